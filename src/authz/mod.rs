@@ -1,0 +1,1 @@
+//! What an identity may do: rules to a permit. Pure.

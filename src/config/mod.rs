@@ -1,0 +1,1 @@
+//! Configuration: raw to checked, every mistake at once.

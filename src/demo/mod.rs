@@ -1,0 +1,1 @@
+//! The demo: an in-memory registry and everything around it.

@@ -1,0 +1,1 @@
+//! The pipeline of a request, and one file per resource.

@@ -1,0 +1,2 @@
+//! The `dockgate` binary.
+fn main() {}

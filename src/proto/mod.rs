@@ -1,0 +1,1 @@
+//! The registry's grammar: pure, no I/O, no async, no clock.

@@ -1,0 +1,1 @@
+//! TCP, TLS and HTTP. Knows nothing of registries.
