@@ -1,1 +1,5 @@
 //! Logs, the access log and redaction.
+
+mod access;
+
+pub use access::AccessRecord;

@@ -1,0 +1,230 @@
+//! The bodies that flow through the gateway.
+//!
+//! No blob is ever held whole: a frame is read when the other side has taken the last. Every stream is counted against
+//! its Content-Length, so that one which ended early is an error and never a clean end.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::clock::Stall;
+use crate::telemetry::AccessRecord;
+
+/// Why a body that had begun could not be finished. The connection or stream is then torn down.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The transport failed.
+    #[error("the connection broke")]
+    Io(#[source] std::io::Error),
+    /// The client's stream broke, or breaks HTTP's framing.
+    #[error("the request's stream broke")]
+    Stream(#[source] hyper::Error),
+    /// The stream ended before its Content-Length was reached.
+    #[error("the stream ended {missing} bytes short of its Content-Length")]
+    Short {
+        /// Bytes that never came.
+        missing: u64,
+    },
+    /// A chunked stream ended, or was malformed, before its last chunk (RFC 9112 section 7.1).
+    #[error("the chunked stream is malformed or cut short")]
+    Chunk,
+    /// The peer reset its HTTP/2 stream instead of ending it (RFC 9113 section 8.1).
+    #[error("the stream was reset before its end")]
+    Reset,
+    /// No byte came for the whole `stall_timeout`.
+    #[error("no byte came for {} s", .0.as_secs())]
+    Stalled(Duration),
+}
+
+/// Bytes that come from somewhere else, piece by piece, at the pace at which they are asked for.
+pub trait Stream: Send {
+    /// The next piece; `None` is the good end, and after an error nothing more comes.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>;
+
+    /// Bytes still to come, where that is known.
+    fn remaining(&self) -> Option<u64>;
+}
+
+/// Where the bytes of a response come from.
+enum Source {
+    Full(Bytes),
+    Stream(Box<dyn Stream>),
+}
+
+/// A response's body.
+pub struct Body {
+    source: Source,
+    record: Option<Box<AccessRecord>>,
+}
+
+impl Body {
+    /// No bytes at all.
+    pub fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+
+    /// Bytes that are held whole: errors, listings, small manifests.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { source: Source::Full(bytes.into()), record: None }
+    }
+
+    /// A stream.
+    pub fn stream(stream: impl Stream + 'static) -> Self {
+        Self { source: Source::Stream(Box::new(stream)), record: None }
+    }
+
+    /// Writes `record` to the access log when this body ends, however it ends.
+    #[must_use]
+    pub fn recorded(mut self, record: Box<AccessRecord>) -> Self {
+        self.record = Some(record);
+        self
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match &mut self.source {
+            Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
+            Source::Stream(stream) => stream.poll_data(cx),
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        match &self.source {
+            Source::Full(bytes) => Some(bytes.len() as u64),
+            Source::Stream(stream) => stream.remaining(),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let item = ready!(self.poll_data(cx));
+        if let Some(record) = &mut self.record {
+            match &item {
+                Some(Ok(data)) => record.sent(data.len() as u64),
+                Some(Err(error)) => record.broke(error),
+                None => {}
+            }
+        }
+        Poll::Ready(item.map(|item| item.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("remaining", &self.remaining()).finish_non_exhaustive()
+    }
+}
+
+/// What a client sends, on its way upstream.
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    /// Bytes still to come, where Content-Length says.
+    left: Option<u64>,
+    http2: bool,
+    begun: bool,
+    stall: Stall,
+    limit: Duration,
+}
+
+impl RequestBody {
+    /// A request without a body.
+    pub fn empty() -> Self {
+        Self::of(None, Some(0), false, Duration::ZERO)
+    }
+
+    /// What the client sends; `http2` says by which protocol it comes, `stall` how long it may stand still.
+    pub fn new(incoming: Incoming, http2: bool, stall: Duration) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        let left = incoming.size_hint().exact();
+        Self::of(Some(incoming), left, http2, stall)
+    }
+
+    fn of(incoming: Option<Incoming>, left: Option<u64>, http2: bool, stall: Duration) -> Self {
+        Self { incoming, left, http2, begun: false, stall: Stall::new(stall), limit: stall }
+    }
+
+    /// There is nothing to send, and there never was.
+    pub fn is_empty(&self) -> bool {
+        self.incoming.is_none() && !self.begun
+    }
+
+    /// A piece of the body has been taken: the request can't be sent a second time.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// The next piece. Trailers are dropped: no part of the registry API has any, and merging them is unsafe.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+            let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+                ready!(self.stall.poll_waiting(cx));
+                self.incoming = None;
+                return Poll::Ready(Some(Err(BodyError::Stalled(self.limit))));
+            };
+            self.stall.progress();
+            match frame {
+                None => return Poll::Ready(self.finish().err().map(Err)),
+                Some(Err(error)) => {
+                    self.incoming = None;
+                    return Poll::Ready(Some(Err(BodyError::Stream(error))));
+                }
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(self.take(data))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, data: Bytes) -> Bytes {
+        self.begun = true;
+        // hyper holds the sender to its Content-Length; saturating keeps a miscount here from ever being a panic.
+        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+        data
+    }
+
+    /// hyper shows a reset with NO_ERROR as a clean end; only END_STREAM is one.
+    fn finish(&mut self) -> Result<(), BodyError> {
+        let ended = self.incoming.take().is_some_and(|incoming| incoming.is_end_stream());
+        match self.left {
+            Some(missing) if missing > 0 => Err(BodyError::Short { missing }),
+            _ if self.http2 && !ended => Err(BodyError::Reset),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes still to come, where the client said.
+    pub fn remaining(&self) -> Option<u64> {
+        self.left
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("left", &self.left).field("begun", &self.begun).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,440 @@
+//! HTTP/1.1 towards an upstream (RFC 9112): one request at a time on one connection, driven by whoever waits for it.
+//!
+//! hyper's client hands each frame of a body from a connection task to the reader by channel, and reads one frame
+//! ahead. Here the reader of a response drives the connection itself: a blob's bytes go from the upstream's socket to
+//! the client's in one task, and a client that reads slowly holds one buffer, not three.
+
+use std::fmt::Write as _;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::chunked::{Chunked, Step};
+use crate::body::{BodyError, RequestBody};
+use crate::clock::Stall;
+use crate::config::limits;
+use crate::io::WriteStall;
+
+/// A byte stream that an upstream speaks HTTP/1.1 on.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Whether the peer has closed the connection, or sent what nobody asked for, while it lay idle.
+    fn is_stale(&self) -> bool;
+}
+
+/// Why an exchange failed before a response's head was there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    /// The upstream closed the connection without a byte of an answer.
+    #[error("the upstream closed the connection without an answer")]
+    Closed,
+    /// The transport failed.
+    #[error("the connection to the upstream broke")]
+    Io(#[source] io::Error),
+    /// The request was sent and no answer came in time.
+    #[error("the upstream did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// What came is not HTTP/1.1, or is framed in a way that could be read in two ways.
+    #[error("the upstream's answer is malformed: {0}")]
+    Malformed(&'static str),
+    /// The client's side of the request broke.
+    #[error("the request's body broke")]
+    Body(#[source] BodyError),
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) framing: Framing,
+}
+
+/// How the length of a response's body is known (RFC 9112 section 6.3).
+#[derive(Debug)]
+pub(crate) enum Framing {
+    /// This many bytes are still to come.
+    Length(u64),
+    /// Chunks are.
+    Chunked(Chunked),
+    /// Everything until the connection closes is.
+    Close,
+}
+
+/// One connection.
+pub(crate) struct Wire {
+    io: WriteStall<Box<dyn Transport>>,
+    read: BytesMut,
+    /// What is still to be written: the head, then chunk sizes between the pieces of the body.
+    write: BytesMut,
+    piece: Bytes,
+    sending: Sending,
+    /// Nothing of the response has been read yet.
+    silent: bool,
+    keep_alive: bool,
+    wait: Stall,
+    response_timeout: Duration,
+}
+
+/// How far the request has gone out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Length,
+    Chunked { first: bool },
+    /// The last bytes are in the buffer, or out.
+    Last,
+}
+
+impl Wire {
+    /// Speaks HTTP on `io`. `response_timeout` is how long an answer may take once the request is sent, and
+    /// `stall_timeout` how long the upstream may refuse to take a byte of it.
+    pub(crate) fn new(io: Box<dyn Transport>, response_timeout: Duration, stall_timeout: Duration) -> Self {
+        Self {
+            io: WriteStall::new(io, stall_timeout),
+            read: BytesMut::new(),
+            write: BytesMut::with_capacity(1024),
+            piece: Bytes::new(),
+            sending: Sending::Last,
+            silent: true,
+            keep_alive: true,
+            wait: Stall::new(response_timeout),
+            response_timeout,
+        }
+    }
+
+    /// Whether another request may be sent on this connection, as far as anyone can know.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.piece.is_empty()
+    }
+
+    /// Asks the socket itself whether the peer has closed: worth a system call only before a body is begun that
+    /// could not be sent twice.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.io.get_ref().is_stale()
+    }
+
+    /// Sends a request and waits for the head of its answer. `headers` must hold neither Content-Length nor
+    /// Transfer-Encoding: the body decides. Interim answers (1xx) are swallowed.
+    ///
+    /// An answer that comes before the body is sent whole ends the sending; the connection then dies with it.
+    pub(crate) async fn exchange(
+        &mut self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
+    ) -> Result<Head, WireError> {
+        self.begin(method, target, headers, body);
+        let head = method == Method::HEAD;
+        let mut sent = Ok(false);
+        std::future::poll_fn(move |cx| {
+            if let Ok(false) = sent {
+                sent = match self.poll_send(cx, body) {
+                    Poll::Ready(Err(WireError::Body(error))) => return Poll::Ready(Err(WireError::Body(error))),
+                    Poll::Ready(result) => result.map(|()| true),
+                    Poll::Pending => Ok(false),
+                };
+            }
+            // A broken send may still have an answer waiting behind it, that says why.
+            match self.poll_head(cx, head) {
+                Poll::Ready(result) => {
+                    self.keep_alive &= matches!(sent, Ok(true));
+                    Poll::Ready(match (result, std::mem::replace(&mut sent, Ok(true))) {
+                        (Err(WireError::Closed | WireError::Io(_)), Err(error)) => Err(error),
+                        (result, _) => result,
+                    })
+                }
+                Poll::Pending if matches!(sent, Ok(true)) => {
+                    ready!(self.wait.poll_waiting(cx));
+                    Poll::Ready(Err(WireError::Timeout(self.response_timeout)))
+                }
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn begin(&mut self, method: &Method, target: &str, headers: &HeaderMap, body: &RequestBody) {
+        self.silent = true;
+        self.wait.progress();
+        let out = &mut self.write;
+        for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        for (name, value) in headers {
+            put_header(out, name.as_str(), value.as_bytes());
+        }
+        self.sending = match body.remaining() {
+            _ if body.is_empty() => {
+                if *method != Method::GET && *method != Method::HEAD {
+                    put_header(out, "content-length", b"0");
+                }
+                Sending::Last
+            }
+            Some(length) => {
+                // Writing to a BytesMut can't fail.
+                let _ = write!(out, "content-length: {length}\r\n");
+                Sending::Length
+            }
+            None => {
+                put_header(out, "transfer-encoding", b"chunked");
+                Sending::Chunked { first: true }
+            }
+        };
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), WireError>> {
+        loop {
+            if self.sending != Sending::Last && self.piece.is_empty() {
+                match body.poll_data(cx) {
+                    Poll::Ready(Some(Ok(data))) => self.put_piece(data),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(WireError::Body(error))),
+                    Poll::Ready(None) => self.put_end(),
+                    // What is ready must not wait for the client.
+                    Poll::Pending => {
+                        ready!(self.poll_flush(cx)).map_err(WireError::Io)?;
+                        return Poll::Pending;
+                    }
+                }
+            }
+            ready!(self.poll_flush(cx)).map_err(WireError::Io)?;
+            if self.sending == Sending::Last {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    fn put_piece(&mut self, data: Bytes) {
+        if let Sending::Chunked { first } = &mut self.sending {
+            if data.is_empty() {
+                return;
+            }
+            let line_end = if std::mem::take(first) { "" } else { "\r\n" };
+            let _ = write!(self.write, "{line_end}{:x}\r\n", data.len());
+        }
+        self.piece = data;
+    }
+
+    fn put_end(&mut self) {
+        match self.sending {
+            Sending::Chunked { first: true } => self.write.extend_from_slice(b"0\r\n\r\n"),
+            Sending::Chunked { first: false } => self.write.extend_from_slice(b"\r\n0\r\n\r\n"),
+            Sending::Length | Sending::Last => {}
+        }
+        self.sending = Sending::Last;
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.write.is_empty() || !self.piece.is_empty() {
+            let slices = [IoSlice::new(&self.write), IoSlice::new(&self.piece)];
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let head = written.min(self.write.len());
+            self.write.advance(head);
+            self.piece.advance(written - head);
+        }
+        self.piece = Bytes::new(); // gives the client's buffer back
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, head_request: bool) -> Poll<Result<Head, WireError>> {
+        loop {
+            if !self.read.is_empty()
+                && let Some(head) = self.take_head(head_request)?
+            {
+                return Poll::Ready(Ok(head));
+            }
+            if self.read.len() > limits::HEADER_BYTES {
+                return Poll::Ready(Err(WireError::Malformed("the head is too long")));
+            }
+            if ready!(self.poll_fill(cx, HEAD_READ)).map_err(WireError::Io)? == 0 {
+                let error = if self.silent { WireError::Closed } else { WireError::Malformed("the head is cut short") };
+                return Poll::Ready(Err(error));
+            }
+            self.silent = false;
+        }
+    }
+
+    /// Parses one final head out of the buffer; `None` while it is incomplete.
+    fn take_head(&mut self, head_request: bool) -> Result<Option<Head>, WireError> {
+        loop {
+            let mut slots = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
+            let mut parsed = httparse::Response::new(&mut slots);
+            let length = match parsed.parse(&self.read) {
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) => return Ok(None),
+                Err(_) => return Err(WireError::Malformed("not an HTTP response")),
+            };
+            let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+            let status = status.ok_or(WireError::Malformed("no status"))?;
+            if status.is_informational() {
+                if status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Err(WireError::Malformed("it switches protocols unasked"));
+                }
+                self.read.advance(length);
+                continue;
+            }
+            let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+            // Header values are slices of the buffer that was read: none is copied.
+            let spans: Vec<_> = parsed.headers.iter().map(|field| (name_of(field), span(&self.read, field))).collect();
+            let block = self.read.split_to(length).freeze();
+            let headers = headers_of(&block, spans)?;
+            let framing = self.framing(status, version, &headers, head_request)?;
+            return Ok(Some(Head { status, headers, framing }));
+        }
+    }
+
+    fn framing(
+        &mut self,
+        status: StatusCode,
+        version: Version,
+        headers: &HeaderMap,
+        head_request: bool,
+    ) -> Result<Framing, WireError> {
+        self.keep_alive = keeps_alive(version, headers);
+        let framing = body_framing(status, version, headers, head_request)?;
+        if matches!(framing, Framing::Close) {
+            self.keep_alive = false;
+        }
+        Ok(framing)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, at_least: usize) -> Poll<io::Result<usize>> {
+        self.read.reserve(at_least);
+        let read = self.io.read_buf(&mut self.read);
+        std::pin::pin!(read).poll(cx)
+    }
+
+    /// The next piece of the response's body, as `framing` says.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        framing: &mut Framing,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match self.take_body(framing) {
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            match ready!(self.poll_fill(cx, limits::READ_BUFFER)) {
+                Ok(0) => return Poll::Ready(end_of_stream(framing)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(BodyError::Io(error)))),
+            }
+        }
+    }
+
+    /// What the buffer holds of the body.
+    pub(crate) fn take_body(&mut self, framing: &mut Framing) -> Result<Step, BodyError> {
+        match framing {
+            Framing::Length(0) => Ok(Step::End),
+            Framing::Chunked(chunked) => chunked.step(&mut self.read).map_err(|_| BodyError::Chunk),
+            _ if self.read.is_empty() => Ok(Step::More),
+            Framing::Length(left) => {
+                let length = usize::try_from(*left).map_or(self.read.len(), |left| left.min(self.read.len()));
+                *left -= length as u64;
+                Ok(Step::Data(self.read.split_to(length).freeze()))
+            }
+            Framing::Close => Ok(Step::Data(self.read.split().freeze())),
+        }
+    }
+}
+
+/// What is read at once while only a head is expected, in bytes.
+const HEAD_READ: usize = 8 * 1024;
+
+fn end_of_stream(framing: &Framing) -> Option<Result<Bytes, BodyError>> {
+    match framing {
+        Framing::Length(missing) => Some(Err(BodyError::Short { missing: *missing })),
+        Framing::Chunked(_) => Some(Err(BodyError::Chunk)),
+        Framing::Close => None,
+    }
+}
+
+fn put_header(out: &mut BytesMut, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, WireError> {
+    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Malformed("a header's name"))
+}
+
+/// Where in `buffer` the value of `field` lies.
+fn span(buffer: &[u8], field: &httparse::Header<'_>) -> std::ops::Range<usize> {
+    let start = field.value.as_ptr() as usize - buffer.as_ptr() as usize;
+    start..start + field.value.len()
+}
+
+type Span = (Result<HeaderName, WireError>, std::ops::Range<usize>);
+
+fn headers_of(block: &Bytes, spans: Vec<Span>) -> Result<HeaderMap, WireError> {
+    let mut headers = HeaderMap::with_capacity(spans.len());
+    for (name, span) in spans {
+        let value = HeaderValue::from_maybe_shared(block.slice(span));
+        headers.append(name?, value.map_err(|_| WireError::Malformed("a header's value"))?);
+    }
+    Ok(headers)
+}
+
+/// RFC 9112 section 9.3.
+fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
+    let says = |word: &str| {
+        headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|option| option.trim().eq_ignore_ascii_case(word))
+        })
+    };
+    if version == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
+}
+
+/// RFC 9112 section 6.3. An answer with both Transfer-Encoding and Content-Length, or with Content-Lengths that
+/// differ, may have been made to be read in two ways: it is refused.
+fn body_framing(
+    status: StatusCode,
+    version: Version,
+    headers: &HeaderMap,
+    head_request: bool,
+) -> Result<Framing, WireError> {
+    if head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return Ok(Framing::Length(0));
+    }
+    let length = content_length(headers)?;
+    match headers.get(header::TRANSFER_ENCODING) {
+        None => Ok(length.map_or(Framing::Close, Framing::Length)),
+        Some(_) if length.is_some() => Err(WireError::Malformed("both Transfer-Encoding and Content-Length")),
+        Some(_) if version == Version::HTTP_10 => Err(WireError::Malformed("Transfer-Encoding in HTTP/1.0")),
+        Some(coding) if is_chunked(coding, headers) => Ok(Framing::Chunked(Chunked::default())),
+        Some(_) => Err(WireError::Malformed("an unknown transfer coding")),
+    }
+}
+
+fn is_chunked(coding: &HeaderValue, headers: &HeaderMap) -> bool {
+    let single = headers.get_all(header::TRANSFER_ENCODING).iter().count() == 1;
+    single && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+/// The one Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, WireError> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let bytes = value.as_bytes();
+        let digits = !bytes.is_empty() && bytes.len() < 19 && bytes.iter().all(u8::is_ascii_digit);
+        let parsed = value.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
+        let parsed: u64 = parsed.ok_or(WireError::Malformed("Content-Length"))?;
+        if length.is_some_and(|length| length != parsed) {
+            return Err(WireError::Malformed("two different Content-Lengths"));
+        }
+        length = Some(parsed);
+    }
+    Ok(length)
+}
