@@ -3,6 +3,7 @@
 //! hyper does not poll a body while its write buffer is full, so a peer that reads nothing can be noticed only here.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +12,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::clock::Stall;
+
+/// What is known of the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address: what the PROXY protocol says where that is spoken, else the socket's; loopback for a unix socket.
+    pub address: IpAddr,
+    /// Whether the connection is TLS that ends here.
+    pub tls: bool,
+    /// The number of the worker that serves it.
+    pub worker: usize,
+}
 
 /// A connected socket of either family.
 #[derive(Debug)]
@@ -73,6 +85,11 @@ impl<T> WriteStall<T> {
     /// Watches the writes of `inner`; `limit` is the `stall_timeout` of the configuration.
     pub fn new(inner: T, limit: Duration) -> Self {
         Self { inner, stall: Stall::new(limit) }
+    }
+
+    /// The stream underneath.
+    pub fn get_ref(&self) -> &T {
+        &self.inner
     }
 
     fn watch<R>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {

@@ -1,71 +1,195 @@
-//! Connections to the registries behind the gateway.
-//! thin
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use hyper::client::conn::http1::SendRequest;
-use hyper::{Request, Response};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use crate::body::{Body, Lease, Relay, RequestBody};
-use crate::io::{Socket, WriteStall};
+//! The registries behind the gateway: connections to them, kept and retried.
 
-type Idle = Arc<Mutex<Vec<SendRequest<RequestBody>>>>;
-/// thin
-#[derive(Clone, Debug)]
-pub struct Pool { idle: Idle, addr: String, tls: Option<Arc<rustls::ClientConfig>> }
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-struct Back { idle: Idle, sender: SendRequest<RequestBody> }
-impl Lease for Back { fn release(self: Box<Self>) { let Self { idle, sender } = *self; idle.lock().unwrap().push(sender); } }
+use http::{HeaderMap, Method, StatusCode, header};
 
+use crate::authz::Permit;
+use crate::body::{Body, RequestBody};
+use crate::clock;
+use crate::config::{self, limits};
+
+mod chunked;
+mod connect;
+mod download;
+mod error;
+mod health;
+mod retry;
+mod wire;
+
+use connect::Dialer;
+pub use connect::{DialError, TlsSettingsError};
+use download::Download;
+pub use error::{BrokenExchange, Error};
+pub use health::Health;
+use retry::Backoff;
+use wire::{Wire, WireError};
+
+/// A request as the upstream is to see it.
 #[derive(Debug)]
-struct NoVerify;
-impl rustls::client::danger::ServerCertVerifier for NoVerify {
-    fn verify_server_cert(&self, _: &rustls::pki_types::CertificateDer<'_>, _: &[rustls::pki_types::CertificateDer<'_>], _: &rustls::pki_types::ServerName<'_>, _: &[u8], _: rustls::pki_types::UnixTime) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> { Ok(rustls::client::danger::ServerCertVerified::assertion()) }
-    fn verify_tls12_signature(&self, _: &[u8], _: &rustls::pki_types::CertificateDer<'_>, _: &rustls::DigitallySignedStruct) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> { Ok(rustls::client::danger::HandshakeSignatureValid::assertion()) }
-    fn verify_tls13_signature(&self, _: &[u8], _: &rustls::pki_types::CertificateDer<'_>, _: &rustls::DigitallySignedStruct) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> { Ok(rustls::client::danger::HandshakeSignatureValid::assertion()) }
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> { rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes() }
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Path and query, in origin-form (RFC 9112 section 3.2.1).
+    pub target: String,
+    /// All header fields but Host and those that frame the body.
+    pub headers: HeaderMap,
+    /// What the client sends with it.
+    pub body: RequestBody,
 }
 
-impl Pool {
-    /// thin
-    pub fn new(addr: String, tls: bool) -> Self {
-        let tls = tls.then(|| Arc::new(rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider())).with_safe_default_protocol_versions().unwrap().dangerous().with_custom_certificate_verifier(Arc::new(NoVerify)).with_no_client_auth()));
-        Self { idle: Idle::default(), addr, tls }
+/// An upstream's answer.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// All header fields, as they came.
+    pub headers: HeaderMap,
+    /// The body, which has its connection until it is read.
+    pub body: Body,
+}
+
+/// One registry behind the gateway.
+///
+/// Idle connections are kept apart for each worker: a connection belongs to the runtime that made it.
+pub struct Upstream {
+    settings: config::Upstream,
+    authority: http::HeaderValue,
+    dialer: Dialer,
+    stall_timeout: Duration,
+    idle: Box<[Mutex<Vec<Idle>>]>,
+    health: Health,
+}
+
+struct Idle {
+    wire: Wire,
+    since: Instant,
+}
+
+impl Upstream {
+    /// An upstream that `workers` workers will use. Dials nothing: the gateway starts with a dead upstream.
+    ///
+    /// # Errors
+    /// [`TlsSettingsError`] when its TLS settings can't be used.
+    pub fn new(
+        settings: config::Upstream,
+        stall_timeout: Duration,
+        workers: usize,
+    ) -> Result<Self, TlsSettingsError> {
+        let dialer = Dialer::new(&settings)?;
+        let authority = http::HeaderValue::from_str(&settings.url.authority())
+            .map_err(|_| rustls::pki_types::InvalidDnsNameError)?;
+        let idle = (0..workers).map(|_| Mutex::default()).collect();
+        Ok(Self { settings, authority, dialer, stall_timeout, idle, health: Health::default() })
     }
-    async fn get(&self) -> SendRequest<RequestBody> {
+
+    /// Its part of the configuration.
+    pub fn settings(&self) -> &config::Upstream {
+        &self.settings
+    }
+
+    /// How the last attempts to reach it went.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Sends `request` from worker number `worker`, which must be the one that runs this, and waits for the answer's
+    /// head. Needs the permit for what the request does.
+    ///
+    /// GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with growing
+    /// pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
+    ///
+    /// # Errors
+    /// When no answer came. An answer with any status is none.
+    pub async fn send(self: &Arc<Self>, _: &Permit, worker: usize, mut request: Request) -> Result<Response, Error> {
+        request.headers.insert(header::HOST, self.authority.clone());
+        let mut backoff = Backoff::new(self.retries(&request.method));
         loop {
-            let Some(s) = self.idle.lock().unwrap().pop() else { break };
-            if s.is_ready() { return s; }
+            let result = self.send_once(worker, &mut request).await;
+            self.health.record(&result);
+            let pause = match &result {
+                Ok(response) => backoff.after_status(response.status, &response.headers),
+                Err(error) if error.is_transient() && !request.body.has_begun() => backoff.after_error(),
+                Err(_) => None,
+            };
+            let Some(pause) = pause else { return result };
+            tracing::debug!(upstream = self.settings.name, ?pause, "trying the upstream again");
+            tokio::time::sleep(pause).await;
         }
-        let stream = TcpStream::connect(&self.addr).await.unwrap();
-        let _ = stream.set_nodelay(true);
-        let socket = Socket::Tcp(stream);
-        match &self.tls {
-            None => shake(WriteStall::new(socket, Duration::from_secs(60))).await,
-            Some(c) => {
-                let s = tokio_rustls::TlsConnector::from(c.clone()).connect("localhost".try_into().unwrap(), socket).await.unwrap();
-                shake(WriteStall::new(s, Duration::from_secs(60))).await
+    }
+
+    /// Only what changes nothing may be asked twice (RFC 9110 section 9.2.2).
+    fn retries(&self, method: &Method) -> u32 {
+        if *method == Method::GET || *method == Method::HEAD { self.settings.retries } else { 0 }
+    }
+
+    async fn send_once(self: &Arc<Self>, worker: usize, request: &mut Request) -> Result<Response, Error> {
+        while let Some(wire) = self.take_idle(worker, &request.body) {
+            match self.exchange(worker, wire, request).await {
+                // It was closed while it lay idle: no attempt at all.
+                Err(WireError::Closed | WireError::Io(_)) if !request.body.has_begun() => {}
+                result => return Ok(result?),
+            }
+        }
+        let io = self.dialer.dial(self.settings.connect_timeout).await?;
+        let wire = Wire::new(io, self.settings.response_timeout, self.stall_timeout);
+        Ok(self.exchange(worker, wire, request).await?)
+    }
+
+    async fn exchange(
+        self: &Arc<Self>,
+        worker: usize,
+        mut wire: Wire,
+        request: &mut Request,
+    ) -> Result<Response, WireError> {
+        let Request { method, target, headers, body } = request;
+        let head = wire.exchange(method, target, headers, body).await?;
+        let body = Download::body(self, worker, wire, head.framing);
+        Ok(Response { status: head.status, headers: head.headers, body })
+    }
+
+    /// The connection that was used last, for it is the least likely to be dead. What is about to carry a body is
+    /// looked at more closely, since the body can't be sent twice.
+    fn take_idle(&self, worker: usize, body: &RequestBody) -> Option<Wire> {
+        loop {
+            let wire = self.lock(worker)?.pop()?.wire;
+            if body.is_empty() || !wire.is_stale() {
+                return Some(wire);
             }
         }
     }
-    /// thin
-    pub async fn send(&self, mut request: Request<Incoming>, h2: bool) -> Response<Body> {
-        let mut sender = self.get().await;
-        let uri: http::Uri = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
-        *request.uri_mut() = uri;
-        *request.version_mut() = http::Version::HTTP_11;
-        request.headers_mut().insert("host", self.addr.parse().unwrap());
-        let request = request.map(|b| { if http_body::Body::is_end_stream(&b) { RequestBody::empty() } else { RequestBody::relay(Relay::new(b, h2, Duration::from_secs(60))) } });
-        let mut response = sender.send_request(request).await.unwrap();
-        if h2 { response.headers_mut().remove("connection"); response.headers_mut().remove("keep-alive"); }
-        let idle = self.idle.clone();
-        response.map(|b| { let back = Box::new(Back { idle, sender });
-            if http_body::Body::is_end_stream(&b) { back.release(); Body::empty() } else { Body::relay(Relay::new(b, false, Duration::from_secs(60)).with_lease(back)) } })
+
+    fn put_back(&self, worker: usize, mut wire: Wire) {
+        if !wire.is_reusable() {
+            return;
+        }
+        wire.rest();
+        if let Some(mut idle) = self.lock(worker)
+            && idle.len() < limits::UPSTREAM_IDLE_CONNECTIONS
+        {
+            idle.push(Idle { wire, since: clock::now() });
+        }
+    }
+
+    /// Closes the connections that have been idle for too long. To be called now and then.
+    pub fn sweep(&self) {
+        let now = clock::now();
+        for worker in 0..self.idle.len() {
+            if let Some(mut idle) = self.lock(worker) {
+                idle.retain(|idle| now.duration_since(idle.since) < limits::UPSTREAM_IDLE_TIMEOUT);
+            }
+        }
+    }
+
+    fn lock(&self, worker: usize) -> Option<std::sync::MutexGuard<'_, Vec<Idle>>> {
+        // Nothing panics while it is held, and a list of connections is valid at any moment.
+        self.idle.get(worker).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
-async fn shake<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>(io: T) -> SendRequest<RequestBody> {
-    let (s, c) = hyper::client::conn::http1::Builder::new().max_buf_size(std::env::var("RB").ok().and_then(|s| s.parse().ok()).unwrap_or(64 * 1024)).handshake(TokioIo::new(io)).await.unwrap();
-    tokio::spawn(c);
-    s
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.settings.name).finish_non_exhaustive()
+    }
 }

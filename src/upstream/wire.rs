@@ -111,6 +111,18 @@ impl Wire {
         self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.piece.is_empty()
     }
 
+    /// Bytes that were read and not yet taken.
+    pub(crate) fn buffered(&self) -> usize {
+        self.read.len()
+    }
+
+    /// Gives back what an idle connection need not hold.
+    pub(crate) fn rest(&mut self) {
+        if self.read.capacity() > HEAD_READ {
+            self.read = BytesMut::new();
+        }
+    }
+
     /// Asks the socket itself whether the peer has closed: worth a system call only before a body is begun that
     /// could not be sent twice.
     pub(crate) fn is_stale(&self) -> bool {
@@ -254,11 +266,13 @@ impl Wire {
             if self.read.len() > limits::HEADER_BYTES {
                 return Poll::Ready(Err(WireError::Malformed("the head is too long")));
             }
-            if ready!(self.poll_fill(cx, HEAD_READ)).map_err(WireError::Io)? == 0 {
-                let error = if self.silent { WireError::Closed } else { WireError::Malformed("the head is cut short") };
-                return Poll::Ready(Err(error));
+            match ready!(self.poll_fill(cx, HEAD_READ)) {
+                Ok(1..) => self.silent = false,
+                // An answer that had begun shows that the request arrived: it must not look as if it had not.
+                _ if !self.silent => return Poll::Ready(Err(WireError::Malformed("the head is cut short"))),
+                Ok(0) => return Poll::Ready(Err(WireError::Closed)),
+                Err(error) => return Poll::Ready(Err(WireError::Io(error))),
             }
-            self.silent = false;
         }
     }
 
@@ -325,7 +339,7 @@ impl Wire {
                 Ok(Step::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match ready!(self.poll_fill(cx, limits::READ_BUFFER)) {
+            match ready!(self.poll_fill(cx, limits::COPY_BUFFER_BYTES)) {
                 Ok(0) => return Poll::Ready(end_of_stream(framing)),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BodyError::Io(error)))),

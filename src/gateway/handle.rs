@@ -1,0 +1,115 @@
+//! Sealed handles: what an upstream gave us for later, given to the client in a form that only we can read.
+//!
+//! An upload's location at the upstream, and the place in a listing, go out as AES-256-GCM ciphertext in base64url.
+//! Clients re-encode queries, and some registries' upload paths lie outside the grammar: a handle survives both, and
+//! nobody can make one up or use another's.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::proto::Secret;
+
+/// Seals and opens handles.
+pub(super) struct Sealer(LessSafeKey);
+
+/// What a handle is for. One kind can't be opened as another.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    Upload,
+    Cursor,
+}
+
+/// The randomness or the cipher failed, which does not happen on a working machine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot seal a handle")]
+pub struct SealError;
+
+impl Sealer {
+    /// With the configured secret, so that all replicas and the next start can open the handles; without one, with a
+    /// random key that ends with the process.
+    pub(super) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
+        let mut key = [0u8; 32];
+        match secret {
+            Some(secret) => {
+                let text = ["dockgate handles v1\0", secret.expose()].concat();
+                key.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+            }
+            None => aws_lc_rs::rand::fill(&mut key).map_err(|_| SealError)?,
+        }
+        let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| SealError)?;
+        Ok(Self(LessSafeKey::new(key)))
+    }
+
+    pub(super) fn seal(&self, kind: Kind, content: &impl Serialize) -> Result<String, SealError> {
+        let mut nonce = [0u8; NONCE_LEN];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SealError)?;
+        let mut bytes = serde_json::to_vec(content).map_err(|_| SealError)?;
+        let unique = Nonce::assume_unique_for_key(nonce);
+        self.0.seal_in_place_append_tag(unique, kind.aad(), &mut bytes).map_err(|_| SealError)?;
+        Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &bytes].concat()))
+    }
+
+    /// `None` for whatever was not sealed here, as this kind.
+    pub(super) fn open<T: DeserializeOwned>(&self, kind: Kind, handle: &str) -> Option<T> {
+        let mut bytes = URL_SAFE_NO_PAD.decode(handle).ok()?;
+        let sealed = bytes.split_off(NONCE_LEN.min(bytes.len()));
+        let nonce = Nonce::assume_unique_for_key(bytes.try_into().ok()?);
+        let mut sealed = sealed;
+        let opened = self.0.open_in_place(nonce, kind.aad(), &mut sealed).ok()?;
+        serde_json::from_slice(opened).ok()
+    }
+}
+
+impl Kind {
+    fn aad(self) -> Aad<&'static [u8]> {
+        Aad::from(match self {
+            Self::Upload => b"upload",
+            Self::Cursor => b"cursor",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealer(secret: &str) -> Sealer {
+        Sealer::new(Some(&Secret::new(secret))).unwrap()
+    }
+
+    #[test]
+    fn a_handle_opens_with_the_same_secret_on_another_replica() {
+        let handle = sealer("s").seal(Kind::Upload, &"where").unwrap();
+        assert_eq!(sealer("s").open::<String>(Kind::Upload, &handle).as_deref(), Some("where"));
+    }
+
+    #[test]
+    fn a_handle_opens_with_nothing_else() {
+        let handle = sealer("s").seal(Kind::Upload, &"where").unwrap();
+        assert_eq!(sealer("t").open::<String>(Kind::Upload, &handle), None);
+        assert_eq!(sealer("s").open::<String>(Kind::Cursor, &handle), None);
+        for place in 0..handle.len() {
+            let mut forged = handle.clone().into_bytes();
+            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).unwrap();
+            assert_eq!(sealer("s").open::<String>(Kind::Upload, &forged), None, "changed at {place}");
+        }
+    }
+
+    #[test]
+    fn no_garbage_is_a_handle() {
+        for garbage in ["", "0", "AAAA", "not base64!", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+            assert_eq!(sealer("s").open::<String>(Kind::Upload, garbage), None);
+        }
+    }
+
+    #[test]
+    fn two_handles_for_the_same_place_differ() {
+        let sealer = Sealer::new(None).unwrap();
+        assert_ne!(sealer.seal(Kind::Upload, &"x").unwrap(), sealer.seal(Kind::Upload, &"x").unwrap());
+    }
+}

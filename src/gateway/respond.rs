@@ -1,0 +1,182 @@
+//! Every refusal and failure to HTTP, in one place.
+//!
+//! Each error knows whose fault it was, and that survives here: a client's mistake is a 4xx in the registry's own
+//! words, an upstream's failure a 502 or 504, and none of them is ever an HTML page.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::handle::SealError;
+use super::host::HostError;
+use super::route::RouteError;
+use crate::authn::Failure;
+use crate::body::Body;
+use crate::proto::{Access, Action, ErrorBody, ErrorCode, Operation, TargetError};
+use crate::upstream;
+
+/// Why a request is not answered with what it asked for.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// Its HTTP could be read in two ways, or breaks a rule that keeps proxies safe.
+    Malformed(&'static str),
+    /// It is for a host that is not served here.
+    Host(HostError),
+    /// It has already been here.
+    Loop,
+    /// It is outside the registry's grammar.
+    Target(TargetError),
+    /// It needs a login. Holds the accesses that it asked for, in the client's own names.
+    Unauthorized(Vec<Access>),
+    /// Too many logins failed.
+    Throttled(Duration),
+    /// Whoever asks may not. Holds the text that says what was missing.
+    Denied(String),
+    /// No upstream holds such a repository.
+    Route(RouteError),
+    /// The upstream is only read from here.
+    ReadOnly,
+    /// The upload's handle is not one of ours, or not for this client.
+    UploadUnknown,
+    /// The manifest is larger than any registry must take.
+    ManifestTooLarge,
+    /// The client's own request broke off.
+    ClientGone,
+    /// The upstream refused, and said so in a way that is the client's to know.
+    Refused { status: StatusCode, code: ErrorCode, message: Option<String>, retry_after: Option<HeaderValue> },
+    /// The upstream gave no usable answer.
+    Upstream { name: String, error: upstream::Error },
+    /// The upstream answered something that must not be passed on.
+    Answer { name: String, reason: &'static str },
+    /// A handle could not be sealed.
+    Seal(SealError),
+}
+
+impl Problem {
+    pub(super) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
+        match failure {
+            Failure::Invalid => Self::Unauthorized(operation.map(accesses).unwrap_or_default()),
+            Failure::Throttled { retry_after } => Self::Throttled(retry_after),
+        }
+    }
+
+    /// The answer; `realm` is what a challenge is for.
+    pub(super) fn respond(&self, realm: &HeaderValue) -> Response<Body> {
+        let (status, body) = self.status_and_body();
+        let mut response = Response::new(Body::full(body.render()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some((name, value)) = self.header(realm) {
+            headers.insert(name, value);
+        }
+        response
+    }
+
+    fn header(&self, realm: &HeaderValue) -> Option<(header::HeaderName, HeaderValue)> {
+        match self {
+            Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, realm.clone())),
+            Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
+            Self::Refused { retry_after: Some(after), .. } => Some((header::RETRY_AFTER, after.clone())),
+            Self::Target(TargetError::MethodNotAllowed { allow }) => {
+                Some((header::ALLOW, HeaderValue::from_static(allow)))
+            }
+            _ => None,
+        }
+    }
+
+    #[deny(clippy::wildcard_enum_match_arm)]
+    fn status_and_body(&self) -> (StatusCode, ErrorBody) {
+        use StatusCode as S;
+        let text = ErrorBody::with_message;
+        match self {
+            Self::Malformed(reason) => (S::BAD_REQUEST, text(ErrorCode::Unsupported, *reason)),
+            Self::Host(error) => (error.status(), text(ErrorCode::NameUnknown, error.to_string())),
+            Self::Loop => (S::LOOP_DETECTED, text(ErrorCode::Unavailable, "the gateway is its own upstream")),
+            Self::Target(error) => {
+                let status = S::from_u16(error.status()).unwrap_or(S::NOT_FOUND);
+                (status, text(error.code(), error.to_string()))
+            }
+            Self::Unauthorized(accesses) => (S::UNAUTHORIZED, ErrorBody::unauthorized(accesses.clone())),
+            Self::Throttled(_) => {
+                (S::TOO_MANY_REQUESTS, text(ErrorCode::TooManyRequests, "too many failed logins"))
+            }
+            Self::Denied(message) => (S::FORBIDDEN, text(ErrorCode::Denied, message.as_str())),
+            Self::Route(error) => route(error),
+            Self::ReadOnly => {
+                (S::METHOD_NOT_ALLOWED, text(ErrorCode::Unsupported, "this upstream is only read from here"))
+            }
+            Self::UploadUnknown => (S::NOT_FOUND, ErrorBody::new(ErrorCode::BlobUploadUnknown)),
+            Self::ManifestTooLarge => {
+                (S::PAYLOAD_TOO_LARGE, text(ErrorCode::ManifestInvalid, "the manifest is larger than 4 MiB"))
+            }
+            Self::ClientGone => {
+                (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
+            }
+            Self::Refused { status, code, message, .. } => {
+                (*status, message.as_ref().map_or_else(|| ErrorBody::new(*code), |message| text(*code, message)))
+            }
+            Self::Upstream { error, .. } => upstream(error),
+            Self::Answer { .. } => {
+                (S::BAD_GATEWAY, text(ErrorCode::Unavailable, "the upstream's answer can't be used"))
+            }
+            Self::Seal(_) => (S::INTERNAL_SERVER_ERROR, ErrorBody::new(ErrorCode::Unknown)),
+        }
+    }
+
+    /// Tells the operator what the client is not told.
+    pub(super) fn log(&self, request_id: &str) {
+        match self {
+            Self::Upstream { name, error } => {
+                tracing::warn!(request_id, upstream = name, error = %chain(error), "no answer from the upstream");
+            }
+            Self::Answer { name, reason } => {
+                tracing::warn!(request_id, upstream = name, reason, "the upstream's answer can't be used");
+            }
+            Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
+            Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),
+            _ => tracing::debug!(request_id, problem = ?self, "refused"),
+        }
+    }
+}
+
+fn route(error: &RouteError) -> (StatusCode, ErrorBody) {
+    let (status, code) = match error {
+        RouteError::Unknown | RouteError::UnknownNamespace => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+        RouteError::Disagree | RouteError::Name(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+    };
+    (status, ErrorBody::with_message(code, error.to_string()))
+}
+
+fn upstream(error: &upstream::Error) -> (StatusCode, ErrorBody) {
+    use upstream::Error;
+    let (status, message) = match error {
+        Error::Dial(upstream::DialError::Timeout { .. }) | Error::Timeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "the upstream does not answer")
+        }
+        Error::Dial(_) => (StatusCode::BAD_GATEWAY, "the upstream can't be reached"),
+        Error::Broken(_) => (StatusCode::BAD_GATEWAY, "the upstream broke off"),
+        Error::Client(_) => return Problem::ClientGone.status_and_body(),
+    };
+    (status, ErrorBody::with_message(ErrorCode::Unavailable, message))
+}
+
+/// An error and all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// The accesses that an operation asks for, as the body of a 401 lists them. Writing is asked for together with
+/// reading, as distribution does it.
+pub(super) fn accesses(operation: &Operation) -> Vec<Access> {
+    let actions: &[Action] = match operation.action() {
+        None => &[],
+        Some(Action::Catalog) => return vec![Access::catalog()],
+        Some(Action::Pull) => &[Action::Pull],
+        Some(Action::Push) => &[Action::Pull, Action::Push],
+        Some(Action::Delete) => &[Action::Delete],
+    };
+    let Some(name) = operation.repository() else { return Vec::new() };
+    actions.iter().map(|action| Access::repository(name.as_str(), action.as_str())).collect()
+}

@@ -1,0 +1,189 @@
+//! Headers on their way through: an allow-list towards the upstream, a strip-list towards the client.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::respond::Problem;
+use crate::proto::Operation;
+
+/// What a request may carry upstream. Authorization and cookies are the gateway's, never the upstream's; everything
+/// that names a client (`X-Forwarded-*`, `Forwarded`) stays here too.
+const PASSED_UP: [HeaderName; 8] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::USER_AGENT,
+];
+
+/// What never reaches a client: hop-by-hop fields (RFC 9110 section 7.6.1), and the upstream's own that would bind or
+/// track it.
+const STRIPPED: [&str; 19] = [
+    "connection",
+    "proxy-connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "set-cookie",
+    "set-cookie2",
+    "alt-svc",
+    "strict-transport-security",
+    "www-authenticate",
+    "nel",
+    "report-to",
+    "reporting-endpoints",
+    "public-key-pins",
+    "clear-site-data",
+];
+
+/// The gateway's mark in Via (RFC 9110 section 7.6.3).
+#[derive(Clone, Debug)]
+pub(super) struct Via {
+    pseudonym: String,
+    value: HeaderValue,
+}
+
+impl Via {
+    /// A mark that no other process has, so that a request which comes back is known.
+    pub(super) fn new() -> Self {
+        let mut bytes = [0u8; 8];
+        // Without randomness the mark is shared, which could only refuse a chain of two such gateways.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        let pseudonym = format!("dockgate-{:016x}", u64::from_be_bytes(bytes));
+        let value = HeaderValue::from_str(&format!("1.1 {pseudonym}"))
+            .unwrap_or_else(|_| HeaderValue::from_static("1.1 dockgate"));
+        Self { pseudonym, value }
+    }
+
+    /// Whether a request has been here already.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let seen = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+        if seen.into_iter().any(|value| value.contains(&self.pseudonym)) { Err(Problem::Loop) } else { Ok(()) }
+    }
+}
+
+/// The headers for an upstream, made from a client's.
+pub(super) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(12);
+    for name in &PASSED_UP {
+        if let Some(value) = headers.get(name) {
+            out.insert(name, value.clone());
+        }
+    }
+    if matches!(operation, Operation::GetManifest { .. } | Operation::Referrers { .. })
+        && let Some(accept) = merged(headers, &header::ACCEPT)
+    {
+        out.insert(header::ACCEPT, accept);
+    }
+    // Bytes are passed on as they are, and a digest is over the bytes without any coding.
+    out.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    out.insert(header::VIA, via.value.clone());
+    for earlier in headers.get_all(header::VIA) {
+        out.append(header::VIA, earlier.clone());
+    }
+    out
+}
+
+/// Several lines of a list field as one (RFC 9110 section 5.3): some registries read only the first.
+fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    let mut joined = Vec::new();
+    for line in lines {
+        if joined.is_empty() {
+            joined.extend_from_slice(first.as_bytes());
+        }
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if joined.is_empty() { Some(first.clone()) } else { HeaderValue::from_bytes(&joined).ok() }
+}
+
+/// Takes from an upstream's headers what is not for the client.
+pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
+    for name in connection_listed(headers) {
+        headers.remove(name);
+    }
+    for name in STRIPPED {
+        headers.remove(name);
+    }
+    headers.insert(header::CACHE_CONTROL, cache_control(operation));
+}
+
+/// RFC 9110 section 7.6.1: what Connection lists is for this hop alone. Content-Length frames the body, whatever
+/// Connection says of it.
+fn connection_listed(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE)
+        .collect()
+}
+
+/// What was served to one client is nobody else's (RFC 9111 section 3.5); what a digest names never changes.
+fn cache_control(operation: &Operation) -> HeaderValue {
+    let immutable = matches!(operation, Operation::GetBlob { .. })
+        || matches!(operation, Operation::GetManifest { .. } if operation.digest().is_some());
+    HeaderValue::from_static(if immutable { "private, max-age=31536000, immutable" } else { "no-cache" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Target;
+
+    fn operation(method: &str, path: &str) -> Operation {
+        Target::parse(method, path, None).unwrap().operation
+    }
+
+    #[test]
+    fn credentials_cookies_and_forwarded_names_never_go_upstream() {
+        let mut headers = HeaderMap::new();
+        for name in ["authorization", "cookie", "x-forwarded-for", "forwarded", "x-real-ip", "host", "expect"] {
+            headers.insert(name, HeaderValue::from_static("secret"));
+        }
+        headers.insert("range", HeaderValue::from_static("bytes=0-1"));
+        let out = to_upstream(&operation("GET", "/v2/a/manifests/x"), &headers, &Via::new());
+        let names: Vec<_> = out.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["range", "accept-encoding", "via"]);
+    }
+
+    #[test]
+    fn accept_lines_become_one() {
+        let mut headers = HeaderMap::new();
+        for value in ["a/b", "c/d;q=0.5", "*/*"] {
+            headers.append(header::ACCEPT, value.parse().unwrap());
+        }
+        let out = to_upstream(&operation("GET", "/v2/a/manifests/x"), &headers, &Via::new());
+        assert_eq!(out.get_all(header::ACCEPT).iter().collect::<Vec<_>>(), ["a/b, c/d;q=0.5, */*"]);
+    }
+
+    #[test]
+    fn a_request_that_comes_back_is_a_loop() {
+        let via = Via::new();
+        let out = to_upstream(&operation("GET", "/v2/a/manifests/x"), &HeaderMap::new(), &via);
+        assert!(matches!(via.check(&out), Err(Problem::Loop)));
+        assert!(Via::new().check(&out).is_ok(), "another gateway may stand in front");
+    }
+
+    #[test]
+    fn what_connection_lists_is_dropped_but_not_the_length() {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", HeaderValue::from_static("X-Private, content-length, close"));
+        headers.insert("x-private", HeaderValue::from_static("1"));
+        headers.insert("content-length", HeaderValue::from_static("3"));
+        headers.insert("set-cookie", HeaderValue::from_static("a=b"));
+        headers.insert("docker-content-digest", HeaderValue::from_static("sha256:x"));
+        to_client(&operation("GET", "/v2/a/manifests/x"), &mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["cache-control", "content-length", "docker-content-digest"]);
+    }
+}
