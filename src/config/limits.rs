@@ -1,0 +1,133 @@
+//! Every timeout and size that bounds a peer, by name and with its reason. What an operator may set is here as its
+//! default; what he may not is here because no sensible installation wants another value.
+
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+// Accepting.
+
+/// A TLS handshake ends within this: some round trips, even over a satellite; a silent client holds its place no longer.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// A PROXY header is the first thing that a balancer beside us sends: later than this it is not one.
+pub const PROXY_HEADER_DEADLINE: Duration = Duration::from_secs(5);
+/// A PROXY v2 header is 16 bytes and at most this of addresses and TLVs; ours only reads addresses.
+pub const PROXY_HEADER_BYTES: usize = 4 * KIB;
+/// The pause after a failed accept, so that running out of file descriptors does not become a busy loop.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest such pause, when accepting keeps failing.
+pub const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(1);
+/// Connections that the kernel holds ready while we are busy; it cuts this to `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Default of `server.max_connections`: some 20 KiB each when idle, so 200 MiB at worst.
+pub const CONNECTIONS: usize = 10_000;
+/// The most that `server.max_connections` may be: beyond it, file descriptors and memory give out first.
+pub const CONNECTIONS_MOST: i64 = 1_000_000;
+
+// HTTP as a server.
+
+/// Default of `server.header_timeout`: a client that sends its header byte by byte is gone after this.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default of `server.idle_timeout`: longer than the 60 s after which balancers in front drop a connection, so that
+/// they close first and no request meets a closing connection.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Default of `server.stall_timeout`: a transfer may last for hours, but moves a byte within this.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Default of `server.drain_timeout`: what is under way when SIGTERM comes has this long.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest that any timeout may be set to; no deadline computed from it overflows.
+pub const TIMEOUT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A request's whole header: bearer tokens are the largest thing in it and stay far below.
+pub const HEADER_BYTES: usize = 64 * KIB;
+/// Header fields of one request. Docker sends about ten, proxies add as many again.
+pub const HEADER_COUNT: usize = 100;
+/// hyper's read buffer for HTTP/1; it would grow to 400 KiB by itself. Not below [`HEADER_BYTES`], which it must hold.
+pub const READ_BUFFER_BYTES: usize = 64 * KIB;
+
+// HTTP/2.
+
+/// A stream's window: 4 MiB in flight fill 1 Gbit/s at 30 ms.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// The connection's window: two busy streams' worth, whatever their number.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Streams at once on a connection: RFC 9113 section 6.5.2 advises no less than 100.
+pub const H2_STREAMS: u32 = 100;
+/// What hyper keeps of one stream's answer while the client's window is full.
+pub const H2_SEND_BUFFER_BYTES: usize = 256 * KIB;
+/// DATA frames: larger ones save wake-ups, and at most this much of another stream is ahead of an answer.
+pub const H2_FRAME_BYTES: u32 = 64 * 1024;
+/// Streams that the client reset before we answered them (rapid reset, CVE-2023-44487): more end the connection.
+pub const H2_PENDING_RESETS: usize = 20;
+/// Streams that we reset for the client's errors (CVE-2025-8671): more end the connection.
+pub const H2_LOCAL_RESETS: usize = 256;
+/// How often a silent HTTP/2 connection is asked whether it lives.
+pub const H2_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long it may take over the answer.
+pub const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+// Bodies.
+
+/// A buffer between two sockets, and the piece that a file is read in: larger ones gain nothing measurable.
+pub const COPY_BUFFER_BYTES: usize = 64 * KIB;
+/// What is read of an upstream's error answer; the rest says nothing more.
+pub const ERROR_BODY_BYTES: usize = 64 * KIB;
+/// A token server's answer: the largest seen (many scopes) are below 16 KiB.
+pub const TOKEN_BYTES: usize = 64 * KIB;
+/// A manifest: the specification asks registries to take at least this and for clients not to send more.
+pub const MANIFEST_BYTES: usize = 4 * MIB;
+/// One page of tags, referrers or catalog from an upstream.
+pub const LIST_PAGE_BYTES: usize = 4 * MIB;
+/// What is still read of an upload that was refused, so that the client gets to read the answer.
+pub const REFUSED_UPLOAD_BYTES: usize = MIB;
+/// And for how long.
+pub const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
+
+// Logging in.
+
+/// An htpasswd file: 200 000 users. A larger one is most likely another file.
+pub const HTPASSWD_BYTES: u64 = 16 * 1024 * 1024;
+/// Threads that check bcrypt hashes, each a core busy for 50 ms at a time: never enough to starve the transfers.
+pub const BCRYPT_THREADS: usize = 2;
+/// Checks that wait for those threads before the next is told to come again later.
+pub const BCRYPT_WAITING: usize = 256;
+/// bcrypt reads no more of a password than this many bytes; a longer one is refused, not cut.
+pub const PASSWORD_BYTES: usize = 72;
+/// Name and password pairs remembered, right or wrong: about 200 bytes each.
+pub const REMEMBERED_PASSWORDS: u64 = 10_000;
+/// How often a file that is re-read when it changes is looked at. Change events miss network and bind mounts.
+pub const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+// Upstream.
+
+/// Default of `upstream.connect_timeout`: TCP and TLS.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Default of `upstream.response_timeout`: from the request's end to the answer's header.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default of `upstream.retries`.
+pub const RETRIES: u32 = 3;
+/// The most that `upstream.retries` may be: the client waits through all of them.
+pub const RETRIES_MOST: i64 = 10;
+/// The pause before the first retry; it doubles, with jitter.
+pub const RETRY_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest pause between retries, and the longest `Retry-After` that is waited for rather than passed on.
+pub const RETRY_BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// Redirects followed for one answer: registries need one, some CDNs two.
+pub const REDIRECTS: usize = 5;
+/// Upstream pages read for one page of the catalog: most of them may hold nothing that the client may see.
+pub const CATALOG_UPSTREAM_PAGES: usize = 16;
+/// Entries of one page of the catalog or of tags that the gateway puts together itself.
+pub const CATALOG_ENTRIES: usize = 1000;
+/// An unused connection to an upstream is closed after this: before most balancers' 60 s, so that few turn out dead.
+pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// Unused connections kept for one upstream.
+pub const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
+
+// What the configuration names.
+
+/// The configuration file itself.
+pub const CONFIGURATION_BYTES: u64 = 1024 * 1024;
+/// A file put in by `${file:PATH}`.
+pub const INTERPOLATED_FILE_BYTES: u64 = 64 * 1024;
+/// A PEM file: a bundle of all public roots is 250 KiB.
+pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
