@@ -1,1 +1,172 @@
-//! Configuration: raw to checked, every mistake at once.
+//! Configuration: from what is written, in a file and in variables, to values that are checked.
+//!
+//! Layers, each over the one before: the `registry` image's variables, the TOML file, `DOCKGATE_*` variables. They
+//! are put into one tree in which every value knows its file and line, or its variable; then each section is read
+//! from the tree. Nothing stops at the first mistake.
+
+mod access;
+mod address;
+mod admin;
+mod auth;
+mod context;
+mod duration;
+mod environment;
+mod files;
+mod host;
+mod interpolate;
+pub mod limits;
+mod log;
+mod mistake;
+mod nearest;
+mod pattern;
+mod reader;
+mod registry_variables;
+mod schema;
+mod server;
+mod source;
+mod tls;
+mod tree;
+mod upstream;
+mod variables;
+
+use std::path::{Path, PathBuf};
+
+pub use access::{AccessRule, Actions};
+pub use address::Address;
+pub use admin::Admin;
+pub use auth::Auth;
+pub use environment::Environment;
+pub use log::Log;
+pub use mistake::{ConfigErrors, Mistake};
+pub use pattern::{Glob, PatternError, RepositoryPattern, UserPattern};
+pub use server::{ExternalUrl, Server};
+pub use tls::{KeyPair, Tls};
+pub use upstream::{Upstream, UpstreamUrl};
+
+use context::Context;
+use reader::Reader;
+use schema::{Key, Kind, key};
+use source::Source;
+
+/// A configuration that the gateway can run with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The registry's own listeners.
+    pub server: Server,
+    /// The admin listener; None: turned off.
+    pub admin: Option<Admin>,
+    /// How to log.
+    pub log: Log,
+    /// How people log in.
+    pub auth: Auth,
+    /// Who may do what, where. Where no rule is written this is [`AccessRule::everything`].
+    pub access: Vec<AccessRule>,
+    /// The registries behind the gateway; at least one, with different names, prefixes and hosts.
+    pub upstreams: Vec<Upstream>,
+    /// What is not wrong, but was perhaps not meant so. Never a secret.
+    pub warnings: Vec<String>,
+    /// The configuration file, if there is one.
+    pub files: Vec<PathBuf>,
+}
+
+const KEYS: &[Key] = &[
+    key("server", Kind::Table(server::KEYS)),
+    key("admin", Kind::Table(admin::KEYS)),
+    key("log", Kind::Table(log::KEYS)),
+    key("auth", Kind::Table(auth::KEYS)),
+    key("access", Kind::Tables(access::KEYS)),
+    key("upstream", Kind::Tables(upstream::KEYS)),
+    key("cache", Kind::Later(&[])),
+];
+
+/// Whether the files that a configuration names are looked at too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Away,
+    AtFiles,
+}
+
+impl Config {
+    /// Reads the configuration from the file `path`, else from the one that `DOCKGATE_CONFIG` names, else from
+    /// `./dockgate.toml` or `/etc/dockgate/dockgate.toml`, else from variables alone. The files that it names are not
+    /// looked at. Errors are all that is wrong.
+    pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigErrors> {
+        assemble(source::find(path, environment)?.as_ref(), environment, Look::Away)
+    }
+
+    /// As [`load`](Self::load), and the files that it names (certificates, keys, htpasswd) must be there, readable and
+    /// what they should be: whether the gateway could start.
+    pub fn check(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigErrors> {
+        assemble(source::find(path, environment)?.as_ref(), environment, Look::AtFiles)
+    }
+
+    /// Reads a configuration from `text`, as if it were the file `name` in `folder`.
+    pub fn from_toml(
+        text: &str,
+        name: &str,
+        folder: &Path,
+        environment: &Environment,
+    ) -> Result<Self, ConfigErrors> {
+        let context = Context::new(Some(name), folder.to_path_buf());
+        build(text, context, environment, Look::Away)
+    }
+}
+
+fn assemble(source: Option<&Source>, environment: &Environment, look: Look) -> Result<Config, ConfigErrors> {
+    let Some(source) = source else {
+        return build("", Context::new(None, PathBuf::new()), environment, look);
+    };
+    let context = Context::new(Some(&source.path.display().to_string()), source.folder());
+    let config = build(&source.text, context, environment, look)?;
+    Ok(Config { files: vec![source.path.clone()], ..config })
+}
+
+fn build(
+    text: &str,
+    context: Context,
+    environment: &Environment,
+    look: Look,
+) -> Result<Config, ConfigErrors> {
+    let Some(mut table) = tree::parse(text, &context) else { return Err(context.errors()) };
+    registry_variables::underlay(&mut table, environment, &context);
+    variables::overlay(&mut table, KEYS, environment, &context);
+    if table.is_empty() && context.is_clean() && context.file.is_none() {
+        context.mistake(&context.whole(), "", nothing());
+        return Err(context.errors());
+    }
+    schema::check(&mut table, KEYS, "", &context);
+    interpolate::fill(&mut table, "", environment, &context);
+    let config = read(&Reader::root(&table, &context));
+    upstream::warn_of_proxy(&config.upstreams, environment, &context);
+    if look == Look::AtFiles {
+        files::check(&context);
+    }
+    Ok(Config { warnings: context.finish()?, ..config })
+}
+
+fn read(root: &Reader<'_>) -> Config {
+    let server = server::read(&root.section("server"));
+    let rules = access::read(root);
+    auth::check(root, &rules);
+    Config {
+        admin: admin::read(&root.section("admin"), &server),
+        log: log::read(&root.section("log")),
+        auth: auth::read(&root.section("auth")),
+        access: rules.or_default(root),
+        upstreams: upstream::read(root),
+        server,
+        warnings: Vec::new(),
+        files: Vec::new(),
+    }
+}
+
+fn nothing() -> String {
+    let [here, there] = source::PLACES;
+    format!(
+        "there is no configuration: neither ./{here} nor {there} exists, and no DOCKGATE_ or REGISTRY_ variable is \
+         set; write one of them, or name a file with --config"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! `[auth]`: how people log in.
+
+use std::path::PathBuf;
+
+use super::access::Rules;
+use super::files::Reference;
+use super::reader::{Reader, Wrong};
+use super::schema::{Key, Kind, NO_ITEMS, key};
+
+/// How people log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// What the challenge calls the gateway; printable ASCII.
+    pub realm: String,
+    /// The file of names and bcrypt hashes; None: nobody can log in.
+    pub htpasswd: Option<PathBuf>,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("realm", Kind::Text),
+    key("challenge", Kind::Text),
+    key("htpasswd", Kind::Table(&[key("path", Kind::Text)])),
+    key("token", Kind::Later(&[])),
+    key("oidc", Kind::Later(NO_ITEMS)),
+    key("client_certificate", Kind::Later(&[])),
+    key("groups", Kind::Later(&[])),
+];
+
+pub(super) fn read(auth: &Reader<'_>) -> Auth {
+    Auth {
+        realm: auth.parsed("realm", realm).unwrap_or_else(|| "dockgate".to_owned()),
+        htpasswd: auth.optional("htpasswd").and_then(|table| htpasswd(&table)),
+    }
+}
+
+/// Reports a configuration that nobody can use, and one that this version has no challenge for.
+pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
+    let auth = root.section("auth");
+    let automatic = auth.parsed("challenge", challenge).unwrap_or(!auth.has("challenge"));
+    match (&rules.anonymous, auth.has("htpasswd")) {
+        (Some(anonymous), true) if automatic => anonymous.wrong(Wrong::Value(format!(
+            "beside auth.htpasswd needs the bearer challenge, which is not available in this version; {}",
+            auth.advice("challenge = \"basic\"")
+        ))),
+        (None, false) if !rules.has_mistakes => root.wrong("auth", nobody(&auth)),
+        _ => {}
+    }
+}
+
+fn nobody(auth: &Reader<'_>) -> String {
+    let advice = auth.context.advice(
+        "[auth.htpasswd] with `path = \"auth/htpasswd\"`, or an [[access]] rule with `users = [\"anonymous\"]`",
+        "DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd",
+    );
+    format!("nobody can log in, and no rule is for \"anonymous\"; {advice}")
+}
+
+fn htpasswd(table: &Reader<'_>) -> Option<PathBuf> {
+    let file = table.file("path");
+    if file.is_none() && !table.is_broken("path") {
+        table.wrong("path", format!("a file is needed; {}", table.advice("path = \"auth/htpasswd\"")));
+    }
+    let file = file?;
+    let path = file.path.clone();
+    table.context.refer(Reference::Htpasswd(file));
+    Some(path)
+}
+
+/// RFC 9110 section 5.6.4 would let a quoted string hold more, but clients disagree about what it means.
+fn realm(written: &str) -> Result<String, Wrong> {
+    let plain = |b: u8| b == b' ' || b.is_ascii_graphic();
+    if !written.bytes().all(plain) {
+        return Err(Wrong::value("has characters outside printable ASCII; write for example \"dockgate\""));
+    }
+    Ok(written.to_owned())
+}
+
+/// Whether the challenge is "auto".
+fn challenge(written: &str) -> Result<bool, Wrong> {
+    match written {
+        "auto" => Ok(true),
+        "basic" => Ok(false),
+        "bearer" => Err(Wrong::value("is not available in this version; write \"basic\"")),
+        _ => Err(Wrong::value("is unknown; write \"basic\" or \"auto\"")),
+    }
+}

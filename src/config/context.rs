@@ -1,0 +1,91 @@
+//! What the readers of all sections share.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::Reference;
+use super::mistake::{ConfigErrors, Mistake, Place};
+
+/// What the readers of the sections share: where paths begin, and what they found.
+#[derive(Debug)]
+pub(super) struct Context {
+    /// The file's name as the operator wrote it; None where variables alone configure.
+    pub(super) file: Option<Arc<str>>,
+    /// The folder that relative paths in the file begin at.
+    pub(super) folder: PathBuf,
+    mistakes: RefCell<Vec<Mistake>>,
+    warnings: RefCell<Vec<String>>,
+    references: RefCell<Vec<Reference>>,
+}
+
+impl Context {
+    pub(super) fn new(file: Option<&str>, folder: PathBuf) -> Self {
+        Self {
+            file: file.map(Into::into),
+            folder,
+            mistakes: RefCell::default(),
+            warnings: RefCell::default(),
+            references: RefCell::default(),
+        }
+    }
+
+    pub(super) fn mistake(&self, place: &Place, key: &str, text: impl Into<String>) {
+        let mistake = Mistake { place: place.clone(), key: key.to_owned(), text: text.into() };
+        self.mistakes.borrow_mut().push(mistake);
+    }
+
+    pub(super) fn warn(&self, text: impl Into<String>) {
+        self.warnings.borrow_mut().push(text.into());
+    }
+
+    /// Remembers a file that the configuration names, so that it can be looked at.
+    pub(super) fn refer(&self, reference: Reference) {
+        self.references.borrow_mut().push(reference);
+    }
+
+    pub(super) fn references(&self) -> Vec<Reference> {
+        self.references.borrow().clone()
+    }
+
+    /// A line of the file.
+    pub(super) fn line(&self, line: usize) -> Place {
+        self.file.as_ref().map_or(Place::Environment, |file| Place::Line { file: Arc::clone(file), line })
+    }
+
+    /// The configuration as a whole: for what is missing from it.
+    pub(super) fn whole(&self) -> Place {
+        self.file.as_ref().map_or(Place::Environment, |file| Place::File(Arc::clone(file)))
+    }
+
+    /// The folder that a relative path begins at: the file's for what the file holds, the working directory
+    /// for what a variable says.
+    pub(super) fn folder_of(&self, place: &Place) -> PathBuf {
+        match place {
+            Place::Variable(_) | Place::Environment => PathBuf::new(),
+            Place::Line { .. } | Place::File(_) => self.folder.clone(),
+        }
+    }
+
+    /// How to add a setting, in the operator's own way: `file` where there is a file, else `variable`.
+    pub(super) fn advice(&self, file: &str, variable: &str) -> String {
+        match self.file {
+            Some(_) => format!("add {file}"),
+            None => format!("set {variable}"),
+        }
+    }
+
+    /// The warnings, if nothing was wrong.
+    pub(super) fn finish(self) -> Result<Vec<String>, ConfigErrors> {
+        if self.is_clean() { Ok(self.warnings.into_inner()) } else { Err(self.errors()) }
+    }
+
+    /// All that was wrong.
+    pub(super) fn errors(self) -> ConfigErrors {
+        ConfigErrors::sorted(self.mistakes.into_inner())
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.mistakes.borrow().is_empty()
+    }
+}

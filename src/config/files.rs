@@ -1,0 +1,127 @@
+//! Looks at the files that a configuration names: whether they are there, can be read, and hold what they should.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error as TlsError, RootCertStore};
+
+use super::context::Context;
+use super::limits::{HTPASSWD_BYTES, PEM_BYTES};
+use super::mistake::Place;
+
+/// A file, and where the configuration names it.
+#[derive(Debug, Clone)]
+pub(super) struct Located {
+    pub(super) path: PathBuf,
+    pub(super) place: Place,
+    pub(super) key: String,
+}
+
+/// What a file is named for.
+#[derive(Debug, Clone)]
+pub(super) enum Reference {
+    Htpasswd(Located),
+    Ca(Located),
+    Pair { certificate: Located, key: Located },
+}
+
+/// Reports every file that cannot serve.
+pub(super) fn check(context: &Context) {
+    for reference in context.references() {
+        check_one(context, &reference);
+    }
+}
+
+fn check_one(context: &Context, reference: &Reference) {
+    let (file, result) = match reference {
+        Reference::Htpasswd(file) => (file, check_htpasswd(&file.path)),
+        Reference::Ca(file) => (file, check_ca(&file.path)),
+        Reference::Pair { certificate, key } => return check_pair(context, certificate, key),
+    };
+    usable(context, file, result);
+}
+
+/// Why a file cannot serve; goes behind its path.
+type Why = String;
+
+fn report(context: &Context, file: &Located, why: &str) {
+    context.mistake(&file.place, &file.key, format!("{} {why}", file.path.display()));
+}
+
+fn usable<T>(context: &Context, file: &Located, result: Result<T, Why>) -> Option<T> {
+    result.map_err(|why| report(context, file, &why)).ok()
+}
+
+fn check_htpasswd(path: &Path) -> Result<(), Why> {
+    // A missing file is made with a command that the operator has at hand.
+    let hint = |why| match path.exists() {
+        true => why,
+        false => format!("{why}; make it with `dockgate user add {} NAME`", path.display()),
+    };
+    read(path, HTPASSWD_BYTES).map(drop).map_err(hint)
+}
+
+fn check_ca(path: &Path) -> Result<(), Why> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+    }
+    Ok(())
+}
+
+fn check_pair(context: &Context, certificate: &Located, key: &Located) {
+    let chain = usable(context, certificate, certificates(&certificate.path));
+    let private = usable(context, key, private_key(&key.path));
+    let (Some(chain), Some(private)) = (chain, private) else { return };
+    match CertifiedKey::from_der(chain, private, &default_provider()) {
+        Ok(_) => {}
+        Err(TlsError::InconsistentKeys(_)) => {
+            let certificate = certificate.path.display();
+            report(context, key, &format!("is not the key of the certificate {certificate}"));
+        }
+        Err(TlsError::InvalidCertificate(error)) => {
+            report(context, certificate, &format!("cannot be used: {error}"));
+        }
+        Err(error) => report(context, key, &format!("cannot be used: {error}")),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Why> {
+    let pem = read(path, PEM_BYTES)?;
+    let certificates: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&pem).collect();
+    match certificates {
+        Ok(some) if !some.is_empty() => Ok(some),
+        _ => Err("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)".to_owned()),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Why> {
+    let pem = read(path, PEM_BYTES)?;
+    let none = "holds no private key in PEM form without a passphrase (-----BEGIN PRIVATE KEY-----)";
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| none.to_owned())
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, Why> {
+    let mut content = Vec::new();
+    let length = open(path).and_then(|file| file.take(most + 1).read_to_end(&mut content));
+    match length {
+        Ok(length) if length as u64 > most => Err(format!("is longer than {most} bytes")),
+        Ok(_) => Ok(content),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
+
+/// Only what is a file: opening a FIFO would wait for ever.
+fn open(path: &Path) -> io::Result<File> {
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    File::open(path)
+}

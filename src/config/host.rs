@@ -1,0 +1,186 @@
+//! Host names and URLs, without resolving anything.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::address::port;
+use super::reader::Wrong;
+
+/// A URL in its parts, host in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Url {
+    pub(super) https: bool,
+    /// IPv6 addresses without their brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// "", or "/sub" without an ending slash.
+    pub(super) path: String,
+}
+
+impl Url {
+    /// Only scheme, host, port and a plain path. Errors never show what was written: it may hold a password.
+    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+        if written.contains('@') {
+            return Err(Wrong::hidden(
+                "a URL with a user name or password in it is refused; write it without",
+            ));
+        }
+        let (scheme, rest) = written.split_once("://").ok_or(NOT_A_URL)?;
+        let https = match scheme.to_ascii_lowercase().as_str() {
+            "https" => true,
+            "http" => false,
+            _ => return Err(NOT_A_URL.into()),
+        };
+        if rest.contains(['?', '#']) {
+            return Err(Wrong::value("has a query or fragment; write it without"));
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (host, port) = parse_host(authority).ok_or(NOT_A_URL)?;
+        let path = path.trim_end_matches('/').to_owned();
+        check_path(&path)?;
+        Ok(Self { https, host, port: port.unwrap_or(default_port(https)), path })
+    }
+
+    /// `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
+    pub(super) fn authority(&self) -> String {
+        authority(&self.host, self.port, self.https)
+    }
+}
+
+const NOT_A_URL: &str = "is not a URL; write for example \"https://registry.example.com\"";
+
+/// `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
+pub(super) fn authority(host: &str, port: u16, https: bool) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    if port == default_port(https) { host } else { format!("{host}:{port}") }
+}
+
+/// A host with or without a port, in lower case and as a Host header has it.
+pub(super) fn parse_authority(written: &str) -> Result<String, Wrong> {
+    let (host, port) =
+        parse_host(written).ok_or("is not a host name; write for example \"registry.example.com\"")?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    Ok(port.map_or(host.clone(), |port| format!("{host}:{port}")))
+}
+
+fn default_port(https: bool) -> u16 {
+    if https { 443 } else { 80 }
+}
+
+fn parse_host(written: &str) -> Option<(String, Option<u16>)> {
+    if let Some(rest) = written.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']')?;
+        let address: Ipv6Addr = address.parse().ok()?;
+        let port = if rest.is_empty() { None } else { Some(nonzero(rest.strip_prefix(':')?)?) };
+        return Some((address.to_string(), port));
+    }
+    let (host, port) = match written.split_once(':') {
+        Some((host, digits)) => (host, Some(nonzero(digits)?)),
+        None => (written, None),
+    };
+    is_name(host).then(|| (host.to_ascii_lowercase(), port))
+}
+
+fn nonzero(digits: &str) -> Option<u16> {
+    port(digits).filter(|port| *port != 0)
+}
+
+/// RFC 1123 section 2.1, and the underscore that container networks use. All digits and dots must be an address.
+fn is_name(host: &str) -> bool {
+    let dotted = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    host.len() <= 253 && host.split('.').all(is_label) && (!dotted || host.parse::<IpAddr>().is_ok())
+}
+
+fn is_label(label: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    !label.is_empty()
+        && label.len() <= 63
+        && label.bytes().all(plain)
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// The path becomes part of every upstream path: nothing in it may be read in two ways.
+fn check_path(path: &str) -> Result<(), Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let component = |c: &str| !c.is_empty() && c != "." && c != ".." && c.bytes().all(plain);
+    if !path.split('/').skip(1).all(component) {
+        return Err(Wrong::value("has a path with unusual characters; write plain components"));
+    }
+    if path.ends_with("/v2") {
+        return Err(Wrong::value("ends in /v2, which is added to it; write it without"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (written, https, host, port, path) in [
+            ("https://registry-1.docker.io", true, "registry-1.docker.io", 443, ""),
+            ("http://Registry:5000/", false, "registry", 5000, ""),
+            ("https://nexus.example/repository/docker/", true, "nexus.example", 443, "/repository/docker"),
+            ("http://[::1]:5001", false, "::1", 5001, ""),
+            ("http://127.0.0.1", false, "127.0.0.1", 80, ""),
+        ] {
+            let url = Url::parse(written).unwrap();
+            let got = (url.https, url.host.as_str(), url.port, url.path.as_str());
+            assert_eq!(got, (https, host, port, path), "{written}");
+        }
+    }
+
+    #[test]
+    fn urls_that_mean_two_things_are_refused() {
+        for written in [
+            "",
+            "registry:5000",
+            "ftp://a",
+            "https://",
+            "https://a b",
+            "https://a:0",
+            "https://a:x",
+            "https://a?b=c",
+            "https://a#b",
+            "https://a/../b",
+            "https://a//b",
+            "https://a/%2e",
+            "https://a/v2/",
+            "https://1.2.3.4.5",
+            "https://-a",
+            "https://a..b",
+            "https://[::1",
+            "https://[::1]5",
+        ] {
+            assert!(Url::parse(written).is_err(), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_refused_and_hidden() {
+        assert!(
+            matches!(Url::parse("https://me:secret@a"), Err(Wrong::Hidden(why)) if !why.contains("secret"))
+        );
+    }
+
+    #[test]
+    fn authorities_are_as_a_host_header_has_them() {
+        assert_eq!(parse_authority("Registry.Example:5000").unwrap(), "registry.example:5000");
+        assert_eq!(parse_authority("[0:0::1]").unwrap(), "[::1]");
+        assert!(parse_authority("https://a").is_err());
+        assert!(parse_authority("*.example.com").is_err());
+        assert_eq!(Url::parse("https://a:443").unwrap().authority(), "a");
+        assert_eq!(Url::parse("http://[::1]:443").unwrap().authority(), "[::1]:443");
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(written in "\\PC{0,40}") {
+            let _ = Url::parse(&written);
+            let _ = Url::parse(&format!("https://{written}"));
+            let _ = parse_authority(&written);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `[log]`: what is told, and how.
+
+use tracing_subscriber::EnvFilter;
+
+use super::nearest::nearest;
+use super::reader::{Reader, Wrong};
+use super::schema::{EMPTY_TEXT, Key, Kind, Plain, key};
+
+/// How to log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// One JSON object a line, rather than text.
+    pub json: bool,
+    /// `RUST_LOG`'s syntax; known to be valid.
+    pub level: String,
+    /// One line a request.
+    pub access: bool,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("format", Kind::Text),
+    key("level", Kind::Text),
+    key("access", Kind::Flag),
+    key("audit", Kind::Later(EMPTY_TEXT)),
+    key("audit_pulls", Kind::Later(&[Plain::Flag(false)])),
+];
+
+pub(super) fn read(log: &Reader<'_>) -> Log {
+    Log {
+        json: log.choice("format", &["text", "json"]) == Some("json"),
+        level: log.parsed("level", level).unwrap_or_else(|| "info".to_owned()),
+        access: log.flag("access", true),
+    }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+fn level(written: &str) -> Result<String, Wrong> {
+    let misspelt = |word: &&str| {
+        let bare = !word.contains(['=', ':', '[']);
+        bare && !LEVELS.contains(&word.to_ascii_lowercase().as_str())
+    };
+    // A bare word would be taken for a module's name, and an "inof" would silence everything.
+    if let Some(word) = written.split(',').map(str::trim).find(misspelt) {
+        let known = nearest(word, LEVELS.into_iter()).unwrap_or("info");
+        return Err(Wrong::Value(format!(
+            "is not a log level; write for example \"{known}\" or \"info,hyper=debug\""
+        )));
+    }
+    let valid = EnvFilter::try_new(written).map(|_| written.to_owned());
+    valid.map_err(|_| Wrong::value("is not a log level; write for example \"info\" or \"info,hyper=debug\""))
+}

@@ -1,0 +1,302 @@
+//! The patterns of rules, matched by our own small matcher: a glob crate lets `*` cross `/` and reads braces as
+//! alternation. Matching never takes longer than the product of both lengths.
+
+use std::fmt;
+
+use super::reader::Wrong;
+use crate::proto::RepositoryName;
+
+/// Who a rule is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserPattern {
+    /// `anonymous`: whoever has not logged in.
+    Anonymous,
+    /// `*`: anyone who has logged in.
+    Anyone,
+    /// A name, or a pattern over names, of those who have logged in.
+    Glob(Glob),
+}
+
+impl UserPattern {
+    /// Whether the pattern is for this user; None is nobody in particular.
+    pub fn matches(&self, user: Option<&str>) -> bool {
+        match (self, user) {
+            (Self::Anonymous, None) | (Self::Anyone, Some(_)) => true,
+            (Self::Glob(glob), Some(user)) => glob.matches(user),
+            _ => false,
+        }
+    }
+
+    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+        if written.contains(['[', ']', '{', '}']) {
+            return Err(Wrong::value("has brackets or braces; only * and ? stand for other characters"));
+        }
+        if written.contains(':') {
+            let why = "is not available in this version; names from htpasswd contain no \":\"";
+            return Err(Wrong::value(why));
+        }
+        if written.is_empty() || written.trim() != written || written.contains(char::is_control) {
+            return Err(Wrong::value("is no user name; write a name, a pattern, \"*\" or \"anonymous\""));
+        }
+        Ok(match written {
+            "anonymous" => Self::Anonymous,
+            "*" => Self::Anyone,
+            pattern => Self::Glob(Glob::new(pattern)),
+        })
+    }
+}
+
+impl fmt::Display for UserPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::Anyone => f.write_str("*"),
+            Self::Glob(glob) => glob.fmt(f),
+        }
+    }
+}
+
+/// A pattern over a whole text: `*` is any run of characters, `?` is one, everything else is itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob(Box<str>);
+
+impl Glob {
+    /// Every text is a pattern.
+    pub fn new(pattern: &str) -> Self {
+        Self(pattern.into())
+    }
+
+    /// Whether the pattern fits all of `text`.
+    pub fn matches(&self, text: &str) -> bool {
+        fits(self.0.chars(), text.chars(), |p| *p == '*', |p, c| *p == '?' || p == c)
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A pattern over a repository's canonical name, component by component: `*` and `?` stay within a component, a
+/// component `**` is any number of components. At the end it is at least one: `team/**` is everything below `team`,
+/// not `team` itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryPattern {
+    written: Box<str>,
+    components: Box<[Component]>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Component {
+    /// Any number of components, none among them.
+    Run,
+    One(Glob),
+}
+
+impl RepositoryPattern {
+    /// Reads a pattern; the error says what to write instead.
+    pub fn parse(written: &str) -> Result<Self, PatternError> {
+        if written.contains("{user}") {
+            return Err(PatternError("\"{user}\" is not available in this version; name the repositories"));
+        }
+        let mut components = written.split('/').map(component).collect::<Result<Vec<_>, _>>()?;
+        if components.last() == Some(&Component::Run) {
+            components.insert(components.len() - 1, Component::One(Glob::new("*")));
+        }
+        Ok(Self { written: written.into(), components: components.into() })
+    }
+
+    /// Whether the repository is one of those that the pattern names.
+    pub fn matches(&self, name: &RepositoryName) -> bool {
+        fits(self.components.iter(), name.components(), |p| **p == Component::Run, |p, c| p.is(c))
+    }
+
+    /// The pattern as written.
+    pub fn as_str(&self) -> &str {
+        &self.written
+    }
+}
+
+impl fmt::Display for RepositoryPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+/// Why a text is no repository pattern, and what to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PatternError(&'static str);
+
+impl PatternError {
+    pub(super) fn wrong(self) -> Wrong {
+        Wrong::value(self.0)
+    }
+}
+
+impl Component {
+    fn is(&self, component: &str) -> bool {
+        matches!(self, Self::One(glob) if glob.matches(component))
+    }
+}
+
+fn component(written: &str) -> Result<Component, PatternError> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-*?".contains(&b);
+    match written {
+        "" => Err(PatternError(
+            "has an empty component; write for example \"team/**\", without a slash at an end",
+        )),
+        "**" => Ok(Component::Run),
+        _ if written.contains("**") => Err(PatternError(
+            "has ** within a component; write it as a component of its own, as in \"team/**\"",
+        )),
+        _ if !written.bytes().all(plain) => Err(PatternError(
+            "can match no repository: their names are lower-case letters, digits and . _ - between slashes",
+        )),
+        _ => Ok(Component::One(Glob::new(written))),
+    }
+}
+
+/// Whether a pattern fits all of a text, where `is_run` says which of its parts take any number of the text's and
+/// `fits_one` whether another takes this one. Iterative: on a mismatch only the latest run takes one more, which is
+/// enough, since what came before it has been found at its earliest.
+fn fits<P, T>(
+    mut pattern: impl Iterator<Item = P> + Clone,
+    mut text: impl Iterator<Item = T> + Clone,
+    is_run: impl Fn(&P) -> bool,
+    fits_one: impl Fn(&P, &T) -> bool,
+) -> bool {
+    let mut latest = None;
+    loop {
+        let mut ahead = text.clone();
+        match (pattern.next(), ahead.next()) {
+            (Some(part), _) if is_run(&part) => {
+                latest = Some((pattern.clone(), text.clone()));
+                continue;
+            }
+            (Some(part), Some(one)) if fits_one(&part, &one) => {
+                text = ahead;
+                continue;
+            }
+            (None, None) => return true,
+            _ => {}
+        }
+        let Some((after, from)) = &mut latest else { return false };
+        if from.next().is_none() {
+            return false;
+        }
+        (pattern, text) = (after.clone(), from.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        RepositoryPattern::parse(pattern).unwrap().matches(&RepositoryName::parse(name).unwrap())
+    }
+
+    #[test]
+    fn a_star_stays_within_a_component() {
+        assert!(matches("team/*", "team/app"));
+        assert!(!matches("team/*", "team"));
+        assert!(!matches("team/*", "team/app/sub"));
+        assert!(matches("team/a*p", "team/app"));
+        assert!(matches("*/b?c", "a/bxc"));
+        assert!(!matches("team*", "team/app"));
+    }
+
+    #[test]
+    fn two_stars_are_any_number_of_components() {
+        assert!(matches("**", "a"));
+        assert!(matches("**", "a/b/c"));
+        assert!(matches("team/**", "team/a"));
+        assert!(matches("team/**", "team/a/b"));
+        assert!(matches("a/**/z", "a/z"));
+        assert!(matches("a/**/z", "a/b/c/z"));
+        assert!(matches("**/z", "z"));
+        assert!(matches("**/a/**/b", "x/a/y/a/b/b"));
+    }
+
+    #[test]
+    fn two_stars_at_the_end_are_at_least_one_component() {
+        assert!(!matches("team/**", "team"));
+        assert!(!matches("team/**", "teams/a"));
+        assert!(!matches("**/**", "a"));
+        assert!(matches("**/**", "a/b"));
+    }
+
+    #[test]
+    fn a_pattern_that_can_match_nothing_is_refused() {
+        for written in
+            ["", "/", "/a", "a/", "a//b", "Team/**", "a**", "***", "{user}/**", "a b", "[ab]", "a:b"]
+        {
+            assert!(RepositoryPattern::parse(written).is_err(), "{written}");
+        }
+    }
+
+    #[test]
+    fn anonymous_is_not_anyone() {
+        let parse = |written| UserPattern::parse(written).unwrap();
+        assert!(parse("anonymous").matches(None));
+        assert!(!parse("anonymous").matches(Some("anonymous")));
+        assert!(!parse("*").matches(None));
+        assert!(parse("*").matches(Some("alice")));
+        assert!(!parse("a*").matches(None));
+        assert!(parse("builder-?").matches(Some("builder-é")));
+        assert!(!parse("alice").matches(Some("Alice")));
+    }
+
+    #[test]
+    fn names_that_nobody_can_have_are_refused() {
+        for written in ["", "a[b]", "{user}", "repo:acme/app", " alice", "a\nb"] {
+            assert!(UserPattern::parse(written).is_err(), "{written:?}");
+        }
+    }
+
+    #[test]
+    fn many_stars_do_not_blow_up() {
+        let pattern = Glob::new(&"*a".repeat(500));
+        assert!(!pattern.matches(&"a".repeat(499)));
+        assert!(!pattern.matches(&format!("{}b", "a".repeat(5000))));
+    }
+
+    /// The obvious matcher, exponential, to compare with.
+    fn naive(pattern: &[char], text: &[char]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => true,
+            (Some(('*', after)), None) => naive(after, text),
+            (Some(('*', after)), Some((_, rest))) => naive(after, text) || naive(pattern, rest),
+            (Some((p, after)), Some((c, rest))) => (*p == '?' || p == c) && naive(after, rest),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_matcher_agrees_with_the_obvious_one(pattern in "[ab*?]{0,8}", text in "[ab]{0,10}") {
+            let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+            prop_assert_eq!(Glob::new(&pattern).matches(&text), naive(&p, &t));
+        }
+
+        #[test]
+        fn a_name_matches_itself_and_everything_above_it(name in "[a-z]{1,3}(/[a-z]{1,3}){0,4}") {
+            prop_assert!(matches(&name, &name));
+            prop_assert!(matches("**", &name));
+            let parents = name.match_indices('/').map(|(at, _)| &name[..at]);
+            for parent in parents {
+                let below = format!("{parent}/**");
+                prop_assert!(matches(&below, &name));
+            }
+        }
+
+        #[test]
+        fn no_input_panics(written in "\\PC{0,40}") {
+            let _ = RepositoryPattern::parse(&written);
+            let _ = UserPattern::parse(&written);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Typed reading of a checked table. What is wrong goes to the context and the default comes back, so that reading
+//! goes on to the next mistake.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::context::Context;
+use super::duration;
+use super::files::Located;
+use super::mistake::Place;
+use super::schema::below;
+use super::tree::{EMPTY, Node, Table, Text, Value};
+
+/// One table of the configuration, and the context that hears of its mistakes.
+#[derive(Debug, Clone)]
+pub(super) struct Reader<'a> {
+    table: &'a Table,
+    place: Place,
+    path: String,
+    pub(super) context: &'a Context,
+}
+
+/// One string, with what is needed to say that it is wrong.
+#[derive(Debug, Clone)]
+pub(super) struct Item<'a> {
+    text: &'a Text,
+    place: &'a Place,
+    path: String,
+    context: &'a Context,
+}
+
+/// Why a string is not what its key wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// Goes behind the quoted string.
+    Value(String),
+    /// Stands alone: the string may hold a secret.
+    Hidden(String),
+}
+
+impl<'a> Reader<'a> {
+    /// The whole configuration.
+    pub(super) fn root(table: &'a Table, context: &'a Context) -> Self {
+        Self { table, place: context.whole(), path: String::new(), context }
+    }
+
+    /// A table below this one; without keys where it is not written.
+    pub(super) fn section(&self, name: &str) -> Self {
+        self.optional(name).unwrap_or_else(|| Self {
+            table: &EMPTY,
+            place: self.context.whole(),
+            path: below(&self.path, name),
+            context: self.context,
+        })
+    }
+
+    /// A table below this one, where it is written.
+    pub(super) fn optional(&self, name: &str) -> Option<Self> {
+        self.table.get(name).and_then(|node| self.reader(node, below(&self.path, name)))
+    }
+
+    /// The tables of an array.
+    pub(super) fn tables(&self, name: &str) -> Vec<Self> {
+        let path = below(&self.path, name);
+        let items = self.nodes(name).iter().enumerate();
+        items.filter_map(|(i, node)| self.reader(node, format!("{path}[{i}]"))).collect()
+    }
+
+    /// Whether the key is written, right or wrong.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// A string that is not empty.
+    pub(super) fn text(&self, name: &str) -> Option<Item<'a>> {
+        let node = self.table.get(name)?;
+        self.item(node, below(&self.path, name)).filter(|item| !item.value().is_empty())
+    }
+
+    /// A string that must be one of a few. None where it is not written.
+    pub(super) fn choice(&self, name: &str, choices: &[&'static str]) -> Option<&'static str> {
+        let node = self.table.get(name)?;
+        self.item(node, below(&self.path, name))?.parsed(|value| {
+            let known = choices.iter().find(|choice| **choice == value);
+            known.copied().ok_or_else(|| Wrong::Value(format!("is unknown; write {}", alternatives(choices))))
+        })
+    }
+
+    /// The strings of a list, or one string alone.
+    pub(super) fn texts(&self, name: &str) -> Vec<Item<'a>> {
+        let path = below(&self.path, name);
+        match self.table.get(name) {
+            Some(node @ Node { value: Value::Text(_), .. }) => self.item(node, path).into_iter().collect(),
+            Some(_) => {
+                let items = self.nodes(name).iter().enumerate();
+                items.filter_map(|(i, node)| self.item(node, format!("{path}[{i}]"))).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn flag(&self, name: &str, default: bool) -> bool {
+        match self.table.get(name) {
+            Some(Node { value: Value::Flag(flag), .. }) => *flag,
+            _ => default,
+        }
+    }
+
+    /// A number from `least` to `most`.
+    pub(super) fn number(&self, name: &str, (least, most): (i64, i64), default: i64) -> i64 {
+        match self.table.get(name) {
+            Some(Node { value: Value::Number(number), .. }) if (least..=most).contains(number) => *number,
+            Some(Node { value: Value::Number(number), .. }) => {
+                self.wrong(name, format!("{number} is out of range; write a number from {least} to {most}"));
+                default
+            }
+            _ => default,
+        }
+    }
+
+    /// A length of time that is not zero.
+    pub(super) fn duration(&self, name: &str, default: Duration) -> Duration {
+        self.parsed(name, duration::parse_positive).unwrap_or(default)
+    }
+
+    /// A string that is not empty, parsed.
+    pub(super) fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+        self.text(name)?.parsed(parse)
+    }
+
+    /// A file that the configuration names.
+    pub(super) fn file(&self, name: &str) -> Option<Located> {
+        let item = self.text(name)?;
+        Some(Located { path: item.path(), place: item.place.clone(), key: item.path })
+    }
+
+    /// Whether the key was reported already.
+    pub(super) fn is_broken(&self, name: &str) -> bool {
+        matches!(self.table.get(name), Some(Node { value: Value::Broken, .. }))
+    }
+
+    pub(super) fn is_list(&self, name: &str) -> bool {
+        matches!(self.table.get(name), Some(Node { value: Value::List(_), .. }))
+    }
+
+    /// Reports what is wrong with a key, at its place; with a key that is missing, at the table's.
+    pub(super) fn wrong(&self, name: &str, text: impl Into<String>) {
+        self.context.mistake(self.place_of(name), &below(&self.path, name), text);
+    }
+
+    /// Where a key is written; where it is not, the table.
+    pub(super) fn place_of(&self, name: &str) -> &Place {
+        self.table.get(name).map_or(&self.place, |node| &node.place)
+    }
+
+    /// How to add a key to this table.
+    pub(super) fn advice(&self, line: &str) -> String {
+        let (name, value) = line.split_once(" = ").unwrap_or((line, ""));
+        let variable = self.path.replace(['.', '['], "__").replace(']', "").to_uppercase();
+        let value = value.replace(['"', '[', ']'], "").replace(", ", ",");
+        let variable = format!("DOCKGATE_{variable}__{}={value}", name.to_uppercase());
+        let table = self.path.split('[').next().unwrap_or_default();
+        let table = if self.path.contains('[') { format!("[[{table}]]") } else { format!("[{table}]") };
+        self.context.advice(&format!("`{line}` to {table}"), &variable)
+    }
+
+    fn nodes(&self, name: &str) -> &'a [Node] {
+        match self.table.get(name) {
+            Some(Node { value: Value::List(items), .. }) => items,
+            _ => &[],
+        }
+    }
+
+    fn reader(&self, node: &'a Node, path: String) -> Option<Self> {
+        match &node.value {
+            Value::Table(table) => {
+                Some(Self { table, place: node.place.clone(), path, context: self.context })
+            }
+            _ => None,
+        }
+    }
+
+    fn item(&self, node: &'a Node, path: String) -> Option<Item<'a>> {
+        match &node.value {
+            Value::Text(text) => Some(Item { text, place: &node.place, path, context: self.context }),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn value(&self) -> &'a str {
+        &self.text.value
+    }
+
+    pub(super) fn place(&self) -> &'a Place {
+        self.place
+    }
+
+    /// The string as a path, from where relative paths begin.
+    pub(super) fn path(&self) -> PathBuf {
+        self.path_after("")
+    }
+
+    /// What follows `scheme`, as a path.
+    pub(super) fn path_after(&self, scheme: &str) -> PathBuf {
+        let path = self.value().strip_prefix(scheme).unwrap_or_default();
+        self.context.folder_of(self.place).join(path)
+    }
+
+    pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+        parse(self.value()).map_err(|wrong| self.wrong(wrong)).ok()
+    }
+
+    pub(super) fn wrong(&self, wrong: Wrong) {
+        let text = match wrong {
+            Wrong::Value(why) => format!("{:?} {why}", self.text.written),
+            Wrong::Hidden(why) => why,
+        };
+        self.context.mistake(self.place, &self.path, text);
+    }
+}
+
+impl Wrong {
+    pub(super) fn value(why: &str) -> Self {
+        Self::Value(why.to_owned())
+    }
+
+    pub(super) fn hidden(why: &str) -> Self {
+        Self::Hidden(why.to_owned())
+    }
+}
+
+impl From<&str> for Wrong {
+    fn from(why: &str) -> Self {
+        Self::value(why)
+    }
+}
+
+fn alternatives(choices: &[&str]) -> String {
+    choices.iter().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(" or ")
+}

@@ -1,0 +1,154 @@
+//! The settings of the `registry` image: a layer below the file, so that the gateway can take that image's place.
+
+use super::context::Context;
+use super::environment::Environment;
+use super::mistake::Place;
+use super::tree::{Node, Table, Value};
+
+/// What a variable of the registry means here.
+enum Meaning {
+    /// The key at this path.
+    Key(&'static [&'static str]),
+    /// The one upstream.
+    Upstream,
+    /// Which way to log in.
+    Auth,
+    /// A log level.
+    Level,
+    /// Refused: what it asks for is not there.
+    Later(&'static str),
+    /// Nothing: why.
+    Nothing(&'static str),
+}
+
+use Meaning::{Auth, Key, Later, Level, Nothing, Upstream};
+
+const HTPASSWD_PATH: &[&str] = &["auth", "htpasswd", "path"];
+const CREDENTIALS: &str = "credentials for an upstream are not available in this version; unset it";
+
+const MEANINGS: &[(&str, Meaning)] = &[
+    ("REGISTRY_HTTP_ADDR", Key(&["server", "address"])),
+    ("REGISTRY_HTTP_HOST", Key(&["server", "external_url"])),
+    ("REGISTRY_HTTP_SECRET", Key(&["server", "secret"])),
+    ("REGISTRY_HTTP_TLS_CERTIFICATE", Key(&["server", "tls", "certificate"])),
+    ("REGISTRY_HTTP_TLS_KEY", Key(&["server", "tls", "key"])),
+    ("REGISTRY_AUTH", Auth),
+    ("REGISTRY_AUTH_HTPASSWD_REALM", Key(&["auth", "realm"])),
+    ("REGISTRY_AUTH_HTPASSWD_PATH", Key(HTPASSWD_PATH)),
+    ("REGISTRY_PROXY_REMOTEURL", Upstream),
+    ("REGISTRY_PROXY_USERNAME", Later(CREDENTIALS)),
+    ("REGISTRY_PROXY_PASSWORD", Later(CREDENTIALS)),
+    ("REGISTRY_PROXY_TTL", Later("a cache is not available in this version; unset it")),
+    ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Nothing("has no meaning without a cache")),
+    ("REGISTRY_LOG_LEVEL", Level),
+];
+
+/// Puts what the variables say below what the file says, whose keys win. Empty variables are as good as none.
+pub(super) fn underlay(table: &mut Table, environment: &Environment, context: &Context) {
+    let mut layer = Layer { table: Table::new(), context };
+    for (name, value) in environment.starting_with("REGISTRY_").filter(|(_, value)| !value.is_empty()) {
+        layer.take(name, value);
+    }
+    if context.file.is_none() && !layer.table.is_empty() {
+        layer.listen_as_the_image_does();
+    }
+    merge(table, layer.table, context);
+}
+
+struct Layer<'a> {
+    table: Table,
+    context: &'a Context,
+}
+
+impl Layer<'_> {
+    fn take(&mut self, name: &str, value: &str) {
+        let meaning = MEANINGS.iter().find(|(known, _)| *known == name).map(|(_, meaning)| meaning);
+        let place = Place::variable(name);
+        match meaning {
+            Some(Key(path)) => self.set(path, literal(place, value)),
+            Some(Upstream) => self.upstream(place, value),
+            Some(Auth) => self.auth(place, value),
+            Some(Level) => self.set(&["log", "level"], literal(place, level(value))),
+            Some(Later(why)) => self.context.mistake(&place, "", *why),
+            Some(Nothing(why)) => self.context.warn(format!("{name} {why}")),
+            None => self.context.warn(format!("{name} has no meaning here")),
+        }
+    }
+
+    fn set(&mut self, path: &[&str], node: Node) {
+        let Some((last, tables)) = path.split_last() else { return };
+        let mut table = &mut self.table;
+        for name in tables {
+            let place = node.place.clone();
+            let entry = table.entry((*name).to_owned());
+            let below = entry.or_insert_with(|| Node { place, value: Value::Table(Table::new()) });
+            let Value::Table(next) = &mut below.value else { return };
+            table = next;
+        }
+        table.insert((*last).to_owned(), node);
+    }
+
+    /// It takes every name, as the registry does for its one upstream.
+    fn upstream(&mut self, place: Place, url: &str) {
+        let keys = [("url", url), ("prefix", "")];
+        let keys = keys.map(|(name, value)| (name.to_owned(), literal(place.clone(), value)));
+        let upstream = Node { place: place.clone(), value: Value::Table(keys.into_iter().collect()) };
+        self.set(&["upstream"], Node { place, value: Value::List(vec![upstream]) });
+    }
+
+    /// The file's path comes with its own variable, whose name sorts behind this one and which may be missing.
+    fn auth(&mut self, place: Place, value: &str) {
+        match value.to_ascii_lowercase().as_str() {
+            "htpasswd" => {
+                let empty = Node { place: place.clone(), value: Value::Table(Table::new()) };
+                self.set(&["auth", "htpasswd"], empty);
+            }
+            "none" => {}
+            _ => {
+                let text = format!("{value:?} is not available in this version; write htpasswd");
+                self.context.mistake(&place, "", text);
+            }
+        }
+    }
+
+    /// In its own configuration the image listens on every address at port 5000.
+    fn listen_as_the_image_does(&mut self) {
+        let address = &["server", "address"];
+        let written = matches!(self.table.get("server"),
+            Some(Node { value: Value::Table(server), .. }) if server.contains_key("address"));
+        if !written {
+            self.set(address, literal(Place::Environment, ":5000"));
+        }
+    }
+}
+
+/// The registry knows no `${...}`, so there is none in what is written for it.
+fn literal(place: Place, value: &str) -> Node {
+    Node::text(place, &value.replace("${", "$${"))
+}
+
+/// The registry's logger has two levels more, both above `error`.
+fn level(value: &str) -> &str {
+    match value {
+        "fatal" | "panic" => "error",
+        "warning" => "warn",
+        level => level,
+    }
+}
+
+fn merge(above: &mut Table, below: Table, context: &Context) {
+    for (name, node) in below {
+        match (above.get_mut(&name), node) {
+            (Some(Node { value: Value::Table(above), .. }), Node { value: Value::Table(below), .. }) => {
+                merge(above, below, context);
+            }
+            (Some(winner), Node { place: Place::Variable(name), .. }) => {
+                context.warn(format!("{name} is overruled by {}", winner.place));
+            }
+            (Some(_), _) => {}
+            (None, node) => {
+                above.insert(name, node);
+            }
+        }
+    }
+}

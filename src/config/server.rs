@@ -1,0 +1,192 @@
+//! `[server]`: where the gateway listens, and how patient it is.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::address::Address;
+use super::duration;
+use super::host::Url;
+use super::limits;
+use super::reader::{Item, Reader, Wrong};
+use super::schema::{Key, Kind, key};
+use super::tls::{self, Tls};
+use crate::proto::Secret;
+
+/// The registry's own listeners.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where to listen; at least one.
+    pub addresses: Vec<Address>,
+    /// The origin that clients know the gateway by; None: the request's Host.
+    pub external_url: Option<ExternalUrl>,
+    /// Seals upload URLs and page cursors; None: made at start.
+    pub secret: Option<Secret>,
+    /// Who may speak for a client.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether a trusted proxy must send a PROXY header.
+    pub proxy_protocol: bool,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// How long a request's header may take.
+    pub header_timeout: Duration,
+    /// How long a kept-alive connection may have nothing to do.
+    pub idle_timeout: Duration,
+    /// How long a transfer may move no byte.
+    pub stall_timeout: Duration,
+    /// How long what is under way may take after SIGTERM; zero: none of it is waited for.
+    pub drain_timeout: Duration,
+    /// Whether plain HTTP off loopback is wanted.
+    pub plaintext: bool,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// The origin of the gateway as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalUrl {
+    /// The scheme.
+    pub https: bool,
+    /// `host`, or `host:port` where the port is not the scheme's own; in lower case.
+    pub authority: String,
+}
+
+impl ExternalUrl {
+    /// `https://registry.example.com`, without a slash behind.
+    pub fn origin(&self) -> String {
+        self.to_string()
+    }
+
+    fn parse(written: &str) -> Result<Self, Wrong> {
+        let url = Url::parse(written)?;
+        if !url.path.is_empty() {
+            return Err(Wrong::value("has a path; a registry is at the root of its host: write it without"));
+        }
+        Ok(Self { https: url.https, authority: url.authority() })
+    }
+}
+
+impl fmt::Display for ExternalUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.https { "https" } else { "http" }, self.authority)
+    }
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("address", Kind::OneOrMore),
+    key("external_url", Kind::Text),
+    key("secret", Kind::Text),
+    key("trusted_proxies", Kind::Texts),
+    key("proxy_protocol", Kind::Flag),
+    key("max_connections", Kind::Number),
+    key("header_timeout", Kind::Text),
+    key("idle_timeout", Kind::Text),
+    key("stall_timeout", Kind::Text),
+    key("drain_timeout", Kind::Text),
+    key("plaintext", Kind::Flag),
+    key("tls", Kind::Table(tls::KEYS)),
+];
+
+pub(super) fn read(server: &Reader<'_>) -> Server {
+    let most = (1, limits::CONNECTIONS_MOST);
+    let connections = server.number("max_connections", most, limits::CONNECTIONS as i64);
+    Server {
+        addresses: addresses(server),
+        external_url: server.parsed("external_url", ExternalUrl::parse),
+        secret: secret(server),
+        trusted_proxies: trusted_proxies(server),
+        proxy_protocol: proxy_protocol(server),
+        max_connections: usize::try_from(connections).unwrap_or(limits::CONNECTIONS),
+        header_timeout: server.duration("header_timeout", limits::HEADER_TIMEOUT),
+        idle_timeout: server.duration("idle_timeout", limits::IDLE_TIMEOUT),
+        stall_timeout: server.duration("stall_timeout", limits::STALL_TIMEOUT),
+        drain_timeout: server.parsed("drain_timeout", duration::parse).unwrap_or(limits::DRAIN_TIMEOUT),
+        plaintext: server.flag("plaintext", false),
+        tls: server.optional("tls").and_then(|tls| tls::read(&tls)),
+    }
+}
+
+fn addresses(server: &Reader<'_>) -> Vec<Address> {
+    if !server.has("address") {
+        return Address::parse(DEFAULT_ADDRESS).into_iter().collect();
+    }
+    let items = server.texts("address");
+    if items.is_empty() && server.is_list("address") {
+        server
+            .wrong("address", format!("there is nowhere to listen; write for example \"{DEFAULT_ADDRESS}\""));
+    }
+    let mut addresses = Vec::new();
+    for item in &items {
+        let Some(address) = item.parsed(Address::parse) else { continue };
+        add(&mut addresses, address, item);
+    }
+    refuse_plaintext(server, &items);
+    addresses
+}
+
+fn add(addresses: &mut Vec<Address>, address: Address, item: &Item<'_>) {
+    let address = match address {
+        Address::Unix(_) => Address::Unix(item.path_after("unix:")),
+        address => address,
+    };
+    match addresses.iter().find(|other| address.collides(other)) {
+        Some(other) => item.wrong(Wrong::Value(format!("is {other} again; remove one of them"))),
+        None => addresses.push(address),
+    }
+}
+
+/// Passwords do not go over a network unencrypted unless the operator says that something else encrypts.
+fn refuse_plaintext(server: &Reader<'_>, items: &[Item<'_>]) {
+    if server.has("tls") || server.flag("plaintext", false) {
+        return;
+    }
+    let open = |item: &&Item<'_>| Address::parse(item.value()).is_ok_and(|address| !address.is_local());
+    if let Some(item) = items.iter().find(open) {
+        let advice = server.context.advice(
+            "[server.tls] with `certificate` and `key`, or `plaintext = true` to [server]",
+            "DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true",
+        );
+        let why = format!("without TLS would send passwords over the network in the clear; {advice}");
+        item.wrong(Wrong::Value(why));
+    }
+}
+
+fn secret(server: &Reader<'_>) -> Option<Secret> {
+    let item = server.text("secret")?;
+    if item.value().len() < SECRET_BYTES {
+        let text = format!(
+            "{}: server.secret is shorter than {SECRET_BYTES} characters and may be guessed; make one with \
+             `openssl rand -hex 32`",
+            item.place()
+        );
+        server.context.warn(text);
+    }
+    Some(Secret::new(item.value()))
+}
+
+fn trusted_proxies(server: &Reader<'_>) -> Vec<IpNet> {
+    server.texts("trusted_proxies").iter().filter_map(|item| item.parsed(network)).collect()
+}
+
+/// A network, or one address.
+fn network(written: &str) -> Result<IpNet, Wrong> {
+    let one = written.parse::<IpAddr>().map(IpNet::from);
+    let network = written.parse::<IpNet>().or(one);
+    network.map_err(|_| Wrong::value("is not a network; write for example \"10.0.0.0/8\""))
+}
+
+fn proxy_protocol(server: &Reader<'_>) -> bool {
+    let wanted = server.flag("proxy_protocol", false);
+    if wanted && !server.has("trusted_proxies") {
+        let advice = server.advice("trusted_proxies = [\"10.0.0.0/8\"]");
+        server.wrong("proxy_protocol", format!("nobody is trusted to send it; {advice}"));
+    }
+    wanted
+}
+
+pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:5000";
+
+/// Half the bytes of the key that is derived from it, so that even hexadecimal digits hold 64 bits.
+const SECRET_BYTES: usize = 16;

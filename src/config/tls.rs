@@ -1,0 +1,56 @@
+//! `[server.tls]`: certificates and their keys.
+
+use std::path::PathBuf;
+
+use super::files::{Located, Reference};
+use super::reader::Reader;
+use super::schema::{EMPTY_TEXT, Key, Kind, key};
+
+/// What the gateway proves its name with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// For clients that name no server, or one that no other certificate is for.
+    pub default: KeyPair,
+    /// Further certificates, chosen by server name.
+    pub sni: Vec<KeyPair>,
+}
+
+/// A certificate with the key that belongs to it, both PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPair {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("certificate", Kind::Text),
+    key("key", Kind::Text),
+    key("sni", Kind::Tables(PAIR_KEYS)),
+    key("client_ca", Kind::Later(EMPTY_TEXT)),
+];
+
+const PAIR_KEYS: &[Key] = &[key("certificate", Kind::Text), key("key", Kind::Text)];
+
+pub(super) fn read(tls: &Reader<'_>) -> Option<Tls> {
+    let sni = tls.tables("sni").iter().filter_map(pair).collect();
+    pair(tls).map(|default| Tls { default, sni })
+}
+
+fn pair(table: &Reader<'_>) -> Option<KeyPair> {
+    let certificate = required(table, "certificate", "certs/domain.crt");
+    let key = required(table, "key", "certs/domain.key");
+    let (certificate, key) = (certificate?, key?);
+    let pair = KeyPair { certificate: certificate.path.clone(), key: key.path.clone() };
+    table.context.refer(Reference::Pair { certificate, key });
+    Some(pair)
+}
+
+fn required(table: &Reader<'_>, name: &str, example: &str) -> Option<Located> {
+    let file = table.file(name);
+    if file.is_none() && !table.is_broken(name) {
+        table.wrong(name, format!("a file is needed; {}", table.advice(&format!("{name} = \"{example}\""))));
+    }
+    file
+}

@@ -1,0 +1,289 @@
+//! `[[upstream]]`: the registries behind the gateway.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::context::Context;
+use super::environment::Environment;
+use super::files::Reference;
+use super::host::{self, Url, parse_authority};
+use super::limits;
+use super::reader::{Reader, Wrong};
+use super::schema::{EMPTY_TEXT, Key, Kind, NO_ITEMS, Plain, key};
+use crate::proto::RepositoryName;
+
+/// A registry behind the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its name in rules and logs, and what containerd sends as `?ns=`: `host` or `host:port` in lower case.
+    pub name: String,
+    /// Where it is.
+    pub url: UpstreamUrl,
+    /// The path that its repositories are below; "" takes all that no other prefix takes.
+    pub prefix: String,
+    /// Virtual hosts that go to it whole: `host` or `host:port` in lower case.
+    pub hosts: Vec<String>,
+    /// PEM certificates to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether its certificate is not verified.
+    pub insecure: bool,
+    /// How long connecting may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long it may take over the header of an answer.
+    pub response_timeout: Duration,
+    /// How often what failed is tried again; 0: never.
+    pub retries: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Docker Hub: names of one component are in `library/` there.
+    pub library: bool,
+    /// Hosts that a redirect or a foreign upload location may lead to; empty: any public address.
+    pub redirect_hosts: Vec<String>,
+}
+
+/// Where an upstream is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UpstreamUrl {
+    /// The scheme.
+    pub https: bool,
+    /// In lower case; IPv6 addresses without brackets.
+    pub host: String,
+    /// The port to connect to.
+    pub port: u16,
+    /// What stands before `/v2/`: "" or "/sub".
+    pub path: String,
+}
+
+impl UpstreamUrl {
+    /// What the Host header says: the port is left out where it is the scheme's own.
+    pub fn authority(&self) -> String {
+        host::authority(&self.host, self.port, self.https)
+    }
+}
+
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.path)
+    }
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("name", Kind::Text),
+    key("url", Kind::Text),
+    key("prefix", Kind::Text),
+    key("hosts", Kind::Texts),
+    key("ca", Kind::Text),
+    key("insecure", Kind::Flag),
+    key("connect_timeout", Kind::Text),
+    key("response_timeout", Kind::Text),
+    key("retries", Kind::Number),
+    key("read_only", Kind::Flag),
+    key("redirect_hosts", Kind::Texts),
+    key("client_certificate", Kind::Later(EMPTY_TEXT)),
+    key("client_key", Kind::Later(EMPTY_TEXT)),
+    key("proxy", Kind::Later(EMPTY_TEXT)),
+    key("redirects", Kind::Later(&[Plain::Text("follow")])),
+    key("realm_hosts", Kind::Later(NO_ITEMS)),
+    key("credentials", Kind::Later(&[])),
+    key("cache", Kind::Later(&[])),
+];
+
+pub(super) fn read(root: &Reader<'_>) -> Vec<Upstream> {
+    let tables = root.tables("upstream");
+    if tables.is_empty() && !root.is_broken("upstream") {
+        root.wrong("upstream", none(root));
+    }
+    let read = tables.iter().filter_map(|table| Some((upstream(table)?, table)));
+    let read: Vec<(Upstream, &Reader<'_>)> = read.collect();
+    refuse_twice(&read);
+    read.into_iter().map(|(upstream, _)| upstream).collect()
+}
+
+/// Proxies on the way to an upstream are not available in this version: who has set one for the whole machine
+/// must hear that it is not used.
+pub(super) fn warn_of_proxy(upstreams: &[Upstream], environment: &Environment, context: &Context) {
+    let set = ["HTTPS_PROXY", "https_proxy"]
+        .into_iter()
+        .find(|name| environment.get(name).is_some_and(|v| !v.is_empty()));
+    if let Some(name) = set.filter(|_| upstreams.iter().any(|upstream| upstream.url.https)) {
+        context.warn(format!(
+            "{name} is set, but proxies are not available in this version: upstreams are asked directly"
+        ));
+    }
+}
+
+fn none(root: &Reader<'_>) -> String {
+    let advice = root.context.advice(
+        "[[upstream]] with `url = \"https://registry-1.docker.io\"` or another registry's",
+        "REGISTRY_PROXY_REMOTEURL=https://registry-1.docker.io or another registry's",
+    );
+    format!("there is no registry to stand in front of; {advice}")
+}
+
+/// None where what it would be called is not known.
+fn upstream(table: &Reader<'_>) -> Option<Upstream> {
+    let name = table.parsed("name", name);
+    let url = url(table, name.as_deref());
+    // Everything else is read first: its mistakes are wanted too.
+    let rest = Rest::of(table);
+    let named = name.is_some() || !table.has("name");
+    let prefix = match (&name, &url) {
+        _ if !named => None,
+        (Some(name), _) => prefix(table, name),
+        (None, Some(url)) => prefix(table, default_name(url)),
+        (None, None) => None,
+    };
+    let (url, prefix) = (url?, prefix?);
+    let name = name.unwrap_or_else(|| default_name(&url).to_owned());
+    Some(rest.upstream(name, url, prefix))
+}
+
+/// What depends on no other key.
+struct Rest {
+    hosts: Vec<String>,
+    redirect_hosts: Vec<String>,
+    ca: Option<PathBuf>,
+    insecure: bool,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    retries: u32,
+    read_only: bool,
+}
+
+impl Rest {
+    fn of(table: &Reader<'_>) -> Self {
+        let retries = table.number("retries", (0, limits::RETRIES_MOST), i64::from(limits::RETRIES));
+        Self {
+            hosts: hosts(table, "hosts"),
+            redirect_hosts: hosts(table, "redirect_hosts"),
+            ca: ca(table),
+            insecure: table.flag("insecure", false),
+            connect_timeout: table.duration("connect_timeout", limits::CONNECT_TIMEOUT),
+            response_timeout: table.duration("response_timeout", limits::RESPONSE_TIMEOUT),
+            retries: u32::try_from(retries).unwrap_or(limits::RETRIES),
+            read_only: table.flag("read_only", false),
+        }
+    }
+
+    fn upstream(self, name: String, url: Url, prefix: String) -> Upstream {
+        Upstream {
+            library: name == HUB || is_hub(&url.host),
+            name,
+            url: UpstreamUrl { https: url.https, host: url.host, port: url.port, path: url.path },
+            prefix,
+            hosts: self.hosts,
+            ca: self.ca,
+            insecure: self.insecure,
+            connect_timeout: self.connect_timeout,
+            response_timeout: self.response_timeout,
+            retries: self.retries,
+            read_only: self.read_only,
+            redirect_hosts: self.redirect_hosts,
+        }
+    }
+}
+
+fn name(written: &str) -> Result<String, Wrong> {
+    let name = parse_authority(written).ok().filter(|name| name == written && !name.starts_with('['));
+    name.ok_or_else(|| {
+        Wrong::value(
+            "is no name; write it as a host in lower case, for example \"docker.io\" or \"internal\"",
+        )
+    })
+}
+
+/// Docker Hub's registry is not at the host that its images are named by.
+fn url(table: &Reader<'_>, name: Option<&str>) -> Option<Url> {
+    if table.text("url").is_none() && !table.is_broken("url") {
+        return match name {
+            Some(HUB) => Url::parse(HUB_URL).ok(),
+            _ => {
+                let advice = table.advice("url = \"https://registry.example.com\"");
+                table.wrong("url", format!("where is this registry? {advice}"));
+                None
+            }
+        };
+    }
+    let mut url = table.parsed("url", Url::parse)?;
+    if url.https && url.host == HUB {
+        HUB_HOST.clone_into(&mut url.host);
+    }
+    Some(url)
+}
+
+/// The host, as containerd calls it.
+fn default_name(url: &Url) -> &str {
+    if is_hub(&url.host) { HUB } else { &url.host }
+}
+
+fn is_hub(host: &str) -> bool {
+    [HUB, HUB_HOST, "index.docker.io"].contains(&host)
+}
+
+fn prefix(table: &Reader<'_>, name: &str) -> Option<String> {
+    if table.text("prefix").is_some() {
+        return table.parsed("prefix", repository_path);
+    }
+    if table.has("prefix") {
+        return (!table.is_broken("prefix")).then(String::new);
+    }
+    if RepositoryName::parse(name).is_err() {
+        let advice = table.advice("prefix = \"internal\"");
+        let text = format!("{name:?} cannot be the path of repositories; {advice}, or \"\" for the root");
+        table.wrong("prefix", text);
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn repository_path(written: &str) -> Result<String, Wrong> {
+    match RepositoryName::parse(written) {
+        Ok(_) => Ok(written.to_owned()),
+        Err(error) => Err(Wrong::Value(format!("is no path of repositories: {error}"))),
+    }
+}
+
+fn hosts(table: &Reader<'_>, key: &str) -> Vec<String> {
+    table.texts(key).iter().filter_map(|item| item.parsed(parse_authority)).collect()
+}
+
+fn ca(table: &Reader<'_>) -> Option<PathBuf> {
+    let file = table.file("ca")?;
+    if table.flag("insecure", false) {
+        table.wrong("insecure", "says not to verify what ca is there to verify; remove one of them");
+    }
+    let path = file.path.clone();
+    table.context.refer(Reference::Ca(file));
+    Some(path)
+}
+
+/// A request must belong to one upstream, whichever way it comes.
+fn refuse_twice(upstreams: &[(Upstream, &Reader<'_>)]) {
+    let (mut names, mut prefixes, mut hosts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (upstream, table) in upstreams {
+        refuse(table, "name", &upstream.name, &mut names);
+        refuse(table, "prefix", &upstream.prefix, &mut prefixes);
+        for host in &upstream.hosts {
+            refuse(table, "hosts", host, &mut hosts);
+        }
+    }
+}
+
+fn refuse(table: &Reader<'_>, key: &str, value: &str, seen: &mut BTreeMap<String, String>) {
+    match seen.get(value) {
+        Some(first) => {
+            let text = format!("{value:?} is taken by the upstream at {first}; write another {key}");
+            table.wrong(key, text);
+        }
+        None => {
+            seen.insert(value.to_owned(), table.place_of(key).to_string());
+        }
+    }
+}
+
+const HUB: &str = "docker.io";
+const HUB_HOST: &str = "registry-1.docker.io";
+const HUB_URL: &str = "https://registry-1.docker.io";
