@@ -60,7 +60,11 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`Failure`]; a wrong pair fails no sooner than the file's costliest check takes.
-    pub async fn authenticate(&self, authorization: Option<&[u8]>, peer: IpAddr) -> Result<Identity, Failure> {
+    pub async fn authenticate(
+        &self,
+        authorization: Option<&[u8]>,
+        peer: IpAddr,
+    ) -> Result<Identity, Failure> {
         let (verifier, user, password) = match self.claim(authorization) {
             Claim::Settled(answer) => return answer,
             Claim::Password(verifier, user, password) => (verifier, user, password),
@@ -157,7 +161,11 @@ mod tests {
     async fn other_schemes_and_malformed_headers_are_wrong() {
         let authenticator = authenticator("al", "pw");
         for header in ["", "Basic", "Basic !", "Bearer abc", "Negotiate x", "Basic YWw=", "al:pw"] {
-            assert_eq!(authenticator.remembered(Some(header.as_bytes())), Some(Err(Failure::Invalid)), "{header}");
+            assert_eq!(
+                authenticator.remembered(Some(header.as_bytes())),
+                Some(Err(Failure::Invalid)),
+                "{header}"
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checks::{Checks, Entry, Work};
-use super::htpasswd::{Htpasswd, HtpasswdFile, LONGEST_PASSWORD, Reload};
+use super::htpasswd::{Htpasswd, HtpasswdFile, Reload, cut_short};
 use super::identity::Identity;
 use super::memory::{Fingerprint, Memory};
 use super::pace::Pace;
@@ -210,11 +210,9 @@ struct Verdict {
     began: Instant,
 }
 
-/// What bcrypt must not be asked: it ignores what follows the 72nd byte, and others stop at NUL, so that some
-/// other password would do as well.
+/// What needs no check to be wrong.
 fn hopeless(user: &str, password: &Secret) -> bool {
-    let password = password.expose().as_bytes();
-    user.is_empty() || password.len() > LONGEST_PASSWORD || password.contains(&0)
+    user.is_empty() || cut_short(password)
 }
 
 /// A hash of this cost that is no password's.

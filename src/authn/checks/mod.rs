@@ -82,7 +82,13 @@ struct Shared<T> {
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
-        let queue = Queue { waiting: HashMap::new(), turns: VecDeque::new(), flights: HashMap::new(), length: 0, closed: false };
+        let queue = Queue {
+            waiting: HashMap::new(),
+            turns: VecDeque::new(),
+            flights: HashMap::new(),
+            length: 0,
+            closed: false,
+        };
         Self { queue: Mutex::new(queue), ready: Condvar::new() }
     }
 }

@@ -79,7 +79,8 @@ async fn one_client_with_a_hundred_waiting_does_not_starve_another() {
 async fn a_panic_kills_neither_the_threads_nor_the_next_check() {
     let checks = Checks::start().unwrap();
     for number in 0..5 {
-        let broken = enter(&checks, number, 1, || -> usize { panic!("a broken check, as this test wants it") });
+        let broken =
+            enter(&checks, number, 1, || -> usize { panic!("a broken check, as this test wants it") });
         assert!(broken.await.is_err());
     }
     assert_eq!(enter(&checks, 0, 1, || 42).await, Ok(42));

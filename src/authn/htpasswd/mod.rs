@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::identity::{NameError, UserName};
+use crate::proto::Secret;
 
 /// The users of one htpasswd file, as read at one moment.
 #[derive(Debug)]
@@ -103,6 +104,12 @@ impl Line {
         self.number
     }
 
+    /// Checks a password, which takes the time that the cost asks for. One that bcrypt would cut short never
+    /// matches.
+    pub fn matches(&self, password: &Secret) -> bool {
+        !cut_short(password) && bcrypt::verify(password.expose(), &self.hash).unwrap_or(false)
+    }
+
     /// The hash as it stands in the file.
     pub(super) fn hash(&self) -> &Arc<str> {
         &self.hash
@@ -176,6 +183,13 @@ pub const HIGHEST_COST: u32 = 17;
 
 /// What bcrypt looks at; the rest of a longer password would be ignored, so none is accepted.
 pub const LONGEST_PASSWORD: usize = 72;
+
+/// Whether bcrypt would not look at all of a password: it ignores what follows the 72nd byte, and others stop
+/// at NUL, so that some other password would do as well.
+pub(super) fn cut_short(password: &Secret) -> bool {
+    let bytes = password.expose().as_bytes();
+    bytes.len() > LONGEST_PASSWORD || bytes.contains(&0)
+}
 
 /// The lines that are neither blank nor comments, trimmed, with their numbers from 1.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {

@@ -56,7 +56,11 @@ fn blank_lines_comments_carriage_returns_and_a_byte_order_mark_are_skipped() {
 
 #[test]
 fn unusable_lines_are_warned_about_by_number() {
-    let text = format!("nocolon\n:{HASH}\nanonymous:{HASH}\nteam-*:{HASH}\nbob:{}\nbob:{}", &HASH[..59], HASH.replace("$05$", "$31$"));
+    let text = format!(
+        "nocolon\n:{HASH}\nanonymous:{HASH}\nteam-*:{HASH}\nbob:{}\nbob:{}",
+        &HASH[..59],
+        HASH.replace("$05$", "$31$")
+    );
     let expected = [
         (1, Reason::NoColon),
         (2, Reason::Name(NameError::Empty)),

@@ -77,7 +77,10 @@ async fn a_guesser_is_throttled_while_what_is_remembered_still_serves() {
         assert_eq!(world.verify("al", &n.to_string()).await, Outcome::Reject);
     }
     let next = world.verify("al", "another").await;
-    assert!(matches!(next, Outcome::Throttled { retry_after } if retry_after <= Duration::from_secs(1)), "{next:?}");
+    assert!(
+        matches!(next, Outcome::Throttled { retry_after } if retry_after <= Duration::from_secs(1)),
+        "{next:?}"
+    );
     assert!(accepted(&world.verify("al", "pw").await));
     assert_eq!(world.verify("al", "3").await, Outcome::Reject);
     assert_eq!(world.verifier.checks_run(), 11);
@@ -91,7 +94,9 @@ async fn equal_pairs_under_way_cost_one_check() {
     let asks: Vec<_> = (0..40)
         .map(|n| {
             let verifier = Arc::clone(&world.verifier);
-            tokio::spawn(async move { verifier.verify("al", &Secret::new("pw"), [192, 0, 2, n].into()).await })
+            tokio::spawn(
+                async move { verifier.verify("al", &Secret::new("pw"), [192, 0, 2, n].into()).await },
+            )
         })
         .collect();
     for ask in asks {
@@ -153,7 +158,15 @@ async fn failures_take_as_long_as_the_costliest_hash_whoever_fails() {
     world.timed("dear", "measured").await;
     let floor = world.verifier.book.pace.floor();
     let long = "x".repeat(100);
-    let ways = [("cheap", "a"), ("dear", "a"), ("nobody", "a"), ("", "a"), ("cheap", &long), ("cheap", "a"), ("nobody", "a")];
+    let ways = [
+        ("cheap", "a"),
+        ("dear", "a"),
+        ("nobody", "a"),
+        ("", "a"),
+        ("cheap", &long),
+        ("cheap", "a"),
+        ("nobody", "a"),
+    ];
     let mut times = Vec::new();
     for (user, password) in ways {
         times.push(world.timed(user, password).await);
