@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checks::{Checks, Entry, Work};
-use super::htpasswd::{Htpasswd, HtpasswdFile, Reload, cut_short};
+use super::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
 use super::identity::Identity;
 use super::memory::{Fingerprint, Memory};
 use super::pace::Pace;
@@ -137,7 +137,7 @@ impl Verifier {
         let (book, password) = (Arc::clone(&self.book), password.clone());
         let line = table.line(user);
         let identity = line.map(|line| Identity::User(line.name().clone()));
-        let cost = line.map_or(table.costliest(), |line| line.cost());
+        let cost = line.map_or_else(|| table.costliest(), Line::cost);
         let hash = line.map_or_else(|| nobody(cost), |line| Arc::clone(line.hash()));
         Box::new(move || {
             let began = clock::now();

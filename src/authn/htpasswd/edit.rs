@@ -181,7 +181,7 @@ fn is_of(line: &[u8], name: &UserName) -> bool {
 }
 
 fn directory(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 fn keep_owner(file: &File, before: &Metadata) -> io::Result<()> {

@@ -162,7 +162,7 @@ pub enum Reason {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be opened or read.
-    #[error("cannot be read")]
+    #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
     /// The file has more than [`LARGEST_FILE`] bytes.
     #[error("is larger than {} MiB", LARGEST_FILE >> 20)]
