@@ -1,0 +1,178 @@
+//! The `Authorization` header to an identity.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::htpasswd::{HtpasswdFile, Reload};
+use super::identity::Identity;
+use super::verifier::{Outcome, Verifier};
+use crate::proto::Secret;
+use crate::proto::authorization::Authorization;
+
+/// Decides who a request comes from. With no htpasswd file nobody can log in.
+pub struct Authenticator {
+    verifier: Option<Verifier>,
+}
+
+/// Why a request's credentials do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Wrong, malformed, or of a scheme that is not accepted: 401.
+    #[error("wrong name or password")]
+    Invalid,
+    /// Too many failures from this client, or too many logins at once: 429.
+    #[error("too many login attempts")]
+    Throttled {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+impl Authenticator {
+    /// Lets the users of a file log in, or nobody.
+    ///
+    /// # Errors
+    /// The system's, when it gives no threads or random bytes.
+    pub fn new(htpasswd: Option<HtpasswdFile>) -> io::Result<Self> {
+        Ok(Self { verifier: htpasswd.map(Verifier::new).transpose()? })
+    }
+
+    /// Whether anyone can log in.
+    pub fn has_logins(&self) -> bool {
+        self.verifier.is_some()
+    }
+
+    /// The verifier of passwords, where there is one.
+    pub fn verifier(&self) -> Option<&Verifier> {
+        self.verifier.as_ref()
+    }
+
+    /// The answer, when it needs neither work nor waiting; else ask [`Authenticator::authenticate`].
+    pub fn remembered(&self, authorization: Option<&[u8]>) -> Option<Result<Identity, Failure>> {
+        match self.claim(authorization) {
+            Claim::Settled(answer) => Some(answer),
+            Claim::Password(verifier, user, password) => verifier.remembered(&user, &password).map(Ok),
+        }
+    }
+
+    /// Who sends this `Authorization` header value (RFC 7617). No header is [`Identity::Anonymous`].
+    ///
+    /// # Errors
+    /// [`Failure`]; a wrong pair fails no sooner than the file's costliest check takes.
+    pub async fn authenticate(
+        &self,
+        authorization: Option<&[u8]>,
+        peer: IpAddr,
+    ) -> Result<Identity, Failure> {
+        let (verifier, user, password) = match self.claim(authorization) {
+            Claim::Settled(answer) => return answer,
+            Claim::Password(verifier, user, password) => (verifier, user, password),
+        };
+        match verifier.verify(&user, &password, peer).await {
+            Outcome::Accept(identity) => Ok(identity),
+            Outcome::Reject => Err(Failure::Invalid),
+            Outcome::Throttled { retry_after } => Err(Failure::Throttled { retry_after }),
+        }
+    }
+
+    /// Reads the htpasswd file again if it changed. Blocks on the disk; ask every two seconds.
+    pub fn reload_if_changed(&self) -> Reload {
+        self.verifier.as_ref().map_or(Reload::Unchanged, Verifier::reload_if_changed)
+    }
+
+    /// Reads the htpasswd file again in any case.
+    pub fn reload(&self) -> Reload {
+        self.verifier.as_ref().map_or(Reload::Unchanged, Verifier::reload)
+    }
+
+    fn claim(&self, authorization: Option<&[u8]>) -> Claim<'_> {
+        let Some(value) = authorization else { return Claim::Settled(Ok(Identity::Anonymous)) };
+        match (Authorization::parse(value), &self.verifier) {
+            (Ok(Authorization::Basic { user, password }), Some(verifier)) => {
+                Claim::Password(verifier, user, password)
+            }
+            _ => Claim::Settled(Err(Failure::Invalid)),
+        }
+    }
+}
+
+/// What a header asks to be believed.
+enum Claim<'a> {
+    Settled(Result<Identity, Failure>),
+    Password(&'a Verifier, String, Secret),
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+
+    use super::*;
+
+    fn authenticator(name: &str, password: &str) -> Authenticator {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        let hash = super::super::htpasswd::hash(&Secret::new(password), 4).unwrap();
+        std::fs::write(&path, format!("{name}:{hash}\n")).unwrap();
+        Authenticator::new(Some(HtpasswdFile::open(path).unwrap())).unwrap()
+    }
+
+    fn basic(pair: &str) -> Vec<u8> {
+        format!("Basic {}", BASE64_STANDARD.encode(pair)).into_bytes()
+    }
+
+    async fn ask(authenticator: &Authenticator, header: &[u8]) -> Result<Identity, Failure> {
+        authenticator.authenticate(Some(header), [192, 0, 2, 1].into()).await
+    }
+
+    #[tokio::test]
+    async fn no_header_is_nobody_in_particular() {
+        let authenticator = authenticator("al", "pw");
+        assert_eq!(authenticator.remembered(None), Some(Ok(Identity::Anonymous)));
+        let asked = authenticator.authenticate(None, [192, 0, 2, 1].into()).await;
+        assert_eq!(asked, Ok(Identity::Anonymous));
+    }
+
+    #[tokio::test]
+    async fn a_right_password_is_remembered_from_then_on() {
+        let authenticator = authenticator("al", "pw");
+        assert_eq!(authenticator.remembered(Some(&basic("al:pw"))), None);
+        let identity = ask(&authenticator, &basic("al:pw")).await.unwrap();
+        assert_eq!(identity.name(), "al");
+        assert_eq!(authenticator.remembered(Some(&basic("al:pw"))), Some(Ok(identity)));
+    }
+
+    #[tokio::test]
+    async fn a_password_may_hold_colons_and_be_empty() {
+        let colons = authenticator("al", ":p:w:");
+        assert!(ask(&colons, &basic("al::p:w:")).await.is_ok());
+        assert!(ask(&authenticator("al", ""), &basic("al:")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_not_remembered_in_the_fast_answer() {
+        let authenticator = authenticator("al", "pw");
+        assert_eq!(ask(&authenticator, &basic("al:px")).await, Err(Failure::Invalid));
+        assert_eq!(authenticator.remembered(Some(&basic("al:px"))), None);
+    }
+
+    #[tokio::test]
+    async fn other_schemes_and_malformed_headers_are_wrong() {
+        let authenticator = authenticator("al", "pw");
+        for header in ["", "Basic", "Basic !", "Bearer abc", "Negotiate x", "Basic YWw=", "al:pw"] {
+            assert_eq!(
+                authenticator.remembered(Some(header.as_bytes())),
+                Some(Err(Failure::Invalid)),
+                "{header}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_are_wrong_where_nobody_can_log_in() {
+        let authenticator = Authenticator::new(None).unwrap();
+        assert_eq!(authenticator.remembered(Some(&basic("al:pw"))), Some(Err(Failure::Invalid)));
+        assert_eq!(authenticator.remembered(None), Some(Ok(Identity::Anonymous)));
+    }
+}

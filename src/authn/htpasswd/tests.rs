@@ -1,0 +1,113 @@
+use super::*;
+
+const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+
+fn parse(text: &str) -> Htpasswd {
+    Htpasswd::parse(text.as_bytes()).unwrap()
+}
+
+/// The warnings of a text that also has one usable line, at its end.
+fn warnings(text: &str) -> Vec<(usize, Reason)> {
+    let table = parse(&format!("{text}\nlast:{HASH}\n"));
+    table.warnings().iter().map(|w| (w.line, w.reason.clone())).collect()
+}
+
+#[test]
+fn the_line_that_apache_writes_is_read_and_its_password_verifies() {
+    let table = parse(&format!("alice:{HASH}\n"));
+    let line = table.line("alice").unwrap();
+    assert_eq!((line.name().as_str(), line.cost(), line.number()), ("alice", 5, 1));
+    assert!(bcrypt::verify("myPassword", line.hash()).unwrap());
+    assert!(!bcrypt::verify("mypassword", line.hash()).unwrap());
+}
+
+#[test]
+fn the_three_bcrypt_prefixes_mean_the_same() {
+    for prefix in ["$2a$", "$2b$", "$2y$"] {
+        let table = parse(&format!("a:{}", HASH.replace("$2y$", prefix)));
+        assert!(bcrypt::verify("myPassword", table.line("a").unwrap().hash()).unwrap());
+    }
+}
+
+#[test]
+fn other_hashes_are_named_by_line_and_never_used() {
+    let vectors = [
+        "$apr1$r31.....$HqJZimcKQFAMYayBlzkrA/",
+        "$apr1$qHDFfhPC$nITSVHgYbDAK1Y0acGRnY0",
+        "{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=",
+        "rqXexS6ZhobKA",
+        "$5$salt$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc8",
+        "$6$salt$x",
+        "$2x$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC",
+        "myPassword",
+        "",
+    ];
+    for hash in vectors {
+        assert_eq!(warnings(&format!("bob:{hash}")), [(1, Reason::NotBcrypt)], "{hash}");
+    }
+}
+
+#[test]
+fn blank_lines_comments_carriage_returns_and_a_byte_order_mark_are_skipped() {
+    let table = parse(&format!("\u{feff}# users\r\n\r\n   \n\talice:{HASH}  \r\n#bob:{HASH}\n"));
+    assert_eq!((table.users(), table.warnings().len()), (1, 0));
+    assert_eq!(table.line("alice").unwrap().number(), 4);
+}
+
+#[test]
+fn unusable_lines_are_warned_about_by_number() {
+    let text = format!(
+        "nocolon\n:{HASH}\nanonymous:{HASH}\nteam-*:{HASH}\nbob:{}\nbob:{}",
+        &HASH[..59],
+        HASH.replace("$05$", "$31$")
+    );
+    let expected = [
+        (1, Reason::NoColon),
+        (2, Reason::Name(NameError::Empty)),
+        (3, Reason::Name(NameError::Reserved)),
+        (4, Reason::Name(NameError::Pattern('*'))),
+        (5, Reason::Damaged),
+        (6, Reason::Cost),
+    ];
+    assert_eq!(warnings(&text), expected);
+}
+
+#[test]
+fn bytes_that_are_not_text_spoil_their_line_only() {
+    let mut bytes = b"b\xffb:x\n".to_vec();
+    bytes.extend_from_slice(format!("alice:{HASH}\n").as_bytes());
+    let table = Htpasswd::parse(&bytes).unwrap();
+    assert_eq!(table.warnings(), [Warning { line: 1, reason: Reason::NotText }]);
+}
+
+#[test]
+fn a_warning_never_repeats_the_line() {
+    let table = parse(&format!("hunter2\nbob:hunter2\nhunter2*:x\nalice:{HASH}"));
+    let text: String = table.warnings().iter().map(|w| format!("{w} {w:?}")).collect();
+    assert!(!text.contains("hunter2"), "{text}");
+    assert!(!format!("{table:?}").contains("c4WoMPo3"));
+}
+
+#[test]
+fn a_later_line_for_the_same_name_wins_and_the_earlier_is_named() {
+    let table = parse(&format!("a:{HASH}\nb:{HASH}\na:{}\n", HASH.replace("$05$", "$06$")));
+    assert_eq!(table.line("a").unwrap().cost(), 6);
+    assert_eq!(table.warnings()[0].to_string(), "line 1: the same name stands again on line 3, which wins");
+}
+
+#[test]
+fn the_costliest_hash_is_known() {
+    let table = parse(&format!("a:{HASH}\nb:{}\nc:{HASH}", HASH.replace("$05$", "$12$")));
+    assert_eq!(table.costliest(), 12);
+}
+
+#[test]
+fn a_file_without_a_usable_line_is_an_error() {
+    assert!(matches!(Htpasswd::parse(b""), Err(LoadError::Empty(0))));
+    assert!(matches!(Htpasswd::parse(b"# nobody yet\nbob:plain\n"), Err(LoadError::Empty(1))));
+}
+
+#[test]
+fn the_hash_keeps_everything_after_the_first_colon() {
+    assert_eq!(warnings(&format!("a:b:{HASH}")), [(1, Reason::NotBcrypt)]);
+}

@@ -1,0 +1,142 @@
+//! Who a request comes from, once that has been decided.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Who a request comes from. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// Nobody in particular: the request carried no credentials.
+    Anonymous,
+    /// Somebody whose password was right.
+    User(UserName),
+}
+
+impl Identity {
+    /// The name that rules and logs use: `anonymous` or the user's.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Anonymous => ANONYMOUS,
+            Self::User(name) => name.as_str(),
+        }
+    }
+
+    /// Whether nobody has logged in.
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Anonymous)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The name of a user from htpasswd: no `:` (RFC 7617 section 2; names from other providers have one), not
+/// `anonymous`, and nothing that a rule would read as a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserName(Arc<str>);
+
+impl UserName {
+    /// Accepts a name that can stand in an htpasswd file, in a rule and in a log line.
+    ///
+    /// # Errors
+    /// [`NameError`] says what is wrong, without repeating the name.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        match name {
+            "" => Err(NameError::Empty),
+            ANONYMOUS => Err(NameError::Reserved),
+            _ if name.len() > LONGEST_NAME => Err(NameError::TooLong),
+            _ => name.chars().try_for_each(allowed).map(|()| Self(name.into())),
+        }
+    }
+
+    /// The name as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for UserName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a name cannot be a user's. The name itself is never repeated: people type passwords into name fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing before the colon.
+    #[error("the name is empty")]
+    Empty,
+    /// `anonymous` is who has not logged in.
+    #[error("the name `anonymous` is reserved for those who have not logged in")]
+    Reserved,
+    /// A colon ends the name in Basic authentication and in the file.
+    #[error("a name may not contain `:`")]
+    Colon,
+    /// One of `*?[]{}`.
+    #[error("a name may not contain `{0}`, which rules read as a pattern")]
+    Pattern(char),
+    /// RFC 7617 section 2 forbids control characters.
+    #[error("a name may not contain control characters")]
+    Control,
+    /// More bytes than htpasswd allows.
+    #[error("the name is longer than {LONGEST_NAME} bytes")]
+    TooLong,
+}
+
+fn allowed(c: char) -> Result<(), NameError> {
+    match c {
+        ':' => Err(NameError::Colon),
+        '*' | '?' | '[' | ']' | '{' | '}' => Err(NameError::Pattern(c)),
+        _ if c.is_control() => Err(NameError::Control),
+        _ => Ok(()),
+    }
+}
+
+const ANONYMOUS: &str = "anonymous";
+
+/// As Apache's htpasswd has it (`MAX_STRING_LEN` less the terminator).
+const LONGEST_NAME: usize = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_be_an_address_or_hold_spaces() {
+        for name in ["alice", "alice@example.com", "build bot", "Zoë", "a/b", "x#y"] {
+            assert_eq!(UserName::parse(name).map(|n| n.to_string()), Ok(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn names_that_rules_would_read_as_patterns_are_refused() {
+        for c in "*?[]{}".chars() {
+            assert_eq!(UserName::parse(&format!("a{c}b")), Err(NameError::Pattern(c)));
+        }
+    }
+
+    #[test]
+    fn reserved_empty_and_unwritable_names_are_refused() {
+        assert_eq!(UserName::parse(""), Err(NameError::Empty));
+        assert_eq!(UserName::parse("anonymous"), Err(NameError::Reserved));
+        assert_eq!(UserName::parse("repo:acme"), Err(NameError::Colon));
+        assert_eq!(UserName::parse("a\u{7f}"), Err(NameError::Control));
+        assert_eq!(UserName::parse(&"a".repeat(256)), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn nobody_is_called_anonymous() {
+        assert_eq!(Identity::Anonymous.name(), "anonymous");
+        assert_eq!(Identity::User(UserName::parse("alice").unwrap()).to_string(), "alice");
+    }
+}

@@ -1,0 +1,144 @@
+//! What has been checked, so that it need not be checked again.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::htpasswd::Line;
+use crate::proto::Secret;
+
+/// Checked pairs of name and password, right ones apart from wrong ones, so that guesses push out no login.
+///
+/// Least recently used goes first: moka's default policy may refuse a fresh entry, and then a user with a right
+/// password would be checked on every request.
+pub(super) struct Memory {
+    key: hmac::Key,
+    right: Cache<Fingerprint, ()>,
+    wrong: Cache<Fingerprint, ()>,
+}
+
+impl Memory {
+    /// An empty memory with a key of its own, or `None` when the system has no random bytes.
+    pub(super) fn new() -> Option<Self> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &aws_lc_rs::rand::SystemRandom::new()).ok()?;
+        let right = bounded(REMEMBERED_RIGHT).time_to_idle(RIGHT_IDLE).build();
+        let wrong = bounded(REMEMBERED_WRONG).time_to_live(WRONG_LIFE).build();
+        Some(Self { key, right, wrong })
+    }
+
+    /// What stands for a name, a password and the line that decides over them now. No password can be had back
+    /// from it, even with a copy of this process' memory short of the key. A changed line is another
+    /// fingerprint, so nothing need be forgotten on a reload; an unknown user has no line, and has one as soon
+    /// as he is added.
+    pub(super) fn fingerprint(&self, user: &str, password: &Secret, line: Option<&Line>) -> Fingerprint {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [user, password.expose()] {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part.as_bytes());
+        }
+        context.update(line.map_or(b"unknown", |line| line.hash().as_bytes()));
+        Fingerprint::of(&context.sign())
+    }
+
+    /// Whether this was found right.
+    pub(super) fn is_right(&self, fingerprint: &Fingerprint) -> bool {
+        self.right.get(fingerprint).is_some()
+    }
+
+    /// Whether this was found wrong lately.
+    pub(super) fn is_wrong(&self, fingerprint: &Fingerprint) -> bool {
+        self.wrong.get(fingerprint).is_some()
+    }
+
+    /// Keeps what a check found.
+    pub(super) fn keep(&self, fingerprint: Fingerprint, right: bool) {
+        if right { self.right.insert(fingerprint, ()) } else { self.wrong.insert(fingerprint, ()) }
+    }
+}
+
+/// An HMAC-SHA256 under a key that lives as long as the process.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The one that stands for no login: that of the measuring check.
+    pub(super) const NOBODY: Self = Self([0; 32]);
+
+    fn of(tag: &hmac::Tag) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(tag.as_ref());
+        Self(bytes)
+    }
+
+    #[cfg(test)]
+    pub(super) fn numbered(number: u32) -> Self {
+        let mut bytes = [0xff; 32];
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        Self(bytes)
+    }
+}
+
+fn bounded(entries: u64) -> moka::sync::CacheBuilder<Fingerprint, (), Cache<Fingerprint, ()>> {
+    Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru())
+}
+
+/// Users that are at work in one hour on one gateway, generously; some 2 MiB.
+const REMEMBERED_RIGHT: u64 = 10_000;
+
+/// Misconfigured clients that repeat themselves, generously.
+const REMEMBERED_WRONG: u64 = 4_000;
+
+/// A user who did nothing for this long is checked again.
+const RIGHT_IDLE: Duration = Duration::from_secs(60 * 60);
+
+/// A wrong pair is checked, and counted, once in this time.
+const WRONG_LIFE: Duration = Duration::from_secs(5 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Htpasswd;
+
+    const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+
+    fn print(memory: &Memory, user: &str, password: &str, line: Option<&Line>) -> [u8; 32] {
+        memory.fingerprint(user, &Secret::new(password), line).0
+    }
+
+    #[test]
+    fn the_border_between_name_and_password_counts() {
+        let memory = Memory::new().unwrap();
+        assert_ne!(print(&memory, "ab", "c", None), print(&memory, "a", "bc", None));
+    }
+
+    #[test]
+    fn a_changed_line_is_another_fingerprint() {
+        let memory = Memory::new().unwrap();
+        let old = Htpasswd::parse(format!("a:{HASH}").as_bytes()).unwrap();
+        let new = Htpasswd::parse(format!("a:{}", HASH.replace("$05$", "$06$")).as_bytes()).unwrap();
+        let prints = [None, old.line("a"), new.line("a")].map(|line| print(&memory, "a", "p", line));
+        assert!(prints[0] != prints[1] && prints[1] != prints[2] && prints[0] != prints[2]);
+        assert_eq!(prints[1], print(&memory, "a", "p", old.line("a")));
+    }
+
+    #[test]
+    fn two_processes_have_different_keys() {
+        let (one, two) = (Memory::new().unwrap(), Memory::new().unwrap());
+        assert_ne!(print(&one, "a", "p", None), print(&two, "a", "p", None));
+    }
+
+    #[test]
+    fn guesses_push_out_no_login() {
+        let memory = Memory::new().unwrap();
+        memory.keep(Fingerprint::numbered(1), true);
+        for n in 0..20_000 {
+            let guess = memory.fingerprint("a", &Secret::new(n.to_string()), None);
+            memory.keep(guess, false);
+        }
+        assert!(memory.is_right(&Fingerprint::numbered(1)));
+        memory.wrong.run_pending_tasks();
+        assert!(memory.wrong.entry_count() <= REMEMBERED_WRONG);
+    }
+}

@@ -1,0 +1,102 @@
+//! How long a failure takes to answer.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// The time of the costliest check in the file, as measured: a running maximum that sinks slowly, so that one
+/// bad moment of the machine does not slow failures down for good.
+pub(super) struct Pace(Mutex<State>);
+
+struct State {
+    cost: u32,
+    longest: Duration,
+    measured: bool,
+}
+
+impl Pace {
+    /// Begins with a guess for this cost, until a check has been measured.
+    pub(super) fn new(cost: u32) -> Self {
+        Self(Mutex::new(State { cost, longest: GUESS * (1 << cost), measured: false }))
+    }
+
+    /// What a failure may not undercut: the longest measured time, rounded up to the timer's millisecond.
+    pub(super) fn floor(&self) -> Duration {
+        let longest = self.state().longest;
+        Duration::from_millis(longest.as_millis() as u64 + 1)
+    }
+
+    /// Notes how long a check of this cost took. Only the costliest count.
+    pub(super) fn note(&self, cost: u32, took: Duration) {
+        let mut state = self.state();
+        if cost != state.cost {
+            return;
+        }
+        let before = if state.measured { state.longest - state.longest / SINK } else { Duration::ZERO };
+        state.longest = before.max(took);
+        state.measured = true;
+    }
+
+    /// The file's costliest hash is now of this cost. Says whether that is news, and a new measurement due;
+    /// until then the old one is scaled: each step of cost doubles the time.
+    pub(super) fn turn_to(&self, cost: u32) -> bool {
+        let mut state = self.state();
+        let up = 1 << cost.saturating_sub(state.cost);
+        let down = 1 << state.cost.saturating_sub(cost);
+        let news = state.cost != cost;
+        *state = State { cost, longest: state.longest * up / down, measured: state.measured && !news };
+        news
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A bcrypt round on a machine of this decade.
+const GUESS: Duration = Duration::from_micros(50);
+
+/// Each check takes the maximum down by this fraction.
+const SINK: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_floor_is_the_longest_measured_time_rounded_up() {
+        let pace = Pace::new(10);
+        pace.note(10, MS * 30 + Duration::from_micros(1));
+        pace.note(10, MS * 20);
+        assert!(pace.floor() >= MS * 30 && pace.floor() <= MS * 31, "{:?}", pace.floor());
+    }
+
+    #[test]
+    fn cheaper_checks_do_not_count() {
+        let pace = Pace::new(10);
+        pace.note(10, MS * 50);
+        pace.note(4, MS * 900);
+        assert_eq!(pace.floor(), MS * 51);
+    }
+
+    #[test]
+    fn one_bad_moment_is_forgotten_in_time() {
+        let pace = Pace::new(10);
+        pace.note(10, MS * 900);
+        (0..200).for_each(|_| pace.note(10, MS * 50));
+        assert!(pace.floor() < MS * 60);
+    }
+
+    #[test]
+    fn a_costlier_file_is_answered_more_slowly_at_once() {
+        let pace = Pace::new(10);
+        pace.note(10, MS * 50);
+        assert!(!pace.turn_to(10));
+        assert!(pace.turn_to(12));
+        assert_eq!(pace.floor(), MS * 201);
+        pace.note(12, MS * 190);
+        assert_eq!(pace.floor(), MS * 191);
+    }
+}

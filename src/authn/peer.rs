@@ -1,0 +1,45 @@
+//! The unit in which clients are counted.
+
+use std::net::IpAddr;
+
+/// A client for the purposes of fairness and throttling: an IPv4 address, or an IPv6 /64, which is what one
+/// customer is given and may number as he likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Peer {
+    V4([u8; 4]),
+    V6([u8; 8]),
+}
+
+impl Peer {
+    /// The client behind an address. An IPv4-mapped IPv6 address is the IPv4 address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                Self::V6([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer::of(address.parse().unwrap())
+    }
+
+    #[test]
+    fn an_ipv6_network_of_64_bits_is_one_client() {
+        assert_eq!(peer("2001:db8:1:2::1"), peer("2001:db8:1:2:ffff::9"));
+        assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
+    }
+
+    #[test]
+    fn each_ipv4_address_is_a_client_however_it_is_written() {
+        assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
+        assert_eq!(peer("192.0.2.1"), peer("::ffff:192.0.2.1"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Names and passwords against the htpasswd file.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::checks::{Checks, Entry, Work};
+use super::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
+use super::identity::Identity;
+use super::memory::{Fingerprint, Memory};
+use super::pace::Pace;
+use super::peer::Peer;
+use super::throttle::{Admission, Throttle};
+use crate::clock;
+use crate::proto::Secret;
+
+/// Verifies passwords: remembers what it checked, checks the rest on threads of its own, and lets nobody learn
+/// from the time of an answer whether a name exists.
+pub struct Verifier {
+    file: HtpasswdFile,
+    throttle: Throttle,
+    checks: Checks<Verdict>,
+    book: Arc<Book>,
+}
+
+/// What a verification came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The password is this user's.
+    Accept(Identity),
+    /// No such pair of name and password. Answered no sooner than a check of the file's costliest hash takes.
+    Reject,
+    /// Not looked at: too many failures, or too much to check.
+    Throttled {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+}
+
+impl Verifier {
+    /// Starts the threads, and measures on them what the file's costliest hash takes.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no random key.
+    pub fn new(file: HtpasswdFile) -> io::Result<Self> {
+        let memory = Memory::new().ok_or_else(|| io::Error::other("no random bytes"))?;
+        let costliest = file.table().costliest();
+        let book = Arc::new(Book { memory, pace: Pace::new(costliest), run: AtomicU64::new(0) });
+        let verifier = Self { file, throttle: Throttle::new(), checks: Checks::start()?, book };
+        verifier.measure(costliest);
+        Ok(verifier)
+    }
+
+    /// The identity of a pair that was found right before and would be so now. Costs about a microsecond.
+    pub fn remembered(&self, user: &str, password: &Secret) -> Option<Identity> {
+        let table = self.file.table();
+        let line = table.line(user);
+        let fingerprint = self.book.memory.fingerprint(user, password, line);
+        let right = self.book.memory.is_right(&fingerprint);
+        line.filter(|_| right).map(|line| Identity::User(line.name().clone()))
+    }
+
+    /// Decides over a pair. What is remembered is looked at before any throttle; equal pairs under way are
+    /// checked once; a check goes on, and is remembered, when its asker goes away.
+    pub async fn verify(&self, user: &str, password: &Secret, peer: IpAddr) -> Outcome {
+        let arrived = clock::now();
+        match self.enter(user, password, Peer::of(peer), arrived) {
+            Entry::Settled(Known::Right(identity)) => Outcome::Accept(identity),
+            Entry::Settled(Known::Wrong) => self.reject(arrived).await,
+            Entry::Settled(Known::Throttled(retry_after)) => Outcome::Throttled { retry_after },
+            Entry::Wait(verdict) => match verdict.await {
+                Ok(Verdict { identity: Some(identity), .. }) => Outcome::Accept(identity),
+                Ok(Verdict { began, .. }) => self.reject(began.max(arrived)).await,
+                Err(_) => Outcome::Throttled { retry_after: BUSY },
+            },
+            Entry::Full => Outcome::Throttled { retry_after: BUSY },
+        }
+    }
+
+    /// The file behind.
+    pub fn file(&self) -> &HtpasswdFile {
+        &self.file
+    }
+
+    /// How many bcrypt computations were run for logins since the start.
+    pub fn checks_run(&self) -> u64 {
+        self.book.run.load(Ordering::Relaxed)
+    }
+
+    /// Reads the file again if it changed; see [`HtpasswdFile::reload_if_changed`].
+    pub fn reload_if_changed(&self) -> Reload {
+        self.adopt(self.file.reload_if_changed())
+    }
+
+    /// Reads the file again in any case.
+    pub fn reload(&self) -> Reload {
+        self.adopt(self.file.reload())
+    }
+
+    /// Joins, or begins, the check of a pair, unless it is decided without one.
+    fn enter(&self, user: &str, password: &Secret, peer: Peer, now: Instant) -> Entry<Verdict, Known> {
+        let table = self.file.table();
+        let fingerprint = self.book.memory.fingerprint(user, password, table.line(user));
+        self.checks.enter(fingerprint, peer, || {
+            self.known(&table, user, &fingerprint)?;
+            let admission = self.throttle.admit(peer, user, now).map_err(Known::Throttled)?;
+            if hopeless(user, password) {
+                self.book.settle(fingerprint, false, admission);
+                return Err(Known::Wrong);
+            }
+            Ok(self.check(&table, user, password, fingerprint, admission))
+        })
+    }
+
+    /// An error when the pair is remembered.
+    fn known(&self, table: &Htpasswd, user: &str, fingerprint: &Fingerprint) -> Result<(), Known> {
+        match table.line(user) {
+            Some(line) if self.book.memory.is_right(fingerprint) => {
+                Err(Known::Right(Identity::User(line.name().clone())))
+            }
+            _ if self.book.memory.is_wrong(fingerprint) => Err(Known::Wrong),
+            _ => Ok(()),
+        }
+    }
+
+    /// The work of one check. An unknown name costs as much as the costliest known one.
+    fn check(
+        &self,
+        table: &Htpasswd,
+        user: &str,
+        password: &Secret,
+        fingerprint: Fingerprint,
+        admission: Admission,
+    ) -> Work<Verdict> {
+        let (book, password) = (Arc::clone(&self.book), password.clone());
+        let line = table.line(user);
+        let identity = line.map(|line| Identity::User(line.name().clone()));
+        let cost = line.map_or_else(|| table.costliest(), Line::cost);
+        let hash = line.map_or_else(|| nobody(cost), |line| Arc::clone(line.hash()));
+        Box::new(move || {
+            let began = clock::now();
+            book.run.fetch_add(1, Ordering::Relaxed);
+            let matches = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
+            book.pace.note(cost, clock::now().saturating_duration_since(began));
+            let identity = identity.filter(|_| matches);
+            book.settle(fingerprint, identity.is_some(), admission);
+            Verdict { identity, began }
+        })
+    }
+
+    /// Times the costliest hash in the background, so that the first failure finds the time known.
+    fn measure(&self, cost: u32) {
+        let book = Arc::clone(&self.book);
+        let work = move || {
+            let began = clock::now();
+            let _ = bcrypt::verify("measure", &nobody(cost));
+            book.pace.note(cost, clock::now().saturating_duration_since(began));
+            Verdict { identity: None, began }
+        };
+        // Where the queue is full, checks are being measured anyway.
+        let _ = self.checks.enter(Fingerprint::NOBODY, Peer::of(Ipv4Addr::UNSPECIFIED.into()), || {
+            Ok::<_, Known>(Box::new(work))
+        });
+    }
+
+    fn adopt(&self, reload: Reload) -> Reload {
+        if let Reload::Swapped(table) = &reload
+            && self.book.pace.turn_to(table.costliest())
+        {
+            self.measure(table.costliest());
+        }
+        reload
+    }
+
+    /// Waits, asleep, until a failure that began then may be answered. The time in the queue is the same for
+    /// every name, so it is not counted.
+    async fn reject(&self, began: Instant) -> Outcome {
+        tokio::time::sleep_until((began + self.book.pace.floor()).into()).await;
+        Outcome::Reject
+    }
+}
+
+/// What the threads write into.
+struct Book {
+    memory: Memory,
+    pace: Pace,
+    run: AtomicU64,
+}
+
+impl Book {
+    fn settle(&self, fingerprint: Fingerprint, right: bool, admission: Admission) {
+        self.memory.keep(fingerprint, right);
+        if right { admission.succeed() } else { admission.fail() }
+    }
+}
+
+/// What is decided without a check.
+enum Known {
+    Right(Identity),
+    Wrong,
+    Throttled(Duration),
+}
+
+/// What a check found.
+#[derive(Clone)]
+struct Verdict {
+    identity: Option<Identity>,
+    began: Instant,
+}
+
+/// What needs no check to be wrong.
+fn hopeless(user: &str, password: &Secret) -> bool {
+    user.is_empty() || cut_short(password)
+}
+
+/// A hash of this cost that is no password's.
+fn nobody(cost: u32) -> Arc<str> {
+    format!("$2b${cost:02}${}", ".".repeat(53)).into()
+}
+
+/// When to come again while the threads are overloaded.
+const BUSY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;
