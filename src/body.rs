@@ -4,11 +4,12 @@
 //! its Content-Length, so that one which ended early is an error and never a clean end.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -137,19 +138,35 @@ impl fmt::Debug for Body {
 
 /// What a client sends, on its way upstream.
 pub struct RequestBody {
-    incoming: Option<Incoming>,
+    source: Sending,
     /// Bytes still to come, where Content-Length says.
     left: Option<u64>,
-    http2: bool,
     begun: bool,
     stall: Stall,
     limit: Duration,
 }
 
+enum Sending {
+    /// Nothing, or nothing more.
+    Nothing,
+    /// Bytes that were read whole: they can be sent again.
+    Held(Bytes),
+    Incoming {
+        incoming: Incoming,
+        http2: bool,
+    },
+}
+
 impl RequestBody {
     /// A request without a body.
     pub fn empty() -> Self {
-        Self::of(None, Some(0), false, Duration::ZERO)
+        Self::of(Sending::Nothing, Some(0), Duration::ZERO)
+    }
+
+    /// A body that is held whole.
+    pub fn held(bytes: Bytes) -> Self {
+        let length = bytes.len() as u64;
+        Self::of(Sending::Held(bytes), Some(length), Duration::ZERO)
     }
 
     /// What the client sends; `http2` says by which protocol it comes, `stall` how long it may stand still.
@@ -158,37 +175,51 @@ impl RequestBody {
             return Self::empty();
         }
         let left = incoming.size_hint().exact();
-        Self::of(Some(incoming), left, http2, stall)
+        Self::of(Sending::Incoming { incoming, http2 }, left, stall)
     }
 
-    fn of(incoming: Option<Incoming>, left: Option<u64>, http2: bool, stall: Duration) -> Self {
-        Self { incoming, left, http2, begun: false, stall: Stall::new(stall), limit: stall }
+    fn of(source: Sending, left: Option<u64>, stall: Duration) -> Self {
+        Self { source, left, begun: false, stall: Stall::new(stall), limit: stall }
     }
 
     /// There is nothing to send, and there never was.
     pub fn is_empty(&self) -> bool {
-        self.incoming.is_none() && !self.begun
+        matches!(self.source, Sending::Nothing) && !self.begun
     }
 
-    /// A piece of the body has been taken: the request can't be sent a second time.
+    /// A piece of the body has been taken from the client: the request can't be sent a second time.
     pub fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    /// The client is still sending, or broke off.
+    pub fn is_unfinished(&self) -> bool {
+        matches!(self.source, Sending::Incoming { .. })
+    }
+
+    /// Bytes still to come, where the client said.
+    pub fn remaining(&self) -> Option<u64> {
+        self.left
     }
 
     /// The next piece. Trailers are dropped: no part of the registry API has any, and merging them is unsafe.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+            let incoming = match &mut self.source {
+                Sending::Nothing => return Poll::Ready(None),
+                Sending::Held(bytes) => return Poll::Ready(take_held(bytes, &mut self.left)),
+                Sending::Incoming { incoming, .. } => incoming,
+            };
             let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
                 ready!(self.stall.poll_waiting(cx));
-                self.incoming = None;
+                self.source = Sending::Nothing;
                 return Poll::Ready(Some(Err(BodyError::Stalled(self.limit))));
             };
             self.stall.progress();
             match frame {
                 None => return Poll::Ready(self.finish().err().map(Err)),
                 Some(Err(error)) => {
-                    self.incoming = None;
+                    self.source = Sending::Nothing;
                     return Poll::Ready(Some(Err(BodyError::Stream(error))));
                 }
                 Some(Ok(frame)) => {
@@ -209,17 +240,63 @@ impl RequestBody {
 
     /// hyper shows a reset with NO_ERROR as a clean end; only END_STREAM is one.
     fn finish(&mut self) -> Result<(), BodyError> {
-        let ended = self.incoming.take().is_some_and(|incoming| incoming.is_end_stream());
+        let source = std::mem::replace(&mut self.source, Sending::Nothing);
+        let reset = matches!(&source, Sending::Incoming { incoming, http2: true } if !incoming.is_end_stream());
         match self.left {
             Some(missing) if missing > 0 => Err(BodyError::Short { missing }),
-            _ if self.http2 && !ended => Err(BodyError::Reset),
+            _ if reset => Err(BodyError::Reset),
             _ => Ok(()),
         }
     }
 
-    /// Bytes still to come, where the client said.
-    pub fn remaining(&self) -> Option<u64> {
-        self.left
+    /// Reads the body whole, up to `limit` bytes; `None` when it is longer.
+    ///
+    /// # Errors
+    /// When the client's stream breaks or stalls.
+    pub async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+        if self.left.is_some_and(|left| left > limit as u64) {
+            return Ok(None);
+        }
+        let mut whole = BytesMut::new();
+        while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
+            let data = data?;
+            if whole.len() + data.len() > limit {
+                return Ok(None);
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    /// Reads and discards what the client still sends, up to `limit` bytes: whoever has to close the connection on a
+    /// client that is still sending lets it read the answer first, instead of a reset.
+    pub async fn drain(&mut self, limit: usize) {
+        let mut left = limit;
+        while let Some(Ok(data)) = poll_fn(|cx| self.poll_data(cx)).await {
+            match left.checked_sub(data.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    }
+}
+
+fn take_held(bytes: &mut Bytes, left: &mut Option<u64>) -> Option<Result<Bytes, BodyError>> {
+    match *left {
+        Some(0) => None,
+        _ => {
+            *left = Some(0);
+            Some(Ok(bytes.clone()))
+        }
+    }
+}
+
+impl RequestBody {
+    /// Makes a held body ready to be sent from its start. One that streams must not have begun.
+    pub fn rewind(&mut self) {
+        if let Sending::Held(bytes) = &self.source {
+            self.left = Some(bytes.len() as u64);
+        }
     }
 }
 

@@ -1,1 +1,389 @@
 //! The pipeline of a request, and one file per resource.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::authn::{Authenticator, Identity};
+use crate::authz::{Denied, Permit, Rules};
+use crate::body::{Body, RequestBody};
+use crate::config::limits;
+use crate::io::Peer;
+use crate::proto::{Challenge, Operation, Secret, Target};
+use crate::telemetry::{AccessLog, AccessRecord, RequestId};
+use crate::upstream::Upstream;
+
+mod blob;
+mod catalog;
+mod forward;
+mod handle;
+mod host;
+mod listing;
+mod manifest;
+mod naming;
+mod respond;
+mod rewrite;
+mod route;
+mod upload;
+
+pub use handle::SealError;
+use handle::Sealer;
+pub use host::{KnownHosts, TrustedProxies};
+use naming::Naming;
+use respond::Problem;
+use rewrite::Via;
+use route::{Place, Routes, Way};
+
+/// What a gateway is made of. A reload makes a new one of these and swaps it in whole.
+pub struct Core {
+    rules: Rules,
+    routes: Routes,
+    challenge: HeaderValue,
+    /// As it was given.
+    pub settings: Settings,
+    lasting: Lasting,
+}
+
+/// What a [`Core`] is made from.
+pub struct Settings {
+    /// Who may log in.
+    pub authenticator: Arc<Authenticator>,
+    /// What they may do.
+    pub rules: Rules,
+    /// Where the repositories are.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The hosts that are served.
+    pub hosts: KnownHosts,
+    /// Who may speak for a client.
+    pub proxies: TrustedProxies,
+    /// What a password is asked for.
+    pub realm: String,
+    /// How long a client's body may stand still.
+    pub stall_timeout: Duration,
+}
+
+/// What outlives a reload: the key of the handles that clients hold, and the mark by which loops are known.
+#[derive(Clone)]
+pub struct Lasting {
+    sealer: Arc<Sealer>,
+    via: Via,
+}
+
+impl Lasting {
+    /// `secret` seals upload URLs and page cursors; without one a key is made that ends with the process.
+    ///
+    /// # Errors
+    /// When the machine has no randomness.
+    pub fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
+        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new() })
+    }
+}
+
+impl Core {
+    /// A core of `settings`, with what lasts.
+    pub fn new(settings: Settings, lasting: Lasting) -> Self {
+        let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
+        // The renderer drops control characters; what is left is always a header's value.
+        let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
+        Self { rules: settings.rules.clone(), routes: Routes::new(&settings.upstreams), challenge, settings, lasting }
+    }
+
+    /// What lasts, for the next core.
+    pub fn lasting(&self) -> Lasting {
+        self.lasting.clone()
+    }
+}
+
+/// Answers the registry's requests. One for each worker; all share one [`Core`].
+#[derive(Clone)]
+pub struct Gateway {
+    core: Arc<ArcSwap<Core>>,
+    access_log: Option<AccessLog>,
+}
+
+impl Gateway {
+    /// Answers by what `core` holds at the time of each request.
+    pub fn new(core: Arc<ArcSwap<Core>>, access_log: Option<AccessLog>) -> Self {
+        Self { core, access_log }
+    }
+
+    /// Answers one request. Never fails: every problem becomes a response of the registry's kind.
+    pub async fn handle(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let core = self.core.load_full();
+        let (parts, incoming) = request.into_parts();
+        let http2 = parts.version == Version::HTTP_2;
+        let expects = parts.headers.contains_key(header::EXPECT);
+        let head_request = parts.method == Method::HEAD;
+        let mut body = RequestBody::new(incoming, http2, core.settings.stall_timeout);
+        let client = core.settings.proxies.client(peer, &parts.headers);
+        let mut record = Record::new(self.access_log, client, &parts);
+
+        let arrival = Arrival { core: &core, parts: &parts, peer, client };
+        let result = arrival.answer(&mut body, &mut record).await;
+        let mut response = result.unwrap_or_else(|problem| {
+            problem.log(record.id.as_str());
+            problem.respond(&core.challenge)
+        });
+        if body.is_unfinished() {
+            end_upload(body, expects);
+            if !http2 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        finish(&mut response, &record.id);
+        if head_request {
+            keep_length(&mut response);
+        }
+        record.into_response(response)
+    }
+}
+
+/// What every response has.
+fn finish(response: &mut Response<Body>, id: &RequestId) {
+    let headers = response.headers_mut();
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        headers.insert("x-request-id", id);
+    }
+}
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// The answer to HEAD has the length of what GET would have had (RFC 9110 section 8.6), and no body.
+fn keep_length(response: &mut Response<Body>) {
+    let length = http_body::Body::size_hint(response.body()).exact();
+    let body = std::mem::replace(response.body_mut(), Body::empty());
+    drop(body);
+    if let (Some(length @ 1..), headers) = (length, response.headers_mut()) {
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+}
+
+/// The answer is there before the body is. What still arrives is read for a little while, so that a client which
+/// sends first and reads later finds the answer instead of a reset. One that waits for `100 Continue` sends nothing,
+/// and reading would tell it to.
+fn end_upload(mut body: RequestBody, expects: bool) {
+    if expects && !body.has_begun() {
+        return;
+    }
+    tokio::spawn(async move {
+        let drained = body.drain(limits::REFUSED_UPLOAD_BYTES);
+        let _ = tokio::time::timeout(limits::REFUSED_UPLOAD_DEADLINE, drained).await;
+    });
+}
+
+/// A request that has arrived, before anything is known of it.
+struct Arrival<'a> {
+    core: &'a Core,
+    parts: &'a Parts,
+    peer: Peer,
+    client: std::net::IpAddr,
+}
+
+/// A request that is allowed: what it does, where, and the proof.
+struct Allowed<'a> {
+    core: &'a Core,
+    permit: Permit,
+    /// Names in it are the upstream's.
+    operation: Operation,
+    place: Option<Place>,
+    naming: Naming,
+    way: Way<'a>,
+    headers: &'a HeaderMap,
+    worker: usize,
+}
+
+impl Arrival<'_> {
+    /// The way of a request: parse, authenticate, route, authorize, then to the resource.
+    async fn answer(&self, body: &mut RequestBody, record: &mut Record) -> Result<Response<Body>, Problem> {
+        let headers = &self.parts.headers;
+        screen(self.parts)?;
+        let hosts = (&self.core.settings.hosts, &self.core.settings.proxies);
+        let host = host::host(hosts.0, hosts.1, self.peer, &self.parts.uri, headers)?;
+        let uri = &self.parts.uri;
+        let target = Target::parse(self.parts.method.as_str(), uri.path(), uri.query());
+        let identity = self.identify(target.as_ref().ok().map(|target| &target.operation)).await?;
+        record.identity(&identity);
+        self.core.lasting.via.check(headers)?;
+        let target = target.map_err(Problem::Target)?;
+        record.operation(&target.operation);
+        let way = Way { host: &host, prefix: target.prefix.as_ref(), ns: target.ns.as_deref() };
+        let allowed = self.admit(way, &identity, target.operation.clone())?;
+        record.place(&allowed);
+        let mut response = allowed.serve(body).await?;
+        if let Some(ns) = target.ns.as_deref().and_then(|ns| HeaderValue::from_str(ns).ok()) {
+            response.headers_mut().insert("oci-namespace", ns);
+        }
+        Ok(response)
+    }
+
+    async fn identify(&self, operation: Option<&Operation>) -> Result<Identity, Problem> {
+        let mut fields = self.parts.headers.get_all(header::AUTHORIZATION).iter();
+        let field = fields.next().map(HeaderValue::as_bytes);
+        if fields.next().is_some() {
+            return Err(Problem::Malformed("two Authorization fields"));
+        }
+        let authenticator = &self.core.settings.authenticator;
+        let result = match authenticator.remembered(field) {
+            Some(result) => result,
+            None => authenticator.authenticate(field, self.client).await,
+        };
+        result.map_err(|failure| Problem::authentication(failure, operation))
+    }
+
+    /// Finds the repository and asks the rules. Where nobody has logged in yet, all that is not allowed is answered
+    /// by asking for a login, so that the answer tells nothing of what there is.
+    fn admit<'w>(
+        &'w self,
+        way: Way<'w>,
+        identity: &Identity,
+        asked: Operation,
+    ) -> Result<Allowed<'w>, Problem> {
+        let login = || (identity.is_anonymous() && self.core.settings.authenticator.has_logins())
+            .then(|| Problem::Unauthorized(respond::accesses(&asked)));
+        let place = match asked.repository().map(|name| self.core.routes.find(way, name)) {
+            None => None,
+            Some(Ok(place)) => Some(place),
+            Some(Err(error)) => return Err(login().unwrap_or(Problem::Route(error))),
+        };
+        let naming = Naming::new(way, asked.repository(), place.as_ref());
+        let (canonical, remote) = match &place {
+            Some(place) => (
+                asked.clone().with_repository(place.canonical.clone()),
+                asked.clone().with_repository(place.remote.clone()),
+            ),
+            None => (asked.clone(), asked.clone()),
+        };
+        let permit = self.core.rules.authorize(identity, &canonical);
+        let permit = permit.map_err(|denied| login().unwrap_or_else(|| denial(identity, &denied)))?;
+        let headers = &self.parts.headers;
+        let (core, worker) = (self.core, self.peer.worker);
+        Ok(Allowed { core, permit, operation: remote, place, naming, way, headers, worker })
+    }
+}
+
+impl Allowed<'_> {
+    async fn serve(&self, body: &mut RequestBody) -> Result<Response<Body>, Problem> {
+        if self.writes() && self.upstream()?.settings().read_only {
+            return Err(Problem::ReadOnly);
+        }
+        match &self.operation {
+            Operation::Version => Ok(version()),
+            Operation::Catalog { page } => catalog::list(self, page).await,
+            Operation::GetManifest { .. } => manifest::get(self).await,
+            Operation::PutManifest { reference, .. } => manifest::put(self, reference, body).await,
+            Operation::DeleteManifest { .. } => manifest::delete(self).await,
+            Operation::GetBlob { .. } => blob::get(self).await,
+            Operation::DeleteBlob { .. } => blob::delete(self).await,
+            Operation::ListTags { .. } => listing::tags(self).await,
+            Operation::Referrers { .. } => listing::referrers(self).await,
+            Operation::StartUpload { start, .. } => upload::start(self, start, body).await,
+            Operation::UploadStatus { session, .. }
+            | Operation::PatchUpload { session, .. }
+            | Operation::CancelUpload { session, .. } => upload::go_on(self, session, body).await,
+            Operation::FinishUpload { session, digest, .. } => upload::finish(self, session, digest, body).await,
+        }
+    }
+
+    fn writes(&self) -> bool {
+        use crate::proto::Action;
+        matches!(self.operation.action(), Some(Action::Push | Action::Delete))
+    }
+}
+
+/// end-1. The gateway is a registry whatever its upstreams are doing.
+fn version() -> Response<Body> {
+    let mut response = Response::new(Body::full("{}"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// What HTTP allows and a proxy must not let through, since the next hop could read it in another way.
+fn screen(parts: &Parts) -> Result<(), Problem> {
+    let both = parts.headers.contains_key(header::TRANSFER_ENCODING)
+        && parts.headers.contains_key(header::CONTENT_LENGTH);
+    if both {
+        return Err(Problem::Malformed("both Transfer-Encoding and Content-Length"));
+    }
+    if parts.version < Version::HTTP_11 && parts.headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Problem::Malformed("Transfer-Encoding in HTTP/1.0"));
+    }
+    Ok(())
+}
+
+fn denial(identity: &Identity, denied: &Denied) -> Problem {
+    let what = denied.action.map_or("log in", |action| action.as_str());
+    let place = denied.repository.as_ref().map_or(String::new(), |name| format!(" {name}"));
+    Problem::Denied(format!("requested access to the resource is denied: {identity} may not {what}{place}"))
+}
+
+/// What the access log will say of a request; costs nothing where there is no access log.
+struct Record {
+    id: RequestId,
+    access: Option<Box<AccessRecord>>,
+}
+
+impl Record {
+    fn new(log: Option<AccessLog>, client: std::net::IpAddr, parts: &Parts) -> Self {
+        let id = RequestId::next();
+        let access = log.map(|log| {
+            let mut access = log.record(id, client);
+            access.operation = method_word(&parts.method);
+            let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+            access.agent = agent.map(|agent| agent.chars().take(200).collect());
+            access
+        });
+        Self { id, access }
+    }
+
+    fn identity(&mut self, identity: &Identity) {
+        if let Some(access) = &mut self.access {
+            access.user = Some(identity.name().into());
+        }
+    }
+
+    fn operation(&mut self, operation: &Operation) {
+        if let Some(access) = &mut self.access {
+            access.operation = operation.label();
+            access.reference = match operation {
+                Operation::GetManifest { reference, .. }
+                | Operation::PutManifest { reference, .. }
+                | Operation::DeleteManifest { reference, .. } => Some(reference.to_string()),
+                operation => operation.digest().map(ToString::to_string),
+            };
+        }
+    }
+
+    fn place(&mut self, allowed: &Allowed<'_>) {
+        if let (Some(access), Some(place)) = (&mut self.access, &allowed.place) {
+            access.repository = Some(place.canonical.to_string());
+            let upstream = allowed.core.routes.get(place.route).map(|route| &route.upstream);
+            access.upstream = upstream.map(|upstream| upstream.settings().name.as_str().into());
+        }
+    }
+
+    fn into_response(self, response: Response<Body>) -> Response<Body> {
+        let Some(mut access) = self.access else { return response };
+        access.status = response.status().as_u16();
+        response.map(|body| body.recorded(access))
+    }
+}
+
+/// A method for the log: one of those that HTTP knows, since what a client makes up is for it to choose.
+fn method_word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

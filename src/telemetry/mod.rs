@@ -1,5 +1,177 @@
-//! Logs, the access log and redaction.
+//! Logs and the access log, both to standard error.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 mod access;
+mod sink;
 
-pub use access::AccessRecord;
+pub use access::{AccessLog, AccessRecord};
+use sink::Sink;
+
+use crate::clock;
+use crate::config::Log;
+
+/// `[log] level` can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("log.level: {0}")]
+pub struct LevelError(#[from] tracing_subscriber::filter::ParseError);
+
+/// Starts logging as the configuration says. Returns the access log, where it is wanted: its lines have the level
+/// INFO and the target `access`, so `level = "warn"` silences them too.
+///
+/// # Errors
+/// [`LevelError`] for a level that is not in RUST_LOG's syntax.
+pub fn start(log: &Log) -> Result<Option<AccessLog>, LevelError> {
+    let filter = EnvFilter::try_new(&log.level)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines).with_timer(Wall);
+    // A second start in one process (the tests) keeps the first.
+    let _ = if log.json {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_ansi(false).try_init()
+    };
+    let wanted = log.access && tracing::enabled!(target: "access", tracing::Level::INFO);
+    Ok(wanted.then(|| AccessLog::new(Sink::global(), log.json)))
+}
+
+/// Writes out what the logs still hold. To be called before the process ends.
+pub fn flush() {
+    Sink::global().flush();
+}
+
+/// What names a request in the logs and in its answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId([u8; 16]);
+
+impl RequestId {
+    /// An id that no other request of this process has, and very likely none of another.
+    pub fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(start_number());
+        // An odd multiplier is a bijection: ids do not repeat, and neighbours look nothing alike.
+        let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut text = [0u8; 16];
+        for (place, digit) in text.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * place) & 15) as usize];
+        }
+        Self(text)
+    }
+
+    /// 16 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn start_number() -> u64 {
+    static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    *START.get_or_init(|| {
+        let mut bytes = [0u8; 8];
+        // Without randomness the ids of two processes may meet, which confuses nobody but a reader of both logs.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        u64::from_ne_bytes(bytes)
+    })
+}
+
+/// RFC 3339, in UTC, to the microsecond.
+fn timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
+}
+
+/// The date that is `days` after 1970-01-01, in the Gregorian calendar. Counts in eras of 400 years that begin on
+/// 1 March, so that the leap day is a year's last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+struct Wall;
+
+impl FormatTime for Wall {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        w.write_str(&timestamp(clock::wall()))
+    }
+}
+
+/// Hands tracing's lines to the sink.
+struct Lines;
+
+struct Line {
+    urgent: bool,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { urgent: false }
+    }
+
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Line {
+        Line { urgent: *meta.level() <= tracing::Level::WARN }
+    }
+}
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Sink::global().write(bytes);
+        if self.urgent {
+            Sink::global().flush();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        let cases = [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn request_ids_do_not_repeat() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| RequestId::next().as_str().to_owned()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| id.len() == 16));
+    }
+}

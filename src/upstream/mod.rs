@@ -28,7 +28,7 @@ use wire::{Wire, WireError};
 
 /// A request as the upstream is to see it.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// The method.
     pub method: Method,
     /// Path and query, in origin-form (RFC 9112 section 3.2.1).
@@ -36,7 +36,7 @@ pub struct Request {
     /// All header fields but Host and those that frame the body.
     pub headers: HeaderMap,
     /// What the client sends with it.
-    pub body: RequestBody,
+    pub body: &'a mut RequestBody,
 }
 
 /// An upstream's answer.
@@ -102,7 +102,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When no answer came. An answer with any status is none.
-    pub async fn send(self: &Arc<Self>, _: &Permit, worker: usize, mut request: Request) -> Result<Response, Error> {
+    pub async fn send(self: &Arc<Self>, _: &Permit, worker: usize, mut request: Request<'_>) -> Result<Response, Error> {
         request.headers.insert(header::HOST, self.authority.clone());
         let mut backoff = Backoff::new(self.retries(&request.method));
         loop {
@@ -124,8 +124,8 @@ impl Upstream {
         if *method == Method::GET || *method == Method::HEAD { self.settings.retries } else { 0 }
     }
 
-    async fn send_once(self: &Arc<Self>, worker: usize, request: &mut Request) -> Result<Response, Error> {
-        while let Some(wire) = self.take_idle(worker, &request.body) {
+    async fn send_once(self: &Arc<Self>, worker: usize, request: &mut Request<'_>) -> Result<Response, Error> {
+        while let Some(wire) = self.take_idle(worker, request.body) {
             match self.exchange(worker, wire, request).await {
                 // It was closed while it lay idle: no attempt at all.
                 Err(WireError::Closed | WireError::Io(_)) if !request.body.has_begun() => {}
@@ -141,9 +141,10 @@ impl Upstream {
         self: &Arc<Self>,
         worker: usize,
         mut wire: Wire,
-        request: &mut Request,
+        request: &mut Request<'_>,
     ) -> Result<Response, WireError> {
         let Request { method, target, headers, body } = request;
+        body.rewind();
         let head = wire.exchange(method, target, headers, body).await?;
         let body = Download::body(self, worker, wire, head.framing);
         Ok(Response { status: head.status, headers: head.headers, body })

@@ -1,0 +1,49 @@
+//! Manifests: end-3, end-7, end-9.
+
+use aws_lc_rs::digest;
+use http::{Response, StatusCode, header};
+
+use super::Allowed;
+use super::forward::{DOCKER_CONTENT_DIGEST, set};
+use super::respond::Problem;
+use crate::body::{Body, RequestBody};
+use crate::config::limits;
+use crate::proto::{Digest, Reference};
+
+pub(super) async fn get(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+    allowed.ask().await
+}
+
+/// A manifest is small and is read whole before the upstream hears of it: one that is too large never gets there, and
+/// its digest is known even where the upstream does not say it.
+pub(super) async fn put(
+    allowed: &Allowed<'_>,
+    reference: &Reference,
+    body: &mut RequestBody,
+) -> Result<Response<Body>, Problem> {
+    let bytes = body.collect(limits::MANIFEST_BYTES).await.map_err(|_| Problem::ClientGone)?;
+    let bytes = bytes.ok_or(Problem::ManifestTooLarge)?;
+    let digest = match reference {
+        Reference::Digest(digest) => digest.clone(),
+        Reference::Tag(_) => sha256(&bytes),
+    };
+    let mut response = allowed.send(allowed.target()?, &mut RequestBody::held(bytes)).await?;
+    if response.status() == StatusCode::CREATED {
+        let headers = response.headers_mut();
+        if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
+            set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
+        }
+        set(headers, header::LOCATION, &allowed.naming.manifest(&Reference::Digest(digest)));
+    }
+    Ok(response)
+}
+
+pub(super) async fn delete(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+    allowed.ask().await
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut hash = [0u8; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    Digest::sha256(&hash)
+}

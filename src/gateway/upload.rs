@@ -1,0 +1,224 @@
+//! Uploads: end-4 to end-6, end-11, end-13 and cancelling.
+//!
+//! The upstream's location is sealed into the client's URL, together with where and for whom it is. Only the same
+//! identity, in the same repository, may go on with it.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::{HeaderMap, Response, StatusCode, Uri, header};
+use serde::{Deserialize, Serialize};
+
+use super::Allowed;
+use super::forward::{DOCKER_CONTENT_DIGEST, set};
+use super::handle::Kind;
+use super::respond::Problem;
+use super::route::Way;
+use crate::body::{Body, RequestBody};
+use crate::clock;
+use crate::config::UpstreamUrl;
+use crate::proto::upload::with_digest;
+use crate::proto::{Digest, Operation, RepositoryName, UploadStart};
+
+/// How long an upload may be gone on with after it began. Registries forget theirs sooner.
+const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What a handle holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Handle {
+    /// The upstream's name.
+    u: String,
+    /// The repository's canonical name.
+    r: String,
+    /// Who began it.
+    i: String,
+    /// When, in seconds since 1970.
+    t: u64,
+    /// Path and query at the upstream, byte for byte.
+    l: String,
+}
+
+/// Begins an upload, or mounts a blob from another repository.
+///
+/// A mount that can't be is an ordinary upload, never an error: clients give up on one.
+pub(super) async fn start(
+    allowed: &Allowed<'_>,
+    start: &UploadStart,
+    body: &mut RequestBody,
+) -> Result<Response<Body>, Problem> {
+    if let UploadStart::Mount { digest, from: Some(from) } = start
+        && let Some(mounted) = mount(allowed, digest, from).await?
+    {
+        return Ok(mounted);
+    }
+    let start = match start {
+        UploadStart::Mount { .. } | UploadStart::Unmountable => &UploadStart::Session,
+        start => start,
+    };
+    let response = allowed.send(start_target(allowed, start.clone())?, body).await?;
+    match (response.status(), start) {
+        (StatusCode::CREATED, UploadStart::Monolithic(digest)) => Ok(created(allowed, digest, response)),
+        _ => sealed(allowed, None, response),
+    }
+}
+
+/// `Some` when the upstream has mounted the blob, or has begun an upload instead.
+async fn mount(
+    allowed: &Allowed<'_>,
+    digest: &Digest,
+    from: &RepositoryName,
+) -> Result<Option<Response<Body>>, Problem> {
+    let Some(from) = mountable(allowed, from) else { return Ok(None) };
+    let start = UploadStart::Mount { digest: digest.clone(), from: Some(from) };
+    let target = start_target(allowed, start)?;
+    let upstream = allowed.upstream()?;
+    // The upstream's refusal is not the client's: it gets an ordinary upload.
+    let answer = allowed.send(target, &mut RequestBody::empty()).await;
+    match answer {
+        Ok(response) if response.status() == StatusCode::CREATED => Ok(Some(created(allowed, digest, response))),
+        Ok(response) if response.status() == StatusCode::ACCEPTED => sealed(allowed, None, response).map(Some),
+        Ok(_) | Err(Problem::Refused { .. } | Problem::Answer { .. }) => {
+            tracing::debug!(upstream = upstream.settings().name, "the upstream refuses the mount");
+            Ok(None)
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The source's name at the upstream, if it is at the same one and the client may read it.
+fn mountable(allowed: &Allowed<'_>, from: &RepositoryName) -> Option<RepositoryName> {
+    let here = allowed.place.as_ref()?;
+    let way = Way { ..allowed.way };
+    let source = allowed.core.routes.find(way, from).ok()?;
+    let may = source.route == here.route && allowed.core.rules.may_mount(&allowed.permit, &source.canonical);
+    may.then_some(source.remote)
+}
+
+fn start_target(allowed: &Allowed<'_>, start: UploadStart) -> Result<String, Problem> {
+    let repository = allowed.place.as_ref().map(|place| place.remote.clone());
+    let repository = repository.ok_or(Problem::UploadUnknown)?;
+    Ok(allowed.target_of(&Operation::StartUpload { repository, start }, allowed.upstream()?))
+}
+
+/// Sends more, asks how far it has come, or gives it up.
+pub(super) async fn go_on(
+    allowed: &Allowed<'_>,
+    session: &str,
+    body: &mut RequestBody,
+) -> Result<Response<Body>, Problem> {
+    let handle = open(allowed, session)?;
+    let response = allowed.send(handle.l.clone(), body).await?;
+    if matches!(allowed.operation, Operation::CancelUpload { .. }) {
+        return Ok(without_location(response));
+    }
+    sealed(allowed, Some(handle), response)
+}
+
+/// Sends the rest, if any, and names the digest of the whole.
+pub(super) async fn finish(
+    allowed: &Allowed<'_>,
+    session: &str,
+    digest: &Digest,
+    body: &mut RequestBody,
+) -> Result<Response<Body>, Problem> {
+    let handle = open(allowed, session)?;
+    let response = allowed.send(with_digest(&handle.l, digest), body).await?;
+    match response.status() {
+        StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(created(allowed, digest, response)),
+        _ => sealed(allowed, Some(handle), response),
+    }
+}
+
+fn open(allowed: &Allowed<'_>, session: &str) -> Result<Handle, Problem> {
+    let handle: Option<Handle> = allowed.core.lasting.sealer.open(Kind::Upload, session);
+    let handle = handle.ok_or(Problem::UploadUnknown)?;
+    let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
+    let same = handle.u == allowed.upstream()?.settings().name
+        && handle.r == place.canonical.as_str()
+        && handle.i == allowed.permit.identity().name();
+    let young = now().saturating_sub(handle.t) <= LIFETIME.as_secs();
+    if same && young { Ok(handle) } else { Err(Problem::UploadUnknown) }
+}
+
+fn now() -> u64 {
+    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The blob is there: its location and digest in the client's own words, whatever the upstream said.
+fn created(allowed: &Allowed<'_>, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    set(headers, header::LOCATION, &allowed.naming.blob(digest));
+    if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
+        set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
+    }
+    response
+}
+
+fn without_location(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().remove(header::LOCATION);
+    response
+}
+
+/// The upload goes on: the upstream's new location, or the last one where it gave none, as a handle.
+fn sealed(
+    allowed: &Allowed<'_>,
+    before: Option<Handle>,
+    mut response: Response<Body>,
+) -> Result<Response<Body>, Problem> {
+    if !response.status().is_success() {
+        return Ok(response);
+    }
+    let settings = allowed.upstream()?.settings();
+    let location = match (location(&settings.url, response.headers()), &before) {
+        (Ok(Some(location)), _) => location,
+        (Ok(None), Some(before)) => before.l.clone(),
+        (Ok(None), None) => return Err(unusable(&settings.name, "an upload without a location")),
+        (Err(Foreign), _) => {
+            return Err(unusable(&settings.name, "its upload location is on another host"));
+        }
+    };
+    let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
+    let handle = Handle {
+        u: settings.name.clone(),
+        r: place.canonical.to_string(),
+        i: allowed.permit.identity().name().to_owned(),
+        t: before.map_or_else(now, |before| before.t),
+        l: location,
+    };
+    let handle = allowed.core.lasting.sealer.seal(Kind::Upload, &handle).map_err(Problem::Seal)?;
+    set(response.headers_mut(), header::LOCATION, &allowed.naming.upload(&handle));
+    Ok(response)
+}
+
+fn unusable(name: &str, reason: &'static str) -> Problem {
+    Problem::Answer { name: name.to_owned(), reason }
+}
+
+/// The upstream's location is not at the upstream.
+struct Foreign;
+
+/// Path and query of the upload's location, which may be absolute or path-absolute (RFC 9110 section 10.2.2). The
+/// scheme is not looked at: a registry behind a TLS terminator often gets its own wrong.
+fn location(url: &UpstreamUrl, headers: &HeaderMap) -> Result<Option<String>, Foreign> {
+    let Some(value) = headers.get(header::LOCATION) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| Foreign)?;
+    let uri: Uri = text.parse().map_err(|_| Foreign)?;
+    if let Some(authority) = uri.authority() {
+        let port = authority.port_u16().or_else(|| default_port(uri.scheme_str()));
+        let same_port = port == Some(url.port) || authority.port().is_none();
+        if !authority.host().eq_ignore_ascii_case(&url.host) || !same_port {
+            return Err(Foreign);
+        }
+    }
+    match uri.path_and_query() {
+        Some(target) if target.as_str().starts_with('/') => Ok(Some(target.as_str().to_owned())),
+        _ => Err(Foreign),
+    }
+}
+
+fn default_port(scheme: Option<&str>) -> Option<u16> {
+    match scheme {
+        Some("https") => Some(443),
+        Some("http") => Some(80),
+        _ => None,
+    }
+}

@@ -1,0 +1,81 @@
+//! Where log lines go: a buffer that a thread of its own empties to standard error.
+//!
+//! A system call for each line would cost a small request a tenth of its time. Lines of warnings and errors, and the
+//! last ones before the process ends, are written at once.
+
+use std::io::{self, Write as _};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// How long a line may wait for others.
+const DELAY: Duration = Duration::from_millis(50);
+
+/// What may wait, in bytes, before whoever adds to it has to write it out himself.
+const WAITING: usize = 1024 * 1024;
+
+/// What wakes the writer before its time, in bytes.
+const BATCH: usize = 64 * 1024;
+
+/// A buffer in front of standard error.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    buffer: Mutex<Vec<u8>>,
+    /// Only one may write at a time, or lines would change places.
+    out: Mutex<()>,
+    filled: Condvar,
+}
+
+impl Sink {
+    /// The one sink of the process; its thread starts with the first call.
+    pub(super) fn global() -> &'static Self {
+        static SINK: OnceLock<&'static Sink> = OnceLock::new();
+        SINK.get_or_init(|| {
+            let sink: &'static Self = Box::leak(Box::default());
+            let thread = std::thread::Builder::new().name("log".into());
+            // Without a thread the lines are written when the buffer is full, and at the end.
+            let _ = thread.spawn(move || sink.run());
+            sink
+        })
+    }
+
+    /// Adds a whole line.
+    pub(super) fn write(&self, line: &[u8]) {
+        let mut buffer = lock(&self.buffer);
+        let before = buffer.len();
+        buffer.extend_from_slice(line);
+        let after = buffer.len();
+        drop(buffer);
+        if before == 0 || (before < BATCH && after >= BATCH) {
+            self.filled.notify_one();
+        } else if after > WAITING {
+            self.flush();
+        }
+    }
+
+    /// Writes out what waits.
+    pub(super) fn flush(&self) {
+        let _turn = lock(&self.out);
+        let lines = std::mem::take(&mut *lock(&self.buffer));
+        // Nobody is left to be told when standard error is gone.
+        let _ = io::stderr().write_all(&lines);
+    }
+
+    fn run(&self) {
+        loop {
+            let mut buffer = lock(&self.buffer);
+            while buffer.is_empty() {
+                buffer = self.filled.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+            }
+            if buffer.len() < BATCH {
+                drop(self.filled.wait_timeout(buffer, DELAY));
+            } else {
+                drop(buffer);
+            }
+            self.flush();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
