@@ -40,7 +40,10 @@ fn summary(config: &Config, out: &mut dyn Write, err: &mut dyn Write) -> io::Res
 
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
     let mut lines = vec![("listens on", listeners(config))];
-    lines.push(("admin", config.admin.as_ref().map_or("off".to_owned(), |admin| admin.address.to_string())));
+    lines.push((
+        "admin",
+        config.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address.to_string()),
+    ));
     lines.push(("users", users(config)));
     lines.extend(config.access.iter().map(|rule| ("allows", rule.to_string())));
     lines.extend(config.upstreams.iter().map(|upstream| ("upstream", describe(upstream))));
@@ -55,7 +58,7 @@ fn listeners(config: &Config) -> String {
 
 fn users(config: &Config) -> String {
     let path = config.auth.htpasswd.as_ref();
-    path.map_or("none: nobody can log in".to_owned(), |path| path.display().to_string())
+    path.map_or_else(|| "none: nobody can log in".to_owned(), |path| path.display().to_string())
 }
 
 fn describe(upstream: &Upstream) -> String {
@@ -63,4 +66,146 @@ fn describe(upstream: &Upstream) -> String {
     let below = if upstream.prefix.is_empty() { "" } else { "/..." };
     let mode = if upstream.read_only { ", read only" } else { "" };
     format!("{names}{below} -> {} ({}{mode})", upstream.url, upstream.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use rcgen::{CertifiedKey, KeyPair};
+
+    use super::*;
+
+    /// A folder with the files that the samples name.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["auth", "certs"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        for (name, content) in [
+            ("auth/htpasswd", "# nobody yet\n".to_owned()),
+            ("auth/secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
+            ("certs/domain.crt", cert.pem()),
+            ("certs/domain.key", signing_key.serialize_pem()),
+        ] {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        folder
+    }
+
+    fn check(path: &Path) -> (u8, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = run(Some(path), &Environment::default(), &mut out, &mut err);
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    fn check_text(folder: &Path, text: &str) -> (u8, String, String) {
+        let path = folder.join("dockgate.toml");
+        fs::write(&path, text).unwrap();
+        let (code, out, err) = check(&path);
+        let prefix = format!("{}/", folder.display());
+        (code, out.replace(&prefix, ""), err.replace(&prefix, ""))
+    }
+
+    fn samples() -> Vec<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect()
+    }
+
+    #[test]
+    fn every_sample_is_valid() {
+        let samples = samples();
+        assert_eq!(samples.len(), 4, "{samples:?}");
+        let folder = folder();
+        for sample in samples {
+            let copy = folder.path().join(sample.file_name().unwrap());
+            fs::copy(&sample, &copy).unwrap();
+            let (code, out, err) = check(&copy);
+            assert_eq!((code, err.as_str()), (0, ""), "{}", sample.display());
+            assert!(out.contains("is valid"), "{out}");
+        }
+    }
+
+    const TLS: &str = "[server.tls]\ncertificate = 'certs/domain.crt'\nkey = 'certs/domain.key'\n";
+    const LOGIN: &str = "[auth.htpasswd]\npath = 'auth/htpasswd'\n[[upstream]]\nname = 'docker.io'\n";
+
+    #[test]
+    fn a_valid_configuration_is_summed_up() {
+        let folder = folder();
+        let text = format!("[server]\naddress = ':5000'\n{TLS}{LOGIN}read_only = true\n");
+        let (code, out, err) = check_text(folder.path(), &text);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert_eq!(
+            out,
+            "dockgate.toml is valid\n\
+             \x20 listens on  :5000 (TLS)\n\
+             \x20 admin       127.0.0.1:5001\n\
+             \x20 users       auth/htpasswd\n\
+             \x20 allows      *: pull, push, delete, catalog in **\n\
+             \x20 upstream    docker.io/... -> https://registry-1.docker.io (docker.io, read only)\n"
+        );
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_mistakes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (code, out, err) = check_text(folder.path(), &format!("{TLS}{LOGIN}ca = 'certs'\n"));
+        assert_eq!((code, out.as_str()), (2, ""));
+        let none = "cannot be read: No such file or directory (os error 2)";
+        assert_eq!(
+            err,
+            format!(
+                "dockgate.toml:2: server.tls.certificate: certs/domain.crt {none}; make one with `dockgate certificate certs`\n\
+                 dockgate.toml:3: server.tls.key: certs/domain.key {none}\n\
+                 dockgate.toml:5: auth.htpasswd.path: auth/htpasswd {none}; make it with `dockgate user add auth/htpasswd NAME`\n\
+                 dockgate.toml:8: upstream[0].ca: certs {none}\n\
+                 4 mistakes\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_key_must_belong_to_its_certificate() {
+        let folder = folder();
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        fs::write(folder.path().join("certs/domain.key"), other).unwrap();
+        let (code, _, err) = check_text(folder.path(), &format!("{TLS}{LOGIN}"));
+        let expected = "dockgate.toml:3: server.tls.key: certs/domain.key is not the key of the certificate \
+                        certs/domain.crt\n1 mistake\n";
+        assert_eq!((code, err.as_str()), (2, expected));
+    }
+
+    #[test]
+    fn files_that_hold_something_else_are_mistakes() {
+        let folder = folder();
+        for name in ["domain.crt", "domain.key"] {
+            fs::write(folder.path().join("certs").join(name), "hunter2").unwrap();
+        }
+        let (code, _, err) = check_text(folder.path(), &format!("{TLS}{LOGIN}ca = 'auth'\n"));
+        assert_eq!(
+            (code, err.as_str()),
+            (
+                2,
+                "dockgate.toml:2: server.tls.certificate: certs/domain.crt holds no certificate in PEM form \
+                 (-----BEGIN CERTIFICATE-----)\n\
+                 dockgate.toml:3: server.tls.key: certs/domain.key holds no private key in PEM form without a \
+                 passphrase (-----BEGIN PRIVATE KEY-----)\n\
+                 dockgate.toml:8: upstream[0].ca: auth cannot be read: it is not a file\n\
+                 3 mistakes\n"
+            )
+        );
+    }
+
+    #[test]
+    fn warnings_do_not_make_a_configuration_wrong() {
+        let folder = folder();
+        let (code, _, err) = check_text(folder.path(), &format!("[server]\nsecret = 'short'\n{LOGIN}"));
+        assert_eq!(code, 0);
+        assert!(err.starts_with("warning: dockgate.toml:2: server.secret is shorter than 16"), "{err}");
+        assert!(!err.contains("'short'"), "{err}");
+    }
 }

@@ -19,7 +19,7 @@ pub(super) const KEYS: &[Key] = &[key("address", Kind::Text), key("htpasswd", Ki
 /// None where it is turned off.
 pub(super) fn read(admin: &Reader<'_>, server: &Server) -> Option<Admin> {
     let address = match admin.has("address") {
-        true => admin.parsed("address", parse)?,
+        true => admin.text("address")?.parsed(parse)?,
         false => address::tcp(DEFAULT_ADDRESS)?,
     };
     if let Some(other) = server.addresses.iter().find(|other| takes(other, address)) {

@@ -36,13 +36,13 @@ pub(super) fn read(auth: &Reader<'_>) -> Auth {
 /// Reports a configuration that nobody can use, and one that this version has no challenge for.
 pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
     let auth = root.section("auth");
-    let automatic = auth.parsed("challenge", challenge).unwrap_or(!auth.has("challenge"));
+    let automatic = auth.parsed("challenge", challenge).unwrap_or_else(|| !auth.has("challenge"));
     match (&rules.anonymous, auth.has("htpasswd")) {
         (Some(anonymous), true) if automatic => anonymous.wrong(Wrong::Value(format!(
             "beside auth.htpasswd needs the bearer challenge, which is not available in this version; {}",
             auth.advice("challenge = \"basic\"")
         ))),
-        (None, false) if !rules.has_mistakes => root.wrong("auth", nobody(&auth)),
+        (None, false) if !rules.has_mistakes && !root.is_broken("auth") => root.wrong("auth", nobody(&auth)),
         _ => {}
     }
 }
@@ -69,8 +69,8 @@ fn htpasswd(table: &Reader<'_>) -> Option<PathBuf> {
 /// RFC 9110 section 5.6.4 would let a quoted string hold more, but clients disagree about what it means.
 fn realm(written: &str) -> Result<String, Wrong> {
     let plain = |b: u8| b == b' ' || b.is_ascii_graphic();
-    if !written.bytes().all(plain) {
-        return Err(Wrong::value("has characters outside printable ASCII; write for example \"dockgate\""));
+    if written.is_empty() || !written.bytes().all(plain) {
+        return Err(Wrong::value("is not printable ASCII; write for example \"dockgate\""));
     }
     Ok(written.to_owned())
 }

@@ -58,12 +58,13 @@ fn usable<T>(context: &Context, file: &Located, result: Result<T, Why>) -> Optio
 }
 
 fn check_htpasswd(path: &Path) -> Result<(), Why> {
-    // A missing file is made with a command that the operator has at hand.
-    let hint = |why| match path.exists() {
-        true => why,
-        false => format!("{why}; make it with `dockgate user add {} NAME`", path.display()),
-    };
-    read(path, HTPASSWD_BYTES).map(drop).map_err(hint)
+    let command = || format!("make it with `dockgate user add {} NAME`", path.display());
+    read(path, HTPASSWD_BYTES).map(drop).map_err(|why| with_command(path, why, command))
+}
+
+/// A missing file is made with a command that the operator has at hand.
+fn with_command(path: &Path, why: Why, command: impl Fn() -> String) -> Why {
+    if path.exists() { why } else { format!("{why}; {}", command()) }
 }
 
 fn check_ca(path: &Path) -> Result<(), Why> {
@@ -77,7 +78,7 @@ fn check_ca(path: &Path) -> Result<(), Why> {
 }
 
 fn check_pair(context: &Context, certificate: &Located, key: &Located) {
-    let chain = usable(context, certificate, certificates(&certificate.path));
+    let chain = usable(context, certificate, check_chain(&certificate.path));
     let private = usable(context, key, private_key(&key.path));
     let (Some(chain), Some(private)) = (chain, private) else { return };
     match CertifiedKey::from_der(chain, private, &default_provider()) {
@@ -91,6 +92,12 @@ fn check_pair(context: &Context, certificate: &Located, key: &Located) {
         }
         Err(error) => report(context, key, &format!("cannot be used: {error}")),
     }
+}
+
+fn check_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Why> {
+    let folder = path.parent().unwrap_or(path);
+    let command = || format!("make one with `dockgate certificate {}`", folder.display());
+    certificates(path).map_err(|why| with_command(path, why, command))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Why> {

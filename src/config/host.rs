@@ -37,7 +37,7 @@ impl Url {
         let (host, port) = parse_host(authority).ok_or(NOT_A_URL)?;
         let path = path.trim_end_matches('/').to_owned();
         check_path(&path)?;
-        Ok(Self { https, host, port: port.unwrap_or(default_port(https)), path })
+        Ok(Self { https, host, port: port.unwrap_or_else(|| default_port(https)), path })
     }
 
     /// `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
@@ -59,7 +59,10 @@ pub(super) fn parse_authority(written: &str) -> Result<String, Wrong> {
     let (host, port) =
         parse_host(written).ok_or("is not a host name; write for example \"registry.example.com\"")?;
     let host = if host.contains(':') { format!("[{host}]") } else { host };
-    Ok(port.map_or(host.clone(), |port| format!("{host}:{port}")))
+    Ok(match port {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
 }
 
 fn default_port(https: bool) -> u16 {

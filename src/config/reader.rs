@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         self.table.contains_key(name)
     }
 
-    /// A string that is not empty.
+    /// A string that is not empty, for keys that an empty one turns off.
     pub(super) fn text(&self, name: &str) -> Option<Item<'a>> {
         let node = self.table.get(name)?;
         self.item(node, below(&self.path, name)).filter(|item| !item.value().is_empty())
@@ -79,8 +79,7 @@ impl<'a> Reader<'a> {
 
     /// A string that must be one of a few. None where it is not written.
     pub(super) fn choice(&self, name: &str, choices: &[&'static str]) -> Option<&'static str> {
-        let node = self.table.get(name)?;
-        self.item(node, below(&self.path, name))?.parsed(|value| {
+        self.parsed(name, |value| {
             let known = choices.iter().find(|choice| **choice == value);
             known.copied().ok_or_else(|| Wrong::Value(format!("is unknown; write {}", alternatives(choices))))
         })
@@ -123,9 +122,10 @@ impl<'a> Reader<'a> {
         self.parsed(name, duration::parse_positive).unwrap_or(default)
     }
 
-    /// A string that is not empty, parsed.
+    /// A string, parsed.
     pub(super) fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
-        self.text(name)?.parsed(parse)
+        let node = self.table.get(name)?;
+        self.item(node, below(&self.path, name))?.parsed(parse)
     }
 
     /// A file that the configuration names.

@@ -94,7 +94,7 @@ pub(super) fn read(server: &Reader<'_>) -> Server {
     let connections = server.number("max_connections", most, limits::CONNECTIONS as i64);
     Server {
         addresses: addresses(server),
-        external_url: server.parsed("external_url", ExternalUrl::parse),
+        external_url: server.text("external_url").and_then(|item| item.parsed(ExternalUrl::parse)),
         secret: secret(server),
         trusted_proxies: trusted_proxies(server),
         proxy_protocol: proxy_protocol(server),

@@ -64,13 +64,18 @@ impl Value {
     }
 }
 
-/// Reads TOML. Every syntax error is a mistake with its line, and then there is no tree.
+/// Reads TOML. Every line with a syntax error is a mistake, and then there is no tree.
 pub(super) fn parse(text: &str, context: &Context) -> Option<Table> {
     let lines = Lines::of(text);
     let (table, errors) = DeTable::parse_recoverable(text);
+    let mut wrong = BTreeMap::new();
     for error in &errors {
         let line = error.span().map_or(1, |span| lines.at(&span));
-        context.mistake(&context.line(line), "", error.message().replace('\n', "; "));
+        // What follows on the same line follows from the first.
+        wrong.entry(line).or_insert_with(|| error.message().replace('\n', "; "));
+    }
+    for (line, message) in wrong {
+        context.mistake(&context.line(line), "", message);
     }
     errors.is_empty().then(|| Builder { lines: &lines, context }.table(table.get_ref()))
 }

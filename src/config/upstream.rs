@@ -275,7 +275,10 @@ fn refuse_twice(upstreams: &[(Upstream, &Reader<'_>)]) {
 fn refuse(table: &Reader<'_>, key: &str, value: &str, seen: &mut BTreeMap<String, String>) {
     match seen.get(value) {
         Some(first) => {
-            let text = format!("{value:?} is taken by the upstream at {first}; write another {key}");
+            let text = format!(
+                "{value:?} is taken by the upstream at {first}; write another {}",
+                key.trim_end_matches('s')
+            );
             table.wrong(key, text);
         }
         None => {

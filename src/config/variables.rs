@@ -67,7 +67,7 @@ impl Variable<'_> {
                 let node = table.entry(key.name.to_owned()).or_insert_with(empty);
                 self.set_below(node, keys, rest)
             }
-            (Kind::Tables(keys), [index, rest @ ..]) if !rest.is_empty() => {
+            (Kind::Tables(keys), [index, rest @ ..]) if starts_known(keys, rest) => {
                 let node = self.element(table, key.name, index)?;
                 self.set_below(node, keys, rest)
             }
@@ -92,23 +92,26 @@ impl Variable<'_> {
         let empty = || Node { place: self.place(), value: Value::List(Vec::new()) };
         let node = table.entry(name.to_owned()).or_insert_with(empty);
         let index: usize = index.parse().map_err(|_| Why::Unknown)?;
-        if !matches!(node.value, Value::List(_)) {
-            return Ok(node);
-        }
-        let Value::List(items) = &mut node.value else { return Err(Why::Unknown) };
-        if index == items.len() {
+        let Value::List(items) = &mut node.value else {
+            return Err(Why::Says(format!("{name} is not written as [[{name}]] in the file")));
+        };
+        let next = items.len();
+        if index == next {
             items.push(Node { place: self.place(), value: Value::Table(Table::new()) });
         }
-        let count = items.len();
-        let gap = format!("there are only {count} before it; number them from 0 without a gap");
+        let gap = format!("the next one is number {next}; number them from 0 without a gap");
         items.get_mut(index).ok_or(Why::Says(gap))
     }
 
     fn node(&self, kind: &Kind) -> Result<Node, Why> {
-        let says = |what: &str| Why::Says(format!("{:?} is not {what}", self.written));
+        let says = |what: &str| Why::Says(format!("{:?} is not a {what}", self.written));
         let value = match kind {
-            Kind::Flag => Value::Flag(self.written.parse().map_err(|_| says("true or false"))?),
-            Kind::Number => Value::Number(self.written.parse().map_err(|_| says("a whole number"))?),
+            Kind::Flag => {
+                Value::Flag(self.written.parse().map_err(|_| says("boolean; write true or false"))?)
+            }
+            Kind::Number => {
+                Value::Number(self.written.parse().map_err(|_| says("whole number; write for example 100"))?)
+            }
             Kind::Texts | Kind::OneOrMore => Value::List(self.items()?),
             Kind::Later(plain) => self.later(plain),
             Kind::Text | Kind::Table(_) | Kind::Tables(_) => text(self.written),
@@ -158,6 +161,11 @@ impl Variable<'_> {
         let known = nearest(self.name, names.iter().map(String::as_str)).unwrap_or_default();
         format!("unknown variable; the nearest is {known}")
     }
+}
+
+/// Before an element is made for it.
+fn starts_known(keys: &[Key], segments: &[&str]) -> bool {
+    segments.first().is_some_and(|name| find(keys, name).is_some())
 }
 
 fn text(written: &str) -> Value {
