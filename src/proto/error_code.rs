@@ -1,0 +1,352 @@
+//! The registry's errors: codes, and the body that carries them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The code of an error (distribution-spec, "Error Codes"; those that only distribution has are marked).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// No such blob in this repository.
+    BlobUnknown,
+    /// The upload cannot go on like this.
+    BlobUploadInvalid,
+    /// No such upload, or it has expired.
+    BlobUploadUnknown,
+    /// The digest is malformed or not that of the content.
+    DigestInvalid,
+    /// The manifest names a blob that is not there.
+    ManifestBlobUnknown,
+    /// The manifest is malformed.
+    ManifestInvalid,
+    /// No such manifest in this repository.
+    ManifestUnknown,
+    /// The repository's name is outside the grammar.
+    NameInvalid,
+    /// No such repository.
+    NameUnknown,
+    /// The length is not that of the content.
+    SizeInvalid,
+    /// Who are you?
+    Unauthorized,
+    /// Known, and not allowed.
+    Denied,
+    /// Not in this registry.
+    Unsupported,
+    /// Later.
+    TooManyRequests,
+    /// The tag is outside the grammar, or not the manifest's (distribution).
+    TagInvalid,
+    /// `n` is no number, or too great (distribution).
+    PaginationNumberInvalid,
+    /// The bytes do not follow on those that are there (distribution).
+    RangeInvalid,
+    /// Not now (distribution).
+    Unavailable,
+    /// Something else (distribution).
+    Unknown,
+}
+
+impl ErrorCode {
+    /// All codes.
+    pub const ALL: [Self; 19] = [
+        Self::BlobUnknown,
+        Self::BlobUploadInvalid,
+        Self::BlobUploadUnknown,
+        Self::DigestInvalid,
+        Self::ManifestBlobUnknown,
+        Self::ManifestInvalid,
+        Self::ManifestUnknown,
+        Self::NameInvalid,
+        Self::NameUnknown,
+        Self::SizeInvalid,
+        Self::Unauthorized,
+        Self::Denied,
+        Self::Unsupported,
+        Self::TooManyRequests,
+        Self::TagInvalid,
+        Self::PaginationNumberInvalid,
+        Self::RangeInvalid,
+        Self::Unavailable,
+        Self::Unknown,
+    ];
+
+    /// The code as it is written.
+    pub fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The status that goes with it where nothing else decides, as in distribution.
+    pub fn status(self) -> u16 {
+        self.row().1
+    }
+
+    /// distribution's text for it.
+    pub fn message(self) -> &'static str {
+        self.row().2
+    }
+
+    /// The code that is written so; none for one that is not known here.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
+    /// distribution, registry/api/errcode/register.go and registry/api/v2/errors.go.
+    fn row(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::BlobUnknown => ("BLOB_UNKNOWN", 404, "blob unknown to registry"),
+            Self::BlobUploadInvalid => ("BLOB_UPLOAD_INVALID", 404, "blob upload invalid"),
+            Self::BlobUploadUnknown => ("BLOB_UPLOAD_UNKNOWN", 404, "blob upload unknown to registry"),
+            Self::DigestInvalid => ("DIGEST_INVALID", 400, "provided digest did not match uploaded content"),
+            Self::ManifestBlobUnknown => ("MANIFEST_BLOB_UNKNOWN", 400, "blob unknown to registry"),
+            Self::ManifestInvalid => ("MANIFEST_INVALID", 400, "manifest invalid"),
+            Self::ManifestUnknown => ("MANIFEST_UNKNOWN", 404, "manifest unknown"),
+            Self::NameInvalid => ("NAME_INVALID", 400, "invalid repository name"),
+            Self::NameUnknown => ("NAME_UNKNOWN", 404, "repository name not known to registry"),
+            Self::SizeInvalid => ("SIZE_INVALID", 400, "provided length did not match content length"),
+            Self::Unauthorized => ("UNAUTHORIZED", 401, "authentication required"),
+            Self::Denied => ("DENIED", 403, "requested access to the resource is denied"),
+            Self::Unsupported => ("UNSUPPORTED", 405, "The operation is unsupported."),
+            Self::TooManyRequests => ("TOOMANYREQUESTS", 429, "too many requests"),
+            Self::TagInvalid => ("TAG_INVALID", 400, "manifest tag did not match URI"),
+            Self::PaginationNumberInvalid => {
+                ("PAGINATION_NUMBER_INVALID", 400, "invalid number of results requested")
+            }
+            Self::RangeInvalid => ("RANGE_INVALID", 416, "invalid content range"),
+            Self::Unavailable => ("UNAVAILABLE", 503, "service unavailable"),
+            Self::Unknown => ("UNKNOWN", 500, "unknown error"),
+        }
+    }
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The body of an error: `{"errors":[{"code":…,"message":…,"detail":…}]}` (distribution-spec, "Error Codes").
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ErrorBody {
+    /// At least one, if it is to say anything.
+    pub errors: Vec<ErrorEntry>,
+}
+
+/// One error of an [`ErrorBody`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorEntry {
+    /// Its code, which an upstream may have made up.
+    pub code: String,
+    /// A text for people.
+    pub message: String,
+    /// Whatever else; mostly nothing.
+    pub detail: Detail,
+}
+
+/// What an error says besides.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(untagged)]
+pub enum Detail {
+    /// `null`.
+    #[default]
+    Nothing,
+    /// The accesses that a 401 asks for.
+    Accesses(Vec<Access>),
+    /// What an upstream said.
+    Other(Value),
+}
+
+/// An access that is missing, in the capitals and the order of distribution's `auth.Access`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Access {
+    #[serde(rename = "Type")]
+    kind: String,
+    class: String,
+    name: String,
+    action: String,
+}
+
+impl Access {
+    /// An access to a repository: `{"Type":"repository","Class":"","Name":NAME,"Action":ACTION}`.
+    pub fn repository(name: &str, action: &str) -> Self {
+        Self::new("repository", name, action)
+    }
+
+    /// An access to the list of repositories: the scope `registry:catalog:*`.
+    pub fn catalog() -> Self {
+        Self::new("registry", "catalog", "*")
+    }
+
+    fn new(kind: &str, name: &str, action: &str) -> Self {
+        Self { kind: kind.into(), class: String::new(), name: name.into(), action: action.into() }
+    }
+}
+
+impl ErrorEntry {
+    /// The code with its own message and no detail.
+    pub fn new(code: ErrorCode) -> Self {
+        Self { code: code.as_str().into(), message: code.message().into(), detail: Detail::Nothing }
+    }
+
+    /// The same with another message.
+    #[must_use]
+    pub fn with_message(self, message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..self }
+    }
+
+    /// The same with the accesses that are missing.
+    #[must_use]
+    pub fn with_accesses(self, accesses: Vec<Access>) -> Self {
+        Self { detail: Detail::Accesses(accesses), ..self }
+    }
+
+    /// The code, if it is one that is known here.
+    pub fn known(&self) -> Option<ErrorCode> {
+        ErrorCode::parse(&self.code)
+    }
+}
+
+impl ErrorBody {
+    /// The longest body of an upstream's error that is worth reading, in bytes.
+    pub const MAX_LENGTH: usize = 64 * 1024;
+
+    /// One error with its own message and no detail.
+    pub fn new(code: ErrorCode) -> Self {
+        ErrorEntry::new(code).into()
+    }
+
+    /// One error with a message of its own.
+    pub fn with_message(code: ErrorCode, message: impl Into<String>) -> Self {
+        ErrorEntry::new(code).with_message(message).into()
+    }
+
+    /// The body of a 401: `UNAUTHORIZED` with the accesses that were asked for, `null` when there are none.
+    pub fn unauthorized(accesses: Vec<Access>) -> Self {
+        let entry = ErrorEntry::new(ErrorCode::Unauthorized);
+        if accesses.is_empty() { entry.into() } else { entry.with_accesses(accesses).into() }
+    }
+
+    /// The bytes, without a newline at their end.
+    pub fn render(&self) -> Vec<u8> {
+        // Strings and JSON values alone always serialise.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What an upstream's body says. Lenient, since registries are: missing members are empty, members of another type
+    /// are passed over, and `None` is only what is no JSON object with an array `errors`.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let raw: RawBody = serde_json::from_slice(body).ok()?;
+        Some(Self { errors: raw.errors.into_iter().map(ErrorEntry::from_json).collect() })
+    }
+}
+
+impl ErrorEntry {
+    fn from_json(mut value: Value) -> Self {
+        let text = |member: &Value| member.as_str().unwrap_or_default().to_owned();
+        let detail = match value.get_mut("detail").map(Value::take) {
+            None | Some(Value::Null) => Detail::Nothing,
+            Some(other) => Detail::Other(other),
+        };
+        Self { code: text(&value["code"]), message: text(&value["message"]), detail }
+    }
+}
+
+impl From<ErrorEntry> for ErrorBody {
+    fn from(entry: ErrorEntry) -> Self {
+        Self { errors: vec![entry] }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawBody {
+    errors: Vec<Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_401_of_the_version_check_is_exact_to_the_byte() {
+        assert_eq!(
+            String::from_utf8(ErrorBody::unauthorized(Vec::new()).render()).unwrap(),
+            r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":null}]}"#
+        );
+    }
+
+    #[test]
+    fn the_401_of_a_repository_lists_the_accesses_as_distribution_does() {
+        let accesses = vec![Access::repository("library/nginx", "pull"), Access::catalog()];
+        assert_eq!(
+            String::from_utf8(ErrorBody::unauthorized(accesses).render()).unwrap(),
+            concat!(
+                r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":["#,
+                r#"{"Type":"repository","Class":"","Name":"library/nginx","Action":"pull"},"#,
+                r#"{"Type":"registry","Class":"","Name":"catalog","Action":"*"}]}]}"#
+            )
+        );
+    }
+
+    #[test]
+    fn each_code_has_the_status_of_distribution() {
+        let statuses: Vec<_> = ErrorCode::ALL.iter().map(|code| (code.as_str(), code.status())).collect();
+        let expected = [
+            ("BLOB_UNKNOWN", 404),
+            ("BLOB_UPLOAD_INVALID", 404),
+            ("BLOB_UPLOAD_UNKNOWN", 404),
+            ("DIGEST_INVALID", 400),
+            ("MANIFEST_BLOB_UNKNOWN", 400),
+            ("MANIFEST_INVALID", 400),
+            ("MANIFEST_UNKNOWN", 404),
+            ("NAME_INVALID", 400),
+            ("NAME_UNKNOWN", 404),
+            ("SIZE_INVALID", 400),
+            ("UNAUTHORIZED", 401),
+            ("DENIED", 403),
+            ("UNSUPPORTED", 405),
+            ("TOOMANYREQUESTS", 429),
+            ("TAG_INVALID", 400),
+            ("PAGINATION_NUMBER_INVALID", 400),
+            ("RANGE_INVALID", 416),
+            ("UNAVAILABLE", 503),
+            ("UNKNOWN", 500),
+        ];
+        assert_eq!(statuses, expected);
+    }
+
+    #[test]
+    fn a_code_parses_back() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
+        }
+        assert_eq!(ErrorCode::parse("MANIFEST_UNVERIFIED"), None);
+    }
+
+    #[test]
+    fn an_upstreams_body_is_read_leniently() {
+        let body =
+            ErrorBody::parse(br#"{"errors":[{"code":"DENIED","detail":{"a":1}},{"code":7},"x"],"y":0}"#)
+                .unwrap();
+        let codes: Vec<_> = body.errors.iter().map(|entry| (entry.code.as_str(), entry.known())).collect();
+        assert_eq!(codes, [("DENIED", Some(ErrorCode::Denied)), ("", None), ("", None)]);
+        assert!(matches!(body.errors[0].detail, Detail::Other(_)));
+        for bad in ["", "<html>", "[]", "{}", r#"{"errors":"x"}"#, r#"{"errors":null}"#] {
+            assert_eq!(ErrorBody::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_parses_back(code in 0..ErrorCode::ALL.len(), message in any::<String>()) {
+            let body = ErrorBody::with_message(ErrorCode::ALL[code], message);
+            prop_assert_eq!(ErrorBody::parse(&body.render()), Some(body));
+        }
+
+        #[test]
+        fn no_body_panics(body in any::<Vec<u8>>()) {
+            let _ = ErrorBody::parse(&body);
+        }
+    }
+}

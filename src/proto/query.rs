@@ -1,0 +1,151 @@
+//! The one parser and the one renderer of queries.
+
+use std::fmt::Write as _;
+
+use super::target::TargetError;
+
+/// The decoded parameters of a query, in order. A value that cannot be decoded is kept as `None`, so that it harms
+/// only whoever asks for it.
+pub(super) struct Query {
+    pairs: Vec<(String, Option<String>)>,
+}
+
+impl Query {
+    /// WHATWG URL, application/x-www-form-urlencoded parsing: pairs divided by `&`, `+` for a space, percent-encoded
+    /// UTF-8. Stricter: a `%` without two hexadecimal digits, or bytes that are not UTF-8, do not decode.
+    pub(super) fn parse(raw: &str) -> Result<Self, TargetError> {
+        let pairs = raw.split('&').filter(|pair| !pair.is_empty()).map(parse_pair);
+        Ok(Self { pairs: pairs.collect::<Option<_>>().ok_or(TargetError::QueryInvalid { parameter: "" })? })
+    }
+
+    /// The value of a parameter that may occur once.
+    pub(super) fn one(&self, parameter: &'static str) -> Result<Option<&str>, TargetError> {
+        let mut values = self.values(parameter);
+        let first = values.next();
+        if values.next().is_some() || first == Some(None) {
+            return Err(TargetError::QueryInvalid { parameter });
+        }
+        Ok(first.flatten())
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub(super) fn all(&self, parameter: &'static str) -> Result<Vec<&str>, TargetError> {
+        let values: Option<Vec<_>> = self.values(parameter).collect();
+        values.ok_or(TargetError::QueryInvalid { parameter })
+    }
+
+    /// Whether the parameter occurs, whatever its value.
+    pub(super) fn has(&self, parameter: &str) -> bool {
+        self.values(parameter).next().is_some()
+    }
+
+    /// The pairs that `wanted` (given key and place among those of the same key) selects, in order.
+    pub(super) fn others(&self, known: &[&str]) -> Result<Vec<(String, String)>, TargetError> {
+        let pairs = self.pairs.iter().filter(|(key, _)| !known.contains(&key.as_str()));
+        let decoded = pairs.map(|(key, value)| Some((key.clone(), value.clone()?)));
+        decoded.collect::<Option<_>>().ok_or(TargetError::QueryInvalid { parameter: "" })
+    }
+
+    fn values(&self, parameter: &str) -> impl Iterator<Item = Option<&str>> {
+        self.pairs.iter().filter(move |(key, _)| key == parameter).map(|(_, value)| value.as_deref())
+    }
+}
+
+/// `k=v&k=v`, everything outside RFC 3986's `unreserved` percent-encoded.
+pub(super) fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
+    let mut query = String::new();
+    for (key, value) in pairs {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        encode(key, &mut query);
+        query.push('=');
+        encode(&value, &mut query);
+    }
+    query
+}
+
+fn parse_pair(pair: &str) -> Option<(String, Option<String>)> {
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    Some((decode(key)?, decode(value)))
+}
+
+fn decode(raw: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match first {
+            b'+' => decoded.push(b' '),
+            b'%' => {
+                let [high, low, tail @ ..] = tail else { return None };
+                decoded.push(hex(*high)? << 4 | hex(*low)?);
+                rest = tail;
+            }
+            byte => decoded.push(*byte),
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+fn encode(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            into.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(into, "%{byte:02X}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plus_is_a_space_and_percent_sequences_are_bytes() {
+        let query = Query::parse("a=x+y%2B%C3%A9&&b&c=&=d").unwrap();
+        assert_eq!(query.one("a").unwrap(), Some("x y+é"));
+        assert_eq!(query.one("b").unwrap(), Some(""));
+        assert_eq!(query.one("c").unwrap(), Some(""));
+        assert_eq!(query.one("").unwrap(), Some("d"));
+        assert_eq!(query.one("x").unwrap(), None);
+    }
+
+    #[test]
+    fn an_undecodable_value_harms_only_who_asks_for_it() {
+        for raw in ["a=%&b=1", "a=%2&b=1", "a=%zz&b=1", "a=%ff&b=1", "a=%2&b=1"] {
+            let query = Query::parse(raw).unwrap();
+            assert_eq!(query.one("a"), Err(TargetError::QueryInvalid { parameter: "a" }));
+            assert_eq!(query.one("b"), Ok(Some("1")));
+        }
+        assert!(Query::parse("%=1").is_err());
+    }
+
+    #[test]
+    fn a_doubled_parameter_is_no_single_one() {
+        let query = Query::parse("a=1&%61=1").unwrap();
+        assert_eq!(query.one("a"), Err(TargetError::QueryInvalid { parameter: "a" }));
+        assert_eq!(query.all("a").unwrap(), ["1", "1"]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_parses_back(pairs in proptest::collection::vec((any::<String>(), any::<String>()), 0..6)) {
+            let rendered = render(pairs.iter().map(|(key, value)| (key.as_str(), value.clone())));
+            prop_assert_eq!(Query::parse(&rendered).unwrap().others(&[]).unwrap(), pairs);
+        }
+
+        #[test]
+        fn no_query_panics(raw in any::<String>()) {
+            let _ = Query::parse(&raw);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! From a request's method, path and query to an [`Operation`].
+
+use thiserror::Error;
+
+use super::digest::{self, Digest};
+use super::error_code::ErrorCode;
+use super::name::RepositoryName;
+use super::operation::{Operation, UploadStart};
+use super::page::Page;
+use super::query::Query;
+use super::reference::{Reference, ReferenceError, Tag};
+
+/// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
+pub const MAX_SESSION_LENGTH: usize = 4096;
+
+/// What a request is about, whichever way its repository is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// What stood before `/v2`: the way that mirrors with a path are asked (`/hub/v2/library/nginx/…`).
+    pub prefix: Option<RepositoryName>,
+    /// The registry that the client thinks of (`?ns=`, distribution-spec "Registry Proxying"), `host[:port]` in lower
+    /// case. The client's word: to be looked up, never dialled.
+    pub ns: Option<String>,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+/// The methods of the distribution API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the methods")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+/// Why a request is none of the API's, and which answer that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TargetError {
+    /// The path is outside the grammar: 404.
+    #[error("no such resource in the distribution API")]
+    NotFound,
+    /// The path has the API's shape, but the repository's name is outside the grammar: 400 `NAME_INVALID`.
+    #[error("invalid repository name")]
+    NameInvalid,
+    /// A digest, or what has a `:` in a digest's place, is malformed or missing: 400 `DIGEST_INVALID`.
+    #[error("invalid digest")]
+    DigestInvalid,
+    /// Reading a tag that cannot exist: 404 `MANIFEST_UNKNOWN`.
+    #[error("manifest unknown")]
+    TagUnknown,
+    /// Writing a tag that cannot exist: 400 `TAG_INVALID`.
+    #[error("invalid tag")]
+    TagInvalid,
+    /// The resource does not know the method: 405 `UNSUPPORTED`.
+    #[error("the operation is unsupported")]
+    MethodNotAllowed {
+        /// The value of the `Allow` header.
+        allow: &'static str,
+    },
+    /// A parameter is doubled, malformed or does not decode: 400.
+    #[error("invalid query parameter {parameter:?}")]
+    QueryInvalid {
+        /// Its name; empty when the parameter is none of ours.
+        parameter: &'static str,
+    },
+    /// An upload session that this program cannot have given out: 404 `BLOB_UPLOAD_UNKNOWN`.
+    #[error("blob upload unknown to registry")]
+    UploadUnknown,
+}
+
+impl Target {
+    /// Decides what a request is about. `path` is the raw path of the request target, nothing decoded; `query` what
+    /// follows its `?`.
+    ///
+    /// distribution-spec, "Endpoints". Names may contain the words of the API (`foo/manifests/bar`), so the path is
+    /// read from the right. A segment consists of RFC 3986 `pchar` without `;`; `%` occurs only as `%3A` in a
+    /// reference, since Go clients may encode a digest's colon; `.` and `..` are no segments. A path that begins
+    /// with `/v2/` has no prefix; in any other the first segment `v2` ends it.
+    ///
+    /// The first failure of these decides: shape, method, name, reference, query.
+    pub fn parse(method: &str, path: &str, query: Option<&str>) -> Result<Self, TargetError> {
+        let (prefix, rest) = split_prefix(path)?;
+        let resource = Resource::parse(rest)?;
+        let method = resource.method(method)?;
+        let prefix = prefix.map(RepositoryName::parse).transpose().map_err(|_| TargetError::NameInvalid)?;
+        let query = Query::parse(query.unwrap_or_default())?;
+        let operation = resource.operation(method, &query)?;
+        Ok(Self { prefix, ns: namespace(&query)?, operation })
+    }
+}
+
+impl Method {
+    /// Methods are case-sensitive (RFC 9110 section 9.1).
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
+            "DELETE" => Self::Delete,
+            _ => return None,
+        })
+    }
+
+    /// As it is written in a request.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+impl TargetError {
+    /// The HTTP status of the answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NotFound | Self::TagUnknown | Self::UploadUnknown => 404,
+            Self::NameInvalid | Self::DigestInvalid | Self::TagInvalid | Self::QueryInvalid { .. } => 400,
+            Self::MethodNotAllowed { .. } => 405,
+        }
+    }
+
+    /// The code in the body of the answer.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound => ErrorCode::NameUnknown,
+            Self::NameInvalid => ErrorCode::NameInvalid,
+            Self::DigestInvalid => ErrorCode::DigestInvalid,
+            Self::TagUnknown => ErrorCode::ManifestUnknown,
+            Self::TagInvalid => ErrorCode::TagInvalid,
+            Self::MethodNotAllowed { .. } => ErrorCode::Unsupported,
+            Self::QueryInvalid { parameter } => code_of_parameter(parameter),
+            Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
+        }
+    }
+}
+
+fn code_of_parameter(parameter: &str) -> ErrorCode {
+    match parameter {
+        "n" => ErrorCode::PaginationNumberInvalid,
+        "ns" => ErrorCode::NameInvalid,
+        "digest" | "digest-algorithm" => ErrorCode::DigestInvalid,
+        "tag" => ErrorCode::TagInvalid,
+        _ => ErrorCode::Unsupported,
+    }
+}
+
+/// A path of the API by its shape; the parts are still raw.
+#[derive(Debug, Clone, Copy)]
+enum Resource<'a> {
+    Version,
+    Catalog,
+    Manifest { name: &'a str, reference: &'a str },
+    Blob { name: &'a str, digest: &'a str },
+    Tags { name: &'a str },
+    Referrers { name: &'a str, digest: &'a str },
+    Uploads { name: &'a str },
+    Upload { name: &'a str, session: &'a str },
+}
+
+impl<'a> Resource<'a> {
+    /// `below` is what follows `/v2`: empty, or beginning with a slash.
+    fn parse(below: &'a str) -> Result<Self, TargetError> {
+        match below {
+            "" | "/" => return Ok(Self::Version),
+            "/_catalog" => return Ok(Self::Catalog),
+            _ => {}
+        }
+        let path = below.strip_prefix('/').ok_or(TargetError::NotFound)?;
+        let shape = Self::shape(path).ok_or(TargetError::NotFound)?;
+        if shape.segments().all(is_segment) { Ok(shape) } else { Err(TargetError::NotFound) }
+    }
+
+    fn shape(path: &'a str) -> Option<Self> {
+        let uploads = path.strip_suffix('/').unwrap_or(path);
+        if let Some(name) = uploads.strip_suffix("/blobs/uploads") {
+            return Some(Self::Uploads { name });
+        }
+        let (head, last) = path.rsplit_once('/')?;
+        let (name, kind) = head.rsplit_once('/')?;
+        match kind {
+            "manifests" => Some(Self::Manifest { name, reference: last }),
+            "blobs" => Some(Self::Blob { name, digest: last }),
+            "referrers" => Some(Self::Referrers { name, digest: last }),
+            "tags" if last == "list" => Some(Self::Tags { name }),
+            "uploads" => Some(Self::Upload { name: name.strip_suffix("/blobs")?, session: last }),
+            _ => None,
+        }
+    }
+
+    /// The segments that the shape has not fixed.
+    fn segments(self) -> impl Iterator<Item = (&'a str, Encoded)> {
+        let (name, last) = match self {
+            Self::Version | Self::Catalog => (None, None),
+            Self::Tags { name } | Self::Uploads { name } => (Some(name), None),
+            Self::Upload { name, session } => (Some(name), Some((session, Encoded::Nothing))),
+            Self::Manifest { name, reference: last }
+            | Self::Blob { name, digest: last }
+            | Self::Referrers { name, digest: last } => (Some(name), Some((last, Encoded::Colon))),
+        };
+        name.into_iter()
+            .flat_map(|name| name.split('/'))
+            .map(|segment| (segment, Encoded::Nothing))
+            .chain(last)
+    }
+
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Version => "GET, HEAD",
+            Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => "GET",
+            Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
+            Self::Blob { .. } => "GET, HEAD, DELETE",
+            Self::Uploads { .. } => "POST",
+            Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
+        }
+    }
+
+    fn method(self, method: &str) -> Result<Method, TargetError> {
+        let allow = self.allow();
+        let allowed = allow.split(", ").any(|allowed| allowed == method);
+        Method::parse(method).filter(|_| allowed).ok_or(TargetError::MethodNotAllowed { allow })
+    }
+
+    fn operation(self, method: Method, query: &Query) -> Result<Operation, TargetError> {
+        Ok(match self {
+            Self::Version => Operation::Version,
+            Self::Catalog => Operation::Catalog { page: page(query, &[])? },
+            Self::Manifest { name, reference } => manifest(method, repository(name)?, reference, query)?,
+            Self::Blob { name, digest } => {
+                blob(method, repository(name)?, parse_digest(&decode_colon(digest))?)
+            }
+            Self::Tags { name } => {
+                Operation::ListTags { repository: repository(name)?, page: page(query, &[])? }
+            }
+            Self::Referrers { name, digest } => {
+                referrers(repository(name)?, parse_digest(&decode_colon(digest))?, query)?
+            }
+            Self::Uploads { name } => {
+                Operation::StartUpload { repository: repository(name)?, start: upload_start(query)? }
+            }
+            Self::Upload { name, session } => {
+                upload(method, repository(name)?, parse_session(session)?, query)?
+            }
+        })
+    }
+}
+
+/// Which percent-encoding a segment may contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoded {
+    Nothing,
+    Colon,
+}
+
+fn split_prefix(path: &str) -> Result<(Option<&str>, &str), TargetError> {
+    if let Some(rest) = path.strip_prefix("/v2")
+        && (rest.is_empty() || rest.starts_with('/'))
+    {
+        return Ok((None, rest));
+    }
+    let inner = path.strip_prefix('/').ok_or(TargetError::NotFound)?;
+    let end = inner
+        .find("/v2/")
+        .or_else(|| inner.strip_suffix("/v2").map(str::len))
+        .ok_or(TargetError::NotFound)?;
+    let (prefix, rest) = (&inner[..end], &inner[end + "/v2".len()..]);
+    let plain = prefix.split('/').all(|segment| is_segment((segment, Encoded::Nothing)));
+    if plain { Ok((Some(prefix), rest)) } else { Err(TargetError::NotFound) }
+}
+
+/// RFC 3986 section 3.3: `segment-nz = 1*pchar`, without `;` and percent-encodings, and without dot segments.
+fn is_segment((segment, encoded): (&str, Encoded)) -> bool {
+    if segment.is_empty() || segment == "." || segment == ".." {
+        return false;
+    }
+    match encoded {
+        Encoded::Nothing => segment.bytes().all(is_plain),
+        Encoded::Colon => decode_colon(segment).bytes().all(is_plain),
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
+}
+
+fn decode_colon(segment: &str) -> String {
+    segment.replace("%3A", ":").replace("%3a", ":")
+}
+
+fn repository(name: &str) -> Result<RepositoryName, TargetError> {
+    RepositoryName::parse(name).map_err(|_| TargetError::NameInvalid)
+}
+
+fn parse_digest(text: &str) -> Result<Digest, TargetError> {
+    Digest::parse(text).map_err(|_| TargetError::DigestInvalid)
+}
+
+/// Our own handles: `[A-Za-z0-9_.=-]+`.
+fn parse_session(text: &str) -> Result<String, TargetError> {
+    let known = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'=' | b'-'));
+    if known && text.len() <= MAX_SESSION_LENGTH { Ok(text.into()) } else { Err(TargetError::UploadUnknown) }
+}
+
+fn manifest(
+    method: Method,
+    repository: RepositoryName,
+    reference: &str,
+    query: &Query,
+) -> Result<Operation, TargetError> {
+    let reference = Reference::parse(&decode_colon(reference)).map_err(|error| match error {
+        ReferenceError::Digest(_) => TargetError::DigestInvalid,
+        ReferenceError::Tag(_) if method == Method::Put => TargetError::TagInvalid,
+        ReferenceError::Tag(_) => TargetError::TagUnknown,
+    })?;
+    Ok(match method {
+        Method::Put => {
+            let tags = further_tags(&reference, query)?;
+            Operation::PutManifest { repository, reference, tags }
+        }
+        Method::Delete => Operation::DeleteManifest { repository, reference },
+        _ => Operation::GetManifest { repository, reference, head: method == Method::Head },
+    })
+}
+
+/// end-7b: only a manifest that is pushed by its digest can get tags on the way.
+fn further_tags(reference: &Reference, query: &Query) -> Result<Vec<Tag>, TargetError> {
+    if matches!(reference, Reference::Tag(_)) {
+        return Ok(Vec::new());
+    }
+    let tags = query.all("tag")?.into_iter().map(Tag::parse);
+    tags.collect::<Result<_, _>>().map_err(|_| TargetError::TagInvalid)
+}
+
+fn blob(method: Method, repository: RepositoryName, digest: Digest) -> Operation {
+    match method {
+        Method::Delete => Operation::DeleteBlob { repository, digest },
+        _ => Operation::GetBlob { repository, digest, head: method == Method::Head },
+    }
+}
+
+fn referrers(repository: RepositoryName, digest: Digest, query: &Query) -> Result<Operation, TargetError> {
+    let artifact_type = query.one("artifactType")?.map(str::to_owned);
+    Ok(Operation::Referrers { repository, digest, artifact_type, page: page(query, &["artifactType"])? })
+}
+
+fn upload(
+    method: Method,
+    repository: RepositoryName,
+    session: String,
+    query: &Query,
+) -> Result<Operation, TargetError> {
+    Ok(match method {
+        Method::Patch => Operation::PatchUpload { repository, session },
+        Method::Put => Operation::FinishUpload { repository, session, digest: final_digest(query)? },
+        Method::Delete => Operation::CancelUpload { repository, session },
+        _ => Operation::UploadStatus { repository, session },
+    })
+}
+
+fn final_digest(query: &Query) -> Result<Digest, TargetError> {
+    parse_digest(query.one("digest")?.ok_or(TargetError::DigestInvalid)?)
+}
+
+/// `mount` goes before `digest`, and that before `digest-algorithm`. `from` without `mount` means nothing.
+fn upload_start(query: &Query) -> Result<UploadStart, TargetError> {
+    if query.has("mount") {
+        return Ok(mount(query).unwrap_or(UploadStart::Unmountable));
+    }
+    if let Some(digest) = query.one("digest")? {
+        return Ok(UploadStart::Monolithic(parse_digest(digest)?));
+    }
+    match query.one("digest-algorithm")? {
+        Some(algorithm) if digest::is_algorithm(algorithm) => Ok(UploadStart::Algorithm(algorithm.into())),
+        Some(_) => Err(TargetError::DigestInvalid),
+        None => Ok(UploadStart::Session),
+    }
+}
+
+fn mount(query: &Query) -> Option<UploadStart> {
+    let digest = Digest::parse(query.one("mount").ok()??).ok()?;
+    let from = query.one("from").ok()?.map(RepositoryName::parse).transpose().ok()?;
+    Some(UploadStart::Mount { digest, from })
+}
+
+fn page(query: &Query, known: &[&str]) -> Result<Page, TargetError> {
+    let n = query.one("n")?.map(parse_count).transpose()?;
+    let last = query.one("last")?.map(str::to_owned);
+    let known = [&["n", "last", "ns"], known].concat();
+    Ok(Page { n, last, other: query.others(&known)? })
+}
+
+fn parse_count(text: &str) -> Result<u64, TargetError> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or(TargetError::QueryInvalid { parameter: "n" })
+}
+
+fn namespace(query: &Query) -> Result<Option<String>, TargetError> {
+    match query.one("ns")? {
+        Some(ns) if is_authority(ns) => Ok(Some(ns.to_ascii_lowercase())),
+        Some(_) => Err(TargetError::QueryInvalid { parameter: "ns" }),
+        None => Ok(None),
+    }
+}
+
+/// `host[:port]`, where host is a name, an IPv4 address, or an IPv6 address in brackets (RFC 3986 section 3.2).
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    is_host(host) && port.is_none_or(is_port)
+}
+
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => {
+            rest.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+        }
+        None => text.len() <= 253 && text.split('.').all(is_label),
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    plain && !text.is_empty() && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port != 0)
+}
