@@ -41,7 +41,8 @@ pub fn seed(registry: &Registry) -> Result<(), Refusal> {
 
 /// Gives the platform's entry in the index.
 fn push_platform(registry: &Registry, architecture: &str, manifest: &str) -> Result<Value, Refusal> {
-    let push = |tag: &str| registry.push_manifest(REPOSITORY, tag, MANIFEST, Bytes::from(manifest.to_owned()));
+    let push =
+        |tag: &str| registry.push_manifest(REPOSITORY, tag, MANIFEST, Bytes::from(manifest.to_owned()));
     let digest = push(&format!("1.0-{architecture}"))?;
     if architecture == native() {
         push("latest")?;
@@ -152,7 +153,8 @@ mod tests {
         let archive = tar("hello.txt", GREETING.as_bytes());
         assert_eq!(archive.len(), 4 * BLOCK);
         let written = u32::from_str_radix(std::str::from_utf8(&archive[148..154]).unwrap(), 8).unwrap();
-        let others: u32 = archive[..148].iter().chain(&archive[156..BLOCK]).map(|byte| u32::from(*byte)).sum();
+        let others: u32 =
+            archive[..148].iter().chain(&archive[156..BLOCK]).map(|byte| u32::from(*byte)).sum();
         assert_eq!(written, others + 8 * u32::from(b' '));
     }
 

@@ -30,7 +30,6 @@ struct Descriptor {
     #[serde(default)]
     media_type: String,
     digest: String,
-    size: u64,
     urls: Option<Vec<String>>,
 }
 
@@ -105,7 +104,9 @@ impl Document {
             (Some(declared), Some(written)) if declared != written => {
                 Err(DocumentError::MediaTypes { declared: declared.into(), written: written.into() })
             }
-            (Some(media_type), _) | (None, Some(media_type)) if is_printable(media_type) => Ok(media_type.into()),
+            (Some(media_type), _) | (None, Some(media_type)) if is_printable(media_type) => {
+                Ok(media_type.into())
+            }
             _ => Err(DocumentError::NoMediaType),
         }
     }
@@ -166,11 +167,13 @@ mod tests {
         Document::read(json.replace("DIGEST", DIGEST).as_bytes(), declared)
     }
 
-    const IMAGE: &str = r#"{"schemaVersion":2,"config":{"mediaType":"c/c","digest":"DIGEST","size":2},"layers":[]}"#;
+    const IMAGE: &str =
+        r#"{"schemaVersion":2,"config":{"mediaType":"c/c","digest":"DIGEST","size":2},"layers":[]}"#;
 
     #[test]
     fn parameters_of_the_content_type_are_ignored() {
-        let (_, media_type) = read(IMAGE, Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).unwrap();
+        let (_, media_type) =
+            read(IMAGE, Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")).unwrap();
         assert_eq!(media_type, OCI_MANIFEST);
     }
 

@@ -82,8 +82,7 @@ impl Registry {
         let manifests = matching.into_iter().map(|(digest, manifest)| describe(digest, manifest)).collect();
         let answer = listing(INDEX, &Index { schema_version: 2, media_type: INDEX, manifests });
         let filtered = artifact_type.is_some();
-        let next =
-            next.map(|page| Operation::Referrers { repository, digest, artifact_type, page });
+        let next = next.map(|page| Operation::Referrers { repository, digest, artifact_type, page });
         let answer = linked(answer, next);
         if filtered { answer.header(OCI_FILTERS_APPLIED, "artifactType") } else { answer }
     }

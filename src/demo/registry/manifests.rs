@@ -7,9 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::answer::{
-    Answer, DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, entity_tag, is_known_to_client,
-};
+use super::answer::{Answer, DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, entity_tag, is_known_to_client};
 use super::document::Document;
 use super::store::Manifest;
 use super::{Refusal, Registry, digester};
@@ -75,7 +73,7 @@ impl Registry {
         let (document, media_type) = Document::read(&bytes, declared)?;
         let subject = document.subject();
         let space = self.space.reserve(bytes.len())?;
-        let manifest = Manifest { media_type, bytes, document, space };
+        let manifest = Manifest { media_type, bytes, document, _space: space };
         self.store().put_manifest(name, digest, tags, manifest)?;
         Ok(subject)
     }

@@ -11,6 +11,7 @@ mod document;
 mod listings;
 mod manifests;
 mod pushes;
+mod range;
 mod refusal;
 mod serve;
 mod space;
@@ -124,7 +125,9 @@ impl Registry {
         match operation {
             Op::Version => Ok(Answer::json(StatusCode::OK, "application/json", Bytes::from_static(b"{}"))),
             Op::Catalog { page } => Ok(self.catalog(page)),
-            Op::GetManifest { repository, reference, .. } => self.get_manifest(&repository, &reference, headers),
+            Op::GetManifest { repository, reference, .. } => {
+                self.get_manifest(&repository, &reference, headers)
+            }
             Op::PutManifest { repository, reference, tags } => {
                 self.put_manifest(&repository, &reference, tags, headers, body).await
             }

@@ -5,6 +5,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 
 use super::answer::{Answer, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, upload_range};
+use super::range;
 use super::upload::{Lease, Upload};
 use super::{Refusal, Registry};
 use crate::clock;
@@ -127,4 +128,25 @@ fn created(name: &RepositoryName, digest: &Digest) -> Answer {
     Answer::new(StatusCode::CREATED)
         .header(header::LOCATION, &format!("/v2/{name}/blobs/{digest}"))
         .header(DOCKER_CONTENT_DIGEST, digest.as_str())
+}
+
+/// distribution-spec, "Pushing a blob in chunks": a chunk that does not begin where the last one ended is 416.
+fn demand_order<B: Body>(
+    lease: &Lease,
+    name: &RepositoryName,
+    session: &str,
+    headers: &HeaderMap,
+    body: &B,
+) -> Result<(), Refusal> {
+    let Some(value) = headers.get(header::CONTENT_RANGE) else { return Ok(()) };
+    let (first, length) = value.to_str().ok().and_then(range::chunk).ok_or(Refusal::ChunkInvalid)?;
+    if first != lease.received() {
+        return Err(Refusal::ChunkOutOfOrder {
+            location: location(name, session),
+            received: lease.received(),
+        });
+    }
+    // A body of unknown length is taken as it comes; the answer's Range says how much it was.
+    let is_other = body.size_hint().exact().is_some_and(|exact| exact != length);
+    if is_other { Err(Refusal::ChunkInvalid) } else { Ok(()) }
 }

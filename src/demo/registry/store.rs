@@ -23,7 +23,7 @@ pub(super) struct Manifest {
     pub(super) media_type: String,
     pub(super) bytes: Bytes,
     pub(super) document: Document,
-    pub(super) space: Reservation,
+    pub(super) _space: Reservation,
 }
 
 #[derive(Default)]
@@ -53,7 +53,13 @@ impl Store {
         blob.or_else(|| manifests().map(|manifest| manifest.bytes.clone()))
     }
 
-    pub(super) fn put_blob(&mut self, name: &RepositoryName, digest: &Digest, bytes: Bytes, space: Reservation) {
+    pub(super) fn put_blob(
+        &mut self,
+        name: &RepositoryName,
+        digest: &Digest,
+        bytes: Bytes,
+        space: Reservation,
+    ) {
         let new = || Content { bytes, holders: 0, _space: space };
         self.contents.entry(digest.clone()).or_insert_with(new);
         self.hold(name, digest);
@@ -112,7 +118,11 @@ impl Store {
     }
 
     /// By tag: forgets the tag. By digest: forgets the manifest and every tag that points at it.
-    pub(super) fn delete_manifest(&mut self, name: &RepositoryName, reference: &Reference) -> Result<(), Refusal> {
+    pub(super) fn delete_manifest(
+        &mut self,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<(), Refusal> {
         let repository = self.repositories.get_mut(name);
         match repository.is_some_and(|repository| repository.delete(reference)) {
             true => Ok(()),
@@ -137,7 +147,8 @@ impl Store {
         let manifests = self.repositories.get(name).into_iter().flat_map(|repository| &repository.manifests);
         let refers = |manifest: &Manifest| manifest.document.subject().as_ref() == Some(subject);
         let referring = manifests.filter(|(_, manifest)| refers(manifest));
-        let mut found: Vec<_> = referring.map(|(digest, manifest)| (digest.clone(), Arc::clone(manifest))).collect();
+        let mut found: Vec<_> =
+            referring.map(|(digest, manifest)| (digest.clone(), Arc::clone(manifest))).collect();
         found.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         found
     }

@@ -52,7 +52,12 @@ pub(super) struct Lease {
 
 impl Uploads {
     /// Begins a session and gives its id.
-    pub(super) fn start(&self, name: &RepositoryName, upload: Upload, now: Instant) -> Result<String, Refusal> {
+    pub(super) fn start(
+        &self,
+        name: &RepositoryName,
+        upload: Upload,
+        now: Instant,
+    ) -> Result<String, Refusal> {
         let id = session_id()?;
         let mut sessions = self.lock();
         sessions.retain(|_, session| session.is_alive(now));
@@ -90,7 +95,8 @@ impl Uploads {
         id: &str,
         now: Instant,
     ) -> Result<&'a mut Session, Refusal> {
-        let session = sessions.get_mut(id).filter(|session| session.repository == *name && session.is_alive(now));
+        let session =
+            sessions.get_mut(id).filter(|session| session.repository == *name && session.is_alive(now));
         let session = session.ok_or(Refusal::UploadUnknown)?;
         session.touched = now;
         Ok(session)
