@@ -26,14 +26,14 @@ impl Exchange {
     }
 
     #[track_caller]
-    fn is(self, status: u16) -> Self {
+    fn answered(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         self
     }
 
     #[track_caller]
-    fn is_error(self, status: u16, code: &str) -> Self {
-        let exchange = self.is(status);
+    fn refused(self, status: u16, code: &str) -> Self {
+        let exchange = self.answered(status);
         assert_eq!(exchange.json()["errors"][0]["code"], code);
         assert_eq!(exchange.header("content-type"), "application/json");
         exchange
@@ -82,7 +82,7 @@ fn digest(text: &str) -> Digest {
 }
 
 async fn begin(registry: &Registry) -> String {
-    let begun = send(registry, "POST /v2/a/b/blobs/uploads/", &[], "").await.is(202);
+    let begun = send(registry, "POST /v2/a/b/blobs/uploads/", &[], "").await.answered(202);
     assert_eq!(begun.header("range"), "0-0");
     assert!(!begun.header("docker-upload-uuid").is_empty());
     begun.header("location").to_owned()
@@ -105,18 +105,18 @@ mod versions_and_paths {
 
     #[tokio::test]
     async fn the_version_is_an_empty_object() {
-        let answer = get(&Registry::new(), "/v2/").await.is(200);
+        let answer = get(&Registry::new(), "/v2/").await.answered(200);
         assert_eq!((answer.header("content-type"), &answer.body[..]), ("application/json", &b"{}"[..]));
-        send(&Registry::new(), "HEAD /v2/", &[], "").await.is(200);
+        send(&Registry::new(), "HEAD /v2/", &[], "").await.answered(200);
     }
 
     #[tokio::test]
     async fn what_is_outside_the_api_is_answered_in_its_language() {
         let registry = Registry::new();
-        get(&registry, "/").await.is(404);
-        get(&registry, "/v2/A/tags/list").await.is_error(400, "NAME_INVALID");
-        get(&registry, "/hub/v2/a/tags/list").await.is(404);
-        let refused = send(&registry, "PATCH /v2/a/tags/list", &[], "").await.is_error(405, "UNSUPPORTED");
+        get(&registry, "/").await.answered(404);
+        get(&registry, "/v2/A/tags/list").await.refused(400, "NAME_INVALID");
+        get(&registry, "/hub/v2/a/tags/list").await.answered(404);
+        let refused = send(&registry, "PATCH /v2/a/tags/list", &[], "").await.refused(405, "UNSUPPORTED");
         assert_eq!(refused.header("allow"), "GET");
     }
 
@@ -124,7 +124,7 @@ mod versions_and_paths {
     async fn the_namespace_of_a_proxy_is_passed_over() {
         let registry = Registry::new();
         image(&registry, "a/b", "v1", "");
-        get(&registry, "/v2/a/b/manifests/v1?ns=docker.io").await.is(200);
+        get(&registry, "/v2/a/b/manifests/v1?ns=docker.io").await.answered(200);
     }
 }
 
@@ -136,19 +136,20 @@ mod uploads {
         let registry = Registry::new();
         let location = begin(&registry).await;
         let hello = digest("hello");
-        let made = send(&registry, &format!("PUT {location}?digest={hello}"), &[], "hello").await.is(201);
+        let made =
+            send(&registry, &format!("PUT {location}?digest={hello}"), &[], "hello").await.answered(201);
         assert_eq!(made.header("location"), format!("/v2/a/b/blobs/{hello}"));
         assert_eq!(made.header("docker-content-digest"), hello.as_str());
-        assert_eq!(get(&registry, made.header("location")).await.is(200).body, "hello");
-        get(&registry, &location).await.is_error(404, "BLOB_UPLOAD_UNKNOWN");
+        assert_eq!(get(&registry, made.header("location")).await.answered(200).body, "hello");
+        get(&registry, &location).await.refused(404, "BLOB_UPLOAD_UNKNOWN");
     }
 
     #[tokio::test]
     async fn a_single_post_makes_a_blob() {
         let registry = Registry::new();
         let target = format!("POST /v2/a/b/blobs/uploads/?digest={}", digest("hello"));
-        send(&registry, &target, &[], "hello").await.is(201);
-        send(&registry, &target, &[], "hell").await.is_error(400, "DIGEST_INVALID");
+        send(&registry, &target, &[], "hello").await.answered(201);
+        send(&registry, &target, &[], "hell").await.refused(400, "DIGEST_INVALID");
         assert_eq!(registry.blob(&digest("hello")).unwrap(), "hello");
     }
 
@@ -157,13 +158,13 @@ mod uploads {
         let registry = Registry::new();
         let location = begin(&registry).await;
         let patch = format!("PATCH {location}");
-        let first = send(&registry, &patch, &[("content-range", "0-2")], "hel").await.is(202);
+        let first = send(&registry, &patch, &[("content-range", "0-2")], "hel").await.answered(202);
         assert_eq!((first.header("range"), first.header("location")), ("0-2", location.as_str()));
         assert!(!first.header("docker-upload-uuid").is_empty());
-        let status = get(&registry, &location).await.is(204);
+        let status = get(&registry, &location).await.answered(204);
         assert_eq!((status.header("range"), status.header("location")), ("0-2", location.as_str()));
         let put = format!("PUT {location}?digest={}", digest("hello"));
-        send(&registry, &put, &[("content-range", "3-4")], "lo").await.is(201);
+        send(&registry, &put, &[("content-range", "3-4")], "lo").await.answered(201);
         assert_eq!(registry.blob(&digest("hello")).unwrap(), "hello");
     }
 
@@ -173,14 +174,14 @@ mod uploads {
         let location = begin(&registry).await;
         let patch = format!("PATCH {location}");
         let early = send(&registry, &patch, &[("content-range", "3-4")], "lo").await;
-        early.is_error(416, "RANGE_INVALID");
-        send(&registry, &patch, &[("content-range", "0-2")], "hel").await.is(202);
+        early.refused(416, "RANGE_INVALID");
+        send(&registry, &patch, &[("content-range", "0-2")], "hel").await.answered(202);
         let again = send(&registry, &patch, &[("content-range", "0-2")], "hel").await;
-        let again = again.is_error(416, "RANGE_INVALID");
+        let again = again.refused(416, "RANGE_INVALID");
         assert_eq!((again.header("range"), again.header("location")), ("0-2", location.as_str()));
         let put = format!("PUT {location}?digest={}", digest("hello"));
-        send(&registry, &put, &[("content-range", "4-5")], "lo").await.is_error(416, "RANGE_INVALID");
-        send(&registry, &put, &[("content-range", "3-4")], "lo").await.is(201);
+        send(&registry, &put, &[("content-range", "4-5")], "lo").await.refused(416, "RANGE_INVALID");
+        send(&registry, &put, &[("content-range", "3-4")], "lo").await.answered(201);
     }
 
     #[tokio::test]
@@ -188,7 +189,7 @@ mod uploads {
         let registry = Registry::new();
         let patch = format!("PATCH {}", begin(&registry).await);
         for range in ["0-9", "bytes 0-2/3", "2-0"] {
-            send(&registry, &patch, &[("content-range", range)], "hel").await.is_error(400, "SIZE_INVALID");
+            send(&registry, &patch, &[("content-range", range)], "hel").await.refused(400, "SIZE_INVALID");
         }
     }
 
@@ -197,20 +198,20 @@ mod uploads {
         let registry = Registry::new();
         let location = begin(&registry).await;
         let patch = format!("PATCH {location}");
-        let first = send_with(&registry, &patch, &[], stream(&["he", "ll"])).await.is(202);
+        let first = send_with(&registry, &patch, &[], stream(&["he", "ll"])).await.answered(202);
         assert_eq!(first.header("range"), "0-3");
-        send_with(&registry, &patch, &[], stream(&["o"])).await.is(202);
-        send(&registry, &format!("PUT {location}?digest={}", digest("hello")), &[], "").await.is(201);
+        send_with(&registry, &patch, &[], stream(&["o"])).await.answered(202);
+        send(&registry, &format!("PUT {location}?digest={}", digest("hello")), &[], "").await.answered(201);
     }
 
     #[tokio::test]
     async fn what_arrived_before_a_break_is_kept() {
         let registry = Registry::new();
         let location = begin(&registry).await;
-        send_with(&registry, &format!("PATCH {location}"), &[], broken("hel")).await.is(400);
-        assert_eq!(get(&registry, &location).await.is(204).header("range"), "0-2");
+        send_with(&registry, &format!("PATCH {location}"), &[], broken("hel")).await.answered(400);
+        assert_eq!(get(&registry, &location).await.answered(204).header("range"), "0-2");
         let put = format!("PUT {location}?digest={}", digest("hello"));
-        send(&registry, &put, &[("content-range", "3-4")], "lo").await.is(201);
+        send(&registry, &put, &[("content-range", "3-4")], "lo").await.answered(201);
     }
 
     #[tokio::test]
@@ -222,23 +223,23 @@ mod uploads {
         let patch = format!("PATCH {location}");
         let hanging = send_with(&registry, &patch, &[], StreamBody::new(endless));
         let busy = async {
-            send(&registry, &patch, &[], "lo").await.is_error(409, "BLOB_UPLOAD_INVALID");
+            send(&registry, &patch, &[], "lo").await.refused(409, "BLOB_UPLOAD_INVALID");
         };
         tokio::select! {
             biased;
             _ = hanging => unreachable!(),
             () = busy => {}
         }
-        assert_eq!(get(&registry, &location).await.is(204).header("range"), "0-2");
+        assert_eq!(get(&registry, &location).await.answered(204).header("range"), "0-2");
     }
 
     #[tokio::test]
     async fn an_upload_can_be_given_up() {
         let registry = Registry::new();
         let location = begin(&registry).await;
-        send(&registry, &format!("DELETE {location}"), &[], "").await.is(204);
-        send(&registry, &format!("DELETE {location}"), &[], "").await.is_error(404, "BLOB_UPLOAD_UNKNOWN");
-        send(&registry, &format!("PATCH {location}"), &[], "x").await.is_error(404, "BLOB_UPLOAD_UNKNOWN");
+        send(&registry, &format!("DELETE {location}"), &[], "").await.answered(204);
+        send(&registry, &format!("DELETE {location}"), &[], "").await.refused(404, "BLOB_UPLOAD_UNKNOWN");
+        send(&registry, &format!("PATCH {location}"), &[], "x").await.refused(404, "BLOB_UPLOAD_UNKNOWN");
     }
 
     #[tokio::test]
@@ -246,8 +247,8 @@ mod uploads {
         let registry = Registry::new();
         let location = begin(&registry).await;
         let put = format!("PUT {location}?digest={}", digest("hello"));
-        send(&registry, &put, &[], "hullo").await.is_error(400, "DIGEST_INVALID");
-        get(&registry, &location).await.is(404);
+        send(&registry, &put, &[], "hullo").await.refused(400, "DIGEST_INVALID");
+        get(&registry, &location).await.answered(404);
         assert!(registry.blob(&digest("hello")).is_none());
     }
 
@@ -257,21 +258,21 @@ mod uploads {
         let sha512 = digester::digest(crate::proto::Algorithm::Sha512, b"hello").unwrap();
         for start in ["", "?digest-algorithm=sha512"] {
             let begun =
-                send(&registry, &format!("POST /v2/a/b/blobs/uploads/{start}"), &[], "").await.is(202);
+                send(&registry, &format!("POST /v2/a/b/blobs/uploads/{start}"), &[], "").await.answered(202);
             let put = format!("PUT {}?digest={sha512}", begun.header("location"));
-            send(&registry, &put, &[], "hello").await.is(201);
+            send(&registry, &put, &[], "hello").await.answered(201);
         }
         let put = format!("PUT {}?digest=blake3:abc", begin(&registry).await);
-        send(&registry, &put, &[], "hello").await.is_error(400, "DIGEST_INVALID");
+        send(&registry, &put, &[], "hello").await.refused(400, "DIGEST_INVALID");
         let start = "POST /v2/a/b/blobs/uploads/?digest-algorithm=md5";
-        send(&registry, start, &[], "").await.is_error(400, "DIGEST_INVALID");
+        send(&registry, start, &[], "").await.refused(400, "DIGEST_INVALID");
     }
 
     #[tokio::test]
     async fn a_session_belongs_to_its_repository() {
         let registry = Registry::new();
         let elsewhere = begin(&registry).await.replace("/a/b/", "/c/d/");
-        get(&registry, &elsewhere).await.is_error(404, "BLOB_UPLOAD_UNKNOWN");
+        get(&registry, &elsewhere).await.refused(404, "BLOB_UPLOAD_UNKNOWN");
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,9 +280,9 @@ mod uploads {
         let registry = Registry::new();
         let location = begin(&registry).await;
         tokio::time::advance(Duration::from_secs(59 * 60)).await;
-        get(&registry, &location).await.is(204);
+        get(&registry, &location).await.answered(204);
         tokio::time::advance(Duration::from_secs(61 * 60)).await;
-        get(&registry, &location).await.is_error(404, "BLOB_UPLOAD_UNKNOWN");
+        get(&registry, &location).await.refused(404, "BLOB_UPLOAD_UNKNOWN");
     }
 
     #[tokio::test]
@@ -291,22 +292,22 @@ mod uploads {
             begin(&registry).await;
         }
         let refused = send(&registry, "POST /v2/a/b/blobs/uploads/", &[], "").await;
-        assert_eq!(refused.is_error(429, "TOOMANYREQUESTS").header("retry-after"), "60");
+        assert_eq!(refused.refused(429, "TOOMANYREQUESTS").header("retry-after"), "60");
     }
 
     #[tokio::test]
     async fn a_registry_that_is_full_says_so_and_frees_what_did_not_fit() {
         let registry = Registry::with_limit(8);
         let location = begin(&registry).await;
-        send(&registry, &format!("PATCH {location}"), &[], "123456789").await.is_error(413, "SIZE_INVALID");
+        send(&registry, &format!("PATCH {location}"), &[], "123456789").await.refused(413, "SIZE_INVALID");
         let patch = format!("PATCH {location}");
         let stopped = send_with(&registry, &patch, &[], stream(&["12345", "6789"])).await;
-        stopped.is_error(507, "UNAVAILABLE");
-        get(&registry, &location).await.is(404);
+        stopped.refused(507, "UNAVAILABLE");
+        get(&registry, &location).await.answered(404);
         registry.push_blob("a/b", Bytes::from_static(b"12345678")).unwrap();
         assert_eq!(registry.push_blob("a/b", Bytes::from_static(b"9")), Err(Refusal::Full));
         let delete = format!("DELETE /v2/a/b/blobs/{}", digest("12345678"));
-        send(&registry, &delete, &[], "").await.is(202);
+        send(&registry, &delete, &[], "").await.answered(202);
         registry.push_blob("a/b", Bytes::from_static(b"9")).unwrap();
     }
 }
@@ -318,12 +319,12 @@ mod mounts {
     async fn a_blob_is_mounted_from_where_it_is() {
         let registry = Registry::new();
         let hello = registry.push_blob("a/b", Bytes::from_static(b"hello")).unwrap();
-        get(&registry, &format!("/v2/c/blobs/{hello}")).await.is_error(404, "BLOB_UNKNOWN");
+        get(&registry, &format!("/v2/c/blobs/{hello}")).await.refused(404, "BLOB_UNKNOWN");
         let mount = format!("POST /v2/c/blobs/uploads/?mount={hello}&from=a/b");
-        let mounted = send(&registry, &mount, &[], "").await.is(201);
+        let mounted = send(&registry, &mount, &[], "").await.answered(201);
         assert_eq!(mounted.header("location"), format!("/v2/c/blobs/{hello}"));
         assert_eq!(mounted.header("docker-content-digest"), hello.as_str());
-        get(&registry, mounted.header("location")).await.is(200);
+        get(&registry, mounted.header("location")).await.answered(200);
     }
 
     #[tokio::test]
@@ -339,7 +340,7 @@ mod mounts {
             "mount=nonsense&from=a/b".to_owned(),
         ] {
             let answer =
-                send(&registry, &format!("POST /v2/c/blobs/uploads/?{query}"), &[], "").await.is(202);
+                send(&registry, &format!("POST /v2/c/blobs/uploads/?{query}"), &[], "").await.answered(202);
             assert!(answer.header("location").starts_with("/v2/c/blobs/uploads/"), "{query}");
         }
     }
@@ -348,12 +349,14 @@ mod mounts {
     async fn deleting_a_blob_in_one_repository_leaves_it_in_the_other() {
         let registry = Registry::new();
         let hello = registry.push_blob("a", Bytes::from_static(b"hello")).unwrap();
-        send(&registry, &format!("POST /v2/b/blobs/uploads/?mount={hello}&from=a"), &[], "").await.is(201);
+        send(&registry, &format!("POST /v2/b/blobs/uploads/?mount={hello}&from=a"), &[], "")
+            .await
+            .answered(201);
         let delete = |name: &str| format!("DELETE /v2/{name}/blobs/{hello}");
-        send(&registry, &delete("a"), &[], "").await.is(202);
-        send(&registry, &delete("a"), &[], "").await.is_error(404, "BLOB_UNKNOWN");
-        get(&registry, &format!("/v2/b/blobs/{hello}")).await.is(200);
-        send(&registry, &delete("b"), &[], "").await.is(202);
+        send(&registry, &delete("a"), &[], "").await.answered(202);
+        send(&registry, &delete("a"), &[], "").await.refused(404, "BLOB_UNKNOWN");
+        get(&registry, &format!("/v2/b/blobs/{hello}")).await.answered(200);
+        send(&registry, &delete("b"), &[], "").await.answered(202);
         assert!(registry.blob(&hello).is_none());
     }
 }
@@ -370,8 +373,8 @@ mod blobs {
     #[tokio::test]
     async fn head_has_the_headers_of_get_and_no_body() {
         let (registry, target) = blob().await;
-        let got = get(&registry, &target).await.is(200);
-        let asked = send(&registry, &format!("HEAD {target}"), &[], "").await.is(200);
+        let got = get(&registry, &target).await.answered(200);
+        let asked = send(&registry, &format!("HEAD {target}"), &[], "").await.answered(200);
         assert_eq!(got.headers, asked.headers);
         assert_eq!((asked.header("content-length"), asked.header("accept-ranges")), ("10", "bytes"));
         assert_eq!(asked.header("etag"), format!("\"{}\"", asked.header("docker-content-digest")));
@@ -386,7 +389,8 @@ mod blobs {
         let table =
             [("2-4", "234", "2-4"), ("7-", "789", "7-9"), ("-3", "789", "7-9"), ("8-99", "89", "8-9")];
         for (asked, body, given) in table {
-            let answer = send(&registry, &line, &[("range", &format!("bytes={asked}"))], "").await.is(206);
+            let answer =
+                send(&registry, &line, &[("range", &format!("bytes={asked}"))], "").await.answered(206);
             assert_eq!(answer.body, body);
             assert_eq!(answer.header("content-range"), format!("bytes {given}/10"));
             assert_eq!(answer.header("content-length"), body.len().to_string());
@@ -399,7 +403,7 @@ mod blobs {
         for asked in ["10-", "50-60", "-0", "5-0"] {
             let range = format!("bytes={asked}");
             let answer = send(&registry, &format!("GET {target}"), &[("range", &range)], "").await;
-            let answer = answer.is_error(416, "RANGE_INVALID");
+            let answer = answer.refused(416, "RANGE_INVALID");
             assert_eq!(answer.header("content-range"), "bytes */10");
         }
     }
@@ -408,12 +412,15 @@ mod blobs {
     async fn several_ranges_and_a_stale_if_range_get_the_whole() {
         let (registry, target) = blob().await;
         let line = format!("GET {target}");
-        assert_eq!(send(&registry, &line, &[("range", "bytes=0-1,4-5")], "").await.is(200).body.len(), 10);
+        assert_eq!(
+            send(&registry, &line, &[("range", "bytes=0-1,4-5")], "").await.answered(200).body.len(),
+            10
+        );
         let stale = [("range", "bytes=0-1"), ("if-range", "\"other\"")];
-        assert_eq!(send(&registry, &line, &stale, "").await.is(200).body.len(), 10);
+        assert_eq!(send(&registry, &line, &stale, "").await.answered(200).body.len(), 10);
         let tag = send(&registry, &line, &[], "").await.header("etag").to_owned();
-        send(&registry, &line, &[("range", "bytes=0-1"), ("if-range", &tag)], "").await.is(206);
-        send(&registry, &format!("HEAD {target}"), &[("range", "bytes=0-1")], "").await.is(200);
+        send(&registry, &line, &[("range", "bytes=0-1"), ("if-range", &tag)], "").await.answered(206);
+        send(&registry, &format!("HEAD {target}"), &[("range", "bytes=0-1")], "").await.answered(200);
     }
 
     #[tokio::test]
@@ -423,18 +430,18 @@ mod blobs {
         for tag in [format!("\"{digest}\""), digest.to_string(), format!("\"x\", W/\"{digest}\""), "*".into()]
         {
             let answer =
-                send(&registry, &format!("GET {target}"), &[("if-none-match", &tag)], "").await.is(304);
+                send(&registry, &format!("GET {target}"), &[("if-none-match", &tag)], "").await.answered(304);
             assert!(answer.body.is_empty());
             assert!(!answer.header("etag").is_empty());
         }
-        send(&registry, &format!("GET {target}"), &[("if-none-match", "\"x\"")], "").await.is(200);
+        send(&registry, &format!("GET {target}"), &[("if-none-match", "\"x\"")], "").await.answered(200);
     }
 
     #[tokio::test]
     async fn an_empty_blob_is_a_blob() {
         let registry = Registry::new();
         let empty = registry.push_blob("a/b", Bytes::new()).unwrap();
-        let answer = get(&registry, &format!("/v2/a/b/blobs/{empty}")).await.is(200);
+        let answer = get(&registry, &format!("/v2/a/b/blobs/{empty}")).await.answered(200);
         assert_eq!(answer.header("content-length"), "0");
     }
 }
@@ -450,21 +457,21 @@ mod manifests {
         let parameters = format!("{MANIFEST}; charset=utf-8");
         let put =
             send(&registry, "PUT /v2/a/manifests/v1", &[("content-type", &parameters)], text.clone()).await;
-        let put = put.is(201);
+        let put = put.answered(201);
         let digest = digest(&text);
         assert_eq!(put.header("docker-content-digest"), digest.as_str());
         assert_eq!(put.header("location"), format!("/v2/a/manifests/{digest}"));
         assert_eq!(put.header("oci-subject"), "");
         for target in ["/v2/a/manifests/v1", put.header("location")] {
-            let got = get(&registry, target).await.is(200);
+            let got = get(&registry, target).await.answered(200);
             assert_eq!((got.header("content-type"), &got.body[..]), (MANIFEST, text.as_bytes()));
-            let asked = send(&registry, &format!("HEAD {target}"), &[], "").await.is(200);
+            let asked = send(&registry, &format!("HEAD {target}"), &[], "").await.answered(200);
             assert_eq!(got.headers, asked.headers);
             assert_eq!(asked.header("content-length"), text.len().to_string());
             assert_eq!(asked.header("docker-content-digest"), digest.as_str());
             let known =
                 send(&registry, &format!("GET {target}"), &[("if-none-match", digest.as_str())], "").await;
-            let known = known.is(304);
+            let known = known.answered(304);
             // A 304 that announced a body would make the client wait for it.
             assert!(known.body.is_empty() && known.header("content-length").is_empty());
         }
@@ -479,14 +486,14 @@ mod manifests {
             let registry = registry.clone();
             async move { send(&registry, "PUT /v2/a/manifests/v1", &[("content-type", kind)], body).await }
         };
-        let refused = put(text.clone(), MANIFEST).await.is_error(400, "MANIFEST_BLOB_UNKNOWN");
+        let refused = put(text.clone(), MANIFEST).await.refused(400, "MANIFEST_BLOB_UNKNOWN");
         assert!(refused.json()["errors"][0]["message"].as_str().unwrap().contains(digest("{}").as_str()));
         let child = format!(r#"{{"mediaType":"{MANIFEST}","digest":"{}","size":9}}"#, digest(&text));
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{child}]}}"#);
-        put(index.clone(), INDEX).await.is_error(400, "MANIFEST_BLOB_UNKNOWN");
+        put(index.clone(), INDEX).await.refused(400, "MANIFEST_BLOB_UNKNOWN");
         registry.push_blob("a", Bytes::from_static(b"{}")).unwrap();
-        put(text, MANIFEST).await.is(201);
-        put(index, INDEX).await.is(201);
+        put(text, MANIFEST).await.answered(201);
+        put(index, INDEX).await.answered(201);
     }
 
     #[tokio::test]
@@ -494,8 +501,8 @@ mod manifests {
         let registry = Registry::new();
         for reference in ["v1", ".INVALID_MANIFEST_NAME", digest("x").as_str()] {
             let target = format!("/v2/a/manifests/{reference}");
-            get(&registry, &target).await.is_error(404, "MANIFEST_UNKNOWN");
-            let asked = send(&registry, &format!("HEAD {target}"), &[], "").await.is(404);
+            get(&registry, &target).await.refused(404, "MANIFEST_UNKNOWN");
+            let asked = send(&registry, &format!("HEAD {target}"), &[], "").await.answered(404);
             assert!(asked.body.is_empty());
         }
     }
@@ -505,9 +512,9 @@ mod manifests {
         let registry = Registry::new();
         for (kind, body) in [(MANIFEST, "nonsense"), (MANIFEST, "{}"), (INDEX, r#"{"schemaVersion":2}"#)] {
             let answer = send(&registry, "PUT /v2/a/manifests/v1", &[("content-type", kind)], body).await;
-            answer.is_error(400, "MANIFEST_INVALID");
+            answer.refused(400, "MANIFEST_INVALID");
         }
-        send(&registry, "PUT /v2/a/manifests/.x", &[], "{}").await.is_error(400, "TAG_INVALID");
+        send(&registry, "PUT /v2/a/manifests/.x", &[], "{}").await.refused(400, "TAG_INVALID");
     }
 
     #[tokio::test]
@@ -515,9 +522,9 @@ mod manifests {
         let registry = Registry::new();
         let padded = |length: usize| format!("{{}}{}", " ".repeat(length - 2));
         let line = "PUT /v2/a/manifests/v1";
-        send(&registry, line, &[("content-type", "x/y")], padded(4 << 20)).await.is(201);
+        send(&registry, line, &[("content-type", "x/y")], padded(4 << 20)).await.answered(201);
         let long = send(&registry, line, &[("content-type", "x/y")], padded((4 << 20) + 1)).await;
-        long.is_error(413, "MANIFEST_INVALID");
+        long.refused(413, "MANIFEST_INVALID");
     }
 
     #[tokio::test]
@@ -528,24 +535,24 @@ mod manifests {
             let registry = registry.clone();
             async move { send(&registry, &line, &[("content-type", "x/y")], body).await }
         };
-        put(digest("{}").as_str(), "{ }").await.is_error(400, "DIGEST_INVALID");
-        let both = put(&format!("{}?tag=one&tag=two", digest("{}")), "{}").await.is(201);
+        put(digest("{}").as_str(), "{ }").await.refused(400, "DIGEST_INVALID");
+        let both = put(&format!("{}?tag=one&tag=two", digest("{}")), "{}").await.answered(201);
         let tags: Vec<_> = both.headers.get_all("oci-tag").iter().collect();
         assert_eq!(tags, ["one", "two"]);
         assert_eq!(registry.tags("a"), ["one", "two"]);
         let sha512 = digester::digest(crate::proto::Algorithm::Sha512, b"{}").unwrap();
-        let strong = put(sha512.as_str(), "{}").await.is(201);
+        let strong = put(sha512.as_str(), "{}").await.answered(201);
         assert_eq!(strong.header("docker-content-digest"), sha512.as_str());
-        get(&registry, &format!("/v2/a/manifests/{sha512}")).await.is(200);
+        get(&registry, &format!("/v2/a/manifests/{sha512}")).await.answered(200);
     }
 
     #[tokio::test]
     async fn deleting_a_tag_leaves_the_manifest() {
         let registry = Registry::new();
         let digest = image(&registry, "a", "v1", "");
-        send(&registry, "DELETE /v2/a/manifests/v1", &[], "").await.is(202);
-        send(&registry, "DELETE /v2/a/manifests/v1", &[], "").await.is_error(404, "MANIFEST_UNKNOWN");
-        get(&registry, &format!("/v2/a/manifests/{digest}")).await.is(200);
+        send(&registry, "DELETE /v2/a/manifests/v1", &[], "").await.answered(202);
+        send(&registry, "DELETE /v2/a/manifests/v1", &[], "").await.refused(404, "MANIFEST_UNKNOWN");
+        get(&registry, &format!("/v2/a/manifests/{digest}")).await.answered(200);
     }
 
     #[tokio::test]
@@ -554,9 +561,9 @@ mod manifests {
         let digest = image(&registry, "a", "v1", "");
         image(&registry, "a", "v2", "");
         image(&registry, "a", "other", r#","annotations":{"a":"b"}"#);
-        send(&registry, &format!("DELETE /v2/a/manifests/{digest}"), &[], "").await.is(202);
+        send(&registry, &format!("DELETE /v2/a/manifests/{digest}"), &[], "").await.answered(202);
         assert_eq!(registry.tags("a"), ["other"]);
-        get(&registry, "/v2/a/manifests/v1").await.is_error(404, "MANIFEST_UNKNOWN");
+        get(&registry, "/v2/a/manifests/v1").await.refused(404, "MANIFEST_UNKNOWN");
     }
 }
 
@@ -572,7 +579,7 @@ mod listings {
     }
 
     async fn tags(registry: &Registry, query: &str) -> (Vec<String>, String) {
-        let answer = get(registry, &format!("/v2/a/b/tags/list{query}")).await.is(200);
+        let answer = get(registry, &format!("/v2/a/b/tags/list{query}")).await.answered(200);
         assert_eq!(answer.json()["name"], "a/b");
         (serde_json::from_value(answer.json()["tags"].clone()).unwrap(), answer.header("link").to_owned())
     }
@@ -593,9 +600,9 @@ mod listings {
 
     #[tokio::test]
     async fn a_repository_that_is_not_there_has_no_list() {
-        get(&Registry::new(), "/v2/a/b/tags/list").await.is_error(404, "NAME_UNKNOWN");
+        get(&Registry::new(), "/v2/a/b/tags/list").await.refused(404, "NAME_UNKNOWN");
         let unreadable = get(&tagged(&["v1"]), "/v2/a/b/tags/list?n=many").await;
-        unreadable.is_error(400, "PAGINATION_NUMBER_INVALID");
+        unreadable.refused(400, "PAGINATION_NUMBER_INVALID");
     }
 
     #[tokio::test]
@@ -605,11 +612,11 @@ mod listings {
             image(&registry, name, "v1", "");
         }
         registry.push_blob("blobs-only", Bytes::new()).unwrap();
-        let all = get(&registry, "/v2/_catalog").await.is(200);
+        let all = get(&registry, "/v2/_catalog").await.answered(200);
         assert_eq!(all.json(), serde_json::json!({"repositories": ["a", "a/c", "b"]}));
-        let page = get(&registry, "/v2/_catalog?n=2").await.is(200);
+        let page = get(&registry, "/v2/_catalog?n=2").await.answered(200);
         assert_eq!(page.header("link"), "</v2/_catalog?n=2&last=a%2Fc>; rel=\"next\"");
-        let rest = get(&registry, "/v2/_catalog?n=2&last=a%2Fc").await.is(200);
+        let rest = get(&registry, "/v2/_catalog?n=2&last=a%2Fc").await.answered(200);
         assert_eq!((rest.json()["repositories"][0].as_str(), rest.header("link")), (Some("b"), ""));
     }
 
@@ -642,12 +649,13 @@ mod referrers {
         let signature = refer(&registry, &subject, "x/sig+json");
         refer(&registry, &subject, "x/sbom");
         refer(&registry, &digest("another"), "x/other");
-        let all = get(&registry, &format!("/v2/a/b/referrers/{subject}")).await.is(200);
+        let all = get(&registry, &format!("/v2/a/b/referrers/{subject}")).await.answered(200);
         assert_eq!(all.header("content-type"), INDEX);
         assert_eq!(all.header("oci-filters-applied"), "");
         assert_eq!(all.json()["manifests"].as_array().unwrap().len(), 2);
-        let some =
-            get(&registry, &format!("/v2/a/b/referrers/{subject}?artifactType=x/sig%2Bjson")).await.is(200);
+        let some = get(&registry, &format!("/v2/a/b/referrers/{subject}?artifactType=x/sig%2Bjson"))
+            .await
+            .answered(200);
         assert_eq!(some.header("oci-filters-applied"), "artifactType");
         let size = registry.blob(&signature).unwrap().len();
         let expected = serde_json::json!([{
@@ -669,16 +677,16 @@ mod referrers {
             &[("content-type", MANIFEST)],
             manifest(&blob, &more),
         );
-        assert_eq!(put.await.is(201).header("oci-subject"), subject.as_str());
+        assert_eq!(put.await.answered(201).header("oci-subject"), subject.as_str());
     }
 
     #[tokio::test]
     async fn what_nothing_refers_to_has_an_empty_index() {
         let registry = Registry::new();
-        let answer = get(&registry, &format!("/v2/a/b/referrers/{}", digest("x"))).await.is(200);
+        let answer = get(&registry, &format!("/v2/a/b/referrers/{}", digest("x"))).await.answered(200);
         let expected = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": []});
         assert_eq!(answer.json(), expected);
-        get(&registry, "/v2/a/b/referrers/sha256:short").await.is_error(400, "DIGEST_INVALID");
+        get(&registry, "/v2/a/b/referrers/sha256:short").await.refused(400, "DIGEST_INVALID");
     }
 
     #[tokio::test]
@@ -692,7 +700,7 @@ mod referrers {
         let mut target = format!("/v2/a/b/referrers/{subject}?artifactType=x/config&n=2");
         let mut seen = Vec::new();
         while !target.is_empty() {
-            let page = get(&registry, &target).await.is(200);
+            let page = get(&registry, &target).await.answered(200);
             assert_eq!(page.header("oci-filters-applied"), "artifactType");
             seen.push(page.json()["manifests"].as_array().unwrap().len());
             target = page.header("link").trim_start_matches('<').split('>').next().unwrap().to_owned();
@@ -705,7 +713,7 @@ mod referrers {
         let registry = Registry::new();
         let subject = digest("x");
         let signature = refer(&registry, &subject, "x/sig");
-        send(&registry, &format!("DELETE /v2/a/b/manifests/{signature}"), &[], "").await.is(202);
+        send(&registry, &format!("DELETE /v2/a/b/manifests/{signature}"), &[], "").await.answered(202);
         let answer = get(&registry, &format!("/v2/a/b/referrers/{subject}")).await;
         assert_eq!(answer.json()["manifests"], serde_json::json!([]));
     }
