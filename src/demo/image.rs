@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::registry::{Refusal, Registry};
+use super::registry::{self, Refusal, Registry};
 use crate::proto::Digest;
 
 /// The repository that [`seed`] fills.
@@ -15,7 +15,7 @@ pub const GREETING: &str = "Hello from dockgate.\n";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// The platforms of `hello:multi`, in Go's words.
 const PLATFORMS: [&str; 2] = ["amd64", "arm64"];
@@ -25,11 +25,13 @@ const PLATFORMS: [&str; 2] = ["amd64", "arm64"];
 /// The bytes are the same on every start, so a client that has the image already finds it unchanged.
 /// Fails only when the registry has no room left.
 pub fn seed(registry: &Registry) -> Result<(), Refusal> {
-    let layer = Bytes::from(tar("hello.txt", GREETING.as_bytes()));
+    let archive = tar("hello.txt", GREETING.as_bytes());
+    let diff_id = registry::sha256(&archive);
+    let layer = Bytes::from(gzip(&archive));
     let layer_digest = registry.push_blob(REPOSITORY, layer.clone())?;
     let mut children = Vec::new();
     for architecture in PLATFORMS {
-        let config = Bytes::from(config(architecture, &layer_digest).to_string());
+        let config = Bytes::from(config(architecture, &diff_id).to_string());
         let config_digest = registry.push_blob(REPOSITORY, config.clone())?;
         let manifest = manifest((&config_digest, config.len()), (&layer_digest, layer.len()));
         children.push(push_platform(registry, architecture, &manifest.to_string())?);
@@ -53,14 +55,14 @@ fn push_platform(registry: &Registry, architecture: &str, manifest: &str) -> Res
     Ok(merged(entry, "platform", platform))
 }
 
-fn config(architecture: &str, layer: &Digest) -> Value {
-    // Of an uncompressed layer, the digest and the diff id are one.
+/// image-spec, "Image Configuration"; a diff id is the digest of a layer before it is compressed.
+fn config(architecture: &str, diff_id: &Digest) -> Value {
     json!({
         "architecture": architecture,
         "os": "linux",
         "created": "2026-01-01T00:00:00Z",
         "config": {"Cmd": ["/hello.txt"], "Labels": {"org.opencontainers.image.title": "hello"}},
-        "rootfs": {"type": "layers", "diff_ids": [layer.as_str()]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id.as_str()]},
         "history": [{"created": "2026-01-01T00:00:00Z", "created_by": "dockgate demo"}],
     })
 }
@@ -123,6 +125,28 @@ fn header(name: &str, size: usize) -> [u8; BLOCK] {
     header
 }
 
+/// RFC 1952 around one block that is stored as it is (RFC 1951 section 3.2.4), which is right for up to 65,535
+/// bytes. Some tools take every layer for a gzip, so a plain tar would not do.
+fn gzip(content: &[u8]) -> Vec<u8> {
+    const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+    const LAST_AND_STORED: u8 = 1;
+    let length = content.len() as u16;
+    let mut file = HEAD.to_vec();
+    file.push(LAST_AND_STORED);
+    file.extend(length.to_le_bytes());
+    file.extend((!length).to_le_bytes());
+    file.extend_from_slice(content);
+    file.extend(crc32(content).to_le_bytes());
+    file.extend(u32::from(length).to_le_bytes());
+    file
+}
+
+/// RFC 1952 section 8, bit by bit: the content is small.
+fn crc32(content: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !content.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,12 +164,23 @@ mod tests {
     }
 
     #[test]
-    fn the_diff_id_is_the_digest_of_the_archive() {
+    fn the_diff_id_is_the_digest_of_the_archive_in_the_layer() {
         let registry = seeded();
-        let layer = Bytes::from(tar("hello.txt", GREETING.as_bytes()));
-        let digest = registry.push_blob("other", layer.clone()).unwrap();
-        assert_eq!(registry.blob(&digest).unwrap(), layer);
-        assert!(config("amd64", &digest).to_string().contains(digest.as_str()));
+        let (_, _, manifest) = registry.manifest(REPOSITORY, "latest").unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let fetch =
+            |digest: &Value| registry.blob(&Digest::parse(digest.as_str().unwrap()).unwrap()).unwrap();
+        let layer = fetch(&manifest["layers"][0]["digest"]);
+        assert_eq!(layer.len(), manifest["layers"][0]["size"]);
+        let config: Value = serde_json::from_slice(&fetch(&manifest["config"]["digest"])).unwrap();
+        let archive = &layer[15..layer.len() - 8];
+        assert_eq!(config["rootfs"]["diff_ids"][0], registry::sha256(archive).as_str());
+        assert_eq!(&archive[BLOCK..BLOCK + GREETING.len()], GREETING.as_bytes());
+    }
+
+    #[test]
+    fn the_checksum_is_the_one_of_the_standard() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
     }
 
     #[test]

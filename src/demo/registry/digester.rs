@@ -47,8 +47,8 @@ pub(super) fn digest(algorithm: Algorithm, bytes: &[u8]) -> Option<Digest> {
     Some(digester.finish())
 }
 
-/// The canonical digest, sha256.
-pub(super) fn canonical(bytes: &[u8]) -> Digest {
+/// The digest that a content gets where nobody chose another.
+pub fn canonical(bytes: &[u8]) -> Digest {
     Digest::sha256(&array(aws_lc_rs::digest::digest(&SHA256, bytes)))
 }
 

@@ -26,6 +26,7 @@ use http_body::Body;
 use http_body_util::Full;
 
 use self::answer::Answer;
+pub use self::digester::canonical as sha256;
 pub use self::refusal::Refusal;
 use self::space::Space;
 use self::store::Store;
