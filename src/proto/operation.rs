@@ -7,6 +7,7 @@ use super::name::RepositoryName;
 use super::page::Page;
 use super::query;
 use super::reference::{Reference, Tag};
+use super::upload::UploadStart;
 
 /// One request of the distribution API, with all that it names (distribution-spec, "Endpoints").
 ///
@@ -43,27 +44,6 @@ pub enum Operation {
     FinishUpload { repository: RepositoryName, session: String, digest: Digest },
     /// end-14: the upload is given up.
     CancelUpload { repository: RepositoryName, session: String },
-}
-
-/// How an upload begins.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum UploadStart {
-    /// end-4a: a session.
-    Session,
-    /// end-4b: the body is the whole blob, with this digest.
-    Monolithic(Digest),
-    /// end-4c: a session whose digest will be of this algorithm.
-    Algorithm(String),
-    /// end-11: no upload, if the registry has the blob in another repository.
-    Mount {
-        /// The blob.
-        digest: Digest,
-        /// Where it is; `None` when the client leaves it to the registry.
-        from: Option<RepositoryName>,
-    },
-    /// A mount whose `mount` or `from` is malformed or doubled: an ordinary upload, never an error (end-11 lets a
-    /// registry fall back to a session for any reason).
-    Unmountable,
 }
 
 /// What a rule can grant.
@@ -247,22 +227,6 @@ impl Operation {
                 query::render(std::iter::once(("digest", digest.to_string())))
             }
             _ => String::new(),
-        }
-    }
-}
-
-impl UploadStart {
-    fn query(&self) -> String {
-        match self {
-            Self::Session | Self::Unmountable => String::new(),
-            Self::Monolithic(digest) => query::render(std::iter::once(("digest", digest.to_string()))),
-            Self::Algorithm(algorithm) => {
-                query::render(std::iter::once(("digest-algorithm", algorithm.clone())))
-            }
-            Self::Mount { digest, from } => {
-                let from = from.as_ref().map(|from| ("from", from.to_string()));
-                query::render(std::iter::once(("mount", digest.to_string())).chain(from))
-            }
         }
     }
 }

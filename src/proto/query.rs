@@ -39,7 +39,7 @@ impl Query {
         self.values(parameter).next().is_some()
     }
 
-    /// The pairs that `wanted` (given key and place among those of the same key) selects, in order.
+    /// All pairs but those of the `known` parameters, in order.
     pub(super) fn others(&self, known: &[&str]) -> Result<Vec<(String, String)>, TargetError> {
         let pairs = self.pairs.iter().filter(|(key, _)| !known.contains(&key.as_str()));
         let decoded = pairs.map(|(key, value)| Some((key.clone(), value.clone()?)));

@@ -1,4 +1,4 @@
-//! The words that HTTP's header grammars share (RFC 9110 sections 5.6 and 11.2).
+//! The words that HTTP's header grammars share (RFC 9110 sections 5.6 and 11.2), and a scanner for them.
 
 /// `tchar`.
 pub(super) fn is_token_byte(byte: u8) -> bool {
@@ -13,5 +13,147 @@ pub(super) fn is_token(text: &str) -> bool {
 /// `token68 = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
 pub(super) fn is_token68(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    !body.is_empty() && body.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
+    !body.is_empty() && body.bytes().all(is_token68_byte)
+}
+
+/// `DQUOTE *( qdtext / quoted-pair ) DQUOTE` of `text`; control characters, which no header can carry, are left out.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for char in text.chars().filter(|char| !char.is_ascii_control() || *char == '\t') {
+        if matches!(char, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(char);
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn is_token68_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte)
+}
+
+/// Why a scanner cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The text ends where more must follow.
+    Incomplete,
+    /// What stands at the scanner's position cannot stand there.
+    Invalid,
+}
+
+/// Reads a header value from left to right.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scanner<'a> {
+    text: &'a [u8],
+    position: usize,
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(text: &'a [u8]) -> Self {
+        Self { text, position: 0 }
+    }
+
+    pub(super) fn position(&self) -> usize {
+        self.position
+    }
+
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.text.get(self.position).copied()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.peek().is_none()
+    }
+
+    /// Takes `byte` if it is next.
+    pub(super) fn eat(&mut self, byte: u8) -> bool {
+        let there = self.peek() == Some(byte);
+        self.position += usize::from(there);
+        there
+    }
+
+    /// `OWS = *( SP / HTAB )`; whether there was any.
+    pub(super) fn whitespace(&mut self) -> bool {
+        !self.take_while(|b| matches!(b, b' ' | b'\t')).is_empty()
+    }
+
+    /// The empty elements of a list and the space around them (RFC 9110 section 5.6.1.2).
+    pub(super) fn commas(&mut self) {
+        self.take_while(|b| matches!(b, b' ' | b'\t' | b','));
+    }
+
+    /// After an element of a list: a comma or the end must follow.
+    pub(super) fn element_end(&mut self) -> Result<(), Stop> {
+        self.whitespace();
+        if self.is_done() || self.eat(b',') { Ok(()) } else { Err(Stop::Invalid) }
+    }
+
+    pub(super) fn token(&mut self) -> Result<&'a str, Stop> {
+        let end = if self.is_done() { Stop::Incomplete } else { Stop::Invalid };
+        self.text(is_token_byte).filter(|token| !token.is_empty()).ok_or(end)
+    }
+
+    /// A `token68` that is a whole list element; takes nothing when there is none.
+    pub(super) fn token68(&mut self) -> Option<&'a str> {
+        let mut ahead = *self;
+        let start = ahead.position;
+        let body = ahead.take_while(is_token68_byte).len();
+        ahead.take_while(|b| b == b'=');
+        let token = std::str::from_utf8(&ahead.text[start..ahead.position]).ok()?;
+        ahead.element_end().ok().filter(|()| body > 0)?;
+        *self = ahead;
+        Some(token)
+    }
+
+    /// A quoted string, or a bare one of the bytes that `bare` admits (at least one).
+    pub(super) fn value(&mut self, bare: fn(u8) -> bool) -> Result<String, Stop> {
+        match self.peek() {
+            None => Err(Stop::Incomplete),
+            Some(b'"') => self.quoted(),
+            Some(_) => {
+                self.text(bare).filter(|text| !text.is_empty()).map(str::to_owned).ok_or(Stop::Invalid)
+            }
+        }
+    }
+
+    /// `quoted-string`, unescaped. Stricter: UTF-8 only.
+    fn quoted(&mut self) -> Result<String, Stop> {
+        let mut bytes = Vec::new();
+        self.position += 1;
+        loop {
+            match self.next().ok_or(Stop::Incomplete)? {
+                b'"' => return String::from_utf8(bytes).map_err(|_| Stop::Invalid),
+                b'\\' => bytes.push(self.next().filter(|&b| is_quotable(b)).ok_or_else(|| self.stop())?),
+                byte if is_quotable(byte) => bytes.push(byte),
+                _ => return Err(Stop::Invalid),
+            }
+        }
+    }
+
+    fn stop(&self) -> Stop {
+        if self.is_done() { Stop::Incomplete } else { Stop::Invalid }
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.position += 1;
+        Some(byte)
+    }
+
+    fn text(&mut self, member: impl Fn(u8) -> bool) -> Option<&'a str> {
+        std::str::from_utf8(self.take_while(member)).ok()
+    }
+
+    pub(super) fn take_while(&mut self, member: impl Fn(u8) -> bool) -> &'a [u8] {
+        let rest = self.text.get(self.position..).unwrap_or_default();
+        let length = rest.iter().take_while(|&&b| member(b)).count();
+        self.position += length;
+        &rest[..length]
+    }
+}
+
+/// `HTAB / SP / VCHAR / obs-text`
+fn is_quotable(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
 }

@@ -2,16 +2,14 @@
 
 use thiserror::Error;
 
-use super::digest::{self, Digest};
+use super::digest::Digest;
 use super::error_code::ErrorCode;
 use super::name::RepositoryName;
-use super::operation::{Operation, UploadStart};
+use super::operation::Operation;
 use super::page::Page;
 use super::query::Query;
 use super::reference::{Reference, ReferenceError, Tag};
-
-/// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
-pub const MAX_SESSION_LENGTH: usize = 4096;
+use super::upload::{self, UploadStart};
 
 /// What a request is about, whichever way its repository is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,10 +244,10 @@ impl<'a> Resource<'a> {
                 referrers(repository(name)?, parse_digest(&decode_colon(digest))?, query)?
             }
             Self::Uploads { name } => {
-                Operation::StartUpload { repository: repository(name)?, start: upload_start(query)? }
+                Operation::StartUpload { repository: repository(name)?, start: UploadStart::parse(query)? }
             }
             Self::Upload { name, session } => {
-                upload(method, repository(name)?, parse_session(session)?, query)?
+                upload(method, repository(name)?, upload::parse_session(session)?, query)?
             }
         })
     }
@@ -301,14 +299,8 @@ fn repository(name: &str) -> Result<RepositoryName, TargetError> {
     RepositoryName::parse(name).map_err(|_| TargetError::NameInvalid)
 }
 
-fn parse_digest(text: &str) -> Result<Digest, TargetError> {
+pub(super) fn parse_digest(text: &str) -> Result<Digest, TargetError> {
     Digest::parse(text).map_err(|_| TargetError::DigestInvalid)
-}
-
-/// Our own handles: `[A-Za-z0-9_.=-]+`.
-fn parse_session(text: &str) -> Result<String, TargetError> {
-    let known = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'=' | b'-'));
-    if known && text.len() <= MAX_SESSION_LENGTH { Ok(text.into()) } else { Err(TargetError::UploadUnknown) }
 }
 
 fn manifest(
@@ -371,27 +363,6 @@ fn final_digest(query: &Query) -> Result<Digest, TargetError> {
     parse_digest(query.one("digest")?.ok_or(TargetError::DigestInvalid)?)
 }
 
-/// `mount` goes before `digest`, and that before `digest-algorithm`. `from` without `mount` means nothing.
-fn upload_start(query: &Query) -> Result<UploadStart, TargetError> {
-    if query.has("mount") {
-        return Ok(mount(query).unwrap_or(UploadStart::Unmountable));
-    }
-    if let Some(digest) = query.one("digest")? {
-        return Ok(UploadStart::Monolithic(parse_digest(digest)?));
-    }
-    match query.one("digest-algorithm")? {
-        Some(algorithm) if digest::is_algorithm(algorithm) => Ok(UploadStart::Algorithm(algorithm.into())),
-        Some(_) => Err(TargetError::DigestInvalid),
-        None => Ok(UploadStart::Session),
-    }
-}
-
-fn mount(query: &Query) -> Option<UploadStart> {
-    let digest = Digest::parse(query.one("mount").ok()??).ok()?;
-    let from = query.one("from").ok()?.map(RepositoryName::parse).transpose().ok()?;
-    Some(UploadStart::Mount { digest, from })
-}
-
 fn page(query: &Query, known: &[&str]) -> Result<Page, TargetError> {
     let n = query.one("n")?.map(parse_count).transpose()?;
     let last = query.one("last")?.map(str::to_owned);
@@ -438,3 +409,6 @@ fn is_label(text: &str) -> bool {
 fn is_port(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port != 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,409 @@
+//! What a server asks of a client: the `WWW-Authenticate` header.
+
+use std::fmt;
+
+use super::scope::ScopeSet;
+use super::syntax::{Scanner, Stop, quote};
+
+/// One challenge (RFC 9110 section 11.6.1):
+///
+/// ```text
+/// WWW-Authenticate = #challenge
+/// challenge        = auth-scheme [ 1*SP ( token68 / #auth-param ) ]
+/// auth-param       = token BWS "=" BWS ( token / quoted-string )
+/// ```
+///
+/// Deviations: a bare value may contain every visible character but `"`, `,` and `\`, since registries leave URLs
+/// unquoted; a quoted value must be UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    /// How to authenticate.
+    pub scheme: Scheme,
+    /// Its parameters, keys in lower case, each once, in order.
+    pub params: Vec<(String, String)>,
+    /// What some schemes have instead of parameters.
+    pub token68: Option<String>,
+}
+
+/// An authentication scheme, recognised in any case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scheme {
+    /// RFC 7617.
+    Basic,
+    /// RFC 6750 and the Docker token documents.
+    Bearer,
+    /// Any other, as it was written.
+    Other(String),
+}
+
+/// Why a token was not enough (RFC 6750 section 3.1). Never said to a request that carried none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BearerError {
+    /// Expired, revoked or not ours.
+    InvalidToken,
+    /// Good, but not for this.
+    InsufficientScope,
+}
+
+/// What one header line contains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// All challenges up to the end, or up to the first that is not well-formed.
+    pub challenges: Vec<Challenge>,
+    /// How reading ended.
+    pub end: End,
+}
+
+/// How reading a header line ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All of it was read.
+    Complete,
+    /// It ends in the middle of a challenge.
+    Incomplete,
+    /// A challenge is outside the grammar. What follows it is not read: where the next one begins is anyone's guess.
+    Invalid {
+        /// The byte at which it cannot go on.
+        position: usize,
+    },
+}
+
+/// Every well-formed challenge of every header line, in order. What is wrong with one line does not touch the others.
+pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Challenge> {
+    lines.into_iter().flat_map(|line| parse(line).challenges).collect()
+}
+
+/// Reads one header line.
+pub fn parse(line: &[u8]) -> Parsed {
+    let mut scanner = Scanner::new(line);
+    let mut challenges = Vec::new();
+    loop {
+        scanner.commas();
+        if scanner.is_done() {
+            return Parsed { challenges, end: End::Complete };
+        }
+        match challenge(&mut scanner) {
+            Ok(challenge) => challenges.push(challenge),
+            Err(stop) => return Parsed { challenges, end: End::at(stop, scanner.position()) },
+        }
+    }
+}
+
+impl Challenge {
+    /// `Basic realm="…"`
+    pub fn basic(realm: &str) -> Self {
+        Self { scheme: Scheme::Basic, params: vec![("realm".into(), realm.into())], token68: None }
+    }
+
+    /// `Bearer realm="…",service="…",scope="…",error="…"` in this order, as distribution writes it. No scope when
+    /// there is none to ask for, no error when the request had no token (token auth, "How to authenticate").
+    pub fn bearer(realm: &str, service: &str, scopes: &ScopeSet, error: Option<BearerError>) -> Self {
+        let scope = Some(scopes.to_string()).filter(|scope| !scope.is_empty());
+        let error = error.map(|error| error.as_str().to_owned());
+        let params = [
+            ("realm", Some(realm.to_owned())),
+            ("service", Some(service.to_owned())),
+            ("scope", scope),
+            ("error", error),
+        ];
+        let params = params.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        Self { scheme: Scheme::Bearer, params: params.collect(), token68: None }
+    }
+
+    /// The value of a parameter; `key` in lower case.
+    pub fn param(&self, key: &str) -> Option<&str> {
+        self.params.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+}
+
+impl BearerError {
+    /// As it is written in the challenge.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidToken => "invalid_token",
+            Self::InsufficientScope => "insufficient_scope",
+        }
+    }
+}
+
+impl Scheme {
+    fn named(name: &str) -> Self {
+        if name.eq_ignore_ascii_case("basic") {
+            Self::Basic
+        } else if name.eq_ignore_ascii_case("bearer") {
+            Self::Bearer
+        } else {
+            Self::Other(name.into())
+        }
+    }
+
+    /// As it is written by us.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Basic => "Basic",
+            Self::Bearer => "Bearer",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl End {
+    fn at(stop: Stop, position: usize) -> Self {
+        match stop {
+            Stop::Incomplete => Self::Incomplete,
+            Stop::Invalid => Self::Invalid { position },
+        }
+    }
+}
+
+/// One challenge in one line: keys in lower case, values quoted, `,` without a space (oras compares keys
+/// case-sensitively, the conformance suite demands quotes).
+impl fmt::Display for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.scheme.as_str())?;
+        if let Some(token) = &self.token68 {
+            write!(f, " {token}")?;
+        }
+        for (index, (key, value)) in self.params.iter().enumerate() {
+            let divider = if index == 0 { ' ' } else { ',' };
+            write!(f, "{divider}{}={}", key.to_ascii_lowercase(), quote(value))?;
+        }
+        Ok(())
+    }
+}
+
+fn challenge(scanner: &mut Scanner<'_>) -> Result<Challenge, Stop> {
+    let scheme = Scheme::named(scanner.token()?);
+    let spaced = scanner.whitespace();
+    if scanner.is_done() || scanner.eat(b',') {
+        return Ok(Challenge { scheme, params: Vec::new(), token68: None });
+    }
+    if !spaced {
+        return Err(Stop::Invalid);
+    }
+    if let Some(token) = scanner.token68() {
+        return Ok(Challenge { scheme, params: Vec::new(), token68: Some(token.into()) });
+    }
+    Ok(Challenge { scheme, params: params(scanner)?, token68: None })
+}
+
+/// Parameters up to the end or to the next challenge, which shows by not having a `=` behind its first word.
+fn params(scanner: &mut Scanner<'_>) -> Result<Vec<(String, String)>, Stop> {
+    let mut params: Vec<(String, String)> = Vec::new();
+    loop {
+        scanner.commas();
+        if scanner.is_done() {
+            return Ok(params);
+        }
+        let start = *scanner;
+        let key = scanner.token()?.to_ascii_lowercase();
+        scanner.whitespace();
+        if !scanner.eat(b'=') {
+            return next_challenge(scanner, start, params);
+        }
+        scanner.whitespace();
+        let value = scanner.value(is_bare)?;
+        scanner.element_end()?;
+        if params.iter().any(|(known, _)| *known == key) {
+            return Err(Stop::Invalid);
+        }
+        params.push((key, value));
+    }
+}
+
+/// A word without `=` begins a challenge if it follows a parameter; right behind a scheme it is nothing.
+fn next_challenge<'a>(
+    scanner: &mut Scanner<'a>,
+    start: Scanner<'a>,
+    params: Vec<(String, String)>,
+) -> Result<Vec<(String, String)>, Stop> {
+    if params.is_empty() {
+        return Err(Stop::Invalid);
+    }
+    *scanner = start;
+    Ok(params)
+}
+
+fn is_bare(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one(line: &str) -> Challenge {
+        let Parsed { mut challenges, end } = parse(line.as_bytes());
+        assert_eq!((challenges.len(), end), (1, End::Complete), "{line}");
+        challenges.remove(0)
+    }
+
+    fn params(challenge: &Challenge) -> Vec<(&str, &str)> {
+        challenge.params.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    #[test]
+    fn the_challenges_of_real_registries_are_read() {
+        let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:samalba/my-app:pull,push""#;
+        let challenge = one(hub);
+        assert_eq!(challenge.scheme, Scheme::Bearer);
+        assert_eq!(challenge.param("realm"), Some("https://auth.docker.io/token"));
+        assert_eq!(challenge.param("scope"), Some("repository:samalba/my-app:pull,push"));
+        assert_eq!(challenge.to_string(), hub);
+
+        let ecr = r#"Basic realm="https://123.dkr.ecr.eu-west-1.amazonaws.com/",service="ecr.amazonaws.com""#;
+        assert_eq!(one(ecr).param("service"), Some("ecr.amazonaws.com"));
+        assert_eq!(one("Basic realm=\"Registry Realm\"").param("realm"), Some("Registry Realm"));
+    }
+
+    #[test]
+    fn schemes_and_keys_are_read_in_any_case() {
+        for line in [
+            "bearer REALM=\"x\",Service=\"y\"",
+            "BEARER Realm=x, SERVICE=y",
+            "BeArEr\trealm = x ,service= \"y\"",
+        ] {
+            let challenge = one(line);
+            assert_eq!(challenge.scheme, Scheme::Bearer);
+            assert_eq!(params(&challenge), [("realm", "x"), ("service", "y")]);
+        }
+    }
+
+    #[test]
+    fn bare_values_may_be_urls() {
+        let challenge = one("Bearer realm=https://a.example:8443/token?a=b&c=d,service=s");
+        assert_eq!(params(&challenge), [("realm", "https://a.example:8443/token?a=b&c=d"), ("service", "s")]);
+    }
+
+    #[test]
+    fn escapes_are_undone() {
+        assert_eq!(one(r#"Basic realm="a \"b\" \\ \c""#).param("realm"), Some(r#"a "b" \ c"#));
+        assert_eq!(one(r#"Basic realm="a, Bearer realm=x""#).param("realm"), Some("a, Bearer realm=x"));
+        assert_eq!(one(r#"Basic realm="""#).param("realm"), Some(""));
+    }
+
+    #[test]
+    fn several_challenges_stand_in_one_line() {
+        let line =
+            br#", Negotiate,Basic realm="a", charset="UTF-8" ,, Negotiate YWJj==, bearer realm=b, Foo"#;
+        let Parsed { challenges, end } = parse(line);
+        assert_eq!(end, End::Complete);
+        let schemes: Vec<_> = challenges.iter().map(|challenge| challenge.scheme.as_str()).collect();
+        assert_eq!(schemes, ["Negotiate", "Basic", "Negotiate", "Bearer", "Foo"]);
+        assert_eq!(params(&challenges[1]), [("realm", "a"), ("charset", "UTF-8")]);
+        assert_eq!(challenges[2].token68.as_deref(), Some("YWJj=="));
+        assert_eq!(params(&challenges[3]), [("realm", "b")]);
+    }
+
+    #[test]
+    fn every_line_is_read_and_a_bad_one_harms_no_other() {
+        let lines: [&[u8]; 3] = [b"Basic realm=\"a", b"Basic realm=\"b\", Bearer \"", b"Bearer realm=\"c\""];
+        let found: Vec<_> = parse_all(lines).iter().map(Challenge::to_string).collect();
+        assert_eq!(found, ["Basic realm=\"b\"", "Bearer realm=\"c\""]);
+    }
+
+    #[test]
+    fn complete_incomplete_and_invalid_are_told_apart() {
+        let cases: [(&[u8], End); 15] = [
+            (b"", End::Complete),
+            (b" , ", End::Complete),
+            (b"Basic", End::Complete),
+            (b"Basic ", End::Complete),
+            (b"Basic realm=\"", End::Incomplete),
+            (b"Basic realm=\"a\\", End::Incomplete),
+            (b"Basic a=b, realm=", End::Incomplete),
+            (b"Basic realm=\"a\" Bearer", End::Invalid { position: 16 }),
+            (b"=", End::Invalid { position: 0 }),
+            (b"Basic;", End::Invalid { position: 5 }),
+            (b"Basic a b", End::Invalid { position: 8 }),
+            (b"Basic a=b, realm=,", End::Invalid { position: 17 }),
+            (b"Basic realm=a\"", End::Invalid { position: 13 }),
+            (b"Basic realm=\"\x01\"", End::Invalid { position: 14 }),
+            (b"Basic realm=\"\xff\"", End::Invalid { position: 15 }),
+        ];
+        for (line, end) in cases {
+            assert_eq!(parse(line).end, end, "{:?}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn a_doubled_parameter_makes_a_challenge_invalid() {
+        let parsed = parse(br#"Basic realm=a, Bearer realm="https://good/", REALM="https://evil/""#);
+        assert_eq!(parsed.challenges, [Challenge::basic("a")]);
+        assert!(matches!(parsed.end, End::Invalid { .. }));
+    }
+
+    #[test]
+    fn no_prefix_of_a_line_invents_a_challenge() {
+        let line = br#"Basic realm="a \"b\"", charset="UTF-8", Bearer realm="https://x/t",service=y, Negotiate YWJj=="#;
+        let whole = parse(line).challenges;
+        for length in 0..line.len() {
+            let found = parse(&line[..length]).challenges;
+            // The last may be half a word: of a scheme, or of a parameter's key.
+            for (found, whole) in found.iter().rev().skip(1).rev().zip(&whole) {
+                assert_eq!(found.scheme, whole.scheme, "{length}");
+                assert!(whole.params.starts_with(&found.params), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn our_bearer_challenge_has_distributions_order() {
+        let scopes = ScopeSet::parse("repository:a/b:push,pull");
+        let challenge =
+            Challenge::bearer("https://gw/token", "gw", &scopes, Some(BearerError::InsufficientScope));
+        assert_eq!(
+            challenge.to_string(),
+            r#"Bearer realm="https://gw/token",service="gw",scope="repository:a/b:pull,push",error="insufficient_scope""#
+        );
+        let challenge = Challenge::bearer("https://gw/token", "gw", &ScopeSet::default(), None);
+        assert_eq!(challenge.to_string(), r#"Bearer realm="https://gw/token",service="gw""#);
+    }
+
+    #[test]
+    fn no_realm_breaks_out_of_its_quotes_or_its_line() {
+        assert_eq!(Challenge::basic("a\"b\\c\r\nX: y").to_string(), r#"Basic realm="a\"b\\cX: y""#);
+    }
+
+    fn any_challenge() -> impl Strategy<Value = Challenge> {
+        let value = "[^\\pC]{0,12}";
+        let params = proptest::collection::btree_map("[a-z][a-z0-9_*-]{0,6}", value, 1..4);
+        let scheme = prop_oneof![
+            Just(Scheme::Basic),
+            Just(Scheme::Bearer),
+            "X[a-zA-Z0-9-]{0,5}".prop_map(Scheme::Other)
+        ];
+        let token = "[a-zA-Z0-9._~+/-]{1,9}={0,2}".prop_map(|token| (Vec::new(), Some(token)));
+        let rest = prop_oneof![
+            params.prop_map(|params| (params.into_iter().collect(), None)),
+            token,
+            Just((Vec::new(), None))
+        ];
+        (scheme, rest).prop_map(|(scheme, (params, token68))| Challenge { scheme, params, token68 })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_parses_back(challenges in proptest::collection::vec(any_challenge(), 0..4)) {
+            let line = challenges.iter().map(Challenge::to_string).collect::<Vec<_>>().join(", ");
+            prop_assert_eq!(parse(line.as_bytes()), Parsed { challenges, end: End::Complete });
+        }
+
+        #[test]
+        fn no_line_panics(line in any::<Vec<u8>>()) {
+            let _ = parse(&line);
+        }
+
+        #[test]
+        fn no_line_of_likely_characters_panics_or_loops(line in "[Bb \t,=\"\\\\a/;\u{7f}é]{0,40}") {
+            let parsed = parse(line.as_bytes());
+            prop_assert!(parsed.challenges.len() <= line.len());
+            for challenge in parsed.challenges {
+                let keys: std::collections::BTreeSet<_> = challenge.params.iter().map(|(key, _)| key).collect();
+                prop_assert_eq!(keys.len(), challenge.params.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The way to the next page of a listing: the `Link` header.
+
+use std::fmt;
+
+use super::syntax::{Scanner, Stop, is_token_byte};
+
+/// One link (RFC 8288 section 3).
+///
+/// ```text
+/// Link       = #link-value
+/// link-value = "<" URI-Reference ">" *( OWS ";" OWS [ link-param ] )
+/// link-param = token BWS [ "=" BWS ( token / quoted-string ) ]
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// A URI or a part of one, as it was written: to be resolved against the request's.
+    pub target: String,
+    /// The relation types, in lower case.
+    pub rel: Vec<String>,
+}
+
+/// Every well-formed link of every header line, in order. A line is read up to the first link outside the grammar.
+pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Link> {
+    lines.into_iter().flat_map(parse_line).collect()
+}
+
+/// The target of the first link to the next page (distribution-spec, "Listing Tags": RFC 5988 with `rel="next"`).
+pub fn next<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
+    parse_all(lines).into_iter().find(|link| link.rel.iter().any(|rel| rel == "next")).map(|link| link.target)
+}
+
+impl Link {
+    /// `<target>; rel="next"`
+    pub fn next(target: &str) -> Self {
+        Self { target: target.into(), rel: vec!["next".into()] }
+    }
+}
+
+/// What cannot stand between the angle brackets is percent-encoded.
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<")?;
+        for byte in self.target.bytes() {
+            if is_target(byte) { write!(f, "{}", char::from(byte))? } else { write!(f, "%{byte:02X}")? }
+        }
+        write!(f, ">; rel=\"{}\"", self.rel.join(" "))
+    }
+}
+
+fn parse_line(line: &[u8]) -> Vec<Link> {
+    let mut scanner = Scanner::new(line);
+    let mut links = Vec::new();
+    loop {
+        scanner.commas();
+        match parse_link(&mut scanner) {
+            Ok(link) => links.push(link),
+            Err(_) => return links,
+        }
+    }
+}
+
+fn parse_link(scanner: &mut Scanner<'_>) -> Result<Link, Stop> {
+    let open = scanner.eat(b'<');
+    let target = String::from_utf8(scanner.take_while(is_target).into()).map_err(|_| Stop::Invalid)?;
+    if !open || !scanner.eat(b'>') {
+        return Err(Stop::Invalid);
+    }
+    let mut rel = None;
+    loop {
+        scanner.whitespace();
+        if !scanner.eat(b';') {
+            break;
+        }
+        // RFC 8288 section 3.3: only the first `rel` counts.
+        rel = rel.or(parse_rel(scanner)?);
+    }
+    scanner.element_end()?;
+    Ok(Link { target, rel: rel.unwrap_or_default() })
+}
+
+/// One parameter; its value's words if it is `rel`.
+fn parse_rel(scanner: &mut Scanner<'_>) -> Result<Option<Vec<String>>, Stop> {
+    scanner.whitespace();
+    if matches!(scanner.peek(), None | Some(b';' | b',')) {
+        return Ok(None);
+    }
+    let key = scanner.token()?;
+    scanner.whitespace();
+    if !scanner.eat(b'=') {
+        return Ok(None);
+    }
+    scanner.whitespace();
+    let value = scanner.value(is_token_byte)?;
+    let words = value.split_ascii_whitespace().map(str::to_ascii_lowercase).collect();
+    Ok(Some(words).filter(|_| key.eq_ignore_ascii_case("rel")))
+}
+
+/// A visible character other than the angle brackets. (RFC 3986 has fewer; registries put JSON into cursors.)
+fn is_target(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn find(lines: &[&str]) -> Option<String> {
+        next(lines.iter().map(|line| line.as_bytes()))
+    }
+
+    #[test]
+    fn the_next_page_is_found() {
+        let tags = "/v2/a/tags/list?n=100&last=v9";
+        for line in [
+            "</v2/a/tags/list?n=100&last=v9>; rel=\"next\"",
+            "</v2/a/tags/list?n=100&last=v9>;rel=next",
+            "</v2/a/tags/list?n=100&last=v9> ; Title=\"a, <b>; rel=prev\" ; REL = \"first NEXT\"",
+            "<x>; rel=prev, </v2/a/tags/list?n=100&last=v9>; ;x; rel=next, <y>; rel=next",
+        ] {
+            assert_eq!(find(&[line]).as_deref(), Some(tags), "{line}");
+        }
+        assert_eq!(find(&["<a>; rel=prev", "<https://x/y>; rel=next"]).as_deref(), Some("https://x/y"));
+    }
+
+    #[test]
+    fn what_is_no_next_page_is_none() {
+        for line in [
+            "",
+            "<a>",
+            "<a>; rel=prev",
+            "a; rel=next",
+            "<a; rel=next",
+            "<a>; rel=\"next",
+            "<a>; rel=prev; rel=next",
+            "<a>; rel",
+            "<a>; rel=next x",
+            "<a b>; rel=next",
+        ] {
+            assert_eq!(find(&[line]), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_target_breaks_out_of_its_brackets() {
+        assert_eq!(Link::next("/a>\r\n b").to_string(), "</a%3E%0D%0A%20b>; rel=\"next\"");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_parses_back(target in "[!-;=?-~]{0,30}") {
+            let link = Link::next(&target);
+            prop_assert_eq!(parse_all([link.to_string().as_bytes()]), [link]);
+        }
+
+        #[test]
+        fn no_line_panics(line in any::<Vec<u8>>(), likely in "[<>a;=\", rel\\\\]{0,40}") {
+            let _ = next([line.as_slice(), likely.as_bytes()]);
+        }
+    }
+}
