@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
+
+use crate::proto::Digest;
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 pub(super) const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -57,18 +59,13 @@ impl Answer {
     }
 }
 
-/// How far an upload is: `0-<last byte>`, without a unit; `0-0` also when there is nothing yet, as in distribution.
-pub(super) fn upload_range(received: u64) -> String {
-    format!("0-{}", received.saturating_sub(1))
-}
-
 /// RFC 9110 section 8.8.3: a digest in quotes is a strong validator.
-pub(super) fn entity_tag(digest: &crate::proto::Digest) -> String {
+pub(super) fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
 /// Whether an `If-None-Match` names the digest (RFC 9110 section 13.1.2). Clients send it in quotes and bare.
-pub(super) fn is_known_to_client(headers: &http::HeaderMap, digest: &crate::proto::Digest) -> bool {
+pub(super) fn is_known_to_client(headers: &HeaderMap, digest: &Digest) -> bool {
     let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     let mut tags = lines.flat_map(|line| line.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || tag.trim_start_matches("W/").trim_matches('"') == digest.as_str())

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
 use super::answer::{Answer, DOCKER_CONTENT_DIGEST, entity_tag, is_known_to_client};
-use super::range::{self, Wanted};
 use super::{Refusal, Registry};
+use crate::proto::range::{ByteRange, ContentRange, Resolved, Span};
 use crate::proto::{Digest, RepositoryName};
 
 impl Registry {
@@ -44,19 +44,25 @@ fn whole(blob: Bytes) -> Answer {
     Answer::with_body(StatusCode::OK, blob).header(header::CONTENT_LENGTH, &length.to_string())
 }
 
+/// Several ranges are answered with the whole, as RFC 9110 section 14.2 allows: no client needs more of this registry.
 fn ranged(blob: Bytes, digest: &Digest, headers: &HeaderMap) -> Result<Answer, Refusal> {
-    let length = blob.len();
-    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    match asked.filter(|_| is_still_the_same(headers, digest)).map(|asked| range::resolve(asked, length)) {
-        None | Some(Wanted::Whole) => Ok(whole(blob)),
-        Some(Wanted::Nothing) => Err(Refusal::RangeUnsatisfiable(length as u64)),
-        Some(Wanted::Part(part)) => {
-            let content_range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
-            let answer = Answer::with_body(StatusCode::PARTIAL_CONTENT, blob.slice(part.clone()));
-            let answer = answer.header(header::CONTENT_LENGTH, &part.len().to_string());
-            Ok(answer.header(header::CONTENT_RANGE, &content_range))
-        }
+    let length = blob.len() as u64;
+    let asked = headers.get(header::RANGE).filter(|_| is_still_the_same(headers, digest));
+    let resolved = asked.map(|asked| ByteRange::parse(asked.as_bytes()).resolve(length));
+    match resolved.unwrap_or(Resolved::Ignore) {
+        Resolved::Unsatisfiable => Err(Refusal::RangeUnsatisfiable(length)),
+        Resolved::Spans(spans) if spans.len() == 1 => Ok(part(&blob, spans[0])),
+        Resolved::Spans(_) | Resolved::Ignore => Ok(whole(blob)),
     }
+}
+
+/// `span` lies within the blob, whose length is a `usize`.
+fn part(blob: &Bytes, span: Span) -> Answer {
+    let content_range = ContentRange::Part { span, total: Some(blob.len() as u64) };
+    let body = blob.slice(span.first as usize..=span.last as usize);
+    Answer::with_body(StatusCode::PARTIAL_CONTENT, body)
+        .header(header::CONTENT_LENGTH, &span.length().to_string())
+        .header(header::CONTENT_RANGE, &content_range.to_string())
 }
 
 /// RFC 9110 section 13.1.5: an `If-Range` that is not our validator makes the range void.

@@ -11,7 +11,6 @@ mod document;
 mod listings;
 mod manifests;
 mod pushes;
-mod range;
 mod refusal;
 mod serve;
 mod space;

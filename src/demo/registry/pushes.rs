@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 
-use super::answer::{Answer, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, upload_range};
-use super::range;
+use super::answer::{Answer, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
 use super::upload::{Lease, Upload};
 use super::{Refusal, Registry};
 use crate::clock;
+use crate::proto::range::UploadRange;
 use crate::proto::{Algorithm, Digest, RepositoryName, UploadStart};
 
 impl Registry {
@@ -120,7 +120,7 @@ fn location(name: &RepositoryName, session: &str) -> String {
 fn progress(status: StatusCode, name: &RepositoryName, session: &str, received: u64) -> Answer {
     Answer::new(status)
         .header(header::LOCATION, &location(name, session))
-        .header(header::RANGE, &upload_range(received))
+        .header(header::RANGE, &UploadRange::received(received).to_string())
         .header(DOCKER_UPLOAD_UUID, session)
 }
 
@@ -139,14 +139,14 @@ fn demand_order<B: Body>(
     body: &B,
 ) -> Result<(), Refusal> {
     let Some(value) = headers.get(header::CONTENT_RANGE) else { return Ok(()) };
-    let (first, length) = value.to_str().ok().and_then(range::chunk).ok_or(Refusal::ChunkInvalid)?;
-    if first != lease.received() {
+    let UploadRange(span) = UploadRange::parse(value.as_bytes()).ok_or(Refusal::ChunkInvalid)?;
+    if span.first != lease.received() {
         return Err(Refusal::ChunkOutOfOrder {
             location: location(name, session),
             received: lease.received(),
         });
     }
     // A body of unknown length is taken as it comes; the answer's Range says how much it was.
-    let is_other = body.size_hint().exact().is_some_and(|exact| exact != length);
+    let is_other = body.size_hint().exact().is_some_and(|exact| exact != span.length());
     if is_other { Err(Refusal::ChunkInvalid) } else { Ok(()) }
 }

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use http::{StatusCode, header};
 
-use super::answer::{Answer, upload_range};
+use super::answer::Answer;
 use super::document::DocumentError;
 use super::space;
+use crate::proto::range::{ContentRange, UploadRange};
 use crate::proto::{Digest, ErrorBody, ErrorCode, RepositoryName, TargetError};
 
 /// Why the registry does not do what it was asked.
@@ -115,11 +116,10 @@ impl Refusal {
             Self::Target(TargetError::MethodNotAllowed { allow }) => answer.header(header::ALLOW, allow),
             Self::ChunkOutOfOrder { location, received } => {
                 let answer = answer.header(header::LOCATION, location);
-                answer.header(header::RANGE, &upload_range(*received))
+                answer.header(header::RANGE, &UploadRange::received(*received).to_string())
             }
-            Self::RangeUnsatisfiable(length) => {
-                answer.header(header::CONTENT_RANGE, &format!("bytes */{length}"))
-            }
+            Self::RangeUnsatisfiable(length) => answer
+                .header(header::CONTENT_RANGE, &ContentRange::Unsatisfied { total: *length }.to_string()),
             Self::TooManyUploads => answer.header(header::RETRY_AFTER, "60"),
             _ => answer,
         }
