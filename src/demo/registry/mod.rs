@@ -2,7 +2,7 @@
 //!
 //! It obeys the OCI distribution specification 1.1.1 in all four categories (pull, push, content discovery, content
 //! management), and where that is silent does what distribution does: delete by tag, `_catalog`, `ETag`,
-//! `Docker-Upload-UUID`. One file per resource; [`store`] is what is kept, [`upload`] what is on its way.
+//! `Docker-Upload-UUID`. One file per resource; `store` is what is kept, `upload` what is on its way.
 
 mod answer;
 mod blobs;
