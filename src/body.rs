@@ -241,7 +241,8 @@ impl RequestBody {
     /// hyper shows a reset with NO_ERROR as a clean end; only END_STREAM is one.
     fn finish(&mut self) -> Result<(), BodyError> {
         let source = std::mem::replace(&mut self.source, Sending::Nothing);
-        let reset = matches!(&source, Sending::Incoming { incoming, http2: true } if !incoming.is_end_stream());
+        let reset =
+            matches!(&source, Sending::Incoming { incoming, http2: true } if !incoming.is_end_stream());
         match self.left {
             Some(missing) if missing > 0 => Err(BodyError::Short { missing }),
             _ if reset => Err(BodyError::Reset),
@@ -302,6 +303,9 @@ impl RequestBody {
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestBody").field("left", &self.left).field("begun", &self.begun).finish_non_exhaustive()
+        f.debug_struct("RequestBody")
+            .field("left", &self.left)
+            .field("begun", &self.begun)
+            .finish_non_exhaustive()
     }
 }

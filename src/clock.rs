@@ -74,7 +74,8 @@ mod tests {
     async fn progress_starts_the_count_anew() {
         let mut stall = Stall::new(Duration::from_secs(60));
         let start = now();
-        let waited = tokio::time::timeout(Duration::from_secs(59), poll_fn(|cx| stall.poll_waiting(cx))).await;
+        let waited =
+            tokio::time::timeout(Duration::from_secs(59), poll_fn(|cx| stall.poll_waiting(cx))).await;
         assert!(waited.is_err());
         stall.progress();
         poll_fn(|cx| stall.poll_waiting(cx)).await;

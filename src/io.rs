@@ -97,7 +97,9 @@ impl<T> WriteStall<T> {
             self.stall.progress();
             return result;
         }
-        self.stall.poll_waiting(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
+        self.stall
+            .poll_waiting(cx)
+            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }
 }
 

@@ -1,2 +1,127 @@
 //! The command line, one file per command.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::future::Future;
+use std::io::{self, Write};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Environment;
+
+pub mod certificate;
 pub mod check;
+pub mod demo;
+pub mod health;
+pub mod htpasswd;
+pub mod serve;
+pub mod user;
+
+/// An authenticating gateway in front of container registries
+#[derive(Debug, Parser)]
+#[command(name = "dockgate", version, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Examples:\n  dockgate demo                 everything in one process, to try it out\n  \
+    dockgate check                is the configuration right?\n  dockgate --config FILE        run the gateway"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Demo(demo::DemoArgs),
+    Check(CheckArgs),
+    User(user::UserArgs),
+    Htpasswd(htpasswd::HtpasswdArgs),
+    Certificate(certificate::CertificateArgs),
+    Health(health::HealthArgs),
+    /// Commands of a later version, which are refused by name.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// Validate a configuration: every mistake at once, each with its line and what to write
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  dockgate check --config config/internal-registry.toml")]
+struct CheckArgs {
+    /// The configuration; else as for serve
+    #[arg(long, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+}
+
+/// Commands that are named in the documentation and come with a later version.
+const LATER: [&str; 6] = ["token", "probe", "explain", "client-config", "cache", "completions"];
+
+/// Runs what the command line asks for. The answer is the exit code: 0 done, 1 it failed while running, 2 the command
+/// line or the configuration is wrong.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Called `htpasswd`, it is htpasswd.
+    if arguments.first().and_then(|program| program.to_str()).is_some_and(htpasswd::is_called_for) {
+        arguments.insert(1, "htpasswd".into());
+    }
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => dispatch(cli),
+        Err(error) => {
+            // Nobody is left to be told when neither stream is there.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> u8 {
+    let environment = Environment::from_process();
+    let (mut input, mut output, mut messages) = (io::stdin(), io::stdout(), io::stderr());
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => serve::run(&args, environment),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(args.config.as_deref(), &environment, &mut output, &mut messages),
+        Command::User(args) => match user::run(&args, &mut input, &mut output) {
+            Ok(code) => code,
+            Err(error) => told(&error, error.exit_code()),
+        },
+        Command::Htpasswd(args) => {
+            let done = htpasswd::run(&args, &mut input, &mut output, &mut messages);
+            done.map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+        }
+        Command::Certificate(args) => {
+            certificate::run(&args, &mut output).map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+        }
+        Command::Health(args) => {
+            let done = health::run(&args, &environment, &mut output);
+            done.map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+        }
+        Command::Other(words) => refuse(&words),
+    }
+}
+
+fn refuse(words: &[OsString]) -> u8 {
+    let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+    if LATER.contains(&&*word) {
+        return told(&format!("\"{word}\" is not available in this version"), 2);
+    }
+    told(&format!("there is no command \"{word}\"; dockgate --help lists them"), 2)
+}
+
+fn told(error: &dyn Display, code: u8) -> u8 {
+    complain(error);
+    code
+}
+
+fn complain(error: &dyn Display) {
+    // Nobody is left to be told when standard error is gone.
+    let _ = writeln!(io::stderr(), "dockgate: {error}");
+}
+
+/// Runs `work` on a runtime of this thread: what accepts and watches; connections have threads of their own.
+fn block_on<T>(
+    work: impl Future<Output = Result<T, Box<dyn std::error::Error>>>,
+) -> Result<T, Box<dyn std::error::Error>> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

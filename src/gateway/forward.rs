@@ -35,7 +35,11 @@ impl Allowed<'_> {
 
     /// Sends the operation to `target` at the upstream, and sorts the answer: what comes back is a success or a
     /// redirect, stripped of what is not for the client.
-    pub(super) async fn send(&self, target: String, body: &mut RequestBody) -> Result<Response<Body>, Problem> {
+    pub(super) async fn send(
+        &self,
+        target: String,
+        body: &mut RequestBody,
+    ) -> Result<Response<Body>, Problem> {
         let upstream = self.upstream()?;
         let answer = self.send_to(upstream, &self.operation, target, body).await?;
         self.sort(upstream, answer).await
@@ -58,7 +62,11 @@ impl Allowed<'_> {
         })
     }
 
-    async fn sort(&self, upstream: &Upstream, mut answer: upstream::Response) -> Result<Response<Body>, Problem> {
+    async fn sort(
+        &self,
+        upstream: &Upstream,
+        mut answer: upstream::Response,
+    ) -> Result<Response<Body>, Problem> {
         let status = answer.status;
         if status.is_success() || status.is_redirection() {
             rewrite::to_client(&self.operation, &mut answer.headers);
@@ -69,7 +77,11 @@ impl Allowed<'_> {
 
     /// An upstream's refusal: some statuses have a meaning of their own here, the others go through with their body,
     /// as long as that is the registry's JSON.
-    async fn refusal(&self, upstream: &Upstream, answer: upstream::Response) -> Result<Response<Body>, Problem> {
+    async fn refusal(
+        &self,
+        upstream: &Upstream,
+        answer: upstream::Response,
+    ) -> Result<Response<Body>, Problem> {
         let name = || upstream.settings().name.clone();
         let retry_after = || answer.headers.get(header::RETRY_AFTER).cloned();
         let refused = |status, code, message: Option<&str>| Problem::Refused {
@@ -80,9 +92,10 @@ impl Allowed<'_> {
         };
         match answer.status {
             // A client can't help an upstream that wants credentials of the gateway.
-            StatusCode::UNAUTHORIZED => {
-                Err(Problem::Answer { name: name(), reason: "it wants credentials, which this gateway has none of" })
-            }
+            StatusCode::UNAUTHORIZED => Err(Problem::Answer {
+                name: name(),
+                reason: "it wants credentials, which this gateway has none of",
+            }),
             StatusCode::FORBIDDEN => Err(refused(StatusCode::FORBIDDEN, ErrorCode::Denied, None)),
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, None))
@@ -109,7 +122,8 @@ impl Allowed<'_> {
         let limited = Limited::new(answer.body, limits::ERROR_BODY_BYTES);
         let bytes = limited.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let known = ErrorBody::parse(&bytes).is_some_and(|body| !body.errors.is_empty());
-        let bytes = if known { bytes } else { ErrorBody::new(code_for(status, &self.operation)).render().into() };
+        let bytes =
+            if known { bytes } else { ErrorBody::new(code_for(status, &self.operation)).render().into() };
         answer.headers.remove(header::CONTENT_LENGTH);
         answer.headers.remove(header::CONTENT_ENCODING);
         answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use http::{HeaderMap, StatusCode, Uri, header};
 use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 use super::respond::Problem;
 use crate::io::Peer;
@@ -32,12 +33,14 @@ impl HostError {
 }
 
 /// The hosts that are served. With none configured, any is.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KnownHosts {
     exact: Vec<String>,
     /// What follows the `*` of a certificate's wildcard name: `.example.com`.
     suffixes: Vec<String>,
     addresses: Vec<IpAddr>,
+    /// Certificates, which may name addresses too.
+    certificates: Vec<CertificateDer<'static>>,
 }
 
 impl KnownHosts {
@@ -55,14 +58,32 @@ impl KnownHosts {
         known
     }
 
+    /// The same, and the addresses that `certificates` are for.
+    #[must_use]
+    pub fn with_certificates(mut self, certificates: Vec<CertificateDer<'static>>) -> Self {
+        self.certificates = certificates;
+        self
+    }
+
+    fn certified(&self, address: IpAddr) -> bool {
+        let name = ServerName::IpAddress(address.into());
+        self.certificates.iter().any(|certificate| {
+            let leaf = webpki::EndEntityCert::try_from(certificate);
+            leaf.is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(&name).is_ok())
+        })
+    }
+
     fn check(&self, host: &str) -> Result<(), HostError> {
-        let nothing_known = self.exact.is_empty() && self.suffixes.is_empty() && self.addresses.is_empty();
+        let nothing_known = self.exact.is_empty()
+            && self.suffixes.is_empty()
+            && self.addresses.is_empty()
+            && self.certificates.is_empty();
         if nothing_known || self.contains(host) { Ok(()) } else { Err(HostError::Misdirected) }
     }
 
     fn contains(&self, host: &str) -> bool {
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return address.is_loopback() || self.addresses.contains(&address);
+            return address.is_loopback() || self.addresses.contains(&address) || self.certified(address);
         }
         let wild = |suffix: &String| {
             // RFC 6125 section 6.4.3: a wildcard stands for one label.
@@ -90,7 +111,8 @@ impl TrustedProxies {
             return client;
         }
         let fields: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
-        let hops = fields.iter().rev().filter_map(|field| field.to_str().ok()).flat_map(|field| field.rsplit(','));
+        let hops =
+            fields.iter().rev().filter_map(|field| field.to_str().ok()).flat_map(|field| field.rsplit(','));
         for hop in hops {
             if !self.contains(client) {
                 break;
@@ -175,7 +197,9 @@ mod tests {
     #[test]
     fn hosts_of_certificates_are_served_and_no_others() {
         let known = ["registry.example.com", "*.mirror.example", "192.0.2.7", "2001:db8::7"];
-        for host in ["registry.example.com", "REGISTRY.example.com.:5000", "a.mirror.example", "192.0.2.7:443"] {
+        for host in
+            ["registry.example.com", "REGISTRY.example.com.:5000", "a.mirror.example", "192.0.2.7:443"]
+        {
             assert!(asked(&known, host).is_ok(), "{host}");
         }
         for host in ["localhost:5000", "127.0.0.1:5000", "[::1]:5000", "[2001:db8::7]"] {

@@ -35,7 +35,7 @@ fn with_link(allowed: &Allowed<'_>, resource: &str, mut response: Response<Body>
     headers.remove(header::LINK);
     if let Some(query) = next.as_deref().and_then(|target| target.split_once('?')).map(|(_, query)| query) {
         let target = format!("{}?{query}", allowed.naming.resource(resource));
-        set(headers, header::LINK, &Link::next(target).to_string());
+        set(headers, header::LINK, &Link::next(&target).to_string());
     }
     response
 }

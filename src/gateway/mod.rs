@@ -50,6 +50,7 @@ pub struct Core {
 }
 
 /// What a [`Core`] is made from.
+#[derive(Clone)]
 pub struct Settings {
     /// Who may log in.
     pub authenticator: Arc<Authenticator>,
@@ -90,7 +91,13 @@ impl Core {
         let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
         // The renderer drops control characters; what is left is always a header's value.
         let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
-        Self { rules: settings.rules.clone(), routes: Routes::new(&settings.upstreams), challenge, settings, lasting }
+        Self {
+            rules: settings.rules.clone(),
+            routes: Routes::new(&settings.upstreams),
+            challenge,
+            settings,
+            lasting,
+        }
     }
 
     /// What lasts, for the next core.
@@ -244,8 +251,10 @@ impl Arrival<'_> {
         identity: &Identity,
         asked: Operation,
     ) -> Result<Allowed<'w>, Problem> {
-        let login = || (identity.is_anonymous() && self.core.settings.authenticator.has_logins())
-            .then(|| Problem::Unauthorized(respond::accesses(&asked)));
+        let login = || {
+            (identity.is_anonymous() && self.core.settings.authenticator.has_logins())
+                .then(|| Problem::Unauthorized(respond::accesses(&asked)))
+        };
         let place = match asked.repository().map(|name| self.core.routes.find(way, name)) {
             None => None,
             Some(Ok(place)) => Some(place),
@@ -286,7 +295,9 @@ impl Allowed<'_> {
             Operation::UploadStatus { session, .. }
             | Operation::PatchUpload { session, .. }
             | Operation::CancelUpload { session, .. } => upload::go_on(self, session, body).await,
-            Operation::FinishUpload { session, digest, .. } => upload::finish(self, session, digest, body).await,
+            Operation::FinishUpload { session, digest, .. } => {
+                upload::finish(self, session, digest, body).await
+            }
         }
     }
 

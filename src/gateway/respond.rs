@@ -88,7 +88,9 @@ impl Problem {
     #[deny(clippy::wildcard_enum_match_arm)]
     fn status_and_body(&self) -> (StatusCode, ErrorBody) {
         use StatusCode as S;
-        let text = ErrorBody::with_message;
+        fn text(code: ErrorCode, message: impl Into<String>) -> ErrorBody {
+            ErrorBody::with_message(code, message)
+        }
         match self {
             Self::Malformed(reason) => (S::BAD_REQUEST, text(ErrorCode::Unsupported, *reason)),
             Self::Host(error) => (error.status(), text(ErrorCode::NameUnknown, error.to_string())),
@@ -113,9 +115,10 @@ impl Problem {
             Self::ClientGone => {
                 (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
             }
-            Self::Refused { status, code, message, .. } => {
-                (*status, message.as_ref().map_or_else(|| ErrorBody::new(*code), |message| text(*code, message)))
-            }
+            Self::Refused { status, code, message, .. } => (
+                *status,
+                message.as_ref().map_or_else(|| ErrorBody::new(*code), |message| text(*code, message)),
+            ),
             Self::Upstream { error, .. } => upstream(error),
             Self::Answer { .. } => {
                 (S::BAD_GATEWAY, text(ErrorCode::Unavailable, "the upstream's answer can't be used"))

@@ -64,7 +64,11 @@ impl Via {
     /// Whether a request has been here already.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let seen = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
-        if seen.into_iter().any(|value| value.contains(&self.pseudonym)) { Err(Problem::Loop) } else { Ok(()) }
+        if seen.into_iter().any(|value| value.contains(&self.pseudonym)) {
+            Err(Problem::Loop)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -146,7 +150,8 @@ mod tests {
     #[test]
     fn credentials_cookies_and_forwarded_names_never_go_upstream() {
         let mut headers = HeaderMap::new();
-        for name in ["authorization", "cookie", "x-forwarded-for", "forwarded", "x-real-ip", "host", "expect"] {
+        for name in ["authorization", "cookie", "x-forwarded-for", "forwarded", "x-real-ip", "host", "expect"]
+        {
             headers.insert(name, HeaderValue::from_static("secret"));
         }
         headers.insert("range", HeaderValue::from_static("bytes=0-1"));

@@ -96,7 +96,10 @@ impl Routes {
                 None => self.within(ns, full)?,
             },
             (None, None) => {
-                let (route, remote) = self.by_prefix(&full).or_else(|| Some((self.catch_all()?, full))).ok_or(RouteError::Unknown)?;
+                let (route, remote) = self
+                    .by_prefix(&full)
+                    .or_else(|| Some((self.catch_all()?, full)))
+                    .ok_or(RouteError::Unknown)?;
                 self.within(route, remote)?
             }
         };

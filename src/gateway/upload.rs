@@ -74,8 +74,12 @@ async fn mount(
     // The upstream's refusal is not the client's: it gets an ordinary upload.
     let answer = allowed.send(target, &mut RequestBody::empty()).await;
     match answer {
-        Ok(response) if response.status() == StatusCode::CREATED => Ok(Some(created(allowed, digest, response))),
-        Ok(response) if response.status() == StatusCode::ACCEPTED => sealed(allowed, None, response).map(Some),
+        Ok(response) if response.status() == StatusCode::CREATED => {
+            Ok(Some(created(allowed, digest, response)))
+        }
+        Ok(response) if response.status() == StatusCode::ACCEPTED => {
+            sealed(allowed, None, response).map(Some)
+        }
         Ok(_) | Err(Problem::Refused { .. } | Problem::Answer { .. }) => {
             tracing::debug!(upstream = upstream.settings().name, "the upstream refuses the mount");
             Ok(None)

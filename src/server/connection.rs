@@ -1,42 +1,258 @@
-//! thin
-use std::sync::Arc;
-use std::time::Duration;
-use hyper::{Request, Response};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer, TokioExecutor};
-use crate::body::Body;
-use crate::io::{Socket, WriteStall};
-use tokio::net::TcpStream;
+//! One connection, from its first byte to its last: PROXY protocol, TLS, HTTP, and its end.
 
-/// thin
-pub async fn serve<H, F>(stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>>, handler: H)
-where H: Fn(Request<Incoming>) -> F + Clone + Send + 'static, F: Future<Output = Response<Body>> + Send + 'static {
-    let _ = stream.set_nodelay(true);
-    let socket = Socket::Tcp(stream);
-    match tls {
-        None => http1(WriteStall::new(socket, Duration::from_secs(60)), handler).await,
-        Some(config) => {
-            let Ok(stream) = tokio_rustls::TlsAcceptor::from(config).accept(socket).await else { return };
-            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let io = WriteStall::new(stream, Duration::from_secs(60));
-            if h2 { http2(io, handler).await } else { http1(io, handler).await }
-        }
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use ipnet::IpNet;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
+
+use super::activity::{Activity, Noticed, Tracked};
+use super::proxy_protocol;
+use crate::body::Body;
+use crate::config::limits;
+use crate::io::{Peer, Socket, WriteStall};
+
+/// Answers requests. Cloned for each connection.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// The answer to `request`, which came from `peer`.
+    fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// How connections are served. The same for all that come through one listener.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// TLS, where it ends here.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Proxies that must begin with a PROXY header.
+    pub proxies: Arc<[IpNet]>,
+    /// How long the head of a request may take to come in.
+    pub header_timeout: Duration,
+    /// How long a connection may have nothing to do.
+    pub idle_timeout: Duration,
+    /// How long a client may take no byte of what is sent to it.
+    pub stall_timeout: Duration,
+}
+
+/// Serves a connection until it ends. Once `drain` is true, no further request is begun on it.
+pub(super) async fn serve(
+    mut socket: Socket,
+    address: Option<IpAddr>,
+    worker: usize,
+    service: Service,
+    handler: impl Handler,
+    drain: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let deadline = Instant::now() + limits::HANDSHAKE_DEADLINE;
+    let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
+    let named = tokio::time::timeout_at(deadline, spoken_for(&mut socket, address, &service.proxies));
+    let address = named.await.map_err(timed_out)??;
+    let mut peer = Peer { address, tls: service.tls.is_some(), worker };
+    let Some(tls) = &service.tls else {
+        return http_1(socket, peer, &service, handler, drain).await;
+    };
+    let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(tls.clone()).accept(socket));
+    let stream = stream.await.map_err(timed_out)??;
+    peer.tls = true;
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http_2(stream, peer, &service, handler, drain).await,
+        _ => http_1(stream, peer, &service, handler, drain).await,
     }
 }
 
-async fn http1<T, H, F>(io: T, handler: H)
-where T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
- H: Fn(Request<Incoming>) -> F + Clone + Send + 'static, F: Future<Output = Response<Body>> + Send + 'static {
-    let service = hyper::service::service_fn(move |r| { let f = handler(r); async move { Ok::<_, std::convert::Infallible>(f.await) } });
-    let _ = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(75))
-        .max_buf_size(64 * 1024).serve_connection(TokioIo::new(io), service).await;
+/// The client's address: what a trusted proxy says it is, else the socket's. Whoever comes by a unix socket is local.
+async fn spoken_for(socket: &mut Socket, address: Option<IpAddr>, proxies: &[IpNet]) -> io::Result<IpAddr> {
+    let local = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let own = address.map_or(local, |address| address.to_canonical());
+    let trusted = proxies.iter().any(|network| network.contains(&own));
+    if !trusted {
+        return Ok(own);
+    }
+    Ok(proxy_protocol::read(socket).await?.map_or(own, |address| address.to_canonical()))
 }
 
-async fn http2<T, H, F>(io: T, handler: H)
-where T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
- H: Fn(Request<Incoming>) -> F + Clone + Send + 'static, F: Future<Output = Response<Body>> + Send + 'static {
-    let service = hyper::service::service_fn(move |r| { let f = handler(r); async move { Ok::<_, std::convert::Infallible>(f.await) } });
-    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new())
-        .initial_stream_window_size(4 << 20).initial_connection_window_size(8 << 20).max_concurrent_streams(100).max_send_buf_size(256 << 10)
-        .serve_connection(TokioIo::new(io), service).await;
+/// hyper's own timer on the head runs while a kept connection is idle, too. So it is given the longer of the two
+/// limits, as the one that holds whatever else fails, and [`Guard`] keeps them apart.
+async fn http_1(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    service: &Service,
+    handler: impl Handler,
+    drain: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let activity = Activity::default();
+    let io = Noticed { inner: WriteStall::new(io, service.stall_timeout), activity: activity.clone() };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(service.header_timeout.max(service.idle_timeout))
+        .max_buf_size(limits::HEADER_BYTES)
+        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone()));
+    Guard::new(pin!(connection), activity, service, Some(service.header_timeout)).run(drain).await
+}
+
+async fn http_2(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    service: &Service,
+    handler: impl Handler,
+    drain: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let activity = Activity::default();
+    let io = WriteStall::new(io, service.stall_timeout);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::H2_CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::H2_STREAMS)
+        .max_frame_size(limits::H2_FRAME_BYTES)
+        .max_send_buf_size(limits::H2_SEND_BUFFER_BYTES)
+        .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits::H2_PENDING_RESETS)
+        .max_local_error_reset_streams(limits::H2_LOCAL_RESETS)
+        .keep_alive_interval(limits::H2_KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(limits::H2_KEEP_ALIVE_TIMEOUT)
+        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone()));
+    Guard::new(pin!(connection), activity, service, None).run(drain).await
+}
+
+fn answering<H: Handler>(
+    handler: H,
+    peer: Peer,
+    activity: Activity,
+) -> impl hyper::service::HttpService<
+    Incoming,
+    ResBody = Tracked,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<Tracked>, Infallible>> + Send + 'static,
+> {
+    service_fn(move |request| {
+        let (handler, under_way) = (handler.clone(), activity.begin());
+        async move {
+            let response = handler.answer(request, peer).await;
+            Ok(response.map(|body| Tracked { body, _under_way: under_way }))
+        }
+    })
+}
+
+/// Ends a connection that has nothing to do, that dawdles over the head of a request, or that is to drain.
+///
+/// The timer is touched only when what it waits for changes, never for a request that comes in whole.
+struct Guard<'a, C> {
+    connection: Pin<&'a mut C>,
+    activity: Activity,
+    idle_timeout: Duration,
+    header_timeout: Option<Duration>,
+    phase: Phase,
+    timer: Pin<Box<Sleep>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nothing is under way: closed at the end of `idle_timeout`.
+    Idle,
+    /// A head has begun to come in: cut off at the end of `header_timeout`.
+    Head,
+    /// Requests are under way; they have limits of their own.
+    Busy,
+    /// Told to end: what is under way is finished, and then the client has a moment to see it.
+    Ending,
+}
+
+impl<'a, C> Guard<'a, C>
+where
+    C: GracefulConnection<Error = hyper::Error>,
+{
+    fn new(
+        connection: Pin<&'a mut C>,
+        activity: Activity,
+        service: &Service,
+        header_timeout: Option<Duration>,
+    ) -> Self {
+        let idle_timeout = service.idle_timeout;
+        let first = header_timeout.unwrap_or(idle_timeout);
+        let timer = Box::pin(tokio::time::sleep(first));
+        // A connection that was only just made is as good as a head that has begun.
+        Self { connection, activity, idle_timeout, header_timeout, phase: Phase::Head, timer }
+    }
+
+    async fn run(mut self, mut drain: watch::Receiver<bool>) -> io::Result<()> {
+        let mut draining = pin!(async move { drain.wait_for(|drain| *drain).await.is_ok() });
+        let mut drained = false;
+        poll_fn(move |cx| {
+            if let Poll::Ready(result) = self.connection.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(io::Error::other));
+            }
+            if !drained && draining.as_mut().poll(cx).is_ready() {
+                drained = true;
+                self.end();
+                if let Poll::Ready(result) = self.connection.as_mut().poll(cx) {
+                    return Poll::Ready(result.map_err(io::Error::other));
+                }
+            }
+            self.poll_limits(cx)
+        })
+        .await
+    }
+
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let phase = self.current();
+        if phase != self.phase || (phase == Phase::Idle && self.activity.take_ended()) {
+            self.phase = phase;
+            if let Some(limit) = self.limit() {
+                self.timer.as_mut().reset(Instant::now() + limit);
+            }
+        }
+        if self.limit().is_none() || self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.phase == Phase::Idle {
+            self.end();
+            return match self.connection.as_mut().poll(cx) {
+                Poll::Ready(result) => Poll::Ready(result.map_err(io::Error::other)),
+                Poll::Pending => self.poll_limits(cx),
+            };
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn current(&self) -> Phase {
+        match self.phase {
+            Phase::Ending => Phase::Ending,
+            _ if !self.activity.is_idle() => Phase::Busy,
+            _ if self.header_timeout.is_some() && self.activity.head_has_begun() => Phase::Head,
+            Phase::Head if !self.activity.take_ended() => Phase::Head,
+            _ => Phase::Idle,
+        }
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Idle => Some(self.idle_timeout),
+            Phase::Head => Some(self.header_timeout.unwrap_or(self.idle_timeout)),
+            Phase::Busy => None,
+            Phase::Ending if self.activity.is_idle() => Some(limits::HANDSHAKE_DEADLINE),
+            Phase::Ending => None,
+        }
+    }
+
+    fn end(&mut self) {
+        self.connection.as_mut().graceful_shutdown();
+        self.phase = Phase::Ending;
+        self.timer.as_mut().reset(Instant::now() + limits::HANDSHAKE_DEADLINE);
+    }
 }

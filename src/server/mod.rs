@@ -1,9 +1,15 @@
 //! TCP, TLS and HTTP. Knows nothing of registries.
 //!
-//! One acceptor hands connections to workers, each a thread with a runtime of its own: a connection, its requests and
-//! its upstream connections stay on one core, so that no frame crosses threads.
+//! One task accepts and hands connections to workers, each a thread with a runtime of its own: a connection, its
+//! requests and its upstream connections stay on one core, so that no frame crosses threads.
 
-pub mod connection;
-pub mod listener;
-pub mod tls;
-pub mod worker;
+mod activity;
+mod connection;
+mod listener;
+mod proxy_protocol;
+mod tls;
+mod worker;
+
+pub use connection::{Handler, Service};
+pub use listener::{ListenError, Listener, Server};
+pub use tls::{CertificateError, Certificates, dns_names};

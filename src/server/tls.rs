@@ -1,22 +1,173 @@
 //! The server's side of TLS: certificates by name, re-read when their files change.
 
-use std::sync::Arc;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 
-/// thin
-pub fn load(certificate: &str, key: &str) -> Arc<ServerConfig> {
-    let certs: Vec<_> = CertificateDer::pem_file_iter(certificate).unwrap().map(|c| c.unwrap()).collect();
-    let key = PrivateKeyDer::from_pem_file(key).unwrap();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
+use crate::config::{KeyPair, Tls};
+use crate::watch::Stamp;
+
+/// Why certificates can't be served.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct CertificateError {
+    path: PathBuf,
+    reason: String,
+}
+
+/// The certificates that are served, and the TLS settings around them.
+///
+/// The settings outlive a change of the certificates, and with them the key of the session tickets.
+pub struct Certificates {
+    files: Tls,
+    stamps: Mutex<Vec<Stamp>>,
+    table: Arc<Table>,
+    config: Arc<ServerConfig>,
+}
+
+impl Certificates {
+    /// Reads the certificates and keys of `files`.
+    ///
+    /// # Errors
+    /// Names the file that can't be read, or whose key does not fit.
+    pub fn open(files: &Tls) -> Result<Self, CertificateError> {
+        let stamps = Mutex::new(stamps(files));
+        let table = Arc::new(Table(ArcSwap::from_pointee(Entries::load(files)?)));
+        let config = server_config(table.clone()).map_err(|error| CertificateError {
+            path: files.default.certificate.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { files: files.clone(), stamps, table, config: Arc::new(config) })
+    }
+
+    /// The settings for a handshake.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
+    /// The leaf certificates in force, which say what hosts are served.
+    pub fn leaves(&self) -> Vec<CertificateDer<'static>> {
+        let entries = self.table.0.load();
+        let all = std::iter::once(&entries.default).chain(entries.named.iter().map(|entry| &entry.key));
+        all.filter_map(|key| key.cert.first().cloned()).collect()
+    }
+
+    /// Reads the files again if any has changed: `Ok(true)` when others are now in force.
+    ///
+    /// # Errors
+    /// When the new ones can't be used. The old stay in force, and the same files are not tried again.
+    pub fn reload_if_changed(&self) -> Result<bool, CertificateError> {
+        let now = stamps(&self.files);
+        {
+            let mut known = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+            if *known == now {
+                return Ok(false);
+            }
+            *known = now;
+        }
+        self.table.0.store(Arc::new(Entries::load(&self.files)?));
+        Ok(true)
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificates").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+fn stamps(files: &Tls) -> Vec<Stamp> {
+    let pairs = std::iter::once(&files.default).chain(&files.sni);
+    pairs.flat_map(|pair| [Stamp::of(&pair.certificate), Stamp::of(&pair.key)]).collect()
+}
+
+/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, session tickets.
+fn server_config(table: Arc<Table>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_single_cert(certs, key)
-        .unwrap();
+        .with_cert_resolver(table);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
-    Arc::new(config)
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+/// Chooses a certificate by the name that the client asks for (RFC 6066 section 3).
+#[derive(Debug)]
+struct Table(ArcSwap<Entries>);
+
+#[derive(Debug)]
+struct Entries {
+    default: Arc<CertifiedKey>,
+    named: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    names: Vec<String>,
+    key: Arc<CertifiedKey>,
+}
+
+impl ResolvesServerCert for Table {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let entries = self.0.load();
+        let named = hello.server_name().and_then(|name| entries.find(name));
+        Some(named.unwrap_or(&entries.default).clone())
+    }
+}
+
+impl Entries {
+    fn load(files: &Tls) -> Result<Self, CertificateError> {
+        let default = Arc::new(load_pair(&files.default)?);
+        let named = files.sni.iter().map(Entry::load).collect::<Result<_, _>>()?;
+        Ok(Self { default, named })
+    }
+
+    /// An exact name wins over a wildcard.
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let exact = self.named.iter().find(|entry| entry.names.iter().any(|known| known == name));
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        let covers = |known: &String| known.strip_prefix("*.").is_some_and(|suffix| Some(suffix) == parent);
+        let wild = || self.named.iter().find(|entry| entry.names.iter().any(covers));
+        exact.or_else(wild).map(|entry| &entry.key)
+    }
+}
+
+impl Entry {
+    fn load(pair: &KeyPair) -> Result<Self, CertificateError> {
+        let key = load_pair(pair)?;
+        let names = key.cert.first().map(dns_names).unwrap_or_default();
+        Ok(Self { names, key: Arc::new(key) })
+    }
+}
+
+/// The DNS names that a certificate is for, wildcards as they are, in lower case.
+pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let parsed = webpki::EndEntityCert::try_from(certificate);
+    parsed.map(|leaf| leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()).unwrap_or_default()
+}
+
+fn load_pair(pair: &KeyPair) -> Result<CertifiedKey, CertificateError> {
+    let wrong = |path: &PathBuf, reason: String| CertificateError { path: path.clone(), reason };
+    let bad_certificate = |error: rustls::pki_types::pem::Error| wrong(&pair.certificate, error.to_string());
+    let chain = CertificateDer::pem_file_iter(&pair.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(bad_certificate)?;
+    if chain.is_empty() {
+        return Err(wrong(&pair.certificate, "it holds no certificate".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(&pair.key).map_err(|error| wrong(&pair.key, error.to_string()))?;
+    let key =
+        aws_lc_rs::sign::any_supported_type(&key).map_err(|error| wrong(&pair.key, error.to_string()))?;
+    let pair_of = CertifiedKey::new(chain, key);
+    pair_of.keys_match().map_err(|_| wrong(&pair.key, "it is not the certificate's key".to_owned()))?;
+    Ok(pair_of)
 }

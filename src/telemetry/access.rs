@@ -85,7 +85,8 @@ impl AccessRecord {
         let mut line = String::with_capacity(320);
         let time = super::timestamp(clock::wall());
         // Writing to a String can't fail.
-        let _ = if self.log.json { self.write_json(&mut line, &time) } else { self.write_text(&mut line, &time) };
+        let _ =
+            if self.log.json { self.write_json(&mut line, &time) } else { self.write_text(&mut line, &time) };
         line
     }
 
@@ -110,7 +111,8 @@ impl AccessRecord {
     }
 
     fn fields(&self, mut field: impl FnMut(&str, Value<'_>) -> fmt::Result) -> fmt::Result {
-        let mut text = |name, value: Option<&str>| value.map_or(Ok(()), |value| field(name, Value::Text(value)));
+        let mut text =
+            |name, value: Option<&str>| value.map_or(Ok(()), |value| field(name, Value::Text(value)));
         text("repository", self.repository.as_deref())?;
         text("reference", self.reference.as_deref())?;
         text("user", self.user.as_deref())?;

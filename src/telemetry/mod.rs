@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn request_ids_do_not_repeat() {
-        let ids: std::collections::HashSet<_> = (0..1000).map(|_| RequestId::next().as_str().to_owned()).collect();
+        let ids: std::collections::HashSet<_> =
+            (0..1000).map(|_| RequestId::next().as_str().to_owned()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() == 16));
     }

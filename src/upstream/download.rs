@@ -34,7 +34,14 @@ impl Download {
             };
         }
         let limit = home.stall_timeout;
-        Body::stream(Self { wire: Some(wire), framing, stall: Stall::new(limit), limit, home: home.clone(), worker })
+        Body::stream(Self {
+            wire: Some(wire),
+            framing,
+            stall: Stall::new(limit),
+            limit,
+            home: home.clone(),
+            worker,
+        })
     }
 
     fn finish(&mut self) {

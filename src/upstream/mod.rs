@@ -102,7 +102,12 @@ impl Upstream {
     ///
     /// # Errors
     /// When no answer came. An answer with any status is none.
-    pub async fn send(self: &Arc<Self>, _: &Permit, worker: usize, mut request: Request<'_>) -> Result<Response, Error> {
+    pub async fn send(
+        self: &Arc<Self>,
+        _: &Permit,
+        worker: usize,
+        mut request: Request<'_>,
+    ) -> Result<Response, Error> {
         request.headers.insert(header::HOST, self.authority.clone());
         let mut backoff = Backoff::new(self.retries(&request.method));
         loop {
@@ -124,7 +129,11 @@ impl Upstream {
         if *method == Method::GET || *method == Method::HEAD { self.settings.retries } else { 0 }
     }
 
-    async fn send_once(self: &Arc<Self>, worker: usize, request: &mut Request<'_>) -> Result<Response, Error> {
+    async fn send_once(
+        self: &Arc<Self>,
+        worker: usize,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
         while let Some(wire) = self.take_idle(worker, request.body) {
             match self.exchange(worker, wire, request).await {
                 // It was closed while it lay idle: no attempt at all.

@@ -84,7 +84,9 @@ pub(crate) struct Wire {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     Length,
-    Chunked { first: bool },
+    Chunked {
+        first: bool,
+    },
     /// The last bytes are in the buffer, or out.
     Last,
 }
@@ -146,7 +148,9 @@ impl Wire {
         std::future::poll_fn(move |cx| {
             if let Ok(false) = sent {
                 sent = match self.poll_send(cx, body) {
-                    Poll::Ready(Err(WireError::Body(error))) => return Poll::Ready(Err(WireError::Body(error))),
+                    Poll::Ready(Err(WireError::Body(error))) => {
+                        return Poll::Ready(Err(WireError::Body(error)));
+                    }
                     Poll::Ready(result) => result.map(|()| true),
                     Poll::Pending => Ok(false),
                 };
@@ -297,7 +301,8 @@ impl Wire {
             }
             let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
             // Header values are slices of the buffer that was read: none is copied.
-            let spans: Vec<_> = parsed.headers.iter().map(|field| (name_of(field), span(&self.read, field))).collect();
+            let spans: Vec<_> =
+                parsed.headers.iter().map(|field| (name_of(field), span(&self.read, field))).collect();
             let block = self.read.split_to(length).freeze();
             let headers = headers_of(&block, spans)?;
             let framing = self.framing(status, version, &headers, head_request)?;
@@ -404,9 +409,11 @@ fn headers_of(block: &Bytes, spans: Vec<Span>) -> Result<HeaderMap, WireError> {
 /// RFC 9112 section 9.3.
 fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     let says = |word: &str| {
-        headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|option| option.trim().eq_ignore_ascii_case(word))
-        })
+        headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case(word)))
     };
     if version == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
 }

@@ -1,0 +1,339 @@
+//! The wiring: a checked configuration to a gateway that runs, reloads and ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::admin::{self, State};
+use crate::authn::htpasswd::{LoadError, Warning};
+use crate::authn::{Authenticator, HtpasswdFile, Reload};
+use crate::authz::Rules;
+use crate::body::Body;
+use crate::config::{Config, Environment, limits};
+use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
+use crate::io::Peer;
+use crate::server::{
+    CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
+};
+use crate::telemetry::AccessLog;
+use crate::upstream::{TlsSettingsError, Upstream};
+use crate::watch::Stamp;
+
+/// Why a gateway can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken, or not this machine's.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A certificate or key can't be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The htpasswd file can't be used.
+    #[error("auth.htpasswd: {0}")]
+    Htpasswd(#[from] LoadError),
+    /// An upstream's TLS settings can't be used.
+    #[error("upstream \"{name}\": {source}")]
+    Upstream {
+        /// The upstream's name.
+        name: String,
+        /// What is wrong.
+        source: TlsSettingsError,
+    },
+    /// The machine gives no randomness.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The machine gives no threads.
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A gateway that runs.
+pub struct App {
+    config: Mutex<Config>,
+    origin: Option<Origin>,
+    core: Arc<ArcSwap<Core>>,
+    certificates: Option<Arc<Certificates>>,
+    server: Server,
+    state: Arc<State>,
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    workers: usize,
+}
+
+/// Where a configuration came from, to read it again.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The `--config` of the command line.
+    pub path: Option<PathBuf>,
+    /// The variables.
+    pub environment: Environment,
+}
+
+impl Handler for Gateway {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        self.clone().handle(request, peer).await
+    }
+}
+
+impl App {
+    /// Starts a gateway. Must be called within a runtime, on which it accepts; it dials no upstream.
+    ///
+    /// # Errors
+    /// [`StartError`] says what of the configuration can't be used on this machine.
+    pub async fn start(
+        config: Config,
+        origin: Option<Origin>,
+        access_log: Option<AccessLog>,
+    ) -> Result<Self, StartError> {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let certificates = config.server.tls.as_ref().map(Certificates::open).transpose()?.map(Arc::new);
+        let authenticator = Arc::new(Authenticator::new(open_htpasswd(&config)?)?);
+        let upstreams = upstreams(&config, &[], workers)?;
+        let lasting = Lasting::new(config.server.secret.as_ref())?;
+        let settings = settings(&config, authenticator, upstreams, certificates.as_deref());
+        let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, lasting)));
+
+        let listeners: Vec<_> =
+            config.server.addresses.iter().map(Listener::bind).collect::<Result<_, _>>()?;
+        let addresses = listeners.iter().filter_map(Listener::local_address).collect();
+        let gateway = Gateway::new(core.clone(), access_log);
+        let server = Server::new(workers, config.server.max_connections, gateway)?;
+        let state = Arc::new(State::new(core.clone()));
+        let admin_address = match &config.admin {
+            Some(admin) => Some(admin::serve(admin.address, state.clone()).await?),
+            None => None,
+        };
+        let service = service(&config, certificates.as_deref());
+        for listener in listeners {
+            server.accept(listener, service.clone());
+        }
+        let config = Mutex::new(config);
+        Ok(Self { config, origin, core, certificates, server, state, addresses, admin_address, workers })
+    }
+
+    /// The addresses that it listens on, in the configuration's order; unix sockets have none.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Looks at all files every two seconds, and takes over what has changed. Never ends.
+    pub async fn watch(&self) {
+        let mut stamps = self.stamps();
+        loop {
+            tokio::time::sleep(limits::FILE_WATCH_INTERVAL).await;
+            self.core.load().settings.upstreams.iter().for_each(|upstream| upstream.sweep());
+            self.reload_certificates();
+            let authenticator = self.core.load().settings.authenticator.clone();
+            let reload = tokio::task::spawn_blocking(move || authenticator.reload_if_changed()).await;
+            self.note_htpasswd(reload.unwrap_or(Reload::Unchanged));
+            let now = self.stamps();
+            if now != stamps {
+                stamps = now;
+                self.reload_config();
+            }
+        }
+    }
+
+    /// Reads everything again, as SIGHUP asks.
+    pub fn reload(&self) {
+        self.reload_certificates();
+        self.note_htpasswd(self.core.load().settings.authenticator.reload());
+        self.reload_config();
+    }
+
+    /// Stops accepting and lets what is under way finish, up to `drain_timeout`. The answer is whether all of it has.
+    pub async fn drain(&self) -> bool {
+        self.state.drain();
+        let limit = self.config().server.drain_timeout;
+        self.server.drain(limit).await
+    }
+
+    fn config(&self) -> std::sync::MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        self.config().files.iter().map(|path| Stamp::of(path)).collect()
+    }
+
+    fn reload_certificates(&self) {
+        let Some(certificates) = &self.certificates else { return };
+        match certificates.reload_if_changed() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("other certificates are in force");
+                self.state.note("certificates", None);
+                self.replace_core(|settings| {
+                    settings.hosts = known_hosts(&self.config(), Some(certificates))
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new certificates can't be used; the old ones stay in force");
+                self.state.note("certificates", Some(error.to_string()));
+            }
+        }
+    }
+
+    fn note_htpasswd(&self, reload: Reload) {
+        match reload {
+            Reload::Unchanged => {}
+            Reload::Swapped(table) => {
+                tracing::info!(users = table.users(), "another htpasswd file is in force");
+                warn_of_lines(table.warnings());
+                self.state.note("htpasswd", None);
+            }
+            Reload::Kept(error) => {
+                tracing::error!(%error, "the new htpasswd file can't be used; the old one stays in force");
+                self.state.note("htpasswd", Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Rules and upstreams are taken over; what belongs to sockets and threads needs a restart, and says so.
+    fn reload_config(&self) {
+        let Some(origin) = &self.origin else { return };
+        match self.take_over(origin) {
+            Ok(()) => {
+                tracing::info!("the configuration was read again");
+                self.state.note("configuration", None);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new configuration can't be used; the old one stays in force");
+                self.state.note("configuration", Some(error));
+            }
+        }
+    }
+
+    fn take_over(&self, origin: &Origin) -> Result<(), String> {
+        let config =
+            Config::check(origin.path.as_deref(), &origin.environment).map_err(|error| error.to_string())?;
+        let core = self.core.load_full();
+        let before = self.config().clone();
+        warn_of_restart(&before, &config);
+        let authenticator = if config.auth.htpasswd == before.auth.htpasswd {
+            core.settings.authenticator.clone()
+        } else {
+            let file = open_htpasswd(&config).map_err(|error| error.to_string())?;
+            Arc::new(Authenticator::new(file).map_err(|error| error.to_string())?)
+        };
+        let upstreams =
+            upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
+        let settings = settings(&config, authenticator, upstreams, self.certificates.as_deref());
+        self.core.store(Arc::new(Core::new(settings, core.lasting())));
+        *self.config() = config;
+        Ok(())
+    }
+
+    fn replace_core(&self, change: impl FnOnce(&mut Settings)) {
+        let core = self.core.load_full();
+        let mut settings = core.settings.clone();
+        change(&mut settings);
+        self.core.store(Arc::new(Core::new(settings, core.lasting())));
+    }
+}
+
+/// What a restart alone can change.
+fn warn_of_restart(before: &Config, now: &Config) {
+    let (old, new) = (&before.server, &now.server);
+    let changed = [
+        ("server.address", old.addresses != new.addresses),
+        ("server.tls", old.tls != new.tls),
+        ("server.max_connections", old.max_connections != new.max_connections),
+        ("server.header_timeout", old.header_timeout != new.header_timeout),
+        ("server.idle_timeout", old.idle_timeout != new.idle_timeout),
+        ("server.stall_timeout", old.stall_timeout != new.stall_timeout),
+        ("server.proxy_protocol", old.proxy_protocol != new.proxy_protocol),
+        ("admin.address", before.admin != now.admin),
+        ("log", before.log != now.log),
+    ];
+    for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+        tracing::warn!(key, "a change of this takes a restart");
+    }
+}
+
+fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
+    let server = &config.server;
+    let proxies = if server.proxy_protocol { server.trusted_proxies.clone() } else { Vec::new() };
+    Service {
+        tls: certificates.map(Certificates::config),
+        proxies: proxies.into(),
+        header_timeout: server.header_timeout,
+        idle_timeout: server.idle_timeout,
+        stall_timeout: server.stall_timeout,
+    }
+}
+
+fn settings(
+    config: &Config,
+    authenticator: Arc<Authenticator>,
+    upstreams: Vec<Arc<Upstream>>,
+    certificates: Option<&Certificates>,
+) -> Settings {
+    let logins = authenticator.has_logins();
+    Settings {
+        authenticator,
+        rules: Rules::new(config.access.clone(), logins),
+        upstreams,
+        hosts: known_hosts(config, certificates),
+        proxies: TrustedProxies(config.server.trusted_proxies.clone()),
+        realm: config.auth.realm.clone(),
+        stall_timeout: config.server.stall_timeout,
+    }
+}
+
+/// external_url, the upstreams' virtual hosts and the certificates' names.
+fn known_hosts(config: &Config, certificates: Option<&Certificates>) -> KnownHosts {
+    let leaves = certificates.map(Certificates::leaves).unwrap_or_default();
+    let named: Vec<String> = leaves.iter().flat_map(dns_names).collect();
+    let external = config.server.external_url.iter().map(|url| host_of(&url.authority));
+    let virtual_hosts = config.upstreams.iter().flat_map(|upstream| &upstream.hosts).map(String::as_str);
+    let hosts = KnownHosts::new(named.iter().map(String::as_str).chain(external).chain(virtual_hosts));
+    hosts.with_certificates(leaves)
+}
+
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {
+    let Some(path) = &config.auth.htpasswd else { return Ok(None) };
+    let file = HtpasswdFile::open(path)?;
+    warn_of_lines(file.table().warnings());
+    Ok(Some(file))
+}
+
+fn warn_of_lines(warnings: &[Warning]) {
+    for warning in warnings {
+        tracing::warn!(line = warning.line, reason = %warning.reason, "a line of the htpasswd file can't be used");
+    }
+}
+
+/// The upstreams of a configuration. One whose settings are as before keeps its connections.
+fn upstreams(
+    config: &Config,
+    before: &[Arc<Upstream>],
+    workers: usize,
+) -> Result<Vec<Arc<Upstream>>, StartError> {
+    let stall = config.server.stall_timeout;
+    let make = |settings: &crate::config::Upstream| {
+        if let Some(same) = before.iter().find(|upstream| upstream.settings() == settings) {
+            return Ok(same.clone());
+        }
+        let failed = |source| StartError::Upstream { name: settings.name.clone(), source };
+        Upstream::new(settings.clone(), stall, workers).map(Arc::new).map_err(failed)
+    };
+    config.upstreams.iter().map(make).collect()
+}

@@ -1,0 +1,81 @@
+//! `dockgate health`: asks the local `/healthz`, for container health checks.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::config::{Config, ConfigErrors, Environment};
+
+/// Ask the gateway on this machine whether it is alive
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  HEALTHCHECK CMD [\"dockgate\", \"health\"]")]
+pub struct HealthArgs {
+    /// The configuration that names the admin listener's address
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why the gateway is not known to be healthy.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// The configuration can't be read.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// There is nothing to ask.
+    #[error("admin.address is \"\": there is no admin listener to ask")]
+    Off,
+    /// It can't be asked.
+    #[error("{address}: {source}")]
+    Io {
+        /// The admin listener.
+        address: SocketAddr,
+        /// What happened.
+        source: io::Error,
+    },
+    /// It answers something else than 200.
+    #[error("{address}: not healthy")]
+    Unhealthy {
+        /// The admin listener.
+        address: SocketAddr,
+    },
+}
+
+impl HealthError {
+    /// 2 for a wrong configuration, else 1.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Config(_)) { 2 } else { 1 }
+    }
+}
+
+/// How long the answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks. Any answer but 200 is an error.
+///
+/// # Errors
+/// [`HealthError`].
+pub fn run(args: &HealthArgs, environment: &Environment, output: &mut dyn Write) -> Result<(), HealthError> {
+    let config = Config::load(args.config.as_deref(), environment)?;
+    let address = config.admin.ok_or(HealthError::Off)?.address;
+    let failed = |source| HealthError::Io { address, source };
+    match ask(address).map_err(failed)? {
+        Some(200) => writeln!(output, "ok").map_err(failed),
+        _ => Err(HealthError::Unhealthy { address }),
+    }
+}
+
+fn ask(address: SocketAddr) -> io::Result<Option<u16>> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(64 * 1024).read_to_end(&mut answer)?;
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    // An answer that is none has no status.
+    let _ = response.parse(&answer);
+    Ok(response.code)
+}

@@ -1,0 +1,98 @@
+//! `dockgate serve`: runs the gateway.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::app::{App, Origin};
+use crate::config::{Config, Environment};
+use crate::telemetry;
+
+/// Run the gateway (what dockgate does without a command)
+#[derive(Args, Debug, Default)]
+#[command(after_help = "Examples:\n  dockgate serve --config /etc/dockgate/dockgate.toml\n  \
+    REGISTRY_HTTP_ADDR=127.0.0.1:5000 REGISTRY_AUTH=htpasswd REGISTRY_AUTH_HTPASSWD_PATH=auth/htpasswd \\\n    \
+    REGISTRY_PROXY_REMOTEURL=http://127.0.0.1:5002 dockgate")]
+pub struct ServeArgs {
+    /// The configuration; else $DOCKGATE_CONFIG, ./dockgate.toml, /etc/dockgate/dockgate.toml, or variables alone
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs until SIGTERM or SIGINT. The answer is the exit code: 0 after a drain, 1 when it can't run, 2 when the
+/// configuration is wrong.
+pub fn run(args: &ServeArgs, environment: Environment) -> u8 {
+    let config = match Config::check(args.config.as_deref(), &environment) {
+        Ok(config) => config,
+        Err(errors) => {
+            super::complain(&errors);
+            return 2;
+        }
+    };
+    let origin = Origin { path: args.config.clone(), environment };
+    let code = super::block_on(serve(config, origin)).unwrap_or_else(|error| {
+        super::complain(&error);
+        1
+    });
+    telemetry::flush();
+    code
+}
+
+async fn serve(config: Config, origin: Origin) -> Result<u8, Box<dyn std::error::Error>> {
+    let access_log = telemetry::start(&config.log)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = App::start(config, Some(origin), access_log).await?;
+    for address in app.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    if let Some(address) = app.admin_address() {
+        tracing::info!(%address, "admin listener");
+    }
+    until_told_to_end(&app).await?;
+    Ok(0)
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
+pub(super) async fn until_told_to_end(app: &App) -> std::io::Result<()> {
+    let mut end = End::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let reloading = async {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: reading everything again");
+            app.reload();
+        }
+    };
+    tokio::select! {
+        () = app.watch() => {}
+        () = reloading => {}
+        () = end.recv() => {}
+    }
+    tracing::info!("draining");
+    tokio::select! {
+        finished = app.drain() => tracing::info!(finished, "drained"),
+        () = end.recv() => tracing::info!("told twice: ending at once"),
+    }
+    Ok(())
+}
+
+/// The signals that end the process.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

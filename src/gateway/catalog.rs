@@ -1,0 +1,191 @@
+//! `_catalog`: the repositories of all upstreams that can list theirs, under their names here.
+//!
+//! Not part of the OCI specification, and asked for by people and by tools that mirror registries. The upstreams are
+//! asked one after another, in the order of the configuration; a page ends where the client's `n`, or the number of
+//! upstream pages that one request may cost, is reached, and a sealed cursor in `Link` says where.
+
+use http::{Method, Response, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Allowed;
+use super::forward::set;
+use super::handle::Kind;
+use super::listing::collect;
+use super::respond::Problem;
+use super::rewrite;
+use super::route::Route;
+use crate::body::{Body, RequestBody};
+use crate::config::limits;
+use crate::proto::{Link, Operation, Page, RepositoryName, link};
+use crate::upstream;
+
+/// Entries of a page when the client does not say.
+const DEFAULT_ENTRIES: usize = 100;
+
+/// Where the next page begins.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+struct Cursor {
+    /// The place of the upstream among those that are asked.
+    u: usize,
+    /// Its own cursor: the query of its next page.
+    q: String,
+    /// The last of its names that was looked at, where a page of its was not used up.
+    a: Option<String>,
+}
+
+/// One page of an upstream's own catalog.
+struct UpstreamPage {
+    names: Vec<RepositoryName>,
+    /// The query of its next page.
+    next: Option<String>,
+}
+
+pub(super) async fn list(allowed: &Allowed<'_>, page: &Page) -> Result<Response<Body>, Problem> {
+    let only = allowed.core.routes.only(allowed.way).map_err(Problem::Route)?;
+    let routes: Vec<&Route> = match only {
+        Some(place) => allowed.core.routes.get(place).into_iter().collect(),
+        None => allowed.core.routes.iter().collect(),
+    };
+    let wanted =
+        page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(DEFAULT_ENTRIES).min(limits::CATALOG_ENTRIES);
+    let mut walk = Walk { allowed, routes, own_names: only.is_some(), wanted, names: Vec::new() };
+    let begin = walk.begin(page);
+    let end = if wanted == 0 { None } else { walk.run(begin).await? };
+    walk.answer(end)
+}
+
+struct Walk<'a> {
+    allowed: &'a Allowed<'a>,
+    routes: Vec<&'a Route>,
+    /// The client has named one upstream by its way: its repositories are listed as that way names them.
+    own_names: bool,
+    wanted: usize,
+    names: Vec<String>,
+}
+
+impl Walk<'_> {
+    /// `last` is one of our cursors, or the name after which to begin.
+    fn begin(&self, page: &Page) -> Cursor {
+        let Some(last) = &page.last else { return Cursor::default() };
+        let sealed = self.allowed.core.lasting.sealer.open(Kind::Cursor, last);
+        sealed.unwrap_or_else(|| self.begin_after(last))
+    }
+
+    /// A name that was typed by hand: the upstream that it belongs to, after its name there.
+    fn begin_after(&self, last: &str) -> Cursor {
+        let belongs = |route: &Route| last.strip_prefix(route.prefix())?.strip_prefix('/').map(str::to_owned);
+        let found = self.routes.iter().enumerate().filter(|(_, route)| !route.prefix().is_empty());
+        let found = found.filter_map(|(place, route)| Some((place, belongs(route)?)));
+        let (place, after) =
+            found.max_by_key(|(place, _)| self.routes[*place].prefix().len()).unwrap_or_else(|| {
+                let catch_all = self.routes.iter().position(|route| route.prefix().is_empty());
+                (catch_all.unwrap_or_default(), last.to_owned())
+            });
+        Cursor { u: place, q: String::new(), a: Some(after) }
+    }
+
+    /// Collects names from `cursor` on; the answer is where to go on, if there is more.
+    async fn run(&mut self, mut cursor: Cursor) -> Result<Option<Cursor>, Problem> {
+        for _ in 0..limits::CATALOG_UPSTREAM_PAGES {
+            let Some(route) = self.routes.get(cursor.u).copied() else { return Ok(None) };
+            let page = self.fetch(route, &cursor).await?;
+            if let Some(stopped) = self.take(route, &page, &cursor) {
+                return Ok(Some(stopped));
+            }
+            cursor = match page.next {
+                Some(next) => Cursor { u: cursor.u, q: next, a: None },
+                None => Cursor { u: cursor.u + 1, ..Cursor::default() },
+            };
+        }
+        Ok((cursor.u < self.routes.len()).then_some(cursor))
+    }
+
+    /// Takes what the client may see of a page. `Some` where the page was not used up.
+    fn take(&mut self, route: &Route, page: &UpstreamPage, cursor: &Cursor) -> Option<Cursor> {
+        for remote in &page.names {
+            if cursor.a.as_deref().is_some_and(|after| remote.as_str() <= after) {
+                continue;
+            }
+            let Ok(canonical) = route.canonical(remote) else { continue };
+            if !self.allowed.core.rules.may_list(&self.allowed.permit, &canonical) {
+                continue;
+            }
+            self.names.push(if self.own_names { remote.to_string() } else { canonical.to_string() });
+            if self.names.len() == self.wanted {
+                let last = page.names.last() == Some(remote);
+                return match (&page.next, last) {
+                    (Some(next), true) => Some(Cursor { u: cursor.u, q: next.clone(), a: None }),
+                    (None, true) if cursor.u + 1 == self.routes.len() => None,
+                    (None, true) => Some(Cursor { u: cursor.u + 1, ..Cursor::default() }),
+                    (_, false) => Some(Cursor { a: Some(remote.to_string()), ..cursor.clone() }),
+                };
+            }
+        }
+        None
+    }
+
+    /// One page of an upstream. An upstream that has no catalog, or keeps it to itself, has no names to add.
+    async fn fetch(&self, route: &Route, cursor: &Cursor) -> Result<UpstreamPage, Problem> {
+        let settings = route.upstream.settings();
+        let query = if cursor.q.is_empty() { self.first_query(cursor) } else { cursor.q.clone() };
+        let request = upstream::Request {
+            method: Method::GET,
+            target: format!("{}/v2/_catalog?{query}", settings.url.path),
+            headers: rewrite::to_upstream(
+                &self.allowed.operation,
+                self.allowed.headers,
+                &self.allowed.core.lasting.via,
+            ),
+            body: &mut RequestBody::empty(),
+        };
+        let answer = route.upstream.send(&self.allowed.permit, self.allowed.worker, request).await;
+        let answer = answer.map_err(|error| Problem::Upstream { name: settings.name.clone(), error })?;
+        if !answer.status.is_success() {
+            tracing::debug!(
+                upstream = settings.name,
+                status = answer.status.as_u16(),
+                "it has no catalog for us"
+            );
+            return Ok(UpstreamPage { names: Vec::new(), next: None });
+        }
+        let next = link::next(answer.headers.get_all(header::LINK).iter().map(|value| value.as_bytes()));
+        let next = next.and_then(|target| target.split_once('?').map(|(_, query)| query.to_owned()));
+        let unusable = |reason| Problem::Answer { name: settings.name.clone(), reason };
+        let bytes =
+            collect(answer.body).await.ok_or_else(|| unusable("its catalog is too long or broke off"))?;
+        let names = names(&bytes).ok_or_else(|| unusable("its catalog is not a list of repositories"))?;
+        Ok(UpstreamPage { names, next })
+    }
+
+    fn first_query(&self, cursor: &Cursor) -> String {
+        let n = u64::try_from(self.wanted).ok();
+        Page { n, last: cursor.a.clone(), other: Vec::new() }.render()
+    }
+
+    fn answer(self, end: Option<Cursor>) -> Result<Response<Body>, Problem> {
+        let body = json!({ "repositories": self.names }).to_string();
+        let mut response = Response::new(Body::full(body));
+        let headers = response.headers_mut();
+        set(headers, header::CONTENT_TYPE, "application/json");
+        rewrite::to_client(&Operation::Catalog { page: Page::default() }, headers);
+        if let Some(end) = end {
+            let last = self.allowed.core.lasting.sealer.seal(Kind::Cursor, &end).map_err(Problem::Seal)?;
+            let page = Page { n: u64::try_from(self.wanted).ok(), last: Some(last), other: Vec::new() };
+            let target = format!("{}/_catalog?{}", self.allowed.naming.base(), page.render());
+            set(headers, header::LINK, &Link::next(&target).to_string());
+        }
+        Ok(response)
+    }
+}
+
+/// The names of a catalog. One that is outside the grammar could not be asked for, and is passed over.
+fn names(bytes: &[u8]) -> Option<Vec<RepositoryName>> {
+    #[derive(Deserialize)]
+    struct Catalog {
+        repositories: Option<Vec<String>>,
+    }
+    let catalog: Catalog = serde_json::from_slice(bytes).ok()?;
+    let names = catalog.repositories.unwrap_or_default();
+    Some(names.iter().filter_map(|name| RepositoryName::parse(name).ok()).collect())
+}

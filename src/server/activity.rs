@@ -1,0 +1,143 @@
+//! What a connection is doing: whether a request is under way, and since when it is not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::body::{Body, BodyError};
+
+/// Shared between a connection's stream, its requests and whoever watches it. All of them live in one task; the
+/// atomics only say so to the compiler.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Activity(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Requests whose response has not ended.
+    under_way: AtomicUsize,
+    /// Bytes have come since the last request ended: the head of a next one.
+    head_begun: AtomicBool,
+    /// Something has ended since the watch looked last.
+    ended: AtomicBool,
+}
+
+impl Activity {
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.under_way.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn head_has_begun(&self) -> bool {
+        self.0.head_begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request has ended since this was asked last.
+    pub(super) fn take_ended(&self) -> bool {
+        self.0.ended.swap(false, Ordering::Relaxed)
+    }
+
+    /// A request has been read; it is under way until the answer is dropped.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        self.0.head_begun.store(false, Ordering::Relaxed);
+        UnderWay(self.clone())
+    }
+
+    fn bytes_came(&self) {
+        if self.is_idle() {
+            self.0.head_begun.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A request that is under way.
+pub(super) struct UnderWay(Activity);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let state = &self.0.0;
+        state.under_way.fetch_sub(1, Ordering::Relaxed);
+        state.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A response's body that keeps its request under way.
+pub(super) struct Tracked {
+    pub(super) body: Body,
+    pub(super) _under_way: UnderWay,
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream whose reads are noticed.
+pub(super) struct Noticed<T> {
+    pub(super) inner: T,
+    pub(super) activity: Activity,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Noticed<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.activity.bytes_came();
+        }
+        result
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Noticed<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
