@@ -13,6 +13,9 @@ USER_NAME=registryuser
 PASSWORD=password
 PATH=$TOOLS/bin:$PATH
 
+CRANE=github.com/google/go-containerregistry/cmd/crane@v0.20.6
+OWN_HOME=${HOME:-/root}
+
 passed=0
 failed=0
 completed=
@@ -174,6 +177,7 @@ http: {addr: "$REGISTRY"}
 END
     # podman's REGISTRY_AUTH_FILE would be taken for the registry's own auth.file.
     start registry env -u REGISTRY_AUTH_FILE docker-registry serve "$WORK/registry.yml"
+    REGISTRY_PID=$STARTED
     started "$STARTED" 10 curl -fsS "http://$REGISTRY/v2/"
 }
 
@@ -304,11 +308,25 @@ make_image() { python3 "$CLIENTS/image.py" "$1"; }
 
 manifest_digest() { jq -r '.manifests[0].digest' "$1/index.json"; }
 
-# trust_dir: a directory as podman, buildah and skopeo take one: *.crt are the roots.
+# trust_dir: a directory as podman, buildah and skopeo take one: *.crt are the roots. Where they look without an option, too.
 trust_dir() {
-    mkdir -p "$WORK/trust"
-    cp "$CA" "$WORK/trust/ca.crt"
-    echo "$WORK/trust"
+    local dir=$HOME/.config/containers/certs.d/$HOST
+    mkdir -p "$dir"
+    cp "$CA" "$dir/ca.crt"
+    echo "$dir"
+}
+
+# need_crane, need_artifact: builds the tool into TOOLS/bin when it is not there yet.
+need_crane() { [ -x "$TOOLS/bin/crane" ] || go_as_user env GOBIN="$TOOLS/bin" go install "$CRANE"; }
+
+need_artifact() {
+    [ "$TOOLS/bin/artifact" -nt "$CLIENTS/oras/main.go" ] || go_as_user go -C "$CLIENTS/oras" build -o "$TOOLS/bin/artifact" .
+}
+
+# With the home, and so the caches, of whoever runs the tests.
+go_as_user() {
+    mkdir -p "$TOOLS/bin"
+    HOME=$OWN_HOME XDG_CONFIG_HOME='' "$@" >"$WORK/go.log" 2>&1 || { show_logs; return 1; }
 }
 
 # gateway_curl ARGUMENTS...: curl with the CA and without a login; the last argument is a path.
