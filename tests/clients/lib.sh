@@ -277,7 +277,7 @@ demo_ca() { CA=$(certificate_where "$DEMO" true) && [ -n "$CA" ]; }
 
 # The address of the demo's own registry: what it says as http://127.0.0.1:PORT, in its words or in a file it wrote.
 demo_upstream() {
-    UPSTREAM=$(cat "$WORK/demo.log" "$DEMO"/*.toml 2>/dev/null | grep -oE 'http://127\.0\.0\.1:[0-9]+' | head -n 1)
+    UPSTREAM=$(find "$WORK/demo.log" "$DEMO" -name '*.log' -o -name '*.toml' | xargs grep -hoE 'http://127\.0\.0\.1:[0-9]+' | head -n 1)
     UPSTREAM=${UPSTREAM#http://}
     [ -n "$UPSTREAM" ] && curl -fsS -o /dev/null "http://$UPSTREAM/v2/"
 }
