@@ -18,18 +18,16 @@ answer() { gateway_curl -o body -D head -w '%{http_code}' "$@"; }
 header() { tr -d '\r' <head | sed -n "s/^$1: //Ip"; }
 code() { jq -r '.errors[0].code' body; }
 
-# gives STATUS[ CODE] ARGUMENTS... PATH: that status, and an OCI error body with that code.
+# gives STATUS[ CODE] ARGUMENTS... PATH: that status, and an OCI error body with that code. Both are regular expressions.
 gives() {
     local status=${1% *} code=${1#* }
     shift
-    same "$status" "$(answer "$@")"
-    [ "$code" = "$status" ] || is_error "$code"
+    has "^($status)\$" "$(answer "$@")" && { [ "$code" = "$status" ] || is_error "$code"; }
 }
 
 is_error() {
-    has '^application/json' "$(header content-type)"
-    has "^($1)\$" "$(code)"
-    same "$(stat -c %s body)" "$(header content-length)"
+    has '^application/json' "$(header content-type)" && has "^($1)\$" "$(code)" &&
+        same "$(stat -c %s body)" "$(header content-length)"
 }
 
 ## Logging in
@@ -78,8 +76,7 @@ garbage_is_not_found() {
     local path
     for path in / /v1/ /v3/ /v2/x /favicon.ico /v2/shop/web /v2/shop/web/manifests/ /v2/shop/web/blobs/ //v2/ /v2//shop/web/tags/list \
         /v2/shop/../web/tags/list /v2/shop/%2e%2e/web/tags/list /v2/shop%2Fweb/tags/list /v2/Shop/web/tags/list /healthz /metrics; do
-        has '^40[04]$' "$(answer --path-as-is "${LOGIN[@]}" "$path") "
-        is_error 'NAME_INVALID|NAME_UNKNOWN|UNSUPPORTED|UNKNOWN|MANIFEST_UNKNOWN|BLOB_UNKNOWN|DIGEST_INVALID' || { echo "at $path"; return 1; }
+        gives "40[04] [A-Z_]+" --path-as-is "${LOGIN[@]}" "$path" || { echo "at $path"; return 1; }
     done
 }
 
@@ -260,7 +257,7 @@ END
 
 a_dead_upstream() {
     stop "$REGISTRY_PID"
-    gives '502 .*' "${LOGIN[@]}" /v2/shop/web/tags/list || gives '504 .*' "${LOGIN[@]}" /v2/shop/web/tags/list
+    gives '502|504 [A-Z_]+' "${LOGIN[@]}" /v2/shop/web/tags/list
     gives 200 "${LOGIN[@]}" /v2/
 }
 
@@ -270,6 +267,7 @@ for http in --http1.1 --http2; do
     check "push and read back in chunks ($http)" uploads_and_reads_back shop/web $http
     check "a refused upload reads its answer ($http)" a_refused_upload_reads_its_answer $http
 done
+check "ranges" serves_ranges
 check "HTTP/2 is spoken" same 2 "$(gateway_curl -o /dev/null -w '%{http_version}' /v2/)"
 check "TLS 1.2 is spoken" gives 401 --tls-max 1.2 /v2/
 check "TLS 1.1 is not" refused 'curl: \((35|56)\)' gateway_curl --ciphers DEFAULT@SECLEVEL=0 --tlsv1.1 --tls-max 1.1 /v2/
@@ -291,7 +289,6 @@ check "an unknown manifest" gives '404 MANIFEST_UNKNOWN' "${LOGIN[@]}" /v2/shop/
 check "an unknown blob" gives '404 BLOB_UNKNOWN' "${LOGIN[@]}" "/v2/shop/web/blobs/sha256:$(printf %064d 1)"
 check "a method that is not one" gives '405 UNSUPPORTED' "${LOGIN[@]}" -X PUT -d '' /v2/shop/web/tags/list
 check "an upload under a prefix stays there" uploads_and_reads_back team/web
-check "ranges" serves_ranges
 check "a mount that cannot be is an upload" a_refused_mount_is_an_upload
 check "Expect: 100-continue is answered before the body" expect_is_answered_before_the_body
 check "ns selects an upstream" ns_selects_an_upstream

@@ -289,12 +289,13 @@ start_dockerd() {
     trust_in_docker
     start dockerd dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs --host "$DOCKER_HOST" \
         --data-root "$WORK/docker/data" --exec-root "$WORK/docker/exec" --pidfile "$WORK/docker/pid" \
-        --config-file "$(empty_object "$WORK/docker/daemon.json")"
+        --config-file "$(daemon_settings "$WORK/docker/daemon.json")"
     on_exit+=("umount -q '$WORK'/docker/exec/netns/* 2>/dev/null")
     started "$STARTED" 60 docker version
 }
 
-empty_object() { echo '{}' >"$1" && echo "$1"; }
+# dockerd's own store of layers, in the releases that would rather use containerd's.
+daemon_settings() { echo '{"features": {"containerd-snapshotter": false}}' >"$1" && echo "$1"; }
 
 trust_in_docker() {
     local dir=/etc/docker/certs.d/$HOST
