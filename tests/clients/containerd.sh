@@ -50,7 +50,8 @@ pulls_what_was_pushed() {
 }
 
 pulls_by_digest() {
-    local name=$HOST/shop/web@$(manifest_digest "$WORK/image")
+    local name
+    name=$HOST/shop/web@$(manifest_digest "$WORK/image")
     pull "$(user "$PASSWORD")" "$name"
     forget "$name"
 }

@@ -9,13 +9,13 @@ make_image "$WORK/image"
 LOGIN=(-u "$USER_NAME:$PASSWORD")
 WRONG=(-u "$USER_NAME:wrong")
 REFUSAL='{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":null}]}'
-cd "$WORK"
+cd "$WORK" || exit
 
 ## What curl asks
 
-# answer ARGUMENTS... PATH: the status; the body is left in `body`, the header lines in `head`.
-answer() { gateway_curl -o body -D head -w '%{http_code}' "$@"; }
-header() { tr -d '\r' <head | sed -n "s/^$1: //Ip"; }
+# answer ARGUMENTS... PATH: the status; the body is left in `body`, the header lines in `headers`.
+answer() { gateway_curl -o body -D headers -w '%{http_code}' "$@"; }
+header() { tr -d '\r' <headers | sed -n "s/^$1: //Ip"; }
 code() { jq -r '.errors[0].code' body; }
 
 # gives STATUS[ CODE] ARGUMENTS... PATH: that status, and an OCI error body with that code. Both are regular expressions.
@@ -113,7 +113,8 @@ uploads_and_reads_back() {
 }
 
 serves_ranges() {
-    local blob=/v2/shop/web/blobs/$(cat digest)
+    local blob
+    blob=/v2/shop/web/blobs/$(cat digest)
     gives 206 "${LOGIN[@]}" -H 'Range: bytes=10-19' "$blob"
     same 'bytes 10-19/20000000' "$(header content-range)"
     cmp body <(tail -c +11 large | head -c 10)
@@ -132,9 +133,9 @@ a_refused_mount_is_an_upload() {
 }
 
 expect_is_answered_before_the_body() {
-    same '401 0' "$(gateway_curl --http1.1 "${WRONG[@]}" -o body -D head -w '%{http_code} %{size_upload}' -X PATCH \
+    same '401 0' "$(gateway_curl --http1.1 "${WRONG[@]}" -o body -D headers -w '%{http_code} %{size_upload}' -X PATCH \
         -H 'Expect: 100-continue' --expect100-timeout 20 --data-binary @large /v2/shop/web/blobs/uploads/some)"
-    ! grep -q '100 Continue' head
+    ! grep -q '100 Continue' headers
 }
 
 # 200 MB to somebody who stops listening: the answer arrives all the same.

@@ -2,7 +2,7 @@
 # `dockgate demo`, and the commands that it prints, run as they are.
 source "$(dirname "$0")/lib.sh"
 
-cd "$WORK"
+cd "$WORK" || exit
 start_demo
 DEMO_PID=$STARTED
 demo_ca

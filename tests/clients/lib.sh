@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034,SC2155
 # Sourced by every client's script: servers that start on free ports of 127.0.0.1 and end with the script, and `check`,
 # which counts. Everything is written under tests/clients/.work/NAME, NAME being the script's.
 set -euo pipefail
@@ -81,10 +82,10 @@ has() {
 }
 
 same() {
-    [ -n "$1" ] && [ "$1" = "$2" ] || {
+    if [ -z "$1" ] || [ "$1" != "$2" ]; then
         printf 'expected: %s\nfound:    %s\n' "$1" "$2"
         return 1
-    }
+    fi
 }
 
 show_logs() {
@@ -181,31 +182,12 @@ END
     started "$STARTED" 10 curl -fsS "http://$REGISTRY/v2/"
 }
 
-# make_certificate DIR: a CA and a certificate by dockgate; sets CA, CERTIFICATE and KEY, whatever the files are called.
+# make_certificate DIR: a CA and a certificate by dockgate; sets CA, CERTIFICATE and KEY.
 make_certificate() {
     "$DOCKGATE" certificate "$1" --name localhost --name 127.0.0.1 >"$WORK/certificate.log" 2>&1
-    CA=$(certificate_where "$1" true)
-    CERTIFICATE=$(certificate_where "$1" false)
-    KEY=$(key_of "$CERTIFICATE" "$1")
-    [ -n "$CA" ] && [ -n "$CERTIFICATE" ] && [ -n "$KEY" ]
-}
-
-certificate_where() {
-    local file ca
-    for file in "$1"/*; do
-        openssl x509 -in "$file" -noout 2>/dev/null || continue
-        ca=false
-        openssl x509 -in "$file" -noout -text | grep -q 'CA:TRUE' && ca=true
-        [ $ca != "$2" ] || { echo "$file"; return; }
-    done
-}
-
-key_of() {
-    local file wanted
-    wanted=$(openssl x509 -in "$1" -noout -pubkey)
-    for file in "$2"/*; do
-        [ "$(openssl pkey -in "$file" -pubout 2>/dev/null </dev/null)" != "$wanted" ] || { echo "$file"; return; }
-    done
+    CA=$1/ca.crt
+    CERTIFICATE=$1/domain.crt
+    KEY=$1/domain.key
 }
 
 make_htpasswd() { htpasswd -Bbn "$USER_NAME" "$PASSWORD" >"$1"; }
@@ -273,11 +255,15 @@ demo_answers() {
     [ "$(curl -sk -o /dev/null -w '%{http_code}' "https://$HOST/v2/")" = 401 ] && grep -q '^  curl ' "$WORK/demo.log"
 }
 
-demo_ca() { CA=$(certificate_where "$DEMO" true) && [ -n "$CA" ]; }
+# The CA is where the printed curl command says.
+demo_ca() {
+    CA=$(sed -nE 's/^  curl .*--cacert[ =]"?([^ "]+).*/\1/p' "$WORK/demo.log" | head -n 1)
+    [ -s "$CA" ] || { echo "  the demo names no CA"; exit 1; }
+}
 
 # The address of the demo's own registry: what it says as http://127.0.0.1:PORT, in its words or in a file it wrote.
 demo_upstream() {
-    UPSTREAM=$(find "$WORK/demo.log" "$DEMO" -name '*.log' -o -name '*.toml' | xargs grep -hoE 'http://127\.0\.0\.1:[0-9]+' | head -n 1)
+    UPSTREAM=$(grep -rhoE --include='*.log' --include='*.toml' 'http://127\.0\.0\.1:[0-9]+' "$WORK/demo.log" "$DEMO" | head -n 1)
     UPSTREAM=${UPSTREAM#http://}
     [ -n "$UPSTREAM" ] && curl -fsS -o /dev/null "http://$UPSTREAM/v2/"
 }

@@ -8,7 +8,7 @@ start_demo
 demo_ca
 export SSL_CERT_FILE=$CA ARTIFACT_USER=$USER_NAME ARTIFACT_PASSWORD=$PASSWORD
 SBOM=application/vnd.example.sbom
-cd "$WORK"
+cd "$WORK" || exit
 echo '{"made": "here"}' >sbom.json
 echo 'signature' >signature
 echo '{"name": "web", "version": "0.1.0"}' >config.json

@@ -7,7 +7,7 @@ make_certificate "$WORK/certs"
 mkdir "$WORK/auth"
 make_htpasswd "$WORK/auth/htpasswd"
 HOST=127.0.0.1:$(free_port)
-cd "$WORK"
+cd "$WORK" || exit
 start gateway env REGISTRY_HTTP_ADDR="$HOST" REGISTRY_HTTP_TLS_CERTIFICATE="$CERTIFICATE" REGISTRY_HTTP_TLS_KEY="$KEY" \
     REGISTRY_AUTH=htpasswd REGISTRY_AUTH_HTPASSWD_REALM='Registry Realm' REGISTRY_AUTH_HTPASSWD_PATH="$WORK/auth/htpasswd" \
     REGISTRY_PROXY_REMOTEURL="http://$REGISTRY" DOCKGATE_ADMIN__ADDRESS= "$DOCKGATE" serve
@@ -18,9 +18,9 @@ tar -cf payload.tar payload
 docker import payload.tar "$HOST/shop/web:1" >/dev/null
 
 the_refusal_to_the_byte() {
-    same 401 "$(gateway_curl -o body -D head -w '%{http_code}' /v2/)"
+    same 401 "$(gateway_curl -o body -D headers -w '%{http_code}' /v2/)"
     same '{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":null}]}' "$(cat body)"
-    same 'Basic realm="Registry Realm"' "$(tr -d '\r' <head | sed -n 's/^www-authenticate: //Ip')"
+    same 'Basic realm="Registry Realm"' "$(tr -d '\r' <headers | sed -n 's/^www-authenticate: //Ip')"
 }
 
 login() { docker login --username "$USER_NAME" --password-stdin "$HOST" <<<"$1"; }
