@@ -294,7 +294,7 @@ check "a mount that cannot be is an upload" a_refused_mount_is_an_upload
 check "Expect: 100-continue is answered before the body" expect_is_answered_before_the_body
 check "ns selects an upstream" ns_selects_an_upstream
 check "an unknown ns" gives '404 NAME_UNKNOWN' "${LOGIN[@]}" '/v2/web/tags/list?ns=elsewhere.example'
-check "ns and prefix that disagree" gives 400 "${LOGIN[@]}" '/v2/team/web/tags/list?ns=registry'
+check "ns and prefix that disagree" gives 400 "${LOGIN[@]}" '/team/v2/web/tags/list?ns=registry'
 check "tags are listed" tags_are_listed
 check "pages of the catalogue link to each other" catalogue_pages_link_to_each_other
 check "both lengths are refused" both_lengths
