@@ -8,5 +8,8 @@
 
 mod harness;
 
+mod http;
+mod login;
 mod pull;
+mod push;
 mod routing;

@@ -117,10 +117,15 @@ async fn the_upstream_gets_an_allow_list_of_headers() {
         Gateway::builder().user("alice", "secret").upstream("up", "", upstream.address).start().await;
     let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
     let mut request = Request::get("/v2/a/manifests/x").login("alice", "secret").header("User-Agent", "it/1");
-    for name in ["Cookie", "X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-Ip", "Proxy-Authorization"] {
+    for name in
+        ["Cookie", "X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-Ip", "Proxy-Authorization"]
+    {
         request = request.header(name, "secret");
     }
-    request = request.header("Connection", "authorization, x-other").header("X-Other", "secret").header("TE", "trailers");
+    request = request
+        .header("Connection", "authorization, x-other")
+        .header("X-Other", "secret")
+        .header("TE", "trailers");
     gateway.ask(request).await.is(200);
     let mut seen = asked.done().await.headers;
     assert_eq!(seen.get("host"), Some(upstream.address.to_string().as_str()));
@@ -212,7 +217,9 @@ async fn over_http2_a_cut_resets_the_stream_and_not_the_connection() {
     let gateway = gateway.start().await;
     let content = noise(300_000);
     let mut client = gateway.http2().await;
-    for reply in [Reply::ok(&content).cut_after(250_000), Reply::ok(&content).chunked(9000).cut_after(250_000)] {
+    for reply in
+        [Reply::ok(&content).cut_after(250_000), Reply::ok(&content).chunked(9000).cut_after(250_000)]
+    {
         upstream.expect("GET", blob(&content), reply);
         let (answer, end) = client.ask_any(&Request::get(blob(&content))).await;
         assert_eq!(answer.status, 200);
@@ -261,7 +268,8 @@ async fn more_bytes_than_the_length_are_nobodys_answer() {
 #[tokio::test]
 async fn an_interim_answer_is_swallowed() {
     let (upstream, gateway) = both().await;
-    let bytes = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let bytes =
+        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     upstream.expect("GET", "/v2/a/manifests/x", Reply::raw(bytes));
     let answer = gateway.get("/v2/a/manifests/x").await.is(200);
     assert_eq!((answer.text().as_str(), answer.header("link")), ("ok", None));
@@ -304,7 +312,8 @@ async fn garbage_and_heads_without_end_are_502() {
 async fn an_upstreams_failure_is_502_in_json_and_never_its_page() {
     let (upstream, gateway) = with("retries = 0").await;
     for status in [500, 501, 502, 503] {
-        let reply = Reply::status(status).body("<html>secret host</html>").header("Content-Type", "text/html");
+        let reply =
+            Reply::status(status).body("<html>secret host</html>").header("Content-Type", "text/html");
         upstream.expect("GET", "/v2/a/manifests/x", reply);
         let answer = gateway.get("/v2/a/manifests/x").await.refuses(502, "UNAVAILABLE");
         assert!(!answer.text().contains("html"), "{}", answer.text());
@@ -385,7 +394,8 @@ async fn a_blob_that_stands_still_is_torn_down() {
 #[tokio::test]
 async fn a_passing_503_is_tried_again_when_its_retry_after_is_over() {
     let (upstream, gateway) = both().await;
-    let mut first = upstream.expect("GET", "/v2/a/manifests/x", Reply::status(503).header("Retry-After", "1"));
+    let mut first =
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::status(503).header("Retry-After", "1"));
     let mut second = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("there"));
     let begun = tokio::time::Instant::now();
     assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), "there");
@@ -457,7 +467,9 @@ async fn a_kept_connection_is_used_again_and_a_dead_one_replaced_unseen() {
     let mut last = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}").then_close());
     client.ask(&get).await.is(200);
     last.done().await;
-    for request in [get.clone(), Request::delete("/v2/a/manifests/x"), Request::put("/v2/a/manifests/x").body("{}")] {
+    for request in
+        [get.clone(), Request::delete("/v2/a/manifests/x"), Request::put("/v2/a/manifests/x").body("{}")]
+    {
         let reply = Reply::status(201).body("{}").then_close();
         let mut asked = upstream.expect(&request.method, "/v2/a/manifests/x", reply);
         client.ask(&request).await.is(201);
@@ -513,7 +525,9 @@ async fn a_client_that_reads_nothing_holds_the_upstream_back() {
     // It is held back when nothing has moved for a while; a flood would go on moving.
     let mut written = 0;
     loop {
-        let seen = tokio::time::timeout(Duration::from_millis(400), asked.until(|seen| seen.written > written)).await;
+        let seen =
+            tokio::time::timeout(Duration::from_millis(400), asked.until(|seen| seen.written > written))
+                .await;
         let Ok(seen) = seen else { break };
         written = seen.written;
     }

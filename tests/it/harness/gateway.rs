@@ -150,8 +150,15 @@ impl Builder {
     }
 
     /// An upstream with further lines of configuration.
-    pub(crate) fn upstream_with(mut self, name: &str, prefix: &str, address: SocketAddr, lines: &str) -> Self {
-        let url = if lines.contains("url =") { String::new() } else { format!("url = \"http://{address}\"\n") };
+    pub(crate) fn upstream_with(
+        mut self,
+        name: &str,
+        prefix: &str,
+        address: SocketAddr,
+        lines: &str,
+    ) -> Self {
+        let url =
+            if lines.contains("url =") { String::new() } else { format!("url = \"http://{address}\"\n") };
         // Writing to a String can't fail.
         let _ = write!(
             self.upstreams,

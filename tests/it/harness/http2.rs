@@ -28,7 +28,10 @@ impl Http2 {
     }
 
     /// Sends a request and waits for the answer's head.
-    pub(crate) async fn begin(&mut self, request: &Request) -> hyper::Result<http::Response<hyper::body::Incoming>> {
+    pub(crate) async fn begin(
+        &mut self,
+        request: &Request,
+    ) -> hyper::Result<http::Response<hyper::body::Incoming>> {
         let mut builder = http::Request::builder()
             .method(request.method.as_str())
             .uri(format!("https://localhost{}", request.target));
@@ -163,10 +166,21 @@ pub(crate) fn header_block(request: &Request) -> Vec<u8> {
     for (name, value) in pseudo.into_iter().chain(own) {
         block.push(0);
         for text in [name.to_ascii_lowercase(), value.to_owned()] {
-            let length = u8::try_from(text.len()).ok().filter(|length| *length < 127);
-            block.push(length.expect("a short header"));
+            block.extend_from_slice(&string_length(text.len()));
             block.extend_from_slice(text.as_bytes());
         }
     }
     block
+}
+
+/// RFC 7541 section 5.1, with a prefix of seven bits: no Huffman coding.
+fn string_length(length: usize) -> Vec<u8> {
+    let Some(mut rest) = length.checked_sub(127) else { return vec![u8::try_from(length).expect("short")] };
+    let mut bytes = vec![127];
+    while rest >= 128 {
+        bytes.push(u8::try_from(rest % 128).expect("seven bits") | 128);
+        rest /= 128;
+    }
+    bytes.push(u8::try_from(rest).expect("seven bits"));
+    bytes
 }

@@ -91,7 +91,8 @@ impl Drop for Upstream {
         }
         let state = lock(&self.state);
         assert!(state.unexpected.is_empty(), "requests that nobody expected: {:#?}", state.unexpected);
-        let left: Vec<_> = state.expected.iter().map(|one| format!("{} {}", one.method, one.target)).collect();
+        let left: Vec<_> =
+            state.expected.iter().map(|one| format!("{} {}", one.method, one.target)).collect();
         assert!(left.is_empty(), "expected requests that never came: {left:#?}");
     }
 }
