@@ -322,6 +322,13 @@ fn screen(parts: &Parts) -> Result<(), Problem> {
     if parts.version < Version::HTTP_11 && parts.headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Problem::Malformed("Transfer-Encoding in HTTP/1.0"));
     }
+    // RFC 9112 section 6.1: hyper takes the chunks off; another coding below them would be passed on as if it were
+    // the body.
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let known = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if !known || codings.next().is_some() {
+        return Err(Problem::Malformed("a transfer coding other than chunked"));
+    }
     Ok(())
 }
 

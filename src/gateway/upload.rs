@@ -205,7 +205,10 @@ struct Foreign;
 fn location(url: &UpstreamUrl, headers: &HeaderMap) -> Result<Option<String>, Foreign> {
     let Some(value) = headers.get(header::LOCATION) else { return Ok(None) };
     let text = value.to_str().map_err(|_| Foreign)?;
-    let uri: Uri = text.parse().map_err(|_| Foreign)?;
+    // RFC 3986 section 4.2: `//host/path` names a host. To `Uri` it would be a path.
+    let network_path =
+        text.starts_with("//").then(|| format!("http{}:{text}", if url.https { "s" } else { "" }));
+    let uri: Uri = network_path.as_deref().unwrap_or(text).parse().map_err(|_| Foreign)?;
     if let Some(authority) = uri.authority() {
         let port = authority.port_u16().or_else(|| default_port(uri.scheme_str()));
         let same_port = port == Some(url.port) || authority.port().is_none();

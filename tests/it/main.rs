@@ -1,1 +1,15 @@
-//! Whole-gateway tests.
+//! Whole-gateway tests: a gateway in this process, real sockets on both sides, and nothing else.
+//!
+//! In front stands a client that says exactly the bytes it is told to; behind, either the demo's registry or a
+//! scripted upstream that fails the test on any request that was not expected. Nothing sleeps to let something
+//! happen: tests wait for what they see, and every wait ends after [`harness::PATIENCE`].
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
+
+mod harness;
+
+mod http;
+mod login;
+mod pull;
+mod push;
+mod routing;

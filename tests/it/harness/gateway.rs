@@ -1,0 +1,260 @@
+//! A whole gateway in this process, made from a configuration file as a real one is.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use dockgate::app::{App, Origin};
+use dockgate::authn::htpasswd;
+use dockgate::cli::certificate;
+use dockgate::config::{Config, Environment};
+use dockgate::demo::registry::Registry;
+use dockgate::proto::Secret;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Answer, Client, Http2, Request, Upstream, soon};
+
+/// Writes the configuration.
+pub(crate) struct Builder {
+    dir: TempDir,
+    addresses: Vec<String>,
+    server: String,
+    tls: Option<Vec<String>>,
+    sni: Vec<Vec<String>>,
+    users: Vec<(String, String)>,
+    admin: bool,
+    rules: String,
+    upstreams: String,
+}
+
+pub(crate) struct Gateway {
+    pub(crate) app: App,
+    pub(crate) address: SocketAddr,
+    pub(crate) dir: TempDir,
+    ca: Option<String>,
+    sni: Vec<(String, String)>,
+}
+
+/// A registry without anything in it, on a port of its own.
+pub(crate) async fn demo_registry() -> (Registry, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let registry = Registry::new();
+    tokio::spawn(registry.clone().serve(listener, std::future::pending::<()>()));
+    (registry, address)
+}
+
+impl Gateway {
+    pub(crate) fn builder() -> Builder {
+        Builder {
+            dir: tempfile::tempdir().expect("a directory"),
+            addresses: vec!["127.0.0.1:0".to_owned()],
+            server: String::new(),
+            tls: None,
+            sni: Vec::new(),
+            users: Vec::new(),
+            admin: false,
+            rules: String::new(),
+            upstreams: String::new(),
+        }
+    }
+
+    /// One that lets everybody do everything, in front of one scripted upstream that takes all names.
+    pub(crate) async fn open(upstream: &Upstream) -> Self {
+        Self::builder().upstream("up", "", upstream.address).start().await
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(&self) -> Client {
+        match &self.ca {
+            None => Client::tcp(self.address).await,
+            Some(_) => self.connect_tls("localhost").await,
+        }
+    }
+
+    /// A new TLS connection for a server name, that speaks HTTP/1.1.
+    pub(crate) async fn connect_tls(&self, name: &str) -> Client {
+        Client::tls(self.tcp().await, self.ca(), name, "http/1.1").await.expect("a handshake")
+    }
+
+    /// The same, trusting the authority of the `place`th further certificate.
+    pub(crate) async fn connect_sni(&self, place: usize, name: &str) -> Client {
+        Client::tls(self.tcp().await, &self.sni[place].1, name, "http/1.1").await.expect("a handshake")
+    }
+
+    pub(crate) async fn tcp(&self) -> TcpStream {
+        soon("a connection", TcpStream::connect(self.address)).await.expect("a connection")
+    }
+
+    /// A connection that speaks HTTP/2.
+    pub(crate) async fn http2(&self) -> Http2 {
+        let client = Client::tls(self.tcp().await, self.ca(), "localhost", "h2").await.expect("a handshake");
+        Http2::over(client.into_io()).await
+    }
+
+    /// A TLS connection on which HTTP/2 was agreed, and nothing said yet.
+    pub(crate) async fn http2_bytes(&self) -> Client {
+        Client::tls(self.tcp().await, self.ca(), "localhost", "h2").await.expect("a handshake")
+    }
+
+    pub(crate) fn ca(&self) -> &str {
+        self.ca.as_deref().expect("a gateway with TLS")
+    }
+
+    /// Asks on a connection of its own.
+    pub(crate) async fn ask(&self, request: Request) -> Answer {
+        self.connect().await.ask(&request).await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Answer {
+        self.ask(Request::get(target)).await
+    }
+
+    /// Asks the admin listener.
+    pub(crate) async fn admin(&self, target: &str) -> Answer {
+        let mut client = Client::tcp(self.app.admin_address().expect("an admin listener")).await;
+        client.ask(&Request::get(target)).await
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file of the gateway's and has everything read again, as SIGHUP does.
+    pub(crate) fn rewrite(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).expect("a file");
+        self.app.reload();
+    }
+
+    /// Changes the configuration file by replacing `old`, and has everything read again.
+    pub(crate) fn reconfigure(&self, old: &str, new: &str) {
+        let text = std::fs::read_to_string(self.path("dockgate.toml")).expect("the configuration");
+        assert!(text.contains(old), "{text}");
+        self.rewrite("dockgate.toml", &text.replace(old, new));
+    }
+}
+
+/// An htpasswd file of these users.
+pub(crate) fn htpasswd(users: &[(String, String)]) -> String {
+    let line = |(name, password): &(String, String)| {
+        let hash = htpasswd::hash(&Secret::new(password.as_str()), 4).expect("a hash");
+        format!("{name}:{hash}\n")
+    };
+    users.iter().map(line).collect()
+}
+
+impl Builder {
+    pub(crate) fn upstream(self, name: &str, prefix: &str, address: SocketAddr) -> Self {
+        self.upstream_with(name, prefix, address, "")
+    }
+
+    /// An upstream with further lines of configuration.
+    pub(crate) fn upstream_with(
+        mut self,
+        name: &str,
+        prefix: &str,
+        address: SocketAddr,
+        lines: &str,
+    ) -> Self {
+        let url =
+            if lines.contains("url =") { String::new() } else { format!("url = \"http://{address}\"\n") };
+        // Writing to a String can't fail.
+        let _ = write!(
+            self.upstreams,
+            "[[upstream]]\nname = \"{name}\"\nprefix = \"{prefix}\"\n{url}{lines}\n\n"
+        );
+        self
+    }
+
+    /// A line of `[server]`.
+    pub(crate) fn server(mut self, line: &str) -> Self {
+        self.server += line;
+        self.server.push('\n');
+        self
+    }
+
+    /// Another address, or `unix:NAME` for a socket in the gateway's directory.
+    pub(crate) fn address(mut self, address: &str) -> Self {
+        self.addresses.push(address.replace("unix:", &format!("unix:{}/", self.dir.path().display())));
+        self
+    }
+
+    pub(crate) fn tls(mut self, names: &[&str]) -> Self {
+        self.tls = Some(names.iter().map(ToString::to_string).collect());
+        self
+    }
+
+    /// A further certificate, chosen by server name.
+    pub(crate) fn sni(mut self, names: &[&str]) -> Self {
+        self.sni.push(names.iter().map(ToString::to_string).collect());
+        self
+    }
+
+    pub(crate) fn user(mut self, name: &str, password: &str) -> Self {
+        self.users.push((name.to_owned(), password.to_owned()));
+        self
+    }
+
+    pub(crate) fn admin_listener(mut self) -> Self {
+        self.admin = true;
+        self
+    }
+
+    /// An `[[access]]` rule. Without any, everybody may do everything.
+    pub(crate) fn rule(mut self, users: &[&str], repositories: &[&str], actions: &[&str]) -> Self {
+        let _ = write!(
+            self.rules,
+            "[[access]]\nusers = {users:?}\nrepositories = {repositories:?}\nactions = {actions:?}\n\n"
+        );
+        self
+    }
+
+    pub(crate) async fn start(mut self) -> Gateway {
+        let ca = self.tls.take().map(|names| write_certificate(self.dir.path(), "domain", &names));
+        let further = std::mem::take(&mut self.sni).into_iter().enumerate();
+        let sni = further.map(|(place, names)| {
+            let name = format!("sni{place}");
+            let ca = write_certificate(self.dir.path(), &name, &names);
+            (name, ca)
+        });
+        let sni: Vec<_> = sni.collect();
+        let path = self.dir.path().join("dockgate.toml");
+        std::fs::write(self.dir.path().join("htpasswd"), htpasswd(&self.users)).expect("a file");
+        std::fs::write(&path, self.text(ca.is_some(), &sni)).expect("a file");
+        let environment = Environment::from([("", ""); 0]);
+        let config = Config::check(Some(&path), &environment).unwrap_or_else(|error| panic!("{error}"));
+        let origin = Origin { path: Some(path), environment };
+        let app = App::start(config, Some(origin), None).await.unwrap_or_else(|error| panic!("{error}"));
+        let address = app.addresses()[0];
+        Gateway { app, address, dir: self.dir, ca, sni }
+    }
+
+    fn text(&self, tls: bool, sni: &[(String, String)]) -> String {
+        let Self { addresses, server, rules, upstreams, .. } = self;
+        let mut text = format!("[server]\naddress = {addresses:?}\n{server}\n");
+        if tls {
+            text += "[server.tls]\ncertificate = \"domain.crt\"\nkey = \"domain.key\"\n\n";
+        }
+        for (name, _) in sni {
+            text += &format!("[[server.tls.sni]]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n\n");
+        }
+        let admin = if self.admin { "127.0.0.1:0" } else { "" };
+        text += &format!("[admin]\naddress = \"{admin}\"\n\n[auth]\nchallenge = \"basic\"\n\n");
+        if !self.users.is_empty() {
+            text += "[auth.htpasswd]\npath = \"htpasswd\"\n\n";
+        }
+        if rules.is_empty() && self.users.is_empty() {
+            text += "[[access]]\nusers = [\"anonymous\"]\nrepositories = [\"**\"]\nactions = [\"*\"]\n\n";
+        }
+        text + rules + upstreams
+    }
+}
+
+/// Writes `NAME.crt` and `NAME.key` for `names`; the answer is the CA.
+pub(crate) fn write_certificate(dir: &Path, name: &str, names: &[String]) -> String {
+    let issued = certificate::issue(names).expect("a certificate");
+    std::fs::write(dir.join(format!("{name}.crt")), &issued.cert_pem).expect("a file");
+    std::fs::write(dir.join(format!("{name}.key")), &issued.key_pem).expect("a file");
+    issued.ca_pem
+}

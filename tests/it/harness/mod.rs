@@ -1,0 +1,51 @@
+//! What the tests stand on.
+
+use std::future::Future;
+use std::time::Duration;
+
+mod client;
+mod gateway;
+mod http2;
+mod message;
+mod request;
+mod script;
+mod upstream;
+
+pub(crate) use client::{Client, Ending};
+pub(crate) use gateway::{Builder, Gateway, demo_registry, htpasswd, write_certificate};
+pub(crate) use http2::{Frames, Http2, frame, frame_bytes, header_block};
+pub(crate) use message::{Answer, BodyEnd};
+pub(crate) use request::Request;
+pub(crate) use script::{Gate, Reply};
+pub(crate) use upstream::{Exchange, Upstream};
+
+/// How long anything may take that a test waits for. A busy machine needs some of it, a good run none.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The output of `future`, which must come within [`PATIENCE`].
+#[track_caller]
+pub(crate) fn soon<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
+    let place = std::panic::Location::caller();
+    async move {
+        tokio::time::timeout(PATIENCE, future)
+            .await
+            .unwrap_or_else(|_| panic!("{place}: waited in vain for {what}"))
+    }
+}
+
+/// The digest of `bytes`, as the API writes it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    dockgate::demo::registry::sha256(bytes).to_string()
+}
+
+/// Bytes that repeat nowhere within a piece of a body, so that a shifted or doubled piece is seen.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..length.div_ceil(8)).flat_map(|_| next()).take(length).collect()
+}

@@ -1,0 +1,293 @@
+//! An upstream that follows a script, and fails the test on whatever is not in it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::message::{BodyEnd, Framing, Headers, framing, read_body, read_head};
+use super::script::{Reply, Step};
+use super::soon;
+
+/// A scripted upstream. Dropped, it fails the test for requests that nobody expected and for expectations that
+/// nobody met.
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    expected: Vec<Expected>,
+    unexpected: Vec<String>,
+    connections: usize,
+}
+
+struct Expected {
+    method: String,
+    target: String,
+    reply: Reply,
+    progress: watch::Sender<Progress>,
+}
+
+/// What the upstream has seen of one request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// Which connection it came on, counted from 1.
+    pub(crate) connection: usize,
+    pub(crate) headers: Headers,
+    pub(crate) body: Vec<u8>,
+    /// Bytes of the body, also where they are not kept.
+    pub(crate) received: usize,
+    pub(crate) body_end: Option<BodyEnd>,
+    /// Bytes of the answer that the gateway's side has taken.
+    pub(crate) written: usize,
+    /// The gateway has closed the connection, or broken it.
+    pub(crate) abandoned: bool,
+    arrived: bool,
+    done: bool,
+}
+
+/// One expected request, to be watched.
+pub(crate) struct Exchange(watch::Receiver<Progress>);
+
+/// Bodies are kept up to this; of larger ones only the length counts.
+const KEPT: usize = 8 << 20;
+
+impl Upstream {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(Mutex::new(State::default()));
+        let task = tokio::spawn(accept(listener, state.clone()));
+        Self { address, state, task }
+    }
+
+    /// The next request of that method and target is answered so.
+    pub(crate) fn expect(&self, method: &str, target: impl Into<String>, reply: Reply) -> Exchange {
+        let (progress, watched) = watch::channel(Progress::default());
+        let (method, target) = (method.to_owned(), target.into());
+        lock(&self.state).expected.push(Expected { method, target, reply, progress });
+        Exchange(watched)
+    }
+
+    /// How many connections have been made so far.
+    pub(crate) fn connections(&self) -> usize {
+        lock(&self.state).connections
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+        if std::thread::panicking() {
+            return;
+        }
+        let state = lock(&self.state);
+        assert!(state.unexpected.is_empty(), "requests that nobody expected: {:#?}", state.unexpected);
+        let left: Vec<_> =
+            state.expected.iter().map(|one| format!("{} {}", one.method, one.target)).collect();
+        assert!(left.is_empty(), "expected requests that never came: {left:#?}");
+    }
+}
+
+impl Exchange {
+    /// Waits until `condition` holds of what the upstream has seen.
+    pub(crate) async fn until(&mut self, condition: impl FnMut(&Progress) -> bool) -> Progress {
+        let waiting = self.0.wait_for(condition);
+        soon("the upstream to see it", waiting).await.expect("the script goes on").clone()
+    }
+
+    /// Waits for the request's head.
+    pub(crate) async fn arrived(&mut self) -> Progress {
+        self.until(|seen| seen.arrived).await
+    }
+
+    /// Waits until the upstream has done all that it was told to do.
+    pub(crate) async fn done(&mut self) -> Progress {
+        self.until(|seen| seen.done).await
+    }
+
+    /// Waits for the end of the request's body.
+    pub(crate) async fn body_ended(&mut self) -> Progress {
+        self.until(|seen| seen.body_end.is_some()).await
+    }
+
+    /// Waits until the gateway has closed the connection on which this came.
+    pub(crate) async fn abandoned(&mut self) -> Progress {
+        self.until(|seen| seen.abandoned).await
+    }
+
+    /// What has been seen up to now.
+    pub(crate) fn so_far(&self) -> Progress {
+        self.0.borrow().clone()
+    }
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        let number = {
+            let mut state = lock(&state);
+            state.connections += 1;
+            state.connections
+        };
+        connections.spawn(Connection::new(stream, number, state.clone()).run());
+    }
+}
+
+struct Connection {
+    io: TcpStream,
+    buffer: BytesMut,
+    number: usize,
+    state: Arc<Mutex<State>>,
+}
+
+impl Connection {
+    fn new(io: TcpStream, number: usize, state: Arc<Mutex<State>>) -> Self {
+        Self { io, buffer: BytesMut::new(), number, state }
+    }
+
+    async fn run(mut self) {
+        while let Ok(Some((start, headers))) = read_head(&mut self.io, &mut self.buffer).await {
+            let Some(expected) = self.take(&start, &headers) else { return };
+            if !self.follow(expected, headers).await {
+                return;
+            }
+        }
+    }
+
+    /// The expectation that a request meets; what meets none is remembered, and the connection ended.
+    fn take(&self, start: &str, headers: &Headers) -> Option<Expected> {
+        let mut state = lock(&self.state);
+        let line = |one: &Expected| format!("{} {} HTTP/1.1", one.method, one.target);
+        let Some(place) = state.expected.iter().position(|one| line(one) == start) else {
+            state.unexpected.push(format!("{start} {headers:?}"));
+            return None;
+        };
+        Some(state.expected.remove(place))
+    }
+
+    /// Whether the connection goes on after it.
+    async fn follow(&mut self, expected: Expected, headers: Headers) -> bool {
+        let progress = expected.progress;
+        let mut framing = Some(framing(&headers, Framing::Length(0)));
+        let connection = self.number;
+        progress.send_modify(|seen| {
+            *seen = Progress { connection, headers, arrived: true, ..Progress::default() };
+        });
+        let mut goes_on = true;
+        for step in expected.reply.into_steps(expected.method == "HEAD") {
+            goes_on = self.step(step, &mut framing, &progress).await;
+            if !goes_on {
+                break;
+            }
+        }
+        if goes_on && let Some(rest) = framing.take() {
+            goes_on = self.read(rest, &progress).await;
+        }
+        progress.send_modify(|seen| seen.done = true);
+        goes_on
+    }
+
+    async fn step(
+        &mut self,
+        step: Step,
+        body: &mut Option<Framing>,
+        progress: &watch::Sender<Progress>,
+    ) -> bool {
+        match step {
+            Step::Send(bytes) => self.send(&bytes, progress).await,
+            Step::Repeat(piece, count) => {
+                for _ in 0..count {
+                    if !self.send(&piece, progress).await {
+                        return false;
+                    }
+                }
+                true
+            }
+            Step::Wait(gate) => {
+                gate.wait().await;
+                true
+            }
+            Step::Close => {
+                let _ = self.io.shutdown().await;
+                false
+            }
+            Step::Reset => {
+                SockRef::from(&self.io).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+                false
+            }
+            Step::Hang => {
+                let mut byte = [0u8; 4096];
+                while matches!(self.io.read(&mut byte).await, Ok(1..)) {}
+                progress.send_modify(|seen| seen.abandoned = true);
+                false
+            }
+            Step::ReadBody => match body.take() {
+                Some(framing) => self.read(framing, progress).await,
+                None => true,
+            },
+            Step::ReadSome(bytes) => self.read_some(bytes).await,
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8], progress: &watch::Sender<Progress>) -> bool {
+        let mut left = bytes;
+        while !left.is_empty() {
+            match self.io.write(left).await {
+                Ok(written) => {
+                    left = &left[written..];
+                    progress.send_modify(|seen| seen.written += written);
+                }
+                Err(_) => {
+                    progress.send_modify(|seen| seen.abandoned = true);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    async fn read(&mut self, framing: Framing, progress: &watch::Sender<Progress>) -> bool {
+        let keep = |piece: &[u8]| {
+            if piece.is_empty() {
+                return;
+            }
+            progress.send_modify(|seen| {
+                seen.received += piece.len();
+                if seen.received <= KEPT {
+                    seen.body.extend_from_slice(piece);
+                }
+            });
+        };
+        let end = read_body(&mut self.io, &mut self.buffer, framing, keep).await;
+        let complete = end == BodyEnd::Complete;
+        progress.send_modify(|seen| {
+            seen.body_end = Some(end);
+            seen.abandoned |= !complete;
+        });
+        complete
+    }
+
+    /// Takes so many bytes off the wire, coded as they are, and leaves them where they will be read again.
+    async fn read_some(&mut self, bytes: usize) -> bool {
+        while self.buffer.len() < bytes {
+            if !matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    }
+}

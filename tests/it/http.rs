@@ -1,0 +1,246 @@
+//! HTTP itself: what could be read in two ways is refused, and never reaches an upstream.
+
+use crate::harness::{Gateway, Reply, Request, Upstream, noise, sha256};
+
+async fn both() -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::open(&upstream).await;
+    (upstream, gateway)
+}
+
+/// These bytes are refused with 400, or without an answer, and the connection is closed: what follows them on it is
+/// never read as a request.
+async fn refused(gateway: &Gateway, bytes: &[u8]) {
+    let mut client = gateway.connect().await;
+    client.send(bytes).await;
+    let answer = client.answer().await;
+    assert!(matches!(answer.status, 400 | 431 | 501), "{}: {}", String::from_utf8_lossy(bytes), answer.status);
+    client.ends().await;
+}
+
+const SMUGGLED: &str = "GET /v2/smuggled/manifests/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn both_transfer_encoding_and_content_length_are_refused() {
+    let (upstream, gateway) = both().await;
+    let headers = [
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 0\r\ntransfer-encoding: CHUNKED\r\n",
+    ];
+    for headers in headers {
+        for method in ["GET", "PUT"] {
+            let head = format!("{method} /v2/a/manifests/x HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+            refused(&gateway, format!("{head}0\r\n\r\n{SMUGGLED}").as_bytes()).await;
+        }
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn content_lengths_that_differ_or_are_no_numbers_are_refused() {
+    let (upstream, gateway) = both().await;
+    let lengths = ["5\r\nContent-Length: 6", "5, 6", "+5", "-1", "0x5", "5 5", "", "99999999999999999999999"];
+    for length in lengths {
+        let head = "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: localhost\r\n";
+        refused(&gateway, format!("{head}Content-Length: {length}\r\n\r\nabcde").as_bytes()).await;
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn transfer_codings_other_than_chunked_are_refused() {
+    let (upstream, gateway) = both().await;
+    for coding in ["gzip", "gzip, chunked", "chunked, gzip", "chunked, chunked", "xchunked", "identity"] {
+        let head = "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: localhost\r\n";
+        let mut client = gateway.connect().await;
+        client.send(format!("{head}Transfer-Encoding: {coding}\r\n\r\n0\r\n\r\n")).await;
+        let answer = client.answer().await;
+        assert!(matches!(answer.status, 400 | 501), "{coding}: {}", answer.status);
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn malformed_heads_are_refused() {
+    let (upstream, gateway) = both().await;
+    let heads = [
+        // obs-fold
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n c\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n X-A: b\r\n\r\n",
+        // a space before the colon
+        "GET /v2/ HTTP/1.1\r\nHost : localhost\r\n\r\n",
+        "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: localhost\r\nContent-Length : 5\r\n\r\nabcde",
+        // a bare CR, a NUL
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-A: b\rc\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-A: b\0c\r\n\r\n",
+        "GET /v2/\r HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        // no name, no method, no version, another protocol
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n: b\r\n\r\n",
+        "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+        "G@T /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "GET /v2/\r\nHost: localhost\r\n\r\n",
+        "GET /v2/ HTTP/1.2\r\nHost: localhost\r\n\r\n",
+        "GET /v2/ x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\r\n\r\n",
+    ];
+    for head in heads {
+        refused(&gateway, format!("{head}{SMUGGLED}").as_bytes()).await;
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_request_needs_exactly_one_host() {
+    let (_upstream, gateway) = both().await;
+    for hosts in ["", "Host: localhost\r\nHost: localhost\r\n", "Host: localhost\r\nhost: evil\r\n"] {
+        let mut client = gateway.connect().await;
+        client.send(format!("GET /v2/ HTTP/1.1\r\n{hosts}\r\n")).await;
+        client.answer().await.refuses(400, "NAME_UNKNOWN");
+    }
+}
+
+#[tokio::test]
+async fn a_targets_own_authority_must_be_the_host() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().server("external_url = \"http://registry.example\"");
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    let ask = |target: &str, host: &str| gateway.ask(Request::get(target).header("Host", host));
+    ask("http://registry.example/v2/", "registry.example").await.is(200);
+    ask("http://registry.example/v2/", "evil.example").await.refuses(400, "NAME_UNKNOWN");
+    ask("http://evil.example/v2/", "registry.example").await.refuses(400, "NAME_UNKNOWN");
+    ask("http://evil.example/v2/", "evil.example").await.refuses(421, "NAME_UNKNOWN");
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    ask("http://registry.example/v2/a/manifests/x", "registry.example").await.is(200);
+}
+
+#[tokio::test]
+async fn connect_and_the_asterisk_are_no_requests_of_a_registry() {
+    let (upstream, gateway) = both().await;
+    for line in ["CONNECT localhost:80", "CONNECT evil.example:443", "OPTIONS *"] {
+        let mut client = gateway.connect().await;
+        client.send(format!("{line} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        let answer = client.answer().await;
+        assert!(matches!(answer.status, 400 | 404 | 405), "{line}: {}", answer.status);
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_and_its_connection_closed() {
+    let (upstream, gateway) = both().await;
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut client = gateway.connect().await;
+    client.send("GET /v2/a/manifests/x HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(client.answer().await.is(200).text(), "{}");
+    client.ends().await;
+    // RFC 9112 section 6.1: a client of 1.0 can't know of chunks.
+    let content = noise(10_000);
+    let blob = format!("/v2/a/blobs/{}", sha256(&content));
+    upstream.expect("GET", blob.as_str(), Reply::ok(&content).chunked(999));
+    let mut client = gateway.connect().await;
+    client.send(format!("GET {blob} HTTP/1.0\r\nHost: localhost\r\n\r\n")).await;
+    let answer = client.answer().await.is(200);
+    assert_eq!(answer.header("transfer-encoding"), None);
+    assert!(answer.body == content);
+}
+
+#[tokio::test]
+async fn chunks_in_http_1_0_are_refused() {
+    let (upstream, gateway) = both().await;
+    let mut client = gateway.connect().await;
+    let head = "PUT /v2/a/manifests/x HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(format!("{head}2\r\n{{}}\r\n0\r\n\r\n")).await;
+    client.answer().await.is(400);
+    client.ends().await;
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn malformed_chunks_reach_the_upstream_as_an_abort_and_never_as_an_end() {
+    let (upstream, gateway) = both().await;
+    // The manifest is read whole before the upstream hears of it: it hears nothing at all.
+    let bodies = ["zz\r\nab\r\n0\r\n\r\n", "2\r\nabc\r\n0\r\n\r\n", "ffffffffffffffffff\r\n", "-1\r\n", "2\nab\n0\n\n"];
+    for body in bodies {
+        let mut client = gateway.connect().await;
+        let head = Request::put("/v2/a/manifests/x").header("Transfer-Encoding", "chunked");
+        client.send(head.bytes("localhost")).await;
+        client.send(body).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 400, "{body:?}");
+        client.ends().await;
+    }
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn trailers_are_dropped() {
+    let (upstream, gateway) = both().await;
+    let mut asked = upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(201));
+    let mut client = gateway.connect().await;
+    let head = Request::put("/v2/a/manifests/x").header("Transfer-Encoding", "chunked");
+    client.send(head.header("Trailer", "X-Evil").bytes("localhost")).await;
+    client.send("2\r\n{}\r\n0\r\nX-Evil: 1\r\nAuthorization: Basic eA==\r\n\r\n").await;
+    client.answer().await.is(201);
+    let seen = asked.done().await;
+    assert_eq!(seen.body, b"{}");
+    assert!(!format!("{:?}", seen.headers).to_lowercase().contains("evil"));
+    client.ask(&Request::get("/v2/")).await.is(200);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let (upstream, gateway) = both().await;
+    let mut bytes = Vec::new();
+    for number in 0..5 {
+        let target = format!("/v2/a/manifests/v{number}");
+        upstream.expect("GET", target.as_str(), Reply::ok(format!("body {number}")));
+        bytes.extend_from_slice(&Request::get(target).bytes("localhost"));
+    }
+    let mut client = gateway.connect().await;
+    client.send(bytes).await;
+    for number in 0..5 {
+        assert_eq!(client.answer().await.is(200).text(), format!("body {number}"));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_reads_is_not_the_next_request() {
+    let (upstream, gateway) = both().await;
+    let mut client = gateway.connect().await;
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    client.send(Request::get("/v2/a/manifests/x").body(SMUGGLED).bytes("localhost")).await;
+    client.answer().await.is(200);
+    asked.done().await;
+    client.ends().await;
+}
+
+#[tokio::test]
+async fn a_close_is_honoured() {
+    let (_upstream, gateway) = both().await;
+    let mut client = gateway.connect().await;
+    let answer = client.ask(&Request::get("/v2/").header("Connection", "close")).await.is(200);
+    assert_eq!(answer.header("connection"), Some("close"));
+    client.ends().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_is_not_taken_up() {
+    let (upstream, gateway) = both().await;
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let request = Request::get("/v2/a/manifests/x").header("Connection", "Upgrade, HTTP2-Settings");
+    let request = request.header("Upgrade", "h2c").header("HTTP2-Settings", "AAMAAABkAAQAAP__");
+    gateway.ask(request).await.is(200);
+    assert_eq!(asked.done().await.headers.get("upgrade"), None);
+}
+
+#[tokio::test]
+async fn a_redirect_of_the_upstream_is_not_followed_to_a_private_place() {
+    let (upstream, gateway) = both().await;
+    let stranger = Upstream::start().await;
+    let blob = format!("/v2/a/blobs/{}", sha256(b""));
+    let there = format!("http://{}/cdn", stranger.address);
+    upstream.expect("GET", blob.as_str(), Reply::status(307).header("Location", &there));
+    gateway.get(&blob).await;
+    assert_eq!(stranger.connections(), 0);
+}
