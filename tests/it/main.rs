@@ -1,1 +1,3 @@
 //! Whole-gateway tests.
+
+mod layers;
