@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# containerd of its own, by `ctr` with hosts.toml files.
+source "$(dirname "$0")/lib.sh"
+
+start_registry
+start_gateway
+make_image "$WORK/image"
+skopeo copy --quiet "oci:$WORK/image:1" "oci-archive:$WORK/image.tar:$HOST/shop/web:1"
+
+start_containerd() {
+    mkdir -p "$WORK/containerd"
+    SOCKET=$WORK/containerd/sock
+    cat >"$WORK/containerd.toml" <<END
+version = 2
+root = "$WORK/containerd/root"
+state = "$WORK/containerd/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "$SOCKET"
+[ttrpc]
+address = "$SOCKET.ttrpc"
+END
+    start containerd containerd --config "$WORK/containerd.toml"
+    started "$STARTED" 30 tr_ version
+}
+
+# hosts_toml DIR SERVER URL [LINE]: what is asked of SERVER goes to URL.
+hosts_toml() {
+    mkdir -p "$WORK/hosts/$1"
+    cat >"$WORK/hosts/$1/hosts.toml" <<END
+server = "$2"
+[host."$3"]
+capabilities = ["pull", "resolve", "push"]
+ca = "$CA"
+${4:-}
+END
+}
+
+tr_() { ctr --address "$SOCKET" "$@"; }
+push() { tr_ images push --hosts-dir "$WORK/hosts" "$@" >/dev/null; }
+pull() { tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" "$@" >/dev/null; }
+user() { echo "--user=$USER_NAME:$1"; }
+forget() { tr_ images rm --sync "$@"; }
+digest_of() { tr_ images ls "name==$1" | awk 'NR == 2 { print $3 }'; }
+
+pulls_what_was_pushed() {
+    forget "$IMAGE"
+    pull "$(user "$PASSWORD")" "$IMAGE"
+    same "$(manifest_digest "$WORK/image")" "$(digest_of "$IMAGE")"
+}
+
+pulls_by_digest() {
+    local name
+    name=$HOST/shop/web@$(manifest_digest "$WORK/image")
+    pull "$(user "$PASSWORD")" "$name"
+    forget "$name"
+}
+
+pushes_under_a_prefix() {
+    tr_ images tag "$IMAGE" "$HOST/team/web:1"
+    push "$(user "$PASSWORD")" "$HOST/team/web:1"
+}
+
+# pulls_of NAMESPACE: an image of a registry that does not exist, by the gateway as its mirror.
+pulls_of() {
+    forget "$IMAGE" "$HOST/team/web:1" || true
+    pull "$(user "$PASSWORD")" "$1/web:1"
+    same "$(manifest_digest "$WORK/image")" "$(digest_of "$1/web:1")"
+    forget "$1/web:1"
+}
+
+start_containerd
+IMAGE=$HOST/shop/web:1
+tr_ images import --snapshotter native "$WORK/image.tar" >/dev/null
+# The gateway is told by ?ns=; by a prefix before /v2; by a prefix after it.
+hosts_toml "$HOST" "https://$HOST" "https://$HOST"
+hosts_toml team.example "https://$HOST" "https://$HOST"
+hosts_toml before.example "https://$HOST" "https://$HOST/team"
+hosts_toml after.example "https://$HOST" "https://$HOST/v2/team" 'override_path = true'
+
+check "push without login is refused" refused '401|nauthorized|authorization failed' push "$IMAGE"
+check "push with a wrong password is refused" refused '401|nauthorized|authorization failed' push "$(user wrong)" "$IMAGE"
+check "push" push "$(user "$PASSWORD")" "$IMAGE"
+check "pull without login is refused" refused '401|nauthorized|authorization failed' pull "$IMAGE"
+check "pull gives the digest that was pushed" pulls_what_was_pushed
+check "pull by digest" pulls_by_digest
+check "push under a prefix" pushes_under_a_prefix
+check "a mirror of a namespace, by ?ns=" pulls_of team.example
+check "a mirror with a prefix before /v2" pulls_of before.example
+check "a mirror with a prefix after /v2" pulls_of after.example
+check "a mirror without login is refused" refused '401|nauthorized|authorization failed' pull team.example/web:2
+
+done_checking

@@ -1,0 +1,60 @@
+"""Writes an OCI image layout: image.py DIR. Its layers are small, 1 MiB and 64 MiB, the last half zeros, half noise."""
+
+import gzip
+import hashlib
+import io
+import json
+import pathlib
+import random
+import sys
+import tarfile
+
+MIB = 1 << 20
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def tar(name: str, content: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def write(layout: pathlib.Path, media_type: str, content: bytes) -> dict:
+    digest = hashlib.sha256(content).hexdigest()
+    (layout / "blobs/sha256" / digest).write_bytes(content)
+    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+
+def main(directory: str) -> None:
+    layout = pathlib.Path(directory)
+    (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    noise = random.Random(1)
+    tars = [
+        tar("hello.txt", b"hello\n"),
+        tar("noise", noise.randbytes(MIB)),
+        tar("large", bytes(32 * MIB) + noise.randbytes(32 * MIB)),
+    ]
+    # Level 0: gzip by name, since some clients compress plain tars on their way, and as large on the wire as it is here.
+    layers = [write(layout, LAYER, gzip.compress(t, 0, mtime=0)) for t in tars]
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Cmd": ["/hello"]},
+        "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(t).hexdigest() for t in tars]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": write(layout, "application/vnd.oci.image.config.v1+json", json.dumps(config).encode()),
+        "layers": layers,
+    }
+    entry = write(layout, manifest["mediaType"], json.dumps(manifest).encode())
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "1"}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+main(sys.argv[1])

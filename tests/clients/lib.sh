@@ -1,0 +1,330 @@
+# shellcheck shell=bash disable=SC2034,SC2155
+# Sourced by every client's script: servers that start on free ports of 127.0.0.1 and end with the script, and `check`,
+# which counts. Everything is written under tests/clients/.work/NAME, NAME being the script's.
+set -euo pipefail
+
+CLIENTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(cd "$CLIENTS/../.." && pwd)
+DOCKGATE=${DOCKGATE:-$ROOT/target/release/dockgate}
+TOOLS=$CLIENTS/.work/tools
+NAME=$(basename "$0" .sh)
+WORK=$CLIENTS/.work/$NAME
+REALM=dockgate
+USER_NAME=registryuser
+PASSWORD=password
+PATH=$TOOLS/bin:$PATH
+
+CRANE=github.com/google/go-containerregistry/cmd/crane@v0.20.6
+OWN_HOME=${HOME:-/root}
+
+passed=0
+failed=0
+completed=
+children=()
+on_exit=()
+
+# The tools keep their logins and caches here, not in the home of whoever runs the tests.
+private_home() {
+    mkdir -p "$WORK/home" "$WORK/run"
+    chmod 700 "$WORK/run"
+    export HOME=$WORK/home XDG_RUNTIME_DIR=$WORK/run XDG_CONFIG_HOME=$WORK/home/.config
+    export DOCKER_CONFIG=$WORK/home/.docker REGISTRY_AUTH_FILE=$WORK/home/auth.json
+    echo '{}' >"$REGISTRY_AUTH_FILE"
+    unset DOCKER_HOST DOCKER_CONTEXT HTTP_PROXY HTTPS_PROXY http_proxy https_proxy
+}
+
+## Counting
+
+# check NAME COMMAND...: runs the command in a subshell that stops at the first error, and counts.
+check() {
+    local name=$1 status=0
+    shift
+    set +e
+    (set -e; "$@") >"$WORK/check.out" 2>&1
+    status=$?
+    set -e
+    if [ $status = 0 ]; then
+        passed=$((passed + 1))
+        [ -z "${VERBOSE:-}" ] || echo "  ok      $NAME: $name"
+        return
+    fi
+    failed=$((failed + 1))
+    echo "  FAILED  $NAME: $name (exit $status)"
+    sed 's/^/          | /' "$WORK/check.out" | tail -n 40
+    show_logs
+}
+
+# refused WORDS COMMAND...: the command fails, and says something that matches WORDS (an extended regular expression).
+refused() {
+    local words=$1 output
+    shift
+    if output=$("$@" 2>&1); then
+        printf 'expected a refusal, but this succeeded: %s\n%s\n' "$*" "$output"
+        return 1
+    fi
+    has "$words" "$output"
+}
+
+# says WORDS COMMAND...: the command succeeds, and says something that matches WORDS.
+says() {
+    local words=$1 output status=0
+    shift
+    output=$("$@" 2>&1) || status=$?
+    [ $status = 0 ] || printf 'exit %s: %s\n%s\n' $status "$*" "$output"
+    [ $status = 0 ] && has "$words" "$output"
+}
+
+has() {
+    grep -qE -- "$1" <<<"$2" || {
+        printf 'expected words: %s\nfound:\n%s\n' "$1" "$2"
+        return 1
+    }
+}
+
+same() {
+    if [ -z "$1" ] || [ "$1" != "$2" ]; then
+        printf 'expected: %s\nfound:    %s\n' "$1" "$2"
+        return 1
+    fi
+}
+
+show_logs() {
+    local log
+    for log in "$WORK"/*.log; do
+        [ -s "$log" ] || continue
+        echo "          -- the last of $(basename "$log")"
+        grep -v 'err.code="blob unknown"' "$log" | tail -n 5 | cut -c1-240 | sed 's/^/          | /'
+    done
+}
+
+## Processes
+
+# start NAME COMMAND...: in the background, output to NAME.log; ends with the script. Sets STARTED to its process id.
+start() {
+    local name=$1
+    shift
+    "$@" >"$WORK/$name.log" 2>&1 </dev/null &
+    STARTED=$!
+    children+=("$STARTED")
+}
+
+# stop PID: SIGTERM, and SIGKILL when that has not ended it in ten seconds.
+stop() {
+    kill "$1" 2>/dev/null || return 0
+    within 10 ended "$1" || kill -9 "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+ended() { ! kill -0 "$1" 2>/dev/null || [ "$(ps -o stat= -p "$1" | cut -c1)" = Z ]; }
+
+# within SECONDS COMMAND...: tries until it succeeds.
+within() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.1
+    done
+}
+
+# started PID SECONDS COMMAND...: waits for a server to answer; shows its log and ends the script when it does not.
+started() {
+    local pid=$1 seconds=$2
+    shift 2
+    within "$seconds" answers_or_ended "$pid" "$@" || true
+    if ended "$pid" || ! "$@" >/dev/null 2>&1; then
+        echo "  a server did not start: $*"
+        show_logs
+        exit 1
+    fi
+}
+
+answers_or_ended() { ended "$1" || "${@:2}"; }
+
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+finish() {
+    local status=$? i
+    trap - EXIT INT TERM
+    set +e
+    for ((i = ${#children[@]} - 1; i >= 0; i--)); do stop "${children[i]}"; done
+    for i in "${on_exit[@]}"; do eval "$i"; done
+    if [ -z "$completed" ]; then
+        failed=$((failed + 1))
+        echo "  FAILED  $NAME: the script ended early (exit $status)"
+    fi
+    [ -z "${RESULTS:-}" ] || echo "$passed $failed" >>"$RESULTS"
+    [ $failed != 0 ] || rm -rf "$WORK"
+    printf '%-14s %3d passed, %d failed, %ds\n' "$NAME" "$passed" "$failed" "$SECONDS"
+    [ $failed = 0 ]
+    exit $?
+}
+
+# The last line of every script: without it the script counts as ended early.
+done_checking() { completed=1; }
+
+## Servers
+
+# An unauthenticated registry that can delete, on REGISTRY.
+start_registry() {
+    REGISTRY=127.0.0.1:$(free_port)
+    cat >"$WORK/registry.yml" <<END
+version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: "$WORK/registry"}, delete: {enabled: true}}
+http: {addr: "$REGISTRY"}
+END
+    # podman's REGISTRY_AUTH_FILE would be taken for the registry's own auth.file.
+    start registry env -u REGISTRY_AUTH_FILE docker-registry serve "$WORK/registry.yml"
+    REGISTRY_PID=$STARTED
+    started "$STARTED" 10 curl -fsS "http://$REGISTRY/v2/"
+}
+
+# make_certificate DIR: a CA and a certificate by dockgate; sets CA, CERTIFICATE and KEY.
+make_certificate() {
+    "$DOCKGATE" certificate "$1" --name localhost --name 127.0.0.1 >"$WORK/certificate.log" 2>&1
+    CA=$1/ca.crt
+    CERTIFICATE=$1/domain.crt
+    KEY=$1/domain.key
+}
+
+make_htpasswd() { htpasswd -Bbn "$USER_NAME" "$PASSWORD" >"$1"; }
+
+# The gateway in front of REGISTRY, on HOST; the registry is there a second time under the prefix `team`, and is what
+# containerd calls the namespace `team.example`. CA is the certificate to trust, ADMIN the other listener.
+start_gateway() {
+    HOST=127.0.0.1:$(free_port)
+    ADMIN=127.0.0.1:$(free_port)
+    make_certificate "$WORK/certs"
+    make_htpasswd "$WORK/htpasswd"
+    gateway_config >"$WORK/dockgate.toml"
+    run_gateway
+}
+
+gateway_config() {
+    cat <<END
+[server]
+address = "$HOST"
+${SERVER_KEYS:-}
+
+[server.tls]
+certificate = "$CERTIFICATE"
+key = "$KEY"
+
+[admin]
+address = "$ADMIN"
+
+[auth]
+realm = "$REALM"
+
+[auth.htpasswd]
+path = "htpasswd"
+
+[[upstream]]
+name = "registry"
+url = "http://${UPSTREAM:-$REGISTRY}"
+prefix = ""
+
+[[upstream]]
+name = "team.example"
+url = "http://${UPSTREAM:-$REGISTRY}"
+prefix = "team"
+END
+}
+
+run_gateway() {
+    start gateway "$DOCKGATE" serve --config "$WORK/dockgate.toml"
+    GATEWAY=$STARTED
+    started "$GATEWAY" 10 answers
+}
+
+answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' --cacert "$CA" "https://$HOST/v2/")" = 401 ]; }
+
+# `dockgate demo` on HOST, its files in DEMO; demo.log holds what it prints. CA and UPSTREAM are found in both.
+start_demo() {
+    HOST=127.0.0.1:$(free_port)
+    DEMO=$WORK/demo
+    mkdir -p "$DEMO"
+    start demo "$DOCKGATE" demo --listen "$HOST" --dir "$DEMO"
+    started "$STARTED" 20 demo_answers
+}
+
+demo_answers() {
+    [ "$(curl -sk -o /dev/null -w '%{http_code}' "https://$HOST/v2/")" = 401 ] && grep -q '^  curl ' "$WORK/demo.log"
+}
+
+# The CA is where the printed curl command says.
+demo_ca() {
+    CA=$(sed -nE 's/^  curl .*--cacert[ =]"?([^ "]+).*/\1/p' "$WORK/demo.log" | head -n 1)
+    [ -s "$CA" ] || { echo "  the demo names no CA"; exit 1; }
+}
+
+# The address of the demo's own registry: what it says as http://127.0.0.1:PORT, in its words or in a file it wrote.
+demo_upstream() {
+    UPSTREAM=$(grep -rhoE --include='*.log' --include='*.toml' 'http://127\.0\.0\.1:[0-9]+' "$WORK/demo.log" "$DEMO" | head -n 1)
+    UPSTREAM=${UPSTREAM#http://}
+    [ -n "$UPSTREAM" ] && curl -fsS -o /dev/null "http://$UPSTREAM/v2/"
+}
+
+# A dockerd of our own, which `docker` talks to; it trusts CA for HOST. No container can run in it: it has no network.
+start_dockerd() {
+    mkdir -p "$WORK/docker"
+    export DOCKER_HOST=unix://$WORK/docker/sock
+    trust_in_docker
+    start dockerd dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs --host "$DOCKER_HOST" \
+        --data-root "$WORK/docker/data" --exec-root "$WORK/docker/exec" --pidfile "$WORK/docker/pid" \
+        --config-file "$(daemon_settings "$WORK/docker/daemon.json")"
+    on_exit+=("umount -q '$WORK'/docker/exec/netns/* 2>/dev/null")
+    started "$STARTED" 60 docker version
+}
+
+# dockerd's own store of layers, in the releases that would rather use containerd's.
+daemon_settings() { echo '{"features": {"containerd-snapshotter": false}}' >"$1" && echo "$1"; }
+
+trust_in_docker() {
+    local dir=/etc/docker/certs.d/$HOST
+    mkdir -p "$dir"
+    cp "$CA" "$dir/ca.crt"
+    on_exit+=("rm -rf '$dir'")
+}
+
+# make_image DIR: an OCI layout with the tag `1`: a small, a 1 MiB and a 64 MiB layer.
+make_image() { python3 "$CLIENTS/image.py" "$1"; }
+
+manifest_digest() { jq -r '.manifests[0].digest' "$1/index.json"; }
+
+# trust_dir: a directory as podman, buildah and skopeo take one: *.crt are the roots. Where they look without an option, too.
+trust_dir() {
+    local dir=$HOME/.config/containers/certs.d/$HOST
+    mkdir -p "$dir"
+    cp "$CA" "$dir/ca.crt"
+    echo "$dir"
+}
+
+# need_crane, need_artifact: builds the tool into TOOLS/bin when it is not there yet.
+need_crane() { [ -x "$TOOLS/bin/crane" ] || go_as_user env GOBIN="$TOOLS/bin" go install "$CRANE"; }
+
+need_artifact() {
+    [ "$TOOLS/bin/artifact" -nt "$CLIENTS/oras/main.go" ] || go_as_user go -C "$CLIENTS/oras" build -o "$TOOLS/bin/artifact" .
+}
+
+# With the home, and so the caches, of whoever runs the tests.
+go_as_user() {
+    mkdir -p "$TOOLS/bin"
+    HOME=$OWN_HOME XDG_CONFIG_HOME='' "$@" >"$WORK/go.log" 2>&1 || { show_logs; return 1; }
+}
+
+# gateway_curl ARGUMENTS...: curl with the CA and without a login; the last argument is a path.
+gateway_curl() {
+    curl -sS --cacert "$CA" --max-time 60 "${@:1:$#-1}" "https://$HOST${*: -1}"
+}
+
+rm -rf "$WORK"
+mkdir -p "$WORK"
+private_home
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+[ -x "$DOCKGATE" ] || { echo "  no dockgate at $DOCKGATE: cargo build --release, or set DOCKGATE"; exit 1; }
