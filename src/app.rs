@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -17,6 +18,7 @@ use crate::body::Body;
 use crate::config::{Config, Environment, limits};
 use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
 use crate::io::Peer;
+use crate::proto::{ErrorBody, ErrorCode};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
 };
@@ -261,11 +263,23 @@ fn warn_of_restart(before: &Config, now: &Config) {
     }
 }
 
+/// The answer to plain HTTP on a TLS port, in the registry's own words: it is its clients that come by this way.
+fn not_tls() -> Bytes {
+    let body = ErrorBody::with_message(ErrorCode::Unsupported, "this port speaks HTTPS, not HTTP").render();
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Docker-Distribution-Api-Version: registry/2.0\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat().into()
+}
+
 fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
     let server = &config.server;
     let proxies = if server.proxy_protocol { server.trusted_proxies.clone() } else { Vec::new() };
     Service {
         tls: certificates.map(Certificates::config),
+        not_tls: not_tls(),
         proxies: proxies.into(),
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,

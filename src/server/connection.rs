@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -17,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
@@ -39,6 +40,8 @@ pub trait Handler: Clone + Send + Sync + 'static {
 pub struct Service {
     /// TLS, where it ends here.
     pub tls: Option<Arc<ServerConfig>>,
+    /// The whole answer to a client that speaks plain HTTP where TLS is spoken, byte for byte.
+    pub not_tls: Bytes,
     /// Proxies that must begin with a PROXY header.
     pub proxies: Arc<[IpNet]>,
     /// How long the head of a request may take to come in.
@@ -66,6 +69,10 @@ pub(super) async fn serve(
     let Some(tls) = &service.tls else {
         return http_1(socket, peer, &service, handler, drain).await;
     };
+    let plain = tokio::time::timeout_at(deadline, is_plain_http(&socket));
+    if plain.await.map_err(timed_out)? {
+        return refuse_plain(socket, &service.not_tls).await;
+    }
     let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(tls.clone()).accept(socket));
     let stream = stream.await.map_err(timed_out)??;
     peer.tls = true;
@@ -84,6 +91,26 @@ async fn spoken_for(socket: &mut Socket, address: Option<IpAddr>, proxies: &[IpN
         return Ok(own);
     }
     Ok(proxy_protocol::read(socket).await?.map_or(own, |address| address.to_canonical()))
+}
+
+/// Whether the first byte is that of a method, where a TLS record of type handshake (RFC 8446 section 5.1) should be.
+async fn is_plain_http(socket: &Socket) -> bool {
+    let Socket::Tcp(stream) = socket else { return false };
+    let mut first = [0u8; 1];
+    matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
+}
+
+/// docker, refused over TLS by a registry on loopback, tries plain HTTP and shows that answer to its user.
+async fn refuse_plain(mut socket: Socket, answer: &[u8]) -> io::Result<()> {
+    let goodbye = async {
+        socket.write_all(answer).await?;
+        socket.shutdown().await?;
+        // The request is read, lest a reset overtake the answer.
+        let mut request = tokio::io::AsyncReadExt::take(&mut socket, limits::HEADER_BYTES as u64);
+        tokio::io::copy(&mut request, &mut tokio::io::sink()).await
+    };
+    let patience = limits::REFUSED_UPLOAD_DEADLINE;
+    tokio::time::timeout(patience, goodbye).await.map_or(Ok(()), |result| result.map(|_| ()))
 }
 
 /// hyper's own timer on the head runs while a kept connection is idle, too. So it is given the longer of the two

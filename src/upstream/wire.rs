@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::chunked::{Chunked, Step};
 use crate::body::{BodyError, RequestBody};
-use crate::clock::Stall;
+use crate::clock::{self, Stall};
 use crate::config::limits;
 use crate::io::WriteStall;
 
@@ -78,7 +78,47 @@ pub(crate) struct Wire {
     keep_alive: bool,
     wait: Stall,
     response_timeout: Duration,
+    pace: Pace,
 }
+
+/// How much of a body is read at once.
+///
+/// A reader that keeps up for long is given larger and larger pieces, since each costs two system calls and a wake-up
+/// or two. A slow one holds one small piece: it may be one of many, and what the sockets' buffers swallow at first says
+/// nothing of its pace.
+#[derive(Debug)]
+struct Pace {
+    size: usize,
+    taken: Option<Instant>,
+    /// Bytes that were taken in quick succession up to now.
+    run: usize,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { size: limits::COPY_BUFFER_BYTES, taken: None, run: 0 }
+    }
+
+    /// A piece is handed over. Whether the last ones were quickly used up decides on the size of the next.
+    fn hand_over(&mut self, length: usize) {
+        let now = clock::now();
+        let quick = self.taken.is_some_and(|last| now.duration_since(last) < QUICK);
+        self.run = if quick { self.run + length } else { 0 };
+        self.size = match self.run {
+            0 => limits::COPY_BUFFER_BYTES,
+            ..SWALLOWED => self.size,
+            _ => (self.size * 2).min(limits::COPY_BUFFER_MOST),
+        };
+        self.taken = Some(now);
+    }
+}
+
+/// How soon a reader that keeps up comes back for the next piece: some 640 KiB/s, which on a busy machine leaves room
+/// for everybody else's turn.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// What the buffers of two sockets may swallow, in bytes, whatever the reader does.
+const SWALLOWED: usize = 8 * 1024 * 1024;
 
 /// How far the request has gone out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +145,7 @@ impl Wire {
             keep_alive: true,
             wait: Stall::new(response_timeout),
             response_timeout,
+            pace: Pace::new(),
         }
     }
 
@@ -177,6 +218,7 @@ impl Wire {
     fn begin(&mut self, method: &Method, target: &str, headers: &HeaderMap, body: &RequestBody) {
         self.silent = true;
         self.wait.progress();
+        self.pace = Pace::new();
         let out = &mut self.write;
         for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -339,12 +381,19 @@ impl Wire {
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             match self.take_body(framing) {
-                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Ok(Step::Data(data)) => {
+                    self.pace.hand_over(data.len());
+                    return Poll::Ready(Some(Ok(data)));
+                }
                 Ok(Step::End) => return Poll::Ready(None),
                 Ok(Step::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            match ready!(self.poll_fill(cx, limits::COPY_BUFFER_BYTES)) {
+            // What was read in large pieces is let go of before small ones are read.
+            if self.read.is_empty() && self.read.capacity() > 2 * self.pace.size {
+                self.read = BytesMut::new();
+            }
+            match ready!(self.poll_fill(cx, self.pace.size)) {
                 Ok(0) => return Poll::Ready(end_of_stream(framing)),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BodyError::Io(error)))),
