@@ -7,6 +7,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
 mod harness;
+mod http;
+mod layers;
+mod login;
+mod pull;
+mod push;
+mod routing;
 
 mod http;
 mod login;
