@@ -13,9 +13,3 @@ mod login;
 mod pull;
 mod push;
 mod routing;
-
-mod http;
-mod login;
-mod pull;
-mod push;
-mod routing;
