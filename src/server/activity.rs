@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head_scan::HeadScan;
 use crate::body::{Body, BodyError};
+use crate::config::limits;
 
 /// Shared between a connection's stream, its requests and whoever watches it. All of them live in one task; the
 /// atomics only say so to the compiler.
@@ -25,6 +26,10 @@ struct State {
     head_begun: AtomicBool,
     /// A head with both Transfer-Encoding and Content-Length has come.
     both_lengths: AtomicBool,
+    /// Bytes of a response that hyper has taken and not yet written out.
+    unwritten: AtomicUsize,
+    /// A body waits for what hyper has taken of it to be written out.
+    body_waits: AtomicBool,
     /// Something has ended since the watch looked last.
     ended: AtomicBool,
 }
@@ -68,9 +73,20 @@ impl Drop for UnderWay {
 }
 
 /// A response's body that keeps its request under way.
+///
+/// Where it is paced (HTTP/1.1), it hands hyper no further piece before the last is written out: hyper would queue up to
+/// its whole buffer, which is large for the sake of uploads, for every client that reads slowly.
 pub(super) struct Tracked {
-    pub(super) body: Body,
-    pub(super) _under_way: UnderWay,
+    body: Body,
+    under_way: UnderWay,
+    paced: bool,
+}
+
+impl Tracked {
+    pub(super) fn new(body: Body, under_way: UnderWay, paced: bool) -> Self {
+        under_way.0.0.unwritten.store(0, Ordering::Relaxed);
+        Self { body, under_way, paced }
+    }
 }
 
 impl HttpBody for Tracked {
@@ -81,7 +97,18 @@ impl HttpBody for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let state = &self.under_way.0.0;
+        if self.paced && state.unwritten.load(Ordering::Relaxed) >= limits::COPY_BUFFER_BYTES {
+            // hyper flushes when a body has nothing for it; the flush wakes this task.
+            state.body_waits.store(true, Ordering::Relaxed);
+            return Poll::Pending;
+        }
+        let item = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &item {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            self.under_way.0.0.unwritten.fetch_add(length, Ordering::Relaxed);
+        }
+        item
     }
 
     fn is_end_stream(&self) -> bool {
@@ -93,7 +120,7 @@ impl HttpBody for Tracked {
     }
 }
 
-/// A stream whose reads are noticed.
+/// A stream whose reads and flushes are noticed.
 pub(super) struct Noticed<T> {
     pub(super) inner: T,
     pub(super) activity: Activity,
@@ -138,7 +165,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Noticed<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if flushed.is_ready() {
+            let state = &self.activity.0;
+            state.unwritten.store(0, Ordering::Relaxed);
+            if state.body_waits.swap(false, Ordering::Relaxed) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {

@@ -129,8 +129,9 @@ async fn http_1(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
-        .max_buf_size(limits::HEADER_BYTES)
-        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone()));
+        .max_header_size(limits::HEADER_BYTES)
+        .max_buf_size(limits::UPLOAD_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone(), true));
     Guard::new(pin!(connection), activity, service, Some(service.header_timeout)).run(drain).await
 }
 
@@ -155,7 +156,7 @@ async fn http_2(
         .max_local_error_reset_streams(limits::H2_LOCAL_RESETS)
         .keep_alive_interval(limits::H2_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::H2_KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone()));
+        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone(), false));
     Guard::new(pin!(connection), activity, service, None).run(drain).await
 }
 
@@ -163,6 +164,7 @@ fn answering<H: Handler>(
     handler: H,
     peer: Peer,
     activity: Activity,
+    paced: bool,
 ) -> impl hyper::service::HttpService<
     Incoming,
     ResBody = Tracked,
@@ -176,7 +178,7 @@ fn answering<H: Handler>(
         }
         async move {
             let response = handler.answer(request, peer).await;
-            Ok(response.map(|body| Tracked { body, _under_way: under_way }))
+            Ok(response.map(|body| Tracked::new(body, under_way, paced)))
         }
     })
 }

@@ -4,6 +4,7 @@
 //! ahead. Here the reader of a response drives the connection itself: a blob's bytes go from the upstream's socket to
 //! the client's in one task, and a client that reads slowly holds one buffer, not three.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -69,9 +70,9 @@ pub(crate) enum Framing {
 pub(crate) struct Wire {
     io: WriteStall<Box<dyn Transport>>,
     read: BytesMut,
-    /// What is still to be written: the head, then chunk sizes between the pieces of the body.
+    /// What is still to be written: the head, or the size of a chunk, and then `batch`.
     write: BytesMut,
-    piece: Bytes,
+    batch: Batch,
     sending: Sending,
     /// Nothing of the response has been read yet.
     silent: bool,
@@ -120,13 +121,56 @@ const QUICK: Duration = Duration::from_millis(100);
 /// What the buffers of two sockets may swallow, in bytes, whatever the reader does.
 const SWALLOWED: usize = 8 * 1024 * 1024;
 
+/// Pieces of a request's body that go out together.
+#[derive(Debug, Default)]
+struct Batch {
+    pieces: VecDeque<Bytes>,
+    /// Bytes of the body in it, when it is sealed.
+    length: usize,
+    /// Nothing is added any more: it is being written.
+    sealed: bool,
+    /// The client's connection has had its turn to bring more.
+    waited: bool,
+    /// The last chunk follows it.
+    ends_chunked: bool,
+}
+
+/// Slices of one write.
+const SLICES: usize = 32;
+
+impl Batch {
+    fn push(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            self.length += data.len();
+            self.waited = false;
+            self.pieces.push_back(data);
+        }
+    }
+
+    /// What is to be written, `first` before all; the answer is how many slices are filled.
+    fn slices<'a>(&'a self, first: &'a [u8], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let parts = std::iter::once(first).filter(|first| !first.is_empty());
+        let parts = parts.chain(self.pieces.iter().map(Bytes::as_ref));
+        slices.iter_mut().zip(parts).map(|(slice, part)| *slice = IoSlice::new(part)).count()
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            if written < piece.len() {
+                piece.advance(written);
+                return;
+            }
+            written -= piece.len();
+            self.pieces.pop_front();
+        }
+    }
+}
+
 /// How far the request has gone out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     Length,
-    Chunked {
-        first: bool,
-    },
+    Chunked,
     /// The last bytes are in the buffer, or out.
     Last,
 }
@@ -139,7 +183,7 @@ impl Wire {
             io: WriteStall::new(io, stall_timeout),
             read: BytesMut::new(),
             write: BytesMut::with_capacity(1024),
-            piece: Bytes::new(),
+            batch: Batch::default(),
             sending: Sending::Last,
             silent: true,
             keep_alive: true,
@@ -151,7 +195,7 @@ impl Wire {
 
     /// Whether another request may be sent on this connection, as far as anyone can know.
     pub(crate) fn is_reusable(&self) -> bool {
-        self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.piece.is_empty()
+        self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.batch.pieces.is_empty()
     }
 
     /// Bytes that were read and not yet taken.
@@ -240,7 +284,7 @@ impl Wire {
             }
             None => {
                 put_header(out, "transfer-encoding", b"chunked");
-                Sending::Chunked { first: true }
+                Sending::Chunked
             }
         };
         out.extend_from_slice(b"\r\n");
@@ -248,17 +292,9 @@ impl Wire {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), WireError>> {
         loop {
-            if self.sending != Sending::Last && self.piece.is_empty() {
-                match body.poll_data(cx) {
-                    Poll::Ready(Some(Ok(data))) => self.put_piece(data),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(WireError::Body(error))),
-                    Poll::Ready(None) => self.put_end(),
-                    // What is ready must not wait for the client.
-                    Poll::Pending => {
-                        ready!(self.poll_flush(cx)).map_err(WireError::Io)?;
-                        return Poll::Pending;
-                    }
-                }
+            if !self.batch.sealed {
+                ready!(self.poll_gather(cx, body)).map_err(WireError::Body)?;
+                self.seal();
             }
             ready!(self.poll_flush(cx)).map_err(WireError::Io)?;
             if self.sending == Sending::Last {
@@ -267,38 +303,64 @@ impl Wire {
         }
     }
 
-    fn put_piece(&mut self, data: Bytes) {
-        if let Sending::Chunked { first } = &mut self.sending {
-            if data.is_empty() {
-                return;
+    /// Takes from the client what it has sent, until there is enough for one write or nothing more for now.
+    ///
+    /// Pieces come one by one through a channel that holds one. When it is empty, the connection gets one more turn to
+    /// fill it before what is there goes out: a system call and the upstream's wake-up are worth more than that.
+    fn poll_gather(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), BodyError>> {
+        while self.sending != Sending::Last && self.batch.length < limits::COPY_BUFFER_MOST {
+            match body.poll_data(cx) {
+                Poll::Ready(Some(data)) => self.batch.push(data?),
+                Poll::Ready(None) => self.end_body(),
+                Poll::Pending if self.write.is_empty() && self.batch.pieces.is_empty() => {
+                    return Poll::Pending;
+                }
+                Poll::Pending if self.batch.waited => break,
+                Poll::Pending => {
+                    self.batch.waited = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
-            let line_end = if std::mem::take(first) { "" } else { "\r\n" };
-            let _ = write!(self.write, "{line_end}{:x}\r\n", data.len());
         }
-        self.piece = data;
+        Poll::Ready(Ok(()))
     }
 
-    fn put_end(&mut self) {
-        match self.sending {
-            Sending::Chunked { first: true } => self.write.extend_from_slice(b"0\r\n\r\n"),
-            Sending::Chunked { first: false } => self.write.extend_from_slice(b"\r\n0\r\n\r\n"),
-            Sending::Length | Sending::Last => {}
+    /// The body is whole. What ends it goes out with its last pieces.
+    fn end_body(&mut self) {
+        if self.sending == Sending::Chunked {
+            self.batch.ends_chunked = true;
         }
         self.sending = Sending::Last;
     }
 
+    /// From here on the batch is written as it is: as one chunk, where the body is chunked.
+    fn seal(&mut self) {
+        self.batch.sealed = true;
+        let chunked = matches!(self.sending, Sending::Chunked) || self.batch.ends_chunked;
+        if chunked && self.batch.length > 0 {
+            // Writing to a BytesMut can't fail.
+            let _ = write!(self.write, "{:x}\r\n", self.batch.length);
+            self.batch.pieces.push_back(Bytes::from_static(b"\r\n"));
+        }
+        if self.batch.ends_chunked {
+            self.batch.pieces.push_back(Bytes::from_static(b"0\r\n\r\n"));
+        }
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.write.is_empty() || !self.piece.is_empty() {
-            let slices = [IoSlice::new(&self.write), IoSlice::new(&self.piece)];
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?;
+        while !self.write.is_empty() || !self.batch.pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.batch.slices(&self.write, &mut slices);
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             let head = written.min(self.write.len());
             self.write.advance(head);
-            self.piece.advance(written - head);
+            self.batch.advance(written - head);
         }
-        self.piece = Bytes::new(); // gives the client's buffer back
+        self.batch = Batch { pieces: std::mem::take(&mut self.batch.pieces), ..Batch::default() };
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
