@@ -107,20 +107,20 @@ impl Client {
 
     /// The answer to a request of that method, which must be whole.
     pub(crate) async fn answer_to(&mut self, method: &str) -> Answer {
-        let (answer, end) = self.any_answer_to(method).await;
+        let head = self.head().await;
+        let (answer, end) = self.body_of(head, method).await;
         assert_eq!(end, BodyEnd::Complete, "{answer:?}");
         answer
     }
 
-    /// The answer to a GET, which must break off.
-    pub(crate) async fn broken_answer(&mut self) -> Answer {
-        let (answer, end) = self.any_answer_to("GET").await;
+    /// The rest of an answer whose head has been read, which must break off.
+    pub(crate) async fn breaks_off(&mut self, answer: Answer) -> Answer {
+        let (answer, end) = self.body_of(answer, "GET").await;
         assert_eq!(end, BodyEnd::Cut, "{answer:?}");
         answer
     }
 
-    async fn any_answer_to(&mut self, method: &str) -> (Answer, BodyEnd) {
-        let mut answer = self.head().await;
+    async fn body_of(&mut self, mut answer: Answer, method: &str) -> (Answer, BodyEnd) {
         let framing = match answer.status {
             _ if method == "HEAD" => Framing::Length(0),
             100..=199 | 204 | 304 => Framing::Length(0),

@@ -48,14 +48,14 @@ impl Http2 {
 
     /// Sends a request and reads its answer, which must be whole.
     pub(crate) async fn ask(&mut self, request: &Request) -> Answer {
-        let (answer, result) = self.ask_any(request).await;
+        let (answer, result) = Self::finish(self.begin(request).await.expect("an answer")).await;
         result.expect("a whole answer");
         answer
     }
 
-    /// The same, and how the body ended.
-    pub(crate) async fn ask_any(&mut self, request: &Request) -> (Answer, hyper::Result<()>) {
-        let (parts, mut incoming) = self.begin(request).await.expect("an answer").into_parts();
+    /// The rest of an answer, and how it ended.
+    pub(crate) async fn finish(head: http::Response<hyper::body::Incoming>) -> (Answer, hyper::Result<()>) {
+        let (parts, mut incoming) = head.into_parts();
         let fields = parts.headers.iter();
         let fields = fields.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         let headers = Headers(fields.collect());

@@ -113,15 +113,15 @@ impl Reply {
         self
     }
 
-    /// Sends so much of the (coded) body and closes.
-    pub(crate) fn cut_after(mut self, bytes: usize) -> Self {
-        self.cut = Some((bytes, vec![Step::Close]));
+    /// Sends so much of the (coded) body and, when the gate opens, closes.
+    pub(crate) fn cut_after(mut self, bytes: usize, gate: &Gate) -> Self {
+        self.cut = Some((bytes, vec![Step::Wait(gate.clone()), Step::Close]));
         self
     }
 
-    /// Sends so much of the body and resets the connection.
-    pub(crate) fn reset_after(mut self, bytes: usize) -> Self {
-        self.cut = Some((bytes, vec![Step::Reset]));
+    /// Sends so much of the body and, when the gate opens, resets the connection.
+    pub(crate) fn reset_after(mut self, bytes: usize, gate: &Gate) -> Self {
+        self.cut = Some((bytes, vec![Step::Wait(gate.clone()), Step::Reset]));
         self
     }
 
