@@ -8,8 +8,15 @@
 
 mod harness;
 
+mod admin;
+mod drain;
+mod front;
 mod http;
+mod limits;
+mod listing;
 mod login;
 mod pull;
 mod push;
+mod reload;
 mod routing;
+mod secrets;

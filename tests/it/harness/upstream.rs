@@ -58,7 +58,7 @@ pub(crate) struct Progress {
 pub(crate) struct Exchange(watch::Receiver<Progress>);
 
 /// Bodies are kept up to this; of larger ones only the length counts.
-const KEPT: usize = 8 << 20;
+const KEPT: usize = 1 << 20;
 
 impl Upstream {
     pub(crate) async fn start() -> Self {
