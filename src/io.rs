@@ -24,6 +24,10 @@ pub struct Peer {
     pub worker: usize,
 }
 
+/// In a request's extensions: it came with both Transfer-Encoding and Content-Length, of which hyper shows only one.
+#[derive(Clone, Copy, Debug)]
+pub struct BothLengths;
+
 /// A connected socket of either family.
 #[derive(Debug)]
 pub enum Socket {

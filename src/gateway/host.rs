@@ -223,7 +223,7 @@ mod tests {
                 headers.append(header::HOST, host.parse().unwrap());
             }
             let (known, proxies) = (KnownHosts::default(), TrustedProxies::default());
-            super::host(&known, &proxies, peer("192.0.2.1"), &Uri::from_static(uri), &headers)
+            host(&known, &proxies, peer("192.0.2.1"), &Uri::from_static(uri), &headers)
         };
         assert!(matches!(check("/v2/", &[]), Err(Problem::Host(HostError::NotOne))));
         assert!(matches!(check("/v2/", &["a", "a"]), Err(Problem::Host(HostError::NotOne))));

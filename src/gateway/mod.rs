@@ -13,7 +13,7 @@ use crate::authn::{Authenticator, Identity};
 use crate::authz::{Denied, Permit, Rules};
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
-use crate::io::Peer;
+use crate::io::{BothLengths, Peer};
 use crate::proto::{Challenge, Operation, Secret, Target};
 use crate::telemetry::{AccessLog, AccessRecord, RequestId};
 use crate::upstream::Upstream;
@@ -316,9 +316,7 @@ fn version() -> Response<Body> {
 
 /// What HTTP allows and a proxy must not let through, since the next hop could read it in another way.
 fn screen(parts: &Parts) -> Result<(), Problem> {
-    let both = parts.headers.contains_key(header::TRANSFER_ENCODING)
-        && parts.headers.contains_key(header::CONTENT_LENGTH);
-    if both {
+    if parts.extensions.get::<BothLengths>().is_some() {
         return Err(Problem::Malformed("both Transfer-Encoding and Content-Length"));
     }
     if parts.version < Version::HTTP_11 && parts.headers.contains_key(header::TRANSFER_ENCODING) {

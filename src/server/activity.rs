@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::head_scan::HeadScan;
 use crate::body::{Body, BodyError};
 
 /// Shared between a connection's stream, its requests and whoever watches it. All of them live in one task; the
@@ -22,6 +23,8 @@ struct State {
     under_way: AtomicUsize,
     /// Bytes have come since the last request ended: the head of a next one.
     head_begun: AtomicBool,
+    /// A head with both Transfer-Encoding and Content-Length has come.
+    both_lengths: AtomicBool,
     /// Something has ended since the watch looked last.
     ended: AtomicBool,
 }
@@ -47,10 +50,9 @@ impl Activity {
         UnderWay(self.clone())
     }
 
-    fn bytes_came(&self) {
-        if self.is_idle() {
-            self.0.head_begun.store(true, Ordering::Relaxed);
-        }
+    /// Whether the head that was read last has both lengths; asked once.
+    pub(super) fn take_both_lengths(&self) -> bool {
+        self.0.both_lengths.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -95,6 +97,19 @@ impl HttpBody for Tracked {
 pub(super) struct Noticed<T> {
     pub(super) inner: T,
     pub(super) activity: Activity,
+    pub(super) scan: HeadScan,
+}
+
+impl<T> Noticed<T> {
+    fn bytes_came(&mut self, bytes: &[u8]) {
+        let (state, idle) = (&self.activity.0, self.activity.is_idle());
+        if idle {
+            state.head_begun.store(true, Ordering::Relaxed);
+        }
+        if self.scan.read(bytes, idle) {
+            state.both_lengths.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Noticed<T> {
@@ -105,8 +120,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noticed<T> {
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.bytes_came();
+        let came = &buf.filled()[before..];
+        if !came.is_empty() {
+            self.bytes_came(came);
         }
         result
     }

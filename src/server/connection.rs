@@ -24,10 +24,11 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Noticed, Tracked};
+use super::head_scan::HeadScan;
 use super::proxy_protocol;
 use crate::body::Body;
 use crate::config::limits;
-use crate::io::{Peer, Socket, WriteStall};
+use crate::io::{BothLengths, Peer, Socket, WriteStall};
 
 /// Answers requests. Cloned for each connection.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -123,7 +124,8 @@ async fn http_1(
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let activity = Activity::default();
-    let io = Noticed { inner: WriteStall::new(io, service.stall_timeout), activity: activity.clone() };
+    let io = WriteStall::new(io, service.stall_timeout);
+    let io = Noticed { inner: io, activity: activity.clone(), scan: HeadScan::default() };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
@@ -167,8 +169,11 @@ fn answering<H: Handler>(
     Error = Infallible,
     Future: Future<Output = Result<Response<Tracked>, Infallible>> + Send + 'static,
 > {
-    service_fn(move |request| {
+    service_fn(move |mut request: Request<Incoming>| {
         let (handler, under_way) = (handler.clone(), activity.begin());
+        if activity.take_both_lengths() {
+            request.extensions_mut().insert(BothLengths);
+        }
         async move {
             let response = handler.answer(request, peer).await;
             Ok(response.map(|body| Tracked { body, _under_way: under_way }))

@@ -5,6 +5,7 @@
 
 mod activity;
 mod connection;
+mod head_scan;
 mod listener;
 mod proxy_protocol;
 mod tls;

@@ -106,7 +106,7 @@ impl Pace {
         self.run = if quick { self.run + length } else { 0 };
         self.size = match self.run {
             0 => limits::COPY_BUFFER_BYTES,
-            ..SWALLOWED => self.size,
+            1..SWALLOWED => self.size,
             _ => (self.size * 2).min(limits::COPY_BUFFER_MOST),
         };
         self.taken = Some(now);

@@ -16,7 +16,8 @@ verdict() { [ "$(result "$1" "$2")" = passed ] && echo passed || echo failed; }
 as_good_as_directly() {
     echo "directly:            $(result direct "$1")"
     echo "through the gateway: $(result through "$1")"
-    same "$(verdict direct "$1")" "$(verdict through "$1")"
+    # An answer of the registry's that breaks off may become whole on its way.
+    [ "$(verdict through "$1")" = passed ] || same "$(verdict direct "$1")" "$(verdict through "$1")"
 }
 
 check_all_pass() {

@@ -14,7 +14,12 @@ async fn refused(gateway: &Gateway, bytes: &[u8]) {
     let mut client = gateway.connect().await;
     client.send(bytes).await;
     let answer = client.answer().await;
-    assert!(matches!(answer.status, 400 | 431 | 501), "{}: {}", String::from_utf8_lossy(bytes), answer.status);
+    assert!(
+        matches!(answer.status, 400 | 431 | 501),
+        "{}: {}",
+        String::from_utf8_lossy(bytes),
+        answer.status
+    );
     client.ends().await;
 }
 
@@ -166,7 +171,13 @@ async fn chunks_in_http_1_0_are_refused() {
 async fn malformed_chunks_reach_the_upstream_as_an_abort_and_never_as_an_end() {
     let (upstream, gateway) = both().await;
     // The manifest is read whole before the upstream hears of it: it hears nothing at all.
-    let bodies = ["zz\r\nab\r\n0\r\n\r\n", "2\r\nabc\r\n0\r\n\r\n", "ffffffffffffffffff\r\n", "-1\r\n", "2\nab\n0\n\n"];
+    let bodies = [
+        "zz\r\nab\r\n0\r\n\r\n",
+        "2\r\nabc\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\n",
+        "-1\r\n",
+        "2\nab\n0\n\n",
+    ];
     for body in bodies {
         let mut client = gateway.connect().await;
         let head = Request::put("/v2/a/manifests/x").header("Transfer-Encoding", "chunked");

@@ -54,9 +54,8 @@ async fn a_401_to_head_has_no_body() {
 #[tokio::test]
 async fn a_repository_without_credentials_is_401_with_the_accesses_it_needs() {
     let (upstream, gateway) = closed().await;
-    let access = |action: &str| {
-        format!(r#"{{"Type":"repository","Class":"","Name":"a/b","Action":"{action}"}}"#)
-    };
+    let access =
+        |action: &str| format!(r#"{{"Type":"repository","Class":"","Name":"a/b","Action":"{action}"}}"#);
     let digest = sha256(b"");
     let cases = [
         ("GET", "/v2/a/b/manifests/x".to_owned(), access("pull")),
@@ -97,7 +96,8 @@ async fn a_wrong_name_and_a_wrong_password_are_the_same_401_on_any_path() {
 #[tokio::test]
 async fn credentials_that_are_none_are_wrong() {
     let (_upstream, gateway) = closed().await;
-    let values = ["Basic", "Basic !!!", "Basic YWxpY2U=", "Bearer abc", "Negotiate x", "YWxpY2U6c2VjcmV0", ""];
+    let values =
+        ["Basic", "Basic !!!", "Basic YWxpY2U=", "Bearer abc", "Negotiate x", "YWxpY2U6c2VjcmV0", ""];
     for value in values {
         let answer = gateway.ask(Request::get("/v2/").header("Authorization", value)).await;
         assert_eq!((answer.status, answer.text().as_str()), (401, PLAIN_401), "{value:?}");

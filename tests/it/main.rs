@@ -6,12 +6,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
-mod harness;
-
 mod admin;
 mod drain;
 mod front;
+mod harness;
 mod http;
+mod layers;
 mod limits;
 mod listing;
 mod login;
