@@ -40,6 +40,17 @@ async fn lock_out(gateway: &Gateway, prelude: &[u8], forwarded: Option<&str>) {
     panic!("nothing slows guessing down");
 }
 
+/// Locks the one out and sees that the other is, too: the same client. A lock-out lasts for a second at first.
+async fn are_one(gateway: &Gateway, one: (&[u8], Option<&str>), other: (&[u8], Option<&str>)) -> bool {
+    for _ in 0..4 {
+        lock_out(gateway, one.0, one.1).await;
+        if guess(gateway, other.0, other.1, 99).await == 429 {
+            return true;
+        }
+    }
+    false
+}
+
 fn version_2(source: [u8; 4]) -> Vec<u8> {
     let signature = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
     [&signature[..], &source, &[127, 0, 0, 1], &[1, 2, 3, 4]].concat()
@@ -51,8 +62,7 @@ async fn the_proxy_protocol_of_a_trusted_proxy_names_the_client() {
     let builder = Gateway::builder().user("alice", "secret").server("proxy_protocol = true");
     let gateway = in_front_of(&upstream, builder.server("trusted_proxies = [\"127.0.0.1/32\"]")).await;
     let line = b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n";
-    lock_out(&gateway, line, None).await;
-    assert_eq!(guess(&gateway, &version_2([192, 0, 2, 1]), None, 99).await, 429, "the same client");
+    assert!(are_one(&gateway, (line, None), (&version_2([192, 0, 2, 1]), None)).await, "the same client");
     assert_eq!(guess(&gateway, &version_2([192, 0, 2, 2]), None, 99).await, 401, "another one");
     assert_eq!(guess(&gateway, b"PROXY UNKNOWN\r\n", None, 99).await, 401, "the proxy itself");
     let six = b"PROXY TCP6 2001:db8::1 2001:db8::2 1 2\r\n";
@@ -110,14 +120,13 @@ async fn x_forwarded_for_counts_from_trusted_proxies_alone_and_from_the_right() 
     let builder = || Gateway::builder().user("alice", "secret");
     let trusting = builder().server("trusted_proxies = [\"127.0.0.1/32\"]");
     let trusting = in_front_of(&upstream, trusting).await;
-    lock_out(&trusting, b"", Some("192.0.2.1")).await;
+    let (one, chain) = ((&b""[..], Some("192.0.2.1")), (&b""[..], Some("192.0.2.2, 192.0.2.1")));
+    assert!(are_one(&trusting, one, chain).await);
     assert_eq!(guess(&trusting, b"", Some("192.0.2.2"), 99).await, 401);
-    assert_eq!(guess(&trusting, b"", Some("192.0.2.2, 192.0.2.1"), 99).await, 429);
     assert_eq!(guess(&trusting, b"", Some("192.0.2.1, 192.0.2.2"), 99).await, 401);
 
     let other = in_front_of(&upstream, builder()).await;
-    lock_out(&other, b"", Some("192.0.2.1")).await;
-    assert_eq!(guess(&other, b"", Some("192.0.2.2"), 99).await, 429, "whatever it says, it is the same peer");
+    assert!(are_one(&other, one, (b"", Some("192.0.2.2"))).await, "whatever it says, it is the same peer");
 }
 
 // Listeners.
@@ -301,7 +310,7 @@ async fn a_connection_with_nothing_to_do_is_closed() {
     client.request(1, frame::END_STREAM, &Request::get("/v2/")).await;
     client.next_of(frame::HEADERS).await;
     client.next_of(frame::GOAWAY).await;
-    client.discard().await;
+    client.ends().await;
 }
 
 #[tokio::test]

@@ -480,8 +480,9 @@ async fn an_upstream_that_takes_no_connection_is_502_and_found_again_later() {
 #[tokio::test]
 async fn writes_are_not_tried_again() {
     let (upstream, gateway) = both().await;
-    upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(503));
+    let mut first = upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(503).then_close());
     gateway.ask(Request::delete("/v2/a/manifests/x")).await.refuses(502, "UNAVAILABLE");
+    first.done().await;
     upstream.expect("DELETE", "/v2/a/manifests/x", Reply::close());
     gateway.ask(Request::delete("/v2/a/manifests/x")).await.refuses(502, "UNAVAILABLE");
 }

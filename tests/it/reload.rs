@@ -44,7 +44,7 @@ async fn a_broken_htpasswd_file_changes_nothing_and_readyz_says_so() {
     gateway.app.reload();
     assert_eq!(status(&gateway, "alice", "secret").await, 200);
     let said = problems(&gateway).await;
-    assert!(said.len() == 1 && said[0].starts_with("htpasswd:"), "{said:?}");
+    assert!(said.iter().any(|problem| problem.starts_with("htpasswd:")), "{said:?}");
     gateway.rewrite("htpasswd", &users(&[("alice", "secret")]));
     assert_eq!(problems(&gateway).await, Vec::<String>::new());
     assert_eq!(status(&gateway, "alice", "secret").await, 200);

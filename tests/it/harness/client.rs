@@ -145,13 +145,18 @@ impl Client {
 
     /// Exactly so many bytes more, whatever they are.
     pub(crate) async fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        let bytes = self.read_up_to(length).await;
+        assert_eq!(bytes.len(), length, "it ended early");
+        bytes
+    }
+
+    /// So many bytes more, or as many as there are before the end.
+    pub(crate) async fn read_up_to(&mut self, length: usize) -> Vec<u8> {
         soon("bytes", async {
-            while self.buffer.len() < length {
-                assert!(self.io.read_buf(&mut self.buffer).await.expect("bytes") > 0, "it ended early");
-            }
+            while self.buffer.len() < length && matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {}
         })
         .await;
-        self.buffer.split_to(length).to_vec()
+        self.buffer.split_to(length.min(self.buffer.len())).to_vec()
     }
 
     /// Waits for the end of the connection, before which nothing more may come.
@@ -173,10 +178,5 @@ impl Client {
             }
         })
         .await
-    }
-
-    /// Waits for the end of the connection without an answer.
-    pub(crate) async fn gets_no_answer(&mut self) {
-        self.ends().await;
     }
 }

@@ -123,11 +123,6 @@ impl Exchange {
     pub(crate) async fn abandoned(&mut self) -> Progress {
         self.until(|seen| seen.abandoned).await
     }
-
-    /// What has been seen up to now.
-    pub(crate) fn so_far(&self) -> Progress {
-        self.0.borrow().clone()
-    }
 }
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
@@ -289,5 +284,27 @@ impl Connection {
             }
         }
         true
+    }
+}
+
+/// The upstream itself must fail where tests rely on it to.
+mod tests {
+    use super::Upstream;
+    use crate::harness::{Gateway, Reply};
+
+    #[tokio::test]
+    #[should_panic(expected = "requests that nobody expected")]
+    async fn an_unexpected_request_fails_the_test() {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::open(&upstream).await;
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+        gateway.get("/v2/a/manifests/y").await.is(502);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "expected requests that never came")]
+    async fn an_expectation_that_nobody_meets_fails_the_test() {
+        let upstream = Upstream::start().await;
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
     }
 }
