@@ -27,6 +27,10 @@ struct State {
     both_lengths: AtomicBool,
     /// Something has ended since the watch looked last.
     ended: AtomicBool,
+    /// Responses of which the last piece was handed out and no further one asked for.
+    held_back: AtomicUsize,
+    /// Pieces of responses that were handed out; wraps.
+    moved: AtomicUsize,
 }
 
 impl Activity {
@@ -43,11 +47,22 @@ impl Activity {
         self.0.ended.swap(false, Ordering::Relaxed)
     }
 
+    /// How much has been handed out, in pieces. Where it stays the same while [`Activity::is_held_back`], the client
+    /// takes nothing.
+    pub(super) fn moved(&self) -> usize {
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    /// Whether a response could go on if the client let it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.0.held_back.load(Ordering::Relaxed) > 0
+    }
+
     /// A request has been read; it is under way until the answer is dropped.
     pub(super) fn begin(&self) -> UnderWay {
         self.0.under_way.fetch_add(1, Ordering::Relaxed);
         self.0.head_begun.store(false, Ordering::Relaxed);
-        UnderWay(self.clone())
+        UnderWay { activity: self.clone(), held_back: false }
     }
 
     /// Whether the head that was read last has both lengths; asked once.
@@ -57,11 +72,30 @@ impl Activity {
 }
 
 /// A request that is under way.
-pub(super) struct UnderWay(Activity);
+pub(super) struct UnderWay {
+    activity: Activity,
+    /// A piece was handed out, and no further one asked for yet.
+    held_back: bool,
+}
+
+impl UnderWay {
+    fn asked(&mut self) {
+        if std::mem::take(&mut self.held_back) {
+            self.activity.0.held_back.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn handed_out(&mut self) {
+        self.held_back = true;
+        self.activity.0.held_back.fetch_add(1, Ordering::Relaxed);
+        self.activity.0.moved.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let state = &self.0.0;
+        self.asked();
+        let state = &self.activity.0;
         state.under_way.fetch_sub(1, Ordering::Relaxed);
         state.ended.store(true, Ordering::Relaxed);
     }
@@ -70,7 +104,7 @@ impl Drop for UnderWay {
 /// A response's body that keeps its request under way.
 pub(super) struct Tracked {
     pub(super) body: Body,
-    pub(super) _under_way: UnderWay,
+    pub(super) under_way: UnderWay,
 }
 
 impl HttpBody for Tracked {
@@ -81,7 +115,12 @@ impl HttpBody for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.under_way.asked();
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(Some(Ok(_)))) {
+            self.under_way.handed_out();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
