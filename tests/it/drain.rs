@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::harness::{
-    Frames, Gate, Gateway, PATIENCE, Reply, Request, Upstream, frame, noise, sha256, soon,
-};
+use crate::harness::{Frames, Gate, Gateway, PATIENCE, Reply, Request, Upstream, frame, noise, sha256, soon};
 
 fn blob(content: &[u8]) -> String {
     format!("/v2/a/blobs/{}", sha256(content))
@@ -102,6 +100,37 @@ async fn over_http2_a_running_blob_is_finished_after_goaway() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_long_after_the_draining_began_still_reaches_its_client() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
+    let content = noise(5000);
+    let gate = Gate::shut();
+    upstream.expect("GET", blob(&content), Reply::ok(&content).pause_after(10, &gate));
+    let mut client = Frames::over(gateway.http2_bytes().await).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE: the end of the answer has to wait for the client.
+    client.send(frame::SETTINGS, 0, 0, &[0, 4, 0, 0, 3, 232]).await;
+    client.request(1, frame::END_STREAM, &Request::get(blob(&content))).await;
+    let mut got = client.next_of(frame::DATA).await.payload;
+    let finishing = async {
+        client.next_of(frame::GOAWAY).await;
+        // Longer than anything but a transfer is given when the gateway ends.
+        tokio::time::sleep(dockgate::config::limits::HANDSHAKE_DEADLINE + Duration::from_millis(500)).await;
+        gate.open();
+        while got.len() < 1000 {
+            got.extend(client.next_of(frame::DATA).await.payload);
+        }
+        client.send(frame::WINDOW_UPDATE, 0, 1, &100_000u32.to_be_bytes()).await;
+        while got.len() < content.len() {
+            got.extend(client.next_of(frame::DATA).await.payload);
+        }
+        assert!(got == content);
+        client.ends().await;
+    };
+    let (drained, ()) = tokio::join!(gateway.app.drain(), finishing);
+    assert!(drained);
+}
+
+#[tokio::test]
 async fn draining_ends_with_its_timeout() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().server("drain_timeout = \"300ms\"");
@@ -121,8 +150,7 @@ async fn draining_ends_with_its_timeout() {
 #[tokio::test]
 async fn whoever_drains_is_not_ready_and_still_alive() {
     let upstream = Upstream::start().await;
-    let gateway =
-        Gateway::builder().admin_listener().upstream("up", "", upstream.address).start().await;
+    let gateway = Gateway::builder().admin_listener().upstream("up", "", upstream.address).start().await;
     let gate = Gate::shut();
     let mut asked = upstream.expect("GET", blob(b"x"), Reply::ok("x").held(&gate));
     let mut client = gateway.connect().await;

@@ -226,7 +226,8 @@ async fn other_certificates_are_taken_over_and_broken_ones_are_not() {
     // Connections stay, and the hosts are those of the new one.
     old.ask(&Request::get("/v2/").header("Host", "new.example")).await.is(200);
     gateway.rewrite("domain.crt", "garbage");
-    let again = Client::tls(gateway.tcp().await, &ca, "new.example", "http/1.1").await.expect("the last good one");
+    let again =
+        Client::tls(gateway.tcp().await, &ca, "new.example", "http/1.1").await.expect("the last good one");
     assert_eq!(again.certificate, new.certificate);
     let ready = gateway.admin("/readyz").await.is(200);
     assert!(ready.json()["problems"][0].as_str().unwrap().starts_with("certificates:"), "{}", ready.text());

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::harness::{Frames, Gateway, Reply, Request, Upstream, frame, frame_bytes, header_block, noise, sha256};
+use crate::harness::{
+    Frames, Gateway, Reply, Request, Upstream, frame, frame_bytes, header_block, noise, sha256,
+};
 
 async fn tls() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
@@ -13,8 +15,10 @@ async fn tls() -> (Upstream, Gateway) {
 /// Runs a test of this file alone in a process of its own: memory is the whole process's.
 fn alone(test: &str) {
     let me = std::env::current_exe().expect("this program");
-    let output = Command::new(me).args(["--exact", test, "--ignored", "--nocapture"]).output().expect("a process");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output =
+        Command::new(me).args(["--exact", test, "--ignored", "--nocapture"]).output().expect("a process");
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
@@ -118,7 +122,8 @@ async fn too_many_and_too_long_headers_are_refused() {
         Ok(answer) => assert_eq!(answer.status(), 431),
         Err(error) => assert!(!error.is_timeout(), "{error}"),
     }
-    let fine = (0..80).fold(Request::get("/v2/"), |request, n| request.header(&format!("X-{n}"), "x".repeat(500)));
+    let fine =
+        (0..80).fold(Request::get("/v2/"), |request, n| request.header(&format!("X-{n}"), "x".repeat(500)));
     gateway.connect().await.ask(&fine).await.is(200);
     gateway.http2().await.ask(&fine).await.is(200);
 }

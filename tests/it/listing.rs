@@ -201,7 +201,8 @@ async fn walking_the_catalog_of_the_demos_registry_finds_every_name_once() {
     let all: BTreeSet<_> = (0..23).map(|number| format!("team/app{number}")).collect();
     for name in &all {
         registry.push_blob(name, "x".into()).unwrap();
-        let body = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let body =
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
         let kind = "application/vnd.oci.image.index.v1+json";
         registry.push_manifest(name, "v1", kind, body.into()).unwrap();
     }
@@ -215,5 +216,8 @@ async fn walking_the_catalog_of_the_demos_registry_finds_every_name_once() {
         target = next(&page);
     }
     assert_eq!(found.len(), 23);
-    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), all.iter().map(|name| format!("reg/{name}")).collect());
+    assert_eq!(
+        found.into_iter().collect::<BTreeSet<_>>(),
+        all.iter().map(|name| format!("reg/{name}")).collect()
+    );
 }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{
-    Answer, Client, Ending, Gate, Gateway, Http2, Reply, Request, Upstream, noise, sha256,
-};
+use crate::harness::{Answer, Client, Ending, Gate, Gateway, Http2, Reply, Request, Upstream, noise, sha256};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 

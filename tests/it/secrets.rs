@@ -77,6 +77,7 @@ async fn everything_that_is_logged() {
     gateway.rewrite("dockgate.toml", &format!("[server]\nsecret = 5\nnonsense = \"{SEALING}\"\n"));
 
     let handle = |location: &str| location.rsplit('/').next().unwrap().to_owned();
-    std::fs::write(std::env::var(HANDLES).unwrap(), format!("{}\n{}\n", handle(&first), handle(&second))).unwrap();
+    std::fs::write(std::env::var(HANDLES).unwrap(), format!("{}\n{}\n", handle(&first), handle(&second)))
+        .unwrap();
     dockgate::telemetry::flush();
 }

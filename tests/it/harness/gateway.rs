@@ -235,7 +235,8 @@ impl Builder {
         let config = Config::check(Some(&path), &environment).unwrap_or_else(|error| panic!("{error}"));
         let origin = Origin { path: Some(path), environment };
         let access_log = self.log.and_then(|_| telemetry::start(&config.log).expect("a level"));
-        let app = App::start(config, Some(origin), access_log).await.unwrap_or_else(|error| panic!("{error}"));
+        let app =
+            App::start(config, Some(origin), access_log).await.unwrap_or_else(|error| panic!("{error}"));
         let address = app.addresses()[0];
         Gateway { app, address, dir: self.dir, ca, sni }
     }
