@@ -20,3 +20,4 @@ mod push;
 mod reload;
 mod routing;
 mod secrets;
+mod upstreams;

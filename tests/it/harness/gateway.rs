@@ -170,6 +170,12 @@ impl Builder {
         self
     }
 
+    /// A file in the gateway's directory.
+    pub(crate) fn file(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.dir.path().join(name), text).expect("a file");
+        self
+    }
+
     /// A line of `[server]`.
     pub(crate) fn server(mut self, line: &str) -> Self {
         self.server += line;

@@ -5,11 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use dockgate::cli::certificate;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
+use super::client::Io;
 use super::message::{BodyEnd, Framing, Headers, framing, read_body, read_head};
 use super::script::{Reply, Step};
 use super::soon;
@@ -18,6 +24,8 @@ use super::soon;
 /// nobody met.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
+    /// Who signed its certificate, where it has one.
+    pub(crate) ca: Option<String>,
     state: Arc<Mutex<State>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -62,11 +70,27 @@ const KEPT: usize = 1 << 20;
 
 impl Upstream {
     pub(crate) async fn start() -> Self {
+        Self::listen(None, None).await
+    }
+
+    /// One that speaks TLS, as `localhost`.
+    pub(crate) async fn start_tls() -> Self {
+        let issued = certificate::issue(&["localhost"]).expect("a certificate");
+        let chain = vec![CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.expect("versions").with_no_client_auth();
+        let config = builder.with_single_cert(chain, key).expect("a pair");
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), Some(issued.ca_pem)).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>, ca: Option<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(Mutex::new(State::default()));
-        let task = tokio::spawn(accept(listener, state.clone()));
-        Self { address, state, task }
+        let task = tokio::spawn(accept(listener, tls, state.clone()));
+        Self { address, ca, state, task }
     }
 
     /// The next request of that method and target is answered so.
@@ -129,7 +153,7 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<Mutex<State>>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -138,22 +162,33 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
             state.connections += 1;
             state.connections
         };
-        connections.spawn(Connection::new(stream, number, state.clone()).run());
+        connections.spawn(serve(stream, tls.clone(), number, state.clone()));
     }
 }
 
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, number: usize, state: Arc<Mutex<State>>) {
+    let socket = SockRef::from(&stream).try_clone().expect("a second handle");
+    let io: Box<dyn Io> = match tls {
+        None => Box::new(stream),
+        // A client that does not trust the certificate goes away.
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            Err(_) => return,
+        },
+    };
+    Connection { io, socket, buffer: BytesMut::new(), number, state }.run().await;
+}
+
 struct Connection {
-    io: TcpStream,
+    io: Box<dyn Io>,
+    /// The same connection, for its options.
+    socket: socket2::Socket,
     buffer: BytesMut,
     number: usize,
     state: Arc<Mutex<State>>,
 }
 
 impl Connection {
-    fn new(io: TcpStream, number: usize, state: Arc<Mutex<State>>) -> Self {
-        Self { io, buffer: BytesMut::new(), number, state }
-    }
-
     async fn run(mut self) {
         while let Ok(Some((start, headers))) = read_head(&mut self.io, &mut self.buffer).await {
             let Some(expected) = self.take(&start, &headers) else { return };
@@ -221,9 +256,10 @@ impl Connection {
                 false
             }
             Step::Reset => {
-                SockRef::from(&self.io).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+                self.socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
                 false
             }
+            Step::Leave => false,
             Step::Hang => {
                 let mut byte = [0u8; 4096];
                 while matches!(self.io.read(&mut byte).await, Ok(1..)) {}
@@ -242,11 +278,11 @@ impl Connection {
         let mut left = bytes;
         while !left.is_empty() {
             match self.io.write(left).await {
-                Ok(written) => {
+                Ok(written) if self.io.flush().await.is_ok() => {
                     left = &left[written..];
                     progress.send_modify(|seen| seen.written += written);
                 }
-                Err(_) => {
+                _ => {
                     progress.send_modify(|seen| seen.abandoned = true);
                     return false;
                 }
