@@ -32,6 +32,10 @@ struct State {
     body_waits: AtomicBool,
     /// Something has ended since the watch looked last.
     ended: AtomicBool,
+    /// Responses of which the last piece was handed out and no further one asked for.
+    held_back: AtomicUsize,
+    /// Pieces of responses that were handed out; wraps.
+    moved: AtomicUsize,
 }
 
 impl Activity {
@@ -48,11 +52,22 @@ impl Activity {
         self.0.ended.swap(false, Ordering::Relaxed)
     }
 
+    /// How much has been handed out, in pieces. Where it stays the same while [`Activity::is_held_back`], the client
+    /// takes nothing.
+    pub(super) fn moved(&self) -> usize {
+        self.0.moved.load(Ordering::Relaxed)
+    }
+
+    /// Whether a response could go on if the client let it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.0.held_back.load(Ordering::Relaxed) > 0
+    }
+
     /// A request has been read; it is under way until the answer is dropped.
     pub(super) fn begin(&self) -> UnderWay {
         self.0.under_way.fetch_add(1, Ordering::Relaxed);
         self.0.head_begun.store(false, Ordering::Relaxed);
-        UnderWay(self.clone())
+        UnderWay { activity: self.clone(), held_back: false }
     }
 
     /// Whether the head that was read last has both lengths; asked once.
@@ -62,11 +77,32 @@ impl Activity {
 }
 
 /// A request that is under way.
-pub(super) struct UnderWay(Activity);
+pub(super) struct UnderWay {
+    activity: Activity,
+    /// A piece was handed out, and no further one asked for yet.
+    held_back: bool,
+}
+
+impl UnderWay {
+    fn asked(&mut self) {
+        if std::mem::take(&mut self.held_back) {
+            self.activity.0.held_back.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn handed_out(&mut self, length: usize) {
+        self.held_back = true;
+        let state = &self.activity.0;
+        state.held_back.fetch_add(1, Ordering::Relaxed);
+        state.moved.fetch_add(1, Ordering::Relaxed);
+        state.unwritten.fetch_add(length, Ordering::Relaxed);
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let state = &self.0.0;
+        self.asked();
+        let state = &self.activity.0;
         state.under_way.fetch_sub(1, Ordering::Relaxed);
         state.ended.store(true, Ordering::Relaxed);
     }
@@ -84,7 +120,7 @@ pub(super) struct Tracked {
 
 impl Tracked {
     pub(super) fn new(body: Body, under_way: UnderWay, paced: bool) -> Self {
-        under_way.0.0.unwritten.store(0, Ordering::Relaxed);
+        under_way.activity.0.unwritten.store(0, Ordering::Relaxed);
         Self { body, under_way, paced }
     }
 }
@@ -97,7 +133,8 @@ impl HttpBody for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let state = &self.under_way.0.0;
+        self.under_way.asked();
+        let state = &self.under_way.activity.0;
         if self.paced && state.unwritten.load(Ordering::Relaxed) >= limits::COPY_BUFFER_BYTES {
             // hyper flushes when a body has nothing for it; the flush wakes this task.
             state.body_waits.store(true, Ordering::Relaxed);
@@ -106,7 +143,7 @@ impl HttpBody for Tracked {
         let item = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &item {
             let length = frame.data_ref().map_or(0, Bytes::len);
-            self.under_way.0.0.unwritten.fetch_add(length, Ordering::Relaxed);
+            self.under_way.handed_out(length);
         }
         item
     }

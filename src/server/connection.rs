@@ -191,6 +191,11 @@ struct Guard<'a, C> {
     activity: Activity,
     idle_timeout: Duration,
     header_timeout: Option<Duration>,
+    /// How long a client may hold back all of its responses at once, where that is not seen by the socket: an HTTP/2
+    /// client that opens no window (RFC 9113 section 5.2) takes what is written all the same.
+    stall_timeout: Option<Duration>,
+    /// What had been handed out when the timer was set.
+    moved: usize,
     phase: Phase,
     timer: Pin<Box<Sleep>>,
 }
@@ -221,7 +226,17 @@ where
         let first = header_timeout.unwrap_or(idle_timeout);
         let timer = Box::pin(tokio::time::sleep(first));
         // A connection that was only just made is as good as a head that has begun.
-        Self { connection, activity, idle_timeout, header_timeout, phase: Phase::Head, timer }
+        let stall_timeout = header_timeout.is_none().then_some(service.stall_timeout);
+        Self {
+            connection,
+            activity,
+            idle_timeout,
+            header_timeout,
+            stall_timeout,
+            moved: 0,
+            phase: Phase::Head,
+            timer,
+        }
     }
 
     async fn run(mut self, mut drain: watch::Receiver<bool>) -> io::Result<()> {
@@ -245,11 +260,11 @@ where
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let phase = self.current();
-        if phase != self.phase || (phase == Phase::Idle && self.activity.take_ended()) {
+        // An answer that has just ended may still be on its way out: whoever drains gives it the whole time, too.
+        let rests = matches!(phase, Phase::Idle | Phase::Ending);
+        if phase != self.phase || (rests && self.activity.take_ended()) {
             self.phase = phase;
-            if let Some(limit) = self.limit() {
-                self.timer.as_mut().reset(Instant::now() + limit);
-            }
+            self.set_timer();
         }
         if self.limit().is_none() || self.timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
@@ -261,7 +276,23 @@ where
                 Poll::Pending => self.poll_limits(cx),
             };
         }
+        if !self.activity.is_idle() && !self.is_stalled() {
+            self.set_timer();
+            return self.poll_limits(cx);
+        }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn set_timer(&mut self) {
+        if let Some(limit) = self.limit() {
+            self.moved = self.activity.moved();
+            self.timer.as_mut().reset(Instant::now() + limit);
+        }
+    }
+
+    /// Nothing was taken since the timer was set, though there was something to take.
+    fn is_stalled(&self) -> bool {
+        self.activity.is_held_back() && self.activity.moved() == self.moved
     }
 
     fn current(&self) -> Phase {
@@ -278,15 +309,14 @@ where
         match self.phase {
             Phase::Idle => Some(self.idle_timeout),
             Phase::Head => Some(self.header_timeout.unwrap_or(self.idle_timeout)),
-            Phase::Busy => None,
             Phase::Ending if self.activity.is_idle() => Some(limits::HANDSHAKE_DEADLINE),
-            Phase::Ending => None,
+            Phase::Busy | Phase::Ending => self.stall_timeout,
         }
     }
 
     fn end(&mut self) {
         self.connection.as_mut().graceful_shutdown();
         self.phase = Phase::Ending;
-        self.timer.as_mut().reset(Instant::now() + limits::HANDSHAKE_DEADLINE);
+        self.set_timer();
     }
 }

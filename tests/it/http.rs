@@ -255,3 +255,25 @@ async fn a_redirect_of_the_upstream_is_not_followed_to_a_private_place() {
     gateway.get(&blob).await;
     assert_eq!(stranger.connections(), 0);
 }
+
+#[tokio::test]
+async fn over_http2_the_authority_and_the_host_must_be_one() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
+    let mut client = gateway.http2().await;
+    client.ask(&Request::get("/v2/").header("host", "localhost")).await.is(200);
+    client.ask(&Request::get("/v2/").header("host", "evil.example")).await.refuses(400, "NAME_UNKNOWN");
+}
+
+#[tokio::test]
+async fn from_a_trusted_proxy_the_forwarded_host_counts() {
+    let upstream = Upstream::start().await;
+    let start = |proxies: &'static str| {
+        let builder = Gateway::builder().server("external_url = \"http://registry.example\"");
+        builder.server(proxies).upstream("up", "", upstream.address).start()
+    };
+    let ask =
+        || Request::get("/v2/").header("Host", "backend").header("X-Forwarded-Host", "registry.example");
+    start("trusted_proxies = [\"127.0.0.1\"]").await.ask(ask()).await.is(200);
+    start("trusted_proxies = [\"192.0.2.1\"]").await.ask(ask()).await.refuses(421, "NAME_UNKNOWN");
+}

@@ -74,12 +74,8 @@ async fn a_repository_without_credentials_is_401_with_the_accesses_it_needs() {
 #[tokio::test]
 async fn the_refusal_is_the_same_for_what_exists_and_what_does_not() {
     let (_upstream, gateway) = ruled().await;
-    let body = |target: &str| {
-        let asked = gateway.get(target);
-        async move { asked.await.is(401).text() }
-    };
-    let there = body("/v2/team/app/manifests/x").await;
-    let nowhere = body("/v2/none/app/manifests/x").await;
+    let there = gateway.get("/v2/team/app/manifests/x").await.is(401).text();
+    let nowhere = gateway.get("/v2/none/app/manifests/x").await.is(401).text();
     assert_eq!(there.replace("team", "none"), nowhere);
 }
 

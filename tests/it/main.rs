@@ -6,10 +6,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
+mod admin;
+mod drain;
+mod front;
 mod harness;
 mod http;
 mod layers;
+mod limits;
+mod listing;
 mod login;
 mod pull;
 mod push;
+mod reload;
 mod routing;
+mod secrets;
+mod upstreams;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Ending, Gate, Gateway, Reply, Request, Upstream, noise, sha256};
+use crate::harness::{Answer, Client, Ending, Gate, Gateway, Http2, Reply, Request, Upstream, noise, sha256};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -182,17 +182,25 @@ async fn what_binds_or_tracks_a_client_is_stripped_and_the_rest_stays() {
     assert_eq!(answer.header("content-length"), Some("2"));
 }
 
+/// Asks for the content, and has the upstream break off once the answer's head is here.
+async fn torn(client: &mut Client, content: &[u8], gate: &Gate) -> Answer {
+    client.send(Request::get(blob(content)).bytes("localhost")).await;
+    let head = client.head().await.is(200);
+    gate.open();
+    let answer = client.breaks_off(head).await;
+    assert!(content.starts_with(&answer.body));
+    answer
+}
+
 #[tokio::test]
 async fn a_cut_in_the_middle_of_a_blob_tears_the_clients_connection_down() {
     let (upstream, gateway) = both().await;
     let content = noise(1 << 20);
-    for reply in [Reply::ok(&content).cut_after(700_000), Reply::ok(&content).reset_after(0)] {
+    let gate = Gate::shut();
+    for reply in [Reply::ok(&content).cut_after(700_000, &gate), Reply::ok(&content).reset_after(10, &gate)] {
         upstream.expect("GET", blob(&content), reply);
-        let mut client = gateway.connect().await;
-        client.send(Request::get(blob(&content)).bytes("localhost")).await;
-        let answer = client.broken_answer().await;
+        let answer = torn(&mut gateway.connect().await, &content, &gate).await;
         assert_eq!(answer.header("content-length"), Some("1048576"));
-        assert!(content.starts_with(&answer.body));
     }
 }
 
@@ -200,28 +208,49 @@ async fn a_cut_in_the_middle_of_a_blob_tears_the_clients_connection_down() {
 async fn a_cut_in_the_middle_of_chunks_is_no_clean_end() {
     let (upstream, gateway) = both().await;
     let content = noise(100_000);
-    // In a chunk's data, in its size line, and before the last chunk.
-    for bytes in [40_000, 16_384 + 8 + 2, 100_000 + 7 * 8 - 7] {
-        upstream.expect("GET", blob(&content), Reply::ok(&content).chunked(16_384).cut_after(bytes));
-        let mut client = gateway.connect().await;
-        client.send(Request::get(blob(&content)).bytes("localhost")).await;
-        let answer = client.broken_answer().await;
-        assert!(content.starts_with(&answer.body), "{bytes}");
+    let gate = Gate::shut();
+    let coded = 100_000 + 6 * "4000\r\n\r\n".len() + "6a0\r\n\r\n".len();
+    // In a chunk's data, in its size line, before the last chunk, and in it.
+    for bytes in [40_000, 16_384 + 8 + 2, coded, coded + 3] {
+        upstream.expect("GET", blob(&content), Reply::ok(&content).chunked(16_384).cut_after(bytes, &gate));
+        torn(&mut gateway.connect().await, &content, &gate).await;
     }
+}
+
+#[tokio::test]
+async fn a_reset_of_what_ends_with_its_connection_is_no_clean_end() {
+    let (upstream, gateway) = both().await;
+    let content = noise(100_000);
+    let gate = Gate::shut();
+    upstream.expect("GET", blob(&content), Reply::ok(&content).until_close().reset_after(60_000, &gate));
+    torn(&mut gateway.connect().await, &content, &gate).await;
+}
+
+#[tokio::test]
+async fn a_torn_answer_is_torn_over_tls_too_and_without_a_clean_end_of_tls() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
+    let content = noise(100_000);
+    let gate = Gate::shut();
+    upstream.expect("GET", blob(&content), Reply::ok(&content).chunked(999).cut_after(60_000, &gate));
+    let mut client = gateway.connect().await;
+    torn(&mut client, &content, &gate).await;
+    assert_eq!(client.ends().await, Ending::Torn);
 }
 
 #[tokio::test]
 async fn over_http2_a_cut_resets_the_stream_and_not_the_connection() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address);
-    let gateway = gateway.start().await;
+    let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
     let content = noise(300_000);
+    let gate = Gate::shut();
     let mut client = gateway.http2().await;
-    for reply in
-        [Reply::ok(&content).cut_after(250_000), Reply::ok(&content).chunked(9000).cut_after(250_000)]
-    {
+    let whole = Reply::ok(&content);
+    for reply in [whole.clone().cut_after(250_000, &gate), whole.chunked(9000).cut_after(250_000, &gate)] {
         upstream.expect("GET", blob(&content), reply);
-        let (answer, end) = client.ask_any(&Request::get(blob(&content))).await;
+        let head = client.begin(&Request::get(blob(&content))).await.unwrap();
+        gate.open();
+        let (answer, end) = Http2::finish(head).await;
         assert_eq!(answer.status, 200);
         assert!(content.starts_with(&answer.body));
         end.expect_err("no clean end");
@@ -387,7 +416,8 @@ async fn a_blob_that_stands_still_is_torn_down() {
     let mut asked = upstream.expect("GET", blob(&content), Reply::ok(&content).stall_after(50_000));
     let mut client = gateway.connect().await;
     client.send(Request::get(blob(&content)).bytes("localhost")).await;
-    assert!(content.starts_with(&client.broken_answer().await.body));
+    let head = client.head().await;
+    assert!(content.starts_with(&client.breaks_off(head).await.body));
     asked.abandoned().await;
 }
 
@@ -448,8 +478,9 @@ async fn an_upstream_that_takes_no_connection_is_502_and_found_again_later() {
 #[tokio::test]
 async fn writes_are_not_tried_again() {
     let (upstream, gateway) = both().await;
-    upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(503));
+    let mut first = upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(503).then_close());
     gateway.ask(Request::delete("/v2/a/manifests/x")).await.refuses(502, "UNAVAILABLE");
+    first.done().await;
     upstream.expect("DELETE", "/v2/a/manifests/x", Reply::close());
     gateway.ask(Request::delete("/v2/a/manifests/x")).await.refuses(502, "UNAVAILABLE");
 }
@@ -481,10 +512,10 @@ async fn a_kept_connection_is_used_again_and_a_dead_one_replaced_unseen() {
 #[tokio::test]
 async fn nothing_is_tried_again_once_an_answer_has_begun() {
     let (upstream, gateway) = both().await;
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(noise(9000)).cut_after(10));
-    let mut client = gateway.connect().await;
-    client.send(Request::get("/v2/a/manifests/x").bytes("localhost")).await;
-    client.broken_answer().await;
+    let gate = Gate::shut();
+    let content = noise(9000);
+    upstream.expect("GET", blob(&content), Reply::ok(&content).cut_after(10, &gate));
+    torn(&mut gateway.connect().await, &content, &gate).await;
     assert_eq!(upstream.connections(), 1);
 }
 
@@ -564,18 +595,4 @@ async fn a_read_only_upstream_is_read_and_not_written() {
     ] {
         gateway.ask(request).await.refuses(405, "UNSUPPORTED");
     }
-}
-
-#[tokio::test]
-async fn a_torn_answer_is_torn_over_tls_too() {
-    let upstream = Upstream::start().await;
-    let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address);
-    let gateway = gateway.start().await;
-    let content = noise(100_000);
-    upstream.expect("GET", blob(&content), Reply::ok(&content).until_close().reset_after(60_000));
-    let mut client = gateway.connect().await;
-    client.send(Request::get(blob(&content)).bytes("localhost")).await;
-    let answer = client.broken_answer().await;
-    assert!(content.starts_with(&answer.body));
-    let _: Ending = client.discard().await;
 }

@@ -594,3 +594,42 @@ async fn an_upload_waits_for_an_upstream_that_takes_nothing() {
     gate.open();
     patch.done().await;
 }
+
+#[tokio::test]
+async fn where_the_upstream_does_not_take_a_single_post_the_upload_goes_on() {
+    let (upstream, gateway) = both().await;
+    let target = format!("{UPLOADS}?digest={}", sha256(b"x"));
+    let reply = Reply::status(202).header("Location", SESSION);
+    upstream.expect("POST", target.replace("sha256:", "sha256%3A"), reply);
+    let begun = gateway.ask(Request::post(target).body("x")).await.is(202);
+    let digest = sha256(b"x").replace(':', "%3A");
+    upstream.expect("PUT", format!("{SESSION}&digest={digest}"), Reply::status(201));
+    gateway.ask(finish(&location(&begun), b"x").body("x")).await.is(201);
+}
+
+#[tokio::test]
+async fn a_manifest_by_digest_takes_its_tags_along() {
+    let (upstream, gateway) = both().await;
+    let digest = sha256(b"{}");
+    let target = format!("/v2/a/manifests/{digest}?tag=v1&tag=latest");
+    let reply = Reply::status(201).header("OCI-Tag", "v1").header("OCI-Subject", &digest);
+    upstream.expect("PUT", target.as_str(), reply);
+    let done = gateway.ask(Request::put(&target).header("Content-Type", TYPE).body("{}")).await.is(201);
+    assert_eq!(done.header("oci-tag"), Some("v1"));
+    assert_eq!(done.header("oci-subject"), Some(digest.as_str()));
+    let bad = format!("/v2/a/manifests/{digest}?tag=.bad");
+    gateway.ask(Request::put(bad).body("{}")).await.refuses(400, "TAG_INVALID");
+}
+
+#[tokio::test]
+async fn a_refused_write_comes_through_in_the_registrys_words() {
+    let (upstream, gateway) = both().await;
+    upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(405).body("<html>no</html>"));
+    gateway.ask(Request::delete("/v2/a/manifests/x")).await.refuses(405, "UNSUPPORTED");
+    let body = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown","detail":{"d":1}}]}"#;
+    upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(400).body(body));
+    let answer = gateway.ask(Request::put("/v2/a/manifests/x").body("{}")).await;
+    assert_eq!(answer.refuses(400, "MANIFEST_BLOB_UNKNOWN").text(), body);
+    upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(413));
+    gateway.ask(Request::put("/v2/a/manifests/x").body("{}")).await.refuses(413, "SIZE_INVALID");
+}

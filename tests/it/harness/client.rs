@@ -107,20 +107,20 @@ impl Client {
 
     /// The answer to a request of that method, which must be whole.
     pub(crate) async fn answer_to(&mut self, method: &str) -> Answer {
-        let (answer, end) = self.any_answer_to(method).await;
+        let head = self.head().await;
+        let (answer, end) = self.body_of(head, method).await;
         assert_eq!(end, BodyEnd::Complete, "{answer:?}");
         answer
     }
 
-    /// The answer to a GET, which must break off.
-    pub(crate) async fn broken_answer(&mut self) -> Answer {
-        let (answer, end) = self.any_answer_to("GET").await;
+    /// The rest of an answer whose head has been read, which must break off.
+    pub(crate) async fn breaks_off(&mut self, answer: Answer) -> Answer {
+        let (answer, end) = self.body_of(answer, "GET").await;
         assert_eq!(end, BodyEnd::Cut, "{answer:?}");
         answer
     }
 
-    async fn any_answer_to(&mut self, method: &str) -> (Answer, BodyEnd) {
-        let mut answer = self.head().await;
+    async fn body_of(&mut self, mut answer: Answer, method: &str) -> (Answer, BodyEnd) {
         let framing = match answer.status {
             _ if method == "HEAD" => Framing::Length(0),
             100..=199 | 204 | 304 => Framing::Length(0),
@@ -145,13 +145,18 @@ impl Client {
 
     /// Exactly so many bytes more, whatever they are.
     pub(crate) async fn read_exactly(&mut self, length: usize) -> Vec<u8> {
+        let bytes = self.read_up_to(length).await;
+        assert_eq!(bytes.len(), length, "it ended early");
+        bytes
+    }
+
+    /// So many bytes more, or as many as there are before the end.
+    pub(crate) async fn read_up_to(&mut self, length: usize) -> Vec<u8> {
         soon("bytes", async {
-            while self.buffer.len() < length {
-                assert!(self.io.read_buf(&mut self.buffer).await.expect("bytes") > 0, "it ended early");
-            }
+            while self.buffer.len() < length && matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {}
         })
         .await;
-        self.buffer.split_to(length).to_vec()
+        self.buffer.split_to(length.min(self.buffer.len())).to_vec()
     }
 
     /// Waits for the end of the connection, before which nothing more may come.
@@ -173,10 +178,5 @@ impl Client {
             }
         })
         .await
-    }
-
-    /// Waits for the end of the connection without an answer.
-    pub(crate) async fn gets_no_answer(&mut self) {
-        self.ends().await;
     }
 }

@@ -10,6 +10,7 @@ use dockgate::cli::certificate;
 use dockgate::config::{Config, Environment};
 use dockgate::demo::registry::Registry;
 use dockgate::proto::Secret;
+use dockgate::telemetry;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -24,6 +25,7 @@ pub(crate) struct Builder {
     sni: Vec<Vec<String>>,
     users: Vec<(String, String)>,
     admin: bool,
+    log: Option<String>,
     rules: String,
     upstreams: String,
 }
@@ -55,6 +57,7 @@ impl Gateway {
             sni: Vec::new(),
             users: Vec::new(),
             admin: false,
+            log: None,
             rules: String::new(),
             upstreams: String::new(),
         }
@@ -167,6 +170,12 @@ impl Builder {
         self
     }
 
+    /// A file in the gateway's directory.
+    pub(crate) fn file(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.dir.path().join(name), text).expect("a file");
+        self
+    }
+
     /// A line of `[server]`.
     pub(crate) fn server(mut self, line: &str) -> Self {
         self.server += line;
@@ -201,6 +210,12 @@ impl Builder {
         self
     }
 
+    /// Logs at this level, with an access log; other gateways log nothing.
+    pub(crate) fn logging(mut self, level: &str) -> Self {
+        self.log = Some(level.to_owned());
+        self
+    }
+
     /// An `[[access]]` rule. Without any, everybody may do everything.
     pub(crate) fn rule(mut self, users: &[&str], repositories: &[&str], actions: &[&str]) -> Self {
         let _ = write!(
@@ -225,7 +240,9 @@ impl Builder {
         let environment = Environment::from([("", ""); 0]);
         let config = Config::check(Some(&path), &environment).unwrap_or_else(|error| panic!("{error}"));
         let origin = Origin { path: Some(path), environment };
-        let app = App::start(config, Some(origin), None).await.unwrap_or_else(|error| panic!("{error}"));
+        let access_log = self.log.and_then(|_| telemetry::start(&config.log).expect("a level"));
+        let app =
+            App::start(config, Some(origin), access_log).await.unwrap_or_else(|error| panic!("{error}"));
         let address = app.addresses()[0];
         Gateway { app, address, dir: self.dir, ca, sni }
     }
@@ -238,6 +255,9 @@ impl Builder {
         }
         for (name, _) in sni {
             text += &format!("[[server.tls.sni]]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n\n");
+        }
+        if let Some(level) = &self.log {
+            text += &format!("[log]\nlevel = {level:?}\n\n");
         }
         let admin = if self.admin { "127.0.0.1:0" } else { "" };
         text += &format!("[admin]\naddress = \"{admin}\"\n\n[auth]\nchallenge = \"basic\"\n\n");

@@ -48,14 +48,14 @@ impl Http2 {
 
     /// Sends a request and reads its answer, which must be whole.
     pub(crate) async fn ask(&mut self, request: &Request) -> Answer {
-        let (answer, result) = self.ask_any(request).await;
+        let (answer, result) = Self::finish(self.begin(request).await.expect("an answer")).await;
         result.expect("a whole answer");
         answer
     }
 
-    /// The same, and how the body ended.
-    pub(crate) async fn ask_any(&mut self, request: &Request) -> (Answer, hyper::Result<()>) {
-        let (parts, mut incoming) = self.begin(request).await.expect("an answer").into_parts();
+    /// The rest of an answer, and how it ended.
+    pub(crate) async fn finish(head: http::Response<hyper::body::Incoming>) -> (Answer, hyper::Result<()>) {
+        let (parts, mut incoming) = head.into_parts();
         let fields = parts.headers.iter();
         let fields = fields.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         let headers = Headers(fields.collect());
@@ -78,6 +78,7 @@ pub(crate) mod frame {
     pub(crate) const SETTINGS: u8 = 4;
     pub(crate) const PING: u8 = 6;
     pub(crate) const GOAWAY: u8 = 7;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
     pub(crate) const CONTINUATION: u8 = 9;
 
     pub(crate) const END_STREAM: u8 = 1;
@@ -92,7 +93,6 @@ pub(crate) struct Frames(Client);
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
@@ -121,18 +121,25 @@ impl Frames {
         self.send(frame::HEADERS, flags | frame::END_HEADERS, stream, &block).await;
     }
 
-    pub(crate) async fn next(&mut self) -> Frame {
-        let head = self.0.read_exactly(9).await;
+    /// The next frame; `None` at the end of the connection. PINGs are answered, as RFC 9113 section 6.7 asks.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        let head = self.0.read_up_to(9).await;
+        if head.len() < 9 {
+            return None;
+        }
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        let payload = self.0.read_exactly(length).await;
-        Frame { kind: head[3], flags: head[4], stream, payload }
+        let payload = self.0.read_up_to(length).await;
+        if head[3] == frame::PING && head[4] & frame::ACK == 0 {
+            self.send(frame::PING, frame::ACK, 0, &payload).await;
+        }
+        Some(Frame { kind: head[3], stream, payload })
     }
 
     /// The next frame of that type.
     pub(crate) async fn next_of(&mut self, kind: u8) -> Frame {
         loop {
-            let frame = self.next().await;
+            let frame = self.next().await.expect("a frame before the end");
             if frame.kind == kind {
                 return frame;
             }
@@ -140,8 +147,8 @@ impl Frames {
     }
 
     /// Waits for the end of the connection, whatever comes before it.
-    pub(crate) async fn discard(&mut self) {
-        self.0.discard().await;
+    pub(crate) async fn ends(&mut self) {
+        while self.next().await.is_some() {}
     }
 }
 

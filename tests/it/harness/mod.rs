@@ -17,7 +17,7 @@ pub(crate) use http2::{Frames, Http2, frame, frame_bytes, header_block};
 pub(crate) use message::{Answer, BodyEnd};
 pub(crate) use request::Request;
 pub(crate) use script::{Gate, Reply};
-pub(crate) use upstream::{Exchange, Upstream};
+pub(crate) use upstream::Upstream;
 
 /// How long anything may take that a test waits for. A busy machine needs some of it, a good run none.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -32,6 +32,8 @@ pub(crate) enum Step {
     Close,
     /// RST.
     Reset,
+    /// FIN, without the `close_notify` of TLS.
+    Leave,
     /// Nothing more, until the gateway closes.
     Hang,
     /// The request's body, to its end.
@@ -113,15 +115,21 @@ impl Reply {
         self
     }
 
-    /// Sends so much of the (coded) body and closes.
-    pub(crate) fn cut_after(mut self, bytes: usize) -> Self {
-        self.cut = Some((bytes, vec![Step::Close]));
+    /// Sends so much of the (coded) body and, when the gate opens, closes.
+    pub(crate) fn cut_after(mut self, bytes: usize, gate: &Gate) -> Self {
+        self.cut = Some((bytes, vec![Step::Wait(gate.clone()), Step::Close]));
         self
     }
 
-    /// Sends so much of the body and resets the connection.
-    pub(crate) fn reset_after(mut self, bytes: usize) -> Self {
-        self.cut = Some((bytes, vec![Step::Reset]));
+    /// Sends so much of the body and, when the gate opens, resets the connection.
+    pub(crate) fn reset_after(mut self, bytes: usize, gate: &Gate) -> Self {
+        self.cut = Some((bytes, vec![Step::Wait(gate.clone()), Step::Reset]));
+        self
+    }
+
+    /// Sends so much of the body and, when the gate opens, is gone without a word of TLS.
+    pub(crate) fn leave_after(mut self, bytes: usize, gate: &Gate) -> Self {
+        self.cut = Some((bytes, vec![Step::Wait(gate.clone()), Step::Leave]));
         self
     }
 

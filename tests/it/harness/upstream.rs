@@ -5,11 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use dockgate::cli::certificate;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
+use super::client::Io;
 use super::message::{BodyEnd, Framing, Headers, framing, read_body, read_head};
 use super::script::{Reply, Step};
 use super::soon;
@@ -18,6 +24,8 @@ use super::soon;
 /// nobody met.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
+    /// Who signed its certificate, where it has one.
+    pub(crate) ca: Option<String>,
     state: Arc<Mutex<State>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -58,15 +66,31 @@ pub(crate) struct Progress {
 pub(crate) struct Exchange(watch::Receiver<Progress>);
 
 /// Bodies are kept up to this; of larger ones only the length counts.
-const KEPT: usize = 8 << 20;
+const KEPT: usize = 1 << 20;
 
 impl Upstream {
     pub(crate) async fn start() -> Self {
+        Self::listen(None, None).await
+    }
+
+    /// One that speaks TLS, as `localhost`.
+    pub(crate) async fn start_tls() -> Self {
+        let issued = certificate::issue(&["localhost"]).expect("a certificate");
+        let chain = vec![CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.expect("versions").with_no_client_auth();
+        let config = builder.with_single_cert(chain, key).expect("a pair");
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config))), Some(issued.ca_pem)).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>, ca: Option<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(Mutex::new(State::default()));
-        let task = tokio::spawn(accept(listener, state.clone()));
-        Self { address, state, task }
+        let task = tokio::spawn(accept(listener, tls, state.clone()));
+        Self { address, ca, state, task }
     }
 
     /// The next request of that method and target is answered so.
@@ -123,18 +147,13 @@ impl Exchange {
     pub(crate) async fn abandoned(&mut self) -> Progress {
         self.until(|seen| seen.abandoned).await
     }
-
-    /// What has been seen up to now.
-    pub(crate) fn so_far(&self) -> Progress {
-        self.0.borrow().clone()
-    }
 }
 
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<Mutex<State>>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -143,22 +162,33 @@ async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
             state.connections += 1;
             state.connections
         };
-        connections.spawn(Connection::new(stream, number, state.clone()).run());
+        connections.spawn(serve(stream, tls.clone(), number, state.clone()));
     }
 }
 
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, number: usize, state: Arc<Mutex<State>>) {
+    let socket = SockRef::from(&stream).try_clone().expect("a second handle");
+    let io: Box<dyn Io> = match tls {
+        None => Box::new(stream),
+        // A client that does not trust the certificate goes away.
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            Err(_) => return,
+        },
+    };
+    Connection { io, socket, buffer: BytesMut::new(), number, state }.run().await;
+}
+
 struct Connection {
-    io: TcpStream,
+    io: Box<dyn Io>,
+    /// The same connection, for its options.
+    socket: socket2::Socket,
     buffer: BytesMut,
     number: usize,
     state: Arc<Mutex<State>>,
 }
 
 impl Connection {
-    fn new(io: TcpStream, number: usize, state: Arc<Mutex<State>>) -> Self {
-        Self { io, buffer: BytesMut::new(), number, state }
-    }
-
     async fn run(mut self) {
         while let Ok(Some((start, headers))) = read_head(&mut self.io, &mut self.buffer).await {
             let Some(expected) = self.take(&start, &headers) else { return };
@@ -226,9 +256,10 @@ impl Connection {
                 false
             }
             Step::Reset => {
-                SockRef::from(&self.io).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+                self.socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
                 false
             }
+            Step::Leave => false,
             Step::Hang => {
                 let mut byte = [0u8; 4096];
                 while matches!(self.io.read(&mut byte).await, Ok(1..)) {}
@@ -247,11 +278,11 @@ impl Connection {
         let mut left = bytes;
         while !left.is_empty() {
             match self.io.write(left).await {
-                Ok(written) => {
+                Ok(written) if self.io.flush().await.is_ok() => {
                     left = &left[written..];
                     progress.send_modify(|seen| seen.written += written);
                 }
-                Err(_) => {
+                _ => {
                     progress.send_modify(|seen| seen.abandoned = true);
                     return false;
                 }
@@ -289,5 +320,27 @@ impl Connection {
             }
         }
         true
+    }
+}
+
+/// The upstream itself must fail where tests rely on it to.
+mod tests {
+    use super::Upstream;
+    use crate::harness::{Gateway, Reply};
+
+    #[tokio::test]
+    #[should_panic(expected = "requests that nobody expected")]
+    async fn an_unexpected_request_fails_the_test() {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::open(&upstream).await;
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+        gateway.get("/v2/a/manifests/y").await.is(502);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "expected requests that never came")]
+    async fn an_expectation_that_nobody_meets_fails_the_test() {
+        let upstream = Upstream::start().await;
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
     }
 }

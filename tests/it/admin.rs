@@ -1,0 +1,58 @@
+//! The admin listener.
+
+use crate::harness::{Client, Gateway, Reply, Request, Upstream};
+
+async fn both(lines: &str) -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().admin_listener();
+    let gateway = builder.upstream_with("up", "", upstream.address, lines).start().await;
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_told_here_and_not_on_the_registrys_port() {
+    let (_upstream, gateway) = both("").await;
+    assert_eq!(gateway.admin("/healthz").await.is(200).text(), "ok\n");
+    let ready = gateway.admin("/readyz").await.is(200);
+    assert_eq!(ready.header("content-type"), Some("application/json"));
+    assert_eq!(ready.json()["status"], "ready");
+    gateway.admin("/elsewhere").await.is(404);
+    for target in ["/healthz", "/readyz", "/metrics"] {
+        gateway.get(target).await.refuses(404, "NAME_UNKNOWN");
+    }
+    gateway.admin("/v2/").await.is(404);
+}
+
+#[tokio::test]
+async fn a_dead_upstream_is_named_and_the_gateway_stays_ready() {
+    let (upstream, gateway) = both("retries = 0").await;
+    let state = async || gateway.admin("/readyz").await.is(200).json()["upstreams"]["up"].clone();
+    let before = state().await;
+    // One connection is served by one worker, which has upstream connections of its own.
+    let mut client = gateway.connect().await;
+    let get = Request::get("/v2/a/manifests/x");
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    client.ask(&get).await.is(200);
+    let well = state().await;
+    // The kept connection might merely have been dead; the new one is not.
+    for _ in 0..2 {
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::close());
+    }
+    client.ask(&get).await.is(502);
+    let ill = state().await;
+    assert!(well != ill && before != ill, "{before} {well} {ill}");
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    client.ask(&get).await.is(200);
+    assert_eq!(state().await, well);
+}
+
+#[tokio::test]
+async fn only_reading_by_this_machine_is_answered() {
+    let (_upstream, gateway) = both("").await;
+    let address = gateway.app.admin_address().unwrap();
+    let ask = async |request: Request| Client::tcp(address).await.ask(&request).await;
+    ask(Request::get("/healthz").header("Host", "evil.example")).await.is(403);
+    ask(Request::get("/healthz").header("Origin", "http://evil.example")).await.is(403);
+    ask(Request::post("/healthz").body("")).await.is(405);
+    ask(Request::head("/healthz")).await.is(200);
+}

@@ -1,0 +1,83 @@
+//! What must never be read in a log, whatever its level.
+
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::harness::{Gateway, Reply, Request, Upstream};
+
+const RIGHT: &str = "r1ght-pa55word";
+const WRONG: &str = "wr0ng-pa55word";
+const STATE: &str = "upstream-5tate-t0ken";
+const SEALING: &str = "5ealing-5ecret-of-the-gateway";
+
+/// Where the process that logs leaves what it was given to keep.
+const HANDLES: &str = "DOCKGATE_IT_HANDLES";
+
+#[test]
+fn neither_passwords_nor_handles_are_logged_at_any_level() {
+    let dir = tempfile::tempdir().unwrap();
+    let handles = dir.path().join("handles");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "secrets::everything_that_is_logged", "--ignored", "--nocapture"])
+        .env(HANDLES, &handles)
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{log}{}", String::from_utf8_lossy(&output.stdout));
+    let lines = log.lines().filter(|line| line.contains("access: ")).count();
+    assert!(lines >= 8 && log.contains("DEBUG") && log.contains("WARN"), "too little was logged: {log}");
+
+    let handles = std::fs::read_to_string(handles).unwrap();
+    let handles: Vec<_> = handles.lines().collect();
+    assert_eq!(handles.len(), 2);
+    let pair = |password: &str| BASE64_STANDARD.encode(format!("alice:{password}"));
+    let secrets = [RIGHT, WRONG, STATE, SEALING, "$2b$", "$2y$", &pair(RIGHT), &pair(WRONG)];
+    for secret in secrets.into_iter().chain(handles) {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} was logged");
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, in a process of its own whose log it reads"]
+async fn everything_that_is_logged() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder()
+        .user("alice", RIGHT)
+        .tls(&["localhost"])
+        .server(&format!("secret = \"{SEALING}\""))
+        .logging("trace")
+        .upstream_with("up", "", upstream.address, "retries = 1")
+        .start()
+        .await;
+    let alice = |request: Request| request.login("alice", RIGHT).header("Cookie", STATE);
+    gateway.get("/v2/").await.is(401);
+    gateway.ask(Request::get("/v2/").login("alice", WRONG)).await.is(401);
+    gateway.http2().await.ask(&alice(Request::get("/v2/"))).await.is(200);
+    gateway.ask(Request::get("/v2/").header("Authorization", format!("Bearer {WRONG}"))).await.is(401);
+
+    let session = format!("/v2/a/blobs/uploads/1?_state={STATE}");
+    upstream.expect("POST", "/v2/a/blobs/uploads/", Reply::status(202).header("Location", &session));
+    let begun = gateway.ask(alice(Request::post("/v2/a/blobs/uploads/"))).await.is(202);
+    let first = begun.header("location").unwrap().to_owned();
+    upstream.expect("PATCH", session.as_str(), Reply::status(202).header("Location", &session));
+    let gone_on = gateway.ask(alice(Request::patch(&first).body("x"))).await.is(202);
+    let second = gone_on.header("location").unwrap().to_owned();
+    upstream.expect("PATCH", session.as_str(), Reply::close());
+    gateway.ask(alice(Request::patch(&second).body("x"))).await.is(502);
+    gateway.ask(alice(Request::patch(second.replace("/a/", "/b/")).body("x"))).await.is(404);
+    let foreign = format!("https://evil.example/?sig={STATE}");
+    upstream.expect("POST", "/v2/a/blobs/uploads/", Reply::status(202).header("Location", &foreign));
+    gateway.ask(alice(Request::post("/v2/a/blobs/uploads/"))).await.is(502);
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::raw(format!("{STATE}\r\n\r\n")).then_close());
+    gateway.ask(alice(Request::get("/v2/a/manifests/x"))).await.is(502);
+    gateway.rewrite("htpasswd", "alice:no-hash\n");
+    gateway.rewrite("dockgate.toml", &format!("[server]\nsecret = 5\nnonsense = \"{SEALING}\"\n"));
+
+    let handle = |location: &str| location.rsplit('/').next().unwrap().to_owned();
+    std::fs::write(std::env::var(HANDLES).unwrap(), format!("{}\n{}\n", handle(&first), handle(&second)))
+        .unwrap();
+    dockgate::telemetry::flush();
+}
