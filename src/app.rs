@@ -190,7 +190,7 @@ impl App {
         match reload {
             Reload::Unchanged => {}
             Reload::Swapped(table) => {
-                tracing::info!(users = table.users(), "another htpasswd file is in force");
+                tracing::info!(users = table.users(), "the htpasswd file was read again");
                 warn_of_lines(table.warnings());
                 self.state.note("htpasswd", None);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
+use super::location::{Foreign, location};
 use super::respond::Problem;
 use super::{Allowed, rewrite};
 use crate::body::{Body, RequestBody};
@@ -41,8 +42,38 @@ impl Allowed<'_> {
         body: &mut RequestBody,
     ) -> Result<Response<Body>, Problem> {
         let upstream = self.upstream()?;
-        let answer = self.send_to(upstream, &self.operation, target, body).await?;
-        self.sort(upstream, answer).await
+        let mut answer = self.send_to(upstream, &self.operation, target, body).await?;
+        for _ in 0..limits::REDIRECTS {
+            let Some(target) = self.redirect(upstream, &answer)? else {
+                return self.sort(upstream, answer).await;
+            };
+            answer = self.send_to(upstream, &self.operation, target, body).await?;
+        }
+        Err(self.unusable("it redirects in circles"))
+    }
+
+    /// Where to ask instead, if the upstream redirects a read to itself. One that leads to another host is the
+    /// client's to follow: nothing of the gateway's goes there.
+    fn redirect(&self, upstream: &Upstream, answer: &upstream::Response) -> Result<Option<String>, Problem> {
+        if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(None);
+        }
+        if !matches!(method(&self.operation), Method::GET | Method::HEAD) {
+            return Err(self.unusable("it redirects a write"));
+        }
+        let text =
+            answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let elsewhere = text.starts_with("https://") || text.starts_with("http://");
+        match location(&upstream.settings().url, &answer.headers) {
+            Ok(Some(target)) => Ok(Some(target)),
+            Err(Foreign) if elsewhere => Ok(None),
+            Ok(None) | Err(Foreign) => Err(self.unusable("it redirects to nowhere")),
+        }
+    }
+
+    fn unusable(&self, reason: &'static str) -> Problem {
+        let name = self.upstream().map(|upstream| upstream.settings().name.clone()).unwrap_or_default();
+        Problem::Answer { name, reason }
     }
 
     /// The answer as it came.
@@ -91,6 +122,7 @@ impl Allowed<'_> {
             retry_after: retry_after(),
         };
         match answer.status {
+            StatusCode::LOOP_DETECTED => Err(Problem::Loop),
             // A client can't help an upstream that wants credentials of the gateway.
             StatusCode::UNAUTHORIZED => Err(Problem::Answer {
                 name: name(),

@@ -24,6 +24,7 @@ mod forward;
 mod handle;
 mod host;
 mod listing;
+mod location;
 mod manifest;
 mod naming;
 mod respond;
@@ -214,14 +215,15 @@ impl Arrival<'_> {
         let host = host::host(hosts.0, hosts.1, self.peer, &self.parts.uri, headers)?;
         let uri = &self.parts.uri;
         let target = Target::parse(self.parts.method.as_str(), uri.path(), uri.query());
+        if let Ok(target) = &target {
+            record.operation(&target.operation);
+        }
         let identity = self.identify(target.as_ref().ok().map(|target| &target.operation)).await?;
         record.identity(&identity);
         self.core.lasting.via.check(headers)?;
         let target = target.map_err(Problem::Target)?;
-        record.operation(&target.operation);
         let way = Way { host: &host, prefix: target.prefix.as_ref(), ns: target.ns.as_deref() };
-        let allowed = self.admit(way, &identity, target.operation.clone())?;
-        record.place(&allowed);
+        let allowed = self.admit(way, &identity, target.operation.clone(), record)?;
         let mut response = allowed.serve(body).await?;
         if let Some(ns) = target.ns.as_deref().and_then(|ns| HeaderValue::from_str(ns).ok()) {
             response.headers_mut().insert("oci-namespace", ns);
@@ -250,6 +252,7 @@ impl Arrival<'_> {
         way: Way<'w>,
         identity: &Identity,
         asked: Operation,
+        record: &mut Record,
     ) -> Result<Allowed<'w>, Problem> {
         let login = || {
             (identity.is_anonymous() && self.core.settings.authenticator.has_logins())
@@ -260,6 +263,9 @@ impl Arrival<'_> {
             Some(Ok(place)) => Some(place),
             Some(Err(error)) => return Err(login().unwrap_or(Problem::Route(error))),
         };
+        if let Some(place) = &place {
+            record.place(place, &self.core.routes);
+        }
         let naming = Naming::new(way, asked.repository(), place.as_ref());
         let (canonical, remote) = match &place {
             Some(place) => (
@@ -319,6 +325,9 @@ fn screen(parts: &Parts) -> Result<(), Problem> {
     if parts.extensions.get::<BothLengths>().is_some() {
         return Err(Problem::Malformed("both Transfer-Encoding and Content-Length"));
     }
+    if head_length(parts) > limits::HEADER_BYTES {
+        return Err(Problem::HeadTooLarge);
+    }
     if parts.version < Version::HTTP_11 && parts.headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Problem::Malformed("Transfer-Encoding in HTTP/1.0"));
     }
@@ -330,6 +339,13 @@ fn screen(parts: &Parts) -> Result<(), Problem> {
         return Err(Problem::Malformed("a transfer coding other than chunked"));
     }
     Ok(())
+}
+
+/// Bytes of a head, near enough. hyper looks at its limit between reads alone, and one read may bring more.
+fn head_length(parts: &Parts) -> usize {
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    fields.sum::<usize>() + target
 }
 
 fn denial(identity: &Identity, denied: &Denied) -> Problem {
@@ -375,10 +391,10 @@ impl Record {
         }
     }
 
-    fn place(&mut self, allowed: &Allowed<'_>) {
-        if let (Some(access), Some(place)) = (&mut self.access, &allowed.place) {
+    fn place(&mut self, place: &Place, routes: &Routes) {
+        if let Some(access) = &mut self.access {
             access.repository = Some(place.canonical.to_string());
-            let upstream = allowed.core.routes.get(place.route).map(|route| &route.upstream);
+            let upstream = routes.get(place.route).map(|route| &route.upstream);
             access.upstream = upstream.map(|upstream| upstream.settings().name.as_str().into());
         }
     }

@@ -20,6 +20,8 @@ use crate::upstream;
 pub(super) enum Problem {
     /// Its HTTP could be read in two ways, or breaks a rule that keeps proxies safe.
     Malformed(&'static str),
+    /// Its head is longer than any client's should be.
+    HeadTooLarge,
     /// It is for a host that is not served here.
     Host(HostError),
     /// It has already been here.
@@ -93,6 +95,10 @@ impl Problem {
         }
         match self {
             Self::Malformed(reason) => (S::BAD_REQUEST, text(ErrorCode::Unsupported, *reason)),
+            Self::HeadTooLarge => (
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                text(ErrorCode::SizeInvalid, "the request's head is longer than 64 KiB"),
+            ),
             Self::Host(error) => (error.status(), text(ErrorCode::NameUnknown, error.to_string())),
             Self::Loop => (S::LOOP_DETECTED, text(ErrorCode::Unavailable, "the gateway is its own upstream")),
             Self::Target(error) => {

@@ -5,17 +5,17 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{HeaderMap, Response, StatusCode, Uri, header};
+use http::{Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use super::Allowed;
 use super::forward::{DOCKER_CONTENT_DIGEST, set};
 use super::handle::Kind;
+use super::location::{Foreign, location};
 use super::respond::Problem;
 use super::route::Way;
 use crate::body::{Body, RequestBody};
 use crate::clock;
-use crate::config::UpstreamUrl;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadStart};
 
@@ -195,37 +195,4 @@ fn sealed(
 
 fn unusable(name: &str, reason: &'static str) -> Problem {
     Problem::Answer { name: name.to_owned(), reason }
-}
-
-/// The upstream's location is not at the upstream.
-struct Foreign;
-
-/// Path and query of the upload's location, which may be absolute or path-absolute (RFC 9110 section 10.2.2). The
-/// scheme is not looked at: a registry behind a TLS terminator often gets its own wrong.
-fn location(url: &UpstreamUrl, headers: &HeaderMap) -> Result<Option<String>, Foreign> {
-    let Some(value) = headers.get(header::LOCATION) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| Foreign)?;
-    // RFC 3986 section 4.2: `//host/path` names a host. To `Uri` it would be a path.
-    let network_path =
-        text.starts_with("//").then(|| format!("http{}:{text}", if url.https { "s" } else { "" }));
-    let uri: Uri = network_path.as_deref().unwrap_or(text).parse().map_err(|_| Foreign)?;
-    if let Some(authority) = uri.authority() {
-        let port = authority.port_u16().or_else(|| default_port(uri.scheme_str()));
-        let same_port = port == Some(url.port) || authority.port().is_none();
-        if !authority.host().eq_ignore_ascii_case(&url.host) || !same_port {
-            return Err(Foreign);
-        }
-    }
-    match uri.path_and_query() {
-        Some(target) if target.as_str().starts_with('/') => Ok(Some(target.as_str().to_owned())),
-        _ => Err(Foreign),
-    }
-}
-
-fn default_port(scheme: Option<&str>) -> Option<u16> {
-    match scheme {
-        Some("https") => Some(443),
-        Some("http") => Some(80),
-        _ => None,
-    }
 }

@@ -8,7 +8,7 @@ use super::query::{self, Query};
 use super::target::{TargetError, parse_digest};
 
 /// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
-pub const MAX_SESSION_LENGTH: usize = 4096;
+pub const MAX_SESSION_LENGTH: usize = 16 * 1024;
 
 /// How an upload begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -62,14 +62,15 @@ pub(super) async fn serve(
     handler: impl Handler,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let deadline = Instant::now() + limits::HANDSHAKE_DEADLINE;
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let named = tokio::time::timeout_at(deadline, spoken_for(&mut socket, address, &service.proxies));
+    let spoken_for = spoken_for(&mut socket, address, &service.proxies);
+    let named = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, spoken_for);
     let address = named.await.map_err(timed_out)??;
     let mut peer = Peer { address, tls: service.tls.is_some(), worker };
     let Some(tls) = &service.tls else {
         return http_1(socket, peer, &service, handler, drain).await;
     };
+    let deadline = Instant::now() + limits::HANDSHAKE_DEADLINE;
     let plain = tokio::time::timeout_at(deadline, is_plain_http(&socket));
     if plain.await.map_err(timed_out)? {
         return refuse_plain(socket, &service.not_tls).await;

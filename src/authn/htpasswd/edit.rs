@@ -94,6 +94,8 @@ impl Editor {
     }
 
     fn write(&self, beside: &Path) -> io::Result<()> {
+        // The folder of a first file is made with it, as `dockgate certificate` does.
+        std::fs::create_dir_all(directory(&self.path))?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
         if let Some(before) = &self.before {
             keep_owner(&file, before)?;
