@@ -18,7 +18,7 @@ use crate::body::Body;
 use crate::config::{Config, Environment, limits};
 use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
 use crate::io::Peer;
-use crate::proto::{ErrorBody, ErrorCode};
+use crate::proto::{ErrorBody, ErrorCode, Secret};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
 };
@@ -255,11 +255,20 @@ fn warn_of_restart(before: &Config, now: &Config) {
         ("server.idle_timeout", old.idle_timeout != new.idle_timeout),
         ("server.stall_timeout", old.stall_timeout != new.stall_timeout),
         ("server.proxy_protocol", old.proxy_protocol != new.proxy_protocol),
+        ("server.trusted_proxies", new.proxy_protocol && old.trusted_proxies != new.trusted_proxies),
+        ("server.secret", !same_secret(old.secret.as_ref(), new.secret.as_ref())),
         ("admin.address", before.admin != now.admin),
         ("log", before.log != now.log),
     ];
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
         tracing::warn!(key, "a change of this takes a restart");
+    }
+}
+
+fn same_secret(old: Option<&Secret>, new: Option<&Secret>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => old.ct_eq(new),
+        (old, new) => old.is_none() && new.is_none(),
     }
 }
 

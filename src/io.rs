@@ -91,9 +91,9 @@ impl<T> WriteStall<T> {
         Self { inner, stall: Stall::new(limit) }
     }
 
-    /// The stream underneath.
-    pub fn get_ref(&self) -> &T {
-        &self.inner
+    /// The stream underneath, to be looked at.
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.inner
     }
 
     fn watch<R>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<R>>) -> Poll<io::Result<R>> {

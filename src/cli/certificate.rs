@@ -20,6 +20,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 
 use crate::clock;
+use crate::telemetry::RequestId;
 
 /// Make a development CA, and a certificate signed by it
 #[derive(Debug, Args)]
@@ -220,7 +221,8 @@ impl Files<'_> {
 
     /// Writes beside and renames, so that a gateway that looks for changes never reads half a file.
     fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), CertificateError> {
-        let (path, beside) = (self.path(name), self.path(&format!(".{name}.{}.new", std::process::id())));
+        let (path, beside) =
+            (self.path(name), self.path(&format!(".{name}.{}.new", RequestId::next().as_str())));
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
             file.write_all(text.as_bytes())?;

@@ -84,6 +84,12 @@ pub const ERROR_BODY_BYTES: usize = 64 * KIB;
 pub const TOKEN_BYTES: usize = 64 * KIB;
 /// A manifest: the specification asks registries to take at least this and for clients not to send more.
 pub const MANIFEST_BYTES: usize = 4 * MIB;
+
+/// How long a manifest may take to come in, and to find room: it is small, and has no business to trickle.
+pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
+
+/// All manifests on their way to upstreams together, in bytes.
+pub const HELD_BYTES: usize = 128 * MIB;
 /// One page of tags, referrers or catalog from an upstream.
 pub const LIST_PAGE_BYTES: usize = 4 * MIB;
 /// What is still read of an upload that was refused, so that the client gets to read the answer.

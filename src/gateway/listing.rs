@@ -1,8 +1,11 @@
 //! Lists of one repository: tags (end-8) and referrers (end-12).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{Response, header};
 use http_body_util::{BodyExt, Limited};
+use serde_json::value::RawValue;
 
 use super::Allowed;
 use super::forward::set;
@@ -48,13 +51,17 @@ async fn renamed(allowed: &Allowed<'_>, response: Response<Body>) -> Result<Resp
         Problem::Answer { name, reason }
     };
     let bytes = collect(body).await.ok_or_else(|| unusable("the list of tags is too long or broke off"))?;
-    let mut list: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|_| unusable("the list of tags is not JSON"))?;
-    if let Some(name) = list.get_mut("name") {
-        *name = allowed.naming.name().into();
-    }
+    let list = with_name(&bytes, allowed.naming.name());
+    let list = list.map_err(|_| unusable("the list of tags is not a JSON object"))?;
     parts.headers.remove(header::CONTENT_LENGTH);
-    Ok(Response::from_parts(parts, Body::full(list.to_string())))
+    Ok(Response::from_parts(parts, Body::full(list)))
+}
+
+/// The JSON object `list` with `name` as its name. The rest is not taken apart, however it is made.
+fn with_name(list: &[u8], name: &str) -> serde_json::Result<Vec<u8>> {
+    let mut list: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(list)?;
+    list.insert("name".to_owned(), serde_json::value::to_raw_value(name)?);
+    serde_json::to_vec(&list)
 }
 
 /// A listing whole; `None` when it is longer than [`limits::LIST_PAGE_BYTES`] or breaks off.

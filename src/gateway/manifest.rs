@@ -2,6 +2,7 @@
 
 use aws_lc_rs::digest;
 use http::{Response, StatusCode, header};
+use tokio::sync::SemaphorePermit;
 
 use super::Allowed;
 use super::forward::{DOCKER_CONTENT_DIGEST, set};
@@ -21,7 +22,11 @@ pub(super) async fn put(
     reference: &Reference,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    let bytes = body.collect(limits::MANIFEST_BYTES).await.map_err(|_| Problem::ClientGone)?;
+    let deadline = tokio::time::Instant::now() + limits::MANIFEST_DEADLINE;
+    // Held until the upstream has answered.
+    let _room = tokio::time::timeout_at(deadline, room(allowed, body)).await.map_err(|_| Problem::Busy)?;
+    let collected = tokio::time::timeout_at(deadline, body.collect(limits::MANIFEST_BYTES)).await;
+    let bytes = collected.map_err(|_| Problem::ClientGone)?.map_err(|_| Problem::ClientGone)?;
     let bytes = bytes.ok_or(Problem::ManifestTooLarge)?;
     let digest = match reference {
         Reference::Digest(digest) => digest.clone(),
@@ -36,6 +41,13 @@ pub(super) async fn put(
         set(headers, header::LOCATION, &allowed.naming.manifest(&Reference::Digest(digest)));
     }
     Ok(response)
+}
+
+/// Room for a manifest that is about to be held: all that are held at a time have [`limits::HELD_BYTES`] together.
+async fn room<'a>(allowed: &Allowed<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
+    let most = limits::MANIFEST_BYTES as u64;
+    let bytes = body.remaining().unwrap_or(most).min(most);
+    allowed.core.lasting.held.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
 }
 
 pub(super) async fn delete(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {

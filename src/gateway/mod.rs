@@ -8,6 +8,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 
 use crate::authn::{Authenticator, Identity};
 use crate::authz::{Denied, Permit, Rules};
@@ -74,6 +75,8 @@ pub struct Settings {
 pub struct Lasting {
     sealer: Arc<Sealer>,
     via: Via,
+    /// A permit for each byte of a body that is held whole.
+    held: Arc<Semaphore>,
 }
 
 impl Lasting {
@@ -82,7 +85,8 @@ impl Lasting {
     /// # Errors
     /// When the machine has no randomness.
     pub fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
-        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new() })
+        let held = Arc::new(Semaphore::new(limits::HELD_BYTES));
+        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held })
     }
 }
 

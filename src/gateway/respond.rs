@@ -42,6 +42,8 @@ pub(super) enum Problem {
     UploadUnknown,
     /// The manifest is larger than any registry must take.
     ManifestTooLarge,
+    /// Too much is held already.
+    Busy,
     /// The client's own request broke off.
     ClientGone,
     /// The upstream refused, and said so in a way that is the client's to know.
@@ -118,6 +120,10 @@ impl Problem {
             Self::ManifestTooLarge => {
                 (S::PAYLOAD_TOO_LARGE, text(ErrorCode::ManifestInvalid, "the manifest is larger than 4 MiB"))
             }
+            Self::Busy => (
+                S::SERVICE_UNAVAILABLE,
+                text(ErrorCode::Unavailable, "too many manifests at once; try again"),
+            ),
             Self::ClientGone => {
                 (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
             }

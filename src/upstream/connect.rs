@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTim
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -99,23 +100,30 @@ impl Dialer {
     /// A connection on which nothing has been said yet.
     pub(super) async fn dial(&self, limit: std::time::Duration) -> Result<Box<dyn Transport>, DialError> {
         let timeout = || DialError::Timeout { authority: self.authority.clone() };
-        tokio::time::timeout(limit, self.connect()).await.unwrap_or_else(|_| Err(timeout()))
+        let deadline = Instant::now() + limit;
+        let connected = tokio::time::timeout_at(deadline, self.connect(deadline)).await;
+        connected.unwrap_or_else(|_| Err(timeout()))
     }
 
-    async fn connect(&self) -> Result<Box<dyn Transport>, DialError> {
-        let tcp = self.connect_tcp().await?;
+    async fn connect(&self, deadline: Instant) -> Result<Box<dyn Transport>, DialError> {
+        let tcp = self.connect_tcp(deadline).await?;
         let Some((connector, name)) = &self.tls else { return Ok(Box::new(tcp)) };
         let failed = |source| DialError::Tls { authority: self.authority.clone(), source };
         Ok(Box::new(connector.connect(name.clone(), tcp).await.map_err(failed)?))
     }
 
     /// Tries each address in the resolver's order; the error is the last one's.
-    async fn connect_tcp(&self) -> Result<Tcp, DialError> {
+    async fn connect_tcp(&self, deadline: Instant) -> Result<Tcp, DialError> {
         let resolve = |source| DialError::Resolve { host: self.host.clone(), source };
         let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(resolve)?;
+        let addresses: Vec<_> = addresses.collect();
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses {
-            match TcpStream::connect(address).await {
+        for (place, address) in addresses.iter().enumerate() {
+            // An address that swallows everything leaves the others their share of the time.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - place).unwrap_or(1);
+            let connected = tokio::time::timeout(share, TcpStream::connect(address)).await;
+            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     // Small requests must not wait for the acknowledgement of the last.
                     let _ = stream.set_nodelay(true);
@@ -132,7 +140,7 @@ impl Dialer {
 pub(super) struct Tcp(TcpStream);
 
 impl Transport for Tcp {
-    fn is_stale(&self) -> bool {
+    fn is_stale(&mut self) -> bool {
         use rustix::net::{RecvFlags, recv};
         let mut byte = [0u8; 1];
         let peeked = recv(&self.0, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
@@ -142,8 +150,11 @@ impl Transport for Tcp {
 }
 
 impl Transport for TlsStream<Tcp> {
-    fn is_stale(&self) -> bool {
-        self.get_ref().0.is_stale()
+    /// What lies in the socket may be a session ticket, which is no data (RFC 8446 section 4.6.1): only TLS can tell.
+    fn is_stale(&mut self) -> bool {
+        let mut byte = [0u8; 1];
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
     }
 }
 

@@ -134,9 +134,10 @@ impl Upstream {
         worker: usize,
         request: &mut Request<'_>,
     ) -> Result<Response, Error> {
-        while let Some(wire) = self.take_idle(worker, request.body) {
+        if let Some(wire) = self.take_idle(worker) {
             match self.exchange(worker, wire, request).await {
-                // It was closed while it lay idle: no attempt at all.
+                // It was closed in the same moment: no attempt at all. Once, or a request that ends the upstream would
+                // go out on every connection there is.
                 Err(WireError::Closed | WireError::Io(_)) if !request.body.has_begun() => {}
                 result => return Ok(result?),
             }
@@ -159,12 +160,11 @@ impl Upstream {
         Ok(Response { status: head.status, headers: head.headers, body })
     }
 
-    /// The connection that was used last, for it is the least likely to be dead. What is about to carry a body is
-    /// looked at more closely, since the body can't be sent twice.
-    fn take_idle(&self, worker: usize, body: &RequestBody) -> Option<Wire> {
+    /// The connection that was used last, for it is the least likely to be dead.
+    fn take_idle(&self, worker: usize) -> Option<Wire> {
         loop {
-            let wire = self.lock(worker)?.pop()?.wire;
-            if body.is_empty() || !wire.is_stale() {
+            let mut wire = self.lock(worker)?.pop()?.wire;
+            if !wire.is_stale() {
                 return Some(wire);
             }
         }

@@ -24,7 +24,7 @@ use crate::io::WriteStall;
 /// A byte stream that an upstream speaks HTTP/1.1 on.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
     /// Whether the peer has closed the connection, or sent what nobody asked for, while it lay idle.
-    fn is_stale(&self) -> bool;
+    fn is_stale(&mut self) -> bool;
 }
 
 /// Why an exchange failed before a response's head was there.
@@ -76,6 +76,8 @@ pub(crate) struct Wire {
     sending: Sending,
     /// Nothing of the response has been read yet.
     silent: bool,
+    /// Interim answers (1xx) to this request.
+    interim: usize,
     keep_alive: bool,
     wait: Stall,
     response_timeout: Duration,
@@ -186,6 +188,7 @@ impl Wire {
             batch: Batch::default(),
             sending: Sending::Last,
             silent: true,
+            interim: 0,
             keep_alive: true,
             wait: Stall::new(response_timeout),
             response_timeout,
@@ -210,10 +213,10 @@ impl Wire {
         }
     }
 
-    /// Asks the socket itself whether the peer has closed: worth a system call only before a body is begun that
-    /// could not be sent twice.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.io.get_ref().is_stale()
+    /// Whether the peer has closed or spoken while the connection lay idle. What it said then would be taken for the
+    /// answer to the next request, which may be another client's: such a connection is never used again.
+    pub(crate) fn is_stale(&mut self) -> bool {
+        self.io.get_mut().is_stale()
     }
 
     /// Sends a request and waits for the head of its answer. `headers` must hold neither Content-Length nor
@@ -233,9 +236,7 @@ impl Wire {
         std::future::poll_fn(move |cx| {
             if let Ok(false) = sent {
                 sent = match self.poll_send(cx, body) {
-                    Poll::Ready(Err(WireError::Body(error))) => {
-                        return Poll::Ready(Err(WireError::Body(error)));
-                    }
+                    Poll::Ready(Err(error)) if is_final(&error) => return Poll::Ready(Err(error)),
                     Poll::Ready(result) => result.map(|()| true),
                     Poll::Pending => Ok(false),
                 };
@@ -249,11 +250,12 @@ impl Wire {
                         (result, _) => result,
                     })
                 }
-                Poll::Pending if matches!(sent, Ok(true)) => {
+                Poll::Pending if matches!(sent, Ok(false)) => Poll::Pending,
+                Poll::Pending => {
                     ready!(self.wait.poll_waiting(cx));
-                    Poll::Ready(Err(WireError::Timeout(self.response_timeout)))
+                    let timeout = WireError::Timeout(self.response_timeout);
+                    Poll::Ready(Err(std::mem::replace(&mut sent, Ok(true)).err().unwrap_or(timeout)))
                 }
-                Poll::Pending => Poll::Pending,
             }
         })
         .await
@@ -261,6 +263,7 @@ impl Wire {
 
     fn begin(&mut self, method: &Method, target: &str, headers: &HeaderMap, body: &RequestBody) {
         self.silent = true;
+        self.interim = 0;
         self.wait.progress();
         self.pace = Pace::new();
         let out = &mut self.write;
@@ -308,7 +311,9 @@ impl Wire {
     /// Pieces come one by one through a channel that holds one. When it is empty, the connection gets one more turn to
     /// fill it before what is there goes out: a system call and the upstream's wake-up are worth more than that.
     fn poll_gather(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), BodyError>> {
-        while self.sending != Sending::Last && self.batch.length < limits::COPY_BUFFER_MOST {
+        // What goes out in one write is enough, be its pieces large or small.
+        let room = |batch: &Batch| batch.length < limits::COPY_BUFFER_MOST && batch.pieces.len() < SLICES - 3;
+        while self.sending != Sending::Last && room(&self.batch) {
             match body.poll_data(cx) {
                 Poll::Ready(Some(data)) => self.batch.push(data?),
                 Poll::Ready(None) => self.end_body(),
@@ -401,6 +406,10 @@ impl Wire {
                     return Err(WireError::Malformed("it switches protocols unasked"));
                 }
                 self.read.advance(length);
+                self.interim += 1;
+                if self.interim > INTERIM_MOST {
+                    return Err(WireError::Malformed("it says to wait again and again"));
+                }
                 continue;
             }
             let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
@@ -478,6 +487,18 @@ impl Wire {
         }
     }
 }
+
+/// Whether no answer can be behind a send that failed so: the client is gone, or the upstream has long stood still.
+fn is_final(error: &WireError) -> bool {
+    match error {
+        WireError::Body(_) => true,
+        WireError::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        WireError::Closed | WireError::Timeout(_) | WireError::Malformed(_) => false,
+    }
+}
+
+/// Interim answers that a request may have: a few hints and a `100 Continue`.
+const INTERIM_MOST: usize = 16;
 
 /// What is read at once while only a head is expected, in bytes.
 const HEAD_READ: usize = 8 * 1024;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Builder, Client, Ending, Frames, Gateway, Reply, Request, Upstream, frame, noise, sha256, soon,
+    Builder, Client, Ending, Frames, Gate, Gateway, Reply, Request, Upstream, frame, noise, sha256, soon,
     write_certificate,
 };
 
@@ -320,7 +320,7 @@ async fn a_transfer_that_moves_is_neither_idle_nor_late() {
     let builder = Gateway::builder().server("idle_timeout = \"200ms\"").server("header_timeout = \"200ms\"");
     let gateway = in_front_of(&upstream, builder).await;
     let content = noise(10_000);
-    let gate = crate::harness::Gate::shut();
+    let gate = Gate::shut();
     upstream.expect("GET", blob(&content), Reply::ok(&content).pause_after(10, &gate));
     let mut client = gateway.connect().await;
     client.send(Request::get(blob(&content)).bytes("localhost")).await;
@@ -370,4 +370,47 @@ async fn an_upload_that_stands_still_is_given_up() {
     asked.abandoned().await;
     client.answer().await.refuses(400, "BLOB_UPLOAD_INVALID");
     client.ends().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_stops_reading_an_upload_is_given_up() {
+    let upstream = Upstream::start().await;
+    let gateway = in_front_of(&upstream, Gateway::builder().server("stall_timeout = \"300ms\"")).await;
+    let target = format!("/v2/a/blobs/uploads/?digest={}", sha256(b""));
+    let there = target.replace("sha256:", "sha256%3A");
+    let never = Gate::shut();
+    upstream.expect("POST", there, Reply::status(201).before_body().held(&never));
+    let mut client = gateway.connect().await;
+    client.send(Request::post(target).header("Content-Length", "100000000").bytes("localhost")).await;
+    // More than all the buffers on the way hold; how much of it is taken does not matter.
+    let piece = vec![b'x'; 1 << 20];
+    let answered = async {
+        for _ in 0..95 {
+            if client.try_send(&piece).await.is_err() {
+                break;
+            }
+        }
+        client.answer().await.refuses(502, "UNAVAILABLE");
+    };
+    soon("an answer", answered).await;
+}
+
+#[tokio::test]
+async fn what_an_upstream_says_unasked_is_nobodys_answer() {
+    let upstream = Upstream::start().await;
+    let gateway = in_front_of(&upstream, Gateway::builder()).await;
+    let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", poison.len());
+    upstream.expect("HEAD", "/v2/a/manifests/x", Reply::raw([head.as_bytes(), poison.as_bytes()].concat()));
+    gateway.ask(Request::new("HEAD", "/v2/a/manifests/x")).await.is(200);
+    upstream.expect("GET", "/v2/a/manifests/y", Reply::ok("honest"));
+    assert_eq!(gateway.get("/v2/a/manifests/y").await.is(200).text(), "honest");
+}
+
+#[tokio::test]
+async fn an_upstream_that_says_to_wait_for_ever_is_502() {
+    let upstream = Upstream::start().await;
+    let gateway = in_front_of(&upstream, Gateway::builder()).await;
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::raw("HTTP/1.1 102 Processing\r\n\r\n".repeat(1000)));
+    gateway.get("/v2/a/manifests/x").await.refuses(502, "UNAVAILABLE");
 }

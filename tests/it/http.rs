@@ -257,6 +257,43 @@ async fn a_redirect_of_the_upstream_is_not_followed_to_a_private_place() {
 }
 
 #[tokio::test]
+async fn a_redirect_to_another_host_is_the_clients_to_follow() {
+    let (upstream, gateway) = both().await;
+    let there = "https://cdn.example/signed?X-Signature=a%2Bb";
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::status(307).header("Location", there));
+    let answer = gateway.get("/v2/a/manifests/x").await.is(307);
+    assert_eq!(answer.header("location"), Some(there));
+}
+
+#[tokio::test]
+async fn a_redirect_of_the_upstream_to_itself_is_followed() {
+    let (upstream, gateway) = both().await;
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::status(307).header("Location", "/elsewhere?q=a%2Bb"));
+    upstream.expect("GET", "/elsewhere?q=a%2Bb", Reply::ok("there"));
+    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), "there");
+}
+
+#[tokio::test]
+async fn redirects_in_circles_and_of_writes_are_502() {
+    let (upstream, gateway) = both().await;
+    for _ in 0..6 {
+        let back = "/v2/a/manifests/x";
+        upstream.expect("GET", "/v2/a/manifests/x", Reply::status(302).header("Location", back));
+    }
+    gateway.get("/v2/a/manifests/x").await.refuses(502, "UNAVAILABLE");
+    upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(307).header("Location", "/y"));
+    gateway.ask(Request::new("DELETE", "/v2/a/manifests/x")).await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_head_longer_than_64_kib_is_refused() {
+    let (_upstream, gateway) = both().await;
+    let long = "x".repeat(70_000);
+    let answer = gateway.ask(Request::get("/v2/a/manifests/x").header("X-Long", &long)).await;
+    assert!([400, 431].contains(&answer.status), "{}", answer.status);
+}
+
+#[tokio::test]
 async fn over_http2_the_authority_and_the_host_must_be_one() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;

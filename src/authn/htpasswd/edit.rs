@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{HIGHEST_COST, LARGEST_FILE, LEAST_COST, LONGEST_PASSWORD, Line};
 use crate::authn::identity::UserName;
 use crate::proto::Secret;
+use crate::telemetry::RequestId;
 
 /// The lines of a file, being edited. Nothing reaches the disk before [`Editor::save`].
 #[derive(Debug)]
@@ -112,7 +113,7 @@ impl Editor {
     /// A hidden name in the same directory, so that the rename stays within one filesystem.
     fn beside(&self) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        directory(&self.path).join(format!(".{name}.{}.new", std::process::id()))
+        directory(&self.path).join(format!(".{name}.{}.new", RequestId::next().as_str()))
     }
 }
 
