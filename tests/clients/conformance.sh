@@ -39,6 +39,7 @@ check_same() {
 
 # The specification's own suite; URL, REPOSITORY and what is written to.
 own_suite() {
+    mkdir -p "$WORK/$3"
     (cd "$(dirname "$OCI_CONFORMANCE")" && env OCI_ROOT_URL="$1" OCI_NAMESPACE="$2" OCI_CROSSMOUNT_NAMESPACE="$2-other" \
         OCI_USERNAME="$USER_NAME" OCI_PASSWORD="$PASSWORD" OCI_TEST_PULL=1 OCI_TEST_PUSH=1 OCI_TEST_CONTENT_DISCOVERY=1 \
         OCI_TEST_CONTENT_MANAGEMENT=1 OCI_HIDE_SKIPPED_WORKFLOWS=1 OCI_REPORT_DIR="$WORK/$3" "$OCI_CONFORMANCE")
@@ -49,13 +50,17 @@ own_results() {
     python3 -c 'import sys, xml.etree.ElementTree as tree
 for case in tree.parse(sys.argv[1]).iter("testcase"):
     bad = case.find("failure") is not None or case.find("error") is not None
-    print(case.get("name"), "failed" if bad else "passed", sep="\t")' "$WORK/$1/junit.xml"
+    skipped = case.find("skipped") is not None
+    print(case.get("name"), "failed" if bad else "skipped" if skipped else "passed", sep="\t")' "$WORK/$1/junit.xml"
 }
 
 own_suite_the_same() {
     own_suite "http://$REGISTRY" own/direct own-direct || true
     own_suite "https://$HOST" own/through own-through || true
-    diff <(own_results own-direct) <(own_results own-through)
+    [ -n "$(own_results own-direct)" ]
+    # As above: only what fails directly may pass on its way.
+    ! diff <(own_results own-direct) <(own_results own-through) | grep '^<' | grep -v '	failed$'
+    ! diff <(own_results own-direct) <(own_results own-through) | grep '^>' | grep -v '	passed$'
 }
 
 start_demo
