@@ -1,7 +1,7 @@
 //! Who a request comes from, once that has been decided.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Who a request comes from. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +18,15 @@ impl Identity {
         match self {
             Self::Anonymous => ANONYMOUS,
             Self::User(name) => name.as_str(),
+        }
+    }
+
+    /// The same, shared rather than copied.
+    pub fn shared_name(&self) -> Arc<str> {
+        static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| ANONYMOUS.into());
+        match self {
+            Self::Anonymous => NOBODY.clone(),
+            Self::User(name) => name.0.clone(),
         }
     }
 

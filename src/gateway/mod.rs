@@ -16,7 +16,7 @@ use crate::body::{Body, RequestBody};
 use crate::config::limits;
 use crate::io::{BothLengths, Peer};
 use crate::proto::{Challenge, Operation, Secret, Target};
-use crate::telemetry::{AccessLog, AccessRecord, RequestId};
+use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
 use crate::upstream::Upstream;
 
 mod blob;
@@ -370,8 +370,7 @@ impl Record {
         let access = log.map(|log| {
             let mut access = log.record(id, client);
             access.operation = method_word(&parts.method);
-            let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-            access.agent = agent.map(|agent| agent.chars().take(200).collect());
+            access.agent = parts.headers.get(header::USER_AGENT).cloned();
             access
         });
         Self { id, access }
@@ -379,27 +378,26 @@ impl Record {
 
     fn identity(&mut self, identity: &Identity) {
         if let Some(access) = &mut self.access {
-            access.user = Some(identity.name().into());
+            access.user = Some(identity.shared_name());
         }
     }
 
     fn operation(&mut self, operation: &Operation) {
         if let Some(access) = &mut self.access {
             access.operation = operation.label();
-            access.reference = match operation {
+            access.subject = match operation {
                 Operation::GetManifest { reference, .. }
                 | Operation::PutManifest { reference, .. }
-                | Operation::DeleteManifest { reference, .. } => Some(reference.to_string()),
-                operation => operation.digest().map(ToString::to_string),
+                | Operation::DeleteManifest { reference, .. } => Some(Subject::Manifest(reference.clone())),
+                operation => operation.digest().cloned().map(Subject::Digest),
             };
         }
     }
 
     fn place(&mut self, place: &Place, routes: &Routes) {
         if let Some(access) = &mut self.access {
-            access.repository = Some(place.canonical.to_string());
-            let upstream = routes.get(place.route).map(|route| &route.upstream);
-            access.upstream = upstream.map(|upstream| upstream.settings().name.as_str().into());
+            access.repository = Some(place.canonical.clone());
+            access.upstream = routes.get(place.route).map(|route| route.name.clone());
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Routes {
 /// One upstream, and what stands before its repositories' names here.
 pub(super) struct Route {
     pub(super) upstream: Arc<Upstream>,
+    /// The upstream's name, shared with the log.
+    pub(super) name: Arc<str>,
     prefix: String,
     library: bool,
 }
@@ -161,7 +163,8 @@ impl Route {
     fn new(upstream: Arc<Upstream>) -> Self {
         let settings = upstream.settings();
         let (prefix, library) = (settings.prefix.clone(), settings.library);
-        Self { upstream, prefix, library }
+        let name = settings.name.as_str().into();
+        Self { upstream, name, prefix, library }
     }
 
     /// The canonical name of what the upstream calls `remote`.

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -12,11 +11,11 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 mod access;
 mod sink;
+mod time;
 
-pub use access::{AccessLog, AccessRecord};
+pub use access::{AccessLog, AccessRecord, Subject};
 use sink::Sink;
 
-use crate::clock;
 use crate::config::Log;
 
 /// `[log] level` can't be read.
@@ -87,33 +86,13 @@ fn start_number() -> u64 {
     })
 }
 
-/// RFC 3339, in UTC, to the microsecond.
-fn timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
-}
-
-/// The date that is `days` after 1970-01-01, in the Gregorian calendar. Counts in eras of 400 years that begin on
-/// 1 March, so that the leap day is a year's last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 struct Wall;
 
 impl FormatTime for Wall {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        w.write_str(&timestamp(clock::wall()))
+        let mut now = String::with_capacity(27);
+        time::Stamped::push_now(&mut now);
+        w.write_str(&now)
     }
 }
 
@@ -153,20 +132,6 @@ impl io::Write for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn times_are_written_as_rfc_3339() {
-        let cases = [
-            (0, "1970-01-01T00:00:00.000000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000000Z"),
-            (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
-        ];
-        for (seconds, text) in cases {
-            assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), text);
-        }
-    }
 
     #[test]
     fn request_ids_do_not_repeat() {
