@@ -274,7 +274,8 @@ fn same_secret(old: Option<&Secret>, new: Option<&Secret>) -> bool {
 
 /// The answer to plain HTTP on a TLS port, in the registry's own words: it is its clients that come by this way.
 fn not_tls() -> Bytes {
-    let body = ErrorBody::with_message(ErrorCode::Unsupported, "this port speaks HTTPS, not HTTP").render();
+    let message = "this port speaks HTTPS, not HTTP (docker tries HTTP on loopback when it has no login: docker login first)";
+    let body = ErrorBody::with_message(ErrorCode::Unsupported, message).render();
     let head = format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Docker-Distribution-Api-Version: registry/2.0\r\nConnection: close\r\n\r\n",

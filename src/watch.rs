@@ -3,19 +3,31 @@
 //! By looking at it, every two seconds: file-change events miss network and bind mounts.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells one state of a file from the next.
+/// What tells one state of a file from the next: device, inode, modification time and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(Option<(u64, i64, i64, u64)>);
+pub struct Stamp(Option<(u64, u64, i64, i64, u64)>);
 
 impl Stamp {
     /// The state of the file at `path` now; a file that can't be looked at has a state of its own.
     pub fn of(path: &Path) -> Self {
-        let look = |meta: fs::Metadata| (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size());
-        Self(fs::metadata(path).ok().map(look))
+        Self(fs::metadata(path).ok().as_ref().map(look))
     }
+
+    /// The state of a file that is open. Taken before it is read, it shows a change during the reading.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of_open(file: &fs::File) -> io::Result<Self> {
+        Ok(Self(Some(look(&file.metadata()?))))
+    }
+}
+
+fn look(file: &fs::Metadata) -> (u64, u64, i64, i64, u64) {
+    (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.size())
 }
 
 #[cfg(test)]

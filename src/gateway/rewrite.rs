@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::respond::Problem;
 use crate::proto::Operation;
+use crate::proto::hop_by_hop::{HOP_BY_HOP, connection_listed};
 
 /// What a request may carry upstream. Authorization and cookies are the gateway's, never the upstream's; everything
 /// that names a client (`X-Forwarded-*`, `Forwarded`) stays here too.
@@ -18,18 +19,8 @@ const PASSED_UP: [HeaderName; 8] = [
     header::USER_AGENT,
 ];
 
-/// What never reaches a client: hop-by-hop fields (RFC 9110 section 7.6.1), and the upstream's own that would bind or
-/// track it.
-const STRIPPED: [&str; 19] = [
-    "connection",
-    "proxy-connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "proxy-authenticate",
-    "proxy-authorization",
+/// An upstream's own fields that would bind or track a client: none reaches one.
+const STRIPPED: [&str; 10] = [
     "set-cookie",
     "set-cookie2",
     "alt-svc",
@@ -109,26 +100,17 @@ fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     if joined.is_empty() { Some(first.clone()) } else { HeaderValue::from_bytes(&joined).ok() }
 }
 
-/// Takes from an upstream's headers what is not for the client.
+/// Takes from an upstream's headers what is not for the client: what belongs to this connection alone (RFC 9110
+/// section 7.6.1), and what would bind or track it. Length and type are the body's, whatever Connection says of them.
 pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
-    for name in connection_listed(headers) {
-        headers.remove(name);
+    let listed = connection_listed(headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
+    for name in listed.iter().filter(|name| !matches!(name.as_str(), "content-length" | "content-type")) {
+        headers.remove(name.as_str());
     }
-    for name in STRIPPED {
-        headers.remove(name);
+    for name in HOP_BY_HOP.iter().chain(&STRIPPED) {
+        headers.remove(*name);
     }
     headers.insert(header::CACHE_CONTROL, cache_control(operation));
-}
-
-/// RFC 9110 section 7.6.1: what Connection lists is for this hop alone. Content-Length frames the body, whatever
-/// Connection says of it.
-fn connection_listed(headers: &HeaderMap) -> Vec<HeaderName> {
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE)
-        .collect()
 }
 
 /// What was served to one client is nobody else's (RFC 9111 section 3.5); what a digest names never changes.

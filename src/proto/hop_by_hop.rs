@@ -4,7 +4,7 @@ use super::syntax::is_token;
 
 /// RFC 9110 section 7.6.1, and `Trailer` and the `Proxy-` headers, which are for this connection too. `Trailer` goes
 /// because no trailers are passed on.
-const HOP_BY_HOP: [&str; 10] = [
+pub const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",

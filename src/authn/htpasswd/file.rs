@@ -1,20 +1,20 @@
 //! An htpasswd file that is watched: read again when it changes, the old table kept when the new is broken.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
 use super::{Htpasswd, LARGEST_FILE, LoadError};
+use crate::watch::Stamp;
 
 /// A path and what was last read from it.
 pub struct HtpasswdFile {
     path: PathBuf,
     table: ArcSwap<Htpasswd>,
-    seen: Mutex<Option<Stamp>>,
+    seen: Mutex<Stamp>,
 }
 
 impl HtpasswdFile {
@@ -25,7 +25,7 @@ impl HtpasswdFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         let (table, stamp) = read(&path)?;
-        Ok(Self { path, table: ArcSwap::from_pointee(table), seen: Mutex::new(Some(stamp)) })
+        Ok(Self { path, table: ArcSwap::from_pointee(table), seen: Mutex::new(stamp) })
     }
 
     /// Where the file is.
@@ -41,7 +41,7 @@ impl HtpasswdFile {
     /// Reads the file again if its inode, modification time or size changed since it was last looked at. Reads
     /// from disk, up to 16 MiB: call it where that may block.
     pub fn reload_if_changed(&self) -> Reload {
-        let now = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
+        let now = Stamp::of(&self.path);
         if now == *self.seen() { Reload::Unchanged } else { self.reload() }
     }
 
@@ -54,7 +54,7 @@ impl HtpasswdFile {
     }
 
     fn swap(&self, table: Htpasswd, stamp: Stamp) -> Reload {
-        *self.seen() = Some(stamp);
+        *self.seen() = stamp;
         let table = Arc::new(table);
         self.table.store(Arc::clone(&table));
         Reload::Swapped(table)
@@ -62,11 +62,11 @@ impl HtpasswdFile {
 
     /// A broken file is remembered by its stamp, so that it is complained about once and not every two seconds.
     fn keep(&self, error: LoadError) -> Reload {
-        *self.seen() = std::fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata));
+        *self.seen() = Stamp::of(&self.path);
         Reload::Kept(error)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Option<Stamp>> {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Stamp> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,33 +86,13 @@ pub enum Reload {
 /// seen at the next look.
 pub(super) fn read(path: &Path) -> Result<(Htpasswd, Stamp), LoadError> {
     let file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
+    let stamp = Stamp::of_open(&file)?;
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
         return Err(LoadError::TooLarge);
     }
     Ok((Htpasswd::parse(&bytes)?, stamp))
-}
-
-/// By what a change is seen. File-change events miss network and bind mounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    modified: (i64, i64),
-    size: u64,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            size: metadata.size(),
-        }
-    }
 }
 
 #[cfg(test)]
