@@ -270,15 +270,17 @@ impl RequestBody {
     }
 
     /// Reads and discards what the client still sends, up to `limit` bytes: whoever has to close the connection on a
-    /// client that is still sending lets it read the answer first, instead of a reset.
-    pub async fn drain(&mut self, limit: usize) {
+    /// client that is still sending lets it read the answer first, instead of a reset. The answer is whether there is
+    /// more.
+    pub async fn drain(&mut self, limit: usize) -> bool {
         let mut left = limit;
         while let Some(Ok(data)) = poll_fn(|cx| self.poll_data(cx)).await {
             match left.checked_sub(data.len()) {
                 Some(rest) => left = rest,
-                None => return,
+                None => return true,
             }
         }
+        false
     }
 }
 

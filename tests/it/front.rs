@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Builder, Client, Ending, Frames, Gate, Gateway, Reply, Request, Upstream, frame, noise, sha256, soon,
-    write_certificate,
+    Builder, Client, Ending, Frames, Gate, Gateway, Http2, Reply, Request, Upstream, frame, noise, sha256,
+    soon, write_certificate,
 };
 
 const SOON: Duration = Duration::from_millis(300);
@@ -181,8 +181,15 @@ async fn a_connection_too_many_waits_for_another_to_end() {
 async fn tls_1_2_and_1_3_and_both_protocols_are_spoken() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().tls(&["localhost"])).await;
-    gateway.connect().await.ask(&Request::get("/v2/")).await.is(200);
-    gateway.http2().await.ask(&Request::get("/v2/")).await.is(200);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let client = |protocol: &'static str| async {
+            let (versions, stream) = ([version], gateway.tcp().await);
+            let client = Client::tls_of(&versions, stream, gateway.ca(), "localhost", protocol);
+            client.await.expect("a handshake")
+        };
+        client("http/1.1").await.ask(&Request::get("/v2/")).await.is(200);
+        Http2::over(client("h2").await.into_io()).await.ask(&Request::get("/v2/")).await.is(200);
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -52,10 +52,21 @@ impl Client {
 
     /// TLS over `stream`, for `name`, trusting `ca`, and offering one protocol.
     pub(crate) async fn tls(stream: TcpStream, ca: &str, name: &str, protocol: &str) -> io::Result<Self> {
+        Self::tls_of(rustls::DEFAULT_VERSIONS, stream, ca, name, protocol).await
+    }
+
+    /// The same, in one of these versions and no other.
+    pub(crate) async fn tls_of(
+        versions: &[&'static SupportedProtocolVersion],
+        stream: TcpStream,
+        ca: &str,
+        name: &str,
+        protocol: &str,
+    ) -> io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("a CA")).expect("a CA");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
         let mut config = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let server = ServerName::try_from(name.to_owned()).expect("a name");
