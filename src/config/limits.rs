@@ -72,7 +72,7 @@ pub const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const COPY_BUFFER_BYTES: usize = 64 * KIB;
 
 /// The most that is read of a blob at once, for a client that takes it as fast as it comes. On plain HTTP, where the
-/// system calls are all there is, 64 KiB cost a fifth more.
+/// system calls are all there is, 64 KiB cost a third more.
 pub const COPY_BUFFER_MOST: usize = 512 * KIB;
 
 /// What is read at once of an upload, in bytes, from a client that sends as fast as it is read. A quarter of it costs 5 %
