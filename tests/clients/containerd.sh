@@ -9,11 +9,11 @@ skopeo copy --quiet "oci:$WORK/image:1" "oci-archive:$WORK/image.tar:$HOST/shop/
 
 start_containerd() {
     mkdir -p "$WORK/containerd"
-    SOCKET=$WORK/containerd/sock
+    SOCKET=$SHORT/sock
     cat >"$WORK/containerd.toml" <<END
 version = 2
 root = "$WORK/containerd/root"
-state = "$WORK/containerd/state"
+state = "$SHORT/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
 address = "$SOCKET"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2155
 # Sourced by every client's script: servers that start on free ports of 127.0.0.1 and end with the script, and `check`,
-# which counts. Everything is written under tests/clients/.work/NAME, NAME being the script's.
+# which counts. Everything is written under tests/clients/.work/NAME, NAME being the script's, but for what must have a
+# short path, since the checkout may lie deep: sockets (a hundred characters at most) and podman's runroot (fifty).
 set -euo pipefail
 
 CLIENTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -156,6 +157,7 @@ finish() {
         echo "  FAILED  $NAME: the script ended early (exit $status)"
     fi
     [ -z "${RESULTS:-}" ] || echo "$passed $failed" >>"$RESULTS"
+    rm -rf "$SHORT"
     [ $failed != 0 ] || rm -rf "$WORK"
     printf '%-14s %3d passed, %d failed, %ds\n' "$NAME" "$passed" "$failed" "$SECONDS"
     [ $failed = 0 ]
@@ -271,12 +273,12 @@ demo_upstream() {
 # A dockerd of our own, which `docker` talks to; it trusts CA for HOST. No container can run in it: it has no network.
 start_dockerd() {
     mkdir -p "$WORK/docker"
-    export DOCKER_HOST=unix://$WORK/docker/sock
+    export DOCKER_HOST=unix://$SHORT/docker.sock
     trust_in_docker
     start dockerd dockerd --iptables=false --ip6tables=false --bridge=none --storage-driver=vfs --host "$DOCKER_HOST" \
-        --data-root "$WORK/docker/data" --exec-root "$WORK/docker/exec" --pidfile "$WORK/docker/pid" \
+        --data-root "$WORK/docker/data" --exec-root "$SHORT/exec" --pidfile "$WORK/docker/pid" \
         --config-file "$(daemon_settings "$WORK/docker/daemon.json")"
-    on_exit+=("umount -q '$WORK'/docker/exec/netns/* 2>/dev/null")
+    on_exit+=("umount -q '$SHORT'/exec/netns/* 2>/dev/null")
     started "$STARTED" 60 docker version
 }
 
@@ -323,6 +325,7 @@ gateway_curl() {
 
 rm -rf "$WORK"
 mkdir -p "$WORK"
+SHORT=$(mktemp -d /tmp/clients.XXXXXX)
 private_home
 trap finish EXIT
 trap 'exit 130' INT

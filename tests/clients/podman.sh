@@ -9,7 +9,7 @@ TRUST=$(trust_dir)
 IMAGE=$HOST/shop/web:1
 
 pod() {
-    podman --storage-driver vfs --root "$WORK/store" --runroot "$WORK/runroot" --tmpdir "$WORK/tmp" \
+    podman --storage-driver vfs --root "$WORK/store" --runroot "$SHORT/run" --tmpdir "$WORK/tmp" \
         --events-backend none --cgroup-manager cgroupfs "$@"
 }
 login() { pod login --cert-dir "$TRUST" -u "${2:-$USER_NAME}" --password-stdin "$HOST" <<<"$1"; }
