@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::authn::htpasswd::{LoadError, Warning};
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
 use crate::body::Body;
-use crate::config::{Config, Environment, limits};
+use crate::config::{Config, CredentialSource, Environment, limits};
 use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
 use crate::io::Peer;
 use crate::proto::{ErrorBody, ErrorCode, Secret};
@@ -94,11 +94,13 @@ impl App {
     ) -> Result<Self, StartError> {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let certificates = config.server.tls.as_ref().map(Certificates::open).transpose()?.map(Arc::new);
-        let authenticator = Arc::new(Authenticator::new(open_htpasswd(&config)?)?);
+        let authenticator = Authenticator::new(open_htpasswd(&config)?)?.forwarding(forwards(&config));
+        let authenticator = Arc::new(authenticator);
         let upstreams = upstreams(&config, &[], workers)?;
         let lasting = Lasting::new(config.server.secret.as_ref())?;
         let settings = settings(&config, authenticator, upstreams, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, lasting)));
+        tokio::spawn(tend(Arc::downgrade(&core)));
 
         let listeners: Vec<_> =
             config.server.addresses.iter().map(Listener::bind).collect::<Result<_, _>>()?;
@@ -133,7 +135,6 @@ impl App {
         let mut stamps = self.stamps();
         loop {
             tokio::time::sleep(limits::FILE_WATCH_INTERVAL).await;
-            self.core.load().settings.upstreams.iter().for_each(|upstream| upstream.sweep());
             self.reload_certificates();
             let authenticator = self.core.load().settings.authenticator.clone();
             let reload = tokio::task::spawn_blocking(move || authenticator.reload_if_changed()).await;
@@ -142,6 +143,10 @@ impl App {
             if now != stamps {
                 stamps = now;
                 self.reload_config();
+                let files = self.config().files.len();
+                if files != stamps.len() {
+                    stamps = self.stamps();
+                }
             }
         }
     }
@@ -222,16 +227,23 @@ impl App {
         let core = self.core.load_full();
         let before = self.config().clone();
         warn_of_restart(&before, &config);
-        let authenticator = if config.auth.htpasswd == before.auth.htpasswd {
+        let same_logins =
+            config.auth.htpasswd == before.auth.htpasswd && forwards(&config) == forwards(&before);
+        let authenticator = if same_logins {
             core.settings.authenticator.clone()
         } else {
             let file = open_htpasswd(&config).map_err(|error| error.to_string())?;
-            Arc::new(Authenticator::new(file).map_err(|error| error.to_string())?)
+            let authenticator = Authenticator::new(file).map_err(|error| error.to_string())?;
+            Arc::new(authenticator.forwarding(forwards(&config)))
         };
         let upstreams =
             upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
         let settings = settings(&config, authenticator, upstreams, self.certificates.as_deref());
-        self.core.store(Arc::new(Core::new(settings, core.lasting())));
+        let mut lasting = core.lasting();
+        if config.upstreams != before.upstreams {
+            lasting.forget_logins();
+        }
+        self.core.store(Arc::new(Core::new(settings, lasting)));
         *self.config() = config;
         Ok(())
     }
@@ -241,6 +253,15 @@ impl App {
         let mut settings = core.settings.clone();
         change(&mut settings);
         self.core.store(Arc::new(Core::new(settings, core.lasting())));
+    }
+}
+
+/// Does what upstreams need done now and then, as long as there is a gateway.
+async fn tend(core: Weak<ArcSwap<Core>>) {
+    loop {
+        tokio::time::sleep(limits::UPSTREAM_TEND_INTERVAL).await;
+        let Some(core) = core.upgrade() else { return };
+        core.load().settings.upstreams.iter().for_each(|upstream| upstream.tend());
     }
 }
 
@@ -332,6 +353,11 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
+/// Whether there is an upstream that judges the passwords of clients.
+fn forwards(config: &Config) -> bool {
+    config.upstreams.iter().any(|upstream| upstream.credentials.source == CredentialSource::Forward)
+}
+
 fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {
     let Some(path) = &config.auth.htpasswd else { return Ok(None) };
     let file = HtpasswdFile::open(path)?;
@@ -345,7 +371,7 @@ fn warn_of_lines(warnings: &[Warning]) {
     }
 }
 
-/// The upstreams of a configuration. One whose settings are as before keeps its connections.
+/// The upstreams of a configuration. One whose settings and certificates are as before keeps its connections and tokens.
 fn upstreams(
     config: &Config,
     before: &[Arc<Upstream>],
@@ -353,11 +379,12 @@ fn upstreams(
 ) -> Result<Vec<Arc<Upstream>>, StartError> {
     let stall = config.server.stall_timeout;
     let make = |settings: &crate::config::Upstream| {
-        if let Some(same) = before.iter().find(|upstream| upstream.settings() == settings) {
+        let same = |upstream: &&Arc<Upstream>| upstream.settings() == settings && upstream.is_current();
+        if let Some(same) = before.iter().find(same) {
             return Ok(same.clone());
         }
         let failed = |source| StartError::Upstream { name: settings.name.clone(), source };
-        Upstream::new(settings.clone(), stall, workers).map(Arc::new).map_err(failed)
+        Upstream::new(settings.clone(), stall, workers).map_err(failed)
     };
     config.upstreams.iter().map(make).collect()
 }

@@ -86,7 +86,8 @@ impl Body {
         self
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    /// The next piece; `None` is the good end.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match &mut self.source {
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
@@ -94,7 +95,13 @@ impl Body {
         }
     }
 
-    fn remaining(&self) -> Option<u64> {
+    /// Whether all of it is here already.
+    pub fn is_held(&self) -> bool {
+        matches!(self.source, Source::Full(_))
+    }
+
+    /// Bytes still to come, where that is known.
+    pub fn remaining(&self) -> Option<u64> {
         match &self.source {
             Source::Full(bytes) => Some(bytes.len() as u64),
             Source::Stream(stream) => stream.remaining(),
@@ -149,8 +156,11 @@ pub struct RequestBody {
 enum Sending {
     /// Nothing, or nothing more.
     Nothing,
-    /// Bytes that were read whole: they can be sent again.
-    Held(Bytes),
+    /// Bytes that were read whole: they can be sent again. `measured`: their length is said beforehand.
+    Held {
+        bytes: Bytes,
+        measured: bool,
+    },
     Incoming {
         incoming: Incoming,
         http2: bool,
@@ -166,7 +176,12 @@ impl RequestBody {
     /// A body that is held whole.
     pub fn held(bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
-        Self::of(Sending::Held(bytes), Some(length), Duration::ZERO)
+        Self::of(Sending::Held { bytes, measured: true }, Some(length), Duration::ZERO)
+    }
+
+    /// The same, but in chunks (RFC 9112 section 7.1), as from a client that does not know its length.
+    pub fn held_unmeasured(bytes: Bytes) -> Self {
+        Self::of(Sending::Held { bytes, measured: false }, None, Duration::ZERO)
     }
 
     /// What the client sends; `http2` says by which protocol it comes, `stall` how long it may stand still.
@@ -207,7 +222,7 @@ impl RequestBody {
         loop {
             let incoming = match &mut self.source {
                 Sending::Nothing => return Poll::Ready(None),
-                Sending::Held(bytes) => return Poll::Ready(take_held(bytes, &mut self.left)),
+                Sending::Held { bytes, .. } => return Poll::Ready(take_held(bytes, &mut self.left)),
                 Sending::Incoming { incoming, .. } => incoming,
             };
             let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
@@ -297,8 +312,8 @@ fn take_held(bytes: &mut Bytes, left: &mut Option<u64>) -> Option<Result<Bytes, 
 impl RequestBody {
     /// Makes a held body ready to be sent from its start. One that streams must not have begun.
     pub fn rewind(&mut self) {
-        if let Sending::Held(bytes) = &self.source {
-            self.left = Some(bytes.len() as u64);
+        if let Sending::Held { bytes, measured } = &self.source {
+            self.left = measured.then_some(bytes.len() as u64);
         }
     }
 }
@@ -309,5 +324,30 @@ impl fmt::Debug for RequestBody {
             .field("left", &self.left)
             .field("begun", &self.begun)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn next(body: &mut RequestBody) -> Option<Bytes> {
+        poll_fn(|cx| body.poll_data(cx)).await.transpose().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_held_can_be_sent_again_with_and_without_its_length() {
+        let bytes = Bytes::from_static(b"abc");
+        for (mut body, length) in
+            [(RequestBody::held(bytes.clone()), Some(3)), (RequestBody::held_unmeasured(bytes.clone()), None)]
+        {
+            for _ in 0..2 {
+                body.rewind();
+                assert_eq!(body.remaining(), length);
+                assert!(!body.is_empty() && !body.is_unfinished());
+                assert_eq!((next(&mut body).await, next(&mut body).await), (Some(bytes.clone()), None));
+                assert!(!body.has_begun());
+            }
+        }
     }
 }

@@ -2,17 +2,19 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::htpasswd::{HtpasswdFile, Reload};
-use super::identity::Identity;
+use super::identity::{Forwarded, Identity};
 use super::verifier::{Outcome, Verifier};
 use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
 
-/// Decides who a request comes from. With no htpasswd file nobody can log in.
+/// Decides who a request comes from. With no htpasswd file, and no upstream that judges, nobody can log in.
 pub struct Authenticator {
     verifier: Option<Verifier>,
+    forwards: bool,
 }
 
 /// Why a request's credentials do not count.
@@ -35,12 +37,33 @@ impl Authenticator {
     /// # Errors
     /// The system's, when it gives no threads or random bytes.
     pub fn new(htpasswd: Option<HtpasswdFile>) -> io::Result<Self> {
-        Ok(Self { verifier: htpasswd.map(Verifier::new).transpose()? })
+        Ok(Self { verifier: htpasswd.map(Verifier::new).transpose()?, forwards: false })
+    }
+
+    /// The same, and whether there is an upstream that judges the passwords of those who are not in the file.
+    #[must_use]
+    pub fn forwarding(self, forwards: bool) -> Self {
+        Self { forwards, ..self }
     }
 
     /// Whether anyone can log in.
     pub fn has_logins(&self) -> bool {
-        self.verifier.is_some()
+        self.verifier.is_some() || self.forwards
+    }
+
+    /// Who, if `upstream` says so, sends this `Authorization` header value; `None` where it is not for an upstream to
+    /// judge. That is decided here, before anything is checked: a name that the htpasswd file has is never forwarded.
+    pub fn for_upstream(&self, authorization: Option<&[u8]>, upstream: &str) -> Option<Arc<Forwarded>> {
+        let Ok(Authorization::Basic { user, password }) = Authorization::parse(authorization?) else {
+            return None;
+        };
+        let is_local = self.verifier.as_ref().is_some_and(|verifier| verifier.names(&user));
+        (!is_local).then(|| Arc::new(Forwarded::new(upstream, user, password)))
+    }
+
+    /// What the answer to a wrong pair may not undercut, whoever finds it wrong: nothing without an htpasswd file.
+    pub fn floor(&self) -> Duration {
+        self.verifier.as_ref().map_or(Duration::ZERO, Verifier::floor)
     }
 
     /// The verifier of passwords, where there is one.
@@ -167,6 +190,35 @@ mod tests {
                 "{header}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn names_of_the_file_are_never_forwarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = super::super::htpasswd::hash(&Secret::new("pw"), 4).unwrap();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, format!("al:{hash}\nold:$apr1$abc$def\n")).unwrap();
+        let authenticator = Authenticator::new(Some(HtpasswdFile::open(path).unwrap())).unwrap();
+        let forwarded = |header: &[u8]| authenticator.for_upstream(Some(header), "hub");
+        for local in ["al:pw", "al:px", "old:pw"] {
+            assert_eq!(forwarded(&basic(local)), None, "{local}");
+        }
+        let client = forwarded(&basic("bo:p:w")).unwrap();
+        assert_eq!((client.upstream(), client.username(), client.password().expose()), ("hub", "bo", "p:w"));
+        assert_eq!(Identity::Forwarded(client).name(), "forward/hub:bo");
+        assert!(forwarded(b"Bearer abc").is_none() && forwarded(b"Basic !").is_none());
+        assert_eq!(authenticator.for_upstream(None, "hub"), None);
+    }
+
+    #[tokio::test]
+    async fn one_can_log_in_where_an_upstream_judges() {
+        let authenticator = Authenticator::new(None).unwrap();
+        assert!(!authenticator.has_logins());
+        let authenticator = authenticator.forwarding(true);
+        assert!(
+            authenticator.has_logins() && authenticator.for_upstream(Some(&basic("al:pw")), "hub").is_some()
+        );
+        assert_eq!(authenticator.floor(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use crate::proto::Secret;
+
 /// Who a request comes from. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
@@ -10,6 +12,64 @@ pub enum Identity {
     Anonymous,
     /// Somebody whose password was right.
     User(UserName),
+    /// Somebody whose password an upstream has found right.
+    Forwarded(Arc<Forwarded>),
+}
+
+/// A client that is known to one upstream, and what it showed for it. Equal where upstream, name and password are.
+#[derive(Clone)]
+pub struct Forwarded {
+    name: Arc<str>,
+    upstream: Arc<str>,
+    username: String,
+    password: Secret,
+}
+
+impl Forwarded {
+    /// The client that `upstream`, by its configured name, knows as `username`.
+    pub fn new(upstream: &str, username: String, password: Secret) -> Self {
+        Self {
+            name: format!("forward/{upstream}:{username}").into(),
+            upstream: upstream.into(),
+            username,
+            password,
+        }
+    }
+
+    /// The name of the upstream that knows it. It is nobody anywhere else.
+    pub fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    /// What the upstream calls it.
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    /// What it shows there.
+    pub fn password(&self) -> &Secret {
+        &self.password
+    }
+}
+
+impl PartialEq for Forwarded {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.password.ct_eq(&other.password)
+    }
+}
+
+impl Eq for Forwarded {}
+
+impl std::hash::Hash for Forwarded {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl fmt::Debug for Forwarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Forwarded").field(&self.name).finish()
+    }
 }
 
 impl Identity {
@@ -18,6 +78,7 @@ impl Identity {
         match self {
             Self::Anonymous => ANONYMOUS,
             Self::User(name) => name.as_str(),
+            Self::Forwarded(client) => &client.name,
         }
     }
 
@@ -27,6 +88,7 @@ impl Identity {
         match self {
             Self::Anonymous => NOBODY.clone(),
             Self::User(name) => name.0.clone(),
+            Self::Forwarded(client) => client.name.clone(),
         }
     }
 

@@ -1,12 +1,14 @@
 //! What has been checked, so that it need not be checked again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::htpasswd::Line;
+use super::identity::Forwarded;
+use crate::clock;
 use crate::proto::Secret;
 
 /// Checked pairs of name and password, right ones apart from wrong ones, so that guesses push out no login.
@@ -15,7 +17,8 @@ use crate::proto::Secret;
 /// password would be checked on every request.
 pub(super) struct Memory {
     key: hmac::Key,
-    right: Cache<Fingerprint, ()>,
+    /// Each with the time at which it was found right.
+    right: Cache<Fingerprint, Instant>,
     wrong: Cache<Fingerprint, ()>,
 }
 
@@ -33,18 +36,32 @@ impl Memory {
     /// fingerprint, so nothing need be forgotten on a reload; an unknown user has no line, and has one as soon
     /// as he is added.
     pub(super) fn fingerprint(&self, user: &str, password: &Secret, line: Option<&Line>) -> Fingerprint {
+        self.sign([user, password.expose(), line.map_or("unknown", |line| line.hash())])
+    }
+
+    /// What stands for a name and a password at one upstream, as it is configured in one `generation`.
+    pub(super) fn fingerprint_of(&self, client: &Forwarded, generation: u64) -> Fingerprint {
+        let upstream = format!("{generation}/{}", client.upstream());
+        self.sign([&upstream, client.username(), client.password().expose()])
+    }
+
+    fn sign(&self, parts: [&str; 3]) -> Fingerprint {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [user, password.expose()] {
+        for part in parts {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part.as_bytes());
         }
-        context.update(line.map_or(b"unknown", |line| line.hash().as_bytes()));
         Fingerprint::of(&context.sign())
     }
 
     /// Whether this was found right.
     pub(super) fn is_right(&self, fingerprint: &Fingerprint) -> bool {
-        self.right.get(fingerprint).is_some()
+        self.right_since(fingerprint).is_some()
+    }
+
+    /// When this was found right.
+    pub(super) fn right_since(&self, fingerprint: &Fingerprint) -> Option<Instant> {
+        self.right.get(fingerprint)
     }
 
     /// Whether this was found wrong lately.
@@ -52,9 +69,26 @@ impl Memory {
         self.wrong.get(fingerprint).is_some()
     }
 
-    /// Keeps what a check found.
+    /// Keeps what a check found, in place of what an earlier one did.
     pub(super) fn keep(&self, fingerprint: Fingerprint, right: bool) {
-        if right { self.right.insert(fingerprint, ()) } else { self.wrong.insert(fingerprint, ()) }
+        if right {
+            self.wrong.invalidate(&fingerprint);
+            self.right.insert(fingerprint, clock::now());
+        } else {
+            self.right.invalidate(&fingerprint);
+            self.wrong.insert(fingerprint, ());
+        }
+    }
+
+    /// What was found right is to be checked again.
+    pub(super) fn forget(&self, fingerprint: &Fingerprint) {
+        self.right.invalidate(fingerprint);
+    }
+
+    /// All that was found, right or wrong, is to be checked again.
+    pub(super) fn clear(&self) {
+        self.right.invalidate_all();
+        self.wrong.invalidate_all();
     }
 }
 
@@ -80,7 +114,9 @@ impl Fingerprint {
     }
 }
 
-fn bounded(entries: u64) -> moka::sync::CacheBuilder<Fingerprint, (), Cache<Fingerprint, ()>> {
+fn bounded<V: Clone + Send + Sync + 'static>(
+    entries: u64,
+) -> moka::sync::CacheBuilder<Fingerprint, V, Cache<Fingerprint, V>> {
     Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru())
 }
 
@@ -121,6 +157,30 @@ mod tests {
         let prints = [None, old.line("a"), new.line("a")].map(|line| print(&memory, "a", "p", line));
         assert!(prints[0] != prints[1] && prints[1] != prints[2] && prints[0] != prints[2]);
         assert_eq!(prints[1], print(&memory, "a", "p", old.line("a")));
+    }
+
+    #[test]
+    fn a_client_of_one_upstream_is_another_elsewhere() {
+        let memory = Memory::new().unwrap();
+        let of = |upstream: &str, user: &str, password: &str| {
+            memory.fingerprint_of(&Forwarded::new(upstream, user.to_owned(), Secret::new(password)), 0).0
+        };
+        let prints = [("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""), ("a", "b", "d"), ("b", "b", "c")];
+        let prints: std::collections::HashSet<_> = prints.map(|(at, user, word)| of(at, user, word)).into();
+        assert_eq!(prints.len(), 5);
+        assert!(prints.contains(&of("a", "b", "c")));
+    }
+
+    #[test]
+    fn the_last_check_counts() {
+        let (memory, pair) = (Memory::new().unwrap(), Fingerprint::numbered(1));
+        memory.keep(pair, true);
+        memory.keep(pair, false);
+        assert!(!memory.is_right(&pair) && memory.is_wrong(&pair));
+        memory.keep(pair, true);
+        assert!(memory.is_right(&pair) && !memory.is_wrong(&pair));
+        memory.forget(&pair);
+        assert!(!memory.is_right(&pair));
     }
 
     #[test]

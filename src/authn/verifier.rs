@@ -84,6 +84,16 @@ impl Verifier {
         &self.file
     }
 
+    /// Whether the file has this name, be it in a line that cannot be used.
+    pub(super) fn names(&self, user: &str) -> bool {
+        self.file.table().names(user)
+    }
+
+    /// What a failure may not undercut.
+    pub(super) fn floor(&self) -> Duration {
+        self.book.pace.floor()
+    }
+
     /// How many bcrypt computations were run for logins since the start.
     pub fn checks_run(&self) -> u64 {
         self.book.run.load(Ordering::Relaxed)
@@ -177,7 +187,7 @@ impl Verifier {
     /// Waits, asleep, until a failure that began then may be answered. The time in the queue is the same for
     /// every name, so it is not counted.
     async fn reject(&self, began: Instant) -> Outcome {
-        tokio::time::sleep_until((began + self.book.pace.floor()).into()).await;
+        tokio::time::sleep_until((began + self.floor()).into()).await;
         Outcome::Reject
     }
 }

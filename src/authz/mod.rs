@@ -9,7 +9,8 @@ use crate::authn::Identity;
 use crate::config::{AccessRule, UserPattern};
 use crate::proto::{Action, Operation, RepositoryName};
 
-/// The proof that an operation is allowed. Its fields are private and only [`Rules`] makes one.
+/// The proof that an operation is allowed. Its fields are private and only [`Rules`] makes one,
+/// and [`Permit::operator`].
 #[derive(Clone, Debug)]
 pub struct Permit {
     identity: Identity,
@@ -17,6 +18,12 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// For commands that the operator runs: whoever can read the gateway's configuration could ask its upstreams
+    /// without it. Never for a request that comes in.
+    pub fn operator(identity: Identity) -> Self {
+        Self { identity, repository: None }
+    }
+
     /// Who was allowed.
     pub fn identity(&self) -> &Identity {
         &self.identity

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::config::{Address, Config, ConfigErrors, Environment, Upstream};
+use crate::config::{
+    Address, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy, Upstream,
+};
 
 /// Says on `out` what the configuration amounts to, or on `err` everything that is wrong with it.
 ///
@@ -28,7 +30,7 @@ fn summary(config: &Config, out: &mut dyn Write, err: &mut dyn Write) -> io::Res
     for warning in &config.warnings {
         writeln!(err, "warning: {warning}")?;
     }
-    match config.files.first() {
+    match &config.file {
         Some(file) => writeln!(out, "{} is valid", file.display())?,
         None => writeln!(out, "the variables are a valid configuration")?,
     }
@@ -57,15 +59,45 @@ fn listeners(config: &Config) -> String {
 }
 
 fn users(config: &Config) -> String {
-    let path = config.auth.htpasswd.as_ref();
-    path.map_or_else(|| "none: nobody can log in".to_owned(), |path| path.display().to_string())
+    let forwards = |upstream: &&Upstream| upstream.credentials.source == CredentialSource::Forward;
+    let known =
+        config.upstreams.iter().filter(forwards).map(|upstream| format!("who {} knows", upstream.name));
+    let file = config.auth.htpasswd.iter().map(|path| path.display().to_string());
+    let all: Vec<String> = file.chain(known).collect();
+    if all.is_empty() { "none: nobody can log in".to_owned() } else { all.join(", ") }
 }
 
 fn describe(upstream: &Upstream) -> String {
     let names = if upstream.prefix.is_empty() { "every other name" } else { &upstream.prefix };
     let below = if upstream.prefix.is_empty() { "" } else { "/..." };
-    let mode = if upstream.read_only { ", read only" } else { "" };
-    format!("{names}{below} -> {} ({}{mode})", upstream.url, upstream.name)
+    let mode = upstream.read_only.then(|| "read only".to_owned());
+    let proxy = upstream.proxy.as_ref().filter(|proxy| !is_direct(proxy, upstream)).map(through);
+    let how = mode.into_iter().chain(credentials(&upstream.credentials)).chain(proxy);
+    let how: String = how.map(|how| format!(", {how}")).collect();
+    format!("{names}{below} -> {} ({}{how})", upstream.url, upstream.name)
+}
+
+/// Their kind. Not even names: at some registries the name is the secret.
+fn credentials(credentials: &Credentials) -> Option<String> {
+    let own = match &credentials.source {
+        CredentialSource::Anonymous => None,
+        CredentialSource::Login(_) => Some("by password".to_owned()),
+        CredentialSource::Helper(name) => Some(format!("by docker-credential-{name}")),
+        CredentialSource::DockerConfig(path) => Some(format!("by {}", path.display())),
+        CredentialSource::Forward => Some("each client as itself".to_owned()),
+    };
+    let some = (!credentials.users.is_empty()).then(|| "some users as others".to_owned());
+    let all: Vec<String> = own.into_iter().chain(some).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+fn is_direct(proxy: &Proxy, upstream: &Upstream) -> bool {
+    proxy.except.covers(&upstream.url.host, upstream.url.port)
+}
+
+fn through(proxy: &Proxy) -> String {
+    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
+    format!("through the proxy {host}:{}", proxy.port)
 }
 
 #[cfg(test)]
@@ -87,6 +119,7 @@ mod tests {
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         for (name, content) in [
             ("auth/htpasswd", "# nobody yet\n".to_owned()),
+            ("auth/docker-hub", "hunter2\n".to_owned()),
             ("auth/secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
             ("certs/domain.crt", cert.pem()),
             ("certs/domain.key", signing_key.serialize_pem()),
@@ -151,6 +184,33 @@ mod tests {
     }
 
     #[test]
+    fn the_kind_of_an_upstreams_credentials_is_told_and_no_more() {
+        let folder = folder();
+        let rule = "[[access]]\nusers = ['*']\nrepositories = ['**']\nactions = ['pull']\n";
+        let others = "[[upstream.credentials.users]]\nusers = ['a']\nusername = 'x'\npassword = 'hunter2'\n";
+        fs::write(folder.path().join("config.json"), "{\"auths\": {}}").unwrap();
+        for (keys, told) in [
+            ("credentials = { username = 'robot', password = 'hunter2' }".to_owned(), "by password"),
+            ("credentials.helper = 'ecr-login'".to_owned(), "by docker-credential-ecr-login"),
+            ("credentials.docker_config = 'config.json'".to_owned(), "by config.json"),
+            ("credentials.forward = true".to_owned(), "each client as itself"),
+            (others.to_owned(), "some users as others"),
+            ("proxy = 'http://me:hunter2@[::1]:3128'".to_owned(), "through the proxy [::1]:3128"),
+        ] {
+            let (code, out, err) = check_text(folder.path(), &format!("{rule}{LOGIN}{keys}"));
+            // Local passwords may go there too.
+            let warned = keys.contains("forward");
+            assert_eq!((code, err.is_empty()), (0, !warned), "{keys}: {err}");
+            assert_eq!(err.contains("beside auth.htpasswd"), warned, "{err}");
+            let line = format!("docker.io/... -> https://registry-1.docker.io (docker.io, {told})\n");
+            assert!(out.ends_with(&line) && !out.contains("hunter2") && !out.contains("robot"), "{out}");
+        }
+        let forward = format!("{rule}[[upstream]]\nname = 'docker.io'\ncredentials.forward = true");
+        let (_, out, _) = check_text(folder.path(), &forward);
+        assert!(out.contains("  users       who docker.io knows\n"), "{out}");
+    }
+
+    #[test]
     fn files_that_are_not_there_are_mistakes() {
         let folder = tempfile::tempdir().unwrap();
         let (code, out, err) = check_text(folder.path(), &format!("{TLS}{LOGIN}ca = 'certs'\n"));
@@ -198,6 +258,29 @@ mod tests {
                  3 mistakes\n"
             )
         );
+    }
+
+    #[test]
+    fn the_files_of_an_upstream_must_be_what_they_should_be() {
+        let folder = folder();
+        fs::write(folder.path().join("config.json"), "{\n\"auths\": hunter2}").unwrap();
+        let keys = "client_certificate = 'none.crt'\nclient_key = 'auth/secret'\ncredentials.docker_config = 'config.json'";
+        let (code, _, err) = check_text(folder.path(), &format!("{LOGIN}{keys}"));
+        assert_eq!(
+            (code, err.as_str()),
+            (
+                2,
+                "dockgate.toml:5: upstream[0].client_certificate: none.crt cannot be read: No such file or directory \
+                 (os error 2)\n\
+                 dockgate.toml:6: upstream[0].client_key: auth/secret holds no private key in PEM form without a \
+                 passphrase (-----BEGIN PRIVATE KEY-----)\n\
+                 dockgate.toml:7: upstream[0].credentials.docker_config: config.json holds no JSON object: see its \
+                 line 2\n\
+                 3 mistakes\n"
+            )
+        );
+        let pair = "client_certificate = 'certs/domain.crt'\nclient_key = 'certs/domain.key'";
+        assert_eq!(check_text(folder.path(), &format!("{LOGIN}{pair}")).0, 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod check;
 pub mod demo;
 pub mod health;
 pub mod htpasswd;
+pub mod probe;
 pub mod serve;
 pub mod user;
 
@@ -40,6 +41,7 @@ enum Command {
     Htpasswd(htpasswd::HtpasswdArgs),
     Certificate(certificate::CertificateArgs),
     Health(health::HealthArgs),
+    Probe(probe::ProbeArgs),
     /// Commands of a later version, which are refused by name.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -55,7 +57,7 @@ struct CheckArgs {
 }
 
 /// Commands that are named in the documentation and come with a later version.
-const LATER: [&str; 6] = ["token", "probe", "explain", "client-config", "cache", "completions"];
+const LATER: [&str; 5] = ["token", "explain", "client-config", "cache", "completions"];
 
 /// Runs what the command line asks for. The answer is the exit code: 0 done, 1 it failed while running, 2 the command
 /// line or the configuration is wrong.
@@ -96,6 +98,11 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Health(args) => {
             let done = health::run(&args, &environment, &mut output);
             done.map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+        }
+        Command::Probe(args) => {
+            let ink = probe::Ink::of(&output, &environment);
+            let done = probe::run(&args, &environment, ink, &mut input, &mut output);
+            done.unwrap_or_else(|error| told(&error, error.exit_code()))
         }
         Command::Other(words) => refuse(&words),
     }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use super::pattern::{PatternError, RepositoryPattern, UserPattern};
+use super::credentials::{self, CredentialSource};
+use super::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
 use super::reader::{Item, Reader, Wrong};
 use super::schema::{Key, Kind, NO_ITEMS, Plain, key};
+use super::upstream::Upstream;
 use crate::proto::Action;
 
 /// One rule. The first that matches who, where and what decides.
@@ -130,8 +132,9 @@ pub(super) fn read<'a>(root: &Reader<'a>) -> Rules<'a> {
 
 impl Rules<'_> {
     /// The rules; where none is written, the default.
-    pub(super) fn or_default(self, root: &Reader<'_>) -> Vec<AccessRule> {
+    pub(super) fn or_default(self, root: &Reader<'_>, upstreams: &[Upstream]) -> Vec<AccessRule> {
         if !root.has("access") {
+            refuse_whoever(root);
             return vec![AccessRule::everything()];
         }
         if self.rules.is_empty() && root.is_list("access") && !self.has_mistakes {
@@ -140,18 +143,29 @@ impl Rules<'_> {
                 "without any rule nobody may do anything; write [[access]] rules, or remove it",
             );
         }
-        self.warn_of_strangers(root);
+        self.warn_of_strangers(root, upstreams);
         self.rules
     }
 
-    /// Rules that can never match, since nobody logs in.
-    fn warn_of_strangers(&self, root: &Reader<'_>) {
-        let strangers = |rule: &AccessRule| !rule.users.contains(&UserPattern::Anonymous);
-        if root.section("auth").has("htpasswd") {
-            return;
+    /// Rules that can never match: nobody logs in, or nobody under such a name.
+    fn warn_of_strangers(&self, root: &Reader<'_>, upstreams: &[Upstream]) {
+        let htpasswd = root.section("auth").has("htpasswd");
+        let judges: Vec<&str> =
+            upstreams.iter().filter(forwards).map(|upstream| upstream.name.as_str()).collect();
+        if !htpasswd && judges.is_empty() {
+            return self.warn_of_people(root);
         }
+        for item in root.tables("access").iter().flat_map(|table| table.texts("users")) {
+            if let Some(why) = stranger(item.value(), htpasswd, &judges) {
+                root.context.warn(format!("{}: nobody is called {:?}: {why}", item.place(), item.value()));
+            }
+        }
+    }
+
+    fn warn_of_people(&self, root: &Reader<'_>) {
+        let people = |rule: &AccessRule| !rule.users.contains(&UserPattern::Anonymous);
         for (rule, table) in self.rules.iter().zip(root.tables("access")) {
-            if strangers(rule) {
+            if people(rule) {
                 let place = table.place_of("users");
                 let text = "this rule is for nobody, since nobody can log in without [auth.htpasswd]";
                 root.context.warn(format!("{place}: {text}"));
@@ -160,10 +174,44 @@ impl Rules<'_> {
     }
 }
 
+fn forwards(upstream: &&Upstream) -> bool {
+    upstream.credentials.source == CredentialSource::Forward
+}
+
+/// Why nobody can have a name, where that is plain.
+fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
+    let (provider, _) = name.split_once(':').unwrap_or((name, ""));
+    if provider.contains(['*', '?']) || name == "anonymous" {
+        return None;
+    }
+    match name.strip_prefix(FORWARDED).filter(|_| name.contains(':')) {
+        Some(rest) => {
+            let judged = |judge: &&str| rest.strip_prefix(*judge).is_some_and(|rest| rest.starts_with(':'));
+            let unknown = || "no upstream of that name has credentials with `forward = true`".to_owned();
+            (!judges.iter().any(judged)).then(unknown)
+        }
+        None if htpasswd => None,
+        None => judges
+            .first()
+            .map(|judge| format!("those whom an upstream knows are called \"{FORWARDED}{judge}:NAME\"")),
+    }
+}
+
+/// Everyone on earth may have an account there.
+fn refuse_whoever(root: &Reader<'_>) {
+    let Some(credentials) = credentials::forward(root) else { return };
+    let advice = root.context.advice(
+        "[[access]] rules, in which `users = [\"*\"]` is anyone who has logged in",
+        "DOCKGATE_ACCESS__0__USERS=*, with __REPOSITORIES and __ACTIONS",
+    );
+    let why = "whoever has an account at this registry could do everything here";
+    credentials.wrong("forward", format!("{why}; {advice}"));
+}
+
 fn rule(table: &Reader<'_>) -> Option<AccessRule> {
-    let users = all(table, "users", "users = [\"alice\"]", UserPattern::parse);
-    let repositories = all(table, "repositories", "repositories = [\"team/**\"]", repository);
-    let actions = all(table, "actions", "actions = [\"pull\", \"push\"]", Actions::parse);
+    let users = table.all("users", "a rule", "users = [\"alice\"]", UserPattern::parse);
+    let repositories = table.all("repositories", "a rule", "repositories = [\"team/**\"]", repository);
+    let actions = table.all("actions", "a rule", "actions = [\"pull\", \"push\"]", Actions::parse);
     let actions = actions?.into_iter().fold(Actions::default(), Actions::with);
     let rule = AccessRule { users: users?, repositories: repositories?, actions };
     (!rule.actions.is_empty()).then_some(rule)
@@ -171,19 +219,4 @@ fn rule(table: &Reader<'_>) -> Option<AccessRule> {
 
 fn repository(written: &str) -> Result<RepositoryPattern, Wrong> {
     RepositoryPattern::parse(written).map_err(PatternError::wrong)
-}
-
-/// The list, if it is there and nothing in it is wrong.
-fn all<T>(
-    table: &Reader<'_>,
-    name: &str,
-    example: &str,
-    parse: impl Fn(&str) -> Result<T, Wrong>,
-) -> Option<Vec<T>> {
-    let items = table.texts(name);
-    if items.is_empty() && !table.is_broken(name) {
-        table.wrong(name, format!("a rule without {name} matches nothing; {}", table.advice(example)));
-    }
-    let parsed: Vec<T> = items.iter().filter_map(|item| item.parsed(&parse)).collect();
-    (!parsed.is_empty() && parsed.len() == items.len()).then_some(parsed)
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::access::Rules;
+use super::credentials;
 use super::files::Reference;
 use super::reader::{Reader, Wrong};
 use super::schema::{Key, Kind, NO_ITEMS, key};
@@ -12,7 +13,8 @@ use super::schema::{Key, Kind, NO_ITEMS, key};
 pub struct Auth {
     /// What the challenge calls the gateway; printable ASCII.
     pub realm: String,
-    /// The file of names and bcrypt hashes; None: nobody can log in.
+    /// The file of names and bcrypt hashes; None: nobody can log in, unless an upstream judges
+    /// passwords ([`CredentialSource::Forward`](super::CredentialSource::Forward)).
     pub htpasswd: Option<PathBuf>,
 }
 
@@ -33,18 +35,39 @@ pub(super) fn read(auth: &Reader<'_>) -> Auth {
     }
 }
 
-/// Reports a configuration that nobody can use, and one that this version has no challenge for.
+/// Reports a configuration that nobody can use, and one that this version has no challenge for. Warns of one that may
+/// give local passwords away.
 pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
+    warn_of_strays(root);
     let auth = root.section("auth");
     let automatic = auth.parsed("challenge", challenge).unwrap_or_else(|| !auth.has("challenge"));
-    match (&rules.anonymous, auth.has("htpasswd")) {
-        (Some(anonymous), true) if automatic => anonymous.wrong(Wrong::Value(format!(
-            "beside auth.htpasswd needs the bearer challenge, which is not available in this version; {}",
+    match (&rules.anonymous, login(root)) {
+        (Some(anonymous), Some(login)) if automatic => anonymous.wrong(Wrong::Value(format!(
+            "beside {login} needs the bearer challenge, which is not available in this version; {}",
             auth.advice("challenge = \"basic\"")
         ))),
-        (None, false) if !rules.has_mistakes && !root.is_broken("auth") => root.wrong("auth", nobody(&auth)),
+        (None, None) if !rules.has_mistakes && !root.is_broken("auth") => root.wrong("auth", nobody(&auth)),
         _ => {}
     }
+}
+
+/// Whoever is not in the file may be one who was, or one who has mistyped his name.
+fn warn_of_strays(root: &Reader<'_>) {
+    let Some(credentials) = credentials::forward(root).filter(|_| root.section("auth").has("htpasswd"))
+    else {
+        return;
+    };
+    root.context.warn(format!(
+        "{}: beside auth.htpasswd the password of a name that is not in that file goes to this registry: that of a user \
+         who was removed from it, and a user's own under a mistyped name",
+        credentials.place_of("forward")
+    ));
+}
+
+/// The way to log in, if there is one.
+fn login(root: &Reader<'_>) -> Option<&'static str> {
+    let htpasswd = root.section("auth").has("htpasswd").then_some("auth.htpasswd");
+    htpasswd.or_else(|| credentials::forward(root).map(|_| "upstream.credentials.forward"))
 }
 
 fn nobody(auth: &Reader<'_>) -> String {

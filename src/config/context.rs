@@ -1,6 +1,7 @@
 //! What the readers of all sections share.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,9 +15,12 @@ pub(super) struct Context {
     pub(super) file: Option<Arc<str>>,
     /// The folder that relative paths in the file begin at.
     pub(super) folder: PathBuf,
+    /// The home of whoever runs the gateway, where it is known.
+    pub(super) home: Option<PathBuf>,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<String>>,
     references: RefCell<Vec<Reference>>,
+    interpolated: RefCell<Vec<PathBuf>>,
 }
 
 impl Context {
@@ -24,9 +28,11 @@ impl Context {
         Self {
             file: file.map(Into::into),
             folder,
+            home: None,
             mistakes: RefCell::default(),
             warnings: RefCell::default(),
             references: RefCell::default(),
+            interpolated: RefCell::default(),
         }
     }
 
@@ -46,6 +52,21 @@ impl Context {
 
     pub(super) fn references(&self) -> Vec<Reference> {
         self.references.borrow().clone()
+    }
+
+    /// Remembers a file whose content has become part of the configuration.
+    pub(super) fn put_in(&self, path: PathBuf) {
+        self.interpolated.borrow_mut().push(path);
+    }
+
+    /// The files that the configuration is made from or that its upstreams name, each once.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.interpolated.borrow().clone();
+        let references = self.references.borrow();
+        files.extend(references.iter().flat_map(Reference::of_upstream).map(|file| file.path.clone()));
+        let mut seen = BTreeSet::new();
+        files.retain(|path| seen.insert(path.clone()));
+        files
     }
 
     /// A line of the file.

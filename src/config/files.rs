@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error as TlsError, RootCertStore};
 
 use super::context::Context;
-use super::limits::{HTPASSWD_BYTES, PEM_BYTES};
+use super::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
 use super::mistake::Place;
 
 /// A file, and where the configuration names it.
@@ -27,7 +27,27 @@ pub(super) struct Located {
 pub(super) enum Reference {
     Htpasswd(Located),
     Ca(Located),
-    Pair { certificate: Located, key: Located },
+    Pair {
+        certificate: Located,
+        key: Located,
+    },
+    /// What an upstream is shown: not for the gateway to make.
+    ClientPair {
+        certificate: Located,
+        key: Located,
+    },
+    DockerConfig(Located),
+}
+
+impl Reference {
+    /// The files, if it is an upstream that they are for. The others are watched by those who use them.
+    pub(super) fn of_upstream(&self) -> Vec<&Located> {
+        match self {
+            Self::Ca(file) | Self::DockerConfig(file) => vec![file],
+            Self::ClientPair { certificate, key } => vec![certificate, key],
+            Self::Htpasswd(_) | Self::Pair { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Reports every file that cannot serve.
@@ -41,7 +61,13 @@ fn check_one(context: &Context, reference: &Reference) {
     let (file, result) = match reference {
         Reference::Htpasswd(file) => (file, check_htpasswd(&file.path)),
         Reference::Ca(file) => (file, check_ca(&file.path)),
-        Reference::Pair { certificate, key } => return check_pair(context, certificate, key),
+        Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
+        Reference::Pair { certificate, key } => {
+            return check_pair(context, (certificate, check_chain(&certificate.path)), key);
+        }
+        Reference::ClientPair { certificate, key } => {
+            return check_pair(context, (certificate, certificates(&certificate.path)), key);
+        }
     };
     usable(context, file, result);
 }
@@ -77,8 +103,17 @@ fn check_ca(path: &Path) -> Result<(), Why> {
     Ok(())
 }
 
-fn check_pair(context: &Context, certificate: &Located, key: &Located) {
-    let chain = usable(context, certificate, check_chain(&certificate.path));
+/// The parser's own words are not repeated: they quote what they stumble over.
+fn check_docker_config(path: &Path) -> Result<(), Why> {
+    let content = read(path, DOCKER_CONFIG_BYTES)?;
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&content);
+    object.map(drop).map_err(|error| format!("holds no JSON object: see its line {}", error.line()))
+}
+
+type Chain = Vec<CertificateDer<'static>>;
+
+fn check_pair(context: &Context, (certificate, chain): (&Located, Result<Chain, Why>), key: &Located) {
+    let chain = usable(context, certificate, chain);
     let private = usable(context, key, private_key(&key.path));
     let (Some(chain), Some(private)) = (chain, private) else { return };
     match CertifiedKey::from_der(chain, private, &default_provider()) {
@@ -94,13 +129,13 @@ fn check_pair(context: &Context, certificate: &Located, key: &Located) {
     }
 }
 
-fn check_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Why> {
+fn check_chain(path: &Path) -> Result<Chain, Why> {
     let folder = path.parent().unwrap_or(path);
     let command = || format!("make one with `dockgate certificate {}`", folder.display());
     certificates(path).map_err(|why| with_command(path, why, command))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Why> {
+fn certificates(path: &Path) -> Result<Chain, Why> {
     let pem = read(path, PEM_BYTES)?;
     let certificates: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::address::port;
+use super::address::{self, port};
 use super::reader::Wrong;
 
 /// A URL in its parts, host in lower case.
@@ -69,7 +69,8 @@ fn default_port(https: bool) -> u16 {
     if https { 443 } else { 80 }
 }
 
-fn parse_host(written: &str) -> Option<(String, Option<u16>)> {
+/// A host, in lower case and without brackets, and its port.
+pub(super) fn parse_host(written: &str) -> Option<(String, Option<u16>)> {
     if let Some(rest) = written.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
@@ -81,6 +82,12 @@ fn parse_host(written: &str) -> Option<(String, Option<u16>)> {
         None => (written, None),
     };
     is_name(host).then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// Whether a host, as [`parse_host`] gives it, is this machine itself (RFC 6761 section 6.3).
+pub(super) fn is_loopback(host: &str) -> bool {
+    let local = host == "localhost" || host.ends_with(".localhost");
+    local || host.parse().is_ok_and(address::is_loopback)
 }
 
 fn nonzero(digits: &str) -> Option<u16> {

@@ -26,7 +26,7 @@ fn fill_node(node: &mut Node, path: &str, environment: &Environment, context: &C
             }
         }
         Value::Text(text) => {
-            let source = Source { environment, folder: &context.folder_of(&node.place) };
+            let source = Source { environment, folder: &context.folder_of(&node.place), context };
             match source.expand(&text.written) {
                 Ok(value) => text.value = value,
                 Err(wrong) => {
@@ -42,6 +42,8 @@ fn fill_node(node: &mut Node, path: &str, environment: &Environment, context: &C
 struct Source<'a> {
     environment: &'a Environment,
     folder: &'a Path,
+    /// Hears of the files that were put in.
+    context: &'a Context,
 }
 
 impl Source<'_> {
@@ -68,9 +70,14 @@ impl Source<'_> {
     fn look_up(&self, reference: &str) -> Result<String, String> {
         match reference.split_once(':') {
             Some(("env", name)) => self.variable(name),
-            Some(("file", path)) => read(&self.folder.join(path)),
+            Some(("file", path)) => self.file(&self.folder.join(path)),
             _ => Err(format!("${{{reference}}} is unknown; write ${{env:NAME}} or ${{file:PATH}}")),
         }
+    }
+
+    fn file(&self, path: &Path) -> Result<String, String> {
+        self.context.put_in(path.to_path_buf());
+        read(path)
     }
 
     fn variable(&self, name: &str) -> Result<String, String> {
@@ -101,7 +108,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), "s3cret\n\n").unwrap();
         let environment = Environment::from([("WHO", "alice"), ("TRICK", "${env:WHO}")]);
-        Source { environment: &environment, folder: folder.path() }.expand(written)
+        let context = Context::new(None, Default::default());
+        Source { environment: &environment, folder: folder.path(), context: &context }.expand(written)
     }
 
     #[test]

@@ -109,6 +109,16 @@ pub const BCRYPT_WAITING: usize = 256;
 pub const PASSWORD_BYTES: usize = 72;
 /// Name and password pairs remembered, right or wrong: about 200 bytes each.
 pub const REMEMBERED_PASSWORDS: u64 = 10_000;
+/// How long an upstream's word that a password is right is believed: a password that was changed there ends here so soon.
+pub const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
+/// Different logins that upstreams are asked about at once: each may hold a connection for as long as
+/// `response_timeout`.
+pub const FORWARDED_LOGINS: usize = 256;
+/// And of those the most for one client address, behind which there may be an office at nine in the morning.
+pub const FORWARDED_LOGINS_OF_ONE: usize = 32;
+/// How long it is believed that an upstream judges names and passwords, or that it does not: a registry is made public, or
+/// private, once in its life, and asking costs it two failed logins.
+pub const FORWARDED_JUDGE_LIFE: Duration = Duration::from_secs(5 * 60);
 /// How often a file that is re-read when it changes is looked at. Change events miss network and bind mounts.
 pub const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -116,6 +126,8 @@ pub const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Default of `upstream.connect_timeout`: TCP and TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A proxy's answer to CONNECT: a status and a few fields. What is longer is a page, or no proxy.
+pub const PROXY_ANSWER_BYTES: usize = 16 * KIB;
 /// Default of `upstream.response_timeout`: from the request's end to the answer's header.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default of `upstream.retries`.
@@ -128,6 +140,8 @@ pub const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 pub const RETRY_BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// Redirects followed for one answer: registries need one, some CDNs two.
 pub const REDIRECTS: usize = 5;
+/// A URL that an upstream sends the gateway to, in bytes: signed ones take up to 4 KiB.
+pub const URL_BYTES: usize = 16 * 1024;
 /// Upstream pages read for one page of the catalog: most of them may hold nothing that the client may see.
 pub const CATALOG_UPSTREAM_PAGES: usize = 16;
 /// Entries of one page of the catalog or of tags that the gateway puts together itself.
@@ -136,6 +150,44 @@ pub const CATALOG_ENTRIES: usize = 1000;
 pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Unused connections kept for one upstream.
 pub const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
+/// Requests that share one HTTP/2 connection to an upstream, at most; a server may want fewer.
+pub const UPSTREAM_H2_STREAMS: u32 = 200;
+/// A shared stream's window: most manifests and pages whole, and all that a reader who reads nothing holds.
+pub const UPSTREAM_H2_SHARED_WINDOW_BYTES: u32 = 256 * 1024;
+/// How long a server that chose HTTP/1.1 is not offered HTTP/2 again. Being wrong costs little, and so does asking.
+pub const UPSTREAM_PROTOCOL_KNOWN: Duration = Duration::from_secs(10 * 60);
+
+/// How often idle connections and tokens near their end are looked for. A token of 60 s, the shortest that registries
+/// give, has its last quarter for being renewed.
+pub const UPSTREAM_TEND_INTERVAL: Duration = Duration::from_secs(1);
+
+// Tokens from upstreams.
+
+/// A token server's answer comes within this, once its head is there: it is a few KiB.
+pub const TOKEN_DEADLINE: Duration = Duration::from_secs(10);
+/// The tokens of one upstream together, in bytes: some 20 000 of Docker Hub's.
+pub const UPSTREAM_TOKEN_BYTES: u64 = 64 * MIB as u64;
+/// Tokens that are asked for at a time, for one upstream. A slow endpoint must not be given ever more to do.
+pub const TOKEN_REQUESTS: usize = 64;
+/// Tokens that wait to be asked for before the next is told to come again later.
+pub const TOKEN_WAITING: usize = 1024;
+/// A token that nobody asked for in this time is let go of.
+pub const UPSTREAM_TOKEN_IDLE: Duration = Duration::from_secs(60 * 60);
+/// The longest that a token is believed, whatever it says: long enough for every registry's, and an end to mistakes.
+pub const TOKEN_LIFETIME_MOST: Duration = Duration::from_secs(12 * 60 * 60);
+/// A token this new that an upstream refuses would be refused again if it were newer.
+pub const TOKEN_FRESH: Duration = Duration::from_secs(10);
+/// After a token endpoint has failed, how long it is not asked again for the same.
+pub const TOKEN_FAILED_PAUSE: Duration = Duration::from_secs(2);
+/// After credentials were refused, how long they are not shown again: a misconfigured gateway must not lock its own
+/// account. Doubles each time.
+pub const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// And at most this.
+pub const REFUSED_PAUSE_MOST: Duration = Duration::from_secs(5 * 60);
+/// A scope that is refused raises the question whether the credentials are good. How long an answer holds.
+pub const CREDENTIALS_BELIEVED: Duration = Duration::from_secs(10);
+/// The longest `Retry-After` of a token endpoint that is obeyed: whoever says more has to say it again.
+pub const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 
 // What the configuration names.
 
@@ -145,3 +197,5 @@ pub const CONFIGURATION_BYTES: u64 = 1024 * 1024;
 pub const INTERPOLATED_FILE_BYTES: u64 = 64 * 1024;
 /// A PEM file: a bundle of all public roots is 250 KiB.
 pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
+/// A docker `config.json`: some hundred registries, each with a token of a few KiB.
+pub const DOCKER_CONFIG_BYTES: u64 = 1024 * 1024;

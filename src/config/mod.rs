@@ -9,16 +9,19 @@ mod address;
 mod admin;
 mod auth;
 mod context;
+mod credentials;
 mod duration;
 mod environment;
 mod files;
 mod host;
+mod host_pattern;
 mod interpolate;
 pub mod limits;
 mod log;
 mod mistake;
 mod nearest;
 mod pattern;
+mod proxy;
 mod reader;
 mod registry_variables;
 mod schema;
@@ -35,13 +38,16 @@ pub use access::{AccessRule, Actions};
 pub use address::Address;
 pub use admin::Admin;
 pub use auth::Auth;
+pub use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
+pub use host_pattern::HostPattern;
 pub use log::Log;
 pub use mistake::{ConfigErrors, Mistake};
 pub use pattern::{Glob, PatternError, RepositoryPattern, UserPattern};
+pub use proxy::{NoProxy, Proxy};
 pub use server::{ExternalUrl, Server};
 pub use tls::{KeyPair, Tls};
-pub use upstream::{Upstream, UpstreamUrl};
+pub use upstream::{Redirects, Upstream, UpstreamUrl};
 
 use context::Context;
 use reader::Reader;
@@ -66,6 +72,10 @@ pub struct Config {
     /// What is not wrong, but was perhaps not meant so. Never a secret.
     pub warnings: Vec<String>,
     /// The configuration file, if there is one.
+    pub file: Option<PathBuf>,
+    /// Files that a change of means another configuration: the configuration file, those that were put in by
+    /// `${file:PATH}`, and those that upstreams name. Each once. The htpasswd file and the listeners' certificates are
+    /// not among them.
     pub files: Vec<PathBuf>,
 }
 
@@ -117,16 +127,18 @@ fn assemble(source: Option<&Source>, environment: &Environment, look: Look) -> R
         return build("", Context::new(None, PathBuf::new()), environment, look);
     };
     let context = Context::new(Some(&source.path.display().to_string()), source.folder());
-    let config = build(&source.text, context, environment, look)?;
-    Ok(Config { files: vec![source.path.clone()], ..config })
+    let mut config = build(&source.text, context, environment, look)?;
+    config.files.insert(0, source.path.clone());
+    Ok(Config { file: Some(source.path.clone()), ..config })
 }
 
 fn build(
     text: &str,
-    context: Context,
+    mut context: Context,
     environment: &Environment,
     look: Look,
 ) -> Result<Config, ConfigErrors> {
+    context.home = environment.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let Some(mut table) = tree::parse(text, &context) else { return Err(context.errors()) };
     registry_variables::underlay(&mut table, environment, &context);
     variables::overlay(&mut table, KEYS, environment, &context);
@@ -136,26 +148,28 @@ fn build(
     }
     schema::check(&mut table, KEYS, "", &context);
     interpolate::fill(&mut table, "", environment, &context);
-    let config = read(&Reader::root(&table, &context));
-    upstream::warn_of_proxy(&config.upstreams, environment, &context);
+    let mut config = read(&Reader::root(&table, &context));
+    upstream::take_proxy(&mut config.upstreams, environment, &context);
     if look == Look::AtFiles {
         files::check(&context);
     }
-    Ok(Config { warnings: context.finish()?, ..config })
+    Ok(Config { files: context.files(), warnings: context.finish()?, ..config })
 }
 
 fn read(root: &Reader<'_>) -> Config {
     let server = server::read(&root.section("server"));
     let rules = access::read(root);
     auth::check(root, &rules);
+    let upstreams = upstream::read(root);
     Config {
         admin: admin::read(&root.section("admin"), &server),
         log: log::read(&root.section("log")),
         auth: auth::read(&root.section("auth")),
-        access: rules.or_default(root),
-        upstreams: upstream::read(root),
+        access: rules.or_default(root, &upstreams),
+        upstreams,
         server,
         warnings: Vec::new(),
+        file: None,
         files: Vec::new(),
     }
 }

@@ -31,8 +31,9 @@ impl UserPattern {
         if written.contains(['[', ']', '{', '}']) {
             return Err(Wrong::value("has brackets or braces; only * and ? stand for other characters"));
         }
-        if written.contains(':') {
-            let why = "is not available in this version; names from htpasswd contain no \":\"";
+        if written.contains(':') && !written.starts_with(FORWARDED) {
+            let why = "is not available in this version; names from htpasswd contain no \":\", and those that an \
+                       upstream knows are \"forward/UPSTREAM:NAME\"";
             return Err(Wrong::value(why));
         }
         if written.is_empty() || written.trim() != written || written.contains(char::is_control) {
@@ -55,6 +56,9 @@ impl fmt::Display for UserPattern {
         }
     }
 }
+
+/// What the names of those begin with whose password an upstream has found right: `forward/docker.io:alice`.
+pub(super) const FORWARDED: &str = "forward/";
 
 /// A pattern over a whole text: `*` is any run of characters, `?` is one, everything else is itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

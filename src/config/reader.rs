@@ -128,10 +128,25 @@ impl<'a> Reader<'a> {
         self.item(node, below(&self.path, name))?.parsed(parse)
     }
 
+    /// The strings of a list, parsed, if there are any and nothing in it is wrong. `what` matches nothing without.
+    pub(super) fn all<T>(
+        &self,
+        name: &str,
+        what: &str,
+        example: &str,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<Vec<T>> {
+        let items = self.texts(name);
+        if items.is_empty() && !self.is_broken(name) {
+            self.wrong(name, format!("{what} without {name} matches nothing; {}", self.advice(example)));
+        }
+        let parsed: Vec<T> = items.iter().filter_map(|item| item.parsed(&parse)).collect();
+        (!parsed.is_empty() && parsed.len() == items.len()).then_some(parsed)
+    }
+
     /// A file that the configuration names.
     pub(super) fn file(&self, name: &str) -> Option<Located> {
-        let item = self.text(name)?;
-        Some(Located { path: item.path(), place: item.place.clone(), key: item.path })
+        self.text(name).map(|item| item.located(item.path()))
     }
 
     /// Whether the key was reported already.
@@ -148,6 +163,11 @@ impl<'a> Reader<'a> {
         self.context.mistake(self.place_of(name), &below(&self.path, name), text);
     }
 
+    /// Reports what is wrong with the table as a whole.
+    pub(super) fn wrong_itself(&self, text: impl Into<String>) {
+        self.context.mistake(&self.place, &self.path, text);
+    }
+
     /// Where a key is written; where it is not, the table.
     pub(super) fn place_of(&self, name: &str) -> &Place {
         self.table.get(name).map_or(&self.place, |node| &node.place)
@@ -159,9 +179,16 @@ impl<'a> Reader<'a> {
         let variable = self.path.replace(['.', '['], "__").replace(']', "").to_uppercase();
         let value = value.replace(['"', '[', ']'], "").replace(", ", ",");
         let variable = format!("DOCKGATE_{variable}__{}={value}", name.to_uppercase());
-        let table = self.path.split('[').next().unwrap_or_default();
-        let table = if self.path.contains('[') { format!("[[{table}]]") } else { format!("[{table}]") };
-        self.context.advice(&format!("`{line}` to {table}"), &variable)
+        self.context.advice(&format!("`{line}` to {}", self.header()), &variable)
+    }
+
+    /// What stands above its keys in the file: `[server]`, `[[upstream]]`.
+    fn header(&self) -> String {
+        let is_index = |piece: &&str| piece.ends_with(']');
+        let names: Vec<&str> =
+            self.path.split_inclusive(['.', '[']).map(|piece| piece.trim_end_matches(['.', '['])).collect();
+        let path = names.iter().filter(|name| !is_index(name)).copied().collect::<Vec<_>>().join(".");
+        if self.path.ends_with(']') { format!("[[{path}]]") } else { format!("[{path}]") }
     }
 
     fn nodes(&self, name: &str) -> &'a [Node] {
@@ -206,6 +233,22 @@ impl<'a> Item<'a> {
     pub(super) fn path_after(&self, scheme: &str) -> PathBuf {
         let path = self.value().strip_prefix(scheme).unwrap_or_default();
         self.context.folder_of(self.place).join(path)
+    }
+
+    /// The file, where `~/` is the home of whoever runs the gateway.
+    pub(super) fn located_from_home(&self) -> Option<Located> {
+        let Some(below) = self.value().strip_prefix("~/") else { return Some(self.located(self.path())) };
+        match &self.context.home {
+            Some(home) => Some(self.located(home.join(below))),
+            None => {
+                self.wrong(Wrong::value("begins at a home, but HOME is not set; write the whole path"));
+                None
+            }
+        }
+    }
+
+    fn located(&self, path: PathBuf) -> Located {
+        Located { path, place: self.place.clone(), key: self.path.clone() }
     }
 
     pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {

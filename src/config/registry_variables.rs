@@ -11,6 +11,8 @@ enum Meaning {
     Key(&'static [&'static str]),
     /// The one upstream.
     Upstream,
+    /// Its credentials.
+    Credentials,
     /// Which way to log in.
     Auth,
     /// A log level.
@@ -21,10 +23,12 @@ enum Meaning {
     Nothing(&'static str),
 }
 
-use Meaning::{Auth, Key, Later, Level, Nothing, Upstream};
+use Meaning::{Auth, Credentials, Key, Later, Level, Nothing, Upstream};
 
 const HTPASSWD_PATH: &[&str] = &["auth", "htpasswd", "path"];
-const CREDENTIALS: &str = "credentials for an upstream are not available in this version; unset it";
+const REMOTE_URL: &str = "REGISTRY_PROXY_REMOTEURL";
+const USERNAME: &str = "REGISTRY_PROXY_USERNAME";
+const PASSWORD: &str = "REGISTRY_PROXY_PASSWORD";
 
 const MEANINGS: &[(&str, Meaning)] = &[
     ("REGISTRY_HTTP_ADDR", Key(&["server", "address"])),
@@ -35,9 +39,9 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("REGISTRY_AUTH", Auth),
     ("REGISTRY_AUTH_HTPASSWD_REALM", Key(&["auth", "realm"])),
     ("REGISTRY_AUTH_HTPASSWD_PATH", Key(HTPASSWD_PATH)),
-    ("REGISTRY_PROXY_REMOTEURL", Upstream),
-    ("REGISTRY_PROXY_USERNAME", Later(CREDENTIALS)),
-    ("REGISTRY_PROXY_PASSWORD", Later(CREDENTIALS)),
+    (REMOTE_URL, Upstream),
+    (USERNAME, Credentials),
+    (PASSWORD, Credentials),
     ("REGISTRY_PROXY_TTL", Later("a cache is not available in this version; unset it")),
     ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Nothing("has no meaning without a cache")),
     ("REGISTRY_LOG_LEVEL", Level),
@@ -45,7 +49,7 @@ const MEANINGS: &[(&str, Meaning)] = &[
 
 /// Puts what the variables say below what the file says, whose keys win. Empty variables are as good as none.
 pub(super) fn underlay(table: &mut Table, environment: &Environment, context: &Context) {
-    let mut layer = Layer { table: Table::new(), context };
+    let mut layer = Layer { table: Table::new(), environment, context };
     for (name, value) in environment.starting_with("REGISTRY_").filter(|(_, value)| !value.is_empty()) {
         layer.take(name, value);
     }
@@ -57,6 +61,7 @@ pub(super) fn underlay(table: &mut Table, environment: &Environment, context: &C
 
 struct Layer<'a> {
     table: Table,
+    environment: &'a Environment,
     context: &'a Context,
 }
 
@@ -67,6 +72,9 @@ impl Layer<'_> {
         match meaning {
             Some(Key(path)) => self.set(path, literal(place, value)),
             Some(Upstream) => self.upstream(place, value),
+            // They go with the upstream.
+            Some(Credentials) if self.value(REMOTE_URL).is_some() => {}
+            Some(Credentials) => self.context.warn(format!("{name} has no meaning without {REMOTE_URL}")),
             Some(Auth) => self.auth(place, value),
             Some(Level) => self.set(&["log", "level"], literal(place, level(value))),
             Some(Later(why)) => self.context.mistake(&place, "", *why),
@@ -92,8 +100,34 @@ impl Layer<'_> {
     fn upstream(&mut self, place: Place, url: &str) {
         let keys = [("url", url), ("prefix", "")];
         let keys = keys.map(|(name, value)| (name.to_owned(), literal(place.clone(), value)));
-        let upstream = Node { place: place.clone(), value: Value::Table(keys.into_iter().collect()) };
+        let credentials = self.credentials(&place).map(|node| ("credentials".to_owned(), node));
+        let upstream = Value::Table(keys.into_iter().chain(credentials).collect());
+        let upstream = Node { place: place.clone(), value: upstream };
         self.set(&["upstream"], Node { place, value: Value::List(vec![upstream]) });
+    }
+
+    fn credentials(&self, place: &Place) -> Option<Node> {
+        let pair = [("username", USERNAME), ("password", PASSWORD)];
+        let missing = |name: &str, other: &str| {
+            let text = format!("a name and a password belong together; set {other} too, or unset it");
+            self.context.mistake(&Place::variable(name), "", text);
+        };
+        match pair.map(|(_, name)| self.value(name)) {
+            [None, None] => return None,
+            [Some(_), Some(_)] => {}
+            [Some(_), None] => missing(USERNAME, PASSWORD),
+            [None, Some(_)] => missing(PASSWORD, USERNAME),
+        }
+        let node = |(key, name): (&str, &str)| {
+            Some((key.to_owned(), literal(Place::variable(name), self.value(name)?)))
+        };
+        let table = pair.into_iter().map(node).collect::<Option<Table>>()?;
+        Some(Node { place: place.clone(), value: Value::Table(table) })
+    }
+
+    /// A variable's value; an empty one is as good as none.
+    fn value(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).filter(|value| !value.is_empty())
     }
 
     /// The file's path comes with its own variable, whose name sorts behind this one and which may be missing.

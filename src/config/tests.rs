@@ -1,5 +1,7 @@
 //! Tests of whole configurations.
 
+mod upstream;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -275,7 +277,7 @@ const WRONG: &[(&str, &[&str])] = &[
         &[
             "dockgate.toml:1: access[0].repositories: a rule without repositories matches nothing; add `repositories = [\"team/**\"]` to [[access]]",
             r#"dockgate.toml:2: access[0].users[0]: "a[bc]" has brackets or braces; only * and ? stand for other characters"#,
-            r#"dockgate.toml:2: access[0].users[1]: "repo:acme/*" is not available in this version; names from htpasswd contain no ":""#,
+            r#"dockgate.toml:2: access[0].users[1]: "repo:acme/*" is not available in this version; names from htpasswd contain no ":", and those that an upstream knows are "forward/UPSTREAM:NAME""#,
         ],
     ),
     (
@@ -285,15 +287,11 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[cache]\npath = '/var/lib/dockgate'\n[[upstream]]\nname = 'a'\nurl = 'https://a'\nproxy = 'http://p'\nredirects = 'pass'\nrealm_hosts = ['x']\nclient_key = 'k'\n[upstream.credentials]\nusername = 'x'\n[upstream.cache]",
+        "[cache]\npath = '/var/lib/dockgate'\n[[upstream]]\nname = 'a'\nurl = 'https://a'\n[upstream.cache]\n[[upstream.credentials.users]]\nusers = ['a']\ngroups = ['ci']\nusername = 'x'\npassword = 'y'",
         &[
             r#"dockgate.toml:1: cache: "cache" is not available in this version; remove it"#,
-            r#"dockgate.toml:6: upstream[0].proxy: "proxy" is not available in this version; remove it"#,
-            r#"dockgate.toml:7: upstream[0].redirects: "redirects" is not available in this version; remove it"#,
-            r#"dockgate.toml:8: upstream[0].realm_hosts: "realm_hosts" is not available in this version; remove it"#,
-            r#"dockgate.toml:9: upstream[0].client_key: "client_key" is not available in this version; remove it"#,
-            r#"dockgate.toml:10: upstream[0].credentials: "credentials" is not available in this version; remove it"#,
-            r#"dockgate.toml:12: upstream[0].cache: "cache" is not available in this version; remove it"#,
+            r#"dockgate.toml:6: upstream[0].cache: "cache" is not available in this version; remove it"#,
+            r#"dockgate.toml:9: upstream[0].credentials.users[0].groups: "groups" is not available in this version; remove it"#,
         ],
     ),
     (
@@ -534,9 +532,7 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
     let result = from_variables([
         ("REGISTRY_AUTH", "token"),
         ("REGISTRY_HTTP_ADDR", ":5000"),
-        ("REGISTRY_PROXY_PASSWORD", "hunter2"),
         ("REGISTRY_PROXY_TTL", "168h"),
-        ("REGISTRY_PROXY_USERNAME", "robot"),
     ]);
     assert_eq!(
         lines(result),
@@ -546,9 +542,7 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
                 "environment: REGISTRY_HTTP_ADDR: \":5000\" without TLS would send passwords over the network in the clear; ",
                 "set DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true"
             ),
-            "environment: REGISTRY_PROXY_PASSWORD: credentials for an upstream are not available in this version; unset it",
             "environment: REGISTRY_PROXY_TTL: a cache is not available in this version; unset it",
-            "environment: REGISTRY_PROXY_USERNAME: credentials for an upstream are not available in this version; unset it",
             concat!(
                 "environment: auth: nobody can log in, and no rule is for \"anonymous\"; ",
                 "set DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd"
@@ -573,15 +567,6 @@ fn the_file_overrules_the_registry_images_variables() {
     assert_eq!(config.auth.realm, "From outside");
     assert_eq!(config.server.addresses[0].to_string(), "127.0.0.1:5000");
     assert_eq!(config.warnings, ["REGISTRY_PROXY_REMOTEURL is overruled by dockgate.toml:3"]);
-}
-
-#[test]
-fn a_proxy_that_will_not_be_used_is_warned_about() {
-    let environment = Environment::from([("HTTPS_PROXY", "http://user:secret@proxy:3128")]);
-    let text = "[auth.htpasswd]\npath = 'h'\n[[upstream]]\nname = 'docker.io'\n";
-    let warnings = read_with(text, &environment).unwrap().warnings;
-    assert!(warnings[0].starts_with("HTTPS_PROXY is set, but") && !warnings[0].contains("secret"));
-    assert!(read_with(REST, &environment).unwrap().warnings.is_empty());
 }
 
 #[test]

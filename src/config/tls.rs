@@ -47,6 +47,20 @@ fn pair(table: &Reader<'_>) -> Option<KeyPair> {
     Some(pair)
 }
 
+/// What an upstream is shown of us, where both halves of it are written.
+pub(super) fn client_pair(upstream: &Reader<'_>) -> Option<KeyPair> {
+    let names = ["client_certificate", "client_key"];
+    if names.iter().all(|name| upstream.text(name).is_none()) {
+        return None;
+    }
+    let certificate = required(upstream, "client_certificate", "certs/client.crt");
+    let key = required(upstream, "client_key", "certs/client.key");
+    let (certificate, key) = (certificate?, key?);
+    let pair = KeyPair { certificate: certificate.path.clone(), key: key.path.clone() };
+    upstream.context.refer(Reference::ClientPair { certificate, key });
+    Some(pair)
+}
+
 fn required(table: &Reader<'_>, name: &str, example: &str) -> Option<Located> {
     let file = table.file(name);
     if file.is_none() && !table.is_broken(name) {

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::context::Context;
+use super::credentials::{self, Credentials};
 use super::environment::Environment;
 use super::files::Reference;
 use super::host::{self, Url, parse_authority};
+use super::host_pattern::HostPattern;
 use super::limits;
+use super::proxy::{self, Proxy};
 use super::reader::{Reader, Wrong};
-use super::schema::{EMPTY_TEXT, Key, Kind, NO_ITEMS, Plain, key};
+use super::schema::{Key, Kind, key};
+use super::tls::{self, KeyPair};
 use crate::proto::RepositoryName;
 
 /// A registry behind the gateway.
@@ -39,8 +43,46 @@ pub struct Upstream {
     pub read_only: bool,
     /// Docker Hub: names of one component are in `library/` there.
     pub library: bool,
+    /// What it is shown of us in mutual TLS.
+    pub client_certificate: Option<KeyPair>,
+    /// The proxy on the way to it.
+    pub proxy: Option<Proxy>,
+    /// Who follows a blob's redirect.
+    pub redirects: Redirects,
+    /// Hosts whose token endpoint may see the credentials, besides its own host and registrable domain.
+    pub realm_hosts: Vec<HostPattern>,
     /// Hosts that a redirect or a foreign upload location may lead to; empty: any public address.
-    pub redirect_hosts: Vec<String>,
+    pub redirect_hosts: Vec<HostPattern>,
+    /// As whom it is asked.
+    pub credentials: Credentials,
+}
+
+impl Upstream {
+    /// The registry at `url`, with every other key as it is where nobody writes it, but for the proxy, which the
+    /// variables name.
+    ///
+    /// # Errors
+    /// What is wrong with `url` or with a variable.
+    pub fn at(url: &str, environment: &Environment) -> Result<Self, String> {
+        let context = Context::new(None, PathBuf::new());
+        let parsed = Url::parse(url).map_err(|wrong| match wrong {
+            Wrong::Value(text) => format!("{url:?} {text}"),
+            Wrong::Hidden(text) => text,
+        })?;
+        let mut upstream = Rest::default().upstream(default_name(&parsed).to_owned(), parsed, String::new());
+        take_proxy(std::slice::from_mut(&mut upstream), environment, &context);
+        context.finish().map(|_| upstream).map_err(|errors| errors.to_string())
+    }
+}
+
+/// Who follows a blob's redirect to another host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Redirects {
+    /// The gateway: the client sees the blob.
+    #[default]
+    Follow,
+    /// The client: it sees the redirect.
+    Pass,
 }
 
 /// Where an upstream is.
@@ -81,13 +123,13 @@ pub(super) const KEYS: &[Key] = &[
     key("response_timeout", Kind::Text),
     key("retries", Kind::Number),
     key("read_only", Kind::Flag),
+    key("client_certificate", Kind::Text),
+    key("client_key", Kind::Text),
+    key("proxy", Kind::Text),
+    key("redirects", Kind::Text),
+    key("realm_hosts", Kind::Texts),
     key("redirect_hosts", Kind::Texts),
-    key("client_certificate", Kind::Later(EMPTY_TEXT)),
-    key("client_key", Kind::Later(EMPTY_TEXT)),
-    key("proxy", Kind::Later(EMPTY_TEXT)),
-    key("redirects", Kind::Later(&[Plain::Text("follow")])),
-    key("realm_hosts", Kind::Later(NO_ITEMS)),
-    key("credentials", Kind::Later(&[])),
+    key("credentials", Kind::Table(credentials::KEYS)),
     key("cache", Kind::Later(&[])),
 ];
 
@@ -99,19 +141,18 @@ pub(super) fn read(root: &Reader<'_>) -> Vec<Upstream> {
     let read = tables.iter().filter_map(|table| Some((upstream(table)?, table)));
     let read: Vec<(Upstream, &Reader<'_>)> = read.collect();
     refuse_twice(&read);
+    credentials::check_forward(&tables);
     read.into_iter().map(|(upstream, _)| upstream).collect()
 }
 
-/// Proxies on the way to an upstream are not available in this version: who has set one for the whole machine
-/// must hear that it is not used.
-pub(super) fn warn_of_proxy(upstreams: &[Upstream], environment: &Environment, context: &Context) {
-    let set = ["HTTPS_PROXY", "https_proxy"]
-        .into_iter()
-        .find(|name| environment.get(name).is_some_and(|v| !v.is_empty()));
-    if let Some(name) = set.filter(|_| upstreams.iter().any(|upstream| upstream.url.https)) {
-        context.warn(format!(
-            "{name} is set, but proxies are not available in this version: upstreams are asked directly"
-        ));
+/// Gives upstreams that name no proxy the one that the environment names.
+pub(super) fn take_proxy(upstreams: &mut [Upstream], environment: &Environment, context: &Context) {
+    let mut open: Vec<&mut Upstream> =
+        upstreams.iter_mut().filter(|upstream| upstream.url.https && upstream.proxy.is_none()).collect();
+    // Nobody hears of a variable that nobody would use.
+    let named = open.first().and_then(|_| proxy::from_variables(environment, context));
+    for upstream in &mut open {
+        upstream.proxy.clone_from(&named);
     }
 }
 
@@ -136,7 +177,9 @@ fn upstream(table: &Reader<'_>) -> Option<Upstream> {
         (None, Some(url)) => prefix(table, default_name(url)),
         (None, None) => None,
     };
-    let (url, prefix) = (url?, prefix?);
+    let url = url?;
+    check_scheme(table, &url, &rest);
+    let prefix = prefix?;
     let name = name.unwrap_or_else(|| default_name(&url).to_owned());
     Some(rest.upstream(name, url, prefix))
 }
@@ -144,27 +187,37 @@ fn upstream(table: &Reader<'_>) -> Option<Upstream> {
 /// What depends on no other key.
 struct Rest {
     hosts: Vec<String>,
-    redirect_hosts: Vec<String>,
     ca: Option<PathBuf>,
     insecure: bool,
     connect_timeout: Duration,
     response_timeout: Duration,
     retries: u32,
     read_only: bool,
+    client_certificate: Option<KeyPair>,
+    proxy: Option<Proxy>,
+    redirects: Redirects,
+    realm_hosts: Vec<HostPattern>,
+    redirect_hosts: Vec<HostPattern>,
+    credentials: Credentials,
 }
 
 impl Rest {
     fn of(table: &Reader<'_>) -> Self {
         let retries = table.number("retries", (0, limits::RETRIES_MOST), i64::from(limits::RETRIES));
         Self {
-            hosts: hosts(table, "hosts"),
-            redirect_hosts: hosts(table, "redirect_hosts"),
+            hosts: list(table, "hosts", parse_authority),
             ca: ca(table),
             insecure: table.flag("insecure", false),
             connect_timeout: table.duration("connect_timeout", limits::CONNECT_TIMEOUT),
             response_timeout: table.duration("response_timeout", limits::RESPONSE_TIMEOUT),
             retries: u32::try_from(retries).unwrap_or(limits::RETRIES),
             read_only: table.flag("read_only", false),
+            client_certificate: tls::client_pair(table),
+            proxy: table.text("proxy").and_then(|item| item.parsed(Proxy::parse)),
+            redirects: redirects(table),
+            realm_hosts: list(table, "realm_hosts", HostPattern::parse),
+            redirect_hosts: list(table, "redirect_hosts", HostPattern::parse),
+            credentials: credentials::read(table),
         }
     }
 
@@ -181,7 +234,32 @@ impl Rest {
             response_timeout: self.response_timeout,
             retries: self.retries,
             read_only: self.read_only,
+            client_certificate: self.client_certificate,
+            proxy: self.proxy,
+            redirects: self.redirects,
+            realm_hosts: self.realm_hosts,
             redirect_hosts: self.redirect_hosts,
+            credentials: self.credentials,
+        }
+    }
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            hosts: Vec::new(),
+            ca: None,
+            insecure: false,
+            connect_timeout: limits::CONNECT_TIMEOUT,
+            response_timeout: limits::RESPONSE_TIMEOUT,
+            retries: limits::RETRIES,
+            read_only: false,
+            client_certificate: None,
+            proxy: None,
+            redirects: Redirects::default(),
+            realm_hosts: Vec::new(),
+            redirect_hosts: Vec::new(),
+            credentials: Credentials::default(),
         }
     }
 }
@@ -246,8 +324,31 @@ fn repository_path(written: &str) -> Result<String, Wrong> {
     }
 }
 
-fn hosts(table: &Reader<'_>, key: &str) -> Vec<String> {
-    table.texts(key).iter().filter_map(|item| item.parsed(parse_authority)).collect()
+fn list<T>(table: &Reader<'_>, key: &str, parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
+    table.texts(key).iter().filter_map(|item| item.parsed(&parse)).collect()
+}
+
+fn redirects(table: &Reader<'_>) -> Redirects {
+    match table.choice("redirects", &["follow", "pass"]) {
+        Some("pass") => Redirects::Pass,
+        _ => Redirects::Follow,
+    }
+}
+
+/// Looks for what plain HTTP cannot do, and for what it had better not carry.
+fn check_scheme(table: &Reader<'_>, url: &Url, rest: &Rest) {
+    if url.https {
+        return;
+    }
+    if rest.client_certificate.is_some() {
+        let why = "can be shown by TLS alone, and the URL says http";
+        table.wrong("client_certificate", format!("{why}; write https in the URL, or remove it"));
+    }
+    if rest.credentials != Credentials::default() && !host::is_loopback(&url.host) {
+        let place = table.place_of("credentials");
+        let why = "passwords for this upstream travel unencrypted, since its URL says http";
+        table.context.warn(format!("{place}: {why}"));
+    }
 }
 
 fn ca(table: &Reader<'_>) -> Option<PathBuf> {

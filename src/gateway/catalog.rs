@@ -4,7 +4,7 @@
 //! asked one after another, in the order of the configuration; a page ends where the client's `n`, or the number of
 //! upstream pages that one request may cost, is reached, and a sealed cursor in `Link` says where.
 
-use http::{Method, Response, header};
+use http::{Response, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -12,13 +12,14 @@ use super::Allowed;
 use super::forward::set;
 use super::handle::Kind;
 use super::listing::collect;
+use super::login;
 use super::respond::Problem;
 use super::rewrite;
 use super::route::Route;
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
 use crate::proto::{Link, Operation, Page, RepositoryName, link};
-use crate::upstream;
+use crate::upstream::Access;
 
 /// Entries of a page when the client does not say.
 const DEFAULT_ENTRIES: usize = 100;
@@ -43,10 +44,11 @@ struct UpstreamPage {
 
 pub(super) async fn list(allowed: &Allowed<'_>, page: &Page) -> Result<Response<Body>, Problem> {
     let only = allowed.core.routes.only(allowed.way).map_err(Problem::Route)?;
-    let routes: Vec<&Route> = match only {
+    let mut routes: Vec<&Route> = match only {
         Some(place) => allowed.core.routes.get(place).into_iter().collect(),
         None => allowed.core.routes.iter().collect(),
     };
+    routes.retain(|route| login::may_enter(allowed.permit.identity(), route));
     let wanted =
         page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(DEFAULT_ENTRIES).min(limits::CATALOG_ENTRIES);
     let mut walk = Walk { allowed, routes, own_names: only.is_some(), wanted, names: Vec::new() };
@@ -129,18 +131,14 @@ impl Walk<'_> {
     async fn fetch(&self, route: &Route, cursor: &Cursor) -> Result<UpstreamPage, Problem> {
         let settings = route.upstream.settings();
         let query = if cursor.q.is_empty() { self.first_query(cursor) } else { cursor.q.clone() };
-        let request = upstream::Request {
-            method: Method::GET,
-            target: format!("{}/v2/_catalog?{query}", settings.url.path),
-            headers: rewrite::to_upstream(
-                &self.allowed.operation,
-                self.allowed.headers,
-                &self.allowed.core.lasting.via,
-            ),
-            body: &mut RequestBody::empty(),
+        let target = format!("{}/v2/_catalog?{query}", settings.url.path);
+        let nothing = &mut RequestBody::empty();
+        let answer = self.allowed.send_to(&route.upstream, Access::Catalog, target, nothing).await;
+        let answer = match answer {
+            // Docker Hub's way of keeping its catalog to itself.
+            Err(Problem::NotThere(_)) => return Ok(UpstreamPage { names: Vec::new(), next: None }),
+            answer => answer?,
         };
-        let answer = route.upstream.send(&self.allowed.permit, self.allowed.worker, request).await;
-        let answer = answer.map_err(|error| Problem::Upstream { name: settings.name.clone(), error })?;
         if !answer.status.is_success() {
             tracing::debug!(
                 upstream = settings.name,

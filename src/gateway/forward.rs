@@ -1,17 +1,18 @@
 //! Asking the upstream for an allowed request, and what its answers mean here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
-use super::location::{Foreign, location};
-use super::respond::Problem;
+use super::respond::{Problem, accesses};
 use super::{Allowed, rewrite};
+use crate::authn::Identity;
 use crate::body::{Body, RequestBody};
-use crate::config::limits;
-use crate::proto::{ErrorBody, ErrorCode, Operation};
-use crate::upstream::{self, Upstream};
+use crate::config::{CredentialSource, limits};
+use crate::proto::{ErrorBody, ErrorCode, Operation, RepositoryName};
+use crate::upstream::{self, Access, Subject, TokenError, Unauthorized, Upstream};
 
 impl Allowed<'_> {
     /// The upstream that holds the repository.
@@ -34,86 +35,96 @@ impl Allowed<'_> {
         [upstream.settings().url.path.as_str(), "/v2", &operation.path_and_query()].concat()
     }
 
-    /// Sends the operation to `target` at the upstream, and sorts the answer: what comes back is a success or a
-    /// redirect, stripped of what is not for the client.
+    /// Sends the operation to `target` at the upstream, and sorts the answer: what comes back is a success, or a redirect
+    /// that is the client's to follow, stripped of what is not for the client.
     pub(super) async fn send(
         &self,
         target: String,
         body: &mut RequestBody,
     ) -> Result<Response<Body>, Problem> {
+        self.send_with(access(&self.operation), target, body).await
+    }
+
+    /// The same, where more is needed than the operation says by itself.
+    pub(super) async fn send_with(
+        &self,
+        access: Access,
+        target: String,
+        body: &mut RequestBody,
+    ) -> Result<Response<Body>, Problem> {
         let upstream = self.upstream()?;
-        let mut answer = self.send_to(upstream, &self.operation, target, body).await?;
-        for _ in 0..limits::REDIRECTS {
-            let Some(target) = self.redirect(upstream, &answer)? else {
-                return self.sort(upstream, answer).await;
-            };
-            answer = self.send_to(upstream, &self.operation, target, body).await?;
-        }
-        Err(self.unusable("it redirects in circles"))
-    }
-
-    /// Where to ask instead, if the upstream redirects a read to itself. One that leads to another host is the
-    /// client's to follow: nothing of the gateway's goes there.
-    fn redirect(&self, upstream: &Upstream, answer: &upstream::Response) -> Result<Option<String>, Problem> {
-        if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(None);
-        }
-        if !matches!(method(&self.operation), Method::GET | Method::HEAD) {
-            return Err(self.unusable("it redirects a write"));
-        }
-        let text =
-            answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let elsewhere = text.starts_with("https://") || text.starts_with("http://");
-        match location(&upstream.settings().url, &answer.headers) {
-            Ok(Some(target)) => Ok(Some(target)),
-            Err(Foreign) if elsewhere => Ok(None),
-            Ok(None) | Err(Foreign) => Err(self.unusable("it redirects to nowhere")),
-        }
-    }
-
-    fn unusable(&self, reason: &'static str) -> Problem {
-        let name = self.upstream().map(|upstream| upstream.settings().name.clone()).unwrap_or_default();
-        Problem::Answer { name, reason }
+        let answer = self.send_to(upstream, access, target, body).await?;
+        self.sort(answer).await
     }
 
     /// The answer as it came.
     pub(super) async fn send_to(
         &self,
-        upstream: &Arc<Upstream>,
-        operation: &Operation,
+        upstream: &Upstream,
+        access: Access,
         target: String,
         body: &mut RequestBody,
     ) -> Result<upstream::Response, Problem> {
-        let headers = rewrite::to_upstream(operation, self.headers, &self.core.lasting.via);
-        let method = method(operation);
-        let request = upstream::Request { method, target, headers, body };
-        upstream.send(&self.permit, self.worker, request).await.map_err(|error| match error {
-            upstream::Error::Client(_) => Problem::ClientGone,
-            error => Problem::Upstream { name: upstream.settings().name.clone(), error },
-        })
+        let headers = rewrite::to_upstream(&self.operation, self.headers, &self.core.lasting.via);
+        let subject = match self.operation {
+            Operation::GetBlob { .. } => Subject::Blob,
+            _ => Subject::Other,
+        };
+        let method = method(&self.operation);
+        let request = upstream::Request { method, target, headers, body, access, subject };
+        upstream.send(&self.permit, self.worker, request).await.map_err(|error| self.problem(upstream, error))
     }
 
-    async fn sort(
-        &self,
-        upstream: &Upstream,
-        mut answer: upstream::Response,
-    ) -> Result<Response<Body>, Problem> {
+    /// What an upstream's failure is to the client: its own fault, where it broke off or its own credentials were
+    /// refused; a repository that is not there, where a good token was not enough.
+    fn problem(&self, upstream: &Upstream, error: upstream::Error) -> Problem {
+        let client = self.permit.identity();
+        let forwarded = matches!(client, Identity::Forwarded(_));
+        let forwards = upstream.settings().credentials.source == CredentialSource::Forward;
+        match &error {
+            upstream::Error::Client(_) => return Problem::ClientGone,
+            // It would take the client's own, had it shown any.
+            upstream::Error::Unauthorized(Unauthorized::NoCredentials | Unauthorized::Insufficient)
+                if forwards && client.is_anonymous() =>
+            {
+                return self.login();
+            }
+            upstream::Error::Unauthorized(Unauthorized::Insufficient) => {
+                return Problem::NotThere(code_for(StatusCode::NOT_FOUND, &self.operation));
+            }
+            upstream::Error::Unauthorized(Unauthorized::Password) if forwarded => return self.login(),
+            upstream::Error::Token(error) => match &**error {
+                error if error.is_refusal() && forwarded => return self.login(),
+                TokenError::Limited { retry_after, .. } => return limited(*retry_after),
+                _ => {}
+            },
+            _ => {}
+        }
+        Problem::Upstream { name: upstream.settings().name.clone(), error: error.into() }
+    }
+
+    /// The client's own password is not good any more, or needed after all.
+    fn login(&self) -> Problem {
+        if let Identity::Forwarded(client) = self.permit.identity() {
+            self.core.lasting.logins.forget(client);
+        }
+        let name = RepositoryName::parse(self.naming.name()).ok();
+        let asked = name.map(|name| self.operation.clone().with_repository(name));
+        Problem::Unauthorized(accesses(asked.as_ref().unwrap_or(&self.operation)))
+    }
+
+    async fn sort(&self, mut answer: upstream::Response) -> Result<Response<Body>, Problem> {
         let status = answer.status;
         if status.is_success() || status.is_redirection() {
             rewrite::to_client(&self.operation, &mut answer.headers);
             return Ok(assemble(answer));
         }
-        self.refusal(upstream, answer).await
+        self.refusal(answer).await
     }
 
     /// An upstream's refusal: some statuses have a meaning of their own here, the others go through with their body,
     /// as long as that is the registry's JSON.
-    async fn refusal(
-        &self,
-        upstream: &Upstream,
-        answer: upstream::Response,
-    ) -> Result<Response<Body>, Problem> {
-        let name = || upstream.settings().name.clone();
+    async fn refusal(&self, answer: upstream::Response) -> Result<Response<Body>, Problem> {
         let retry_after = || answer.headers.get(header::RETRY_AFTER).cloned();
         let refused = |status, code, message: Option<&str>| Problem::Refused {
             status,
@@ -123,11 +134,6 @@ impl Allowed<'_> {
         };
         match answer.status {
             StatusCode::LOOP_DETECTED => Err(Problem::Loop),
-            // A client can't help an upstream that wants credentials of the gateway.
-            StatusCode::UNAUTHORIZED => Err(Problem::Answer {
-                name: name(),
-                reason: "it wants credentials, which this gateway has none of",
-            }),
             StatusCode::FORBIDDEN => Err(refused(StatusCode::FORBIDDEN, ErrorCode::Denied, None)),
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, None))
@@ -160,6 +166,31 @@ impl Allowed<'_> {
         answer.headers.remove(header::CONTENT_ENCODING);
         answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         assemble(upstream::Response { body: Body::full(bytes), ..answer })
+    }
+}
+
+/// The least that the operation, whose names are the upstream's, needs there. A mount needs its source besides.
+fn access(operation: &Operation) -> Access {
+    if let Operation::CancelUpload { repository, .. } = operation {
+        return Access::Cancel(repository.clone());
+    }
+    match (operation.repository(), operation.action()) {
+        (Some(name), Some(action)) => Access::Repository(name.clone(), action),
+        (None, Some(_)) => Access::Catalog,
+        (_, None) => Access::Version,
+    }
+}
+
+/// The longest that a client is told to wait, in seconds: whoever says more has to say it again.
+const RETRY_AFTER_MOST: u64 = 24 * 3600;
+
+/// A token endpoint's 429 is the upstream's.
+pub(super) fn limited(retry_after: Option<Duration>) -> Problem {
+    Problem::Refused {
+        status: StatusCode::TOO_MANY_REQUESTS,
+        code: ErrorCode::TooManyRequests,
+        message: None,
+        retry_after: retry_after.map(|after| after.as_secs().clamp(1, RETRY_AFTER_MOST).into()),
     }
 }
 

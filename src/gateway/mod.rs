@@ -10,14 +10,14 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
-use crate::authn::{Authenticator, Identity};
+use crate::authn::{Authenticator, Forwarding, Identity};
 use crate::authz::{Denied, Permit, Rules};
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
 use crate::io::{BothLengths, Peer};
 use crate::proto::{Challenge, Operation, Secret, Target};
 use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 
 mod blob;
 mod catalog;
@@ -25,7 +25,7 @@ mod forward;
 mod handle;
 mod host;
 mod listing;
-mod location;
+mod login;
 mod manifest;
 mod naming;
 mod respond;
@@ -70,13 +70,15 @@ pub struct Settings {
     pub stall_timeout: Duration,
 }
 
-/// What outlives a reload: the key of the handles that clients hold, and the mark by which loops are known.
+/// What outlives a reload: the key of the handles that clients hold, the mark by which loops are known, and what
+/// upstreams have said of clients.
 #[derive(Clone)]
 pub struct Lasting {
     sealer: Arc<Sealer>,
     via: Via,
     /// A permit for each byte of a body that is held whole.
     held: Arc<Semaphore>,
+    logins: Forwarding<upstream::Error>,
 }
 
 impl Lasting {
@@ -86,7 +88,14 @@ impl Lasting {
     /// When the machine has no randomness.
     pub fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let held = Arc::new(Semaphore::new(limits::HELD_BYTES));
-        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held })
+        let logins = Forwarding::new().map_err(|_| SealError)?;
+        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held, logins })
+    }
+
+    /// The upstreams of the next core are others than before: what these said of clients, or are about to say, counts
+    /// for nothing there.
+    pub fn forget_logins(&mut self) {
+        self.logins.forget_all();
     }
 }
 
@@ -228,9 +237,10 @@ impl Arrival<'_> {
         if let Ok(target) = &target {
             record.operation(&target.operation);
         }
-        let identity = self.identify(target.as_ref().ok().map(|target| &target.operation)).await?;
-        record.identity(&identity);
+        // Before anybody else is asked who this is: that could be this gateway.
         self.core.lasting.via.check(headers)?;
+        let identity = self.identify(&host, target.as_ref().ok().map(|target| &target.operation)).await?;
+        record.identity(&identity);
         let target = target.map_err(Problem::Target)?;
         let way = Way { host: &host, prefix: target.prefix.as_ref(), ns: target.ns.as_deref() };
         let allowed = self.admit(way, &identity, target.operation.clone(), record)?;
@@ -241,13 +251,18 @@ impl Arrival<'_> {
         Ok(response)
     }
 
-    async fn identify(&self, operation: Option<&Operation>) -> Result<Identity, Problem> {
+    async fn identify(&self, host: &str, operation: Option<&Operation>) -> Result<Identity, Problem> {
         let mut fields = self.parts.headers.get_all(header::AUTHORIZATION).iter();
         let field = fields.next().map(HeaderValue::as_bytes);
         if fields.next().is_some() {
             return Err(Problem::Malformed("two Authorization fields"));
         }
         let authenticator = &self.core.settings.authenticator;
+        if let Some(judge) = self.core.routes.judge(host)
+            && let Some(client) = authenticator.for_upstream(field, &judge.name)
+        {
+            return self.log_in(judge, client, operation).await;
+        }
         let result = match authenticator.remembered(field) {
             Some(result) => result,
             None => authenticator.authenticate(field, self.client).await,
@@ -276,6 +291,7 @@ impl Arrival<'_> {
         if let Some(place) = &place {
             record.place(place, &self.core.routes);
         }
+        let route = place.as_ref().and_then(|place| self.core.routes.get(place.route));
         let naming = Naming::new(way, asked.repository(), place.as_ref());
         let (canonical, remote) = match &place {
             Some(place) => (
@@ -284,7 +300,10 @@ impl Arrival<'_> {
             ),
             None => (asked.clone(), asked.clone()),
         };
-        let permit = self.core.rules.authorize(identity, &canonical);
+        let permit = match route {
+            Some(route) if !login::may_enter(identity, route) => Err(login::stranger(&canonical)),
+            _ => self.core.rules.authorize(identity, &canonical),
+        };
         let permit = permit.map_err(|denied| login().unwrap_or_else(|| denial(identity, &denied)))?;
         let headers = &self.parts.headers;
         let (core, worker) = (self.core, self.peer.worker);

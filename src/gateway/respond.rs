@@ -3,6 +3,7 @@
 //! Each error knows whose fault it was, and that survives here: a client's mistake is a 4xx in the registry's own
 //! words, an upstream's failure a 502 or 504, and none of them is ever an HTML page.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
@@ -48,8 +49,10 @@ pub(super) enum Problem {
     ClientGone,
     /// The upstream refused, and said so in a way that is the client's to know.
     Refused { status: StatusCode, code: ErrorCode, message: Option<String>, retry_after: Option<HeaderValue> },
+    /// The upstream says that it is not there, or not for this gateway's account: which of them nobody can tell.
+    NotThere(ErrorCode),
     /// The upstream gave no usable answer.
-    Upstream { name: String, error: upstream::Error },
+    Upstream { name: String, error: Arc<upstream::Error> },
     /// The upstream answered something that must not be passed on.
     Answer { name: String, reason: &'static str },
     /// A handle could not be sealed.
@@ -131,6 +134,9 @@ impl Problem {
                 *status,
                 message.as_ref().map_or_else(|| ErrorBody::new(*code), |message| text(*code, message)),
             ),
+            Self::NotThere(code) => {
+                (S::NOT_FOUND, text(*code, "not there, or not for this gateway's account at the registry"))
+            }
             Self::Upstream { error, .. } => upstream(error),
             Self::Answer { .. } => {
                 (S::BAD_GATEWAY, text(ErrorCode::Unavailable, "the upstream's answer can't be used"))
@@ -164,14 +170,29 @@ fn route(error: &RouteError) -> (StatusCode, ErrorBody) {
 }
 
 fn upstream(error: &upstream::Error) -> (StatusCode, ErrorBody) {
-    use upstream::Error;
+    use upstream::{Error, TokenError};
+    let late = (StatusCode::GATEWAY_TIMEOUT, "the upstream does not answer");
     let (status, message) = match error {
-        Error::Dial(upstream::DialError::Timeout { .. }) | Error::Timeout => {
-            (StatusCode::GATEWAY_TIMEOUT, "the upstream does not answer")
-        }
+        Error::Dial(error) if matches!(**error, upstream::DialError::Timeout { .. }) => late,
+        Error::Timeout => late,
         Error::Dial(_) => (StatusCode::BAD_GATEWAY, "the upstream can't be reached"),
         Error::Broken(_) => (StatusCode::BAD_GATEWAY, "the upstream broke off"),
         Error::Client(_) => return Problem::ClientGone.status_and_body(),
+        Error::Loop => return Problem::Loop.status_and_body(),
+        Error::Limited { .. } => {
+            return (StatusCode::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests));
+        }
+        Error::Token(error) => match &**error {
+            TokenError::Failed { source, .. } => return upstream(source),
+            _ => (StatusCode::BAD_GATEWAY, "the upstream gives this gateway no token"),
+        },
+        // The client must not be asked for a password that cannot help.
+        Error::Credentials(_) | Error::Unauthorized(_) | Error::Open | Error::Nameless => {
+            (StatusCode::BAD_GATEWAY, "the upstream does not take this gateway's credentials")
+        }
+        Error::Reach(_) | Error::Redirect(_) => {
+            (StatusCode::BAD_GATEWAY, "the upstream's answer can't be used")
+        }
     };
     (status, ErrorBody::with_message(ErrorCode::Unavailable, message))
 }

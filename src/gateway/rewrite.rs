@@ -52,6 +52,14 @@ impl Via {
         Self { pseudonym, value }
     }
 
+    /// Marks what is sent on behalf of a request with `headers`.
+    pub(super) fn mark(&self, headers: &HeaderMap, out: &mut HeaderMap) {
+        out.insert(header::VIA, self.value.clone());
+        for earlier in headers.get_all(header::VIA) {
+            out.append(header::VIA, earlier.clone());
+        }
+    }
+
     /// Whether a request has been here already.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let seen = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
@@ -78,10 +86,7 @@ pub(super) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via)
     }
     // Bytes are passed on as they are, and a digest is over the bytes without any coding.
     out.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    out.insert(header::VIA, via.value.clone());
-    for earlier in headers.get_all(header::VIA) {
-        out.append(header::VIA, earlier.clone());
-    }
+    via.mark(headers, &mut out);
     out
 }
 

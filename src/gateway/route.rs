@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::CredentialSource;
 use crate::proto::{NameError, RepositoryName};
 use crate::upstream::Upstream;
 
@@ -77,6 +78,14 @@ impl Routes {
 
     pub(super) fn get(&self, route: usize) -> Option<&Route> {
         self.routes.get(route)
+    }
+
+    /// The upstream that judges the names and passwords of clients that come to `host`: the only one, or the host's own.
+    pub(super) fn judge(&self, host: &str) -> Option<&Route> {
+        let own = self.hosts.get(host).and_then(|place| self.routes.get(*place));
+        let only = || self.routes.first().filter(|_| self.routes.len() == 1);
+        own.or_else(only)
+            .filter(|route| route.upstream.settings().credentials.source == CredentialSource::Forward)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {

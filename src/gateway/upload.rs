@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::Allowed;
 use super::forward::{DOCKER_CONTENT_DIGEST, set};
 use super::handle::Kind;
-use super::location::{Foreign, location};
 use super::respond::Problem;
 use super::route::Way;
 use crate::body::{Body, RequestBody};
 use crate::clock;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadStart};
+use crate::upstream::{Access, Error, TokenError};
 
 /// How long an upload may be gone on with after it began. Registries forget theirs sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -33,7 +33,7 @@ struct Handle {
     i: String,
     /// When, in seconds since 1970.
     t: u64,
-    /// Path and query at the upstream, byte for byte.
+    /// Path and query at the upstream, byte for byte; or the URL at another host that the upload has been sent to.
     l: String,
 }
 
@@ -54,10 +54,11 @@ pub(super) async fn start(
         UploadStart::Mount { .. } | UploadStart::Unmountable => &UploadStart::Session,
         start => start,
     };
-    let response = allowed.send(start_target(allowed, start.clone())?, body).await?;
+    let target = start_target(allowed, start.clone())?;
+    let response = allowed.send(target.clone(), body).await?;
     match (response.status(), start) {
         (StatusCode::CREATED, UploadStart::Monolithic(digest)) => Ok(created(allowed, digest, response)),
-        _ => sealed(allowed, None, response),
+        _ => sealed(allowed, &target, None, response),
     }
 }
 
@@ -68,23 +69,42 @@ async fn mount(
     from: &RepositoryName,
 ) -> Result<Option<Response<Body>>, Problem> {
     let Some(from) = mountable(allowed, from) else { return Ok(None) };
+    let source = from.clone();
     let start = UploadStart::Mount { digest: digest.clone(), from: Some(from) };
     let target = start_target(allowed, start)?;
     let upstream = allowed.upstream()?;
     // The upstream's refusal is not the client's: it gets an ordinary upload.
-    let answer = allowed.send(target, &mut RequestBody::empty()).await;
+    let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
+    let access = Access::Mount(place.remote.clone(), source);
+    let answer = allowed.send_with(access, target.clone(), &mut RequestBody::empty()).await;
     match answer {
         Ok(response) if response.status() == StatusCode::CREATED => {
             Ok(Some(created(allowed, digest, response)))
         }
         Ok(response) if response.status() == StatusCode::ACCEPTED => {
-            sealed(allowed, None, response).map(Some)
+            sealed(allowed, &target, None, response).map(Some)
         }
-        Ok(_) | Err(Problem::Refused { .. } | Problem::Answer { .. }) => {
+        Err(problem) if !is_refusal(&problem) => Err(problem),
+        Ok(_) | Err(_) => {
             tracing::debug!(upstream = upstream.settings().name, "the upstream refuses the mount");
             Ok(None)
         }
-        Err(problem) => Err(problem),
+    }
+}
+
+/// Whether the upstream, or whoever gives its tokens, has answered and said no. An ordinary upload asks for less.
+fn is_refusal(problem: &Problem) -> bool {
+    match problem {
+        Problem::Refused { .. }
+        | Problem::Answer { .. }
+        | Problem::NotThere(_)
+        | Problem::Unauthorized(_) => true,
+        Problem::Upstream { error, .. } => match &**error {
+            Error::Unauthorized(_) | Error::Redirect(_) => true,
+            Error::Token(error) => matches!(**error, TokenError::Refused { .. } | TokenError::Status { .. }),
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -114,7 +134,7 @@ pub(super) async fn go_on(
     if matches!(allowed.operation, Operation::CancelUpload { .. }) {
         return Ok(without_location(response));
     }
-    sealed(allowed, Some(handle), response)
+    sealed(allowed, &handle.l.clone(), Some(handle), response)
 }
 
 /// Sends the rest, if any, and names the digest of the whole.
@@ -128,7 +148,7 @@ pub(super) async fn finish(
     let response = allowed.send(with_digest(&handle.l, digest), body).await?;
     match response.status() {
         StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(created(allowed, digest, response)),
-        _ => sealed(allowed, Some(handle), response),
+        _ => sealed(allowed, &handle.l.clone(), Some(handle), response),
     }
 }
 
@@ -162,24 +182,29 @@ fn without_location(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// The upload goes on: the upstream's new location, or the last one where it gave none, as a handle.
+/// The upload goes on: the upstream's new location, or the last one where it gave none, as a handle. `target` is what
+/// was asked.
 fn sealed(
     allowed: &Allowed<'_>,
+    target: &str,
     before: Option<Handle>,
     mut response: Response<Body>,
 ) -> Result<Response<Body>, Problem> {
     if !response.status().is_success() {
         return Ok(response);
     }
-    let settings = allowed.upstream()?.settings();
-    let location = match (location(&settings.url, response.headers()), &before) {
-        (Ok(Some(location)), _) => location,
-        (Ok(None), Some(before)) => before.l.clone(),
-        (Ok(None), None) => return Err(unusable(&settings.name, "an upload without a location")),
-        (Err(Foreign), _) => {
-            return Err(unusable(&settings.name, "its upload location is on another host"));
-        }
-    };
+    let upstream = allowed.upstream()?;
+    let settings = upstream.settings();
+    let name = || settings.name.clone();
+    let location = upstream.upload_location(target, response.headers());
+    let location =
+        match (location.map_err(|error| Problem::Upstream { name: name(), error: error.into() })?, &before) {
+            (Some(location), _) => location,
+            (None, Some(before)) => before.l.clone(),
+            (None, None) => {
+                return Err(Problem::Answer { name: name(), reason: "an upload without a location" });
+            }
+        };
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
     let handle = Handle {
         u: settings.name.clone(),
@@ -191,8 +216,4 @@ fn sealed(
     let handle = allowed.core.lasting.sealer.seal(Kind::Upload, &handle).map_err(Problem::Seal)?;
     set(response.headers_mut(), header::LOCATION, &allowed.naming.upload(&handle));
     Ok(response)
-}
-
-fn unusable(name: &str, reason: &'static str) -> Problem {
-    Problem::Answer { name: name.to_owned(), reason }
 }

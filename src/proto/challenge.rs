@@ -73,7 +73,7 @@ pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Challenge
     lines.into_iter().flat_map(|line| parse(line).challenges).collect()
 }
 
-/// Reads one header line.
+/// Reads one header line. More than 16 challenges, or more than 32 parameters in one, are outside the grammar.
 pub fn parse(line: &[u8]) -> Parsed {
     let mut scanner = Scanner::new(line);
     let mut challenges = Vec::new();
@@ -81,6 +81,9 @@ pub fn parse(line: &[u8]) -> Parsed {
         scanner.commas();
         if scanner.is_done() {
             return Parsed { challenges, end: End::Complete };
+        }
+        if challenges.len() == CHALLENGES {
+            return Parsed { challenges, end: End::at(Stop::Invalid, scanner.position()) };
         }
         match challenge(&mut scanner) {
             Ok(challenge) => challenges.push(challenge),
@@ -204,7 +207,7 @@ fn params(scanner: &mut Scanner<'_>) -> Result<Vec<(String, String)>, Stop> {
         scanner.whitespace();
         let value = scanner.value(is_bare)?;
         scanner.element_end()?;
-        if params.iter().any(|(known, _)| *known == key) {
+        if params.len() == PARAMETERS || params.iter().any(|(known, _)| *known == key) {
             return Err(Stop::Invalid);
         }
         params.push((key, value));
@@ -224,6 +227,12 @@ fn next_challenge<'a>(
     Ok(params)
 }
 
+/// In a line; registries send up to three.
+const CHALLENGES: usize = 16;
+
+/// In a challenge; registries send up to five. Each is compared with all before it.
+const PARAMETERS: usize = 32;
+
 fn is_bare(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b'\\')
 }
@@ -238,6 +247,28 @@ mod tests {
         let Parsed { mut challenges, end } = parse(line.as_bytes());
         assert_eq!((challenges.len(), end), (1, End::Complete), "{line}");
         challenges.remove(0)
+    }
+
+    #[test]
+    fn a_challenge_has_no_more_than_32_parameters() {
+        let line = |count: usize| {
+            let params: Vec<String> = (0..count).map(|number| format!("p{number}=x")).collect();
+            format!("Bearer {}", params.join(","))
+        };
+        assert_eq!(one(&line(32)).params.len(), 32);
+        for count in [33, 8000] {
+            let Parsed { challenges, end } = parse(line(count).as_bytes());
+            assert!(challenges.is_empty() && matches!(end, End::Invalid { position: ..300 }), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_has_no_more_than_16_challenges() {
+        let line = |count: usize| vec!["Basic realm=x"; count].join(", ");
+        let Parsed { challenges, end } = parse(line(16).as_bytes());
+        assert_eq!((challenges.len(), end), (16, End::Complete));
+        let Parsed { challenges, end } = parse(line(17).as_bytes());
+        assert_eq!((challenges.len(), end), (16, End::Invalid { position: 16 * 15 }));
     }
 
     fn params(challenge: &Challenge) -> Vec<(&str, &str)> {

@@ -18,7 +18,7 @@ pub mod page;
 mod query;
 pub mod range;
 pub mod reference;
-mod rfc3339;
+pub mod rfc3339;
 pub mod scope;
 pub mod secret;
 mod syntax;

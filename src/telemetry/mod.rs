@@ -15,6 +15,7 @@ mod time;
 
 pub use access::{AccessLog, AccessRecord, Subject};
 use sink::Sink;
+pub(crate) use time::date_and_time;
 
 use crate::config::Log;
 

@@ -33,7 +33,8 @@ impl Stamped {
     }
 }
 
-fn date_and_time(seconds: u64) -> String {
+/// The time so many seconds after 1970: `2000-02-29T00:00:00`, in UTC.
+pub(crate) fn date_and_time(seconds: u64) -> String {
     let (days, seconds) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

@@ -1,13 +1,11 @@
 //! The body of an upstream's response, as a stream that drives its own connection.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Upstream;
 use super::chunked::Step;
+use super::client::Home;
 use super::wire::{Framing, Wire};
 use crate::body::{Body, BodyError, Stream};
 use crate::clock::Stall;
@@ -17,36 +15,27 @@ pub(super) struct Download {
     wire: Option<Wire>,
     framing: Framing,
     stall: Stall,
-    limit: Duration,
-    home: Arc<Upstream>,
-    worker: usize,
+    home: Home,
 }
 
 impl Download {
     /// A body for the response: held whole when the head's last read brought all of it, else a stream.
-    pub(super) fn body(home: &Arc<Upstream>, worker: usize, mut wire: Wire, mut framing: Framing) -> Body {
+    pub(super) fn body(home: Home, mut wire: Wire, mut framing: Framing) -> Body {
         let whole = matches!(framing, Framing::Length(length @ ..=SMALL) if length <= wire.buffered() as u64);
         if whole && let Ok(step) = wire.take_body(&mut framing) {
-            home.put_back(worker, wire);
+            home.put_back(wire);
             return match step {
                 Step::Data(data) => Body::full(data),
                 Step::End | Step::More => Body::empty(),
             };
         }
-        let limit = home.stall_timeout;
-        Body::stream(Self {
-            wire: Some(wire),
-            framing,
-            stall: Stall::new(limit),
-            limit,
-            home: home.clone(),
-            worker,
-        })
+        let stall = Stall::new(home.stall_timeout());
+        Body::stream(Self { wire: Some(wire), framing, stall, home })
     }
 
     fn finish(&mut self) {
         if let Some(wire) = self.wire.take() {
-            self.home.put_back(self.worker, wire);
+            self.home.put_back(wire);
         }
     }
 }
@@ -60,7 +49,7 @@ impl Stream for Download {
         let Poll::Ready(item) = wire.poll_body(cx, &mut self.framing) else {
             ready!(self.stall.poll_waiting(cx));
             self.wire = None;
-            return Poll::Ready(Some(Err(BodyError::Stalled(self.limit))));
+            return Poll::Ready(Some(Err(BodyError::Stalled(self.home.stall_timeout()))));
         };
         self.stall.progress();
         match &item {

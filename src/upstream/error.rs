@@ -1,6 +1,12 @@
 //! What can go wrong on the way to an upstream and back, and whose fault it is.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::connect::DialError;
+use super::credentials::CredentialError;
+use super::reach::ReachError;
+use super::token::TokenError;
 use super::wire::WireError;
 use crate::body::BodyError;
 
@@ -9,7 +15,7 @@ use crate::body::BodyError;
 pub enum Error {
     /// It could not be reached.
     #[error(transparent)]
-    Dial(#[from] DialError),
+    Dial(Arc<DialError>),
     /// It took the request and did not answer in time.
     #[error("it did not answer within response_timeout")]
     Timeout,
@@ -19,12 +25,73 @@ pub enum Error {
     /// The *client's* request broke off; nothing is wrong with the upstream.
     #[error("the client's request broke off")]
     Client(#[source] BodyError),
+    /// It sends us where the gateway does not go.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    /// It redirects in a way that cannot be followed.
+    #[error("{0}")]
+    Redirect(&'static str),
+    /// There are no credentials to show.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// It asks nobody for a password, and so cannot say whether one is right.
+    #[error(
+        "it challenges nobody, so that it can't judge a forwarded password: remove upstream.credentials.forward"
+    )]
+    Open,
+    /// It looks at passwords and not at names: whoever has an account there could come as anybody.
+    #[error(
+        "it does not look at names, so that whoever has an account there could log in as anybody: remove \
+         upstream.credentials.forward"
+    )]
+    Nameless,
+    /// It has been asked too often.
+    #[error("it has been asked too often (429)")]
+    Limited {
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// It is the gateway itself, or leads back to it.
+    #[error("it is this gateway itself, or leads back to it (508)")]
+    Loop,
+    /// There is no token to show.
+    #[error(transparent)]
+    Token(Arc<TokenError>),
+    /// It wants other credentials than it was shown.
+    #[error(transparent)]
+    Unauthorized(Unauthorized),
+}
+
+/// What a 401 of an upstream means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unauthorized {
+    /// It wants credentials, and the gateway has none of the kind.
+    #[error("it wants credentials, and there are none: set upstream.credentials")]
+    NoCredentials,
+    /// It says 401 and not what it wants.
+    #[error("it answers 401 without a challenge")]
+    NoChallenge,
+    /// The name and password are wrong.
+    #[error("it refuses the name and password of upstream.credentials")]
+    Password,
+    /// It does not take the tokens that its own token endpoint gives.
+    #[error("it takes none of its token endpoint's tokens: invalid_token")]
+    InvalidToken,
+    /// The token was good and not enough: there is no such repository, or it is not for this account.
+    #[error("not there, or not for this gateway's account")]
+    Insufficient,
 }
 
 /// An exchange that broke. Opaque: how it broke is for the log, not for decisions.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct BrokenExchange(WireError);
+
+impl From<DialError> for Error {
+    fn from(error: DialError) -> Self {
+        Self::Dial(Arc::new(error))
+    }
+}
 
 impl From<WireError> for Error {
     fn from(error: WireError) -> Self {
@@ -39,12 +106,23 @@ impl From<WireError> for Error {
 }
 
 impl Error {
-    /// Whether asking again may help. Time is already lost on a timeout, and a client that left is gone.
+    /// Whether asking again may help. Time is already lost on a timeout, a client that left is gone, and what was
+    /// decided stays decided.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            Self::Dial(_) => true,
+            Self::Dial(error) => error.is_transient(),
             Self::Broken(BrokenExchange(error)) => matches!(error, WireError::Closed | WireError::Io(_)),
-            Self::Timeout | Self::Client(_) => false,
+            Self::Timeout
+            | Self::Client(_)
+            | Self::Reach(_)
+            | Self::Redirect(_)
+            | Self::Credentials(_)
+            | Self::Open
+            | Self::Nameless
+            | Self::Limited { .. }
+            | Self::Loop
+            | Self::Token(_)
+            | Self::Unauthorized(_) => false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{Error, Response};
+use super::{Error, Response, Unauthorized};
 
 /// The outcome of the last attempt to reach an upstream.
 #[derive(Debug, Default)]
@@ -21,13 +21,27 @@ impl Health {
         }
     }
 
+    /// An attempt to be answered at all.
     pub(super) fn record(&self, result: &Result<Response, Error>) {
-        let state = match result {
-            Ok(response) if response.status.is_server_error() => FAILED,
-            Ok(_) => REACHED,
-            Err(Error::Client(_)) => return,
-            Err(_) => FAILED,
-        };
+        match result {
+            Ok(response) if response.status.is_server_error() => self.set(FAILED),
+            Ok(_) => self.set(REACHED),
+            Err(Error::Client(_)) => {}
+            Err(_) => self.set(FAILED),
+        }
+    }
+
+    /// It answers, and not with what the gateway came for: its credentials are wrong, or there is no token for them.
+    pub(super) fn record_refusal(&self, error: &Error) {
+        match error {
+            Error::Credentials(_) | Error::Token(_) | Error::Open | Error::Nameless => self.set(FAILED),
+            Error::Unauthorized(meaning) if *meaning != Unauthorized::Insufficient => self.set(FAILED),
+            _ => {}
+        }
+    }
+
+    fn set(&self, state: u8) {
+        // Most of the time it is the same; a load does not take the line from the other cores.
         if self.0.load(Ordering::Relaxed) != state {
             self.0.store(state, Ordering::Relaxed);
         }

@@ -1,42 +1,86 @@
-//! The registries behind the gateway: connections to them, kept and retried.
+//! The registries behind the gateway: connections to them, credentials for them, and answers that hold.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
-use crate::clock;
-use crate::config::{self, limits};
+use crate::config::{self, CredentialSource, Redirects, limits};
+use crate::watch::Stamp;
 
+mod access;
+mod challenge;
 mod chunked;
+mod client;
 mod connect;
+mod credentials;
 mod download;
+mod errand;
 mod error;
 mod health;
+mod http2;
+mod login;
+mod pool;
+mod probe;
+mod rate_limit;
+mod reach;
 mod retry;
+mod scheme;
+mod standing;
+mod token;
+mod unbroken;
+mod url;
 mod wire;
 
-use connect::Dialer;
-pub use connect::{DialError, TlsSettingsError};
-use download::Download;
-pub use error::{BrokenExchange, Error};
+pub use access::Access;
+use client::{Client, Outgoing};
+pub use connect::{Certificate, CertificateFault, DialError, TlsSettingsError};
+pub use credentials::CredentialError;
+use credentials::{Credentials, Who};
+use errand::Errand;
+pub use error::{BrokenExchange, Error, Unauthorized};
 pub use health::Health;
-use retry::Backoff;
-use wire::{Wire, WireError};
+use login::Judging;
+pub use probe::{Pass, Probe, TokenErrand, TokenGiven, Way};
+pub use rate_limit::RateLimit;
+use rate_limit::RateLimits;
+pub use reach::ReachError;
+use reach::{Hop, Reach};
+pub use retry::retry_after;
+use scheme::Known;
+use standing::Standings;
+pub use token::TokenError;
+use token::Tokens;
+use unbroken::Unbroken;
 
 /// A request as the upstream is to see it.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The method.
     pub method: Method,
-    /// Path and query, in origin-form (RFC 9112 section 3.2.1).
+    /// Path and query at the upstream (origin-form, RFC 9112 section 3.2.1); for an upload that goes on elsewhere, the
+    /// URL that [`Upstream::upload_location`] gave.
     pub target: String,
-    /// All header fields but Host and those that frame the body.
+    /// All header fields but Host, Authorization and those that frame the body.
     pub headers: HeaderMap,
     /// What the client sends with it.
     pub body: &'a mut RequestBody,
+    /// What it needs to be allowed there.
+    pub access: Access,
+    /// What is asked for.
+    pub subject: Subject,
+}
+
+/// What a request asks for, as far as its answer is treated differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A blob: its redirect may be the client's to follow, and its stream is gone on with when it breaks.
+    Blob,
+    /// Anything else.
+    Other,
 }
 
 /// An upstream's answer.
@@ -51,20 +95,21 @@ pub struct Response {
 }
 
 /// One registry behind the gateway.
-///
-/// Idle connections are kept apart for each worker: a connection belongs to the runtime that made it.
 pub struct Upstream {
     settings: config::Upstream,
-    authority: http::HeaderValue,
-    dialer: Dialer,
-    stall_timeout: Duration,
-    idle: Box<[Mutex<Vec<Idle>>]>,
-    health: Health,
-}
-
-struct Idle {
-    wire: Wire,
-    since: Instant,
+    client: Arc<Client>,
+    reach: Reach,
+    credentials: Credentials,
+    known: Known,
+    tokens: Tokens<Errand>,
+    standings: Standings,
+    /// The number of the worker that does what no client waits for.
+    background: usize,
+    rate_limits: RateLimits,
+    judging: Judging,
+    certificates: Vec<(PathBuf, Stamp)>,
+    /// Itself, for the tasks that must not keep it alive.
+    me: Weak<Self>,
 }
 
 impl Upstream {
@@ -76,12 +121,25 @@ impl Upstream {
         settings: config::Upstream,
         stall_timeout: Duration,
         workers: usize,
-    ) -> Result<Self, TlsSettingsError> {
-        let dialer = Dialer::new(&settings)?;
-        let authority = http::HeaderValue::from_str(&settings.url.authority())
-            .map_err(|_| rustls::pki_types::InvalidDnsNameError)?;
-        let idle = (0..workers).map(|_| Mutex::default()).collect();
-        Ok(Self { settings, authority, dialer, stall_timeout, idle, health: Health::default() })
+    ) -> Result<Arc<Self>, TlsSettingsError> {
+        // Looked at before they are read: a change during the reading is a change.
+        let certificates = certificates(&settings);
+        let client = Arc::new(Client::new(&settings, stall_timeout, workers + 1)?);
+        let (reach, credentials) = (Reach::new(&settings), Credentials::new(&settings));
+        Ok(Arc::new_cyclic(|me| Self {
+            settings,
+            client,
+            reach,
+            credentials,
+            known: Known::default(),
+            tokens: Tokens::new(),
+            standings: Standings::new(),
+            background: workers,
+            rate_limits: RateLimits::default(),
+            judging: Judging::default(),
+            certificates,
+            me: me.clone(),
+        }))
     }
 
     /// Its part of the configuration.
@@ -91,111 +149,143 @@ impl Upstream {
 
     /// How the last attempts to reach it went.
     pub fn health(&self) -> &Health {
-        &self.health
+        self.client.health()
+    }
+
+    /// Whether the certificates and keys that its settings name are still those that it was made with.
+    pub fn is_current(&self) -> bool {
+        self.certificates.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+
+    /// What each of the gateway's identities may still ask of it, as far as it has said so.
+    pub fn rate_limits(&self) -> Vec<(String, RateLimit)> {
+        self.rate_limits.all()
+    }
+
+    /// Closes the connections that have been idle for too long, and renews the tokens that are in use and near their
+    /// end. To be called every second or two, always on the same runtime, which then does the renewing.
+    pub fn tend(&self) {
+        self.client.sweep();
+        self.tokens.renew(self.background);
     }
 
     /// Sends `request` from worker number `worker`, which must be the one that runs this, and waits for the answer's
     /// head. Needs the permit for what the request does.
     ///
-    /// GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with growing
-    /// pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
+    /// The answer to the upstream's challenge is given here: the credentials are those that the permit's identity has
+    /// at the upstream. Redirects of reads are followed, as far as [`ReachError`] lets them; credentials do not go
+    /// along. GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with
+    /// growing pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
+    /// The stream of a blob that breaks off is gone on with where it broke.
     ///
     /// # Errors
-    /// When no answer came. An answer with any status is none.
+    /// When no answer came, or one that the client could do nothing with. An answer with any status but 401 is none.
     pub async fn send(
-        self: &Arc<Self>,
-        _: &Permit,
+        &self,
+        permit: &Permit,
         worker: usize,
         mut request: Request<'_>,
     ) -> Result<Response, Error> {
-        request.headers.insert(header::HOST, self.authority.clone());
-        let mut backoff = Backoff::new(self.retries(&request.method));
-        loop {
-            let result = self.send_once(worker, &mut request).await;
-            self.health.record(&result);
-            let pause = match &result {
-                Ok(response) => backoff.after_status(response.status, &response.headers),
-                Err(error) if error.is_transient() && !request.body.has_begun() => backoff.after_error(),
-                Err(_) => None,
-            };
-            let Some(pause) = pause else { return result };
-            tracing::debug!(upstream = self.settings.name, ?pause, "trying the upstream again");
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Only what changes nothing may be asked twice (RFC 9110 section 9.2.2).
-    fn retries(&self, method: &Method) -> u32 {
-        if *method == Method::GET || *method == Method::HEAD { self.settings.retries } else { 0 }
-    }
-
-    async fn send_once(
-        self: &Arc<Self>,
-        worker: usize,
-        request: &mut Request<'_>,
-    ) -> Result<Response, Error> {
-        if let Some(wire) = self.take_idle(worker) {
-            match self.exchange(worker, wire, request).await {
-                // It was closed in the same moment: no attempt at all. Once, or a request that ends the upstream would
-                // go out on every connection there is.
-                Err(WireError::Closed | WireError::Io(_)) if !request.body.has_begun() => {}
-                result => return Ok(result?),
-            }
-        }
-        let io = self.dialer.dial(self.settings.connect_timeout).await?;
-        let wire = Wire::new(io, self.settings.response_timeout, self.stall_timeout);
-        Ok(self.exchange(worker, wire, request).await?)
-    }
-
-    async fn exchange(
-        self: &Arc<Self>,
-        worker: usize,
-        mut wire: Wire,
-        request: &mut Request<'_>,
-    ) -> Result<Response, WireError> {
-        let Request { method, target, headers, body } = request;
-        body.rewind();
-        let head = wire.exchange(method, target, headers, body).await?;
-        let body = Download::body(self, worker, wire, head.framing);
-        Ok(Response { status: head.status, headers: head.headers, body })
-    }
-
-    /// The connection that was used last, for it is the least likely to be dead.
-    fn take_idle(&self, worker: usize) -> Option<Wire> {
-        loop {
-            let mut wire = self.lock(worker)?.pop()?.wire;
-            if !wire.is_stale() {
-                return Some(wire);
-            }
-        }
-    }
-
-    fn put_back(&self, worker: usize, mut wire: Wire) {
-        if !wire.is_reusable() {
-            return;
-        }
-        wire.rest();
-        if let Some(mut idle) = self.lock(worker)
-            && idle.len() < limits::UPSTREAM_IDLE_CONNECTIONS
+        let who = self.credentials.who(permit.identity());
+        let response = self.fetch(&who, worker, &mut request).await;
+        if let Err(error) = &response
+            && self.settings.credentials.source != CredentialSource::Forward
         {
-            idle.push(Idle { wire, since: clock::now() });
+            // A client's own wrong password, or that it has shown none, says nothing of the upstream.
+            self.client.health().record_refusal(error);
         }
+        let response = response?;
+        Ok(match self.me.upgrade() {
+            Some(me) if request.subject == Subject::Blob => {
+                Unbroken::wrap(me, who, worker, request, response)
+            }
+            _ => response,
+        })
     }
 
-    /// Closes the connections that have been idle for too long. To be called now and then.
-    pub fn sweep(&self) {
-        let now = clock::now();
-        for worker in 0..self.idle.len() {
-            if let Some(mut idle) = self.lock(worker) {
-                idle.retain(|idle| now.duration_since(idle.since) < limits::UPSTREAM_IDLE_TIMEOUT);
+    /// One answer, from wherever it comes, with whatever stream it has.
+    async fn fetch(&self, who: &Who, worker: usize, request: &mut Request<'_>) -> Result<Response, Error> {
+        let mut hop = self.first_hop(&request.target)?;
+        for _ in 0..=limits::REDIRECTS {
+            // Nobody else sends us here: Reach sees to that.
+            let mut response = if hop.is_own() {
+                self.authorized(worker, who, &hop, request).await?
+            } else {
+                request.headers.remove(header::AUTHORIZATION);
+                self.client.send(worker, &hop, outgoing(request)).await?
+            };
+            if response.status == StatusCode::UNAUTHORIZED {
+                // Of whoever it is, the client must not be asked for a password.
+                return Err(Error::Redirect("where it redirects to wants credentials"));
+            }
+            match self.next_hop(&hop, request, &mut response)? {
+                None => return Ok(response),
+                Some(next) => hop = next,
             }
         }
+        Err(Error::Redirect("it redirects in circles"))
     }
 
-    fn lock(&self, worker: usize) -> Option<std::sync::MutexGuard<'_, Vec<Idle>>> {
-        // Nothing panics while it is held, and a list of connections is valid at any moment.
-        self.idle.get(worker).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
+    fn first_hop(&self, target: &str) -> Result<Hop, Error> {
+        if target.starts_with('/') {
+            return Ok(self.reach.own(target.to_owned()));
+        }
+        // The configuration may have changed since the location was sealed.
+        Ok(self.reach.upload(self.reach.own("/".to_owned()).url(), target)?)
     }
+
+    /// Where to ask instead. `None` where the answer is for whoever asked.
+    fn next_hop(
+        &self,
+        hop: &Hop,
+        request: &Request<'_>,
+        response: &mut Response,
+    ) -> Result<Option<Hop>, Error> {
+        if !response.status.is_redirection() || response.status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        if !token::is_redirect(response.status) {
+            return Err(Error::Redirect("it redirects in a way that nobody follows"));
+        }
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return Err(Error::Redirect("it redirects a write"));
+        }
+        let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or(Error::Redirect("it redirects to nowhere"))?;
+        let next = self.reach.redirect(hop.url(), location);
+        let own = next.as_ref().is_ok_and(Hop::is_own);
+        if own || request.subject != Subject::Blob || self.settings.redirects == Redirects::Follow {
+            return Ok(Some(next?));
+        }
+        let url = hop.url().join(location).map_err(ReachError::Url)?;
+        let location = HeaderValue::try_from(url.expose());
+        let location = location.map_err(|_| Error::Redirect("it redirects to nowhere"))?;
+        response.headers.insert(header::LOCATION, location);
+        Ok(None)
+    }
+
+    /// Where an upload goes on that `response` to a request for `target` tells of: path and query at the upstream, or a
+    /// whole URL where `redirect_hosts` names its host. `None` where it does not say.
+    ///
+    /// # Errors
+    /// [`Error::Reach`] when it is elsewhere, and when it is the upstream on another host's word.
+    pub fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
+        let Some(location) = headers.get(header::LOCATION) else { return Ok(None) };
+        let location = location.to_str().map_err(|_| Error::Redirect("its upload location is no URL"))?;
+        let from = self.first_hop(target)?;
+        let hop = self.reach.upload(from.url(), location)?;
+        Ok(Some(if hop.is_own() { hop.url().target.clone() } else { hop.url().expose() }))
+    }
+}
+
+fn certificates(settings: &config::Upstream) -> Vec<(PathBuf, Stamp)> {
+    let pair = settings.client_certificate.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
+    settings.ca.iter().chain(pair).map(|path| (path.clone(), Stamp::of(path))).collect()
+}
+
+fn outgoing<'a>(request: &'a mut Request<'_>) -> Outgoing<'a> {
+    let subject = request.subject;
+    Outgoing { method: &request.method, headers: &mut request.headers, body: request.body, subject }
 }
 
 impl std::fmt::Debug for Upstream {

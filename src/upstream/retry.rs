@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
+use crate::clock;
 use crate::config::limits;
 
 /// The attempts that a request has left, and the pause before the next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Backoff {
     left: u32,
     pause: Duration,
@@ -43,8 +44,14 @@ impl Backoff {
     }
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+/// Retry-After in seconds, or as a date (RFC 9110 section 10.2.3).
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds.or_else(|| {
+        let date = httpdate::parse_http_date(text).ok()?;
+        Some(date.duration_since(clock::wall()).unwrap_or_default())
+    })
 }
 
 /// Between half and the whole of `pause`, so that many clients do not come back at the same moment.

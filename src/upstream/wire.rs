@@ -577,7 +577,7 @@ fn is_chunked(coding: &HeaderValue, headers: &HeaderMap) -> bool {
 }
 
 /// The one Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, WireError> {
+pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, WireError> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
         let bytes = value.as_bytes();

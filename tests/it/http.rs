@@ -257,11 +257,14 @@ async fn a_redirect_of_the_upstream_is_not_followed_to_a_private_place() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_host_is_the_clients_to_follow() {
-    let (upstream, gateway) = both().await;
+async fn a_blobs_redirect_to_another_host_is_the_clients_to_follow_where_that_is_said() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().upstream_with("up", "", upstream.address, "redirects = \"pass\"");
+    let gateway = gateway.start().await;
     let there = "https://cdn.example/signed?X-Signature=a%2Bb";
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::status(307).header("Location", there));
-    let answer = gateway.get("/v2/a/manifests/x").await.is(307);
+    let blob = format!("/v2/a/blobs/{}", sha256(b""));
+    upstream.expect("GET", blob.as_str(), Reply::status(307).header("Location", there));
+    let answer = gateway.get(&blob).await.is(307);
     assert_eq!(answer.header("location"), Some(there));
 }
 

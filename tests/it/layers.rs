@@ -17,7 +17,7 @@ const TABLE: &[(&str, &[&[&str]])] = &[
     ("watch", &[BASE]),
     ("authn", &[BASE]),
     ("authz", &[BASE, &["authn::Identity"]]),
-    ("upstream", &[BASE, &["authz::Permit"]]),
+    ("upstream", &[BASE, &["authn::Forwarded", "authn::Identity", "authz::Permit"]]),
     ("gateway", &[BASE, &["authn", "authz", "upstream"]]),
     ("server", &[BASE]),
 ];

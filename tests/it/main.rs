@@ -8,16 +8,23 @@
 
 mod admin;
 mod drain;
+mod forward;
 mod front;
 mod harness;
 mod http;
+mod http2_upstream;
 mod layers;
 mod limits;
 mod listing;
 mod login;
+mod probe;
+mod proxy;
 mod pull;
 mod push;
+mod redirects;
 mod reload;
+mod resume;
 mod routing;
 mod secrets;
+mod tokens;
 mod upstreams;

@@ -326,6 +326,8 @@ async fn a_mount_that_the_upstream_refuses_is_an_ordinary_upload() {
     let (upstream, _elsewhere, gateway) = mounting().await;
     let digest = sha256(b"layer");
     let mount = format!("/v2/app/blobs/uploads/?mount={}&from=base", digest.replace(':', "%3A"));
+    // A 401 that does not say what is wanted: that may be said at `/v2/`.
+    upstream.expect("GET", "/v2/", Reply::ok("{}"));
     for status in [400, 401, 403, 404, 405, 429, 500] {
         upstream.expect("POST", mount.as_str(), Reply::status(status));
         let reply = Reply::status(202).header("Location", "/v2/app/blobs/uploads/1");

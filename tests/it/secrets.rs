@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::harness::{Gateway, Reply, Request, Upstream};
+use crate::harness::{Gateway, LOGGING, MARK, PAIRS, Reply, Request, Upstream, basic};
 
 const RIGHT: &str = "r1ght-pa55word";
 const WRONG: &str = "wr0ng-pa55word";
@@ -37,6 +37,49 @@ fn neither_passwords_nor_handles_are_logged_at_any_level() {
     for secret in secrets.into_iter().chain(handles) {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} was logged");
+    }
+}
+
+/// What is logged of all that passes between the gateway and those behind it: every test of it once more, at the
+/// level at which everything is logged.
+#[test]
+fn no_secret_of_those_behind_the_gateway_is_logged_at_any_level() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["tokens::", "redirects::", "resume::", "proxy::", "forward::", "--nocapture"])
+        .env(LOGGING, "trace")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    // What is no line of the log is what a test has to say of its failure.
+    let failures: Vec<_> = log.lines().filter(|line| !line.starts_with("20")).collect();
+    assert!(output.status.success(), "{}", failures.join("\n"));
+    let lines = log.lines().filter(|line| line.contains("access: ")).count();
+    assert!(lines >= 300 && log.contains("TRACE"), "too little was logged: {lines}");
+    let pairs = PAIRS.iter().map(|(user, password)| basic(user, password)["Basic ".len()..].to_owned());
+    for secret in pairs.chain([MARK.to_owned()]) {
+        let line = log.lines().find(|line| line.contains(&secret));
+        assert_eq!(line, None, "{secret} was logged");
+    }
+    // What the operator is told instead.
+    for told in [
+        "realm_hosts = [",
+        "redirect_hosts = [",
+        "which redirect_hosts does not name",
+        "a redirect leads to plain http at",
+        "nobody sees where the proxy takes that",
+        "the upload goes on at",
+        "refuses the credentials (403",
+        "wants to be left alone (429)",
+        "gives no token: ",
+        "invalid_token",
+        "it refuses the name and password of upstream.credentials",
+        "the upstream's rate limit",
+        "a blob's stream broke; going on where it did",
+        "the rest of a blob can't be had",
+        "it does not take the name and password that upstream.proxy",
+    ] {
+        assert!(log.contains(told), "{told:?} was not logged");
     }
 }
 

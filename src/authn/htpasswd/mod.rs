@@ -6,7 +6,7 @@ mod file;
 pub use edit::{Change, EditError, Editor, HashError, hash};
 pub use file::{HtpasswdFile, Reload};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -19,6 +19,8 @@ use crate::proto::Secret;
 #[derive(Debug)]
 pub struct Htpasswd {
     users: HashMap<UserName, Line>,
+    /// The names of lines that cannot be used.
+    others: HashSet<UserName>,
     costliest: u32,
     warnings: Vec<Warning>,
 }
@@ -32,15 +34,18 @@ impl Htpasswd {
     /// [`LoadError::Empty`] when no line at all can be used: that is a mistake, not a wish to let nobody in.
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
         let mut users = HashMap::new();
-        let mut warnings = Vec::new();
+        let (mut others, mut warnings) = (HashSet::new(), Vec::new());
         for (number, line) in lines(bytes) {
             match Line::parse(number, line) {
                 Ok(line) => warnings.extend(insert(&mut users, line)),
-                Err(reason) => warnings.push(Warning { line: number, reason }),
+                Err(reason) => {
+                    others.extend(name_of(line));
+                    warnings.push(Warning { line: number, reason });
+                }
             }
         }
         let costliest = users.values().map(Line::cost).max().ok_or(LoadError::Empty(warnings.len()))?;
-        Ok(Self { users, costliest, warnings })
+        Ok(Self { users, others, costliest, warnings })
     }
 
     /// Reads and parses a file.
@@ -54,6 +59,11 @@ impl Htpasswd {
     /// The line that decides for this user.
     pub fn line(&self, user: &str) -> Option<&Line> {
         self.users.get(user)
+    }
+
+    /// Whether a line is this user's, be it one that cannot be used.
+    pub fn names(&self, user: &str) -> bool {
+        self.users.contains_key(user) || self.others.contains(user)
     }
 
     /// How many users can log in.
@@ -196,6 +206,12 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let numbered = bytes.split(|&b| b == b'\n').enumerate();
     numbered.map(|(i, line)| (i + 1, line.trim_ascii())).filter(|(_, l)| !l.is_empty() && l[0] != b'#')
+}
+
+/// Whose a line was meant to be.
+fn name_of(line: &[u8]) -> Option<UserName> {
+    let (name, _) = std::str::from_utf8(line).ok()?.split_once(':')?;
+    UserName::parse(name).ok()
 }
 
 fn insert(users: &mut HashMap<UserName, Line>, line: Line) -> Option<Warning> {

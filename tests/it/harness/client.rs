@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::message::{Answer, BodyEnd, Framing, framing, read_body, read_head};
+use super::secret::assert_untold;
 use super::{Request, soon};
 
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -131,6 +132,11 @@ impl Client {
         answer
     }
 
+    /// The rest of an answer to a GET whose head has been read, and how it ended.
+    pub(crate) async fn rest(&mut self, answer: Answer) -> (Answer, BodyEnd) {
+        self.body_of(answer, "GET").await
+    }
+
     async fn body_of(&mut self, mut answer: Answer, method: &str) -> (Answer, BodyEnd) {
         let framing = match answer.status {
             _ if method == "HEAD" => Framing::Length(0),
@@ -141,6 +147,7 @@ impl Client {
         let reading =
             read_body(&mut self.io, &mut self.buffer, framing, |piece| body.extend_from_slice(piece));
         let end = soon("the answer's body", reading).await;
+        assert_untold(&answer);
         (answer, end)
     }
 
@@ -151,7 +158,9 @@ impl Client {
         let mut words = start.splitn(3, ' ');
         assert!(matches!(words.next(), Some("HTTP/1.1" | "HTTP/1.0")), "{start}");
         let status = words.next().and_then(|word| word.parse().ok()).expect("a status");
-        Answer { status, headers, body: Vec::new() }
+        let answer = Answer { status, headers, body: Vec::new() };
+        assert_untold(&answer);
+        answer
     }
 
     /// Exactly so many bytes more, whatever they are.

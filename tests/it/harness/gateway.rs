@@ -38,6 +38,9 @@ pub(crate) struct Gateway {
     sni: Vec<(String, String)>,
 }
 
+/// The level at which every gateway logs that a test starts; without it only those that say so log.
+pub(crate) const LOGGING: &str = "DOCKGATE_IT_LOGGING";
+
 /// A registry without anything in it, on a port of its own.
 pub(crate) async fn demo_registry() -> (Registry, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -57,7 +60,7 @@ impl Gateway {
             sni: Vec::new(),
             users: Vec::new(),
             admin: false,
-            log: None,
+            log: std::env::var(LOGGING).ok(),
             rules: String::new(),
             upstreams: String::new(),
         }

@@ -8,6 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::client::Io;
 use super::message::{Answer, Headers};
+use super::secret::assert_untold;
 use super::{Client, Request, soon};
 
 pub(crate) type SendBody = BoxBody<Bytes, std::io::Error>;
@@ -66,6 +67,7 @@ impl Http2 {
                 Err(error) => return (answer, Err(error)),
             }
         }
+        assert_untold(&answer);
         (answer, Ok(()))
     }
 }
@@ -104,6 +106,11 @@ impl Frames {
         let mut frames = Self(client);
         frames.send(frame::SETTINGS, 0, 0, b"").await;
         frames
+    }
+
+    /// The server's side of a connection whose preface has been read.
+    pub(crate) fn of(io: impl Io + 'static) -> Self {
+        Self(Client::of(io))
     }
 
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

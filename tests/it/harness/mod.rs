@@ -5,18 +5,22 @@ use std::time::Duration;
 
 mod client;
 mod gateway;
+mod guarded;
 mod http2;
 mod message;
 mod request;
 mod script;
+mod secret;
 mod upstream;
 
 pub(crate) use client::{Client, Ending};
-pub(crate) use gateway::{Builder, Gateway, demo_registry, htpasswd, write_certificate};
+pub(crate) use gateway::{Builder, Gateway, LOGGING, demo_registry, htpasswd, write_certificate};
+pub(crate) use guarded::{Guarded, account, asking, gift, refusal};
 pub(crate) use http2::{Frames, Http2, frame, frame_bytes, header_block};
-pub(crate) use message::{Answer, BodyEnd};
+pub(crate) use message::{Answer, BodyEnd, Headers, read_head};
 pub(crate) use request::Request;
 pub(crate) use script::{Gate, Reply};
+pub(crate) use secret::{MARK, PAIRS, PASSWORD, ROBOT, basic, is_told, token};
 pub(crate) use upstream::Upstream;
 
 /// How long anything may take that a test waits for. A busy machine needs some of it, a good run none.

@@ -72,6 +72,11 @@ impl Reply {
         }
     }
 
+    /// Its status.
+    pub(crate) fn code(&self) -> u16 {
+        self.head[9..12].parse().expect("a status")
+    }
+
     pub(crate) fn ok(body: impl AsRef<[u8]>) -> Self {
         Self::status(200).body(body)
     }

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use dockgate::cli::certificate;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::ClientCertVerifierBuilder;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,8 +36,33 @@ pub(crate) struct Upstream {
 #[derive(Default)]
 struct State {
     expected: Vec<Expected>,
+    standing: Vec<Standing>,
     unexpected: Vec<String>,
+    heard: Vec<Heard>,
     connections: usize,
+    /// Of them, those on which we were shown a certificate.
+    certified: usize,
+}
+
+/// What is said to every request of that method and target that meets no expectation.
+struct Standing {
+    method: String,
+    target: String,
+    reply: Box<dyn Fn(&Headers) -> Reply + Send>,
+}
+
+impl Standing {
+    fn is_for(&self, target: &str) -> bool {
+        let beginning = self.target.strip_suffix('*');
+        beginning.map_or(self.target == target, |beginning| target.starts_with(beginning))
+    }
+}
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    pub(crate) target: String,
+    pub(crate) headers: Headers,
 }
 
 struct Expected {
@@ -75,12 +103,28 @@ impl Upstream {
 
     /// One that speaks TLS, as `localhost`.
     pub(crate) async fn start_tls() -> Self {
+        Self::start_tls_with(WebPkiClientVerifier::no_client_auth()).await
+    }
+
+    /// The same, for those alone who show a certificate of `ca`.
+    pub(crate) async fn start_mutual_tls(ca: &str) -> Self {
+        Self::start_tls_with(client_verifier(ca).build().expect("a verifier")).await
+    }
+
+    /// The same, but whoever has none of `ca` is served too.
+    pub(crate) async fn start_curious_tls(ca: &str) -> Self {
+        let verifier = client_verifier(ca).allow_unauthenticated();
+        Self::start_tls_with(verifier.build().expect("a verifier")).await
+    }
+
+    async fn start_tls_with(clients: Arc<dyn ClientCertVerifier>) -> Self {
         let issued = certificate::issue(&["localhost"]).expect("a certificate");
         let chain = vec![CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("a key");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.expect("versions").with_no_client_auth();
+        let builder = builder.expect("versions");
+        let builder = builder.with_client_cert_verifier(clients);
         let config = builder.with_single_cert(chain, key).expect("a pair");
         Self::listen(Some(TlsAcceptor::from(Arc::new(config))), Some(issued.ca_pem)).await
     }
@@ -99,6 +143,47 @@ impl Upstream {
         let (method, target) = (method.to_owned(), target.into());
         lock(&self.state).expected.push(Expected { method, target, reply, progress });
         Exchange(watched)
+    }
+
+    /// Every request of that method and target is answered so, however many there are. A target that ends in `*` is the
+    /// beginning of many.
+    pub(crate) fn always(
+        &self,
+        method: &str,
+        target: impl Into<String>,
+        reply: impl Fn(&Headers) -> Reply + Send + 'static,
+    ) {
+        let (method, target, reply) = (method.to_owned(), target.into(), Box::new(reply));
+        lock(&self.state).standing.push(Standing { method, target, reply });
+    }
+
+    /// On how many of them we were shown a certificate.
+    pub(crate) fn certified(&self) -> usize {
+        lock(&self.state).certified
+    }
+
+    /// Takes back what [`Upstream::always`] was told.
+    pub(crate) fn forget(&self, method: &str, target: &str) {
+        lock(&self.state).standing.retain(|one| one.method != method || one.target != target);
+    }
+
+    /// All requests so far.
+    pub(crate) fn heard(&self) -> Vec<Heard> {
+        lock(&self.state).heard.clone()
+    }
+
+    /// The value of a header field in each request so far, in their order.
+    pub(crate) fn heard_of(&self, header: &str) -> Vec<Option<String>> {
+        self.heard().iter().map(|heard| heard.headers.get(header).map(str::to_owned)).collect()
+    }
+
+    /// A URL here.
+    pub(crate) fn url(&self, target: &str) -> String {
+        let (scheme, host) = match &self.ca {
+            Some(_) => ("https", format!("localhost:{}", self.address.port())),
+            None => ("http", self.address.to_string()),
+        };
+        format!("{scheme}://{host}{target}")
     }
 
     /// How many connections have been made so far.
@@ -149,6 +234,13 @@ impl Exchange {
     }
 }
 
+fn client_verifier(ca: &str) -> ClientCertVerifierBuilder {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).expect("a CA")).expect("a CA");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+}
+
 fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -172,7 +264,10 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, number: usize, state
         None => Box::new(stream),
         // A client that does not trust the certificate goes away.
         Some(tls) => match tls.accept(stream).await {
-            Ok(stream) => Box::new(stream),
+            Ok(stream) => {
+                lock(&state).certified += usize::from(stream.get_ref().1.peer_certificates().is_some());
+                Box::new(stream)
+            }
             Err(_) => return,
         },
     };
@@ -201,12 +296,23 @@ impl Connection {
     /// The expectation that a request meets; what meets none is remembered, and the connection ended.
     fn take(&self, start: &str, headers: &Headers) -> Option<Expected> {
         let mut state = lock(&self.state);
-        let line = |one: &Expected| format!("{} {} HTTP/1.1", one.method, one.target);
-        let Some(place) = state.expected.iter().position(|one| line(one) == start) else {
+        let request = start.strip_suffix(" HTTP/1.1").and_then(|line| line.split_once(' '));
+        let (method, target) = request.unwrap_or((start, ""));
+        let (method, target) = (method.to_owned(), target.to_owned());
+        state.heard.push(Heard { target: target.clone(), headers: headers.clone() });
+        // What is for the gateway alone goes to nobody behind it, wherever that is.
+        let passed_on = headers.get("cookie").is_some() || target.contains("?ns=") || target.contains("&ns=");
+        let place = state.expected.iter().position(|one| one.method == method && one.target == target);
+        if let Some(place) = place.filter(|_| !passed_on) {
+            return Some(state.expected.remove(place));
+        }
+        let standing = state.standing.iter().find(|one| one.method == method && one.is_for(&target));
+        let Some(reply) = standing.filter(|_| !passed_on).map(|standing| (standing.reply)(headers)) else {
             state.unexpected.push(format!("{start} {headers:?}"));
             return None;
         };
-        Some(state.expected.remove(place))
+        let (progress, _) = watch::channel(Progress::default());
+        Some(Expected { method, target, reply, progress })
     }
 
     /// Whether the connection goes on after it.

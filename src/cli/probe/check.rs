@@ -1,0 +1,194 @@
+//! What works of an upstream through the gateway, as a table.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::fault::{Fault, Kind};
+use super::ink::Ink;
+use super::words::plain;
+
+/// All that was looked at.
+#[derive(Debug, Serialize)]
+pub(super) struct Table {
+    /// The upstream's name.
+    pub(super) upstream: String,
+    pub(super) url: String,
+    /// As whom it was asked; `anonymous` without a name.
+    pub(super) identity: String,
+    pub(super) checks: Vec<Check>,
+    /// The first that is bad.
+    pub(super) fault: Option<Fault>,
+}
+
+/// One row.
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) what: &'static str,
+    pub(super) result: Outcome,
+    /// What was seen.
+    pub(super) found: String,
+    /// What follows from it, or what to do about it.
+    pub(super) advice: Option<String>,
+    #[serde(skip)]
+    kind: Kind,
+}
+
+/// What a row comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    Ok,
+    /// Clients can do without.
+    Minor,
+    /// Something important will not work.
+    Bad,
+    /// It was not looked at.
+    Skipped,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Minor => "partly",
+            Self::Bad => "NO",
+            Self::Skipped => "-",
+        }
+    }
+}
+
+impl Check {
+    pub(super) fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self::of(what, Outcome::Ok, found)
+    }
+
+    pub(super) fn minor(what: &'static str, found: impl Into<String>) -> Self {
+        Self::of(what, Outcome::Minor, found)
+    }
+
+    pub(super) fn bad(what: &'static str, found: impl Into<String>) -> Self {
+        Self::of(what, Outcome::Bad, found)
+    }
+
+    pub(super) fn skipped(what: &'static str, found: impl Into<String>) -> Self {
+        Self::of(what, Outcome::Skipped, found)
+    }
+
+    pub(super) fn fault(what: &'static str, fault: Fault) -> Self {
+        Self { kind: fault.kind, advice: fault.advice, ..Self::bad(what, fault.message) }
+    }
+
+    pub(super) fn advise(self, advice: impl Into<String>) -> Self {
+        Self { advice: Some(advice.into()), ..self }
+    }
+
+    /// The same, with what it is about.
+    pub(super) fn about(self, what: impl std::fmt::Display) -> Self {
+        Self { found: format!("{what}: {}", self.found), ..self }
+    }
+
+    /// The same, with every text in it changed.
+    pub(super) fn with_texts(self, change: impl Fn(String) -> String) -> Self {
+        Self { found: change(self.found), advice: self.advice.map(change), ..self }
+    }
+
+    fn of(what: &'static str, result: Outcome, found: impl Into<String>) -> Self {
+        Self { what, result, found: found.into(), advice: None, kind: Kind::Answer }
+    }
+
+    fn as_fault(&self) -> Fault {
+        let message = match self.kind {
+            Kind::Answer => format!("{}: {}", self.what, self.found),
+            _ => self.found.clone(),
+        };
+        Fault { kind: self.kind, message, advice: self.advice.clone() }
+    }
+}
+
+impl Table {
+    /// Names the first row that is bad.
+    pub(super) fn judged(self) -> Self {
+        let fault = self.checks.iter().find(|check| check.result == Outcome::Bad).map(Check::as_fault);
+        Self { fault, ..self }
+    }
+
+    /// Whether nothing important is missing.
+    pub(super) fn is_good(&self) -> bool {
+        self.fault.is_none()
+    }
+
+    pub(super) fn print(&self, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+        let title = format!("{} at {}, asked as {}", self.upstream, self.url, self.identity);
+        writeln!(out, "{}\n", ink.strong(plain(&title)))?;
+        let width = self.checks.iter().map(|check| check.what.len()).max().unwrap_or_default();
+        for check in &self.checks {
+            row(check, width, ink, out)?;
+        }
+        writeln!(out)?;
+        let minor = self.checks.iter().filter(|check| check.result == Outcome::Minor).count();
+        match &self.fault {
+            Some(fault) => writeln!(out, "{}", ink.bad(fault)),
+            None if minor > 0 => {
+                writeln!(out, "{} nothing important is missing; {minor} partly", ink.good("ok:"))
+            }
+            None => writeln!(out, "{} everything works through this gateway", ink.good("ok:")),
+        }
+    }
+}
+
+fn row(check: &Check, width: usize, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    let word = format!("{:<6}", check.result.word());
+    let word = match check.result {
+        Outcome::Ok => ink.good(word),
+        Outcome::Minor => ink.warning(word),
+        Outcome::Bad => ink.bad(word),
+        Outcome::Skipped => ink.faint(word),
+    };
+    let what = format!("{:<width$}", check.what);
+    let advice = check.advice.as_ref().map(|advice| format!("; {}", plain(advice))).unwrap_or_default();
+    writeln!(out, "  {}  {word}  {}{advice}", ink.name(what), plain(&check.found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(checks: Vec<Check>) -> Table {
+        let (upstream, url) = ("a.example".to_owned(), "https://a.example".to_owned());
+        Table { upstream, url, identity: "anonymous".to_owned(), checks, fault: None }.judged()
+    }
+
+    fn printed(table: &Table) -> String {
+        let mut out = Vec::new();
+        table.print(Ink::Plain, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_bad_row_is_what_the_last_line_says() {
+        let table = table(vec![
+            Check::ok("TLS", "good"),
+            Check::minor("Range", "answers 200").advise("no resuming"),
+            Check::bad("manifest", "404\u{1b}[0m"),
+            Check::bad("blob", "404"),
+        ]);
+        assert!(!table.is_good());
+        assert_eq!(
+            printed(&table),
+            "a.example at https://a.example, asked as anonymous\n\n\
+             \x20 TLS       ok      good\n\
+             \x20 Range     partly  answers 200; no resuming\n\
+             \x20 manifest  NO      404\\u{1b}[0m\n\
+             \x20 blob      NO      404\n\n\
+             unexpected answer: manifest: 404\\u{1b}[0m\n"
+        );
+    }
+
+    #[test]
+    fn what_clients_can_do_without_is_no_fault() {
+        let table = table(vec![Check::minor("Range", "answers 200"), Check::skipped("blob", "none")]);
+        assert!(table.is_good());
+        assert!(printed(&table).ends_with("ok: nothing important is missing; 1 partly\n"));
+    }
+}

@@ -1,0 +1,225 @@
+//! What `probe` is asked about: an image as docker names it, or a URL.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use crate::proto::{Reference, RepositoryName, Target};
+use crate::upstream::Access;
+
+/// A place at a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The URL of the registry, without `/v2/`.
+    pub(super) registry: String,
+    /// Path and query below it; begins with `/v2/`.
+    pub(super) target: String,
+    /// What is allowed there, in the words of tokens.
+    pub(super) access: Access,
+    /// The image, where one is named.
+    pub(super) image: Option<Image>,
+    /// Nobody has said https, and it may be this machine's: plain HTTP will do.
+    pub(super) may_be_plain: bool,
+}
+
+/// An image, without its registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Image {
+    pub(super) repository: RepositoryName,
+    pub(super) reference: Reference,
+    /// It was written as one word that could be a registry's name: docker takes it for an image of Docker Hub.
+    pub(super) may_be_host: bool,
+}
+
+/// Why a text is neither.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PlaceError(String);
+
+impl Place {
+    /// Reads `docker pull`'s argument, or a URL.
+    ///
+    /// # Errors
+    /// What is wrong with it. Never shows a URL that may hold a password.
+    pub(super) fn parse(text: &str) -> Result<Self, PlaceError> {
+        let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
+        if lower.starts_with("http://") || lower.starts_with("https://") {
+            return Self::of_url(text);
+        }
+        Self::of_image(text)
+    }
+
+    /// What follows `/v2/` is asked; without it, `/v2/` itself. Whether the rest is a URL is decided elsewhere.
+    fn of_url(url: &str) -> Result<Self, PlaceError> {
+        if !url.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(PlaceError("the URL holds characters that no URL has".to_owned()));
+        }
+        let url = url.split('#').next().unwrap_or_default();
+        let (registry, target) = match url.find("/v2/") {
+            Some(place) => url.split_at(place),
+            None => (url.strip_suffix("/v2").unwrap_or(url), "/v2/"),
+        };
+        let registry = if registry.ends_with("://docker.io") { HUB_URL } else { registry };
+        let (registry, target) = (registry.to_owned(), target.to_owned());
+        Ok(Self { access: access(&target), registry, target, image: None, may_be_plain: false })
+    }
+
+    /// distribution/reference, `ParseNormalizedNamed`.
+    fn of_image(text: &str) -> Result<Self, PlaceError> {
+        let wrong = |why: &dyn Display| PlaceError(format!("{text:?} is neither an image nor a URL: {why}"));
+        let (host, rest) = split_host(text);
+        let (name, reference) = split_reference(rest);
+        let hub = host.is_none_or(|host| HUB_HOSTS.contains(&host));
+        let in_library = hub && !name.contains('/');
+        let name = if in_library { format!("library/{name}") } else { name.to_owned() };
+        let repository = RepositoryName::parse(&name).map_err(|error| wrong(&error))?;
+        let reference = Reference::parse(reference).map_err(|error| wrong(&error))?;
+        let registry = match host {
+            Some(host) if !hub => format!("https://{host}"),
+            _ => HUB_URL.to_owned(),
+        };
+        let may_be_host = in_library && host.is_none() && text.contains(['.', ':']);
+        Ok(Self {
+            registry,
+            target: format!("/v2/{repository}/manifests/{reference}"),
+            access: Access::Repository(repository.clone(), crate::proto::Action::Pull),
+            image: Some(Image { repository, reference, may_be_host }),
+            may_be_plain: host.is_some_and(is_loopback),
+        })
+    }
+}
+
+const HUB_URL: &str = "https://registry-1.docker.io";
+const HUB_HOSTS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
+/// What stands before the first slash is a host if it could be no part of an image's name.
+fn split_host(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('/') {
+        Some((host, rest)) if is_host(host) => (Some(host), rest),
+        _ => (None, text),
+    }
+}
+
+fn is_host(word: &str) -> bool {
+    word == "localhost" || word.contains(['.', ':', '[']) || word.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// A digest is more than the tag before it.
+fn split_reference(text: &str) -> (&str, &str) {
+    let (tagged, digest) = match text.split_once('@') {
+        Some((tagged, digest)) => (tagged, Some(digest)),
+        None => (text, None),
+    };
+    match tagged.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((name, tag)) => (name, digest.unwrap_or(tag)),
+        None => (tagged, digest.unwrap_or("latest")),
+    }
+}
+
+/// `host`, or `host:port` with IPv6 addresses in brackets; without the brackets, the address alone.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None if host.matches(':').count() > 1 => host,
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn access(target: &str) -> Access {
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let Ok(target) = Target::parse("GET", path, query) else { return Access::Version };
+    match (target.operation.repository(), target.operation.action()) {
+        (Some(repository), Some(action)) => Access::Repository(repository.clone(), action),
+        (None, Some(_)) => Access::Catalog,
+        (_, None) => Access::Version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_as_docker_names_them() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (text, registry, name, reference, plain) in [
+            ("alpine", HUB_URL, "library/alpine", "latest", false),
+            ("alpine:3", HUB_URL, "library/alpine", "3", false),
+            ("me/app", HUB_URL, "me/app", "latest", false),
+            ("docker.io/alpine", HUB_URL, "library/alpine", "latest", false),
+            ("docker.io/library/alpine", HUB_URL, "library/alpine", "latest", false),
+            ("index.docker.io/a/b:c", HUB_URL, "a/b", "c", false),
+            (&format!("ghcr.io/o/i@{digest}"), "https://ghcr.io", "o/i", &digest, false),
+            (&format!("ghcr.io/o/i:1@{digest}"), "https://ghcr.io", "o/i", &digest, false),
+            ("127.0.0.1:5000/a/b:1", "https://127.0.0.1:5000", "a/b", "1", true),
+            ("localhost/a", "https://localhost", "a", "latest", true),
+            ("[::1]:5000/a", "https://[::1]:5000", "a", "latest", true),
+            ("Registry/a", "https://Registry", "a", "latest", false),
+            ("registry:5000/a", "https://registry:5000", "a", "latest", false),
+        ] {
+            let place = Place::parse(text).unwrap();
+            let image = place.image.unwrap();
+            assert_eq!(
+                (place.registry.as_str(), image.repository.as_str(), image.reference.to_string().as_str()),
+                (registry, name, reference),
+                "{text}"
+            );
+            assert_eq!(place.may_be_plain, plain, "{text}");
+            assert_eq!(place.target, format!("/v2/{name}/manifests/{reference}"));
+        }
+    }
+
+    #[test]
+    fn a_word_that_could_be_a_registry_is_an_image_and_remembered_as_such() {
+        for (text, may_be_host) in
+            [("ghcr.io", true), ("localhost:5000", true), ("alpine", false), ("a/b:1", false)]
+        {
+            assert_eq!(Place::parse(text).unwrap().image.unwrap().may_be_host, may_be_host, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_are_divided_at_v2() {
+        let repository = |name: &str| Access::Repository(name.parse().unwrap(), crate::proto::Action::Pull);
+        for (text, registry, target, access) in [
+            ("https://a", "https://a", "/v2/", Access::Version),
+            ("HTTPS://a:5/v2", "HTTPS://a:5", "/v2/", Access::Version),
+            ("http://a/v2/", "http://a", "/v2/", Access::Version),
+            ("https://a/sub/v2/_catalog?n=1", "https://a/sub", "/v2/_catalog?n=1", Access::Catalog),
+            ("https://a/v2/x/tags/list#f", "https://a", "/v2/x/tags/list", repository("x")),
+            ("https://a/v2/nonsense", "https://a", "/v2/nonsense", Access::Version),
+            ("https://docker.io", HUB_URL, "/v2/", Access::Version),
+        ] {
+            let place = Place::parse(text).unwrap();
+            assert_eq!(
+                (place.registry.as_str(), place.target.as_str(), place.access),
+                (registry, target, access),
+                "{text}"
+            );
+            assert!(!place.may_be_plain);
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        for text in [
+            "",
+            "a b",
+            "A",
+            "a:b:c",
+            "a@sha256:x",
+            "a/",
+            "ghcr.io/",
+            "a:.b",
+            "ftp://a/b",
+            "-a",
+            "http://a/ b",
+            "https://a/v2/\r\nx",
+        ] {
+            assert!(Place::parse(text).is_err(), "{text}");
+        }
+    }
+}

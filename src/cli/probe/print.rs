@@ -1,0 +1,115 @@
+//! The walk, for people.
+
+use std::io::{self, Write};
+
+use http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::ink::Ink;
+use super::jwt::{Jwt, Moment};
+use super::step::{Exchange, Shown, Step, Token, Walk};
+use super::words::{self, plain};
+
+/// Writes all steps, notes, and the one line that says what came of it.
+pub(super) fn walk(walk: &Walk, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    for each in &walk.steps {
+        step(each, ink, out)?;
+    }
+    for note in &walk.notes {
+        writeln!(out, "{} {}", ink.warning("note:"), plain(note))?;
+    }
+    match (&walk.fault, &walk.result) {
+        (Some(fault), _) => writeln!(out, "{}", ink.bad(fault)),
+        (None, result) => {
+            writeln!(out, "{} {}", ink.good("ok:"), plain(result.as_deref().unwrap_or_default()))
+        }
+    }
+}
+
+fn step(step: &Step, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    match step {
+        Step::Request(exchange) => request(exchange, ink, out)?,
+        Step::Challenge { scheme, parameters } => {
+            writeln!(out, "{} {}", ink.strong("It asks for"), ink.strong(plain(scheme)))?;
+            rows(parameters, &[], ink, out)?;
+        }
+        Step::Redirect { to, allowed } => {
+            let refused = if *allowed { "" } else { ", where the gateway does not go" };
+            writeln!(out, "{} {}{refused}", ink.strong("It redirects to"), plain(to))?;
+        }
+        Step::TokenRequest { method, url, scope, identity } => {
+            writeln!(out, "{} {}", ink.strong(method), ink.strong(plain(url)))?;
+            row("as", identity, ink, out)?;
+            row("scope", if scope.is_empty() { "none: only to be somebody" } else { scope }, ink, out)?;
+            return Ok(());
+        }
+        Step::TokenAnswer(answer) => {
+            writeln!(out, "  {} {}", ink.good("a token,"), plain(&answer.words))?;
+        }
+        Step::Token(token) => self::token(token, ink, out)?,
+        Step::RateLimit { limit, remaining, window_seconds, source } => {
+            let of = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
+            let window = window_seconds.map(|seconds| format!(" in {}", words::duration(seconds)));
+            let source = source.as_ref().map(|source| format!(", counted for {}", plain(source)));
+            let (window, source) = (window.unwrap_or_default(), source.unwrap_or_default());
+            writeln!(out, "{} {remaining} left{of}{window}{source}", ink.strong("Rate limit:"))?;
+        }
+    }
+    writeln!(out)
+}
+
+fn request(exchange: &Exchange, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    let with = match exchange.with {
+        Shown::Nothing => "",
+        Shown::Password => "  (with name and password)",
+        Shown::Token => "  (with the token)",
+    };
+    let (method, url) = (plain(&exchange.method), plain(&exchange.url));
+    writeln!(out, "{} {}{}", ink.strong(method), ink.strong(url), ink.faint(with))?;
+    let Some(status) = exchange.status else { return writeln!(out, "  {}", ink.bad("no answer")) };
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let line = format!("{status} {}", reason.unwrap_or_default());
+    let line = line.trim_end();
+    match status {
+        200..300 => writeln!(out, "  {}", ink.good(line))?,
+        300..500 => writeln!(out, "  {}", ink.warning(line))?,
+        _ => writeln!(out, "  {}", ink.bad(line))?,
+    }
+    for header in &exchange.headers {
+        writeln!(out, "  {} {}", ink.name(format_args!("{}:", header.name)), plain(&header.value))?;
+    }
+    exchange.errors.iter().try_for_each(|error| writeln!(out, "  {}", ink.warning(plain(error))))
+}
+
+fn token(token: &Token, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    let Token::Jwt { jwt: Jwt { header, claims }, times, .. } = token else {
+        let Token::Opaque { characters } = token else { return Ok(()) };
+        return writeln!(out, "{} opaque, {characters} characters", ink.strong("The token:"));
+    };
+    writeln!(
+        out,
+        "{} {}",
+        ink.strong("The token says"),
+        ink.faint("(a JWT; its signature is not verified)")
+    )?;
+    rows(header, &[], ink, out)?;
+    writeln!(out, "  {}", ink.faint("--"))?;
+    rows(claims, times, ink, out)
+}
+
+fn rows(object: &Map<String, Value>, times: &[Moment], ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    object.iter().try_for_each(|(key, value)| {
+        let moment = times.iter().find(|moment| moment.claim == key);
+        let text = match (moment.and_then(|moment| moment.words.as_ref()), value) {
+            (Some(words), _) => words.clone(),
+            (None, Value::Array(_)) if key == "x5c" => "a chain of certificates".to_owned(),
+            (None, Value::String(text)) => text.clone(),
+            (None, other) => other.to_string(),
+        };
+        row(key, &text, ink, out)
+    })
+}
+
+fn row(key: &str, text: &str, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "  {} {}", ink.name(format_args!("{:<8}", plain(key))), plain(text))
+}

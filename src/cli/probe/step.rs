@@ -1,0 +1,97 @@
+//! What `probe` did and saw, step by step: what `--json` writes and what people read.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::fault::Fault;
+use super::jwt::{Jwt, Moment};
+
+/// A whole walk. `fault` is null where it went through.
+#[derive(Debug, Serialize)]
+pub(super) struct Walk {
+    /// What was asked about, as it was written.
+    pub(super) asked: String,
+    /// As whom; `anonymous` without a name.
+    pub(super) identity: String,
+    pub(super) steps: Vec<Step>,
+    /// What is not wrong, but worth knowing.
+    pub(super) notes: Vec<String>,
+    /// What came of it.
+    pub(super) result: Option<String>,
+    pub(super) fault: Option<Fault>,
+}
+
+/// One step.
+#[derive(Debug, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub(super) enum Step {
+    /// A request and its answer.
+    Request(Exchange),
+    /// What the answer asks for, parsed.
+    Challenge { scheme: String, parameters: Map<String, Value> },
+    /// Where the answer leads.
+    Redirect { to: String, allowed: bool },
+    /// The request for a token.
+    TokenRequest { method: &'static str, url: String, scope: String, identity: String },
+    /// Its answer.
+    TokenAnswer(TokenAnswer),
+    /// The token, decoded.
+    Token(Token),
+    /// What is left of an allowance.
+    RateLimit { limit: Option<u64>, remaining: u64, window_seconds: Option<u64>, source: Option<String> },
+}
+
+/// A request and its answer.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Exchange {
+    pub(super) method: String,
+    pub(super) url: String,
+    /// What it showed for itself.
+    pub(super) with: Shown,
+    /// `None` where no answer came.
+    pub(super) status: Option<u16>,
+    pub(super) headers: Vec<Header>,
+    /// What the body says is wrong, as `CODE: message`.
+    pub(super) errors: Vec<String>,
+}
+
+/// What a request shows for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Shown {
+    Nothing,
+    Password,
+    Token,
+}
+
+/// A header field of an answer.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Header {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+/// What a token endpoint answers, without the token.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenAnswer {
+    pub(super) lifetime_seconds: u64,
+    /// Whether the answer says so; else it is the default.
+    pub(super) lifetime_said: bool,
+    pub(super) issued_at: Option<String>,
+    pub(super) words: String,
+}
+
+/// A token, as far as it can be read. `verified` is always false: only the registry can tell.
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Token {
+    Jwt {
+        verified: bool,
+        #[serde(flatten)]
+        jwt: Jwt,
+        times: Vec<Moment>,
+    },
+    Opaque {
+        characters: usize,
+    },
+}

@@ -1,0 +1,210 @@
+//! `[upstream.credentials]`: as whom an upstream is asked.
+
+use std::path::PathBuf;
+
+use super::files::Reference;
+use super::pattern::UserPattern;
+use super::reader::{Item, Reader, Wrong};
+use super::schema::{Key, Kind, NO_ITEMS, key};
+use crate::proto::Secret;
+
+/// As whom an upstream is asked. The default is: as nobody in particular.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// What serves for every client that no entry of `users` is for.
+    pub source: CredentialSource,
+    /// Other identities for some clients; the first that matches decides.
+    pub users: Vec<UserCredentials>,
+}
+
+/// Where the gateway's own credentials for an upstream come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// Nowhere: it is asked anonymously.
+    #[default]
+    Anonymous,
+    /// The configuration.
+    Login(Login),
+    /// The program `docker-credential-NAME`. Holds NAME.
+    Helper(String),
+    /// A docker `config.json`.
+    DockerConfig(PathBuf),
+    /// Each client's own name and password.
+    Forward,
+}
+
+/// A name and its password.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The name. Without `:` (RFC 7617 section 2).
+    pub username: String,
+    /// The password or token that goes with it.
+    pub password: Secret,
+}
+
+impl PartialEq for Login {
+    fn eq(&self, other: &Self) -> bool {
+        self.username == other.username && self.password.ct_eq(&other.password)
+    }
+}
+
+impl Eq for Login {}
+
+/// `[[upstream.credentials.users]]`: another identity at the upstream for some clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserCredentials {
+    /// Whom it serves; at least one pattern.
+    pub users: Vec<UserPattern>,
+    /// As whom their requests go.
+    pub login: Login,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("username", Kind::Text),
+    key("password", Kind::Text),
+    key("helper", Kind::Text),
+    key("docker_config", Kind::Text),
+    key("forward", Kind::Flag),
+    key("users", Kind::Tables(USER_KEYS)),
+];
+
+const USER_KEYS: &[Key] = &[
+    key("users", Kind::Texts),
+    key("username", Kind::Text),
+    key("password", Kind::Text),
+    key("groups", Kind::Later(NO_ITEMS)),
+];
+
+/// Reads the credentials of an upstream's table.
+pub(super) fn read(upstream: &Reader<'_>) -> Credentials {
+    let Some(table) = upstream.optional("credentials") else { return Credentials::default() };
+    let sources = sources(&table);
+    refuse_emptiness(&table, &sources);
+    refuse_two(&table, &sources);
+    Credentials { source: source(&table, sources.first()).unwrap_or_default(), users: users(&table) }
+}
+
+/// The credentials of the first upstream that judges the clients' own passwords.
+pub(super) fn forward<'a>(root: &Reader<'a>) -> Option<Reader<'a>> {
+    root.tables("upstream").iter().filter_map(|table| table.optional("credentials")).find(forwards)
+}
+
+/// Reports upstreams among several that forward and that no host says a password is for.
+pub(super) fn check_forward(upstreams: &[Reader<'_>]) {
+    let several = upstreams.iter().filter(|_| upstreams.len() > 1);
+    for upstream in several.filter(|table| table.texts("hosts").is_empty() && !table.is_broken("hosts")) {
+        let Some(credentials) = upstream.optional("credentials").filter(forwards) else { continue };
+        let advice = upstream.advice("hosts = [\"hub.example.com\"]");
+        let why = "which upstream a client's password is for must be plain where there are several";
+        credentials.wrong("forward", format!("{why}; {advice}"));
+    }
+}
+
+fn forwards(credentials: &Reader<'_>) -> bool {
+    credentials.flag("forward", false)
+}
+
+/// The keys that name a source, each source by its first.
+fn sources(table: &Reader<'_>) -> Vec<&'static str> {
+    let login = ["username", "password"].into_iter().find(|name| table.has(name));
+    let others = ["helper", "docker_config"].into_iter().filter(|name| table.has(name));
+    let forward = forwards(table).then_some("forward");
+    login.into_iter().chain(others).chain(forward).collect()
+}
+
+fn refuse_emptiness(table: &Reader<'_>, sources: &[&str]) {
+    let broken = KEYS.iter().any(|key| table.is_broken(key.name));
+    if sources.is_empty() && table.tables("users").is_empty() && !broken {
+        table.wrong_itself(
+            "this names no credentials; write `username` and `password`, `helper`, `docker_config` or \
+             `forward = true` in it, or remove it",
+        );
+    }
+}
+
+fn refuse_two(table: &Reader<'_>, sources: &[&str]) {
+    let Some((first, others)) = sources.split_first() else { return };
+    for other in others {
+        let text =
+            format!("{other:?} beside {first:?} is a second source of credentials; remove one of them");
+        table.wrong(other, text);
+    }
+    if sources.contains(&"forward") && !table.tables("users").is_empty() {
+        table.wrong("users", "beside \"forward\" every client goes as itself already; remove one of them");
+    }
+}
+
+fn source(table: &Reader<'_>, key: Option<&&str>) -> Option<CredentialSource> {
+    match key.copied()? {
+        "helper" => table.parsed("helper", helper).map(CredentialSource::Helper),
+        "docker_config" => docker_config(table).map(CredentialSource::DockerConfig),
+        "forward" => Some(CredentialSource::Forward),
+        _ => login(table).map(CredentialSource::Login),
+    }
+}
+
+/// The name becomes part of a program's, which is looked for where programs are.
+fn helper(written: &str) -> Result<String, Wrong> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if written.is_empty() || !written.bytes().all(plain) {
+        return Err(Wrong::value(
+            "is no helper's name; of the program docker-credential-ecr-login write \"ecr-login\"",
+        ));
+    }
+    Ok(written.to_owned())
+}
+
+fn docker_config(table: &Reader<'_>) -> Option<PathBuf> {
+    let Some(item) = table.text("docker_config") else {
+        if !table.is_broken("docker_config") {
+            table.wrong("docker_config", "this names no file; write for example \"~/.docker/config.json\"");
+        }
+        return None;
+    };
+    let file = item.located_from_home()?;
+    let path = file.path.clone();
+    table.context.refer(Reference::DockerConfig(file));
+    Some(path)
+}
+
+fn users(table: &Reader<'_>) -> Vec<UserCredentials> {
+    table.tables("users").iter().filter_map(user).collect()
+}
+
+fn user(table: &Reader<'_>) -> Option<UserCredentials> {
+    let users = table.all("users", "an entry", "users = [\"alice\"]", UserPattern::parse);
+    let login = login(table);
+    Some(UserCredentials { users: users?, login: login? })
+}
+
+/// A name and its password, if both are there and can be sent.
+fn login(table: &Reader<'_>) -> Option<Login> {
+    let username = needed(table, "username", "robot").and_then(|item| item.parsed(username));
+    let password = needed(table, "password", "${file:/run/secrets/password}");
+    Some(Login { username: username?, password: Secret::new(password?.value()) })
+}
+
+fn needed<'a>(table: &Reader<'a>, name: &str, example: &str) -> Option<Item<'a>> {
+    let item = table.text(name);
+    if item.is_none() && !table.is_broken(name) {
+        let text = match table.has(name) {
+            true => format!("this is empty; write for example \"{example}\""),
+            false => format!(
+                "a name and a password belong together; {}",
+                table.advice(&format!("{name} = \"{example}\""))
+            ),
+        };
+        table.wrong(name, text);
+    }
+    item
+}
+
+/// What Basic can carry (RFC 7617 section 2). Not shown: a password may have been written here, or behind a colon.
+pub(super) fn username(written: &str) -> Result<String, Wrong> {
+    if written.contains(':') || written.contains(char::is_control) {
+        return Err(Wrong::hidden(
+            "a user name with \":\" or a control character in it cannot be sent; write it without",
+        ));
+    }
+    Ok(written.to_owned())
+}

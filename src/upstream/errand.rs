@@ -1,0 +1,59 @@
+//! An errand for a token.
+
+use std::sync::{Arc, Weak};
+
+use super::credentials::Who;
+use super::scheme::Scheme;
+use super::token::{self, Fetch, Token, TokenError};
+use super::{Access, Upstream};
+use crate::proto::ScopeSet;
+
+/// What it takes to ask for a token, now and when it is renewed.
+#[derive(Clone)]
+pub(super) struct Errand {
+    pub(super) upstream: Weak<Upstream>,
+    pub(super) who: Who,
+    pub(super) scheme: Arc<Scheme>,
+    pub(super) access: Access,
+    /// What the registry's own challenge named.
+    pub(super) challenged: ScopeSet,
+}
+
+impl Fetch for Errand {
+    /// `None` where the upstream is no longer configured.
+    async fn fetch(&self, worker: usize) -> Option<Result<Token, TokenError>> {
+        let upstream = self.upstream.upgrade()?;
+        let Scheme::Bearer(bearer) = &*self.scheme else { return None };
+        let result = self.ask(&upstream, worker, bearer).await;
+        match &result {
+            Ok(_) => upstream.standings.taken(&self.who),
+            Err(TokenError::Shunned) => {}
+            Err(error) => {
+                tracing::warn!(upstream = upstream.settings.name, %error, "no token from the upstream");
+            }
+        }
+        Some(result)
+    }
+}
+
+impl Errand {
+    async fn ask(
+        &self,
+        upstream: &Upstream,
+        worker: usize,
+        bearer: &token::Bearer,
+    ) -> Result<Token, TokenError> {
+        if upstream.standings.is_shunned(&self.who) {
+            return Err(TokenError::Shunned);
+        }
+        let grant = upstream.credentials.grant(&self.who).await?;
+        let asking = token::Asking { client: &upstream.client, reach: &upstream.reach, worker };
+        let result = asking.fetch(bearer, &grant, self.access.scopes(&self.challenged)).await;
+        // Where nothing in particular was asked for, it is the credentials that are refused.
+        if self.access == Access::Version && matches!(result, Err(TokenError::Refused { .. })) {
+            upstream.standings.refused(&self.who);
+            upstream.credentials.refused(&self.who);
+        }
+        result
+    }
+}

@@ -1,0 +1,365 @@
+//! One upstream, asked one step at a time: what the gateway does in one go, for people who want to see it.
+//!
+//! The rules are those of the gateway: the same hops, the same credentials, the same token requests.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::challenge::set_authorization;
+use super::client::Outgoing;
+use super::connect::{Certificate, DialError, TlsSettingsError};
+use super::credentials::{CredentialError, Grant, Who};
+use super::reach::{Hop, ReachError};
+use super::token::{self, Asking, Bearer, Given, TokenError};
+use super::{Access, Error, Request, Response, Subject, Upstream};
+use crate::authz::Permit;
+use crate::body::RequestBody;
+use crate::config::{self, limits};
+use crate::proto::{Authorization, Challenge, ScopeSet, Secret, TokenAnswer};
+
+/// An upstream under examination. Runs on one thread, as worker number 0.
+pub struct Probe {
+    upstream: Arc<Upstream>,
+    permit: Permit,
+    who: Who,
+    /// What must not be read in anything that is told.
+    secrets: Mutex<Vec<Secret>>,
+}
+
+/// Leave to send a request to one place.
+#[derive(Debug, Clone)]
+pub struct Way(Hop);
+
+/// What a request shows for itself. Neither `Debug` nor `Display` says it.
+#[derive(Clone, Default)]
+pub struct Pass(Option<HeaderValue>);
+
+/// A request for a token that has not been sent.
+pub struct TokenErrand {
+    endpoint: Bearer,
+    grant: Grant,
+    scopes: ScopeSet,
+}
+
+/// What came of it.
+pub struct TokenGiven {
+    /// The token and what is said of it.
+    pub answer: TokenAnswer,
+    /// The time at the token endpoint.
+    pub date: Option<SystemTime>,
+    /// The token as it is shown.
+    pub pass: Pass,
+}
+
+impl Probe {
+    /// Dials nothing yet.
+    ///
+    /// # Errors
+    /// When the TLS settings can't be used.
+    pub fn new(settings: config::Upstream, permit: Permit) -> Result<Self, TlsSettingsError> {
+        let upstream = Upstream::new(settings, limits::STALL_TIMEOUT, 1)?;
+        let who = upstream.credentials.who(permit.identity());
+        Ok(Self { upstream, permit, who, secrets: Mutex::default() })
+    }
+
+    /// Its part of the configuration.
+    pub fn settings(&self) -> &config::Upstream {
+        self.upstream.settings()
+    }
+
+    /// The name that it is asked by: none where that is nobody in particular, or a token without a name.
+    ///
+    /// # Errors
+    /// When there should be credentials and are none.
+    pub async fn username(&self) -> Result<Option<String>, CredentialError> {
+        Ok(match self.grant().await? {
+            Grant::Password(login) => Some(login.username),
+            Grant::Nothing | Grant::IdentityToken(_) | Grant::RegistryToken(_) => None,
+        })
+    }
+
+    /// Whether it is asked as somebody.
+    ///
+    /// # Errors
+    /// As [`Self::username`].
+    pub async fn is_somebody(&self) -> Result<bool, CredentialError> {
+        Ok(!matches!(self.grant().await?, Grant::Nothing))
+    }
+
+    /// The upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
+    pub fn own(&self, target: &str) -> Way {
+        Way(self.upstream.reach.own([self.settings().url.path.as_str(), target].concat()))
+    }
+
+    /// Where a redirect leads that came in answer to `from`.
+    ///
+    /// # Errors
+    /// When the gateway would not follow it.
+    pub fn redirect(&self, from: &Way, location: &str) -> Result<Way, ReachError> {
+        self.upstream.reach.redirect(from.0.url(), location).map(Way)
+    }
+
+    /// Sends one request and takes whatever answer comes: no challenge is answered, no redirect followed. `pass` is
+    /// shown to the upstream itself alone.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn ask(
+        &self,
+        method: &Method,
+        way: &Way,
+        mut headers: HeaderMap,
+        pass: &Pass,
+    ) -> Result<Response, Error> {
+        set_authorization(&mut headers, pass.0.clone().filter(|_| way.is_own()));
+        let mut body = RequestBody::empty();
+        let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Subject::Other };
+        self.upstream.client.send(WORKER, &way.0, request).await
+    }
+
+    /// The name and password, or the token that came with the credentials; nothing where there are none.
+    ///
+    /// # Errors
+    /// As [`Self::username`].
+    pub async fn basic(&self) -> Result<Pass, CredentialError> {
+        Ok(Pass(match self.grant().await? {
+            Grant::Password(login) => Some(token::basic(&login)),
+            Grant::RegistryToken(token) => token::bearer(&token),
+            Grant::Nothing | Grant::IdentityToken(_) => None,
+        }))
+    }
+
+    /// The request for a token that `challenge` asks for; `None` where it names no token endpoint.
+    ///
+    /// # Errors
+    /// As [`Self::username`].
+    pub async fn errand(
+        &self,
+        challenge: &Challenge,
+        access: &Access,
+    ) -> Result<Option<TokenErrand>, CredentialError> {
+        let Some(endpoint) = Bearer::of(challenge) else { return Ok(None) };
+        let challenged = challenge.param("scope").map(ScopeSet::parse).unwrap_or_default();
+        let scopes = access.scopes(&challenged);
+        Ok(Some(TokenErrand { endpoint, grant: self.grant().await?, scopes }))
+    }
+
+    /// Sends it, by the rules of `realm_hosts`.
+    ///
+    /// # Errors
+    /// When there is no token.
+    pub async fn token(&self, errand: &TokenErrand) -> Result<TokenGiven, TokenError> {
+        let Upstream { client, reach, .. } = &*self.upstream;
+        let asking = Asking { client, reach, worker: WORKER };
+        let Given { answer, header, date } =
+            asking.ask(&errand.endpoint, &errand.grant, &errand.scopes).await?;
+        self.hide(&answer.token);
+        Ok(TokenGiven { answer, date, pass: Pass(Some(header)) })
+    }
+
+    /// Sends a request as the gateway does, challenges answered and redirects followed.
+    ///
+    /// # Errors
+    /// As [`Upstream::send`].
+    pub async fn send(&self, request: Request<'_>) -> Result<Response, Error> {
+        self.upstream.send(&self.permit, WORKER, request).await
+    }
+
+    /// The same, but the redirect is the answer.
+    ///
+    /// # Errors
+    /// As [`Upstream::send`].
+    pub async fn send_here(&self, way: &Way, mut request: Request<'_>) -> Result<Response, Error> {
+        self.upstream.authorized(WORKER, &self.who, &way.0, &mut request).await
+    }
+
+    /// Where an upload goes on: as [`Upstream::upload_location`].
+    ///
+    /// # Errors
+    /// When that is elsewhere.
+    pub fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
+        self.upstream.upload_location(target, headers)
+    }
+
+    /// The certificates that the upstream shows, its own first; `None` where it is asked by plain HTTP.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn certificates(&self) -> Result<Option<Vec<Certificate>>, DialError> {
+        let hop = self.own("/v2/").0;
+        if !hop.url().origin.https {
+            return Ok(None);
+        }
+        self.upstream.client.certificates(&hop).await.map(Some)
+    }
+
+    /// Whether the upstream speaks the other of http and https at its port: the one that its URL does not say. It is
+    /// told nothing of us.
+    pub async fn speaks_the_other(&self) -> bool {
+        let mut settings = self.settings().clone();
+        settings.url.https = !settings.url.https;
+        settings.credentials = config::Credentials::default();
+        settings.client_certificate = None;
+        settings.retries = 0;
+        settings.connect_timeout = settings.connect_timeout.min(SHORT);
+        settings.response_timeout = settings.response_timeout.min(SHORT);
+        let Ok(other) = Self::new(settings, self.permit.clone()) else { return false };
+        match other.certificates().await {
+            Ok(Some(_)) => true,
+            Err(error) => error.certificate_fault().is_some(),
+            Ok(None) => {
+                let (way, pass) = (other.own("/v2/"), Pass::default());
+                let asked = other.ask(&Method::GET, &way, HeaderMap::new(), &pass).await;
+                // What wants TLS often says so by a 400 in plain HTTP.
+                asked.is_ok_and(|response| response.status != StatusCode::BAD_REQUEST)
+            }
+        }
+    }
+
+    /// `text`, which a peer has said, without any secret that it was shown or has given.
+    pub fn veiled(&self, text: &str) -> String {
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let hidden = |text: String, secret: &Secret| match secret.expose() {
+            short if short.len() < SHORTEST => text,
+            secret => text.replace(secret, "[secret]"),
+        };
+        secrets.iter().fold(text.to_owned(), hidden)
+    }
+
+    async fn grant(&self) -> Result<Grant, CredentialError> {
+        let grant = self.upstream.credentials.grant(&self.who).await?;
+        match &grant {
+            Grant::Nothing => {}
+            Grant::IdentityToken(secret) | Grant::RegistryToken(secret) => self.hide(secret),
+            Grant::Password(login) => {
+                self.hide(&login.password);
+                let (user, password) = (login.username.clone(), login.password.clone());
+                let rendered = Authorization::Basic { user, password }.render();
+                let pair = rendered.and_then(|line| Some(line.expose().split_once(' ')?.1.to_owned()));
+                pair.into_iter().for_each(|pair| self.hide(&Secret::new(pair)));
+            }
+        }
+        Ok(grant)
+    }
+
+    fn hide(&self, secret: &Secret) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !secrets.iter().any(|known| known.ct_eq(secret)) {
+            secrets.push(secret.clone());
+        }
+    }
+}
+
+/// The only worker that there is.
+const WORKER: usize = 0;
+
+/// How long another guess may take.
+const SHORT: Duration = Duration::from_secs(3);
+
+/// In bytes. What is shorter would be found in ordinary words.
+const SHORTEST: usize = 4;
+
+impl Way {
+    /// Whether it leads to the upstream itself.
+    pub fn is_own(&self) -> bool {
+        self.0.is_own()
+    }
+
+    /// As `redirect_hosts` would name it: the host, and the port where it must be written.
+    pub fn host(&self) -> String {
+        self.0.entry()
+    }
+}
+
+/// The URL, without its query where that may be what opens the door: anywhere but at the upstream.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_own() { f.write_str(&self.0.url().expose()) } else { write!(f, "{}", self.0.url()) }
+    }
+}
+
+impl Pass {
+    /// Whether anything is shown.
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl TokenErrand {
+    /// How it is asked for.
+    pub fn method(&self) -> &'static str {
+        match self.grant {
+            Grant::IdentityToken(_) => "POST",
+            Grant::Nothing | Grant::Password(_) | Grant::RegistryToken(_) => "GET",
+        }
+    }
+
+    /// The URL that is asked; there is no secret in it.
+    pub fn url(&self) -> String {
+        match &self.grant {
+            Grant::IdentityToken(_) => self.endpoint.realm.clone(),
+            Grant::Password(login) => self.endpoint.request_url(Some(login), &self.scopes),
+            Grant::Nothing | Grant::RegistryToken(_) => self.endpoint.request_url(None, &self.scopes),
+        }
+    }
+
+    /// What the token is to be for.
+    pub fn scope(&self) -> String {
+        self.scopes.to_string()
+    }
+
+    /// Whether the credentials hold a token that serves as it is: then none is asked for.
+    pub fn is_needless(&self) -> bool {
+        matches!(self.grant, Grant::RegistryToken(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Identity;
+    use crate::config::{CredentialSource, Environment, Login};
+
+    fn probe(url: &str, login: Option<(&str, &str)>) -> Probe {
+        let mut settings = config::Upstream::at(url, &Environment::default()).unwrap();
+        if let Some((username, password)) = login {
+            let login = Login { username: username.into(), password: Secret::new(password) };
+            settings.credentials.source = CredentialSource::Login(login);
+        }
+        Probe::new(settings, Permit::operator(Identity::Anonymous)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_shown_is_not_told() {
+        let probe = probe("https://a.example/sub", Some(("robot", "hunter2hunter2")));
+        assert!(!probe.basic().await.unwrap().is_nothing());
+        let pair = "cm9ib3Q6aHVudGVyMmh1bnRlcjI=";
+        let told = probe.veiled(&format!("realm=\"hunter2hunter2\" Basic {pair} robot"));
+        assert_eq!(told, "realm=\"[secret]\" Basic [secret] robot");
+        assert_eq!(probe.own("/v2/").to_string(), "https://a.example/sub/v2/");
+    }
+
+    #[tokio::test]
+    async fn the_request_for_a_token_has_no_secret_in_it() {
+        let line = br#"Bearer realm="https://a.example/token",service="s",scope="repository:a:pull""#;
+        let challenge = crate::proto::challenge::parse(line).challenges.remove(0);
+        let access = Access::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
+        for (login, account) in [(None, ""), (Some(("robot", "hunter2hunter2")), "account=robot&")] {
+            let errand =
+                probe("https://a.example", login).errand(&challenge, &access).await.unwrap().unwrap();
+            let url = format!("https://a.example/token?{account}service=s&scope=repository%3Aa%3Apull");
+            assert_eq!((errand.method(), errand.url()), ("GET", url));
+            assert_eq!(errand.scope(), "repository:a:pull");
+        }
+    }
+
+    #[test]
+    fn the_query_of_a_foreign_url_is_not_told() {
+        let probe = probe("https://a.example", None);
+        let way = probe.redirect(&probe.own("/v2/x"), "https://cdn.example/b?sig=secret").unwrap();
+        assert_eq!((way.to_string().as_str(), way.is_own()), ("https://cdn.example/b", false));
+    }
+}

@@ -1,0 +1,182 @@
+//! What is left of an allowance, as Docker Hub says it: `ratelimit-limit`, `ratelimit-remaining`,
+//! `docker-ratelimit-source`.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::Response;
+use super::credentials::Who;
+
+/// An allowance, as an answer tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests in each window.
+    pub limit: Option<u64>,
+    /// How many are left.
+    pub remaining: u64,
+    /// How long a window is.
+    pub window: Option<Duration>,
+    /// For whom it is counted: an address, or an account's id.
+    pub source: Option<String>,
+}
+
+impl RateLimit {
+    /// Reads the fields of an answer. `None` where nothing is said: then nothing is limited.
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let (remaining, window) = count(text("ratelimit-remaining")?)?;
+        let limit = text("ratelimit-limit").and_then(count);
+        let source = text("docker-ratelimit-source").map(|text| text.chars().take(SOURCE_LONGEST).collect());
+        let window = limit.and_then(|(_, window)| window).or(window);
+        Some(Self { limit: limit.map(|(limit, _)| limit), remaining, window, source })
+    }
+
+    /// Whether less than a tenth is left.
+    fn is_low(&self) -> bool {
+        self.limit.is_some_and(|limit| self.remaining < limit.div_ceil(10))
+    }
+}
+
+/// `20;w=21600`: a number, and the window in seconds.
+fn count(text: &str) -> Option<(u64, Option<Duration>)> {
+    let mut parts = text.split(';').map(str::trim);
+    let number = parts.next()?.parse().ok()?;
+    let window = parts.find_map(|part| part.strip_prefix("w=")?.parse().ok());
+    Some((number, window.map(Duration::from_secs)))
+}
+
+const SOURCE_LONGEST: usize = 64;
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} left", self.remaining)?;
+        if let Some(limit) = self.limit {
+            write!(f, " of {limit}")?;
+        }
+        if let Some(window) = self.window {
+            write!(f, " in {} s", window.as_secs())?;
+        }
+        if let Some(source) = &self.source {
+            write!(f, " for {source}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The allowances of one upstream: each identity has its own. The one that is longest unheard of goes first.
+#[derive(Debug)]
+pub(super) struct RateLimits(Cache<Who, RateLimit>);
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        // moka's default policy may refuse a fresh entry.
+        Self(Cache::builder().max_capacity(IDENTITIES).eviction_policy(EvictionPolicy::lru()).build())
+    }
+}
+
+impl RateLimits {
+    /// Keeps what an answer says, and tells the operator when it runs low or out. What is said to a client in refusing it
+    /// is not kept: anybody may come with any name.
+    pub(super) fn note(&self, upstream: &str, who: &Who, response: &Response) {
+        let Some(now) = RateLimit::of(&response.headers) else { return };
+        let before = self.0.get(who);
+        if is_known(who, response.status) {
+            self.0.insert(who.clone(), now.clone());
+        }
+        let limited = response.status == StatusCode::TOO_MANY_REQUESTS;
+        let newly_low = now.is_low() && !before.as_ref().is_some_and(RateLimit::is_low);
+        if limited || newly_low {
+            tracing::warn!(upstream, identity = %who, left = %now, "the upstream's rate limit is near");
+        } else if before.as_ref() != Some(&now) {
+            tracing::debug!(upstream, identity = %who, left = %now, "the upstream's rate limit");
+        }
+    }
+
+    /// What each identity has left.
+    pub(super) fn all(&self) -> Vec<(String, RateLimit)> {
+        self.0.iter().map(|(who, limit)| (who.to_string(), limit.clone())).collect()
+    }
+}
+
+/// Whether the upstream is known to know this identity by such a name.
+fn is_known(who: &Who, status: StatusCode) -> bool {
+    !matches!(who, Who::Client(_)) || status.is_success() || status.is_redirection()
+}
+
+/// Identities that are remembered; where clients bring their own there may be many.
+const IDENTITIES: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::authn::Forwarded;
+    use crate::body::Body;
+    use crate::proto::Secret;
+
+    fn answer(fields: &[(&'static str, &str)]) -> Response {
+        let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        Response { status: StatusCode::OK, headers: fields.collect(), body: Body::empty() }
+    }
+
+    #[test]
+    fn docker_hubs_fields_are_read() {
+        let answer = answer(&[
+            ("ratelimit-limit", "100;w=21600"),
+            ("ratelimit-remaining", "76;w=21600"),
+            ("docker-ratelimit-source", "192.0.2.7"),
+        ]);
+        let limit = RateLimit::of(&answer.headers).unwrap();
+        assert_eq!(limit.to_string(), "76 left of 100 in 21600 s for 192.0.2.7");
+        assert!(!limit.is_low());
+    }
+
+    #[test]
+    fn without_the_fields_nothing_is_limited() {
+        assert_eq!(RateLimit::of(&HeaderMap::new()), None);
+        assert_eq!(RateLimit::of(&answer(&[("ratelimit-remaining", "many")]).headers), None);
+    }
+
+    #[test]
+    fn each_identity_has_its_own_allowance() {
+        let limits = RateLimits::default();
+        limits.note("up", &Who::Anonymous, &answer(&[("ratelimit-remaining", "5")]));
+        limits.note("up", &Who::Gateway, &answer(&[("ratelimit-remaining", "190")]));
+        limits.note("up", &Who::Gateway, &answer(&[]));
+        let mut all: Vec<_> = limits.all().into_iter().map(|(who, limit)| (who, limit.remaining)).collect();
+        all.sort();
+        assert_eq!(all, [("anonymous".to_owned(), 5), ("gateway".to_owned(), 190)]);
+    }
+    fn client(name: impl Into<String>) -> Who {
+        Who::Client(Arc::new(Forwarded::new("up", name.into(), Secret::new("pw"))))
+    }
+
+    #[test]
+    fn what_is_said_to_a_client_in_refusing_it_is_not_kept() {
+        let limits = RateLimits::default();
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS] {
+            let refusal = Response { status, ..answer(&[("ratelimit-remaining", "5")]) };
+            limits.note("up", &client("mallory"), &refusal);
+        }
+        assert_eq!(limits.all(), []);
+        limits.note("up", &client("alice"), &answer(&[("ratelimit-remaining", "5")]));
+        assert_eq!(limits.all()[0].0, "alice");
+    }
+
+    #[test]
+    fn many_identities_do_not_push_out_one_that_is_at_work() {
+        let limits = RateLimits::default();
+        for number in 0..IDENTITIES * 2 {
+            limits.note("up", &client(format!("user{number}")), &answer(&[("ratelimit-remaining", "5")]));
+            limits.note("up", &Who::Gateway, &answer(&[("ratelimit-remaining", "190")]));
+        }
+        limits.0.run_pending_tasks();
+        assert!(limits.0.entry_count() <= IDENTITIES);
+        assert!(limits.all().iter().any(|(who, _)| who == "gateway"));
+    }
+}

@@ -1,0 +1,407 @@
+//! Redirects: followed here, without a word of who we are, and nowhere that nobody has named or can see.
+
+use crate::harness::{
+    Answer, Gate, Gateway, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account, basic, noise, refusal,
+    sha256,
+};
+
+const MANIFEST: &str = "/v2/a/manifests/x";
+const UPLOADS: &str = "/v2/a/blobs/uploads/";
+
+fn blob() -> String {
+    format!("/v2/a/blobs/{}", sha256(b"{}"))
+}
+
+fn to(location: &str) -> Reply {
+    Reply::status(307).header("Location", location).header("Set-Cookie", "session=t0psecret")
+}
+
+/// A registry that wants a password, a CDN that it may send us to, and a gateway before both.
+async fn world(lines: &str) -> (Upstream, Upstream, Gateway) {
+    let (registry, cdn) = (Upstream::start().await, Upstream::start().await);
+    let lines = format!("redirect_hosts = [\"{}\"]\n{lines}\n{}", cdn.address, account());
+    let gateway = Gateway::builder().upstream_with("up", "", registry.address, &lines).start().await;
+    registry.expect("GET", "/v2/warm/manifests/x", refusal("Basic realm=\"x\""));
+    registry.expect("GET", "/v2/warm/manifests/x", Reply::ok("{}"));
+    gateway.get("/v2/warm/manifests/x").await.is(200);
+    (registry, cdn, gateway)
+}
+
+#[tokio::test]
+async fn every_kind_of_redirect_is_followed_without_credentials_cookies_and_ns() {
+    let (registry, cdn, gateway) = world("").await;
+    for status in [301, 302, 303, 307, 308] {
+        for method in ["GET", "HEAD"] {
+            for target in [MANIFEST.to_owned(), blob()] {
+                let reply = Reply::status(status).header("Location", &cdn.url("/signed?X-Sig=t0psecret"));
+                let mut asked = registry.expect(method, target.as_str(), reply);
+                cdn.expect(method, "/signed?X-Sig=t0psecret", Reply::ok("{}").header("Set-Cookie", "a=b"));
+                let request = Request::new(method, format!("{target}?ns=up"));
+                let answer = gateway.ask(request.header("Cookie", "session=1")).await;
+                assert_eq!(answer.status, 200, "{status} {method} {target}");
+                assert_eq!(answer.header("location"), None);
+                let shown = asked.done().await.headers.get("authorization").map(str::to_owned);
+                assert_eq!(shown, Some(basic(ROBOT, PASSWORD)));
+            }
+        }
+    }
+    assert!(cdn.heard_of("authorization").iter().all(Option::is_none));
+    assert_eq!(cdn.heard_of("host")[0], Some(cdn.address.to_string()));
+}
+
+#[tokio::test]
+async fn a_signed_url_arrives_to_the_byte() {
+    let (registry, cdn, gateway) = world("").await;
+    for target in [
+        "/a%2Fb%2fc/~x+y/!$'()*,;:@?X-Amz=t0psecret%2B%2b+c%7e~&&d=e==&f=",
+        "//double//slash/./dot/../dots?a=/../b?c",
+        "/?",
+        "/x?a=%zz&b=%&c=[]{}|^`",
+    ] {
+        registry.expect("GET", blob(), to(&cdn.url(target)));
+        cdn.expect("GET", target, Reply::ok("{}"));
+        assert_eq!(gateway.get(&blob()).await.status, 200, "{target}");
+    }
+    registry.expect("GET", blob(), to(&cdn.url("/x?sig=t0psecret#fragment")));
+    cdn.expect("GET", "/x?sig=t0psecret", Reply::ok("{}"));
+    gateway.get(&blob()).await.is(200);
+}
+
+#[tokio::test]
+async fn relative_redirects_are_resolved_against_where_they_came_from() {
+    let (registry, cdn, gateway) = world("").await;
+    let host = cdn.address.to_string();
+    for (location, at_cdn, target) in [
+        ("/x?y=%2f".to_owned(), false, "/x?y=%2f"),
+        ("x".to_owned(), false, "/v2/a/blobs/x"),
+        ("../x".to_owned(), false, "/v2/a/x"),
+        ("?x=1".to_owned(), false, &*format!("{}?x=1", blob())),
+        (format!("//{host}/x"), true, "/x"),
+    ] {
+        registry.expect("GET", blob(), to(&location));
+        let there = if at_cdn { &cdn } else { &registry };
+        there.expect("GET", target, Reply::ok("{}"));
+        assert_eq!(gateway.get(&blob()).await.status, 200, "{location}");
+    }
+    registry.expect("GET", blob(), to(&cdn.url("/one/two")));
+    cdn.expect("GET", "/one/two", to("three?sig=t0psecret"));
+    cdn.expect("GET", "/one/three?sig=t0psecret", Reply::ok("{}"));
+    gateway.get(&blob()).await.is(200);
+}
+
+#[tokio::test]
+async fn a_range_goes_along_and_its_part_comes_back() {
+    let (registry, cdn, gateway) = world("").await;
+    registry.expect("GET", blob(), to(&cdn.url("/x")));
+    let part = Reply::status(206).body("23").header("Content-Range", "bytes 2-3/9");
+    let mut asked = cdn.expect("GET", "/x", part);
+    let answer = gateway.ask(Request::get(blob()).header("Range", "bytes=2-3")).await.is(206);
+    assert_eq!((answer.text().as_str(), answer.header("content-range")), ("23", Some("bytes 2-3/9")));
+    assert_eq!(asked.done().await.headers.get("range"), Some("bytes=2-3"));
+}
+
+#[tokio::test]
+async fn five_redirects_are_followed_and_no_sixth() {
+    let (registry, cdn, gateway) = world("").await;
+    let chain = |hops: usize| {
+        registry.expect("GET", blob(), to(&cdn.url("/1")));
+        for hop in 1..hops {
+            cdn.expect("GET", format!("/{hop}"), to(&format!("/{}", hop + 1)));
+        }
+    };
+    chain(5);
+    cdn.expect("GET", "/5", Reply::ok("{}"));
+    gateway.get(&blob()).await.is(200);
+    chain(6);
+    gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_loop_is_502() {
+    let (registry, cdn, gateway) = world("").await;
+    registry.always("GET", blob(), {
+        let there = cdn.url("/x");
+        move |_| to(&there)
+    });
+    let back = registry.url(&blob());
+    cdn.always("GET", "/x", move |_| to(&back));
+    gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+    assert_eq!(cdn.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_at_home_on_anothers_word() {
+    for lines in ["", "redirects = \"pass\""] {
+        let (registry, cdn, gateway) = world(lines).await;
+        let before = registry.heard().len();
+        registry.expect("GET", MANIFEST, to(&cdn.url("/x")));
+        cdn.expect("GET", "/x", to("/y"));
+        cdn.expect("GET", "/y", to(&registry.url("/v2/other/manifests/x")));
+        gateway.get(MANIFEST).await.refuses(502, "UNAVAILABLE");
+        assert_eq!((registry.heard().len() - before, cdn.heard().len()), (1, 2), "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_went_elsewhere_does_not_come_home() {
+    let (registry, storage, gateway) = world("").await;
+    registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &storage.url("/up")));
+    let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+    let home = registry.url("/v2/other/blobs/uploads/1");
+    storage.expect("PATCH", "/up", Reply::status(202).header("Location", &home));
+    gateway.ask(Request::patch(begun).body("ab")).await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_redirect_that_cannot_be_followed_is_502() {
+    let (registry, cdn, gateway) = world("").await;
+    for reply in [
+        Reply::status(307),
+        to(""),
+        to("http://"),
+        to("ftp://example.com/x"),
+        to("http://user@127.0.0.1/"),
+        to("http:\\\\127.0.0.1"),
+        Reply::status(300).header("Location", &cdn.url("/t0psecret")),
+        Reply::status(305).header("Location", &cdn.url("/t0psecret")),
+    ] {
+        // An empty location is the very same place.
+        registry.always("GET", MANIFEST, move |_| reply.clone());
+        gateway.get(MANIFEST).await.refuses(502, "UNAVAILABLE");
+        registry.forget("GET", MANIFEST);
+    }
+    assert_eq!(cdn.connections(), 0);
+}
+
+#[tokio::test]
+async fn what_a_cdn_refuses_is_never_the_clients_password() {
+    let (registry, cdn, gateway) = world("").await;
+    for (status, expected, code) in [
+        (401, 502, "UNAVAILABLE"),
+        (403, 403, "DENIED"),
+        (404, 404, "BLOB_UNKNOWN"),
+        (500, 502, "UNAVAILABLE"),
+    ] {
+        registry.expect("GET", blob(), to(&cdn.url("/x?sig=t0psecret")));
+        let page = Reply::status(status).body("<Error>t0psecret</Error>").header("Content-Type", "text/xml");
+        cdn.expect("GET", "/x?sig=t0psecret", page.header("WWW-Authenticate", "Basic realm=\"http\""));
+        gateway.get(&blob()).await.refuses(expected, code);
+    }
+}
+
+/// A registry that redirects to places nobody has named; nothing there may hear of it.
+async fn refused(lines: &str, location: impl Fn(u16) -> String) {
+    let (registry, inside) = (Upstream::start().await, Upstream::start().await);
+    let gateway = Gateway::builder().upstream_with("up", "", registry.address, lines).start().await;
+    let location = location(inside.address.port());
+    for target in [MANIFEST.to_owned(), blob()] {
+        registry.expect("GET", target.as_str(), to(&location));
+        let answer = gateway.get(&target).await;
+        assert_eq!(answer.status, 502, "{location}: {}", answer.text());
+        assert_eq!(answer.code(), "UNAVAILABLE");
+    }
+    assert_eq!(inside.connections(), 0, "{location}");
+}
+
+#[tokio::test]
+async fn places_inside_are_refused_however_they_are_written() {
+    let lines = "connect_timeout = \"2s\"\nretries = 0";
+    for host in [
+        "127.0.0.1:PORT",
+        "127.8.8.8:PORT",
+        "localhost:PORT",
+        "LOCALHOST.:PORT",
+        "x.localhost:PORT",
+        "[::1]:PORT",
+        "[::ffff:127.0.0.1]:PORT",
+        "[64:ff9b::7f00:1]:PORT",
+        "0.0.0.0:PORT",
+        "127.1:PORT",
+        "2130706433:PORT",
+        "0x7f000001:PORT",
+        "0177.0.0.1:PORT",
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.0.1",
+        "100.64.0.1",
+        "198.51.100.1",
+        "224.0.0.1",
+    ] {
+        refused(lines, |port| format!("http://{}/x", host.replace("PORT", &port.to_string()))).await;
+    }
+}
+
+#[tokio::test]
+async fn redirect_hosts_lets_in_what_it_names_and_nothing_else() {
+    let lines = "redirect_hosts = [\"127.0.0.1:1\", \"cdn.example\", \"*.cdn.example\"]";
+    for location in [
+        "http://127.0.0.1:PORT/x",
+        "https://other.example/x",
+        "https://cdn.example:PORT/x",
+        "https://xcdn.example/x",
+        "https://cdn.example.evil.example/x",
+    ] {
+        refused(lines, |port| location.replace("PORT", &port.to_string())).await;
+    }
+}
+
+/// A registry with TLS, and a gateway before it that trusts it.
+async fn over_tls(lines: &str) -> (Upstream, Gateway) {
+    let registry = Upstream::start_tls().await;
+    let builder = Gateway::builder().file("ca.crt", registry.ca.as_ref().unwrap());
+    let lines = format!("url = \"{}\"\nca = \"ca.crt\"\n{lines}", registry.url(""));
+    let gateway = builder.upstream_with("up", "", registry.address, &lines).start().await;
+    (registry, gateway)
+}
+
+#[tokio::test]
+async fn from_https_no_redirect_leads_to_plain_http() {
+    let (registry, gateway) = over_tls("").await;
+    for location in ["http://cdn.example/x", "http://93.184.215.14/x"] {
+        registry.expect("GET", blob(), to(location));
+        gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+    }
+    let plain = Upstream::start().await;
+    let (registry, gateway) = over_tls(&format!("redirect_hosts = [\"{}\"]", plain.address)).await;
+    registry.expect("GET", blob(), to(&plain.url("/x")));
+    plain.expect("GET", "/x", Reply::ok("{}"));
+    gateway.get(&blob()).await.is(200);
+}
+
+#[tokio::test]
+async fn a_redirect_to_pass_on_is_the_clients_with_an_absolute_location() {
+    let (registry, cdn, gateway) = world("redirects = \"pass\"").await;
+    for (location, absolute) in [
+        ("https://cdn.example/x?sig=t0psecret%2b+~&&", "https://cdn.example/x?sig=t0psecret%2b+~&&"),
+        ("//cdn.example/x", "http://cdn.example/x"),
+        ("http://10.0.0.1/x", "http://10.0.0.1/x"),
+    ] {
+        for method in ["GET", "HEAD"] {
+            registry.expect(method, blob(), to(location));
+            let answer = gateway.ask(Request::new(method, blob())).await.is(307);
+            assert_eq!(answer.header("location"), Some(absolute));
+        }
+    }
+    // What the client could not follow is followed here all the same.
+    registry.expect("GET", blob(), to("/elsewhere"));
+    registry.expect("GET", "/elsewhere", Reply::ok("{}"));
+    gateway.get(&blob()).await.is(200);
+    registry.expect("GET", MANIFEST, to(&cdn.url("/m")));
+    cdn.expect("GET", "/m", Reply::ok("{}"));
+    gateway.get(MANIFEST).await.is(200);
+}
+
+#[tokio::test]
+async fn writes_are_not_redirected() {
+    let (registry, cdn, gateway) = world("").await;
+    let there = cdn.url("/x");
+    for request in [
+        Request::post(UPLOADS),
+        Request::put(MANIFEST).body("{}"),
+        Request::delete(format!("/v2/a/manifests/{}", sha256(b"{}"))),
+    ] {
+        registry.expect(&request.method, request.target.as_str(), to(&there));
+        gateway.ask(request).await.refuses(502, "UNAVAILABLE");
+    }
+    assert_eq!(cdn.connections(), 0);
+}
+
+fn location(answer: &Answer) -> String {
+    answer.header("location").expect("a location").to_owned()
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_elsewhere_where_that_is_named_and_without_credentials() {
+    let (registry, storage, gateway) = world("").await;
+    let (one, two) = ("/up/1?sig=t0psecret%2b", "/up/2?sig=t0psecret");
+    registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &storage.url(one)));
+    let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+    assert!(begun.starts_with(UPLOADS) && !begun.contains(MARK), "{begun}");
+    storage.expect("PATCH", one, Reply::status(202).header("Location", two));
+    let gone_on = location(&gateway.ask(Request::patch(begun).body("ab")).await.is(202));
+    let digest = sha256(b"ab");
+    let last = format!("{two}&digest={}", digest.replace(':', "%3A"));
+    let mut put =
+        storage.expect("PUT", last, Reply::status(201).header("Location", &storage.url("/t0psecret")));
+    let done = gateway.ask(Request::put(format!("{gone_on}?digest={digest}")).body("")).await.is(201);
+    assert_eq!(location(&done), format!("/v2/a/blobs/{digest}"));
+    assert_eq!(put.done().await.headers.get("host"), Some(storage.address.to_string().as_str()));
+    assert!(storage.heard_of("authorization").iter().all(Option::is_none));
+
+    let stranger = Upstream::start().await;
+    registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &stranger.url("/up")));
+    gateway.ask(Request::post(UPLOADS)).await.refuses(502, "UNAVAILABLE");
+    assert_eq!(stranger.connections(), 0);
+}
+
+#[tokio::test]
+async fn where_an_upload_goes_on_elsewhere_a_401_is_not_the_clients() {
+    let (registry, storage, gateway) = world("").await;
+    registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &storage.url("/up")));
+    let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+    storage.expect("PATCH", "/up", refusal("Basic realm=\"x\""));
+    gateway.ask(Request::patch(begun).body("ab")).await.refuses(502, "UNAVAILABLE");
+}
+
+/// A gateway that has a certificate to show, before a registry with TLS.
+async fn certified(registry: &Upstream, roots: &str, pair: (&str, &str), lines: &str) -> Gateway {
+    let builder = Gateway::builder().file("roots.crt", roots).file("client.crt", pair.0);
+    let lines = format!(
+        "url = \"{}\"\nca = \"roots.crt\"\nclient_certificate = \"client.crt\"\n\
+         client_key = \"client.key\"\nretries = 0\n{lines}",
+        registry.url("")
+    );
+    let builder = builder.file("client.key", pair.1);
+    builder.upstream_with("up", "", registry.address, &lines).start().await
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_the_registry_and_not_where_it_redirects() {
+    let (ca, pem, key) = client_certificate();
+    let cdn = Upstream::start_curious_tls(&ca).await;
+    let registry = Upstream::start_mutual_tls(&ca).await;
+    let roots = [registry.ca.as_deref().unwrap(), cdn.ca.as_deref().unwrap()].concat();
+    let named = format!("redirect_hosts = [\"localhost:{}\"]", cdn.address.port());
+    let gateway = certified(&registry, &roots, (&pem, &key), &named).await;
+    let content = noise(300_000);
+    registry.expect("GET", blob(), to(&cdn.url("/x")));
+    cdn.expect("GET", "/x", Reply::ok(&content));
+    assert!(gateway.get(&blob()).await.is(200).body == content);
+    assert_eq!((registry.certified(), cdn.certified()), (1, 0));
+
+    let (_, pem, key) = client_certificate();
+    let gateway = certified(&registry, &roots, (&pem, &key), &named).await;
+    gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+}
+
+/// A CA, and a certificate for a client that it signed, with its key.
+fn client_certificate() -> (String, String, String) {
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca = authority.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(authority, key);
+    let mut params = CertificateParams::new(vec!["gateway.example".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let own = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&own, &issuer).unwrap().pem();
+    (ca, certificate, own.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_stream_of_a_cdn_is_passed_on_while_it_comes() {
+    let (registry, cdn, gateway) = world("").await;
+    let content = noise(100_000);
+    let gate = Gate::shut();
+    registry.expect("GET", blob(), to(&cdn.url("/x")));
+    cdn.expect("GET", "/x", Reply::ok(&content).pause_after(50_000, &gate));
+    let mut client = gateway.connect().await;
+    client.send(Request::get(blob()).bytes("localhost")).await;
+    client.head().await.is(200);
+    assert!(client.read_exactly(50_000).await == content[..50_000]);
+    gate.open();
+    assert!(client.read_exactly(50_000).await == content[50_000..]);
+}
