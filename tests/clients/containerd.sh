@@ -7,36 +7,6 @@ start_gateway
 make_image "$WORK/image"
 skopeo copy --quiet "oci:$WORK/image:1" "oci-archive:$WORK/image.tar:$HOST/shop/web:1"
 
-start_containerd() {
-    mkdir -p "$WORK/containerd"
-    SOCKET=$SHORT/sock
-    cat >"$WORK/containerd.toml" <<END
-version = 2
-root = "$WORK/containerd/root"
-state = "$SHORT/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-address = "$SOCKET"
-[ttrpc]
-address = "$SOCKET.ttrpc"
-END
-    start containerd containerd --config "$WORK/containerd.toml"
-    started "$STARTED" 30 tr_ version
-}
-
-# hosts_toml DIR SERVER URL [LINE]: what is asked of SERVER goes to URL.
-hosts_toml() {
-    mkdir -p "$WORK/hosts/$1"
-    cat >"$WORK/hosts/$1/hosts.toml" <<END
-server = "$2"
-[host."$3"]
-capabilities = ["pull", "resolve", "push"]
-ca = "$CA"
-${4:-}
-END
-}
-
-tr_() { ctr --address "$SOCKET" "$@"; }
 push() { tr_ images push --hosts-dir "$WORK/hosts" "$@" >/dev/null; }
 pull() { tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" "$@" >/dev/null; }
 user() { echo "--user=$USER_NAME:$1"; }

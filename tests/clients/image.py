@@ -1,4 +1,4 @@
-"""Writes an OCI image layout: image.py DIR. Its layers are small, 1 MiB and 64 MiB, the last half zeros, half noise."""
+"""Writes an OCI image layout: image.py DIR [MIB]. Its layers are small, 1 MiB and MIB (64), the last half zeros, half noise."""
 
 import gzip
 import hashlib
@@ -28,14 +28,14 @@ def write(layout: pathlib.Path, media_type: str, content: bytes) -> dict:
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
 
-def main(directory: str) -> None:
+def main(directory: str, size: int = 64) -> None:
     layout = pathlib.Path(directory)
     (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     noise = random.Random(1)
     tars = [
         tar("hello.txt", b"hello\n"),
         tar("noise", noise.randbytes(MIB)),
-        tar("large", bytes(32 * MIB) + noise.randbytes(32 * MIB)),
+        tar("large", bytes(size // 2 * MIB) + noise.randbytes(size // 2 * MIB)),
     ]
     # Level 0: gzip by name, since some clients compress plain tars on their way, and as large on the wire as it is here.
     layers = [write(layout, LAYER, gzip.compress(t, 0, mtime=0)) for t in tars]
@@ -57,4 +57,4 @@ def main(directory: str) -> None:
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
 
 
-main(sys.argv[1])
+main(sys.argv[1], *map(int, sys.argv[2:]))

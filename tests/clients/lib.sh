@@ -102,9 +102,11 @@ show_logs() {
 
 # start NAME COMMAND...: in the background, output to NAME.log; ends with the script. Sets STARTED to its process id.
 start() {
-    local name=$1
+    local log=$WORK/$1.log
     shift
-    "$@" >"$WORK/$name.log" 2>&1 </dev/null &
+    # Appending, so that a script may empty the log.
+    : >"$log"
+    "$@" >>"$log" 2>&1 </dev/null &
     STARTED=$!
     children+=("$STARTED")
 }
@@ -142,8 +144,20 @@ started() {
 
 answers_or_ended() { ended "$1" || "${@:2}"; }
 
+# Below the range that the kernel takes ports from for outgoing connections: nobody else comes by it meanwhile.
 free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    python3 - <<'END'
+import random, socket
+while True:
+    port = random.randrange(10240, 32000)
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break
+END
 }
 
 finish() {
@@ -206,6 +220,13 @@ start_gateway() {
 }
 
 gateway_config() {
+    server_config
+    upstream_config registry ""
+    upstream_config team.example team
+}
+
+# SERVER_KEYS are lines of [server], UPSTREAM_KEYS of each upstream.
+server_config() {
     cat <<END
 [server]
 address = "$HOST"
@@ -218,21 +239,26 @@ key = "$KEY"
 [admin]
 address = "$ADMIN"
 
+[log]
+level = "${LOG_LEVEL:-info}"
+
 [auth]
 realm = "$REALM"
 
 [auth.htpasswd]
 path = "htpasswd"
+END
+}
+
+# upstream_config NAME PREFIX
+upstream_config() {
+    cat <<END
 
 [[upstream]]
-name = "registry"
-url = "http://${UPSTREAM:-$REGISTRY}"
-prefix = ""
-
-[[upstream]]
-name = "team.example"
-url = "http://${UPSTREAM:-$REGISTRY}"
-prefix = "team"
+name = "$1"
+url = "${UPSTREAM_URL:-http://${UPSTREAM:-$REGISTRY}}"
+prefix = "$2"
+${UPSTREAM_KEYS:-}
 END
 }
 
@@ -292,8 +318,46 @@ trust_in_docker() {
     on_exit+=("rm -rf '$dir'")
 }
 
-# make_image DIR: an OCI layout with the tag `1`: a small, a 1 MiB and a 64 MiB layer.
-make_image() { python3 "$CLIENTS/image.py" "$1"; }
+# A containerd of our own, which `tr_` talks to.
+start_containerd() {
+    mkdir -p "$WORK/containerd"
+    SOCKET=$SHORT/sock
+    cat >"$WORK/containerd.toml" <<END
+version = 2
+root = "$WORK/containerd/root"
+state = "$SHORT/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "$SOCKET"
+[ttrpc]
+address = "$SOCKET.ttrpc"
+END
+    start containerd containerd --config "$WORK/containerd.toml"
+    started "$STARTED" 30 tr_ version
+}
+
+tr_() { ctr --address "$SOCKET" "$@"; }
+
+# hosts_toml DIR SERVER URL [LINE]: what is asked of SERVER goes to URL.
+hosts_toml() {
+    mkdir -p "$WORK/hosts/$1"
+    cat >"$WORK/hosts/$1/hosts.toml" <<END
+server = "$2"
+[host."$3"]
+capabilities = ["pull", "resolve", "push"]
+ca = "$CA"
+${4:-}
+END
+}
+
+# podman with a store of its own; nothing is run in it.
+pod() {
+    podman --storage-driver vfs --root "$WORK/store" --runroot "$SHORT/run" --tmpdir "$WORK/tmp" \
+        --events-backend none --cgroup-manager cgroupfs "$@"
+}
+
+# make_image DIR [MIB]: an OCI layout with the tag `1`: a small, a 1 MiB and a 64 MiB layer, or one of MIB.
+make_image() { python3 "$CLIENTS/image.py" "$@"; }
 
 manifest_digest() { jq -r '.manifests[0].digest' "$1/index.json"; }
 

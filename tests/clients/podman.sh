@@ -8,10 +8,6 @@ make_image "$WORK/image"
 TRUST=$(trust_dir)
 IMAGE=$HOST/shop/web:1
 
-pod() {
-    podman --storage-driver vfs --root "$WORK/store" --runroot "$SHORT/run" --tmpdir "$WORK/tmp" \
-        --events-backend none --cgroup-manager cgroupfs "$@"
-}
 login() { pod login --cert-dir "$TRUST" -u "${2:-$USER_NAME}" --password-stdin "$HOST" <<<"$1"; }
 push() { pod push --quiet --cert-dir "$TRUST" --digestfile "$WORK/digest" "$@"; }
 pull() { pod pull --quiet --cert-dir "$TRUST" "$@"; }
