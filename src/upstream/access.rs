@@ -1,6 +1,6 @@
 //! What a request needs to be allowed at the upstream, as scopes of the token documents.
 
-use crate::proto::{Action, RepositoryName, Scope, ScopeSet};
+use crate::proto::{Action, RepositoryName, ResourceScope, Scope, ScopeSet};
 
 /// The least that a request needs; names are the upstream's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,33 +35,45 @@ impl Access {
 
     /// What is asked of the token endpoint after a challenge that named `challenged`.
     ///
-    /// An opaque scope (`aws`) is what the registry's tokens are for, whatever the request. Otherwise ours is asked
-    /// for, and what the registry calls the repository when that differs; never more actions than the request needs,
-    /// but for a delete, which registries call by different names.
+    /// An opaque word (`aws`) is what the registry's tokens are for, whatever the request. Otherwise ours is asked for,
+    /// and what the registry calls the resource when that differs; never more actions than the request needs, but for a
+    /// delete, which registries call by different names.
     pub(super) fn scopes(&self, challenged: &ScopeSet) -> ScopeSet {
         let own = ScopeSet::parse(&self.scope());
-        let opaque: ScopeSet = challenged.iter().filter(|scope| matches!(scope, Scope::Opaque(_))).collect();
+        let opaque: ScopeSet = challenged.iter().filter(is_word).collect();
         if !opaque.is_empty() {
             return opaque;
         }
-        let theirs = challenged.iter().filter_map(|scope| self.narrowed(scope, &own));
-        own.iter().chain(theirs).collect()
+        let resources = || own.iter().filter_map(resource);
+        let theirs = challenged.iter().filter_map(resource);
+        let theirs = theirs.filter_map(|scope| self.narrowed(scope, resources()));
+        own.iter().chain(theirs.map(Scope::Resource)).collect()
     }
 
-    fn narrowed(&self, scope: Scope, own: &ScopeSet) -> Option<Scope> {
-        let Scope::Resource(mut resource) = scope else { return None };
+    fn narrowed(
+        &self,
+        mut scope: ResourceScope,
+        own: impl Iterator<Item = ResourceScope>,
+    ) -> Option<ResourceScope> {
+        let own: Vec<_> = own.filter(|own| own.kind == scope.kind).collect();
         let is_delete = matches!(self, Self::Repository(_, Action::Delete) | Self::Cancel(_));
-        let named = own.iter().any(|own| matches!(own, Scope::Resource(own) if own.name == resource.name));
-        if !(is_delete && named) {
-            let needed = own.iter().filter_map(|own| match own {
-                Scope::Resource(own) => Some(own.actions),
-                Scope::Opaque(_) => None,
-            });
-            let needed: std::collections::BTreeSet<_> = needed.flatten().collect();
-            resource.actions.retain(|action| needed.contains(action));
+        if !(is_delete && own.iter().any(|own| own.name == scope.name)) {
+            scope.actions.retain(|action| own.iter().any(|own| own.actions.contains(action)));
         }
-        (!resource.actions.is_empty()).then_some(Scope::Resource(resource))
+        (!scope.actions.is_empty()).then_some(scope)
     }
+}
+
+fn resource(scope: Scope) -> Option<ResourceScope> {
+    match scope {
+        Scope::Resource(scope) => Some(scope),
+        Scope::Opaque(_) => None,
+    }
+}
+
+/// What looks like a resource and is none of the grammar is nothing to ask for.
+fn is_word(scope: &Scope) -> bool {
+    matches!(scope, Scope::Opaque(word) if !word.contains(':'))
 }
 
 /// A push asks for `pull,push`, as every client does.
@@ -119,6 +131,8 @@ mod tests {
             "repository:a:pull repository:group/a:pull"
         );
         assert_eq!(asked(&pull, "repository:other:push"), "repository:a:pull");
+        assert_eq!(asked(&pull, "repository:a:Pull"), "repository:a:pull", "no word of the grammar");
+        assert_eq!(asked(&Access::Catalog, "repository:a:*"), "registry:catalog:*");
     }
 
     #[test]

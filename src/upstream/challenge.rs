@@ -28,7 +28,7 @@ impl Upstream {
         let began = clock::now();
         if request.body.is_unfinished() && *who != Who::Anonymous && !self.known.is_settled() {
             // A body that flows can't be sent twice: what the upstream wants must be known before.
-            self.ping(worker).await?;
+            self.ping(worker, HeaderMap::new()).await?;
         }
         let (mut refusal, mut before) = (Refusal::default(), None::<(Option<HeaderValue>, Unauthorized)>);
         loop {
@@ -52,7 +52,7 @@ impl Upstream {
             let mut verdict = self.refused(who, &shown, &response.headers, &request.access, began);
             if matches!(verdict, Verdict::Final(Unauthorized::NoChallenge)) && !self.known.is_settled() {
                 // Some say what they want at `/v2/` alone.
-                self.ping(worker).await?;
+                self.ping(worker, HeaderMap::new()).await?;
                 if self.known.get().is_some() {
                     verdict = Verdict::Again(Refusal::default(), Unauthorized::NoChallenge);
                 }
@@ -214,29 +214,29 @@ impl Upstream {
         }
     }
 
-    /// Asks at `/v2/`, where registries say what they want. The answer is what it said, and whether it wants another thing
-    /// than before.
-    async fn ping(&self, worker: usize) -> Result<(StatusCode, bool), Error> {
+    /// Asks at `/v2/`, where registries say what they want. With the answer comes whether that is another thing than
+    /// before.
+    pub(super) async fn ping(
+        &self,
+        worker: usize,
+        mut headers: HeaderMap,
+    ) -> Result<(Response, bool), Error> {
         let hop = self.reach.own(self.version_target());
-        let (mut headers, mut body) = (HeaderMap::new(), RequestBody::empty());
-        let request = Outgoing {
-            method: &Method::GET,
-            headers: &mut headers,
-            body: &mut body,
-            subject: Subject::Other,
-        };
+        let (method, mut body) = (Method::GET, RequestBody::empty());
+        let request =
+            Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Subject::Other };
         let response = self.client.send(worker, &hop, request).await?;
         let changed = response.status == StatusCode::UNAUTHORIZED && self.known.learn(&response.headers).0;
         if changed {
             self.tokens.clear();
         }
         self.known.settle();
-        Ok((response.status, changed))
+        Ok((response, changed))
     }
 
     /// Whether the upstream has another token endpoint by now than the one that has failed so.
     async fn has_moved(&self, worker: usize, error: &TokenError) -> bool {
-        error.may_be_of_the_place() && matches!(self.ping(worker).await, Ok((_, true)))
+        error.may_be_of_the_place() && matches!(self.ping(worker, HeaderMap::new()).await, Ok((_, true)))
     }
 
     pub(super) fn version_target(&self) -> String {

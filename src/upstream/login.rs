@@ -6,7 +6,6 @@ use std::time::Instant;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::Mutex;
 
-use super::client::Outgoing;
 use super::credentials::Who;
 use super::retry::retry_after;
 use super::token::{Key, TokenError};
@@ -70,20 +69,8 @@ impl Upstream {
     }
 
     /// Asks at `/v2/` without a password, and learns what it wants.
-    async fn greet(&self, worker: usize, mut headers: HeaderMap) -> Result<(), Error> {
-        let hop = self.reach.own(self.version_target());
-        let mut body = RequestBody::empty();
-        let request = Outgoing {
-            method: &Method::GET,
-            headers: &mut headers,
-            body: &mut body,
-            subject: Subject::Other,
-        };
-        let response = self.client.send(worker, &hop, request).await?;
-        if response.status == StatusCode::UNAUTHORIZED && self.known.learn(&response.headers).0 {
-            self.tokens.clear();
-        }
-        self.known.settle();
+    async fn greet(&self, worker: usize, headers: HeaderMap) -> Result<(), Error> {
+        let (response, _) = self.ping(worker, headers).await?;
         match response.status {
             StatusCode::UNAUTHORIZED if self.known.get().is_some() => Ok(()),
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(Unauthorized::NoChallenge)),
