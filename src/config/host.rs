@@ -1,6 +1,6 @@
 //! Host names and URLs, without resolving anything.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::address::{self, port};
 use super::reader::Wrong;
@@ -81,7 +81,7 @@ pub(super) fn parse_host(written: &str) -> Option<(String, Option<u16>)> {
         Some((host, digits)) => (host, Some(nonzero(digits)?)),
         None => (written, None),
     };
-    is_name(host).then(|| (host.to_ascii_lowercase(), port))
+    is_host_name(host).then(|| (host.to_ascii_lowercase(), port))
 }
 
 /// Whether a host, as [`parse_host`] gives it, is this machine itself (RFC 6761 section 6.3).
@@ -94,19 +94,27 @@ fn nonzero(digits: &str) -> Option<u16> {
     port(digits).filter(|port| *port != 0)
 }
 
-/// RFC 1123 section 2.1, and the underscore that container networks use. All digits and dots must be an address.
-fn is_name(host: &str) -> bool {
-    let dotted = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    host.len() <= 253 && host.split('.').all(is_label) && (!dotted || host.parse::<IpAddr>().is_ok())
+/// Whether this can be a host's name or IPv4 address (RFC 1123 section 2.1), with the underscore that container networks
+/// use. What ends in a number is an address to many resolvers (`0x7f.1`, `2130706433`, `0177.0.0.1`), so it must be one
+/// that all read alike.
+pub fn is_host_name(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.len() <= 253
+        && host.split('.').all(is_label)
+        && (!is_number(last) || host.parse::<Ipv4Addr>().is_ok())
 }
 
 fn is_label(label: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    !label.is_empty()
-        && label.len() <= 63
+    (1..=63).contains(&label.len())
         && label.bytes().all(plain)
         && !label.starts_with('-')
         && !label.ends_with('-')
+}
+
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    label.bytes().all(|b| b.is_ascii_digit()) || hex.is_some_and(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// The path becomes part of every upstream path: nothing in it may be read in two ways.
@@ -159,6 +167,7 @@ mod tests {
             "https://a/%2e",
             "https://a/v2/",
             "https://1.2.3.4.5",
+            "https://0x7f.1",
             "https://-a",
             "https://a..b",
             "https://[::1",

@@ -40,6 +40,7 @@ pub use admin::Admin;
 pub use auth::Auth;
 pub use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
+pub use host::is_host_name;
 pub use host_pattern::HostPattern;
 pub use log::Log;
 pub use mistake::{ConfigErrors, Mistake};

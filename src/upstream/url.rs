@@ -3,10 +3,10 @@
 //! A signed URL is good for exactly the bytes that were signed: it is taken apart at the authority and no further.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use crate::config::limits;
+use crate::config::{is_host_name, limits};
 
 /// Where a connection leads to (RFC 6454 section 4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -202,30 +202,9 @@ fn port_of(written: &str) -> Result<Option<u16>, UrlError> {
     port.map(Some).ok_or(UrlError::Port)
 }
 
-/// RFC 1123 section 2.1, and the underscore that container networks use.
 fn name(written: &str) -> Result<String, UrlError> {
     let host = written.strip_suffix('.').unwrap_or(written);
-    let last = host.rsplit('.').next().unwrap_or_default();
-    let is_name = host.len() <= 253 && host.split('.').all(is_label);
-    if !is_name || (is_number(last) && host.parse::<Ipv4Addr>().is_err()) {
-        return Err(UrlError::Host);
-    }
-    Ok(host.to_ascii_lowercase())
-}
-
-fn is_label(label: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    (1..=63).contains(&label.len())
-        && label.bytes().all(plain)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-}
-
-/// What ends in a number is an address to many resolvers (`0x7f.1`, `2130706433`, `0177.0.0.1`), so it must be one that
-/// all read alike.
-fn is_number(label: &str) -> bool {
-    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
-    label.bytes().all(|b| b.is_ascii_digit()) || hex.is_some_and(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))
+    if is_host_name(host) { Ok(host.to_ascii_lowercase()) } else { Err(UrlError::Host) }
 }
 
 /// RFC 3986 section 5.2.4, for a path that begins with a slash.
