@@ -306,7 +306,7 @@ impl Wire {
         }
     }
 
-    /// Takes from the client what it has sent, until there is enough for one write or nothing more for now.
+    /// Takes from the client what it has sent, until there is enough for one write, or it has sent no more.
     ///
     /// Pieces come one by one through a channel that holds one. When it is empty, the connection gets one more turn to
     /// fill it before what is there goes out: a system call and the upstream's wake-up are worth more than that.

@@ -378,6 +378,42 @@ async fn wrong_credentials_are_502_and_not_shown_again_with_every_request() {
 }
 
 #[tokio::test]
+async fn a_wrong_password_is_not_shown_again_with_every_request() {
+    let registry = Upstream::start().await;
+    let gateway = Gateway::builder().upstream_with("up", "", registry.address, &account()).start().await;
+    for number in 0..20 {
+        let target = format!("/v2/r{number}/manifests/x");
+        registry.always("GET", &target, |_: &_| refusal("Basic realm=\"registry\""));
+        gateway.get(&target).await.refuses(502, "UNAVAILABLE");
+    }
+    let shown: Vec<_> = registry.heard_of("authorization").into_iter().flatten().collect();
+    assert_eq!(shown, [robot().unwrap()]);
+}
+
+#[tokio::test]
+async fn tokens_that_the_registry_never_takes_are_not_asked_for_with_every_request() {
+    let guarded = Guarded::start().await;
+    let gateway = guarded.gateway().await;
+    let refusal = guarded.refusal(",error=\"invalid_token\"");
+    guarded.registry.always("GET", MANIFEST, move |_: &_| refusal.clone());
+    guarded.gives(PULL, &token("one"));
+    for _ in 0..20 {
+        gateway.get(MANIFEST).await.refuses(502, "UNAVAILABLE");
+    }
+    assert_eq!(guarded.tokens.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_token_again_is_still_one_that_is_not_enough() {
+    let guarded = Guarded::start().await;
+    let gateway = guarded.gateway().await;
+    warm(&guarded, &gateway, "one").await;
+    guarded.registry.expect("GET", MANIFEST, guarded.refusal(",scope=\"repository:group/a:pull\""));
+    guarded.gives(&["repository:a:pull", "repository:group/a:pull"], &token("one"));
+    gateway.get(MANIFEST).await.refuses(404, "MANIFEST_UNKNOWN");
+}
+
+#[tokio::test]
 async fn a_token_endpoint_that_fails_for_a_moment_is_asked_again() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway_with("retries = 1").await;

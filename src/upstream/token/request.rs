@@ -414,6 +414,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_wants_to_be_left_alone_is_whatever_time_he_names() {
+        let pause = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            TokenError::Limited { endpoint: String::new(), retry_after }.pause()
+        };
+        assert_eq!(pause(0), limits::TOKEN_FAILED_PAUSE);
+        assert_eq!(pause(30), Duration::from_secs(30));
+        assert_eq!(pause(u64::MAX), limits::TOKEN_LIMITED_MOST);
+    }
+
+    #[test]
     fn headers_with_secrets_are_marked() {
         let header = basic(&Login { username: "a".into(), password: Secret::new("b") });
         assert!(header.is_sensitive());
