@@ -15,7 +15,8 @@ use crate::authn::htpasswd::{LoadError, Warning};
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
 use crate::body::Body;
-use crate::config::{Config, CredentialSource, Environment, limits};
+use crate::cache::{Cache, Site};
+use crate::config::{self, Config, CredentialSource, Environment, limits};
 use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
 use crate::io::Peer;
 use crate::proto::{ErrorBody, ErrorCode, Secret};
@@ -62,6 +63,7 @@ pub struct App {
     certificates: Option<Arc<Certificates>>,
     server: Server,
     state: Arc<State>,
+    cache: Mutex<Option<Arc<Cache>>>,
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     workers: usize,
@@ -98,7 +100,9 @@ impl App {
         let authenticator = Arc::new(authenticator);
         let upstreams = upstreams(&config, &[], workers)?;
         let lasting = Lasting::new(config.server.secret.as_ref())?;
-        let settings = settings(&config, authenticator, upstreams, certificates.as_deref());
+        let cache = config.cache.as_ref().map(Cache::open);
+        let sites = sites(&config, &[], cache.as_ref());
+        let settings = settings(&config, authenticator, upstreams, sites, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, lasting)));
         tokio::spawn(tend(Arc::downgrade(&core)));
 
@@ -116,8 +120,19 @@ impl App {
         for listener in listeners {
             server.accept(listener, service.clone());
         }
-        let config = Mutex::new(config);
-        Ok(Self { config, origin, core, certificates, server, state, addresses, admin_address, workers })
+        let (config, cache) = (Mutex::new(config), Mutex::new(cache));
+        Ok(Self {
+            config,
+            origin,
+            core,
+            certificates,
+            server,
+            state,
+            cache,
+            addresses,
+            admin_address,
+            workers,
+        })
     }
 
     /// The addresses that it listens on, in the configuration's order; unix sockets have none.
@@ -162,7 +177,13 @@ impl App {
     pub async fn drain(&self) -> bool {
         self.state.drain();
         let limit = self.config().server.drain_timeout;
-        self.server.drain(limit).await
+        let drained = self.server.drain(limit).await;
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(cache) = cache {
+            // A disk that hangs must not keep the process.
+            let _ = tokio::time::timeout(limits::CACHE_CLOSE_DEADLINE, cache.close()).await;
+        }
+        drained
     }
 
     fn config(&self) -> std::sync::MutexGuard<'_, Config> {
@@ -238,7 +259,8 @@ impl App {
         };
         let upstreams =
             upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
-        let settings = settings(&config, authenticator, upstreams, self.certificates.as_deref());
+        let sites = sites(&config, &core.settings.sites, self.cache(&config).as_ref());
+        let settings = settings(&config, authenticator, upstreams, sites, self.certificates.as_deref());
         let mut lasting = core.lasting();
         if config.upstreams != before.upstreams {
             lasting.forget_logins();
@@ -246,6 +268,15 @@ impl App {
         self.core.store(Arc::new(Core::new(settings, lasting)));
         *self.config() = config;
         Ok(())
+    }
+
+    /// Where content is kept. Once it is open it stays: another place takes a restart.
+    fn cache(&self, config: &Config) -> Option<Arc<Cache>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.is_none() {
+            *cache = config.cache.as_ref().map(Cache::open);
+        }
+        cache.clone()
     }
 
     fn replace_core(&self, change: impl FnOnce(&mut Settings)) {
@@ -280,6 +311,7 @@ fn warn_of_restart(before: &Config, now: &Config) {
         ("server.secret", !same_secret(old.secret.as_ref(), new.secret.as_ref())),
         ("admin.address", before.admin != now.admin),
         ("log", before.log != now.log),
+        ("cache", before.cache.is_some() && before.cache != now.cache),
     ];
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
         tracing::warn!(key, "a change of this takes a restart");
@@ -322,6 +354,7 @@ fn settings(
     config: &Config,
     authenticator: Arc<Authenticator>,
     upstreams: Vec<Arc<Upstream>>,
+    sites: Vec<Arc<Site>>,
     certificates: Option<&Certificates>,
 ) -> Settings {
     let logins = authenticator.has_logins();
@@ -329,6 +362,7 @@ fn settings(
         authenticator,
         rules: Rules::new(config.access.clone(), logins),
         upstreams,
+        sites,
         hosts: known_hosts(config, certificates),
         proxies: TrustedProxies(config.server.trusted_proxies.clone()),
         realm: config.auth.realm.clone(),
@@ -378,7 +412,7 @@ fn upstreams(
     workers: usize,
 ) -> Result<Vec<Arc<Upstream>>, StartError> {
     let stall = config.server.stall_timeout;
-    let make = |settings: &crate::config::Upstream| {
+    let make = |settings: &config::Upstream| {
         let same = |upstream: &&Arc<Upstream>| upstream.settings() == settings && upstream.is_current();
         if let Some(same) = before.iter().find(same) {
             return Ok(same.clone());
@@ -387,4 +421,14 @@ fn upstreams(
         Upstream::new(settings.clone(), stall, workers).map_err(failed)
     };
     config.upstreams.iter().map(make).collect()
+}
+
+/// What is kept of the upstreams that have a cache. Where nothing has changed, it goes on with what it knows.
+fn sites(config: &Config, before: &[Arc<Site>], cache: Option<&Arc<Cache>>) -> Vec<Arc<Site>> {
+    let site = |upstream: &config::Upstream| {
+        let (cache, settings) = cache.zip(upstream.cache.as_ref())?;
+        let same = before.iter().find(|site| site.is_of(upstream));
+        Some(same.cloned().unwrap_or_else(|| Site::new(cache.clone(), upstream, settings)))
+    };
+    config.upstreams.iter().filter_map(site).collect()
 }

@@ -143,12 +143,21 @@ impl fmt::Debug for Body {
     }
 }
 
+/// Sees what a client sends as it passes.
+pub trait Tap: Send + Sync {
+    /// A piece, when it has come from the client. Takes no time.
+    fn pass(&self, data: &Bytes);
+}
+
 /// What a client sends, on its way upstream.
 pub struct RequestBody {
     source: Sending,
     /// Bytes still to come, where Content-Length says.
     left: Option<u64>,
     begun: bool,
+    /// It has come to its good end.
+    ended: bool,
+    tap: Option<Box<dyn Tap>>,
     stall: Stall,
     limit: Duration,
 }
@@ -194,7 +203,13 @@ impl RequestBody {
     }
 
     fn of(source: Sending, left: Option<u64>, stall: Duration) -> Self {
-        Self { source, left, begun: false, stall: Stall::new(stall), limit: stall }
+        let stall_watch = Stall::new(stall);
+        Self { source, left, begun: false, ended: false, tap: None, stall: stall_watch, limit: stall }
+    }
+
+    /// From here on `tap` sees what comes from the client; `None`: nobody does.
+    pub fn set_tap(&mut self, tap: Option<Box<dyn Tap>>) {
+        self.tap = tap;
     }
 
     /// There is nothing to send, and there never was.
@@ -210,6 +225,11 @@ impl RequestBody {
     /// The client is still sending, or broke off.
     pub fn is_unfinished(&self) -> bool {
         matches!(self.source, Sending::Incoming { .. })
+    }
+
+    /// All of it has been taken from the client.
+    pub fn is_taken(&self) -> bool {
+        self.ended || self.left == Some(0)
     }
 
     /// Bytes still to come, where the client said.
@@ -250,6 +270,9 @@ impl RequestBody {
         self.begun = true;
         // hyper holds the sender to its Content-Length; saturating keeps a miscount here from ever being a panic.
         self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+        if let Some(tap) = &self.tap {
+            tap.pass(&data);
+        }
         data
     }
 
@@ -261,7 +284,10 @@ impl RequestBody {
         match self.left {
             Some(missing) if missing > 0 => Err(BodyError::Short { missing }),
             _ if reset => Err(BodyError::Reset),
-            _ => Ok(()),
+            _ => {
+                self.ended = true;
+                Ok(())
+            }
         }
     }
 

@@ -15,18 +15,29 @@ use crate::proto::{Action, Operation, RepositoryName};
 pub struct Permit {
     identity: Identity,
     repository: Option<RepositoryName>,
+    may_fetch: bool,
 }
 
 impl Permit {
     /// For commands that the operator runs: whoever can read the gateway's configuration could ask its upstreams
     /// without it. Never for a request that comes in.
     pub fn operator(identity: Identity) -> Self {
-        Self { identity, repository: None }
+        Self { identity, repository: None, may_fetch: true }
+    }
+
+    /// The same, for one repository by its canonical name.
+    pub fn operator_at(identity: Identity, repository: RepositoryName) -> Self {
+        Self { repository: Some(repository), ..Self::operator(identity) }
     }
 
     /// Who was allowed.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Whether it may cause a first download, and not only have what is held already.
+    pub fn may_fetch(&self) -> bool {
+        self.may_fetch
     }
 
     /// Where, by the canonical name; none for what concerns no repository.
@@ -64,18 +75,16 @@ impl Rules {
     /// [`Denied`] names the access that was missing. It depends on the rules alone, never on what an upstream holds.
     pub fn authorize(&self, identity: &Identity, operation: &Operation) -> Result<Permit, Denied> {
         let (repository, action) = (operation.repository(), operation.action());
-        let allowed = match action {
-            None => !(self.logins && identity.is_anonymous()),
-            Some(action) => {
-                self.allows(identity, repository, action)
-                    // Clients look before they upload: who may push may see whether it is there already.
-                    || (operation.is_head() && self.allows(identity, repository, Action::Push))
-            }
+        let may_fetch = match (action, repository) {
+            (None, _) => (!self.logins || !identity.is_anonymous()).then_some(true),
+            (Some(Action::Pull), Some(name)) => self.reads(identity, name, operation.is_head()),
+            (Some(action), _) => self.allows(identity, repository, action).then_some(true),
         };
-        if allowed {
-            return Ok(Permit { identity: identity.clone(), repository: repository.cloned() });
+        let repository = repository.cloned();
+        match may_fetch {
+            Some(may_fetch) => Ok(Permit { identity: identity.clone(), repository, may_fetch }),
+            None => Err(Denied { repository, action }),
         }
-        Err(Denied { repository: repository.cloned(), action })
     }
 
     /// Whether the holder of `permit`, which is for pushing, may also read `from`, from which he wants to mount.
@@ -88,18 +97,54 @@ impl Rules {
         self.allows(&permit.identity, Some(repository), Action::Pull)
     }
 
+    /// Whether he may read, and if so, whether he may cause a first download.
+    fn reads(&self, identity: &Identity, repository: &RepositoryName, is_head: bool) -> Option<bool> {
+        let pulls = self.pulls(identity, repository);
+        // Clients look before they upload: who may push may see whether it is there already, and only the upstream knows.
+        if is_head && pulls != Some(true) && self.allows(identity, Some(repository), Action::Push) {
+            return Some(true);
+        }
+        pulls
+    }
+
+    /// As [`reads`](Self::reads), of whoever may pull. The rule that decides whether he may pull is never in front of the
+    /// one that decides whether he may fetch, since what is for pulling is for fetching: one pass finds both.
+    fn pulls(&self, identity: &Identity, repository: &RepositoryName) -> Option<bool> {
+        let mut may_fetch = None;
+        for rule in self.rules.iter() {
+            if rule.actions.decide_fetch() && matches(rule, identity, Some(repository)) {
+                let may_fetch = *may_fetch.get_or_insert_with(|| rule.allows());
+                if rule.actions.pull {
+                    return rule.allows().then_some(may_fetch);
+                }
+            }
+        }
+        None
+    }
+
     /// `repository` is `None` for the catalog: who and what decide then.
     fn allows(&self, identity: &Identity, repository: Option<&RepositoryName>, action: Action) -> bool {
-        self.rules.iter().any(|rule| {
-            rule.actions.contains(action)
-                && rule.users.iter().any(|pattern| matches_user(pattern, identity))
-                && repository.is_none_or(|name| rule.repositories.iter().any(|pattern| pattern.matches(name)))
-        })
+        let decides = |rule: &&AccessRule| match repository {
+            Some(_) => rule.actions.contains(action),
+            None => rule.covers_catalog(),
+        };
+        let first = self.rules.iter().filter(decides).find(|rule| matches(rule, identity, repository));
+        first.is_some_and(AccessRule::allows)
     }
 }
 
-/// What nobody in particular may do, everybody may: who has logged in could as well come without a name.
-fn matches_user(pattern: &UserPattern, identity: &Identity) -> bool {
-    matches!(pattern, UserPattern::Anonymous)
+/// Whether the rule is for them, there.
+fn matches(rule: &AccessRule, identity: &Identity, repository: Option<&RepositoryName>) -> bool {
+    rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
+        && repository.is_none_or(|name| rule.repositories.iter().any(|pattern| pattern.matches(name)))
+}
+
+/// What nobody in particular may do, everybody may: who has logged in could as well come without a name. What nobody in
+/// particular may *not* do is no matter of those who have logged in.
+fn matches_user(pattern: &UserPattern, identity: &Identity, allows: bool) -> bool {
+    allows && matches!(pattern, UserPattern::Anonymous)
         || pattern.matches((!identity.is_anonymous()).then(|| identity.name()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{
-    Address, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy, Upstream,
+    AccessRule, Address, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy,
+    PullAuthorization, Upstream,
 };
 
 /// Says on `out` what the configuration amounts to, or on `err` everything that is wrong with it.
@@ -47,8 +48,10 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
         config.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address.to_string()),
     ));
     lines.push(("users", users(config)));
-    lines.extend(config.access.iter().map(|rule| ("allows", rule.to_string())));
+    let effect = |rule: &AccessRule| if rule.allows() { "allows" } else { "denies" };
+    lines.extend(config.access.iter().map(|rule| (effect(rule), rule.to_string())));
     lines.extend(config.upstreams.iter().map(|upstream| ("upstream", describe(upstream))));
+    lines.extend(config.cache.iter().map(|cache| ("cache", cache.to_string())));
     lines
 }
 
@@ -72,9 +75,18 @@ fn describe(upstream: &Upstream) -> String {
     let below = if upstream.prefix.is_empty() { "" } else { "/..." };
     let mode = upstream.read_only.then(|| "read only".to_owned());
     let proxy = upstream.proxy.as_ref().filter(|proxy| !is_direct(proxy, upstream)).map(through);
-    let how = mode.into_iter().chain(credentials(&upstream.credentials)).chain(proxy);
+    let how = mode.into_iter().chain(cache(upstream)).chain(credentials(&upstream.credentials)).chain(proxy);
     let how: String = how.map(|how| format!(", {how}")).collect();
     format!("{names}{below} -> {} ({}{how})", upstream.url, upstream.name)
+}
+
+fn cache(upstream: &Upstream) -> Option<String> {
+    let cache = upstream.cache.as_ref()?;
+    let each = match cache.pull_authorization {
+        PullAuthorization::Shared => "",
+        PullAuthorization::Each => " for each client alone",
+    };
+    Some(format!("{}{each}", if cache.offline { "from the cache alone" } else { "cached" }))
 }
 
 /// Their kind. Not even names: at some registries the name is the secret.
@@ -181,6 +193,34 @@ mod tests {
              \x20 allows      *: pull, push, delete, catalog in **\n\
              \x20 upstream    docker.io/... -> https://registry-1.docker.io (docker.io, read only)\n"
         );
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_denied_is_told() {
+        let folder = folder();
+        let rule = |effect: &str, actions: &str| {
+            format!(
+                "[[access]]\nusers = ['*']\nrepositories = ['**']\nactions = ['{actions}']\neffect = '{effect}'\n"
+            )
+        };
+        let rules = rule("deny", "fetch") + &rule("allow", "pull");
+        let cache = "[cache]\npath = '/data'\nmax_size = '10GB'\n";
+        for (keys, told) in [
+            ("", "read only, cached"),
+            ("pull_authorization = 'each'", "read only, cached for each client alone"),
+            ("offline = true", "read only, from the cache alone"),
+        ] {
+            let text = format!("{rules}{LOGIN}[upstream.cache]\n{keys}\n{cache}");
+            let (code, out, err) = check_text(folder.path(), &text);
+            assert_eq!((code, err.as_str()), (0, ""));
+            let end = format!(
+                "\x20 denies      *: fetch in **\n\
+                 \x20 allows      *: pull in **\n\
+                 \x20 upstream    docker.io/... -> https://registry-1.docker.io (docker.io, {told})\n\
+                 \x20 cache       /data (10GB at most, 5% left free)\n"
+            );
+            assert!(out.ends_with(&end), "{out}");
+        }
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::{Parser, Subcommand};
 
 use crate::config::Environment;
 
+pub mod cache;
 pub mod certificate;
 pub mod check;
 pub mod demo;
@@ -42,6 +43,7 @@ enum Command {
     Certificate(certificate::CertificateArgs),
     Health(health::HealthArgs),
     Probe(probe::ProbeArgs),
+    Cache(cache::CacheArgs),
     /// Commands of a later version, which are refused by name.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -57,7 +59,7 @@ struct CheckArgs {
 }
 
 /// Commands that are named in the documentation and come with a later version.
-const LATER: [&str; 5] = ["token", "explain", "client-config", "cache", "completions"];
+const LATER: [&str; 4] = ["token", "explain", "client-config", "completions"];
 
 /// Runs what the command line asks for. The answer is the exit code: 0 done, 1 it failed while running, 2 the command
 /// line or the configuration is wrong.
@@ -102,6 +104,11 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Probe(args) => {
             let ink = probe::Ink::of(&output, &environment);
             let done = probe::run(&args, &environment, ink, &mut input, &mut output);
+            done.unwrap_or_else(|error| told(&error, error.exit_code()))
+        }
+        Command::Cache(args) => {
+            let terminal = messages.is_terminal() && environment.get("TERM") != Some("dumb");
+            let done = cache::run(&args, &environment, terminal, &mut output, &mut messages);
             done.unwrap_or_else(|error| told(&error, error.exit_code()))
         }
         Command::Other(words) => refuse(&words),

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use super::auth;
 use super::credentials::{self, CredentialSource};
 use super::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
 use super::reader::{Item, Reader, Wrong};
-use super::schema::{Key, Kind, NO_ITEMS, Plain, key};
+use super::schema::{Key, Kind, NO_ITEMS, key};
 use super::upstream::Upstream;
 use crate::proto::Action;
 
@@ -18,6 +19,18 @@ pub struct AccessRule {
     pub repositories: Vec<RepositoryPattern>,
     /// What; at least one action.
     pub actions: Actions,
+    /// What it decides.
+    pub effect: Effect,
+}
+
+/// What a rule decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Effect {
+    /// They may.
+    #[default]
+    Allow,
+    /// They may not, whatever the rules behind it say.
+    Deny,
 }
 
 impl AccessRule {
@@ -27,10 +40,23 @@ impl AccessRule {
             users: vec![UserPattern::Anyone],
             repositories: RepositoryPattern::parse("**").into_iter().collect(),
             actions: Actions::ALL,
+            effect: Effect::Allow,
         }
+    }
+
+    /// Whether it allows what it matches.
+    pub fn allows(&self) -> bool {
+        self.effect == Effect::Allow
+    }
+
+    /// Whether it decides for the list of all repositories, given that it is for whoever asks. Which repositories may be
+    /// listed is a question of its own; so what a rule denies of some of them alone is not the list.
+    pub fn covers_catalog(&self) -> bool {
+        self.actions.catalog && (self.allows() || self.repositories.iter().any(RepositoryPattern::is_every))
     }
 }
 
+/// Who, what and where. The effect is for whoever shows it to say.
 impl fmt::Display for AccessRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} in {}", join(&self.users), self.actions, join(&self.repositories))
@@ -52,11 +78,13 @@ pub struct Actions {
     pub delete: bool,
     /// List repositories.
     pub catalog: bool,
+    /// Cause a first download, as written; [`pull`](Self::pull) implies it: see [`decide_fetch`](Self::decide_fetch).
+    pub fetch: bool,
 }
 
 impl Actions {
     /// Every action.
-    pub const ALL: Self = Self { pull: true, push: true, delete: true, catalog: true };
+    pub const ALL: Self = Self { pull: true, push: true, delete: true, catalog: true, fetch: true };
 
     /// Whether the action is one of them.
     pub const fn contains(self, action: Action) -> bool {
@@ -65,6 +93,26 @@ impl Actions {
             Action::Push => self.push,
             Action::Delete => self.delete,
             Action::Catalog => self.catalog,
+        }
+    }
+
+    /// Whether a rule with these decides who may cause a first download, and have more than what is held already.
+    pub const fn decide_fetch(self) -> bool {
+        self.fetch || self.pull
+    }
+
+    /// Whether nothing can be done by these alone: to fetch is a part of pulling.
+    fn grant_nothing(self) -> bool {
+        Self { fetch: false, ..self }.is_empty()
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self {
+            pull: self.pull && !other.pull,
+            push: self.push && !other.push,
+            delete: self.delete && !other.delete,
+            catalog: self.catalog && !other.catalog,
+            fetch: self.fetch && !other.fetch,
         }
     }
 
@@ -78,6 +126,7 @@ impl Actions {
             push: self.push || other.push,
             delete: self.delete || other.delete,
             catalog: self.catalog || other.catalog,
+            fetch: self.fetch || other.fetch,
         }
     }
 
@@ -89,16 +138,24 @@ impl Actions {
             "push" => Ok(Self { push: true, ..none }),
             "delete" => Ok(Self { delete: true, ..none }),
             "catalog" => Ok(Self { catalog: true, ..none }),
-            "fetch" => Err(Wrong::value("is not available in this version; \"pull\" implies it")),
-            _ => Err(Wrong::value("is unknown; write \"pull\", \"push\", \"delete\", \"catalog\" or \"*\"")),
+            "fetch" => Ok(Self { fetch: true, ..none }),
+            _ => Err(Wrong::value(
+                "is unknown; write \"pull\", \"push\", \"delete\", \"catalog\", \"fetch\" or \"*\"",
+            )),
         }
     }
 }
 
 impl fmt::Display for Actions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all =
-            [(self.pull, "pull"), (self.push, "push"), (self.delete, "delete"), (self.catalog, "catalog")];
+        let all = [
+            (self.pull, "pull"),
+            (self.push, "push"),
+            (self.delete, "delete"),
+            (self.catalog, "catalog"),
+            // Beside "pull" it says nothing.
+            (self.fetch && !self.pull, "fetch"),
+        ];
         let names: Vec<&str> = all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
         f.write_str(&names.join(", "))
     }
@@ -110,13 +167,13 @@ pub(super) const KEYS: &[Key] = &[
     key("actions", Kind::Texts),
     key("groups", Kind::Later(NO_ITEMS)),
     key("networks", Kind::Later(NO_ITEMS)),
-    key("effect", Kind::Later(&[Plain::Text("allow")])),
+    key("effect", Kind::Text),
 ];
 
 /// The rules as written.
 pub(super) struct Rules<'a> {
     pub(super) rules: Vec<AccessRule>,
-    /// The first mention of "anonymous".
+    /// The first mention of "anonymous" in a rule that allows something.
     pub(super) anonymous: Option<Item<'a>>,
     /// Whether a rule could not be read: what it grants is not known, so nothing is said about it.
     pub(super) has_mistakes: bool,
@@ -124,9 +181,10 @@ pub(super) struct Rules<'a> {
 
 pub(super) fn read<'a>(root: &Reader<'a>) -> Rules<'a> {
     let tables = root.tables("access");
-    let users = tables.iter().flat_map(|table| table.texts("users"));
-    let anonymous = users.into_iter().find(|item| item.value() == "anonymous");
     let rules: Vec<AccessRule> = tables.iter().filter_map(rule).collect();
+    let denies = |table: &&Reader<'_>| table.text("effect").is_some_and(|item| item.value() == "deny");
+    let users = tables.iter().filter(|table| !denies(table)).flat_map(|table| table.texts("users"));
+    let anonymous = users.into_iter().find(|item| item.value() == "anonymous");
     Rules { has_mistakes: rules.len() < tables.len() || root.is_broken("access"), rules, anonymous }
 }
 
@@ -143,8 +201,23 @@ impl Rules<'_> {
                 "without any rule nobody may do anything; write [[access]] rules, or remove it",
             );
         }
+        self.refuse_nothing(root);
         self.warn_of_strangers(root, upstreams);
+        warn_of_fetching(root, upstreams);
         self.rules
+    }
+
+    /// Rules that allow nothing, or nothing that a rule before them does not deny to everybody.
+    fn refuse_nothing(&self, root: &Reader<'_>) {
+        let logins = auth::login(root).is_some();
+        let nothing = |(at, rule)| granted(rule, &self.rules[..at], logins).grant_nothing();
+        // Where it is said already that nobody can log in, this would say it again.
+        let known = self.has_mistakes || self.rules.is_empty() || !logins && self.anonymous.is_none();
+        if !known && self.rules.iter().enumerate().all(nothing) {
+            let text = "by these rules nobody may do anything: what no rule allows is denied; write one with \
+                        `effect = \"allow\"`, in front of those that deny the same";
+            root.wrong("access", text);
+        }
     }
 
     /// Rules that can never match: nobody logs in, or nobody under such a name.
@@ -171,6 +244,39 @@ impl Rules<'_> {
                 root.context.warn(format!("{place}: {text}"));
             }
         }
+    }
+}
+
+/// What `rule` allows somebody, behind the rules `before` it: what none of them denies to all that it is for.
+fn granted(rule: &AccessRule, before: &[AccessRule], logins: bool) -> Actions {
+    if !rule.allows() || !logins && !rule.users.contains(&UserPattern::Anonymous) {
+        return Actions::default();
+    }
+    let covering = before.iter().filter(|other| !other.allows() && covers(other, rule, logins));
+    covering.fold(rule.actions, |actions, other| actions.without(other.actions))
+}
+
+/// Whether the denying rule `other` plainly is for all users and repositories that the allowing `rule` is for.
+fn covers(other: &AccessRule, rule: &AccessRule, logins: bool) -> bool {
+    let anyone = !logins || other.users.contains(&UserPattern::Anyone);
+    let user = |user: &UserPattern| match user {
+        // Allowed to nobody in particular is allowed to everybody; denied is not.
+        UserPattern::Anonymous => anyone && other.users.contains(user),
+        UserPattern::Anyone | UserPattern::Glob(_) => anyone || other.users.contains(user),
+    };
+    let every = other.repositories.iter().any(RepositoryPattern::is_every);
+    let repository = |pattern: &RepositoryPattern| every || other.repositories.contains(pattern);
+    rule.users.iter().all(user) && rule.repositories.iter().all(repository)
+}
+
+/// Whoever may pull from an upstream without a cache has it fetched each time.
+fn warn_of_fetching(root: &Reader<'_>, upstreams: &[Upstream]) {
+    if upstreams.iter().any(|upstream| upstream.cache.is_some()) {
+        return;
+    }
+    let actions = root.tables("access").into_iter().flat_map(|table| table.texts("actions"));
+    for item in actions.filter(|item| item.value() == "fetch") {
+        root.context.warn(format!("{}: \"fetch\" has no meaning without a cache", item.place()));
     }
 }
 
@@ -212,9 +318,30 @@ fn rule(table: &Reader<'_>) -> Option<AccessRule> {
     let users = table.all("users", "a rule", "users = [\"alice\"]", UserPattern::parse);
     let repositories = table.all("repositories", "a rule", "repositories = [\"team/**\"]", repository);
     let actions = table.all("actions", "a rule", "actions = [\"pull\", \"push\"]", Actions::parse);
+    let effect = effect(table);
     let actions = actions?.into_iter().fold(Actions::default(), Actions::with);
-    let rule = AccessRule { users: users?, repositories: repositories?, actions };
+    let rule = AccessRule { users: users?, repositories: repositories?, actions, effect: effect? };
+    refuse_half_a_catalog(table, &rule);
     (!rule.actions.is_empty()).then_some(rule)
+}
+
+/// None where it is wrong.
+fn effect(table: &Reader<'_>) -> Option<Effect> {
+    match table.choice("effect", &["allow", "deny"]) {
+        Some("deny") => Some(Effect::Deny),
+        Some(_) => Some(Effect::Allow),
+        None => (!table.has("effect")).then_some(Effect::Allow),
+    }
+}
+
+/// Where everything is denied, the list is not meant: what may not be pulled is not in it.
+fn refuse_half_a_catalog(table: &Reader<'_>, rule: &AccessRule) {
+    let named = table.texts("actions").iter().any(|item| item.value() == "catalog");
+    if named && !rule.covers_catalog() {
+        let text = "the catalog cannot be denied for some repositories; deny \"pull\", and they are not listed, or \
+                    write `repositories = [\"**\"]`";
+        table.wrong("actions", text);
+    }
 }
 
 fn repository(written: &str) -> Result<RepositoryPattern, Wrong> {

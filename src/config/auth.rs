@@ -65,7 +65,7 @@ fn warn_of_strays(root: &Reader<'_>) {
 }
 
 /// The way to log in, if there is one.
-fn login(root: &Reader<'_>) -> Option<&'static str> {
+pub(super) fn login(root: &Reader<'_>) -> Option<&'static str> {
     let htpasswd = root.section("auth").has("htpasswd").then_some("auth.htpasswd");
     htpasswd.or_else(|| credentials::forward(root).map(|_| "upstream.credentials.forward"))
 }

@@ -37,6 +37,8 @@ pub(super) enum Reference {
         key: Located,
     },
     DockerConfig(Located),
+    /// Where something is kept; made when it is missing.
+    Folder(Located),
 }
 
 impl Reference {
@@ -45,7 +47,7 @@ impl Reference {
         match self {
             Self::Ca(file) | Self::DockerConfig(file) => vec![file],
             Self::ClientPair { certificate, key } => vec![certificate, key],
-            Self::Htpasswd(_) | Self::Pair { .. } => Vec::new(),
+            Self::Htpasswd(_) | Self::Pair { .. } | Self::Folder(_) => Vec::new(),
         }
     }
 }
@@ -62,6 +64,7 @@ fn check_one(context: &Context, reference: &Reference) {
         Reference::Htpasswd(file) => (file, check_htpasswd(&file.path)),
         Reference::Ca(file) => (file, check_ca(&file.path)),
         Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
+        Reference::Folder(folder) => (folder, check_folder(&folder.path)),
         Reference::Pair { certificate, key } => {
             return check_pair(context, (certificate, check_chain(&certificate.path)), key);
         }
@@ -108,6 +111,15 @@ fn check_docker_config(path: &Path) -> Result<(), Why> {
     let content = read(path, DOCKER_CONFIG_BYTES)?;
     let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&content);
     object.map(drop).map_err(|error| format!("holds no JSON object: see its line {}", error.line()))
+}
+
+fn check_folder(path: &Path) -> Result<(), Why> {
+    match path.metadata() {
+        Ok(there) if !there.is_dir() => Err("is not a folder".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(format!("cannot be used: {error}")),
+    }
 }
 
 type Chain = Vec<CertificateDer<'static>>;

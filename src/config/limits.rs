@@ -75,6 +75,11 @@ pub const COPY_BUFFER_BYTES: usize = 64 * KIB;
 /// system calls are all there is, 64 KiB cost a third more.
 pub const COPY_BUFFER_MOST: usize = 512 * KIB;
 
+/// What is read of a file at once, at first.
+pub const FILE_PIECE_LEAST: usize = 128 * KIB;
+/// And at most. On plain HTTP 256 KiB cost 7 % more, 64 KiB a fifth.
+pub const FILE_PIECE_MOST: usize = 512 * KIB;
+
 /// What is read at once of an upload, in bytes, from a client that sends as fast as it is read. A quarter of it costs 5 %
 /// more.
 pub const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
@@ -161,6 +166,45 @@ pub const UPSTREAM_PROTOCOL_KNOWN: Duration = Duration::from_secs(10 * 60);
 /// give, has its last quarter for being renewed.
 pub const UPSTREAM_TEND_INTERVAL: Duration = Duration::from_secs(1);
 
+// Asking upstreams for the cache.
+
+/// Failures to reach an upstream, one after the other, after which it is left alone: two may be one lost connection.
+pub const BREAKER_FAILURES: u32 = 3;
+/// The pause before the first probe of an upstream that is left alone; it doubles.
+pub const BREAKER_PAUSE: Duration = Duration::from_secs(1);
+/// An upstream that fails again within this after it came back is left alone for twice as long as before: it does not come
+/// and go each second.
+pub const BREAKER_REMEMBERED: Duration = Duration::from_secs(60);
+/// The longest such pause: an upstream that is back is noticed within half a minute.
+pub const BREAKER_PAUSE_MOST: Duration = Duration::from_secs(30);
+/// How long an upstream is left alone that says 429 and not for how long.
+pub const LIMITED_PAUSE: Duration = Duration::from_secs(60);
+/// The longest `Retry-After` that is obeyed: whoever says more has to say it again. Docker Hub's window is six hours, but
+/// it lets go bit by bit.
+pub const LIMITED_PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
+/// How long the tag of a signature or an attestation is believed, at most: whoever has just signed wants it to be seen.
+pub const SIGNATURE_TAG_LIFE: Duration = Duration::from_secs(5);
+/// Manifests in memory, in bytes: some ten thousand.
+pub const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
+/// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it was
+/// removed there.
+pub const HOT_MANIFEST_LIFE: Duration = Duration::from_secs(60);
+/// Manifests of a repository that are read for a list of referrers while the upstream can't be asked: some tens of
+/// milliseconds' work.
+pub const REFERRERS_READ: usize = 1000;
+/// Tags of one upstream whose HEAD was answered while the manifest is not here.
+pub const SEEN_TAGS: u64 = 10_000;
+/// Blobs of one upstream that are fetched ahead at a time: clients come first.
+pub const PREFETCHES: usize = 3;
+/// Fills of one upstream that clients wait for, from which on nothing is fetched ahead.
+pub const PREFETCH_YIELDS: usize = 4;
+/// Blobs of one upstream that wait to be fetched ahead: some hundred images.
+pub const PREFETCH_WAITING: usize = 4096;
+/// After this it is no use: whoever pulled has fetched them himself by then.
+pub const PREFETCH_LIFE: Duration = Duration::from_secs(5 * 60);
+/// How often it is looked whether fetching ahead may go on.
+pub const PREFETCH_PAUSE: Duration = Duration::from_millis(250);
+
 // Tokens from upstreams.
 
 /// A token server's answer comes within this, once its head is there: it is a few KiB.
@@ -189,6 +233,21 @@ pub const CREDENTIALS_BELIEVED: Duration = Duration::from_secs(10);
 /// The longest `Retry-After` of a token endpoint that is obeyed: whoever says more has to say it again.
 pub const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 
+// The cache.
+
+/// Default of `upstream.cache.tag_ttl`: a tag that moves is seen within minutes, and a fleet that starts asks once.
+pub const TAG_TTL: Duration = Duration::from_secs(5 * 60);
+/// Default of `upstream.cache.stale_if_error`: an upstream that has been away for a week is not coming back by itself.
+pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Default of `upstream.cache.not_found_ttl`: clients ask again at once, and whoever pushes elsewhere does not wait long.
+pub const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
+/// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and who has lost a right is out after one.
+pub const GRANT_STALE: Duration = Duration::from_secs(3600);
+/// Default of `cache.max_size`: some hundred images.
+pub const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
+/// Default of `cache.min_free`, in hundredths: what ext4 keeps for root, without which everything else slows down too.
+pub const CACHE_FREE_PERCENT: u8 = 5;
+
 // What the configuration names.
 
 /// The configuration file itself.
@@ -199,3 +258,39 @@ pub const INTERPOLATED_FILE_BYTES: u64 = 64 * 1024;
 pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
 /// A docker `config.json`: some hundred registries, each with a token of a few KiB.
 pub const DOCKER_CONFIG_BYTES: u64 = 1024 * 1024;
+
+// The cache.
+
+/// Blobs up to this size are served from memory: configurations, and the layers of small images.
+pub const SMALL_BLOB_BYTES: u64 = 64 * KIB as u64;
+/// What all of them together take.
+pub const SMALL_BLOBS_BYTES: u64 = 64 * MIB as u64;
+/// What is on its way into the cache is left, and synced, within this when the gateway ends.
+pub const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// A blob of which only a part is asked for begins to fill besides, up to this size.
+pub const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
+/// How long an upstream's word that a repository holds something is believed: what was removed there, or made private, is
+/// still served here for as long.
+pub const RECORD_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Content that is said to be damaged is hashed again at most so often: it is up to 10 GiB to read, for one wrong word of an
+/// upstream about its length.
+pub const CACHE_DOUBT_PAUSE: Duration = Duration::from_secs(10 * 60);
+/// A prefix of fewer bytes is not left to be gone on with: it comes again in no time, and each is two files.
+pub const CACHE_PREFIX_LEAST: u64 = MIB as u64;
+/// Prefixes that are left at a time: each is looked at when all is counted.
+pub const CACHE_PREFIXES: usize = 4096;
+/// A record that its upstream has not confirmed for so long goes: nobody has pulled it for a month after the day on which
+/// it was believed unasked.
+pub const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+/// Uploads whose copies are on their way into the cache: each is a file, and some come and are never finished.
+pub const PUSHES: usize = 256;
+/// How long such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go on at once.
+pub const PUSH_IDLE: Duration = Duration::from_secs(60 * 60);
+/// What waits in memory to be written of one such copy, before it is given up: half a second of a slow disk, while the
+/// upload goes on.
+pub const PUSH_BACKLOG_BYTES: usize = 8 * MIB;
+/// And of all of them.
+pub const PUSH_BACKLOG_ALL_BYTES: usize = 128 * MIB;
+/// How long the answer to a push waits for its copy to be checked and in place. Mostly it is already; a client that pulls at
+/// once should find it.
+pub const PUSH_SETTLED: Duration = Duration::from_millis(500);

@@ -8,6 +8,7 @@ mod access;
 mod address;
 mod admin;
 mod auth;
+mod cache;
 mod context;
 mod credentials;
 mod duration;
@@ -26,6 +27,7 @@ mod reader;
 mod registry_variables;
 mod schema;
 mod server;
+mod size;
 mod source;
 mod tls;
 mod tree;
@@ -34,10 +36,11 @@ mod variables;
 
 use std::path::{Path, PathBuf};
 
-pub use access::{AccessRule, Actions};
+pub use access::{AccessRule, Actions, Effect};
 pub use address::Address;
 pub use admin::Admin;
 pub use auth::Auth;
+pub use cache::{Cache, MinFree, PullAuthorization, UpstreamCache};
 pub use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
 pub use host::is_host_name;
@@ -70,6 +73,8 @@ pub struct Config {
     pub access: Vec<AccessRule>,
     /// The registries behind the gateway; at least one, with different names, prefixes and hosts.
     pub upstreams: Vec<Upstream>,
+    /// Where what is cached is kept; there is one as soon as an upstream has a cache.
+    pub cache: Option<Cache>,
     /// What is not wrong, but was perhaps not meant so. Never a secret.
     pub warnings: Vec<String>,
     /// The configuration file, if there is one.
@@ -87,7 +92,7 @@ const KEYS: &[Key] = &[
     key("auth", Kind::Table(auth::KEYS)),
     key("access", Kind::Tables(access::KEYS)),
     key("upstream", Kind::Tables(upstream::KEYS)),
-    key("cache", Kind::Later(&[])),
+    key("cache", Kind::Table(cache::KEYS)),
 ];
 
 /// Whether the files that a configuration names are looked at too.
@@ -167,6 +172,7 @@ fn read(root: &Reader<'_>) -> Config {
         log: log::read(&root.section("log")),
         auth: auth::read(&root.section("auth")),
         access: rules.or_default(root, &upstreams),
+        cache: cache::read(root, upstreams.iter().any(|upstream| upstream.cache.is_some())),
         upstreams,
         server,
         warnings: Vec::new(),

@@ -118,6 +118,11 @@ impl RepositoryPattern {
         fits(self.components.iter(), name.components(), |p| **p == Component::Run, |p, c| p.is(c))
     }
 
+    /// Whether it is `**`, which every repository matches.
+    pub fn is_every(&self) -> bool {
+        self.as_str() == "**"
+    }
+
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
         &self.written

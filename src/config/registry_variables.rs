@@ -1,8 +1,11 @@
 //! The settings of the `registry` image: a layer below the file, so that the gateway can take that image's place.
 
 use super::context::Context;
+use super::duration;
 use super::environment::Environment;
+use super::limits::TIMEOUT_MOST;
 use super::mistake::Place;
+use super::reader::Wrong;
 use super::tree::{Node, Table, Value};
 
 /// What a variable of the registry means here.
@@ -11,24 +14,21 @@ enum Meaning {
     Key(&'static [&'static str]),
     /// The one upstream.
     Upstream,
-    /// Its credentials.
-    Credentials,
+    /// Its credentials, and its cache: they go with it.
+    OfUpstream,
     /// Which way to log in.
     Auth,
     /// A log level.
     Level,
-    /// Refused: what it asks for is not there.
-    Later(&'static str),
-    /// Nothing: why.
-    Nothing(&'static str),
 }
 
-use Meaning::{Auth, Credentials, Key, Later, Level, Nothing, Upstream};
+use Meaning::{Auth, Key, Level, OfUpstream, Upstream};
 
 const HTPASSWD_PATH: &[&str] = &["auth", "htpasswd", "path"];
 const REMOTE_URL: &str = "REGISTRY_PROXY_REMOTEURL";
 const USERNAME: &str = "REGISTRY_PROXY_USERNAME";
 const PASSWORD: &str = "REGISTRY_PROXY_PASSWORD";
+const TTL: &str = "REGISTRY_PROXY_TTL";
 
 const MEANINGS: &[(&str, Meaning)] = &[
     ("REGISTRY_HTTP_ADDR", Key(&["server", "address"])),
@@ -40,10 +40,10 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("REGISTRY_AUTH_HTPASSWD_REALM", Key(&["auth", "realm"])),
     ("REGISTRY_AUTH_HTPASSWD_PATH", Key(HTPASSWD_PATH)),
     (REMOTE_URL, Upstream),
-    (USERNAME, Credentials),
-    (PASSWORD, Credentials),
-    ("REGISTRY_PROXY_TTL", Later("a cache is not available in this version; unset it")),
-    ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Nothing("has no meaning without a cache")),
+    (USERNAME, OfUpstream),
+    (PASSWORD, OfUpstream),
+    (TTL, OfUpstream),
+    ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", Key(&["cache", "path"])),
     ("REGISTRY_LOG_LEVEL", Level),
 ];
 
@@ -72,13 +72,10 @@ impl Layer<'_> {
         match meaning {
             Some(Key(path)) => self.set(path, literal(place, value)),
             Some(Upstream) => self.upstream(place, value),
-            // They go with the upstream.
-            Some(Credentials) if self.value(REMOTE_URL).is_some() => {}
-            Some(Credentials) => self.context.warn(format!("{name} has no meaning without {REMOTE_URL}")),
+            Some(OfUpstream) if self.value(REMOTE_URL).is_some() => {}
+            Some(OfUpstream) => self.context.warn(format!("{name} has no meaning without {REMOTE_URL}")),
             Some(Auth) => self.auth(place, value),
             Some(Level) => self.set(&["log", "level"], literal(place, level(value))),
-            Some(Later(why)) => self.context.mistake(&place, "", *why),
-            Some(Nothing(why)) => self.context.warn(format!("{name} {why}")),
             None => self.context.warn(format!("{name} has no meaning here")),
         }
     }
@@ -101,7 +98,8 @@ impl Layer<'_> {
         let keys = [("url", url), ("prefix", "")];
         let keys = keys.map(|(name, value)| (name.to_owned(), literal(place.clone(), value)));
         let credentials = self.credentials(&place).map(|node| ("credentials".to_owned(), node));
-        let upstream = Value::Table(keys.into_iter().chain(credentials).collect());
+        let cache = self.cache().map(|node| ("cache".to_owned(), node));
+        let upstream = Value::Table(keys.into_iter().chain(credentials).chain(cache).collect());
         let upstream = Node { place: place.clone(), value: upstream };
         self.set(&["upstream"], Node { place, value: Value::List(vec![upstream]) });
     }
@@ -123,6 +121,23 @@ impl Layer<'_> {
         };
         let table = pair.into_iter().map(node).collect::<Option<Table>>()?;
         Some(Node { place: place.clone(), value: Value::Table(table) })
+    }
+
+    /// The registry asks its upstream for a tag each time, and serves what it has for as long as it keeps it where the
+    /// upstream can't be asked. (Here content goes when room is needed, and not before.)
+    fn cache(&self) -> Option<Node> {
+        let written = self.value(TTL)?;
+        let place = Place::variable(TTL);
+        let ttl = duration::parse_go(written).unwrap_or_else(|wrong| {
+            let (Wrong::Value(why) | Wrong::Hidden(why)) = wrong;
+            self.context.mistake(&place, "", format!("{written:?} {why}"));
+            TIMEOUT_MOST
+        });
+        // Nothing ever expires then.
+        let stale = if ttl.is_zero() { TIMEOUT_MOST } else { ttl };
+        let keys = [("tag_ttl", "0".to_owned()), ("stale_if_error", format!("{}ms", stale.as_millis()))];
+        let keys = keys.map(|(name, value)| (name.to_owned(), literal(place.clone(), &value)));
+        Some(Node { place, value: Value::Table(keys.into_iter().collect()) })
     }
 
     /// A variable's value; an empty one is as good as none.

@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Number,
     Table(&'static [Key]),
     Tables(&'static [Key]),
+    /// A table that asks for something by being there, whatever is in it.
+    Switch(&'static [Key]),
     /// Documented, but not available in this version: refused by name, unless it says what is so anyway.
     Later(&'static [Plain]),
 }
@@ -88,7 +90,7 @@ fn check_kind(node: &mut Node, kind: &Kind, path: &str, context: &Context) {
         | (Kind::Text | Kind::OneOrMore, Value::Text(_))
         | (Kind::Flag, Value::Flag(_))
         | (Kind::Number, Value::Number(_)) => {}
-        (Kind::Table(keys), Value::Table(table)) => check(table, keys, path, context),
+        (Kind::Table(keys) | Kind::Switch(keys), Value::Table(table)) => check(table, keys, path, context),
         (Kind::Tables(_) | Kind::Texts | Kind::OneOrMore, Value::List(items)) => {
             check_items(items, kind, path, context);
         }
@@ -128,7 +130,7 @@ impl Kind {
             Self::OneOrMore => "a string in quotes, or a list of them",
             Self::Flag => "true or false",
             Self::Number => "a whole number",
-            Self::Table(_) => "it as a [table]",
+            Self::Table(_) | Self::Switch(_) => "it as a [table]",
             Self::Tables(_) => "it as [[tables]] in double brackets",
             Self::Later(_) => "nothing",
         }

@@ -1,5 +1,7 @@
 //! Tests of whole configurations.
 
+mod access;
+mod cache;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -259,17 +261,17 @@ const WRONG: &[(&str, &[&str])] = &[
         )],
     ),
     (
-        "[[access]]\nusers = 'alice'\nrepositories = ['home/{user}/**', 'Team/*', 'a/**b']\nactions = ['pull', 'fetch', 'write']\ngroups = ['ci']\nnetworks = ['10.0.0.0/8']\neffect = 'deny'",
+        "[[access]]\nusers = 'alice'\nrepositories = ['home/{user}/**', 'Team/*', 'a/**b']\nactions = ['pull', 'fetch', 'write', 'Pull']\ngroups = ['ci']\nnetworks = ['10.0.0.0/8']\neffect = 'forbid'",
         &[
             "dockgate.toml:2: access[0].users: this is a string; write a list of strings, for example [\"a\", \"b\"]",
             r#"dockgate.toml:3: access[0].repositories[0]: "home/{user}/**" asks for "{user}", which is not available in this version; name the repositories"#,
             r#"dockgate.toml:3: access[0].repositories[1]: "Team/*" can match no repository: their names are lower-case letters, digits and . _ - between slashes"#,
             r#"dockgate.toml:3: access[0].repositories[2]: "a/**b" has ** within a component; write it as a component of its own, as in "team/**""#,
-            r#"dockgate.toml:4: access[0].actions[1]: "fetch" is not available in this version; "pull" implies it"#,
-            r#"dockgate.toml:4: access[0].actions[2]: "write" is unknown; write "pull", "push", "delete", "catalog" or "*""#,
+            r#"dockgate.toml:4: access[0].actions[2]: "write" is unknown; write "pull", "push", "delete", "catalog", "fetch" or "*""#,
+            r#"dockgate.toml:4: access[0].actions[3]: "Pull" is unknown; write "pull", "push", "delete", "catalog", "fetch" or "*""#,
             r#"dockgate.toml:5: access[0].groups: "groups" is not available in this version; remove it"#,
             r#"dockgate.toml:6: access[0].networks: "networks" is not available in this version; remove it"#,
-            r#"dockgate.toml:7: access[0].effect: "effect" is not available in this version; remove it"#,
+            r#"dockgate.toml:7: access[0].effect: "forbid" is unknown; write "allow" or "deny""#,
         ],
     ),
     (
@@ -287,11 +289,9 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[cache]\npath = '/var/lib/dockgate'\n[[upstream]]\nname = 'a'\nurl = 'https://a'\n[upstream.cache]\n[[upstream.credentials.users]]\nusers = ['a']\ngroups = ['ci']\nusername = 'x'\npassword = 'y'",
+        "[[upstream]]\nname = 'a'\nurl = 'https://a'\n[[upstream.credentials.users]]\nusers = ['a']\ngroups = ['ci']\nusername = 'x'\npassword = 'y'",
         &[
-            r#"dockgate.toml:1: cache: "cache" is not available in this version; remove it"#,
-            r#"dockgate.toml:6: upstream[0].cache: "cache" is not available in this version; remove it"#,
-            r#"dockgate.toml:9: upstream[0].credentials.users[0].groups: "groups" is not available in this version; remove it"#,
+            r#"dockgate.toml:6: upstream[0].credentials.users[0].groups: "groups" is not available in this version; remove it"#,
         ],
     ),
     (
@@ -529,11 +529,7 @@ fn the_settings_of_the_registry_image_start_the_same_gateway() {
 
 #[test]
 fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
-    let result = from_variables([
-        ("REGISTRY_AUTH", "token"),
-        ("REGISTRY_HTTP_ADDR", ":5000"),
-        ("REGISTRY_PROXY_TTL", "168h"),
-    ]);
+    let result = from_variables([("REGISTRY_AUTH", "token"), ("REGISTRY_HTTP_ADDR", ":5000")]);
     assert_eq!(
         lines(result),
         [
@@ -542,7 +538,6 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
                 "environment: REGISTRY_HTTP_ADDR: \":5000\" without TLS would send passwords over the network in the clear; ",
                 "set DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true"
             ),
-            "environment: REGISTRY_PROXY_TTL: a cache is not available in this version; unset it",
             concat!(
                 "environment: auth: nobody can log in, and no rule is for \"anonymous\"; ",
                 "set DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd"

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cache::{self, UpstreamCache};
 use super::context::Context;
 use super::credentials::{self, Credentials};
 use super::environment::Environment;
@@ -55,6 +56,8 @@ pub struct Upstream {
     pub redirect_hosts: Vec<HostPattern>,
     /// As whom it is asked.
     pub credentials: Credentials,
+    /// What is kept of it, if anything is.
+    pub cache: Option<UpstreamCache>,
 }
 
 impl Upstream {
@@ -130,7 +133,7 @@ pub(super) const KEYS: &[Key] = &[
     key("realm_hosts", Kind::Texts),
     key("redirect_hosts", Kind::Texts),
     key("credentials", Kind::Table(credentials::KEYS)),
-    key("cache", Kind::Later(&[])),
+    key("cache", Kind::Switch(cache::UPSTREAM_KEYS)),
 ];
 
 pub(super) fn read(root: &Reader<'_>) -> Vec<Upstream> {
@@ -179,6 +182,7 @@ fn upstream(table: &Reader<'_>) -> Option<Upstream> {
     };
     let url = url?;
     check_scheme(table, &url, &rest);
+    check_cache(table, &rest);
     let prefix = prefix?;
     let name = name.unwrap_or_else(|| default_name(&url).to_owned());
     Some(rest.upstream(name, url, prefix))
@@ -199,10 +203,12 @@ struct Rest {
     realm_hosts: Vec<HostPattern>,
     redirect_hosts: Vec<HostPattern>,
     credentials: Credentials,
+    cache: Option<UpstreamCache>,
 }
 
 impl Rest {
     fn of(table: &Reader<'_>) -> Self {
+        let read_only = table.flag("read_only", table.has("cache"));
         let retries = table.number("retries", (0, limits::RETRIES_MOST), i64::from(limits::RETRIES));
         Self {
             hosts: list(table, "hosts", parse_authority),
@@ -211,13 +217,14 @@ impl Rest {
             connect_timeout: table.duration("connect_timeout", limits::CONNECT_TIMEOUT),
             response_timeout: table.duration("response_timeout", limits::RESPONSE_TIMEOUT),
             retries: u32::try_from(retries).unwrap_or(limits::RETRIES),
-            read_only: table.flag("read_only", false),
+            read_only,
             client_certificate: tls::client_pair(table),
             proxy: table.text("proxy").and_then(|item| item.parsed(Proxy::parse)),
             redirects: redirects(table),
             realm_hosts: list(table, "realm_hosts", HostPattern::parse),
             redirect_hosts: list(table, "redirect_hosts", HostPattern::parse),
             credentials: credentials::read(table),
+            cache: cache::read_upstream(table, read_only),
         }
     }
 
@@ -240,6 +247,7 @@ impl Rest {
             realm_hosts: self.realm_hosts,
             redirect_hosts: self.redirect_hosts,
             credentials: self.credentials,
+            cache: self.cache,
         }
     }
 }
@@ -260,6 +268,7 @@ impl Default for Rest {
             realm_hosts: Vec::new(),
             redirect_hosts: Vec::new(),
             credentials: Credentials::default(),
+            cache: None,
         }
     }
 }
@@ -349,6 +358,16 @@ fn check_scheme(table: &Reader<'_>, url: &Url, rest: &Rest) {
         let why = "passwords for this upstream travel unencrypted, since its URL says http";
         table.context.warn(format!("{place}: {why}"));
     }
+}
+
+/// Looks for what cannot be beside a cache, and for what had better be said there.
+fn check_cache(table: &Reader<'_>, rest: &Rest) {
+    if rest.cache.is_some() && rest.redirects == Redirects::Pass {
+        let why =
+            "would send clients past the cache to where the upstream redirects, so nothing could be kept";
+        table.wrong("redirects", format!("\"pass\" {why}; write \"follow\", or remove [upstream.cache]"));
+    }
+    cache::warn_of_sharing(table, &rest.credentials);
 }
 
 fn ca(table: &Reader<'_>) -> Option<PathBuf> {

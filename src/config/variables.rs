@@ -62,11 +62,11 @@ impl Variable<'_> {
         let (first, rest) = segments.split_first().ok_or(Why::Unknown)?;
         let key = find(keys, first).ok_or(Why::Unknown)?;
         match (&key.kind, rest) {
-            (Kind::Table(keys), [_, ..]) => {
-                let empty = || Node { place: self.place(), value: Value::Table(Table::new()) };
-                let node = table.entry(key.name.to_owned()).or_insert_with(empty);
+            (Kind::Table(keys) | Kind::Switch(keys), [_, ..]) => {
+                let node = table.entry(key.name.to_owned()).or_insert_with(|| self.empty());
                 self.set_below(node, keys, rest)
             }
+            (Kind::Switch(_), []) => self.switch(table, key.name),
             (Kind::Tables(keys), [index, rest @ ..]) if starts_known(keys, rest) => {
                 let node = self.element(table, key.name, index)?;
                 self.set_below(node, keys, rest)
@@ -78,6 +78,16 @@ impl Variable<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// `true` is the table without keys, over what is there already; `false` is none.
+    fn switch(&self, table: &mut Table, name: &str) -> Result<(), Why> {
+        if self.flag()? {
+            table.entry(name.to_owned()).or_insert_with(|| self.empty());
+        } else {
+            table.remove(name);
+        }
+        Ok(())
     }
 
     /// What is no table has been written so, and is reported there.
@@ -97,7 +107,7 @@ impl Variable<'_> {
         };
         let next = items.len();
         if index == next {
-            items.push(Node { place: self.place(), value: Value::Table(Table::new()) });
+            items.push(self.empty());
         }
         let gap = format!("the next one is number {next}; number them from 0 without a gap");
         items.get_mut(index).ok_or(Why::Says(gap))
@@ -106,17 +116,25 @@ impl Variable<'_> {
     fn node(&self, kind: &Kind) -> Result<Node, Why> {
         let says = |what: &str| Why::Says(format!("{:?} is not a {what}", self.written));
         let value = match kind {
-            Kind::Flag => {
-                Value::Flag(self.written.parse().map_err(|_| says("boolean; write true or false"))?)
-            }
+            Kind::Flag => Value::Flag(self.flag()?),
             Kind::Number => {
                 Value::Number(self.written.parse().map_err(|_| says("whole number; write for example 100"))?)
             }
             Kind::Texts | Kind::OneOrMore => Value::List(self.items()?),
             Kind::Later(plain) => self.later(plain),
-            Kind::Text | Kind::Table(_) | Kind::Tables(_) => text(self.written),
+            Kind::Text | Kind::Table(_) | Kind::Tables(_) | Kind::Switch(_) => text(self.written),
         };
         Ok(Node { place: self.place(), value })
+    }
+
+    fn flag(&self) -> Result<bool, Why> {
+        let wrong = || Why::Says(format!("{:?} is not a boolean; write true or false", self.written));
+        self.written.parse().map_err(|_| wrong())
+    }
+
+    /// A table without keys.
+    fn empty(&self) -> Node {
+        Node { place: self.place(), value: Value::Table(Table::new()) }
     }
 
     /// A list as TOML writes it, or with commas between its items. `[::1]:5000` is no list.
@@ -179,6 +197,10 @@ fn list(keys: &'static [Key], prefix: &str, index: &str, names: &mut Vec<String>
         match &key.kind {
             Kind::Table(keys) => list(keys, &format!("{name}__"), index, names),
             Kind::Tables(keys) => list(keys, &format!("{name}__{index}__"), index, names),
+            Kind::Switch(keys) => {
+                list(keys, &format!("{name}__"), index, names);
+                names.push(name);
+            }
             _ => names.push(name),
         }
     }

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use super::respond::{Problem, accesses};
 use super::{Allowed, rewrite};
 use crate::authn::Identity;
+use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::config::{CredentialSource, limits};
 use crate::proto::{ErrorBody, ErrorCode, Operation, RepositoryName};
@@ -32,7 +33,7 @@ impl Allowed<'_> {
     }
 
     pub(super) fn target_of(&self, operation: &Operation, upstream: &Upstream) -> String {
-        [upstream.settings().url.path.as_str(), "/v2", &operation.path_and_query()].concat()
+        target_of(operation, upstream)
     }
 
     /// Sends the operation to `target` at the upstream, and sorts the answer: what comes back is a success, or a redirect
@@ -75,36 +76,16 @@ impl Allowed<'_> {
         upstream.send(&self.permit, self.worker, request).await.map_err(|error| self.problem(upstream, error))
     }
 
-    /// What an upstream's failure is to the client: its own fault, where it broke off or its own credentials were
-    /// refused; a repository that is not there, where a good token was not enough.
+    /// What an upstream's failure is to the client.
     fn problem(&self, upstream: &Upstream, error: upstream::Error) -> Problem {
-        let client = self.permit.identity();
-        let forwarded = matches!(client, Identity::Forwarded(_));
-        let forwards = upstream.settings().credentials.source == CredentialSource::Forward;
-        match &error {
-            upstream::Error::Client(_) => return Problem::ClientGone,
-            // It would take the client's own, had it shown any.
-            upstream::Error::Unauthorized(Unauthorized::NoCredentials | Unauthorized::Insufficient)
-                if forwards && client.is_anonymous() =>
-            {
-                return self.login();
-            }
-            upstream::Error::Unauthorized(Unauthorized::Insufficient) => {
-                return Problem::NotThere(code_for(StatusCode::NOT_FOUND, &self.operation));
-            }
-            upstream::Error::Unauthorized(Unauthorized::Password) if forwarded => return self.login(),
-            upstream::Error::Token(error) => match &**error {
-                error if error.is_refusal() && forwarded => return self.login(),
-                TokenError::Limited { retry_after, .. } => return limited(*retry_after),
-                _ => {}
-            },
-            _ => {}
+        match meaning(upstream, &self.permit, &self.operation, error) {
+            Meaning::Login => self.login(),
+            Meaning::Problem(problem) => problem,
         }
-        Problem::Upstream { name: upstream.settings().name.clone(), error: error.into() }
     }
 
     /// The client's own password is not good any more, or needed after all.
-    fn login(&self) -> Problem {
+    pub(super) fn login(&self) -> Problem {
         if let Identity::Forwarded(client) = self.permit.identity() {
             self.core.lasting.logins.forget(client);
         }
@@ -125,27 +106,11 @@ impl Allowed<'_> {
     /// An upstream's refusal: some statuses have a meaning of their own here, the others go through with their body,
     /// as long as that is the registry's JSON.
     async fn refusal(&self, answer: upstream::Response) -> Result<Response<Body>, Problem> {
-        let retry_after = || answer.headers.get(header::RETRY_AFTER).cloned();
-        let refused = |status, code, message: Option<&str>| Problem::Refused {
-            status,
-            code,
-            message: message.map(str::to_owned),
-            retry_after: retry_after(),
-        };
         match answer.status {
-            StatusCode::LOOP_DETECTED => Err(Problem::Loop),
-            StatusCode::FORBIDDEN => Err(refused(StatusCode::FORBIDDEN, ErrorCode::Denied, None)),
-            StatusCode::TOO_MANY_REQUESTS => {
-                Err(refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, None))
+            StatusCode::LOOP_DETECTED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
+                Err(refused(&self.operation, &answer))
             }
-            StatusCode::GATEWAY_TIMEOUT => Err(refused(
-                StatusCode::GATEWAY_TIMEOUT,
-                ErrorCode::Unavailable,
-                Some("the upstream does not answer"),
-            )),
-            status if status.is_server_error() => {
-                Err(refused(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, Some("the upstream failed")))
-            }
+            status if status.is_server_error() => Err(refused(&self.operation, &answer)),
             status => Ok(self.pass_refusal(status, answer).await),
         }
     }
@@ -169,8 +134,78 @@ impl Allowed<'_> {
     }
 }
 
+/// What an upstream's failure is to the client.
+pub(super) enum Meaning {
+    /// That it has to log in, or to log in anew.
+    Login,
+    /// Anything else.
+    Problem(Problem),
+}
+
+/// Whose fault an upstream's failure is: its own, where it broke off or its own credentials were refused; nobody's where a
+/// good token was not enough: then the repository is not there.
+pub(super) fn meaning(
+    upstream: &Upstream,
+    permit: &Permit,
+    operation: &Operation,
+    error: upstream::Error,
+) -> Meaning {
+    let client = permit.identity();
+    let forwarded = matches!(client, Identity::Forwarded(_));
+    let forwards = upstream.settings().credentials.source == CredentialSource::Forward;
+    match &error {
+        upstream::Error::Client(_) => return Meaning::Problem(Problem::ClientGone),
+        // It would take the client's own, had it shown any.
+        upstream::Error::Unauthorized(Unauthorized::NoCredentials | Unauthorized::Insufficient)
+            if forwards && client.is_anonymous() =>
+        {
+            return Meaning::Login;
+        }
+        upstream::Error::Unauthorized(Unauthorized::Insufficient) => {
+            return Meaning::Problem(Problem::NotThere(code_for(StatusCode::NOT_FOUND, operation)));
+        }
+        upstream::Error::Unauthorized(Unauthorized::Password) if forwarded => return Meaning::Login,
+        upstream::Error::Token(error) => match &**error {
+            error if error.is_refusal() && forwarded => return Meaning::Login,
+            TokenError::Limited { retry_after, .. } => return Meaning::Problem(limited(*retry_after)),
+            _ => {}
+        },
+        _ => {}
+    }
+    Meaning::Problem(Problem::Upstream { name: upstream.settings().name.clone(), error: error.into() })
+}
+
+/// What an upstream's status, which is no success, is to the client.
+pub(super) fn refused(operation: &Operation, answer: &upstream::Response) -> Problem {
+    let refused = |status, code, message: Option<&str>| Problem::Refused {
+        status,
+        code,
+        message: message.map(str::to_owned),
+        retry_after: answer.headers.get(header::RETRY_AFTER).cloned(),
+    };
+    match answer.status {
+        StatusCode::LOOP_DETECTED => Problem::Loop,
+        StatusCode::FORBIDDEN => refused(StatusCode::FORBIDDEN, ErrorCode::Denied, None),
+        StatusCode::TOO_MANY_REQUESTS => {
+            refused(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, None)
+        }
+        StatusCode::GATEWAY_TIMEOUT => {
+            refused(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, Some("the upstream does not answer"))
+        }
+        status if status.is_server_error() => {
+            refused(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, Some("the upstream failed"))
+        }
+        status => refused(status, code_for(status, operation), None),
+    }
+}
+
+/// Where an operation's resource is at the upstream.
+pub(super) fn target_of(operation: &Operation, upstream: &Upstream) -> String {
+    [upstream.settings().url.path.as_str(), "/v2", &operation.path_and_query()].concat()
+}
+
 /// The least that the operation, whose names are the upstream's, needs there. A mount needs its source besides.
-fn access(operation: &Operation) -> Access {
+pub(super) fn access(operation: &Operation) -> Access {
     if let Operation::CancelUpload { repository, .. } = operation {
         return Access::Cancel(repository.clone());
     }
@@ -195,7 +230,7 @@ pub(super) fn limited(retry_after: Option<Duration>) -> Problem {
 }
 
 /// The code of a refusal whose own body says nothing in the registry's language.
-fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
+pub(super) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
     match status {
         StatusCode::NOT_FOUND => match operation {
             Operation::GetManifest { .. } | Operation::DeleteManifest { .. } => ErrorCode::ManifestUnknown,
@@ -220,7 +255,7 @@ fn assemble(answer: upstream::Response) -> Response<Body> {
     response
 }
 
-fn method(operation: &Operation) -> Method {
+pub(super) fn method(operation: &Operation) -> Method {
     match operation.method() {
         "HEAD" => Method::HEAD,
         "POST" => Method::POST,

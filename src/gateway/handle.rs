@@ -24,7 +24,7 @@ pub(super) enum Kind {
 }
 
 /// The randomness or the cipher failed, which does not happen on a working machine.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("cannot seal a handle")]
 pub struct SealError;
 

@@ -10,7 +10,7 @@ use super::respond::Problem;
 use crate::io::Peer;
 
 /// Why a request's host is refused.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HostError {
     /// RFC 9112 section 3.2: exactly one Host field.
     #[error("a request needs exactly one Host")]

@@ -8,15 +8,24 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::value::RawValue;
 
 use super::Allowed;
+use super::cached::mark;
 use super::forward::set;
 use super::respond::Problem;
 use crate::body::Body;
+use crate::cache::{Outcome, Repository};
 use crate::config::limits;
-use crate::proto::{Link, link};
+use crate::proto::{Link, Operation, Tag, link, media_type};
 
 /// The tags, under the client's own name for the repository.
 pub(super) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
-    let response = with_link(allowed, "tags/list", allowed.ask().await?);
+    let repository = allowed.cached()?;
+    let asked = asked(allowed, repository.as_ref()).await;
+    let response = match (asked, repository) {
+        (Err(problem), Some(repository)) if problem.allows_stale() => {
+            return known_tags(allowed, &repository).await.ok_or(problem);
+        }
+        (asked, _) => with_link(allowed, "tags/list", asked?),
+    };
     let same_name = allowed.operation.repository().is_some_and(|name| name.as_str() == allowed.naming.name());
     if same_name || !response.status().is_success() {
         return Ok(response);
@@ -26,9 +35,73 @@ pub(super) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Proble
 
 /// The manifests that point at one. An index names no repository, so its bytes stay as they are.
 pub(super) async fn referrers(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
-    let digest = allowed.operation.digest().map(ToString::to_string).unwrap_or_default();
-    Ok(with_link(allowed, &format!("referrers/{digest}"), allowed.ask().await?))
+    let repository = allowed.cached()?;
+    let asked = asked(allowed, repository.as_ref()).await;
+    match (asked, repository) {
+        (Err(problem), Some(repository)) if problem.allows_stale() => {
+            known_referrers(allowed, &repository).await.ok_or(problem)
+        }
+        (asked, _) => {
+            let digest = allowed.operation.digest().map(ToString::to_string).unwrap_or_default();
+            Ok(with_link(allowed, &format!("referrers/{digest}"), asked?))
+        }
+    }
 }
+
+/// The upstream's answer, where it is to be asked.
+async fn asked(allowed: &Allowed<'_>, repository: Option<&Repository>) -> Result<Response<Body>, Problem> {
+    match repository.and_then(Repository::refrains) {
+        Some(refusal) => Err(allowed.cache_problem(refusal)),
+        None => {
+            let asked = allowed.ask().await;
+            if let Some(repository) = repository {
+                repository.learn_of(asked.as_ref().err().map(Problem::means));
+            }
+            asked
+        }
+    }
+}
+
+/// The tags that the cache knows, where the upstream can't be asked. `None` where it knows none.
+async fn known_tags(allowed: &Allowed<'_>, repository: &Repository) -> Option<Response<Body>> {
+    let Operation::ListTags { page, .. } = &allowed.operation else { return None };
+    let tags = repository.known_tags().await.ok().filter(|tags| !tags.is_empty())?;
+    let behind =
+        tags.iter().map(Tag::as_str).filter(|tag| page.last.as_deref().is_none_or(|last| *tag > last));
+    let most = page.n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let all: Vec<_> = behind.collect();
+    let listed: Vec<_> = all.iter().take(most).collect();
+    let body = serde_json::json!({ "name": allowed.naming.name(), "tags": listed });
+    let mut response = out_of_the_cache(body.to_string().into(), "application/json");
+    if let Some(last) = listed.last().filter(|_| listed.len() < all.len()) {
+        let target = format!("{}?n={most}&last={last}", allowed.naming.resource("tags/list"));
+        set(response.headers_mut(), header::LINK, &Link::next(&target).to_string());
+    }
+    Some(response)
+}
+
+/// The referrers that the cache knows, where the upstream can't be asked.
+async fn known_referrers(allowed: &Allowed<'_>, repository: &Repository) -> Option<Response<Body>> {
+    let Operation::Referrers { digest, artifact_type, .. } = &allowed.operation else { return None };
+    let index = repository.known_referrers(digest, artifact_type.as_deref()).await.ok()?;
+    let mut response = out_of_the_cache(index.into(), media_type::OCI_INDEX);
+    if artifact_type.is_some() {
+        set(response.headers_mut(), FILTERS_APPLIED, "artifactType");
+    }
+    Some(response)
+}
+
+fn out_of_the_cache(body: Bytes, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
+    mark(headers, Outcome::Stale);
+    response
+}
+
+/// distribution-spec, "Listing Referrers".
+const FILTERS_APPLIED: header::HeaderName = header::HeaderName::from_static("oci-filters-applied");
 
 /// RFC 8288: a link to the next page keeps its query to the byte, whatever the upstream has put there; its path is
 /// the one that the client knows.

@@ -88,7 +88,7 @@ mod tests {
         let text = [access.to_owned(), upstreams.iter().map(table).collect()].concat();
         let config = Config::from_toml(&text, "d.toml", Path::new("/"), &Environment::default()).unwrap();
         let upstream = |settings| Upstream::new(settings, Duration::from_secs(1), 1).unwrap();
-        Routes::new(&config.upstreams.into_iter().map(upstream).collect::<Vec<_>>())
+        Routes::new(&config.upstreams.into_iter().map(upstream).collect::<Vec<_>>(), &[])
     }
 
     fn judge<'a>(routes: &'a Routes, host: &str) -> Option<&'a str> {

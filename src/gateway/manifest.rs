@@ -9,9 +9,19 @@ use super::forward::{DOCKER_CONTENT_DIGEST, set};
 use super::respond::Problem;
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
-use crate::proto::{Digest, Reference};
+use crate::proto::{Digest, MediaType, Reference};
 
-pub(super) async fn get(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+/// A manifest: out of the cache, where there is one, else from the upstream.
+pub(super) async fn get(
+    allowed: &Allowed<'_>,
+    reference: &Reference,
+    head: bool,
+) -> Result<Response<Body>, Problem> {
+    if let Some(repository) = allowed.cached()?
+        && let Some(response) = allowed.cached_manifest(&repository, reference, head).await?
+    {
+        return Ok(response);
+    }
     allowed.ask().await
 }
 
@@ -32,7 +42,20 @@ pub(super) async fn put(
         Reference::Digest(digest) => digest.clone(),
         Reference::Tag(_) => sha256(&bytes),
     };
-    let mut response = allowed.send(allowed.target()?, &mut RequestBody::held(bytes)).await?;
+    let written = allowed.site().zip(allowed.place.as_ref());
+    let writing = written.map(|(site, place)| site.begin_write(&place.remote));
+    // Even a write that failed may have been done.
+    let unsettled = allowed.unsettled(Some(reference));
+    let mut response = allowed.send(allowed.target()?, &mut RequestBody::held(bytes.clone())).await?;
+    unsettled.settle();
+    if let (Some((site, place)), Some(writing)) = (written, writing) {
+        match response.status() {
+            StatusCode::CREATED => {
+                site.pushed_manifest(&writing, reference, &digest, allowed.media_type(), &bytes);
+            }
+            _ => site.written(&place.remote),
+        }
+    }
     if response.status() == StatusCode::CREATED {
         let headers = response.headers_mut();
         if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
@@ -50,8 +73,17 @@ async fn room<'a>(allowed: &Allowed<'a>, body: &RequestBody) -> Option<Semaphore
     allowed.core.lasting.held.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
 }
 
-pub(super) async fn delete(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+pub(super) async fn delete(allowed: &Allowed<'_>, reference: &Reference) -> Result<Response<Body>, Problem> {
+    let _deleted = allowed.unsettled(Some(reference));
     allowed.ask().await
+}
+
+impl Allowed<'_> {
+    /// What the client says that it sends.
+    fn media_type(&self) -> Option<MediaType> {
+        let text = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        MediaType::parse(text).ok()
+    }
 }
 
 fn sha256(bytes: &[u8]) -> Digest {

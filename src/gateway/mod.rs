@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::authn::{Authenticator, Forwarding, Identity};
 use crate::authz::{Denied, Permit, Rules};
 use crate::body::{Body, RequestBody};
+use crate::cache::Site;
 use crate::config::limits;
 use crate::io::{BothLengths, Peer};
 use crate::proto::{Challenge, Operation, Secret, Target};
@@ -20,8 +21,10 @@ use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
 use crate::upstream::{self, Upstream};
 
 mod blob;
+mod cached;
 mod catalog;
 mod forward;
+mod goal;
 mod handle;
 mod host;
 mod listing;
@@ -31,8 +34,10 @@ mod naming;
 mod respond;
 mod rewrite;
 mod route;
+mod source;
 mod upload;
 
+pub use goal::Ways;
 pub use handle::SealError;
 use handle::Sealer;
 pub use host::{KnownHosts, TrustedProxies};
@@ -40,6 +45,7 @@ use naming::Naming;
 use respond::Problem;
 use rewrite::Via;
 use route::{Place, Routes, Way};
+pub use source::UpstreamSource;
 
 /// What a gateway is made of. A reload makes a new one of these and swaps it in whole.
 pub struct Core {
@@ -60,6 +66,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Where the repositories are.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What is kept of them, of those that have a cache.
+    pub sites: Vec<Arc<Site>>,
     /// The hosts that are served.
     pub hosts: KnownHosts,
     /// Who may speak for a client.
@@ -107,7 +115,7 @@ impl Core {
         let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
         Self {
             rules: settings.rules.clone(),
-            routes: Routes::new(&settings.upstreams),
+            routes: Routes::new(&settings.upstreams, &settings.sites),
             challenge,
             settings,
             lasting,
@@ -245,6 +253,7 @@ impl Arrival<'_> {
         let way = Way { host: &host, prefix: target.prefix.as_ref(), ns: target.ns.as_deref() };
         let allowed = self.admit(way, &identity, target.operation.clone(), record)?;
         let mut response = allowed.serve(body).await?;
+        allowed.mark_miss(response.headers_mut());
         if let Some(ns) = target.ns.as_deref().and_then(|ns| HeaderValue::from_str(ns).ok()) {
             response.headers_mut().insert("oci-namespace", ns);
         }
@@ -319,11 +328,11 @@ impl Allowed<'_> {
         match &self.operation {
             Operation::Version => Ok(version()),
             Operation::Catalog { page } => catalog::list(self, page).await,
-            Operation::GetManifest { .. } => manifest::get(self).await,
+            Operation::GetManifest { reference, head, .. } => manifest::get(self, reference, *head).await,
             Operation::PutManifest { reference, .. } => manifest::put(self, reference, body).await,
-            Operation::DeleteManifest { .. } => manifest::delete(self).await,
-            Operation::GetBlob { .. } => blob::get(self).await,
-            Operation::DeleteBlob { .. } => blob::delete(self).await,
+            Operation::DeleteManifest { reference, .. } => manifest::delete(self, reference).await,
+            Operation::GetBlob { digest, head, .. } => blob::get(self, digest, *head).await,
+            Operation::DeleteBlob { digest, .. } => blob::delete(self, digest).await,
             Operation::ListTags { .. } => listing::tags(self).await,
             Operation::Referrers { .. } => listing::referrers(self).await,
             Operation::StartUpload { start, .. } => upload::start(self, start, body).await,
@@ -429,6 +438,7 @@ impl Record {
     fn into_response(self, response: Response<Body>) -> Response<Body> {
         let Some(mut access) = self.access else { return response };
         access.status = response.status().as_u16();
+        access.cache = cached::word(response.headers());
         response.map(|body| body.recorded(access))
     }
 }

@@ -3,6 +3,7 @@
 //! Each error knows whose fault it was, and that survives here: a client's mistake is a 4xx in the registry's own
 //! words, an upstream's failure a 502 or 504, and none of them is ever an HTML page.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use super::host::HostError;
 use super::route::RouteError;
 use crate::authn::Failure;
 use crate::body::Body;
-use crate::proto::{Access, Action, ErrorBody, ErrorCode, Operation, TargetError};
+use crate::cache::{self, FailureKind};
+use crate::proto::{Access, Action, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
 use crate::upstream;
 
 /// Why a request is not answered with what it asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Problem {
     /// Its HTTP could be read in two ways, or breaks a rule that keeps proxies safe.
     Malformed(&'static str),
@@ -55,15 +57,73 @@ pub(super) enum Problem {
     Upstream { name: String, error: Arc<upstream::Error> },
     /// The upstream answered something that must not be passed on.
     Answer { name: String, reason: &'static str },
+    /// What the cache would have passed on is not for anybody.
+    Cached(cache::Unusable),
+    /// No byte that is asked for is in the blob, which has this many.
+    Unsatisfiable(u64),
+    /// It is not in the cache, and the upstream is not asked. Holds what is missing.
+    NotHeld(ErrorCode, &'static str),
+    /// The upstream has failed too often to be asked now.
+    Resting,
     /// A handle could not be sealed.
     Seal(SealError),
 }
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upstream { error, .. } => f.write_str(&chain(error)),
+            problem => {
+                let (status, body) = problem.status_and_body();
+                let message = body.errors.first().map(|error| error.message.clone());
+                write!(f, "{} {}", status.as_u16(), message.unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
 
 impl Problem {
     pub(super) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
         match failure {
             Failure::Invalid => Self::Unauthorized(operation.map(accesses).unwrap_or_default()),
             Failure::Throttled { retry_after } => Self::Throttled(retry_after),
+        }
+    }
+
+    /// Whether it is the upstream that can't be asked, so that what is known of it already may serve: the registry itself
+    /// has not said no.
+    pub(super) fn allows_stale(&self) -> bool {
+        match self {
+            Self::Upstream { error, .. } => !matches!(**error, upstream::Error::Unauthorized(_)),
+            Self::Refused { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Resting | Self::NotHeld(..) => true,
+            _ => false,
+        }
+    }
+
+    /// What an upstream's failure says of the upstream.
+    pub(super) fn means(&self) -> FailureKind {
+        use upstream::Error;
+        match self {
+            Self::Upstream { error, .. } => match &**error {
+                Error::Dial(_) | Error::Timeout | Error::Broken(_) => FailureKind::Unreachable,
+                Error::Limited { retry_after } => FailureKind::Limited { retry_after: *retry_after },
+                Error::Token(_) | Error::Credentials(_) => FailureKind::Credentials,
+                _ => FailureKind::Other,
+            },
+            Self::Refused { status: StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, .. } => {
+                FailureKind::Unusable
+            }
+            Self::Refused { status: StatusCode::TOO_MANY_REQUESTS, retry_after, .. } => {
+                let text = retry_after.as_ref().and_then(|value| value.to_str().ok());
+                let seconds = text.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+                FailureKind::Limited { retry_after: seconds }
+            }
+            _ => FailureKind::Other,
         }
     }
 
@@ -85,6 +145,11 @@ impl Problem {
             Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, realm.clone())),
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
             Self::Refused { retry_after: Some(after), .. } => Some((header::RETRY_AFTER, after.clone())),
+            Self::Unsatisfiable(total) => {
+                let range = HeaderValue::try_from(ContentRange::Unsatisfied { total: *total }.to_string());
+                range.ok().map(|range| (header::CONTENT_RANGE, range))
+            }
+            Self::Resting => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
             Self::Target(TargetError::MethodNotAllowed { allow }) => {
                 Some((header::ALLOW, HeaderValue::from_static(allow)))
             }
@@ -138,7 +203,16 @@ impl Problem {
                 (S::NOT_FOUND, text(*code, "not there, or not for this gateway's account at the registry"))
             }
             Self::Upstream { error, .. } => upstream(error),
-            Self::Answer { .. } => {
+            Self::Unsatisfiable(_) => (S::RANGE_NOT_SATISFIABLE, ErrorBody::new(ErrorCode::RangeInvalid)),
+            Self::NotHeld(code, reason) => (S::NOT_FOUND, text(*code, *reason)),
+            Self::Resting => (
+                S::BAD_GATEWAY,
+                text(
+                    ErrorCode::Unavailable,
+                    "the upstream has failed several times and is left alone for a moment",
+                ),
+            ),
+            Self::Answer { .. } | Self::Cached(_) => {
                 (S::BAD_GATEWAY, text(ErrorCode::Unavailable, "the upstream's answer can't be used"))
             }
             Self::Seal(_) => (S::INTERNAL_SERVER_ERROR, ErrorBody::new(ErrorCode::Unknown)),
@@ -153,6 +227,9 @@ impl Problem {
             }
             Self::Answer { name, reason } => {
                 tracing::warn!(request_id, upstream = name, reason, "the upstream's answer can't be used");
+            }
+            Self::Cached(reason) => {
+                tracing::warn!(request_id, %reason, "the upstream's answer can't be used")
             }
             Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
             Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),

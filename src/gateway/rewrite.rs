@@ -60,6 +60,24 @@ impl Via {
         }
     }
 
+    /// Marks what the gateway asks for all of its clients on behalf of a request with `headers`: of those before, only the
+    /// marks of other gateways go with it, by which a loop is known.
+    pub(super) fn mark_own(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut out = HeaderMap::with_capacity(8);
+        out.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        out.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("dockgate/", env!("CARGO_PKG_VERSION"))),
+        );
+        out.insert(header::VIA, self.value.clone());
+        let lines = headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
+        let marks = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|mark| is_mark(mark));
+        for mark in marks.take(MARKS).filter_map(|mark| HeaderValue::from_str(mark).ok()) {
+            out.append(header::VIA, mark);
+        }
+        out
+    }
+
     /// Whether a request has been here already.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let seen = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
@@ -70,6 +88,15 @@ impl Via {
         }
     }
 }
+
+/// Whether it is the mark of a gateway like this one.
+fn is_mark(text: &str) -> bool {
+    let digits = text.strip_prefix("1.1 dockgate-");
+    digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Gateways in a row whose marks are passed on.
+const MARKS: usize = 16;
 
 /// The headers for an upstream, made from a client's.
 pub(super) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
@@ -119,7 +146,7 @@ pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
 }
 
 /// What was served to one client is nobody else's (RFC 9111 section 3.5); what a digest names never changes.
-fn cache_control(operation: &Operation) -> HeaderValue {
+pub(super) fn cache_control(operation: &Operation) -> HeaderValue {
     let immutable = matches!(operation, Operation::GetBlob { .. })
         || matches!(operation, Operation::GetManifest { .. } if operation.digest().is_some());
     HeaderValue::from_static(if immutable { "private, max-age=31536000, immutable" } else { "no-cache" })
@@ -145,6 +172,17 @@ mod tests {
         let out = to_upstream(&operation("GET", "/v2/a/manifests/x"), &headers, &Via::new());
         let names: Vec<_> = out.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["range", "accept-encoding", "via"]);
+    }
+
+    #[test]
+    fn what_is_asked_for_everyone_has_nothing_of_whoever_asked_first() {
+        let mut headers = HeaderMap::new();
+        headers.insert("user-agent", HeaderValue::from_static("evil"));
+        headers.append("via", HeaderValue::from_static("1.1 evil, 1.1 dockgate-0123456789abcdef"));
+        let out = Via::new().mark_own(&headers);
+        assert!(out[header::USER_AGENT].to_str().unwrap().starts_with("dockgate/"));
+        let via: Vec<_> = out.get_all(header::VIA).iter().skip(1).collect();
+        assert_eq!(via, ["1.1 dockgate-0123456789abcdef"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::cache::Site;
 use crate::config::CredentialSource;
 use crate::proto::{NameError, RepositoryName};
 use crate::upstream::Upstream;
@@ -22,6 +23,8 @@ pub(super) struct Routes {
 /// One upstream, and what stands before its repositories' names here.
 pub(super) struct Route {
     pub(super) upstream: Arc<Upstream>,
+    /// What is kept of it, where it has a cache.
+    pub(super) site: Option<Arc<Site>>,
     /// The upstream's name, shared with the log.
     pub(super) name: Arc<str>,
     prefix: String,
@@ -51,7 +54,7 @@ pub(super) struct Place {
 }
 
 /// Why a repository was not found.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RouteError {
     #[error("no upstream is configured for it")]
     Unknown,
@@ -64,8 +67,8 @@ pub(super) enum RouteError {
 }
 
 impl Routes {
-    pub(super) fn new(upstreams: &[Arc<Upstream>]) -> Self {
-        let routes: Vec<_> = upstreams.iter().cloned().map(Route::new).collect();
+    pub(super) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<Site>]) -> Self {
+        let routes: Vec<_> = upstreams.iter().map(|upstream| Route::new(upstream.clone(), sites)).collect();
         let (mut hosts, mut names) = (HashMap::new(), HashMap::new());
         for (place, route) in routes.iter().enumerate() {
             let settings = route.upstream.settings();
@@ -144,6 +147,11 @@ impl Routes {
         longest.map(|(_, place, rest)| (place, rest))
     }
 
+    /// Whether a name is below one of the prefixes.
+    pub(super) fn is_below_prefix(&self, name: &RepositoryName) -> bool {
+        self.by_prefix(name).is_some()
+    }
+
     fn catch_all(&self) -> Option<usize> {
         self.routes.iter().position(|route| route.prefix.is_empty())
     }
@@ -169,11 +177,12 @@ impl Routes {
 }
 
 impl Route {
-    fn new(upstream: Arc<Upstream>) -> Self {
+    fn new(upstream: Arc<Upstream>, sites: &[Arc<Site>]) -> Self {
         let settings = upstream.settings();
         let (prefix, library) = (settings.prefix.clone(), settings.library);
         let name = settings.name.as_str().into();
-        Self { upstream, name, prefix, library }
+        let site = sites.iter().find(|site| site.name() == settings.name).cloned();
+        Self { upstream, site, name, prefix, library }
     }
 
     /// The canonical name of what the upstream calls `remote`.

@@ -14,9 +14,10 @@ use super::handle::Kind;
 use super::respond::Problem;
 use super::route::Way;
 use crate::body::{Body, RequestBody};
+use crate::cache::Push;
 use crate::clock;
 use crate::proto::upload::with_digest;
-use crate::proto::{Digest, Operation, RepositoryName, UploadStart};
+use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
 use crate::upstream::{Access, Error, TokenError};
 
 /// How long an upload may be gone on with after it began. Registries forget theirs sooner.
@@ -35,6 +36,9 @@ struct Handle {
     t: u64,
     /// Path and query at the upstream, byte for byte; or the URL at another host that the upload has been sent to.
     l: String,
+    /// Its copy in the cache, if it has one. Handles of earlier versions say nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    c: Option<String>,
 }
 
 /// Begins an upload, or mounts a blob from another repository.
@@ -55,9 +59,17 @@ pub(super) async fn start(
         start => start,
     };
     let target = start_target(allowed, start.clone())?;
-    let response = allowed.send(target.clone(), body).await?;
-    match (response.status(), start) {
-        (StatusCode::CREATED, UploadStart::Monolithic(digest)) => Ok(created(allowed, digest, response)),
+    let UploadStart::Monolithic(digest) = start else {
+        let response = allowed.send(target.clone(), body).await?;
+        return sealed(allowed, &target, None, response);
+    };
+    let push = new_copy(allowed).and_then(|id| allowed.site()?.push(&id, Some(0)));
+    let unsettled = allowed.unsettled(None);
+    let sent = send_copied(allowed, target.clone(), body, push).await;
+    drop(unsettled);
+    let (response, push) = sent?;
+    match response.status() {
+        StatusCode::CREATED => Ok(pushed(allowed, digest, push, response).await),
         _ => sealed(allowed, &target, None, response),
     }
 }
@@ -76,10 +88,12 @@ async fn mount(
     // The upstream's refusal is not the client's: it gets an ordinary upload.
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
     let access = Access::Mount(place.remote.clone(), source);
+    let unsettled = allowed.unsettled(None);
     let answer = allowed.send_with(access, target.clone(), &mut RequestBody::empty()).await;
+    drop(unsettled);
     match answer {
         Ok(response) if response.status() == StatusCode::CREATED => {
-            Ok(Some(created(allowed, digest, response)))
+            Ok(Some(pushed(allowed, digest, None, response).await))
         }
         Ok(response) if response.status() == StatusCode::ACCEPTED => {
             sealed(allowed, &target, None, response).map(Some)
@@ -130,9 +144,14 @@ pub(super) async fn go_on(
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
     let handle = open(allowed, session)?;
-    let response = allowed.send(handle.l.clone(), body).await?;
+    let copied = matches!(allowed.operation, Operation::PatchUpload { .. } | Operation::CancelUpload { .. });
+    let push = if copied { copy_of(allowed, &handle) } else { None };
+    let (response, push) = send_copied(allowed, handle.l.clone(), body, push).await?;
     if matches!(allowed.operation, Operation::CancelUpload { .. }) {
         return Ok(without_location(response));
+    }
+    if let Some(push) = push {
+        push.keep();
     }
     sealed(allowed, &handle.l.clone(), Some(handle), response)
 }
@@ -145,11 +164,67 @@ pub(super) async fn finish(
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
     let handle = open(allowed, session)?;
-    let response = allowed.send(with_digest(&handle.l, digest), body).await?;
+    let push = copy_of(allowed, &handle);
+    let unsettled = allowed.unsettled(None);
+    let sent = send_copied(allowed, with_digest(&handle.l, digest), body, push).await;
+    drop(unsettled);
+    let (response, push) = sent?;
     match response.status() {
-        StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(created(allowed, digest, response)),
+        StatusCode::CREATED => Ok(pushed(allowed, digest, push, response).await),
+        StatusCode::NO_CONTENT => Ok(created(allowed, digest, response)),
         _ => sealed(allowed, &handle.l.clone(), Some(handle), response),
     }
+}
+
+/// A copy of an upload that begins, where there is a cache.
+fn new_copy(allowed: &Allowed<'_>) -> Option<String> {
+    allowed.site().and_then(|site| site.begin_push())
+}
+
+/// The copy of an upload that goes on, where there is one, and what the client sends now goes on where it ends.
+fn copy_of(allowed: &Allowed<'_>, handle: &Handle) -> Option<Push> {
+    let range = allowed.headers.get(header::CONTENT_RANGE);
+    // Where a range can't be read, it does not go on there.
+    let first = |range: UploadRange| range.0.first;
+    let first = range.map(|range| UploadRange::parse(range.as_bytes()).map_or(u64::MAX, first));
+    allowed.site()?.push(handle.c.as_deref()?, first)
+}
+
+/// Sends a part of an upload. The copy comes back only where the upstream has taken all of what it copied.
+async fn send_copied(
+    allowed: &Allowed<'_>,
+    target: String,
+    body: &mut RequestBody,
+    push: Option<Push>,
+) -> Result<(Response<Body>, Option<Push>), Problem> {
+    body.set_tap(push.as_ref().and_then(Push::tap));
+    let sent = allowed.send(target, body).await;
+    // What is read of a body that the upstream did not want is no part of the upload.
+    body.set_tap(None);
+    let response = sent?;
+    let taken = response.status().is_success() && body.is_taken();
+    Ok((response, push.filter(|_| taken)))
+}
+
+/// The upstream has said that the blob is there: the cache knows it too.
+async fn pushed(
+    allowed: &Allowed<'_>,
+    digest: &Digest,
+    push: Option<Push>,
+    response: Response<Body>,
+) -> Response<Body> {
+    if let Some((site, place)) = allowed.site().zip(allowed.place.as_ref())
+        && is_named(&response, digest)
+    {
+        site.pushed(&place.remote, digest, push).await;
+    }
+    created(allowed, digest, response)
+}
+
+/// Whether the upstream speaks of this blob, as far as it says of which.
+fn is_named(response: &Response<Body>, digest: &Digest) -> bool {
+    let named = response.headers().get(DOCKER_CONTENT_DIGEST);
+    named.is_none_or(|named| named.as_bytes() == digest.as_str().as_bytes())
 }
 
 fn open(allowed: &Allowed<'_>, session: &str) -> Result<Handle, Problem> {
@@ -206,14 +281,33 @@ fn sealed(
             }
         };
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
+    let (began, copy) = before.map_or_else(|| (now(), new_copy(allowed)), |before| (before.t, before.c));
     let handle = Handle {
         u: settings.name.clone(),
         r: place.canonical.to_string(),
         i: allowed.permit.identity().name().to_owned(),
-        t: before.map_or_else(now, |before| before.t),
+        t: began,
         l: location,
+        c: copy,
     };
     let handle = allowed.core.lasting.sealer.seal(Kind::Upload, &handle).map_err(Problem::Seal)?;
     set(response.headers_mut(), header::LOCATION, &allowed.naming.upload(&handle));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_of_an_earlier_version_has_no_copy() {
+        let earlier = r#"{"u":"up","r":"a","i":"alice","t":1,"l":"/v2/a/blobs/uploads/1"}"#;
+        let handle: Handle = serde_json::from_str(earlier).unwrap();
+        assert_eq!((handle.l.as_str(), handle.c.as_ref()), ("/v2/a/blobs/uploads/1", None));
+        assert_eq!(
+            serde_json::to_string(&handle).unwrap(),
+            earlier,
+            "nor do they see one where there is none"
+        );
+    }
 }

@@ -4,6 +4,14 @@ use std::fmt::Write as _;
 
 use super::target::TargetError;
 
+/// The decoded value of a parameter that may occur once in the query `raw`.
+///
+/// # Errors
+/// [`TargetError::QueryInvalid`] when it can't be decoded, or occurs twice.
+pub fn parameter(raw: &str, name: &'static str) -> Result<Option<String>, TargetError> {
+    Ok(Query::parse(raw)?.one(name)?.map(str::to_owned))
+}
+
 /// The decoded parameters of a query, in order. A value that cannot be decoded is kept as `None`, so that it harms
 /// only whoever asks for it.
 pub(super) struct Query {
@@ -52,7 +60,7 @@ impl Query {
 }
 
 /// `k=v&k=v`, everything outside RFC 3986's `unreserved` percent-encoded.
-pub(super) fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
+pub fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
     let mut query = String::new();
     for (key, value) in pairs {
         if !query.is_empty() {

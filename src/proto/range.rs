@@ -111,6 +111,17 @@ impl ByteRange {
     }
 }
 
+impl ByteRange {
+    /// The only range, where it counts from the beginning: its first byte, and its last where it names one.
+    pub fn from_beginning(&self) -> Option<(u64, Option<u64>)> {
+        match *self.specs.as_slice() {
+            [Spec::From(first)] => Some((first, None)),
+            [Spec::Between(first, last)] if first <= last => Some((first, Some(last))),
+            _ => None,
+        }
+    }
+}
+
 impl Spec {
     fn resolve(self, length: u64) -> Option<Span> {
         let end = length.checked_sub(1)?;

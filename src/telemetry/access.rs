@@ -38,6 +38,8 @@ pub struct AccessRecord {
     pub subject: Option<Subject>,
     /// The upstream's name.
     pub upstream: Option<Arc<str>>,
+    /// What the cache did for it: the word of `X-Cache`, in lower case.
+    pub cache: Option<&'static str>,
     /// The status of the answer.
     pub status: u16,
     /// What the client says it is.
@@ -79,6 +81,7 @@ impl AccessLog {
             repository: None,
             subject: None,
             upstream: None,
+            cache: None,
             status: 0,
             agent: None,
             bytes: 0,
@@ -106,6 +109,7 @@ impl AccessRecord {
         line.text("user", self.user.as_deref());
         line.plain("client", self.client);
         line.text("upstream", self.upstream.as_deref());
+        line.text("cache", self.cache);
         line.text("agent", self.agent.as_ref().and_then(|agent| agent.to_str().ok()).map(shortened));
         line.text("request_id", Some(self.request_id.as_str()));
         line.text("error", self.error.as_deref());
@@ -231,6 +235,8 @@ mod tests {
         record.status = 200;
         record.user = Some("alice".into());
         record.repository = Some(RepositoryName::parse("team/app").unwrap());
+        record.upstream = Some("docker.io".into());
+        record.cache = Some("hit");
         record.agent = Some(HeaderValue::from_static(agent));
         record.sent(42);
         let mut out = String::new();
@@ -248,7 +254,8 @@ mod tests {
             "{rest}"
         );
         assert!(
-            rest.contains(" agent=docker/28 request_id=") && rest.contains(" bytes=42 micros="),
+            rest.contains(" upstream=docker.io cache=hit agent=docker/28 request_id=")
+                && rest.contains(" bytes=42 micros="),
             "{rest}"
         );
         assert_eq!(line.matches('\n').count(), 1);
@@ -260,5 +267,6 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&line(true, "a\",\"user\":\"root\\")).unwrap();
         assert_eq!(json["agent"], "a\",\"user\":\"root\\");
         assert_eq!((&json["user"], &json["status"]), (&"alice".into(), &200.into()));
+        assert_eq!(json["cache"], "hit");
     }
 }

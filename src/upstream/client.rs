@@ -44,7 +44,7 @@ pub(super) struct Outgoing<'a> {
 impl Outgoing<'_> {
     /// Whether it is one of many small things, and not a transfer.
     fn is_small(&self) -> bool {
-        self.subject == Subject::Other && !self.body.is_unfinished()
+        self.subject != Subject::Blob && !self.body.is_unfinished()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The registries behind the gateway: connections to them, credentials for them, and answers that hold.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub struct Request<'a> {
 pub enum Subject {
     /// A blob: its redirect may be the client's to follow, and its stream is gone on with when it breaks.
     Blob,
+    /// Whether a blob is there: its stream is not wanted, and is not gone on with.
+    Existence,
     /// Anything else.
     Other,
 }
@@ -107,6 +110,7 @@ pub struct Upstream {
     background: usize,
     rate_limits: RateLimits,
     judging: Judging,
+    accounts: RandomState,
     certificates: Vec<(PathBuf, Stamp)>,
     /// Itself, for the tasks that must not keep it alive.
     me: Weak<Self>,
@@ -137,6 +141,7 @@ impl Upstream {
             background: workers,
             rate_limits: RateLimits::default(),
             judging: Judging::default(),
+            accounts: RandomState::new(),
             certificates,
             me: me.clone(),
         }))
@@ -145,6 +150,11 @@ impl Upstream {
     /// Its part of the configuration.
     pub fn settings(&self) -> &config::Upstream {
         &self.settings
+    }
+
+    /// The number of the worker that does what no client waits for: the runtime that calls [`tend`](Self::tend).
+    pub fn background(&self) -> usize {
+        self.background
     }
 
     /// How the last attempts to reach it went.
@@ -188,8 +198,47 @@ impl Upstream {
     ) -> Result<Response, Error> {
         let who = self.credentials.who(permit.identity());
         let response = self.fetch(&who, worker, &mut request).await;
+        self.sent(who, worker, request, response)
+    }
+
+    /// As [`send`](Self::send), but as nobody in particular, whatever credentials there are: what comes is for everyone.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_as_nobody(
+        &self,
+        _permit: &Permit,
+        worker: usize,
+        mut request: Request<'_>,
+    ) -> Result<Response, Error> {
+        let response = self.fetch(&Who::Anonymous, worker, &mut request).await;
+        self.sent(Who::Anonymous, worker, request, response)
+    }
+
+    /// As whom the upstream is asked for the holder of `permit`: a name for this process alone, which no other has. Clients with
+    /// one name and two passwords are two.
+    pub fn account(&self, permit: &Permit) -> Arc<str> {
+        match self.credentials.who(permit.identity()) {
+            who @ Who::Client(_) => format!("client {:016x}", self.accounts.hash_one(&who)).into(),
+            who => who.to_string().into(),
+        }
+    }
+
+    /// Whether it is asked for the holder of `permit` as it is for everyone who has no credentials of his own.
+    pub fn is_everyones(&self, permit: &Permit) -> bool {
+        matches!(self.credentials.who(permit.identity()), Who::Anonymous | Who::Gateway)
+    }
+
+    fn sent(
+        &self,
+        who: Who,
+        worker: usize,
+        request: Request<'_>,
+        response: Result<Response, Error>,
+    ) -> Result<Response, Error> {
         if let Err(error) = &response
             && self.settings.credentials.source != CredentialSource::Forward
+            && !matches!((&who, error), (Who::Anonymous, Error::Unauthorized(_)))
         {
             // A client's own wrong password, or that it has shown none, says nothing of the upstream.
             self.client.health().record_refusal(error);

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -17,9 +17,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::chunked::{Chunked, Step};
 use crate::body::{BodyError, RequestBody};
-use crate::clock::{self, Stall};
+use crate::clock::Stall;
 use crate::config::limits;
 use crate::io::WriteStall;
+use crate::pace::Pace;
 
 /// A byte stream that an upstream speaks HTTP/1.1 on.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
@@ -83,45 +84,6 @@ pub(crate) struct Wire {
     response_timeout: Duration,
     pace: Pace,
 }
-
-/// How much of a body is read at once.
-///
-/// A reader that keeps up for long is given larger and larger pieces, since each costs two system calls and a wake-up
-/// or two. A slow one holds one small piece: it may be one of many, and what the sockets' buffers swallow at first says
-/// nothing of its pace.
-#[derive(Debug)]
-struct Pace {
-    size: usize,
-    taken: Option<Instant>,
-    /// Bytes that were taken in quick succession up to now.
-    run: usize,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { size: limits::COPY_BUFFER_BYTES, taken: None, run: 0 }
-    }
-
-    /// A piece is handed over. Whether the last ones were quickly used up decides on the size of the next.
-    fn hand_over(&mut self, length: usize) {
-        let now = clock::now();
-        let quick = self.taken.is_some_and(|last| now.duration_since(last) < QUICK);
-        self.run = if quick { self.run + length } else { 0 };
-        self.size = match self.run {
-            0 => limits::COPY_BUFFER_BYTES,
-            1..SWALLOWED => self.size,
-            _ => (self.size * 2).min(limits::COPY_BUFFER_MOST),
-        };
-        self.taken = Some(now);
-    }
-}
-
-/// How soon a reader that keeps up comes back for the next piece: some 640 KiB/s, which on a busy machine leaves room
-/// for everybody else's turn.
-const QUICK: Duration = Duration::from_millis(100);
-
-/// What the buffers of two sockets may swallow, in bytes, whatever the reader does.
-const SWALLOWED: usize = 8 * 1024 * 1024;
 
 /// Pieces of a request's body that go out together.
 #[derive(Debug, Default)]
@@ -461,10 +423,10 @@ impl Wire {
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             // What was read in large pieces is let go of before small ones are read.
-            if self.read.is_empty() && self.read.capacity() > 2 * self.pace.size {
+            if self.read.is_empty() && self.read.capacity() > 2 * self.pace.size() {
                 self.read = BytesMut::new();
             }
-            match ready!(self.poll_fill(cx, self.pace.size)) {
+            match ready!(self.poll_fill(cx, self.pace.size())) {
                 Ok(0) => return Poll::Ready(end_of_stream(framing)),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BodyError::Io(error)))),

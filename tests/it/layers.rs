@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// What every layer above these may know.
-const BASE: &[&str] = &["body", "clock", "config", "io", "proto", "telemetry", "watch"];
+const BASE: &[&str] = &["body", "clock", "config", "io", "pace", "proto", "telemetry", "watch"];
 
 /// A layer, and lists of what it may know besides itself: a whole layer, or one item of it.
 const TABLE: &[(&str, &[&[&str]])] = &[
@@ -13,12 +13,14 @@ const TABLE: &[(&str, &[&[&str]])] = &[
     ("config", &[&["proto"]]),
     ("body", &[BASE]),
     ("io", &[BASE]),
+    ("pace", &[BASE]),
     ("telemetry", &[BASE]),
     ("watch", &[BASE]),
     ("authn", &[BASE]),
     ("authz", &[BASE, &["authn::Identity"]]),
     ("upstream", &[BASE, &["authn::Forwarded", "authn::Identity", "authz::Permit"]]),
-    ("gateway", &[BASE, &["authn", "authz", "upstream"]]),
+    ("cache", &[BASE, &["authn::Identity", "authz::Permit"]]),
+    ("gateway", &[BASE, &["authn", "authz", "cache", "upstream"]]),
     ("server", &[BASE]),
 ];
 
@@ -85,7 +87,7 @@ fn a_wrong_arrow_is_found_however_it_is_written() {
         ("server/tls.rs", "#[cfg(test)] use super::x;\nuse crate::authn;"),
         ("gateway/mod.rs", "pub(crate) use crate::app::App;"),
         ("gateway/mod.rs", "const Q: char = '\"'; use crate::cli; const R: char = '\"';"),
-        ("cache/mod.rs", "use crate::proto::Digest;"),
+        ("engine/mod.rs", "use crate::proto::Digest;"),
     ] {
         assert_eq!(Source::of(file, code).wrong_arrows().len(), 1, "{file}: {code}");
     }

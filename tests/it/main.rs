@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
 mod admin;
+mod cache;
+mod cache_push;
 mod drain;
 mod forward;
 mod front;

@@ -1,9 +1,8 @@
 //! What `probe` is asked about: an image as docker names it, or a URL.
 
-use std::fmt::Display;
 use std::net::IpAddr;
 
-use crate::proto::{Reference, RepositoryName, Target};
+use crate::proto::{ImageName, ImageNameError, Reference, RepositoryName, Target};
 use crate::upstream::Access;
 
 /// A place at a registry.
@@ -63,57 +62,23 @@ impl Place {
         Ok(Self { access: access(&target), registry, target, image: None, may_be_plain: false })
     }
 
-    /// distribution/reference, `ParseNormalizedNamed`.
     fn of_image(text: &str) -> Result<Self, PlaceError> {
-        let wrong = |why: &dyn Display| PlaceError(format!("{text:?} is neither an image nor a URL: {why}"));
-        let (host, rest) = split_host(text);
-        let (name, reference) = split_reference(rest);
-        let hub = host.is_none_or(|host| HUB_HOSTS.contains(&host));
-        let in_library = hub && !name.contains('/');
-        let name = if in_library { format!("library/{name}") } else { name.to_owned() };
-        let repository = RepositoryName::parse(&name).map_err(|error| wrong(&error))?;
-        let reference = Reference::parse(reference).map_err(|error| wrong(&error))?;
-        let registry = match host {
-            Some(host) if !hub => format!("https://{host}"),
-            _ => HUB_URL.to_owned(),
-        };
-        let may_be_host = in_library && host.is_none() && text.contains(['.', ':']);
+        let wrong =
+            |why: ImageNameError| PlaceError(format!("{text:?} is neither an image nor a URL: {why}"));
+        let ImageName { host, repository, reference, written } = ImageName::parse(text).map_err(wrong)?;
+        let registry = host.as_ref().map_or_else(|| HUB_URL.to_owned(), |host| format!("https://{host}"));
+        let may_be_host = !written.contains('/') && text.contains(['.', ':']);
         Ok(Self {
             registry,
             target: format!("/v2/{repository}/manifests/{reference}"),
             access: Access::Repository(repository.clone(), crate::proto::Action::Pull),
             image: Some(Image { repository, reference, may_be_host }),
-            may_be_plain: host.is_some_and(is_loopback),
+            may_be_plain: host.is_some_and(|host| is_loopback(&host)),
         })
     }
 }
 
 const HUB_URL: &str = "https://registry-1.docker.io";
-const HUB_HOSTS: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-
-/// What stands before the first slash is a host if it could be no part of an image's name.
-fn split_host(text: &str) -> (Option<&str>, &str) {
-    match text.split_once('/') {
-        Some((host, rest)) if is_host(host) => (Some(host), rest),
-        _ => (None, text),
-    }
-}
-
-fn is_host(word: &str) -> bool {
-    word == "localhost" || word.contains(['.', ':', '[']) || word.bytes().any(|b| b.is_ascii_uppercase())
-}
-
-/// A digest is more than the tag before it.
-fn split_reference(text: &str) -> (&str, &str) {
-    let (tagged, digest) = match text.split_once('@') {
-        Some((tagged, digest)) => (tagged, Some(digest)),
-        None => (text, None),
-    };
-    match tagged.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
-        Some((name, tag)) => (name, digest.unwrap_or(tag)),
-        None => (tagged, digest.unwrap_or("latest")),
-    }
-}
 
 /// `host`, or `host:port` with IPv6 addresses in brackets; without the brackets, the address alone.
 pub(super) fn is_loopback(host: &str) -> bool {

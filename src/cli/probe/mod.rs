@@ -22,7 +22,7 @@ mod jwt;
 mod print;
 mod step;
 mod walk;
-mod words;
+pub(super) mod words;
 mod write;
 
 use fault::Kind;

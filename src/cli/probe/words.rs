@@ -19,7 +19,7 @@ pub(super) fn utc(seconds: i64) -> Option<String> {
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The two greatest units that there are: `4 min 58 s`, `1 h`, `2 d 3 h`.
-pub(super) fn duration(seconds: u64) -> String {
+pub(in crate::cli) fn duration(seconds: u64) -> String {
     let units = [
         (seconds / 86_400, "d"),
         (seconds / 3600 % 24, "h"),
@@ -49,7 +49,7 @@ pub(super) fn moment(at: i64, now: i64) -> Option<String> {
 
 /// `text`, which somebody else has chosen, so that it disturbs no terminal and is no novel: control characters and those
 /// that turn the direction of writing are escaped.
-pub(super) fn plain(text: &str) -> String {
+pub(in crate::cli) fn plain(text: &str) -> String {
     let mut plain = String::new();
     for (place, character) in text.chars().enumerate() {
         if place == LONGEST {

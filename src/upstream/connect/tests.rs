@@ -111,6 +111,7 @@ fn settings() -> config::Upstream {
         realm_hosts: Vec::new(),
         redirect_hosts: Vec::new(),
         credentials: Credentials::default(),
+        cache: None,
     }
 }
 

@@ -137,6 +137,28 @@ impl Client {
         self.body_of(answer, "GET").await
     }
 
+    /// The same, where the other side may be killed at any moment.
+    pub(crate) async fn try_head_or_none(&mut self) -> Option<Answer> {
+        let ready = async {
+            while !self.buffer.windows(4).any(|end| end == b"\r\n\r\n") {
+                if !matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {
+                    return false;
+                }
+            }
+            true
+        };
+        let ready = soon("an answer or the end", ready).await;
+        if ready { self.try_head().await } else { None }
+    }
+
+    /// The next answer: a refusal, or one that breaks off, or none at all before the connection ends. Never a whole one.
+    pub(crate) async fn is_torn(&mut self, of: &str) {
+        let Some(head) = self.try_head().await else { return };
+        let status = head.status;
+        let (answer, end) = self.rest(head).await;
+        assert!(status >= 500 || end == BodyEnd::Cut, "{of}: {answer:?}");
+    }
+
     async fn body_of(&mut self, mut answer: Answer, method: &str) -> (Answer, BodyEnd) {
         let framing = match answer.status {
             _ if method == "HEAD" => Framing::Length(0),
@@ -153,14 +175,19 @@ impl Client {
 
     /// The next head, without its body.
     pub(crate) async fn head(&mut self) -> Answer {
+        self.try_head().await.expect("an answer before the end")
+    }
+
+    /// The same; `None` where the connection ends before it.
+    pub(crate) async fn try_head(&mut self) -> Option<Answer> {
         let read = soon("an answer", read_head(&mut self.io, &mut self.buffer)).await;
-        let (start, headers) = read.expect("a whole head").expect("an answer before the end");
+        let (start, headers) = read.expect("a whole head")?;
         let mut words = start.splitn(3, ' ');
         assert!(matches!(words.next(), Some("HTTP/1.1" | "HTTP/1.0")), "{start}");
         let status = words.next().and_then(|word| word.parse().ok()).expect("a status");
         let answer = Answer { status, headers, body: Vec::new() };
         assert_untold(&answer);
-        answer
+        Some(answer)
     }
 
     /// Exactly so many bytes more, whatever they are.

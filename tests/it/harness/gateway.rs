@@ -28,6 +28,7 @@ pub(crate) struct Builder {
     log: Option<String>,
     rules: String,
     upstreams: String,
+    cache: String,
 }
 
 pub(crate) struct Gateway {
@@ -63,6 +64,7 @@ impl Gateway {
             log: std::env::var(LOGGING).ok(),
             rules: String::new(),
             upstreams: String::new(),
+            cache: String::new(),
         }
     }
 
@@ -228,6 +230,34 @@ impl Builder {
         self
     }
 
+    /// An `[[access]]` rule that denies.
+    pub(crate) fn denial(mut self, users: &[&str], repositories: &[&str], actions: &[&str]) -> Self {
+        self = self.rule(users, repositories, actions);
+        self.rules.truncate(self.rules.trim_end().len());
+        self.rules += "\neffect = \"deny\"\n\n";
+        self
+    }
+
+    /// `[cache]` in a directory of its own, with further lines.
+    pub(crate) fn cache(self, lines: &str) -> Self {
+        let path = self.dir.path().join("cache");
+        self.cache_at(&path, lines)
+    }
+
+    /// `[cache]` in a directory that outlives the gateway, or is another's too.
+    /// How full this machine's disk is makes no difference, unless they say otherwise.
+    pub(crate) fn cache_at(mut self, path: &Path, lines: &str) -> Self {
+        let free = if lines.contains("min_free") { "" } else { "min_free = \"1MiB\"\n" };
+        self.cache = format!("[cache]\npath = {path:?}\n{free}{lines}\n\n");
+        self
+    }
+
+    /// The configuration, for a process of its own on `address`.
+    pub(crate) fn configuration(mut self, address: SocketAddr) -> String {
+        self.addresses = vec![address.to_string()];
+        self.text(false, &[])
+    }
+
     pub(crate) async fn start(mut self) -> Gateway {
         let ca = self.tls.take().map(|names| write_certificate(self.dir.path(), "domain", &names));
         let further = std::mem::take(&mut self.sni).into_iter().enumerate();
@@ -270,7 +300,7 @@ impl Builder {
         if rules.is_empty() && self.users.is_empty() {
             text += "[[access]]\nusers = [\"anonymous\"]\nrepositories = [\"**\"]\nactions = [\"*\"]\n\n";
         }
-        text + rules + upstreams
+        text + rules + &self.cache + upstreams
     }
 }
 

@@ -8,6 +8,8 @@ mod gateway;
 mod guarded;
 mod http2;
 mod message;
+mod origin;
+mod process;
 mod request;
 mod script;
 mod secret;
@@ -18,10 +20,12 @@ pub(crate) use gateway::{Builder, Gateway, LOGGING, demo_registry, htpasswd, wri
 pub(crate) use guarded::{Guarded, account, asking, gift, refusal};
 pub(crate) use http2::{Frames, Http2, frame, frame_bytes, header_block};
 pub(crate) use message::{Answer, BodyEnd, Headers, read_head};
+pub(crate) use origin::{DOCKER_IMAGE, Image, OCI_IMAGE, OCI_INDEX, Origin, blob_at, manifest_at};
+pub(crate) use process::Process;
 pub(crate) use request::Request;
 pub(crate) use script::{Gate, Reply};
 pub(crate) use secret::{MARK, PAIRS, PASSWORD, ROBOT, basic, is_told, token};
-pub(crate) use upstream::Upstream;
+pub(crate) use upstream::{Exchange, Heard, Upstream};
 
 /// How long anything may take that a test waits for. A busy machine needs some of it, a good run none.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,5 +55,10 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
         state ^= state << 17;
         state.to_le_bytes()
     };
-    (0..length.div_ceil(8)).flat_map(|_| next()).take(length).collect()
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&next());
+    }
+    bytes.truncate(length);
+    bytes
 }

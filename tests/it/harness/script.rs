@@ -1,6 +1,7 @@
 //! What the scripted upstream does with a request: anything that a real one should not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -28,6 +29,7 @@ pub(crate) enum Step {
     /// The same piece so many times.
     Repeat(Vec<u8>, usize),
     Wait(Gate),
+    Pause(Duration),
     /// FIN.
     Close,
     /// RST.
@@ -148,6 +150,14 @@ impl Reply {
     pub(crate) fn pause_after(mut self, bytes: usize, gate: &Gate) -> Self {
         let rest = self.body[bytes..].to_vec();
         self.cut = Some((bytes, vec![Step::Wait(gate.clone()), Step::Send(rest)]));
+        self
+    }
+
+    /// The body in pieces of so many bytes, with a pause before each.
+    pub(crate) fn paced(mut self, bytes: usize, pause: Duration) -> Self {
+        let pieces =
+            self.body.chunks(bytes).flat_map(|piece| [Step::Pause(pause), Step::Send(piece.to_vec())]);
+        self.cut = Some((0, pieces.collect()));
         self
     }
 

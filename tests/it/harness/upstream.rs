@@ -37,12 +37,16 @@ pub(crate) struct Upstream {
 struct State {
     expected: Vec<Expected>,
     standing: Vec<Standing>,
+    /// What is said to all else.
+    rest: Option<Box<Rest>>,
     unexpected: Vec<String>,
     heard: Vec<Heard>,
     connections: usize,
     /// Of them, those on which we were shown a certificate.
     certified: usize,
 }
+
+type Rest = dyn Fn(&Heard) -> Option<Reply> + Send;
 
 /// What is said to every request of that method and target that meets no expectation.
 struct Standing {
@@ -61,6 +65,7 @@ impl Standing {
 /// A request that came.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
+    pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) headers: Headers,
 }
@@ -129,6 +134,26 @@ impl Upstream {
         Self::listen(Some(TlsAcceptor::from(Arc::new(config))), Some(issued.ca_pem)).await
     }
 
+    /// Takes no connection any more, and breaks those that there are.
+    pub(crate) async fn dies(&mut self) {
+        self.task.abort();
+        let _ = soon("the end of its task", &mut self.task).await;
+    }
+
+    /// Is there again, at its old address.
+    pub(crate) async fn returns(&mut self) {
+        let binding = async {
+            loop {
+                match TcpListener::bind(self.address).await {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let listener = soon("its old address", binding).await;
+        self.task = tokio::spawn(accept(listener, None, self.state.clone()));
+    }
+
     async fn listen(tls: Option<TlsAcceptor>, ca: Option<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -157,6 +182,11 @@ impl Upstream {
         lock(&self.state).standing.push(Standing { method, target, reply });
     }
 
+    /// What meets nothing else is answered so, where there is an answer.
+    pub(crate) fn otherwise(&self, reply: impl Fn(&Heard) -> Option<Reply> + Send + 'static) {
+        lock(&self.state).rest = Some(Box::new(reply));
+    }
+
     /// On how many of them we were shown a certificate.
     pub(crate) fn certified(&self) -> usize {
         lock(&self.state).certified
@@ -170,6 +200,11 @@ impl Upstream {
     /// All requests so far.
     pub(crate) fn heard(&self) -> Vec<Heard> {
         lock(&self.state).heard.clone()
+    }
+
+    /// From now on [`Upstream::heard`] begins anew.
+    pub(crate) fn forget_heard(&self) {
+        lock(&self.state).heard.clear();
     }
 
     /// The value of a header field in each request so far, in their order.
@@ -299,7 +334,8 @@ impl Connection {
         let request = start.strip_suffix(" HTTP/1.1").and_then(|line| line.split_once(' '));
         let (method, target) = request.unwrap_or((start, ""));
         let (method, target) = (method.to_owned(), target.to_owned());
-        state.heard.push(Heard { target: target.clone(), headers: headers.clone() });
+        let heard = Heard { method: method.clone(), target: target.clone(), headers: headers.clone() };
+        state.heard.push(heard.clone());
         // What is for the gateway alone goes to nobody behind it, wherever that is.
         let passed_on = headers.get("cookie").is_some() || target.contains("?ns=") || target.contains("&ns=");
         let place = state.expected.iter().position(|one| one.method == method && one.target == target);
@@ -307,7 +343,9 @@ impl Connection {
             return Some(state.expected.remove(place));
         }
         let standing = state.standing.iter().find(|one| one.method == method && one.is_for(&target));
-        let Some(reply) = standing.filter(|_| !passed_on).map(|standing| (standing.reply)(headers)) else {
+        let standing = standing.map(|standing| (standing.reply)(headers));
+        let rest = || state.rest.as_ref().and_then(|reply| reply(&heard));
+        let Some(reply) = standing.or_else(rest).filter(|_| !passed_on) else {
             state.unexpected.push(format!("{start} {headers:?}"));
             return None;
         };
@@ -355,6 +393,10 @@ impl Connection {
             }
             Step::Wait(gate) => {
                 gate.wait().await;
+                true
+            }
+            Step::Pause(pause) => {
+                tokio::time::sleep(pause).await;
                 true
             }
             Step::Close => {

@@ -1,0 +1,75 @@
+//! Who may ask: this machine, and no page in somebody's browser on it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{Request, header};
+
+/// A page in somebody's browser must not be able to ask here, be it by a name that resolves to loopback (the Host is
+/// then that name) or from another origin.
+pub(super) fn is_local<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+    let local_origin = |origin: &str| origin.strip_prefix("http://").is_some_and(is_local_authority);
+    host.is_some_and(is_local_authority) && origin.is_none_or(local_origin)
+}
+
+/// A page can send a form anywhere, and a browser that is old enough sends it without an Origin. No form has this type,
+/// and to send it by a script the browser asks here first (Fetch, "CORS-preflight"), which is answered with 405.
+pub(super) fn is_no_form<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| {
+        kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+    })
+}
+
+fn is_local_authority(authority: &str) -> bool {
+    if let Ok(address) = authority.parse::<SocketAddr>() {
+        return address.ip().is_loopback();
+    }
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    authority == "localhost"
+        || host == "localhost"
+        || authority.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(host: &str, origin: Option<&str>) -> bool {
+        let mut request = Request::get("/healthz").header(header::HOST, host);
+        if let Some(origin) = origin {
+            request = request.header(header::ORIGIN, origin);
+        }
+        is_local(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn only_this_machine_is_answered() {
+        for host in
+            ["127.0.0.1:5001", "localhost:5001", "[::1]:5001", "localhost", "127.0.0.1", "127.9.9.9:1"]
+        {
+            assert!(asked(host, None), "{host}");
+        }
+        for host in ["evil.example:5001", "localhost.evil.example", "192.0.2.1:5001", "", "localhost:x:y"] {
+            assert!(!asked(host, None), "{host}");
+        }
+        assert!(asked("localhost:5001", Some("http://localhost:5001")));
+        assert!(!asked("localhost:5001", Some("http://evil.example")));
+        assert!(!asked("localhost:5001", Some("null")));
+    }
+
+    #[test]
+    fn what_a_form_can_send_changes_nothing() {
+        let typed = |kind| Request::post("/").header(header::CONTENT_TYPE, kind).body(()).unwrap();
+        for kind in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(is_no_form(&typed(kind)), "{kind}");
+        }
+        for kind in
+            ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json", ""]
+        {
+            assert!(!is_no_form(&typed(kind)), "{kind}");
+        }
+        assert!(!is_no_form(&Request::post("/").body(()).unwrap()));
+    }
+}

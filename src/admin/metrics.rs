@@ -1,0 +1,221 @@
+//! `/metrics`: what is counted, in Prometheus' text.
+
+use std::fmt;
+
+use http::{Request, Response, StatusCode, header};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::readiness::{self, State};
+use crate::body::Body;
+use crate::cache::{self, Amount, Cache, Cause, Outcome};
+
+/// What is known at one moment.
+#[derive(Debug, Default)]
+struct Snapshot {
+    cache: Option<OfCache>,
+    /// Each upstream with a cache, and whether it is not asked for a moment.
+    breakers: Vec<(String, bool)>,
+}
+
+#[derive(Debug, Default)]
+struct OfCache {
+    requests: Vec<(&'static str, u64)>,
+    bytes_saved: u64,
+    fills: u64,
+    fill_failures: Vec<(&'static str, u64)>,
+    evicted: (u64, u64),
+    bytes: Vec<(&'static str, Amount)>,
+    max_bytes: u64,
+    trouble: bool,
+}
+
+/// Both formats are the same but for what ends them: what OpenMetrics asks for is a comment to Prometheus.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Answers a scrape. Nothing here reads a directory.
+pub(super) fn answer<B>(request: &Request<B>, state: &State) -> Response<Body> {
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+    match Snapshot::of(state).encoded() {
+        Ok(text) => super::typed(StatusCode::OK, if open { OPEN_METRICS } else { PROMETHEUS }, text),
+        Err(_) => super::text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
+    }
+}
+
+impl Snapshot {
+    fn of(state: &State) -> Self {
+        let core = state.core();
+        let sites = readiness::sites(&core);
+        Self {
+            cache: readiness::cache(&core).map(|cache| OfCache::of(&cache)),
+            breakers: sites
+                .iter()
+                .map(|site| (site.name().to_owned(), site.breaker_state() == cache::State::Open))
+                .collect(),
+        }
+    }
+
+    fn encoded(self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+impl OfCache {
+    fn of(cache: &Cache) -> Self {
+        let (counters, usage) = (cache.counters(), cache.store().usage());
+        Self {
+            requests: Outcome::ALL.map(|outcome| (outcome.word(), counters.outcome(outcome))).into(),
+            bytes_saved: counters.bytes_saved(),
+            fills: counters.fills(),
+            fill_failures: Cause::ALL.map(|cause| (cause.as_str(), counters.fill_failures(cause))).into(),
+            evicted: counters.evictions(),
+            bytes: vec![("blob", usage.blobs), ("manifest", usage.manifests), ("partial", usage.prefixes)],
+            max_bytes: cache.max_size(),
+            trouble: cache.store().trouble().is_some(),
+        }
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Out(encoder);
+        out.gauge("dockgate_build_info", "The version that runs", &[(version(), 1)])?;
+        if let Some(cache) = &self.cache {
+            cache.encode(&mut out)?;
+        }
+        if self.breakers.is_empty() {
+            return Ok(());
+        }
+        let breakers: Vec<_> = self
+            .breakers
+            .iter()
+            .map(|(name, open)| ([("upstream", name.as_str())], u64::from(*open)))
+            .collect();
+        out.gauge(
+            "dockgate_upstream_breaker_open",
+            "Whether an upstream has failed so often that it is not asked for a moment",
+            &breakers,
+        )
+    }
+}
+
+impl OfCache {
+    fn encode(&self, out: &mut Out<'_>) -> fmt::Result {
+        out.counter(
+            "dockgate_cache_requests",
+            "Requests that the cache answered, by what it did",
+            &labelled("outcome", &self.requests),
+        )?;
+        out.total(
+            "dockgate_cache_bytes_saved",
+            "Bytes given to clients that no upstream had to send",
+            self.bytes_saved,
+        )?;
+        out.total("dockgate_cache_fills", "Blobs that were downloaded and proved", self.fills)?;
+        out.counter(
+            "dockgate_cache_fill_failures",
+            "Downloads that failed, by cause",
+            &labelled("cause", &self.fill_failures),
+        )?;
+        out.total("dockgate_cache_evicted_blobs", "Blobs that made room", self.evicted.0)?;
+        out.total("dockgate_cache_evicted_bytes", "Bytes of blobs that made room", self.evicted.1)?;
+        let bytes: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.bytes)).collect();
+        out.gauge("dockgate_cache_bytes", "Bytes on disk", &labelled("kind", &bytes))?;
+        let contents: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.count)).collect();
+        out.gauge("dockgate_cache_contents", "Files on disk", &labelled("kind", &contents))?;
+        out.one("dockgate_cache_max_bytes", "The most that may be on disk", self.max_bytes)?;
+        out.one("dockgate_cache_trouble", "1 while nothing can be kept", u64::from(self.trouble))
+    }
+}
+
+fn version() -> [(&'static str, &'static str); 1] {
+    [("version", env!("CARGO_PKG_VERSION"))]
+}
+
+fn labelled(
+    label: &'static str,
+    values: &[(&'static str, u64)],
+) -> Vec<([(&'static str, &'static str); 1], u64)> {
+    values.iter().map(|(word, value)| ([(label, *word)], *value)).collect()
+}
+
+/// Where metrics are written.
+struct Out<'a>(DescriptorEncoder<'a>);
+
+impl Out<'_> {
+    /// A counter without labels. `_total` is put behind the name of every counter.
+    fn total(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    /// A gauge without labels.
+    fn one(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, values: &[(impl EncodeLabelSet, u64)]) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        values.iter().try_for_each(|(labels, value)| {
+            metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)
+        })
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, values: &[(impl EncodeLabelSet, u64)]) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        values.iter().try_for_each(|(labels, value)| metric.encode_family(labels)?.encode_gauge(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_the_names_and_labels_that_are_documented() {
+        let cache = OfCache {
+            requests: vec![("hit", 3), ("miss", 1)],
+            bytes_saved: 1 << 40,
+            fill_failures: vec![("digest", 2)],
+            bytes: vec![("blob", Amount { count: 1, bytes: 7 })],
+            max_bytes: 100,
+            trouble: true,
+            ..OfCache::default()
+        };
+        let breakers = vec![("docker.io".to_owned(), true), ("a\"b".to_owned(), false)];
+        let text = Snapshot { cache: Some(cache), breakers }.encoded().unwrap();
+        for line in [
+            "# TYPE dockgate_cache_requests counter",
+            "dockgate_cache_requests_total{outcome=\"hit\"} 3",
+            "dockgate_cache_requests_total{outcome=\"miss\"} 1",
+            "dockgate_cache_bytes_saved_total 1099511627776",
+            "dockgate_cache_fills_total 0",
+            "dockgate_cache_fill_failures_total{cause=\"digest\"} 2",
+            "dockgate_cache_evicted_blobs_total 0",
+            "dockgate_cache_evicted_bytes_total 0",
+            "dockgate_cache_bytes{kind=\"blob\"} 7",
+            "dockgate_cache_contents{kind=\"blob\"} 1",
+            "dockgate_cache_max_bytes 100",
+            "dockgate_cache_trouble 1",
+            "dockgate_upstream_breaker_open{upstream=\"docker.io\"} 1",
+            "dockgate_upstream_breaker_open{upstream=\"a\\\"b\"} 0",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn without_a_cache_there_are_no_metrics_of_one() {
+        let text = Snapshot::default().encoded().unwrap();
+        assert!(text.contains("dockgate_build_info{version=") && !text.contains("cache"), "{text}");
+    }
+}

@@ -1,0 +1,172 @@
+//! Tests of what rules decide.
+
+use super::*;
+use crate::authn::UserName;
+use crate::config::{Config, Environment};
+use crate::proto::{Digest, Page, Reference, UploadStart};
+
+/// A rule as it is written: effect, users, repositories, actions.
+type Written<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+
+fn rules(written: &[Written<'_>]) -> Rules {
+    let rule = |(effect, users, repositories, actions): &Written<'_>| {
+        format!(
+            "[[access]]\neffect = {effect:?}\nusers = {users:?}\nrepositories = {repositories:?}\nactions = {actions:?}\n"
+        )
+    };
+    let rest = "[auth]\nchallenge = 'basic'\nhtpasswd.path = 'h'\n[[upstream]]\nname = 'docker.io'\n[upstream.cache]\n";
+    let text: String = written.iter().map(rule).chain([rest.to_owned()]).collect();
+    let config =
+        Config::from_toml(&text, "d.toml", std::path::Path::new("/"), &Environment::default()).unwrap();
+    Rules::new(config.access, true)
+}
+
+fn user(name: &str) -> Identity {
+    Identity::User(UserName::parse(name).unwrap())
+}
+
+fn name(written: &str) -> RepositoryName {
+    written.parse().unwrap()
+}
+
+fn get(repository: &str) -> Operation {
+    Operation::GetManifest {
+        repository: name(repository),
+        reference: Reference::parse("latest").unwrap(),
+        head: false,
+    }
+}
+
+fn head(repository: &str) -> Operation {
+    let digest = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
+    Operation::GetBlob { repository: name(repository), digest, head: true }
+}
+
+fn push(repository: &str) -> Operation {
+    Operation::StartUpload { repository: name(repository), start: UploadStart::Session }
+}
+
+fn catalog() -> Operation {
+    Operation::Catalog { page: Page::default() }
+}
+
+/// Whether it is allowed, and if so, whether it may fetch.
+fn asks(rules: &Rules, who: &Identity, operation: &Operation) -> Option<bool> {
+    rules.authorize(who, operation).ok().map(|permit| permit.may_fetch())
+}
+
+const ALL: &[&str] = &["**"];
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let rules = rules(&[
+        ("allow", &["alice"], &["secret/plan"], &["pull"]),
+        ("deny", &["*"], &["secret/**"], &["*"]),
+        ("allow", &["*"], ALL, &["pull", "push"]),
+    ]);
+    let (alice, bob) = (user("alice"), user("bob"));
+    assert_eq!(asks(&rules, &alice, &get("secret/plan")), Some(true));
+    assert_eq!(asks(&rules, &alice, &get("secret/other")), None);
+    assert_eq!(asks(&rules, &alice, &push("secret/plan")), None);
+    assert_eq!(asks(&rules, &bob, &get("secret/plan")), None);
+    assert_eq!(asks(&rules, &bob, &get("public/plan")), Some(true));
+    assert_eq!(asks(&rules, &Identity::Anonymous, &get("public/plan")), None);
+    let denied = rules.authorize(&bob, &get("secret/plan")).unwrap_err();
+    assert_eq!(denied, Denied { repository: Some(name("secret/plan")), action: Some(Action::Pull) });
+}
+
+#[test]
+fn a_rule_that_denies_says_nothing_of_other_actions_users_or_repositories() {
+    let rules = rules(&[("deny", &["bob"], &["a/**"], &["push"]), ("allow", &["*"], ALL, &["*"])]);
+    assert_eq!(asks(&rules, &user("bob"), &get("a/b")), Some(true));
+    assert_eq!(asks(&rules, &user("bob"), &push("b/b")), Some(true));
+    assert_eq!(asks(&rules, &user("alice"), &push("a/b")), Some(true));
+    assert_eq!(asks(&rules, &user("bob"), &push("a/b")), None);
+}
+
+#[test]
+fn a_right_to_pull_is_one_to_fetch_unless_that_is_denied_before() {
+    let allow: Written<'_> = ("allow", &["*"], ALL, &["pull"]);
+    let deny: Written<'_> = ("deny", &["bob"], &["hub/**"], &["fetch"]);
+    let bob = user("bob");
+    assert_eq!(asks(&rules(&[allow]), &bob, &get("hub/a")), Some(true));
+    let first = rules(&[deny, allow]);
+    assert_eq!(asks(&first, &bob, &get("hub/a")), Some(false));
+    assert_eq!(asks(&first, &bob, &head("hub/a")), Some(false));
+    assert_eq!(asks(&first, &bob, &get("other/a")), Some(true));
+    assert_eq!(asks(&first, &user("alice"), &get("hub/a")), Some(true));
+    assert_eq!(
+        asks(&rules(&[allow, deny]), &bob, &get("hub/a")),
+        Some(true),
+        "the first that matches decides"
+    );
+    let before = rules(&[("allow", &["bob"], &["hub/a"], &["fetch"]), deny, allow]);
+    assert_eq!(asks(&before, &bob, &get("hub/a")), Some(true));
+    assert_eq!(asks(&before, &bob, &get("hub/b")), Some(false));
+}
+
+#[test]
+fn a_right_to_fetch_is_none_to_pull() {
+    let rules = rules(&[("allow", &["bob"], ALL, &["fetch"]), ("allow", &["alice"], ALL, &["*"])]);
+    assert_eq!(asks(&rules, &user("bob"), &get("a")), None);
+    assert_eq!(asks(&rules, &user("bob"), &head("a")), None);
+    assert_eq!(asks(&rules, &user("alice"), &get("a")), Some(true));
+}
+
+#[test]
+fn what_is_denied_to_nobody_in_particular_is_not_denied_to_those_who_have_logged_in() {
+    let rules = rules(&[
+        ("deny", &["anonymous"], ALL, &["fetch"]),
+        ("allow", &["anonymous"], &["hub/**"], &["pull"]),
+    ]);
+    assert_eq!(asks(&rules, &Identity::Anonymous, &get("hub/a")), Some(false));
+    assert_eq!(asks(&rules, &user("bob"), &get("hub/a")), Some(true));
+    assert_eq!(asks(&rules, &user("bob"), &get("other/a")), None);
+}
+
+#[test]
+fn what_is_denied_to_all_who_have_logged_in_is_not_denied_to_nobody_in_particular() {
+    let rules = rules(&[("deny", &["*"], ALL, &["push"]), ("allow", &["anonymous"], ALL, &["*"])]);
+    assert_eq!(asks(&rules, &Identity::Anonymous, &push("a")), Some(true));
+    assert_eq!(asks(&rules, &user("bob"), &push("a")), None);
+    assert_eq!(asks(&rules, &user("bob"), &get("a")), Some(true));
+}
+
+#[test]
+fn who_may_push_may_look_whether_or_not_pulling_is_denied() {
+    let without = rules(&[("allow", &["bob"], ALL, &["push"])]);
+    let denied = rules(&[("deny", &["*"], ALL, &["pull"]), ("allow", &["bob"], ALL, &["*"])]);
+    for rules in [without, denied] {
+        assert_eq!(asks(&rules, &user("bob"), &head("a")), Some(true));
+        assert_eq!(asks(&rules, &user("bob"), &get("a")), None);
+        assert_eq!(asks(&rules, &user("bob"), &push("a")), Some(true));
+        assert_eq!(asks(&rules, &user("alice"), &head("a")), None);
+    }
+    let no_fetch = rules(&[("deny", &["*"], ALL, &["fetch"]), ("allow", &["bob"], ALL, &["pull", "push"])]);
+    assert_eq!(asks(&no_fetch, &user("bob"), &head("a")), Some(true), "before he uploads it");
+    assert_eq!(asks(&no_fetch, &user("bob"), &get("a")), Some(false));
+}
+
+#[test]
+fn nobody_looks_where_pushing_is_denied() {
+    let rules = rules(&[("deny", &["bob"], &["a"], &["push"]), ("allow", &["bob"], ALL, &["push"])]);
+    assert_eq!(asks(&rules, &user("bob"), &head("a")), None);
+    assert_eq!(asks(&rules, &user("bob"), &head("b")), Some(true));
+}
+
+#[test]
+fn what_is_denied_of_some_repositories_is_not_the_catalog_of_all() {
+    let some = rules(&[("deny", &["*"], &["secret/**"], &["*"]), ("allow", &["*"], ALL, &["*"])]);
+    let permit = some.authorize(&user("bob"), &catalog()).unwrap();
+    assert!(some.may_list(&permit, &name("public/a")) && !some.may_list(&permit, &name("secret/a")));
+    let all = rules(&[("deny", &["bob"], ALL, &["catalog"]), ("allow", &["*"], ALL, &["*"])]);
+    assert_eq!(asks(&all, &user("bob"), &catalog()), None);
+    assert_eq!(asks(&all, &user("alice"), &catalog()), Some(true));
+}
+
+#[test]
+fn nothing_is_mounted_from_where_pulling_is_denied() {
+    let rules = rules(&[("deny", &["bob"], &["secret/**"], &["pull"]), ("allow", &["bob"], ALL, &["*"])]);
+    let permit = rules.authorize(&user("bob"), &push("mine")).unwrap();
+    assert!(rules.may_mount(&permit, &name("public/a")) && !rules.may_mount(&permit, &name("secret/a")));
+}

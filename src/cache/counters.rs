@@ -1,0 +1,172 @@
+//! What the cache counts.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::outcome::Outcome;
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    outcomes: [AtomicU64; 5],
+    /// Bytes given to clients that the upstream did not have to send.
+    saved: AtomicU64,
+    fills: AtomicU64,
+    fill_failures: [AtomicU64; 6],
+    evicted: AtomicU64,
+    evicted_bytes: AtomicU64,
+}
+
+/// What the counters say at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Requests by their outcome, [`Outcome::word`].
+    pub requests: BTreeMap<String, u64>,
+    /// Bytes given to clients that no upstream had to send.
+    pub bytes_saved: u64,
+    /// Blobs that were downloaded and proved.
+    pub fills: u64,
+    /// Fills that failed, by their cause, [`Cause::as_str`].
+    pub fill_failures: BTreeMap<String, u64>,
+    /// Blobs that made room.
+    pub evicted_blobs: u64,
+    /// And their bytes.
+    pub evicted_bytes: u64,
+}
+
+impl Counted {
+    /// Of a hundred requests, those that needed nothing new from an upstream; none before the first request. A request that
+    /// joined a download is none of them, nor a miss of its own.
+    pub fn hit_percent(&self) -> Option<f64> {
+        let of = |outcome: Outcome| self.requests.get(outcome.word()).copied().unwrap_or_default();
+        let here = of(Outcome::Hit) + of(Outcome::Stale) + of(Outcome::Revalidated);
+        let all: u64 = self.requests.values().sum();
+        (all > 0).then(|| here as f64 * 100.0 / all as f64)
+    }
+}
+
+/// Why a fill failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The bytes are not what their digest says.
+    Digest,
+    /// There are fewer or more than there should be.
+    Length,
+    /// They came in a coding that nobody asked for.
+    Coding,
+    /// The upstream broke off and did not go on.
+    Upstream,
+    /// The upstream refused to go on.
+    Refused,
+    /// The disk did not take them.
+    Disk,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Digest, Self::Length, Self::Coding, Self::Upstream, Self::Refused, Self::Disk];
+
+    /// As it stands in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Digest => "digest",
+            Self::Length => "length",
+            Self::Coding => "coding",
+            Self::Upstream => "upstream",
+            Self::Refused => "refused",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+impl Counters {
+    /// A request was answered.
+    pub fn answered(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests that were answered so.
+    pub fn outcome(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn saved(&self, bytes: u64) {
+        self.saved.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes given to clients that no upstream had to send.
+    pub fn bytes_saved(&self) -> u64 {
+        self.saved.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn filled(&self) {
+        self.fills.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Blobs that were downloaded and proved.
+    pub fn fills(&self) -> u64 {
+        self.fills.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fill_failed(&self, cause: Cause) {
+        self.fill_failures[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Fills that failed so.
+    pub fn fill_failures(&self, cause: Cause) -> u64 {
+        self.fill_failures[cause as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn evicted(&self, bytes: u64) {
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+        self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Blobs and bytes that made room.
+    pub fn evictions(&self) -> (u64, u64) {
+        (self.evicted.load(Ordering::Relaxed), self.evicted_bytes.load(Ordering::Relaxed))
+    }
+
+    /// All of them. Each is read by itself: they may be a request apart.
+    pub fn counted(&self) -> Counted {
+        let (evicted_blobs, evicted_bytes) = self.evictions();
+        let outcome = |outcome: &Outcome| (outcome.word().to_owned(), self.outcome(*outcome));
+        let cause = |cause: &Cause| (cause.as_str().to_owned(), self.fill_failures(*cause));
+        Counted {
+            requests: Outcome::ALL.iter().map(outcome).collect(),
+            bytes_saved: self.bytes_saved(),
+            fills: self.fills(),
+            fill_failures: Cause::ALL.iter().map(cause).collect(),
+            evicted_blobs,
+            evicted_bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_can_be_read_back() {
+        let counters = Counters::default();
+        for outcome in [Outcome::Hit, Outcome::Hit, Outcome::Stale, Outcome::Miss] {
+            counters.answered(outcome);
+        }
+        counters.saved(10);
+        counters.filled();
+        counters.fill_failed(Cause::Digest);
+        counters.evicted(7);
+        counters.evicted(3);
+        let counted = counters.counted();
+        assert_eq!((counted.requests["hit"], counted.requests["fill"]), (2, 0));
+        assert_eq!((counted.fill_failures["digest"], counted.fill_failures.len()), (1, Cause::ALL.len()));
+        assert_eq!((counted.bytes_saved, counted.fills), (10, 1));
+        assert_eq!((counted.evicted_blobs, counted.evicted_bytes), (2, 10));
+        assert_eq!(counted.hit_percent(), Some(75.0));
+        assert_eq!(Counters::default().counted().hit_percent(), None);
+    }
+}

@@ -1,0 +1,143 @@
+//! What is noted beside a prefix: an HTTP header block, readable with `cat`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use http::HeaderValue;
+use http::header::{CONTENT_LENGTH, ETAG};
+
+use super::layout::{Layout, WriteSmall, create, read_small};
+use crate::proto::Digest;
+
+/// What is known of a blob on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) digest: Digest,
+    /// The upstream's name.
+    pub(super) upstream: String,
+    /// Bytes of the whole.
+    pub(super) total: Option<u64>,
+    /// The upstream's strong validator.
+    pub(super) etag: Option<HeaderValue>,
+    /// Bytes that are there and synced.
+    pub(super) reached: u64,
+}
+
+impl Head {
+    /// That of a blob of which nothing is there. A weak validator is not kept: it can't prove that a rest belongs to a
+    /// prefix (RFC 9110, 13.1.5).
+    pub(super) fn new(
+        upstream: &str,
+        digest: &Digest,
+        total: Option<u64>,
+        etag: Option<&HeaderValue>,
+    ) -> Self {
+        let etag = etag.filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
+        Self { digest: digest.clone(), upstream: upstream.to_owned(), total, etag, reached: 0 }
+    }
+
+    /// That of the prefix called `name`. `None`: there is none, or it is not whole.
+    pub(super) fn read(layout: &Layout, name: &str) -> Option<Self> {
+        Self::parse(&read_small(&layout.partial(name, "head")).ok()?)
+    }
+
+    /// How much of a prefix of `bytes` is to be gone on with. A whole blob is none: there must be something left to ask the
+    /// upstream for, by which it says that it still serves it to whoever asks.
+    pub(super) fn resumable(&self, bytes: u64) -> u64 {
+        self.total.map_or(bytes, |total| bytes.min(total.saturating_sub(1)))
+    }
+
+    /// Writes it where [`put`](Self::put) will find it. `synced`: waits until it is on the disk.
+    pub(super) fn write(&self, new: &Path, synced: bool) -> io::Result<()> {
+        let file = create(new)?;
+        if synced {
+            return file.write_all_and_sync(&self.render());
+        }
+        io::Write::write_all(&mut &file, &self.render())
+    }
+
+    /// Has what was written take the place of what was there.
+    pub(super) fn put(layout: &Layout, name: &str) -> io::Result<()> {
+        fs::rename(layout.partial(name, "new"), layout.partial(name, "head"))
+    }
+
+    fn render(&self) -> Vec<u8> {
+        let mut text = format!("{DIGEST}: {}\r\n{UPSTREAM}: {}\r\n", self.digest, self.upstream).into_bytes();
+        if let Some(total) = self.total {
+            text.extend(format!("{CONTENT_LENGTH}: {total}\r\n").into_bytes());
+        }
+        if let Some(etag) = &self.etag {
+            text.extend([b"etag: ", etag.as_bytes(), b"\r\n"].concat());
+        }
+        text.extend(format!("{REACHED}: {}\r\n\r\n", self.reached).into_bytes());
+        text
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut slots = [httparse::EMPTY_HEADER; FIELDS];
+        let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(bytes, &mut slots) else {
+            return None;
+        };
+        let value = |name: &str| {
+            fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+        };
+        let text = |name| value(name).and_then(|value| std::str::from_utf8(value).ok());
+        Some(Self {
+            digest: Digest::parse(text(DIGEST)?).ok()?,
+            upstream: text(UPSTREAM)?.to_owned(),
+            total: match text(CONTENT_LENGTH.as_str()) {
+                Some(total) => Some(total.parse().ok()?),
+                None => None,
+            },
+            etag: value(ETAG.as_str()).and_then(|etag| HeaderValue::from_bytes(etag).ok()),
+            reached: text(REACHED)?.parse().ok()?,
+        })
+    }
+}
+
+const DIGEST: &str = "docker-content-digest";
+const UPSTREAM: &str = "dockgate-upstream";
+const REACHED: &str = "dockgate-reached";
+
+/// There are five of ours; a file with more than twice that is none.
+const FIELDS: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head() -> Head {
+        Head {
+            digest: Digest::sha256(&[7; 32]),
+            upstream: "docker.io".into(),
+            total: Some(12),
+            etag: Some(HeaderValue::from_static("\"a:b\"")),
+            reached: 3,
+        }
+    }
+
+    #[test]
+    fn a_head_reads_back_as_it_was_written() {
+        for head in [head(), Head { total: None, etag: None, ..head() }] {
+            assert_eq!(Head::parse(&head.render()), Some(head));
+        }
+    }
+
+    #[test]
+    fn no_prefix_of_a_head_is_one() {
+        let whole = head().render();
+        for length in 0..whole.len() {
+            assert_eq!(Head::parse(&whole[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_weak_validator_is_not_kept() {
+        for (given, kept) in [("W/\"a\"", false), ("\"a\"", true), ("a", false)] {
+            let given = HeaderValue::from_static(given);
+            let head = Head::new("hub", &Digest::sha256(&[1; 32]), None, Some(&given));
+            assert_eq!(head.etag.is_some(), kept, "{given:?}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What is here, for people.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use indicatif::HumanBytes;
+
+use crate::cache::upkeep::{Entry, Removed, Stats, UpstreamStats};
+use crate::cache::{Amount, Counted};
+use crate::cli::probe::words::{duration, plain};
+
+/// A cache in numbers.
+pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", stats.path.display())?;
+    for (word, amount) in
+        [("blobs", stats.blobs), ("manifests", stats.manifests), ("half way", stats.partial)]
+    {
+        row(word, &format!("{:>9}  {}", amount.count, HumanBytes(amount.bytes)), out)?;
+    }
+    row("in all", &in_all(stats), out)?;
+    if let Some(trouble) = &stats.trouble {
+        row("trouble", &plain(trouble), out)?;
+    }
+    stats.upstreams.iter().try_for_each(|upstream| of_upstream(upstream, out))?;
+    match &stats.counted {
+        Some(counted) => of_gateway(counted, out),
+        None => writeln!(out, "\nNo gateway that runs has this directory, as far as can be seen from here."),
+    }
+}
+
+fn in_all(stats: &Stats) -> String {
+    let bytes = |amount: Amount| amount.bytes;
+    let all = bytes(stats.blobs) + bytes(stats.manifests) + bytes(stats.partial);
+    let percent = all as f64 * 100.0 / stats.max_size.max(1) as f64;
+    format!("{} of {} ({percent:.1} %)", HumanBytes(all), HumanBytes(stats.max_size))
+}
+
+fn of_upstream(upstream: &UpstreamStats, out: &mut dyn Write) -> io::Result<()> {
+    let resting = upstream.breaker.as_deref() == Some("open");
+    let resting = resting.then_some(", resting: it has failed too often");
+    let offline = upstream.offline.then_some(", offline");
+    let (repositories, tags) = (count(upstream.repositories, "repository"), count(upstream.tags, "tag"));
+    let how: String = resting.into_iter().chain(offline).collect();
+    writeln!(out, "\n{}\n  {repositories}, {tags}{how}", upstream.name)
+}
+
+fn of_gateway(counted: &Counted, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\nsince the gateway's start")?;
+    let requests: u64 = counted.requests.values().sum();
+    row("requests", &with_parts(requests, &counted.requests), out)?;
+    if let Some(percent) = counted.hit_percent() {
+        row("hits", &format!("{percent:.1} %"), out)?;
+    }
+    row("saved", &HumanBytes(counted.bytes_saved).to_string(), out)?;
+    row("fills", &counted.fills.to_string(), out)?;
+    let failures: u64 = counted.fill_failures.values().sum();
+    row("failed", &with_parts(failures, &counted.fill_failures), out)?;
+    let evicted = count(counted.evicted_blobs, "blob");
+    row("evicted", &format!("{evicted}, {}", HumanBytes(counted.evicted_bytes)), out)
+}
+
+/// `7: 5 hit, 2 miss`.
+fn with_parts(sum: u64, parts: &BTreeMap<String, u64>) -> String {
+    let parts = parts.iter().filter(|(_, count)| **count > 0);
+    let parts: Vec<String> = parts.map(|(word, count)| format!("{count} {word}")).collect();
+    if parts.is_empty() { sum.to_string() } else { format!("{sum}: {}", parts.join(", ")) }
+}
+
+fn row(word: &str, text: &str, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "  {word:<10}{text}")
+}
+
+/// The images, one a line.
+pub(super) fn entries(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
+    let names: Vec<String> = entries.iter().map(name).collect();
+    let width = names.iter().map(String::len).max().unwrap_or_default().max(IMAGE.len());
+    if !entries.is_empty() {
+        writeln!(out, "{IMAGE:<width$}  {:<19}  {:>11}  AGE", "DIGEST", "SIZE")?;
+    }
+    for (entry, name) in entries.iter().zip(&names) {
+        let size = HumanBytes(entry.size).to_string();
+        writeln!(out, "{name:<width$}  {}  {size:>11}  {}", short(&entry.digest), duration(entry.age))?;
+    }
+    Ok(())
+}
+
+const IMAGE: &str = "IMAGE";
+
+fn name(entry: &Entry) -> String {
+    format!("{}:{}", entry.repository, entry.tag.as_deref().unwrap_or("<none>"))
+}
+
+/// As much of a digest as one tells it by: `sha256:` and 12 digits.
+pub(super) fn short(digest: &str) -> String {
+    let end = digest.find(':').map_or(12, |colon| colon + 13);
+    digest.get(..end).unwrap_or(digest).to_owned()
+}
+
+/// What was taken, in a sentence.
+pub(super) fn removed(removed: &Removed) -> String {
+    let of = count(removed.repositories, "repository");
+    let (tags, manifests) = (count(removed.tags, "tag"), count(removed.manifests, "manifest"));
+    let space = HumanBytes(removed.bytes);
+    format!(
+        "removed {tags} and {manifests} of {of}; that gave back {space} in {}",
+        count(removed.contents, "file")
+    )
+}
+
+/// `1 tag`, `2 repositories`.
+pub(super) fn count(count: u64, word: &str) -> String {
+    match (count, word.strip_suffix('y')) {
+        (1, _) => format!("1 {word}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {word}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
+        let mut out = Vec::new();
+        write(&mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn sample() -> Stats {
+        Stats {
+            path: "/var/lib/dockgate".into(),
+            max_size: 100 << 30,
+            blobs: Amount { count: 1234, bytes: 50 << 30 },
+            manifests: Amount { count: 7, bytes: 4096 },
+            partial: Amount::default(),
+            trouble: None,
+            upstreams: vec![UpstreamStats {
+                name: "docker.io".into(),
+                repositories: 1,
+                tags: 2,
+                breaker: Some("open".into()),
+                offline: false,
+            }],
+            counted: None,
+        }
+    }
+
+    #[test]
+    fn a_cache_is_told_in_numbers() {
+        let text = written(|out| stats(&sample(), out));
+        for part in [
+            "/var/lib/dockgate\n  blobs          1234  50.00 GiB\n  manifests         7  4.00 KiB\n",
+            "  in all    50.00 GiB of 100.00 GiB (50.0 %)\n",
+            "\ndocker.io\n  1 repository, 2 tags, resting: it has failed too often\n",
+            "No gateway that runs",
+        ] {
+            assert!(text.contains(part), "{part}\nis not in\n{text}");
+        }
+        assert!(!text.contains("trouble"), "{text}");
+    }
+
+    #[test]
+    fn a_gateway_tells_what_its_cache_was_good_for_and_what_is_wrong() {
+        let requests = [("hit", 6), ("miss", 2), ("fill", 0)].map(|(word, count)| (word.to_owned(), count));
+        let counted = Counted {
+            requests: requests.into(),
+            bytes_saved: 3 << 20,
+            fill_failures: [("digest".to_owned(), 1)].into(),
+            evicted_blobs: 2,
+            ..Counted::default()
+        };
+        let with = Stats { counted: Some(counted), trouble: Some("no\u{1b}room".into()), ..sample() };
+        let text = written(|out| stats(&with, out));
+        for part in [
+            "  requests  8: 6 hit, 2 miss\n  hits      75.0 %\n  saved     3.00 MiB\n",
+            "  failed    1: 1 digest\n  evicted   2 blobs, 0 B\n",
+            "  trouble   no\\u{1b}room\n",
+        ] {
+            assert!(text.contains(part), "{part}\nis not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn images_are_in_columns() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        let entry = |repository: &str, tag: Option<&str>| Entry {
+            repository: repository.into(),
+            tag: tag.map(str::to_owned),
+            digest: digest.clone(),
+            size: 3 << 20,
+            age: 90,
+        };
+        let text = written(|out| entries(&[entry("a/b", Some("x")), entry("a/bcd", None)], out));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "IMAGE         DIGEST                      SIZE  AGE");
+        assert_eq!(lines[1], "a/b:x         sha256:0123456789ab     3.00 MiB  1 min 30 s");
+        assert_eq!(lines[2], "a/bcd:<none>  sha256:0123456789ab     3.00 MiB  1 min 30 s");
+        assert_eq!(written(|out| entries(&[], out)), "");
+    }
+
+    #[test]
+    fn counts_are_words() {
+        assert_eq!(
+            [count(1, "tag"), count(2, "tag"), count(0, "repository")],
+            ["1 tag", "2 tags", "0 repositories"]
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! `dockgate cache`: what is kept of upstreams; to look at it, check it, take from it and fill it.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::cache::upkeep::{Event, PlatformError, Platforms, Removed, Selection, Verified};
+use crate::config::{Config, ConfigErrors, Environment};
+
+mod bars;
+mod cold;
+mod lists;
+mod look;
+mod place;
+mod remote;
+mod tally;
+
+pub use cold::ColdError;
+use look::Look;
+use place::Place;
+pub use remote::RemoteError;
+
+/// Look after the pull-through cache
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  dockgate cache stats\n  dockgate cache warm alpine:3.20 ghcr.io/o/i:1\n\n\
+    A gateway that runs on this machine is asked, at its admin.address; without one, its directory is used as it is."
+)]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How much there is, and what it was good for
+    #[command(after_help = "Example:\n  dockgate cache stats --json")]
+    Stats(Shown),
+    /// The images that are here
+    #[command(
+        after_help = "Examples:\n  dockgate cache list\n  dockgate cache list 'docker.io/library/*'\n  \
+        dockgate cache list '**:latest'"
+    )]
+    List(List),
+    /// Hash everything again, and remove what is wrong: exit code 1 when something was
+    #[command(after_help = "Example:\n  dockgate cache verify")]
+    Verify(Of),
+    /// Remove images, and the content that nothing else needs
+    #[command(after_help = "Examples:\n  dockgate cache remove docker.io/library/alpine\n  \
+        dockgate cache remove 'docker.io/me/**'\n  dockgate cache remove '**:nightly-*'\n\n\
+        Repositories have their canonical names here, as dockgate cache list shows them.")]
+    Remove(Remove),
+    /// Pull images before anybody asks for them
+    #[command(after_help = "Examples:\n  dockgate cache warm alpine:3.20\n  \
+        dockgate cache warm ghcr.io/o/i:1 --platform linux/amd64 --platform linux/arm64")]
+    Warm(Warm),
+}
+
+#[derive(Debug, Args)]
+struct Of {
+    /// The configuration; else as for serve
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Shown {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// Repositories, with * and ** as in access rules; and perhaps :TAG or @DIGEST
+    #[arg(value_name = "PATTERN", default_value = "**", value_parser = Selection::parse)]
+    pattern: Selection,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, Args)]
+struct Remove {
+    /// Repositories, with * and ** as in access rules; and perhaps :TAG or @DIGEST
+    #[arg(value_name = "PATTERN", value_parser = Selection::parse)]
+    pattern: Selection,
+    #[command(flatten)]
+    of: Of,
+}
+
+#[derive(Debug, Args)]
+struct Warm {
+    /// Images as docker names them, or by their canonical names
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// For which platforms, as linux/arm64, or all; else for this machine's
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
+    platforms: Vec<String>,
+    #[command(flatten)]
+    of: Of,
+}
+
+/// Why nothing was done, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The configuration can't be read.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// There is nothing to look after.
+    #[error("no upstream has a cache; write [upstream.cache] below the [[upstream]] that is to have one")]
+    None,
+    /// Not a platform.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// The directory can't be used.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
+    /// The gateway can't be asked.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The answer can't be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// It can't be written as JSON.
+    #[error("cannot write: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl CacheError {
+    /// 2 for what was written wrong, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::None | Self::Platform(_) => 2,
+            Self::Cold(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
+        }
+    }
+}
+
+/// Runs a `cache` command and gives its exit code: 1 where something was wrong, missing or not to be had.
+///
+/// `terminal` says whether somebody watches `messages`, on which progress is then drawn.
+///
+/// # Errors
+/// [`CacheError`].
+pub fn run(
+    args: &CacheArgs,
+    environment: &Environment,
+    terminal: bool,
+    output: &mut dyn Write,
+    messages: &mut dyn Write,
+) -> Result<u8, CacheError> {
+    let place = |of: &Of| Place::find(Config::load(of.config.as_deref(), environment)?);
+    match &args.command {
+        Command::Stats(shown) => {
+            let stats = place(&shown.of)?.stats()?;
+            if shown.json {
+                json(&stats, output)?
+            } else {
+                lists::stats(&stats, output)?
+            }
+            Ok(0)
+        }
+        Command::List(List { pattern, shown }) => {
+            let entries = place(&shown.of)?.list(pattern)?;
+            if shown.json {
+                json(&entries, output)?
+            } else {
+                lists::entries(&entries, output)?
+            }
+            Ok(0)
+        }
+        Command::Verify(of) => verify(&place(of)?, terminal, output, messages),
+        Command::Remove(Remove { pattern, of }) => removed(&place(of)?.remove(pattern)?, output),
+        Command::Warm(args) => {
+            let platforms = Platforms::parse(&args.platforms)?;
+            let place = place(&args.of)?;
+            warm(&place, args, &platforms, terminal, output, messages)
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize, output: &mut dyn Write) -> Result<(), CacheError> {
+    serde_json::to_writer_pretty(&mut *output, value)?;
+    Ok(writeln!(output)?)
+}
+
+fn verify(
+    place: &Place,
+    terminal: bool,
+    output: &mut dyn Write,
+    messages: &mut dyn Write,
+) -> Result<u8, CacheError> {
+    let mut look = Look::new(terminal);
+    let mut wrong = None;
+    let mut broken = Ok(());
+    place.verify(&mut |event| {
+        broken = look.verified(&event, output, messages);
+        if let Verified::Done { wrong: count, .. } = event {
+            wrong = Some(count);
+        }
+        broken.is_ok()
+    })?;
+    broken?;
+    Ok(u8::from(wrong != Some(0)))
+}
+
+fn warm(
+    place: &Place,
+    args: &Warm,
+    platforms: &Platforms,
+    terminal: bool,
+    output: &mut dyn Write,
+    messages: &mut dyn Write,
+) -> Result<u8, CacheError> {
+    let mut look = Look::new(terminal);
+    let mut failed = None;
+    let mut broken = Ok(());
+    place.warm(&args.images, &args.platforms, platforms, &mut |event| {
+        broken = look.warmed(&event, output, messages);
+        if let Event::Done { failed: count, .. } = event {
+            failed = Some(count);
+        }
+        broken.is_ok()
+    })?;
+    broken?;
+    Ok(u8::from(failed != Some(0)))
+}
+
+/// What matches nothing is most likely misspelt.
+fn removed(removed: &Removed, output: &mut dyn Write) -> Result<u8, CacheError> {
+    if removed.repositories == 0 {
+        writeln!(output, "nothing here is called so; dockgate cache list shows what there is")?;
+        return Ok(1);
+    }
+    writeln!(output, "{}", lists::removed(removed))?;
+    if removed.left {
+        writeln!(output, "not all of it could be removed")?;
+    }
+    Ok(u8::from(removed.left))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! A gateway that runs, asked at its admin listener.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+
+use crate::admin::api::{Complaint, Wishes};
+use crate::cache::upkeep::{Entry, Event, Removed, Selection, Stats, Verified};
+use crate::proto::query;
+
+/// A gateway.
+pub(super) struct Remote {
+    address: SocketAddr,
+    runtime: Runtime,
+}
+
+/// Why a gateway did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// It can't be reached.
+    #[error("{0}: {1}")]
+    Io(SocketAddr, #[source] io::Error),
+    /// It does not speak HTTP, or broke off.
+    #[error("{0}: the gateway broke off: {1}")]
+    Http(SocketAddr, #[source] hyper::Error),
+    /// It says no.
+    #[error("the gateway says: {0}")]
+    Refused(String),
+    /// It says something else than a gateway of this version does.
+    #[error("{0}: that is no answer of a gateway of this version")]
+    Strange(SocketAddr),
+    /// It ended before it was done.
+    #[error("{0}: the gateway ended before it was done")]
+    Ended(SocketAddr),
+}
+
+/// How long connecting may take: it is this machine.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to begin. Large caches are counted file by file.
+const ANSWER: Duration = Duration::from_secs(300);
+
+/// How long a gateway may take over saying what it has, before it is taken for none.
+const GREETING: Duration = Duration::from_secs(30);
+
+/// An answer that is held whole: some hundred thousand images.
+const ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// A line of an answer.
+const LINE_BYTES: usize = 1024 * 1024;
+
+impl Remote {
+    /// The gateway at `address`, if one answers there and its cache is in the directory `path`.
+    pub(super) fn with(address: SocketAddr, path: &Path) -> Option<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        let remote = Self { address, runtime };
+        let greeting = async { tokio::time::timeout(GREETING, remote.get::<Stats>("/api/cache")).await };
+        let stats = remote.runtime.block_on(greeting).ok()?.ok()?;
+        is_same(&stats.path, path).then_some(remote)
+    }
+
+    pub(super) fn stats(&self) -> Result<Stats, RemoteError> {
+        self.runtime.block_on(self.get("/api/cache"))
+    }
+
+    pub(super) fn list(&self, selection: &Selection) -> Result<Vec<Entry>, RemoteError> {
+        self.runtime.block_on(self.get(&with_pattern("/api/cache/list", selection)))
+    }
+
+    pub(super) fn remove(&self, selection: &Selection) -> Result<Removed, RemoteError> {
+        let target = with_pattern("/api/cache/remove", selection);
+        self.runtime
+            .block_on(async { self.whole(self.ask(Method::POST, &target, Bytes::new()).await?).await })
+    }
+
+    pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) -> Result<(), RemoteError> {
+        let is_last = |event: &Verified| matches!(event, Verified::Done { .. });
+        self.runtime.block_on(async {
+            let answer = self.ask(Method::POST, "/api/cache/verify", Bytes::new()).await?;
+            self.lines(answer, is_last, tell).await
+        })
+    }
+
+    pub(super) fn warm(
+        &self,
+        images: &[String],
+        platforms: &[String],
+        tell: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<(), RemoteError> {
+        let wishes = Wishes { images: images.to_vec(), platforms: platforms.to_vec() };
+        let is_last = |event: &Event| matches!(event, Event::Done { .. });
+        self.runtime.block_on(async {
+            let answer = self.ask(Method::POST, "/api/cache/warm", json(&wishes)).await?;
+            self.lines(answer, is_last, tell).await
+        })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, RemoteError> {
+        self.whole(self.ask(Method::GET, target, Bytes::new()).await?).await
+    }
+
+    /// The body of the answer, if that is a good one.
+    async fn ask(&self, method: Method, target: &str, body: Bytes) -> Result<Incoming, RemoteError> {
+        let io = |error| RemoteError::Io(self.address, error);
+        let http = |error| RemoteError::Http(self.address, error);
+        let late = || io(io::ErrorKind::TimedOut.into());
+        let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(self.address)).await;
+        let stream = connecting.map_err(|_| late())?.map_err(io)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, self.address.to_string())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|_| RemoteError::Strange(self.address))?;
+        let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| late())?.map_err(http)?;
+        if answer.status() == StatusCode::OK {
+            return Ok(answer.into_body());
+        }
+        let complaint: Complaint = self.whole(answer.into_body()).await?;
+        Err(RemoteError::Refused(complaint.error))
+    }
+
+    async fn whole<T: DeserializeOwned>(&self, mut body: Incoming) -> Result<T, RemoteError> {
+        let mut bytes = BytesMut::new();
+        while let Some(more) = self.next(&mut body).await? {
+            bytes.extend_from_slice(&more);
+            if bytes.len() > ANSWER_BYTES {
+                return Err(RemoteError::Strange(self.address));
+            }
+        }
+        serde_json::from_slice(&bytes).map_err(|_| RemoteError::Strange(self.address))
+    }
+
+    /// Tells of each line, up to the last, or until `tell` has heard enough.
+    async fn lines<T: DeserializeOwned>(
+        &self,
+        mut body: Incoming,
+        is_last: impl Fn(&T) -> bool,
+        tell: &mut dyn FnMut(T) -> bool,
+    ) -> Result<(), RemoteError> {
+        let strange = || RemoteError::Strange(self.address);
+        let mut held = BytesMut::new();
+        while let Some(more) = self.next(&mut body).await? {
+            held.extend_from_slice(&more);
+            while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
+                let line = held.split_to(end + 1);
+                let event: T = serde_json::from_slice(&line).map_err(|_| strange())?;
+                let last = is_last(&event);
+                if !tell(event) || last {
+                    return Ok(());
+                }
+            }
+            if held.len() > LINE_BYTES {
+                return Err(strange());
+            }
+        }
+        Err(RemoteError::Ended(self.address))
+    }
+
+    async fn next(&self, body: &mut Incoming) -> Result<Option<Bytes>, RemoteError> {
+        let Some(frame) = body.frame().await else { return Ok(None) };
+        let frame = frame.map_err(|error| RemoteError::Http(self.address, error))?;
+        Ok(Some(frame.into_data().unwrap_or_default()))
+    }
+}
+
+fn with_pattern(path: &str, selection: &Selection) -> String {
+    format!("{path}?{}", query::render([("pattern", selection.to_string())].into_iter()))
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Texts alone: they always have a form in JSON.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
+}

@@ -1,0 +1,263 @@
+//! On a directory that no gateway has, which is filled from a registry in this process.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::Value;
+
+use super::*;
+use crate::app::App;
+use crate::demo::image;
+use crate::demo::registry::Registry;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: CacheArgs,
+}
+
+/// A configuration, and the registry that it names.
+struct Place {
+    dir: tempfile::TempDir,
+    registry: Registry,
+}
+
+/// What a command gave.
+struct Told {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let registry = Registry::new();
+        image::seed(&registry).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = registry.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                listener.set_nonblocking(true).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                serving.serve(listener, std::future::pending::<()>()).await;
+            });
+        });
+        let place = Self { dir: tempfile::tempdir().unwrap(), registry };
+        let text = format!(
+            "[admin]\naddress = \"\"\n[[access]]\nusers = [\"anonymous\"]\nrepositories = [\"**\"]\n\
+             actions = [\"*\"]\n[cache]\npath = \"cache\"\n[[upstream]]\nname = \"up\"\n\
+             url = \"http://{address}\"\nretries = 0\n[upstream.cache]\n"
+        );
+        fs::write(place.config(), text).unwrap();
+        place
+    }
+
+    /// Runs a gateway until the tests end.
+    fn serve(&self) {
+        let config = Config::load(Some(&self.config()), &Environment::default()).unwrap();
+        let (started, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let app = App::start(config, None, None).await.unwrap();
+                started.send(()).unwrap();
+                std::future::pending::<()>().await;
+                drop(app);
+            });
+        });
+        wait.recv().unwrap();
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("dockgate.toml")
+    }
+
+    /// Where the cache has a blob.
+    fn blob(&self, digest: &str) -> PathBuf {
+        let (algorithm, encoded) = digest.split_once(':').unwrap();
+        self.dir.path().join("cache/blobs").join(algorithm).join(&encoded[..2]).join(encoded)
+    }
+
+    fn try_run(&self, words: &[&str]) -> Result<Told, CacheError> {
+        let config = self.config();
+        let with = ["--config", config.to_str().unwrap()];
+        let line = ["cache"].iter().chain(words).chain(&with);
+        let line = Line::try_parse_from(line).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = run(&line.args, &Environment::default(), false, &mut out, &mut err)?;
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ok(Told { code, out: text(out), err: text(err) })
+    }
+
+    fn run(&self, words: &[&str]) -> Told {
+        self.try_run(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.run(words).out).unwrap()
+    }
+
+    /// The digests of the blobs of an image that the registry has.
+    fn blobs(&self, tag: &str) -> Vec<String> {
+        let (_, _, bytes) = self.registry.manifest(image::REPOSITORY, tag).unwrap();
+        let manifest: Value = serde_json::from_slice(&bytes).unwrap();
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        let all = std::iter::once(&manifest["config"]).chain(layers);
+        all.map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+#[test]
+fn a_gateway_that_runs_is_asked_instead() {
+    let place = Place::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = fs::read_to_string(place.config()).unwrap();
+    let text = text.replace("address = \"\"", &format!("address = \"127.0.0.1:{port}\""));
+    fs::write(place.config(), format!("[server]\naddress = \"127.0.0.1:0\"\n{text}")).unwrap();
+    place.serve();
+
+    let told = place.run(&["warm", "up/hello:multi", "up/hello:none", "--platform", "linux/amd64"]);
+    assert_eq!(told.code, 1);
+    assert!(told.out.ends_with("1 image is here, 1 is not\n"), "{}", told.out);
+    assert!(told.err.starts_with("up/hello:none: "), "{}", told.err);
+    let stats = place.json(&["stats", "--json"]);
+    assert_eq!((&stats["blobs"]["count"], &stats["counted"]["fills"]), (&2.into(), &2.into()), "{stats}");
+    assert_eq!(stats["upstreams"][0]["breaker"], "closed");
+    assert_eq!(place.json(&["list", "up/*:multi", "--json"]).as_array().unwrap().len(), 1);
+
+    fs::write(place.blob(&place.blobs("1.0-amd64")[1]), "something else").unwrap();
+    let told = place.run(&["verify"]);
+    assert_eq!((told.code, told.out.as_str()), (1, "4 files, 1 wrong\n"));
+    assert_eq!(place.run(&["remove", "up/hello"]).code, 0);
+    assert_eq!(place.json(&["stats", "--json"])["blobs"]["count"], 0);
+}
+
+#[test]
+fn an_image_is_pulled_for_the_platforms_that_are_wanted() {
+    let place = Place::new();
+    let told = place.run(&["warm", "up/hello:multi", "--platform", "linux/arm64"]);
+    assert_eq!(told.code, 0, "{}{}", told.out, told.err);
+    assert!(
+        told.out.starts_with("up/hello:multi  sha256:") && told.out.contains("  2 blobs, "),
+        "{}",
+        told.out
+    );
+    assert!(told.out.ends_with("1 image is here\n"), "{}", told.out);
+    assert!(!told.out.contains("was here"), "{}", told.out);
+    assert!(place.blobs("1.0-arm64").iter().all(|digest| place.blob(digest).exists()));
+    assert!(!place.blob(&place.blobs("1.0-amd64")[0]).exists());
+
+    let again = place.run(&["warm", "up/hello:multi", "--platform", "all"]);
+    assert_eq!((again.code, again.out.matches("was here").count()), (0, 2), "{}", again.out);
+    assert!(place.blob(&place.blobs("1.0-amd64")[0]).exists());
+}
+
+#[test]
+fn what_can_not_be_had_is_named_and_the_rest_is_pulled() {
+    let place = Place::new();
+    let told = place.run(&["warm", "up/hello:none", "quay.io/o/i", "up/hello:1.0-amd64"]);
+    assert_eq!(told.code, 1);
+    assert!(told.out.ends_with("1 image is here, 2 are not\n"), "{}", told.out);
+    let lines: Vec<&str> = told.err.lines().collect();
+    assert!(lines[0].starts_with("up/hello:none: "), "{lines:?}");
+    assert_eq!(lines[1], "quay.io/o/i: no upstream is configured for it");
+    let told = place.run(&["warm", "up/hello:multi", "--platform", "linux/s390x"]);
+    assert_eq!(told.code, 1);
+    let why = "up/hello:multi: there is none for linux/s390x; there are: linux/amd64, linux/arm64\n";
+    assert_eq!(told.err, why);
+}
+
+#[test]
+fn what_is_here_is_counted_and_listed() {
+    let place = Place::new();
+    place.run(&["warm", "up/hello:1.0-amd64", "up/hello:multi", "--platform", "linux/amd64"]);
+    let stats = place.json(&["stats", "--json"]);
+    assert_eq!((&stats["blobs"]["count"], &stats["manifests"]["count"]), (&2.into(), &2.into()), "{stats}");
+    let upstream = &stats["upstreams"][0];
+    assert_eq!((&upstream["repositories"], &upstream["tags"]), (&1.into(), &2.into()), "{stats}");
+    assert!(stats["counted"].is_null(), "{stats}");
+    assert!(place.run(&["stats"]).out.contains("\nup\n  1 repository, 2 tags\n"));
+
+    let list = place.json(&["list", "--json"]);
+    let tags: Vec<_> = list.as_array().unwrap().iter().map(|entry| &entry["tag"]).collect();
+    assert_eq!(tags, ["1.0-amd64", "multi"], "{list}");
+    let (one, index) = (list[0]["size"].as_u64().unwrap(), list[1]["size"].as_u64().unwrap());
+    assert!(0 < one && one < index, "{list}");
+    assert_eq!(place.json(&["list", "up/*:1.*", "--json"]).as_array().unwrap().len(), 1);
+    assert_eq!(place.run(&["list", "other/**"]).out, "");
+}
+
+#[test]
+fn what_is_wrong_is_found_and_removed() {
+    let place = Place::new();
+    place.run(&["warm", "up/hello:1.0-amd64"]);
+    assert_eq!(place.run(&["verify"]).out, "3 files, all of them what their names say\n");
+    let digest = &place.blobs("1.0-amd64")[0];
+    fs::write(place.blob(digest), "something else").unwrap();
+    let told = place.run(&["verify"]);
+    assert_eq!((told.code, told.out.as_str()), (1, "3 files, 1 wrong\n"));
+    assert!(told.err.starts_with(&format!("{digest}: it was not what its name says")), "{}", told.err);
+    assert!(!place.blob(digest).exists());
+    assert_eq!(place.run(&["verify"]).code, 0);
+}
+
+#[test]
+fn an_image_is_removed_with_what_nothing_else_needs() {
+    let place = Place::new();
+    place.run(&["warm", "up/hello:1.0-amd64", "up/hello:1.0-arm64"]);
+    let (amd64, arm64) = (place.blobs("1.0-amd64"), place.blobs("1.0-arm64"));
+    assert_eq!(amd64[1], arm64[1], "the layer is the same");
+    let told = place.run(&["remove", "up/hello:*-arm64"]);
+    assert_eq!(told.code, 0);
+    assert!(
+        told.out.starts_with("removed 1 tag and 1 manifest of 1 repository; that gave back "),
+        "{}",
+        told.out
+    );
+    assert!(!place.blob(&arm64[0]).exists());
+    assert!(amd64.iter().all(|digest| place.blob(digest).exists()));
+    assert_eq!(place.json(&["list", "--json"]).as_array().unwrap().len(), 1);
+
+    assert_eq!(place.run(&["remove", "up/**"]).code, 0);
+    let stats = place.json(&["stats", "--json"]);
+    assert_eq!((&stats["blobs"]["count"], &stats["manifests"]["count"]), (&0.into(), &0.into()), "{stats}");
+    let told = place.run(&["remove", "up/**"]);
+    assert_eq!(told.code, 1);
+    assert!(told.out.starts_with("nothing here is called so"), "{}", told.out);
+}
+
+#[test]
+fn what_is_not_there_is_said_and_not_made() {
+    let place = Place::new();
+    for words in [&["stats"][..], &["list"], &["verify"], &["remove", "**"]] {
+        let error = place.try_run(words).err().map(|error| (error.exit_code(), error.to_string())).unwrap();
+        assert!(error.0 == 1 && error.1.contains("No such file"), "{error:?}");
+    }
+    assert!(!place.dir.path().join("cache").exists());
+}
+
+#[test]
+fn without_a_cache_there_is_nothing_to_look_after() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.config()).unwrap().replace("[upstream.cache]", "");
+    fs::write(place.config(), text.replace("[cache]\npath = \"cache\"\n", "")).unwrap();
+    let error = place.try_run(&["stats"]).err().unwrap();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("[upstream.cache]"), "{error}");
+}
+
+#[test]
+fn the_command_line_is_checked_before_anything_is_done() {
+    for words in
+        [&["cache", "remove"][..], &["cache", "warm"], &["cache", "remove", "A/b"], &["cache", "list", "a:"]]
+    {
+        assert!(Line::try_parse_from(words).is_err(), "{words:?}");
+    }
+    let place = Place::new();
+    let error = place.try_run(&["warm", "up/hello", "--platform", "linux"]).err().unwrap();
+    assert_eq!(error.exit_code(), 2);
+}

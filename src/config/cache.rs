@@ -1,0 +1,203 @@
+//! `[cache]` and `[upstream.cache]`: what is kept of upstreams, how much, and how long it is believed.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::credentials::{CredentialSource, Credentials};
+use super::duration;
+use super::files::Reference;
+use super::limits;
+use super::mistake::Place;
+use super::pattern::{PatternError, RepositoryPattern};
+use super::reader::{Reader, Wrong};
+use super::schema::{Key, Kind, key};
+use super::size;
+
+/// Where and how much the gateway keeps, of all upstreams together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// The directory.
+    pub path: PathBuf,
+    /// The most that is kept, in bytes.
+    pub max_size: u64,
+    /// What is left free of the file system.
+    pub min_free: MinFree,
+    /// Whether the layers of a pulled manifest are fetched ahead of the client.
+    pub prefetch: bool,
+    /// Repositories, by their canonical names, whose blobs are never evicted.
+    pub keep: Vec<RepositoryPattern>,
+}
+
+/// How much of a file system is left free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinFree {
+    /// Bytes.
+    Bytes(u64),
+    /// Hundredths of its size.
+    Percent(u8),
+}
+
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, most) = (self.path.display(), size::render(self.max_size));
+        write!(f, "{path} ({most} at most, {} left free)", self.min_free)
+    }
+}
+
+impl Default for MinFree {
+    fn default() -> Self {
+        Self::Percent(limits::CACHE_FREE_PERCENT)
+    }
+}
+
+impl fmt::Display for MinFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => f.write_str(&size::render(*bytes)),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+/// What one upstream's cache does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamCache {
+    /// How long a tag's digest is believed without asking.
+    pub tag_ttl: Duration,
+    /// How long after that it still serves when the upstream fails.
+    pub stale_if_error: Duration,
+    /// How long "no such manifest" is believed.
+    pub not_found_ttl: Duration,
+    /// Whether the upstream is asked nothing.
+    pub offline: bool,
+    /// Whose right to read counts.
+    pub pull_authorization: PullAuthorization,
+    /// [`PullAuthorization::Each`]: how long a pass is believed while the upstream can't be reached.
+    pub grant_stale: Duration,
+}
+
+/// Whose right to read counts for what is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullAuthorization {
+    /// What one allowed client fetched, others that the rules allow may have.
+    #[default]
+    Shared,
+    /// Each client's own credentials must pass at the upstream.
+    Each,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("path", Kind::Text),
+    key("max_size", Kind::Text),
+    key("min_free", Kind::Text),
+    key("prefetch", Kind::Flag),
+    key("keep", Kind::Texts),
+];
+
+pub(super) const UPSTREAM_KEYS: &[Key] = &[
+    key("tag_ttl", Kind::Text),
+    key("stale_if_error", Kind::Text),
+    key("not_found_ttl", Kind::Text),
+    key("offline", Kind::Flag),
+    key("pull_authorization", Kind::Text),
+    key("grant_stale", Kind::Text),
+];
+
+/// Reads `[cache]`, with `wanted` where an upstream has a cache. None where none has, whatever is written.
+pub(super) fn read(root: &Reader<'_>, wanted: bool) -> Option<Cache> {
+    let table = root.section("cache");
+    let cache = Cache {
+        path: path(&table),
+        max_size: table.parsed("max_size", max_size).unwrap_or(limits::CACHE_BYTES),
+        min_free: table.parsed("min_free", min_free).unwrap_or_default(),
+        prefetch: table.flag("prefetch", true),
+        keep: keep(&table),
+    };
+    if !wanted && root.has("cache") {
+        warn_of_idleness(root);
+    }
+    wanted.then_some(cache)
+}
+
+/// Reads `[upstream.cache]`, if it is there. An upstream that may be written to is asked for each tag, unless it is said
+/// otherwise: whoever pushes by another way expects to pull what he has pushed.
+pub(super) fn read_upstream(upstream: &Reader<'_>, read_only: bool) -> Option<UpstreamCache> {
+    let table = upstream.optional("cache")?;
+    let length = |name, default| table.parsed(name, duration::parse).unwrap_or(default);
+    Some(UpstreamCache {
+        tag_ttl: length("tag_ttl", if read_only { limits::TAG_TTL } else { Duration::ZERO }),
+        stale_if_error: length("stale_if_error", limits::STALE_IF_ERROR),
+        not_found_ttl: length("not_found_ttl", limits::NOT_FOUND_TTL),
+        offline: table.flag("offline", false),
+        pull_authorization: pull_authorization(&table),
+        grant_stale: length("grant_stale", limits::GRANT_STALE),
+    })
+}
+
+/// Where clients are different people at the upstream, sharing what they fetched is a decision, not a default.
+pub(super) fn warn_of_sharing(upstream: &Reader<'_>, credentials: &Credentials) {
+    let Some(table) = upstream.optional("cache") else { return };
+    let alike = credentials.source != CredentialSource::Forward && credentials.users.is_empty();
+    if !alike && !table.has("pull_authorization") {
+        let text = "clients come to this upstream as different users, and what one of them fetched all may read whom \
+                    [[access]] allows; write `pull_authorization = \"each\"`, or \"shared\" if that is meant";
+        table.context.warn(format!("{}: {text}", upstream.place_of("cache")));
+    }
+}
+
+fn path(table: &Reader<'_>) -> PathBuf {
+    let Some(folder) = table.file("path") else {
+        if table.has("path") && !table.is_broken("path") {
+            table.wrong("path", format!("this names no folder; write for example \"{PATH}\""));
+        }
+        return PATH.into();
+    };
+    let path = folder.path.clone();
+    table.context.refer(Reference::Folder(folder));
+    path
+}
+
+fn max_size(written: &str) -> Result<u64, Wrong> {
+    match size::parse(written)? {
+        0 => Err(Wrong::value("leaves no room at all; write for example \"100GiB\"")),
+        bytes => Ok(bytes),
+    }
+}
+
+fn min_free(written: &str) -> Result<MinFree, Wrong> {
+    let Some(digits) = written.strip_suffix('%') else {
+        return size::parse(written).map(MinFree::Bytes).map_err(|_| FREE.into());
+    };
+    let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let percent = digits.parse().ok().filter(|_| plain);
+    percent.map(MinFree::Percent).ok_or_else(|| FREE.into())
+}
+
+fn keep(table: &Reader<'_>) -> Vec<RepositoryPattern> {
+    let pattern = |written: &str| RepositoryPattern::parse(written).map_err(PatternError::wrong);
+    table.texts("keep").iter().filter_map(|item| item.parsed(pattern)).collect()
+}
+
+fn pull_authorization(table: &Reader<'_>) -> PullAuthorization {
+    match table.choice("pull_authorization", &["shared", "each"]) {
+        Some("each") => PullAuthorization::Each,
+        _ => PullAuthorization::Shared,
+    }
+}
+
+/// The registry's variable for the folder may stand where no cache is: the image sets it.
+fn warn_of_idleness(root: &Reader<'_>) {
+    root.context.warn(match root.place_of("cache") {
+        Place::Variable(name) if name.starts_with("REGISTRY_") => {
+            format!("{name} has no meaning without a cache")
+        }
+        place => {
+            format!("{place}: nothing is kept, since no upstream has a cache; add [upstream.cache] to one")
+        }
+    });
+}
+
+const PATH: &str = "/var/lib/dockgate";
+
+const FREE: &str = "is neither a share of the disk nor a size; write for example \"5%\" or \"10GiB\"";

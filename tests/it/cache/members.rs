@@ -1,0 +1,258 @@
+//! A cached blob is not public: who may have it is decided per repository.
+
+use super::{asking, before, gives, started, until_kept, word};
+use crate::harness::{
+    Answer, BodyEnd, Gate, Gateway, Image, OCI_IMAGE, Origin, Reply, Request, Upstream, blob_at, manifest_at,
+    noise,
+};
+
+const SIZE: usize = 200_000;
+
+/// Alice has her repositories, and Mallory his.
+async fn two(prefetch: bool) -> (Origin, Gateway) {
+    let origin = Origin::start().await;
+    let builder =
+        before(&origin, "[upstream.cache]\ntag_ttl = \"1h\"").cache(&format!("prefetch = {prefetch}"));
+    let builder =
+        builder.user("alice", "t0psecret-alice").user("mallory", "secret").user("bob", "t0psecret-bob");
+    let builder =
+        builder.rule(&["alice"], &["hers/**"], &["pull"]).rule(&["mallory"], &["his/**"], &["pull"]);
+    let builder =
+        builder.denial(&["bob"], &["**"], &["fetch"]).rule(&["bob"], &["hers/*", "other/*"], &["pull"]);
+    (origin, builder.start().await)
+}
+
+fn alice(request: Request) -> Request {
+    request.login("alice", "t0psecret-alice")
+}
+
+fn mallory(request: Request) -> Request {
+    request.login("mallory", "secret")
+}
+
+fn bob(request: Request) -> Request {
+    request.login("bob", "t0psecret-bob")
+}
+
+/// An answer without what differs from request to request.
+fn seen(answer: &Answer, digest: &str) -> String {
+    let own = |name: &str| name == "x-request-id" || name == "date";
+    let fields: Vec<_> = answer.headers.0.iter().filter(|(name, _)| !own(name)).collect();
+    format!("{} {fields:?} {}", answer.status, answer.text()).replace(digest, "DIGEST")
+}
+
+/// Asserts that he sees nothing of a blob that he would not see of one that is nowhere.
+async fn knows_nothing_of(gateway: &Gateway, bytes: &[u8]) {
+    let (real, nowhere) = (blob_at("his/evil", bytes), blob_at("his/evil", b"nowhere"));
+    let digest = |target: &str| target.rsplit('/').next().unwrap().to_owned();
+    let requests: [fn(&str) -> Request; 5] = [
+        |target| Request::get(target),
+        |target| Request::head(target),
+        |target| Request::get(target).header("Range", "bytes=0-9"),
+        |target| Request::get(target).header("Range", "bytes=999999-"),
+        |target| Request::get(target).header("If-None-Match", "*"),
+    ];
+    for request in requests {
+        let is = gateway.ask(mallory(request(&real))).await.is(404);
+        let is_not = gateway.ask(mallory(request(&nowhere))).await.is(404);
+        assert_eq!(seen(&is, &digest(&real)), seen(&is_not, &digest(&nowhere)));
+        assert_eq!(word(&is), word(&is_not));
+    }
+}
+
+/// His manifest, which names her blob.
+async fn pulls_his_manifest(origin: &Origin, gateway: &Gateway, bytes: &[u8]) {
+    let image = Image::of("evil", &[bytes.to_vec()]);
+    origin.blob("his/evil", &image.config);
+    origin.manifest("his/evil", "x", OCI_IMAGE, &image.manifest);
+    gateway.ask(mallory(Request::get("/v2/his/evil/manifests/x"))).await.is(200);
+    gateway.ask(mallory(Request::get(manifest_at("his/evil", &image.digest)))).await.is(200);
+}
+
+#[tokio::test]
+async fn a_manifest_that_names_the_blob_of_another_repository_opens_nothing() {
+    for prefetch in [false, true] {
+        let (origin, gateway) = two(prefetch).await;
+        let bytes = noise(SIZE);
+        let hers = origin.blob("hers/app", &bytes);
+        pulls_his_manifest(&origin, &gateway, &bytes).await;
+        knows_nothing_of(&gateway, &bytes).await;
+        gateway.ask(alice(Request::get(&hers))).await.is(200);
+        knows_nothing_of(&gateway, &bytes).await;
+        pulls_his_manifest(&origin, &gateway, &bytes).await;
+        knows_nothing_of(&gateway, &bytes).await;
+        // She has it still.
+        assert!(gateway.ask(alice(Request::get(&hers))).await.is(200).body == bytes);
+        assert_eq!(origin.count("GET", &hers), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_is_on_its_way_for_another_repository_is_not_there_either() {
+    let (origin, gateway) = two(false).await;
+    let (bytes, gate) = (noise(SIZE), Gate::shut());
+    let hers = origin.blob("hers/app", &bytes);
+    origin.upstream.expect("GET", &*hers, Origin::whole(&bytes).pause_after(SIZE / 2, &gate));
+    let mut client = asking(&gateway, alice(Request::get(&hers))).await;
+    let head = client.head().await.is(200);
+    knows_nothing_of(&gateway, &bytes).await;
+    gate.open();
+    let (answer, end) = client.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+    knows_nothing_of(&gateway, &bytes).await;
+}
+
+#[tokio::test]
+async fn what_the_rules_deny_is_denied_alike_whether_it_is_here_or_not() {
+    let (origin, gateway) = two(false).await;
+    let bytes = noise(SIZE);
+    let hers = origin.blob("hers/app", &bytes);
+    let nowhere = blob_at("hers/app", b"nowhere");
+    let digest = |target: &str| target.rsplit('/').next().unwrap().to_owned();
+    let before = gateway.ask(mallory(Request::get(&hers))).await.refuses(403, "DENIED");
+    gateway.ask(alice(Request::get(&hers))).await.is(200);
+    let after = gateway.ask(mallory(Request::get(&hers))).await.refuses(403, "DENIED");
+    let other = gateway.ask(mallory(Request::get(&nowhere))).await.refuses(403, "DENIED");
+    let look = |answer: &Answer, target: &str| seen(answer, &digest(target));
+    assert_eq!(look(&before, &hers), look(&after, &hers));
+    assert_eq!(look(&after, &hers), look(&other, &nowhere));
+}
+
+#[tokio::test]
+async fn another_repository_that_holds_it_too_costs_one_question_and_no_download() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let first = origin.blob("a", &bytes);
+    let second = origin.blob("b", &bytes);
+    gives(gateway.get(&first).await, &bytes, "MISS");
+    until_kept(&gateway, &first).await;
+    gives(gateway.get(&second).await, &bytes, "REVALIDATED");
+    gives(gateway.get(&second).await, &bytes, "HIT");
+    assert_eq!(origin.requests(), [format!("GET {first}"), format!("HEAD {second}")]);
+}
+
+#[tokio::test]
+async fn another_upstream_that_has_it_is_asked_for_itself() {
+    let (one, other) = (Origin::start().await, Origin::start().await);
+    let builder = Gateway::builder().upstream_with("one", "one", one.address(), "[upstream.cache]");
+    let builder = builder.upstream_with("other", "other", other.address(), "[upstream.cache]");
+    let gateway = builder.cache("prefetch = false").start().await;
+    let bytes = noise(SIZE);
+    let target = one.blob("a", &bytes);
+    let at = |name: &str| target.replace("/v2/", &format!("/v2/{name}/"));
+    gives(gateway.get(&at("one")).await, &bytes, "MISS");
+    until_kept(&gateway, &at("one")).await;
+    gateway.get(&at("other")).await.refuses(404, "BLOB_UNKNOWN");
+    other.blob("a", &bytes);
+    // Its word is not enough for bytes that it has never served.
+    other.forgets_requests();
+    gives(gateway.get(&at("other")).await, &bytes, "MISS");
+    until_kept(&gateway, &at("other")).await;
+    gives(gateway.get(&at("other")).await, &bytes, "HIT");
+    assert_eq!(other.requests(), [format!("GET {target}")]);
+    assert_eq!(one.count("GET", &target), 1);
+}
+
+#[tokio::test]
+async fn where_head_is_refused_one_byte_is_asked_for_and_a_redirect_by_itself_is_no_yes() {
+    for status in [401, 403, 405] {
+        let (origin, elsewhere) = (Origin::start().await, Upstream::start().await);
+        let settings = format!("redirect_hosts = [\"{}\"]\n[upstream.cache]", elsewhere.address);
+        let builder = Gateway::builder().upstream_with("one", "", origin.address(), &settings);
+        let gateway = builder.cache("prefetch = false").start().await;
+        let bytes = noise(SIZE);
+        let first = origin.blob("a", &bytes);
+        let second = blob_at("b", &bytes);
+        gives(gateway.get(&first).await, &bytes, "MISS");
+        until_kept(&gateway, &first).await;
+        let redirect = || Reply::status(307).header("Location", &elsewhere.url("/signed?sig=t0psecret"));
+        let part = Reply::status(206)
+            .header("Content-Range", &format!("bytes 0-0/{}", bytes.len()))
+            .body(&bytes[..1]);
+        for (there, answer) in [(false, Reply::status(404)), (true, part)] {
+            origin.upstream.expect("HEAD", &*second, Reply::status(status));
+            origin.upstream.expect("GET", &*second, redirect());
+            elsewhere.expect("GET", "/signed?sig=t0psecret", answer);
+            let answer = gateway.get(&second).await;
+            if there {
+                gives(answer, &bytes, "REVALIDATED");
+            } else {
+                answer.refuses(404, "BLOB_UNKNOWN");
+            }
+        }
+        assert_eq!(elsewhere.heard_of("range").last(), Some(&Some("bytes=0-0".to_owned())));
+    }
+}
+
+#[tokio::test]
+async fn where_the_upstream_cannot_say_it_is_not_guessed() {
+    let (origin, gateway) = super::started_without_retries("").await;
+    let bytes = noise(SIZE);
+    let first = origin.blob("a", &bytes);
+    gives(gateway.get(&first).await, &bytes, "MISS");
+    until_kept(&gateway, &first).await;
+    origin.falls_ill(500);
+    gateway.get(&blob_at("b", &bytes)).await.refuses(502, "UNAVAILABLE");
+    gives(gateway.get(&first).await, &bytes, "HIT");
+}
+
+#[tokio::test]
+async fn who_may_not_fetch_has_what_is_held_already_and_nothing_else() {
+    let (origin, gateway) = two(false).await;
+    let image = origin.image("hers/app", "x", &[noise(SIZE)]);
+    let tag = manifest_at("hers/app", "x");
+    let by_digest = manifest_at("hers/app", &image.digest);
+    let blob = blob_at("hers/app", &image.layers[0]);
+    for target in [&tag, &by_digest, &blob] {
+        gateway.ask(bob(Request::get(target))).await.refuses(403, "DENIED");
+        gateway.ask(bob(Request::head(target))).await.is(403);
+    }
+    gateway.ask(bob(Request::get(&blob).header("Range", "bytes=0-9"))).await.refuses(403, "DENIED");
+    assert_eq!(origin.requests(), [""; 0]);
+    for target in [&tag, &blob] {
+        gateway.ask(alice(Request::get(target))).await.is(200);
+    }
+    origin.forgets_requests();
+    for target in [&tag, &by_digest] {
+        gives(gateway.ask(bob(Request::get(target))).await, &image.manifest, "HIT");
+        gateway.ask(bob(Request::head(target))).await.is(200);
+    }
+    assert!(gateway.ask(bob(Request::get(&blob))).await.is(200).body == image.layers[0]);
+    // Here it is; but whether this repository holds it would have to be asked.
+    origin.blob("other/app", &image.layers[0]);
+    let here =
+        gateway.ask(bob(Request::get(blob_at("other/app", &image.layers[0])))).await.refuses(403, "DENIED");
+    let nowhere =
+        gateway.ask(bob(Request::get(blob_at("other/app", b"nowhere")))).await.refuses(403, "DENIED");
+    assert_eq!(seen(&here, ""), seen(&nowhere, ""));
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_may_not_fetch_is_served_an_old_tag_once_the_upstream_has_confirmed_it() {
+    let origin = Origin::start().await;
+    let builder = before(&origin, "[upstream.cache]\ntag_ttl = \"0s\"").cache("prefetch = false");
+    let builder = builder.user("alice", "t0psecret-alice").user("bob", "t0psecret-bob");
+    let builder = builder.denial(&["bob"], &["**"], &["fetch"]).rule(&["*"], &["**"], &["pull"]);
+    let gateway = builder.start().await;
+    let image = origin.image("a", "x", &[]);
+    gateway.ask(alice(Request::get("/v2/a/manifests/x"))).await.is(200);
+    origin.forgets_requests();
+    assert!(gateway.ask(bob(Request::get("/v2/a/manifests/x"))).await.is(200).body == image.manifest);
+    assert_eq!(origin.requests(), ["HEAD /v2/a/manifests/x"]);
+    origin.image("a", "x", &[b"moved on".to_vec()]);
+    gateway.ask(bob(Request::get("/v2/a/manifests/x"))).await.refuses(403, "DENIED");
+}
+
+#[tokio::test]
+async fn a_head_asks_whether_it_is_there_and_downloads_nothing() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let target = origin.blob("a", &bytes);
+    for did in ["MISS", "HIT"] {
+        let head = gateway.ask(Request::head(&target)).await.is(200);
+        assert_eq!(head.header("content-length"), Some(SIZE.to_string().as_str()));
+        assert_eq!(word(&head), did);
+    }
+    assert_eq!(origin.requests(), [format!("HEAD {target}")]);
+}

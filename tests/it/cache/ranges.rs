@@ -1,0 +1,231 @@
+//! Parts of blobs: of what is kept, of what is on its way, of what is not here.
+
+use super::{asking, gives, started, until_kept, word};
+use crate::harness::{Answer, BodyEnd, Gate, Gateway, Origin, Request, noise, sha256};
+
+const MIB: usize = 1024 * 1024;
+const SIZE: usize = 300_000;
+
+fn ranged(target: &str, range: &str) -> Request {
+    Request::get(target).header("Range", range)
+}
+
+/// Asserts that it is these bytes of `bytes` and says so.
+#[track_caller]
+fn is_part(answer: Answer, bytes: &[u8], at: usize, end: usize) -> Answer {
+    let answer = answer.is(206);
+    let range = format!("bytes {at}-{}/{}", end - 1, bytes.len());
+    assert_eq!(answer.header("content-range"), Some(range.as_str()));
+    assert_eq!(answer.header("content-length"), Some((end - at).to_string().as_str()));
+    assert!(answer.body == bytes[at..end]);
+    answer
+}
+
+async fn kept() -> (Origin, Gateway, String, Vec<u8>) {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let target = origin.blob("a", &bytes);
+    gives(gateway.get(&target).await, &bytes, "MISS");
+    until_kept(&gateway, &target).await;
+    origin.forgets_requests();
+    (origin, gateway, target, bytes)
+}
+
+#[tokio::test]
+async fn every_form_of_range_is_answered_from_what_is_kept() {
+    let (origin, gateway, target, bytes) = kept().await;
+    for (range, at, end) in [
+        ("bytes=0-0", 0, 1),
+        ("bytes=1000-1999", 1000, 2000),
+        ("bytes=299999-", SIZE - 1, SIZE),
+        ("bytes=100000-", 100_000, SIZE),
+        ("bytes=0-", 0, SIZE),
+        ("bytes=-1", SIZE - 1, SIZE),
+        ("bytes=-1000", SIZE - 1000, SIZE),
+        ("bytes=-9999999", 0, SIZE),
+        ("bytes=1000-9999999", 1000, SIZE),
+    ] {
+        let answer = is_part(gateway.ask(ranged(&target, range)).await, &bytes, at, end);
+        assert_eq!(word(&answer), "HIT", "{range}");
+        assert_eq!(answer.header("accept-ranges"), Some("bytes"));
+        assert_eq!(answer.header("docker-content-digest"), Some(sha256(&bytes).as_str()));
+    }
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_no_range_is_the_whole() {
+    let (origin, gateway, target, bytes) = kept().await;
+    for range in ["bytes", "bytes=", "bytes=x-y", "lines=1-2", "bytes=--1"] {
+        gives(gateway.ask(ranged(&target, range)).await, &bytes, "HIT");
+    }
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn several_ranges_are_one_that_covers_them_or_several_parts() {
+    let (_origin, gateway, target, bytes) = kept().await;
+    let answer = gateway.ask(ranged(&target, "bytes=1000-1999,5000-5999")).await.is(206);
+    let kind = answer.header("content-type").unwrap().to_owned();
+    if let Some((_, boundary)) = kind.split_once("multipart/byteranges; boundary=") {
+        let parts = answer.body.windows(boundary.len()).filter(|w| *w == boundary.as_bytes()).count();
+        assert_eq!(parts, 3, "two and the end");
+    } else {
+        is_part(answer, &bytes, 1000, 6000);
+    }
+}
+
+#[tokio::test]
+async fn if_range_with_the_blobs_validator_gives_the_part_and_with_another_the_whole() {
+    let (origin, gateway, target, bytes) = kept().await;
+    let etag = gateway.get(&target).await.header("etag").unwrap().to_owned();
+    assert!(etag.starts_with('"'), "a strong one: {etag}");
+    let ask = |validator: &str| gateway.ask(ranged(&target, "bytes=10-19").header("If-Range", validator));
+    is_part(ask(&etag).await, &bytes, 10, 20);
+    for other in ["\"other\"", &format!("W/{etag}"), "Sat, 29 Oct 1994 19:43:31 GMT"] {
+        gives(ask(other).await, &bytes, "HIT");
+    }
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_blob_is_refused_with_its_length() {
+    let (origin, gateway, target, _) = kept().await;
+    for range in ["bytes=300000-", "bytes=999999-9999999", "bytes=-0"] {
+        let answer = gateway.ask(ranged(&target, range)).await.is(416);
+        assert_eq!(answer.header("content-range"), Some("bytes */300000"), "{range}");
+    }
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_has_it_already_is_told_so() {
+    let (origin, gateway, target, bytes) = kept().await;
+    let etag = format!("\"{}\"", sha256(&bytes));
+    let answer = gateway.ask(Request::get(&target).header("If-None-Match", &etag)).await.is(304);
+    assert!(answer.body.is_empty());
+    let head = gateway.ask(Request::head(&target)).await.is(200);
+    assert_eq!(head.header("content-length"), Some("300000"));
+    assert_eq!((head.header("etag"), word(&head)), (Some(etag.as_str()), "HIT"));
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_range_of_a_download_under_way_waits_only_for_its_bytes() {
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(4 * MIB), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    origin.upstream.expect("GET", &*target, Origin::whole(&bytes).pause_after(2 * MIB, &gate));
+    let mut whole = asking(&gateway, Request::get(&target)).await;
+    let head = whole.head().await.is(200);
+    // Half of it is there, and no more comes until all these have been answered.
+    for (range, at, end) in [("bytes=0-999", 0, 1000), ("bytes=1000000-1999999", 1_000_000, 2_000_000)] {
+        is_part(gateway.ask(ranged(&target, range)).await, &bytes, at, end);
+    }
+    // This one waits for the rest.
+    let mut waiting = asking(&gateway, ranged(&target, "bytes=1000000-2999999")).await;
+    let partial = waiting.head().await.is(206);
+    let begun = waiting.read_exactly(500_000).await;
+    assert!(begun == bytes[1_000_000..1_500_000]);
+    gate.open();
+    assert!(waiting.read_exactly(1_500_000).await == bytes[1_500_000..3_000_000]);
+    assert_eq!(partial.header("content-range"), Some("bytes 1000000-2999999/4194304"));
+    let (answer, end) = whole.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+    assert_eq!(origin.requests(), [format!("GET {target}")]);
+}
+
+#[tokio::test]
+async fn what_is_not_in_a_download_under_way_is_refused_with_its_length() {
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(SIZE), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    origin.upstream.expect("GET", &*target, Origin::whole(&bytes).pause_after(1000, &gate));
+    let mut whole = asking(&gateway, Request::get(&target)).await;
+    let head = whole.head().await.is(200);
+    let answer = gateway.ask(ranged(&target, "bytes=300000-")).await.is(416);
+    assert_eq!(answer.header("content-range"), Some("bytes */300000"));
+    gate.open();
+    let (answer, end) = whole.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+}
+
+#[tokio::test]
+async fn a_range_far_ahead_of_a_download_does_not_wait_for_it() {
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(40 * MIB), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    origin.upstream.expect("GET", &*target, Origin::whole(&bytes).pause_after(MIB, &gate));
+    let mut whole = asking(&gateway, Request::get(&target)).await;
+    let head = whole.head().await.is(200);
+    let at = 39 * MIB;
+    let range = format!("bytes={at}-{}", at + 999);
+    is_part(gateway.ask(ranged(&target, &range)).await, &bytes, at, at + 1000);
+    gate.open();
+    let (answer, end) = whole.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+}
+
+#[tokio::test]
+async fn equal_ranges_asked_together_of_what_is_not_here_are_one_request() {
+    let (origin, gateway) = started("").await;
+    // Too large to be fetched for the sake of a part.
+    let bytes = noise(70 * MIB);
+    let target = origin.blob("a", &bytes);
+    let gate = Gate::shut();
+    origin.upstream.expect("GET", &*target, Origin::part(&bytes, MIB, 2 * MIB).held(&gate));
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(asking(&gateway, ranged(&target, "bytes=1048576-2097151")).await);
+    }
+    // A small thing that is asked for after them, by each worker's own connections.
+    let other = origin.blob("a", b"small");
+    for _ in 0..4 {
+        gateway.get(&other).await.is(200);
+    }
+    gate.open();
+    for client in &mut clients {
+        is_part(client.answer().await, &bytes, MIB, 2 * MIB);
+    }
+    let heard = origin.upstream.heard();
+    let asked: Vec<_> = heard.iter().filter(|heard| heard.target == target).collect();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].headers.get("range"), Some("bytes=1048576-2097151"));
+}
+
+#[tokio::test]
+async fn a_range_of_a_small_blob_that_is_not_here_has_it_fetched() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let target = origin.blob("a", &bytes);
+    for (range, at, end) in [("bytes=1000-1999", 1000, 2000), ("bytes=-10", SIZE - 10, SIZE)] {
+        is_part(gateway.ask(ranged(&target, range)).await, &bytes, at, end);
+    }
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+    is_part(gateway.ask(ranged(&target, "bytes=5-9")).await, &bytes, 5, 10);
+}
+
+#[tokio::test]
+async fn what_is_not_in_a_blob_that_is_not_here_is_refused_with_its_length() {
+    let (origin, gateway) = started("").await;
+    let target = origin.blob("a", &noise(SIZE));
+    let answer = gateway.ask(ranged(&target, "bytes=300000-300009")).await.is(416);
+    assert_eq!(answer.header("content-range"), Some("bytes */300000"));
+}
+
+#[tokio::test]
+async fn a_registry_without_ranges_still_gives_the_part() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let target = origin.blob("a", &bytes);
+    let all = bytes.clone();
+    origin.upstream.always("GET", &*target, move |_| crate::harness::Reply::ok(&all));
+    for (range, at, end) in [("bytes=1000-1999", 1000, 2000), ("bytes=200000-", 200_000, SIZE)] {
+        let answer = gateway.ask(ranged(&target, range)).await;
+        if answer.status == 200 {
+            assert!(answer.body == bytes);
+        } else {
+            is_part(answer, &bytes, at, end);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Disks that are full or do not work, and what makes room.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{asking, before, cached, files_in, gives, until, until_kept, word};
+use crate::harness::{
+    BodyEnd, Builder, Gate, Gateway, Guarded, Image, OCI_IMAGE, Origin, Reply, Request, Upstream, account,
+    blob_at, is_told, manifest_at, noise, soon, token,
+};
+
+const MIB: usize = 1024 * 1024;
+
+fn with(origin: &Origin, lines: &str) -> Builder {
+    before(origin, "[upstream.cache]").cache(&format!("prefetch = false\n{lines}")).admin_listener()
+}
+
+/// Bytes that the files below a directory take, of blobs and prefixes.
+fn taken(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let all = files_in(&path.join("blobs")).into_iter().chain(files_in(&path.join("partial")));
+    // What is removed while this looks takes nothing.
+    all.filter_map(|path| path.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
+}
+
+async fn problems(gateway: &Gateway) -> String {
+    gateway.admin("/readyz").await.is(200).json()["problems"].to_string()
+}
+
+#[tokio::test]
+async fn what_does_not_fit_goes_to_all_who_wait_by_one_request_and_is_not_kept() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"1MiB\"").start().await;
+    let (bytes, gate) = (noise(3 * MIB), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    origin.upstream.expect("GET", &*target, Origin::whole(&bytes).pause_after(MIB, &gate));
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = asking(&gateway, Request::get(&target)).await;
+        let head = client.head().await.is(200);
+        clients.push((client, head));
+    }
+    gate.open();
+    for (mut client, head) in clients {
+        let (answer, end) = client.rest(head).await;
+        assert!(end == BodyEnd::Complete && answer.body == bytes);
+    }
+    assert_eq!(origin.requests(), [format!("GET {target}")]);
+    assert!(taken(&gateway.path("cache")) < MIB as u64);
+    gives(gateway.get(&target).await, &bytes, "MISS");
+    // What does fit is kept.
+    let small = noise(100_000);
+    let target = origin.blob("a", &small);
+    gives(gateway.get(&target).await, &small, "MISS");
+    until_kept(&gateway, &target).await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_proved_all_the_same() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"1MiB\"").start().await;
+    let mut bytes = noise(3 * MIB);
+    let target = origin.blob("a", &bytes);
+    bytes[MIB] ^= 1;
+    origin.upstream.expect("GET", &*target, Origin::whole(&bytes));
+    asking(&gateway, Request::get(&target)).await.is_torn("").await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_what_does_not_fit_slows_nobody() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"1MiB\"").start().await;
+    let bytes = noise(24 * MIB);
+    let target = origin.blob("a", &bytes);
+    let mut slow = asking(&gateway, Request::get(&target)).await;
+    let head = slow.head().await.is(200);
+    assert!(gateway.get(&target).await.is(200).body == bytes);
+    let (answer, end) = slow.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+}
+
+#[tokio::test]
+async fn where_the_disk_is_full_all_is_passed_on_and_readyz_says_so() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "min_free = \"99%\"").start().await;
+    let image = origin.image("a", "x", &Image::layers(&[MIB]));
+    gives(gateway.get("/v2/a/manifests/x").await, &image.manifest, "MISS");
+    let target = origin.blob("a", &image.layers[0]);
+    gives(gateway.get(&target).await, &image.layers[0], "MISS");
+    gives(gateway.get(&target).await, &image.layers[0], "MISS");
+    assert_eq!(origin.count("GET", &target), 2);
+    assert!(problems(&gateway).await.contains("cache"), "{}", problems(&gateway).await);
+}
+
+#[tokio::test]
+async fn where_the_directory_cannot_be_used_all_is_passed_on_until_it_can() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "").start().await;
+    let first = noise(MIB + 1);
+    let target = origin.blob("a", &first);
+    gateway.get(&target).await.is(200);
+    until_kept(&gateway, &target).await;
+    // As if somebody had mounted something else there.
+    let path = gateway.path("cache");
+    std::fs::rename(&path, gateway.path("aside")).unwrap();
+    std::fs::write(&path, "no directory").unwrap();
+    let bytes = noise(MIB);
+    let other = origin.blob("a", &bytes);
+    for _ in 0..2 {
+        gives(gateway.get(&other).await, &bytes, "MISS");
+        assert!(gateway.get(&target).await.is(200).body == first);
+    }
+    let told = soon("the trouble to be told", async {
+        while !problems(&gateway).await.contains("cache") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    told.await;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::rename(gateway.path("aside"), &path).unwrap();
+    let kept =
+        until("the cache to work again", &gateway, Request::get(&other), |answer| word(answer) == "HIT");
+    gives(kept.await, &bytes, "HIT");
+    gives(gateway.get(&target).await, &first, "HIT");
+    assert!(!problems(&gateway).await.contains("cache"), "{}", problems(&gateway).await);
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_while_it_is_used_does_no_harm() {
+    let origin = Origin::start().await;
+    let gateway = cached(&origin, "").start().await;
+    let bytes = noise(MIB);
+    let target = origin.blob("a", &bytes);
+    gives(gateway.get(&target).await, &bytes, "MISS");
+    until_kept(&gateway, &target).await;
+    std::fs::remove_dir_all(gateway.path("cache")).unwrap();
+    let answer = gateway.get(&target).await.is(200);
+    assert!(answer.body == bytes);
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+}
+
+#[tokio::test]
+async fn what_is_kept_never_takes_more_than_it_may() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"8MiB\"").start().await;
+    let layers = Image::layers(&[MIB; 24]);
+    for layer in &layers {
+        let target = origin.blob("a", layer);
+        assert!(gateway.get(&target).await.is(200).body == *layer);
+        let taken = taken(&gateway.path("cache"));
+        assert!(taken <= 8 * MIB as u64, "{taken}");
+    }
+    let last = origin.blob("a", layers.last().unwrap());
+    until_kept(&gateway, &last).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_is_being_read_is_not_evicted_from_under_its_reader() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"32MiB\"").start().await;
+    let bytes = noise(24 * MIB);
+    let target = origin.blob("a", &bytes);
+    gateway.get(&target).await.is(200);
+    until_kept(&gateway, &target).await;
+    let mut reader = asking(&gateway, Request::get(&target)).await;
+    let head = reader.head().await.is(200);
+    for layer in Image::layers(&[3 * MIB; 5]) {
+        let target = origin.blob("b", &layer);
+        assert!(gateway.get(&target).await.is(200).body == layer);
+    }
+    let (answer, end) = reader.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+}
+
+#[tokio::test]
+async fn what_matches_keep_stays() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"8MiB\"\nkeep = [\"base/*\"]").start().await;
+    let base = noise(2 * MIB);
+    let kept = origin.blob("base/alpine", &base);
+    gives(gateway.get(&kept).await, &base, "MISS");
+    until_kept(&gateway, &kept).await;
+    for layer in Image::layers(&[MIB; 12]).iter().map(|layer| [&layer[..], b"!"].concat()) {
+        let target = origin.blob("a", &layer);
+        for _ in 0..3 {
+            gateway.get(&target).await.is(200);
+        }
+    }
+    gives(gateway.get(&kept).await, &base, "HIT");
+    assert_eq!(origin.count("GET", &kept), 1);
+}
+
+#[tokio::test]
+async fn manifests_and_tags_outlive_blobs() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"4MiB\"").start().await;
+    let image = origin.image("a", "x", &[]);
+    gateway.get("/v2/a/manifests/x").await.is(200);
+    for layer in Image::layers(&[MIB; 12]) {
+        gateway.get(&origin.blob("b", &layer)).await.is(200);
+    }
+    gives(gateway.get("/v2/a/manifests/x").await, &image.manifest, "HIT");
+}
+
+#[tokio::test]
+async fn two_gateways_on_one_directory_do_no_harm() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || super::cached_at(&origin, dir.path(), "");
+    let (one, other) = (builder().start().await, builder().start().await);
+    let layers = Image::layers(&[2 * MIB, 100_000, 10, 500_000]);
+    for layer in &layers {
+        let target = origin.blob("a", layer);
+        let gate = Gate::shut();
+        for _ in 0..2 {
+            let reply = Origin::whole(layer).pause_after(layer.len() / 2, &gate);
+            origin.upstream.expect("GET", &*target, reply);
+        }
+        let mut clients =
+            [asking(&one, Request::get(&target)).await, asking(&other, Request::get(&target)).await];
+        // Else what the one has finished serves the other.
+        soon("both to ask", async {
+            while origin.count("GET", &target) < 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        gate.open();
+        gate.open();
+        for client in &mut clients {
+            assert!(client.answer().await.is(200).body == *layer);
+        }
+        for gateway in [&one, &other] {
+            gives(until_kept(gateway, &target).await, layer, "HIT");
+        }
+    }
+    // What one has, the other has, by the word of the directory they share.
+    let more = noise(300_001);
+    let target = origin.blob("a", &more);
+    gives(one.get(&target).await, &more, "MISS");
+    until_kept(&one, &target).await;
+    assert!(other.get(&target).await.is(200).body == more);
+    assert!(origin.count("GET", &target) <= 2);
+    assert_eq!(files_in(&dir.path().join("partial")), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[tokio::test]
+async fn a_gateway_serves_what_another_evicts_or_asks_again() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || super::bare(&origin, "").cache_at(dir.path(), "prefetch = false\nmax_size = \"4MiB\"");
+    let (one, other) = (builder().start().await, builder().start().await);
+    let layers = Image::layers(&[MIB; 10]);
+    for round in 0..2 {
+        for layer in &layers {
+            let target = origin.blob("a", layer);
+            for gateway in [&one, &other] {
+                assert!(gateway.get(&target).await.is(200).body == *layer, "round {round}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_is_for_the_gateways_eyes_and_tells_no_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let guarded = Guarded::start().await;
+    let cdn = Upstream::start().await;
+    let lines = format!("redirect_hosts = [\"{}\"]\n{}\n{}", cdn.address, guarded.realm_hosts(), account());
+    let builder = Gateway::builder();
+    let lines = format!("{lines}\n[upstream.cache]");
+    let builder = builder.upstream_with("up", "", guarded.registry.address, &lines);
+    let gateway = builder.cache("prefetch = false").start().await;
+    guarded.gives(&["repository:a:pull"], &token("one"));
+    let image = Image::empty("one");
+    let bytes = noise(300_000);
+    let target = blob_at("a", &bytes);
+    let signed = "/x?sig=t0psecret";
+    let redirect = Reply::status(307).header("Location", &cdn.url(signed));
+    guarded.guards("GET", &target, &[token("one")], redirect.header("Set-Cookie", "session=t0psecret"));
+    let part =
+        Origin::whole(&bytes).header("Set-Cookie", "session=t0psecret").header("X-Amz-Id", "t0psecret");
+    cdn.expect("GET", signed, part);
+    let said = Reply::ok(&image.manifest).header("Content-Type", OCI_IMAGE);
+    let said = said.header("Docker-Content-Digest", &image.digest).header("X-Trace", "t0psecret");
+    for (method, target) in
+        [("HEAD", "/v2/a/manifests/x".to_owned()), ("GET", manifest_at("a", &image.digest))]
+    {
+        guarded.guards(method, &target, &[token("one")], said.clone());
+    }
+    gives(gateway.get("/v2/a/manifests/x").await, &image.manifest, "MISS");
+    gives(gateway.get(&target).await, &bytes, "MISS");
+    until_kept(&gateway, &target).await;
+    let files = files_in(&gateway.path("cache"));
+    assert!(files.len() >= 4, "{files:?}");
+    for path in files {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        assert!(!is_told(&text), "{path:?}: {text}");
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600, "{path:?}");
+        let directories = path.ancestors().skip(1).take_while(|path| path.starts_with(gateway.path("cache")));
+        directories.for_each(|path| assert_eq!(mode(path), 0o700, "{path:?}"));
+    }
+}

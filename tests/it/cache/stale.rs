@@ -1,0 +1,354 @@
+//! Upstreams that fail, limit us, or are not there.
+
+use std::time::Duration;
+
+use dockgate::clock;
+
+use super::{bare, before, cached_at, gives, started_without_retries, until, word};
+use crate::harness::{
+    Answer, Gateway, Guarded, Image, OCI_IMAGE, Origin, Reply, Request, gift, manifest_at, noise, sha256,
+    token,
+};
+
+const TAG: &str = "/v2/a/manifests/x";
+const OLD_AT_ONCE: &str = "tag_ttl = \"0s\"";
+
+fn image(origin: &Origin) -> Image {
+    let image = Image::empty("one");
+    origin.manifest("a", "x", OCI_IMAGE, &image.manifest);
+    image
+}
+
+/// One whose tag is kept, and old.
+async fn warm(lines: &str) -> (Origin, Gateway, Image) {
+    let (origin, gateway) = started_without_retries(lines).await;
+    let image = image(&origin);
+    gives(gateway.get(TAG).await, &image.manifest, "MISS");
+    origin.forgets_requests();
+    (origin, gateway, image)
+}
+
+#[track_caller]
+fn is_stale(answer: Answer, image: &Image) {
+    let answer = gives(answer, &image.manifest, "STALE");
+    let warning = answer.header("warning").expect("a warning");
+    assert!(warning.starts_with("299 - \""), "{warning}");
+    assert_eq!(answer.header("docker-content-digest"), Some(image.digest.as_str()));
+}
+
+#[tokio::test]
+async fn when_the_upstream_fails_the_last_digest_serves_and_says_so() {
+    for status in [500, 502, 503, 504, 429] {
+        let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
+        origin.falls_ill(status);
+        is_stale(gateway.get(TAG).await, &image);
+        let head = gateway.ask(Request::head(TAG)).await.is(200);
+        assert_eq!(word(&head), "STALE", "{status}");
+        gives(gateway.get(&manifest_at("a", &image.digest)).await, &image.manifest, "HIT");
+    }
+}
+
+#[tokio::test]
+async fn when_nobody_is_there_the_last_digest_serves() {
+    let (mut origin, gateway, image) = warm(OLD_AT_ONCE).await;
+    origin.upstream.dies().await;
+    for _ in 0..5 {
+        is_stale(gateway.get(TAG).await, &image);
+    }
+    origin.upstream.returns().await;
+    let back =
+        until("the upstream to be asked", &gateway, Request::get(TAG), |answer| word(answer) != "STALE")
+            .await;
+    gives(back, &image.manifest, "REVALIDATED");
+}
+
+#[tokio::test]
+async fn when_an_answer_does_not_come_or_breaks_the_last_digest_serves() {
+    let origin = Origin::start().await;
+    let lines = format!("retries = 0\nresponse_timeout = \"200ms\"\n[upstream.cache]\n{OLD_AT_ONCE}");
+    for reply in [Reply::never(), Reply::close(), Reply::reset(), Reply::raw("HTTP/9 what\r\n\r\n")] {
+        let gateway = before(&origin, &lines).cache("prefetch = false").start().await;
+        let image = image(&origin);
+        gateway.get(TAG).await.is(200);
+        origin.upstream.always("HEAD", TAG, move |_| reply.clone());
+        is_stale(gateway.get(TAG).await, &image);
+        origin.upstream.forget("HEAD", TAG);
+    }
+}
+
+#[tokio::test]
+async fn on_the_registrys_own_no_nothing_old_is_served_and_what_was_believed_is_over() {
+    for (status, code) in [(401, "UNAUTHORIZED"), (403, "DENIED"), (404, "MANIFEST_UNKNOWN")] {
+        let (origin, gateway, _) = warm(&format!("{OLD_AT_ONCE}\nnot_found_ttl = \"0s\"")).await;
+        origin.falls_ill(status);
+        let answer = gateway.get(TAG).await;
+        assert!(answer.status >= 400, "{status}: {answer:?}");
+        assert_ne!(word(&answer), "STALE");
+        if status != 401 {
+            answer.refuses(status, code);
+        }
+        origin.falls_ill(500);
+        gateway.get(TAG).await.refuses(502, "UNAVAILABLE");
+        origin.recovers();
+        gateway.get(TAG).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_not_served() {
+    let (origin, gateway, image) = warm("tag_ttl = \"0s\"\nstale_if_error = \"500ms\"").await;
+    origin.falls_ill(500);
+    is_stale(gateway.get(TAG).await, &image);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    gateway.get(TAG).await.refuses(502, "UNAVAILABLE");
+    origin.recovers();
+    assert!(gateway.get(TAG).await.is(200).body == image.manifest);
+}
+
+#[tokio::test]
+async fn when_the_token_endpoint_fails_or_refuses_the_gateway_the_last_digest_serves() {
+    for reply in
+        [Reply::status(500), Reply::status(401), Reply::status(403), Reply::status(429), Reply::ok("what?")]
+    {
+        let guarded = Guarded::start().await;
+        let image = Image::empty("one");
+        let lines = format!("retries = 0\n{}\n{}", guarded.realm_hosts(), crate::harness::account());
+        let lines = format!("{lines}\n[upstream.cache]\n{OLD_AT_ONCE}");
+        let builder = Gateway::builder().upstream_with("up", "", guarded.registry.address, &lines);
+        let gateway = builder.cache("prefetch = false").start().await;
+        // The token is not good for long.
+        let scopes = &["repository:a:pull"];
+        let mut first = guarded.answers(scopes, gift(&token("short"), 60));
+        let said = Reply::ok(&image.manifest).header("Content-Type", OCI_IMAGE);
+        let said = said.header("Docker-Content-Digest", &image.digest);
+        let by_digest = manifest_at("a", &image.digest);
+        for (method, target) in [("HEAD", TAG), ("GET", TAG), ("GET", &by_digest)] {
+            guarded.guards(method, target, &[token("short")], said.clone());
+        }
+        gives(gateway.get(TAG).await, &image.manifest, "MISS");
+        first.done().await;
+        for (method, target) in [("HEAD", TAG), ("GET", TAG), ("GET", &by_digest)] {
+            guarded.registry.forget(method, target);
+            let refusal = guarded.refusal(",error=\"invalid_token\"");
+            guarded.registry.always(method, target, move |_| refusal.clone());
+        }
+        guarded.tokens.always("GET", "/token*", move |_| reply.clone());
+        guarded.registry.always("GET", "/v2/", move |_| Reply::status(401));
+        is_stale(gateway.get(TAG).await, &image);
+    }
+}
+
+#[tokio::test]
+async fn offline_the_upstream_is_asked_nothing() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(&origin);
+    let bytes = noise(100_000);
+    let blob = origin.blob("a", &bytes);
+    let online = cached_at(&origin, dir.path(), OLD_AT_ONCE).start().await;
+    online.get(TAG).await.is(200);
+    online.get(&blob).await.is(200);
+    super::until_kept(&online, &blob).await;
+    super::until_synced(dir.path()).await;
+    drop(online);
+    origin.forgets_requests();
+    let lines = format!("{OLD_AT_ONCE}\noffline = true");
+    let gateway = cached_at(&origin, dir.path(), &lines).start().await;
+    assert!(gateway.get(TAG).await.is(200).body == image.manifest);
+    gateway.ask(Request::head(TAG)).await.is(200);
+    gives(gateway.get(&blob).await, &bytes, "HIT");
+    gives(gateway.get(&manifest_at("a", &image.digest)).await, &image.manifest, "HIT");
+    for missing in
+        ["/v2/a/manifests/y".to_owned(), manifest_at("a", &sha256(b"y")), crate::harness::blob_at("a", b"y")]
+    {
+        for request in [Request::get(&missing), Request::head(&missing)] {
+            let answer = gateway.ask(request).await;
+            assert!(answer.status >= 400, "{answer:?}");
+        }
+    }
+    let other = Request::get(TAG).header("Accept", crate::harness::DOCKER_IMAGE);
+    assert_ne!(gateway.ask(other).await.status, 500);
+    gateway.get("/v2/a/tags/list").await;
+    gateway.get(&format!("/v2/a/referrers/{}", image.digest)).await;
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn while_the_upstream_limits_us_only_what_nothing_kept_can_serve_is_asked_for() {
+    let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
+    origin.falls_ill_with(429, "Retry-After", "60");
+    is_stale(gateway.get(TAG).await, &image);
+    origin.forgets_requests();
+    for _ in 0..3 {
+        is_stale(gateway.get(TAG).await, &image);
+        gateway.ask(Request::head(TAG)).await.is(200);
+    }
+    assert_eq!(origin.requests(), [""; 0], "nothing is sent for what is kept");
+    let refused = gateway.get("/v2/a/manifests/y").await.refuses(429, "TOOMANYREQUESTS");
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!(origin.requests(), ["HEAD /v2/a/manifests/y"]);
+    origin.recovers();
+    origin.manifest("a", "y", OCI_IMAGE, &image.manifest);
+    assert!(gateway.get("/v2/a/manifests/y").await.is(200).body == image.manifest);
+}
+
+#[tokio::test]
+async fn when_the_upstream_lets_us_again_it_is_asked_again() {
+    let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
+    origin.falls_ill_with(429, "Retry-After", "1");
+    is_stale(gateway.get(TAG).await, &image);
+    origin.recovers();
+    let again =
+        until("it to be asked again", &gateway, Request::get(TAG), |answer| word(answer) != "STALE").await;
+    gives(again, &image.manifest, "REVALIDATED");
+}
+
+#[tokio::test]
+async fn while_the_upstream_limits_us_nothing_is_fetched_ahead() {
+    let origin = Origin::start().await;
+    let lines = format!("retries = 0\n[upstream.cache]\n{OLD_AT_ONCE}");
+    let gateway = before(&origin, &lines).cache("").start().await;
+    let old = Image::empty("old");
+    origin.manifest("a", "old", OCI_IMAGE, &old.manifest);
+    gateway.get("/v2/a/manifests/old").await.is(200);
+    origin.falls_ill_with(429, "Retry-After", "60");
+    gateway.get("/v2/a/manifests/old").await.is(200);
+    origin.recovers();
+    origin.forgets_requests();
+    let image = origin.image("a", "new", &Image::layers(&[1000]));
+    gives(gateway.get("/v2/a/manifests/new").await, &image.manifest, "MISS");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let blobs = origin.requests().into_iter().filter(|request| request.contains("/blobs/"));
+    assert_eq!(blobs.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_gateway_starts_before_a_dead_upstream_and_serves_what_is_kept() {
+    let mut origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(&origin);
+    let bytes = noise(100_000);
+    let blob = origin.blob("a", &bytes);
+    let builder = || {
+        let lines = format!("retries = 0\n[upstream.cache]\n{OLD_AT_ONCE}");
+        before(&origin, &lines).cache_at(dir.path(), "prefetch = false").admin_listener()
+    };
+    let first = builder().start().await;
+    first.get(TAG).await.is(200);
+    first.get(&blob).await.is(200);
+    super::until_kept(&first, &blob).await;
+    super::until_synced(dir.path()).await;
+    drop(first);
+    let builder = builder();
+    origin.upstream.dies().await;
+    let gateway = builder.start().await;
+    is_stale(gateway.get(TAG).await, &image);
+    gives(gateway.get(&blob).await, &bytes, "HIT");
+    gives(gateway.get(&manifest_at("a", &image.digest)).await, &image.manifest, "HIT");
+    for _ in 0..4 {
+        gateway.get("/v2/a/manifests/y").await.refuses(502, "UNAVAILABLE");
+        gateway.get(&crate::harness::blob_at("a", b"y")).await.refuses(502, "UNAVAILABLE");
+    }
+    let ready = gateway.admin("/readyz").await.is(200).json();
+    assert_ne!(ready["upstreams"]["up"], "ok", "{ready}");
+    origin.upstream.returns().await;
+    let since = clock::now();
+    let back =
+        until("it to be asked", &gateway, Request::get(TAG), |answer| word(answer) == "REVALIDATED").await;
+    assert!(back.body == image.manifest && since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
+    gateway.get("/v2/a/manifests/y").await.refuses(404, "MANIFEST_UNKNOWN");
+}
+
+#[tokio::test]
+async fn not_every_request_waits_for_an_upstream_that_does_not_answer() {
+    let origin = Origin::start().await;
+    let lines = format!("retries = 0\nresponse_timeout = \"300ms\"\n[upstream.cache]\n{OLD_AT_ONCE}");
+    let gateway = before(&origin, &lines).cache("prefetch = false").start().await;
+    let image = image(&origin);
+    gateway.get(TAG).await.is(200);
+    for (method, target) in [("HEAD", "/v2/*"), ("GET", "/v2/*")] {
+        origin.upstream.always(method, target, |_| Reply::never());
+    }
+    for _ in 0..3 {
+        is_stale(gateway.get(TAG).await, &image);
+    }
+    for _ in 0..5 {
+        let since = clock::now();
+        is_stale(gateway.get(TAG).await, &image);
+        let refused = gateway.get("/v2/a/manifests/y").await;
+        assert!(since.elapsed() < Duration::from_millis(250), "{:?}", since.elapsed());
+        assert!([502, 503, 504].contains(&refused.status), "{refused:?}");
+        assert_eq!(refused.code(), "UNAVAILABLE");
+    }
+    for method in ["HEAD", "GET"] {
+        origin.upstream.forget(method, "/v2/*");
+    }
+    let back =
+        until("it to be asked", &gateway, Request::get(TAG), |answer| word(answer) == "REVALIDATED").await;
+    assert!(back.body == image.manifest);
+}
+
+#[tokio::test]
+async fn refusals_of_any_kind_do_not_keep_the_upstream_from_being_asked() {
+    for status in [401, 403, 404, 429] {
+        let (origin, gateway, _) = warm(OLD_AT_ONCE).await;
+        origin.falls_ill(status);
+        for number in 0..6 {
+            gateway.get(&manifest_at("a", &format!("missing{number}"))).await;
+        }
+        origin.recovers();
+        let image = Image::empty("other");
+        origin.manifest("a", "y", OCI_IMAGE, &image.manifest);
+        gives(gateway.get("/v2/a/manifests/y").await, &image.manifest, "MISS");
+    }
+}
+
+#[tokio::test]
+async fn tags_are_listed_from_what_is_known_when_the_upstream_fails() {
+    let origin = Origin::start().await;
+    let gateway = bare(&origin, "").cache("prefetch = false").start().await;
+    let image = image(&origin);
+    origin.manifest("a", "y", OCI_IMAGE, &image.manifest);
+    for target in [TAG, "/v2/a/manifests/y"] {
+        gateway.get(target).await.is(200);
+    }
+    let list = r#"{"name":"a","tags":["x","y","z"]}"#;
+    origin.upstream.expect(
+        "GET",
+        "/v2/a/tags/list",
+        Reply::ok(list).header("Content-Type", "application/json"),
+    );
+    let answer = gateway.get("/v2/a/tags/list").await.is(200);
+    assert_eq!(answer.json()["tags"], serde_json::json!(["x", "y", "z"]));
+    origin.falls_ill(500);
+    let answer = gateway.get("/v2/a/tags/list").await.is(200);
+    assert_eq!(answer.json(), serde_json::json!({ "name": "a", "tags": ["x", "y"] }));
+    assert_eq!(word(&answer), "STALE");
+    assert!(answer.header("warning").unwrap().starts_with("299 "));
+    origin.falls_ill(403);
+    gateway.get("/v2/a/tags/list").await.refuses(403, "DENIED");
+}
+
+#[tokio::test]
+async fn referrers_are_listed_from_what_is_known_when_the_upstream_fails() {
+    let origin = Origin::start().await;
+    let gateway = bare(&origin, "").cache("prefetch = false").start().await;
+    let image = image(&origin);
+    let about = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI_IMAGE, "artifactType": "application/x-signature",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": sha256(b"{}"), "size": 2 },
+        "layers": [],
+        "subject": { "mediaType": OCI_IMAGE, "digest": image.digest, "size": image.manifest.len() },
+    });
+    let about = about.to_string().into_bytes();
+    let digest = origin.manifest("a", "signature", OCI_IMAGE, &about);
+    gateway.get("/v2/a/manifests/signature").await.is(200);
+    origin.falls_ill(503);
+    let answer = gateway.get(&format!("/v2/a/referrers/{}", image.digest)).await.is(200);
+    assert_eq!(answer.header("content-type"), Some(crate::harness::OCI_INDEX));
+    let list = answer.json();
+    assert_eq!(list["manifests"][0]["digest"], digest);
+    assert_eq!(list["manifests"][0]["artifactType"], "application/x-signature");
+    assert_eq!(list["manifests"].as_array().unwrap().len(), 1);
+}

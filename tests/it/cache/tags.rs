@@ -1,0 +1,305 @@
+//! Tags: hints with an age.
+
+use std::time::Duration;
+
+use dockgate::clock;
+
+use super::{asking, cached_at, gives, started, started_without_retries, until, word};
+use crate::harness::{
+    DOCKER_IMAGE, Gate, Image, OCI_IMAGE, OCI_INDEX, Origin, Reply, Request, manifest_at, sha256,
+};
+
+const TAG: &str = "/v2/a/manifests/x";
+
+fn image(origin: &Origin, name: &str) -> Image {
+    let image = Image::empty(name);
+    origin.manifest("a", "x", OCI_IMAGE, &image.manifest);
+    image
+}
+
+#[tokio::test]
+async fn a_tag_is_asked_by_head_its_manifest_by_digest_and_both_are_believed() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+    let image = image(&origin, "one");
+    let answer = gives(gateway.get(TAG).await, &image.manifest, "MISS");
+    assert_eq!(answer.header("content-type"), Some(OCI_IMAGE));
+    assert_eq!(answer.header("docker-content-digest"), Some(image.digest.as_str()));
+    let by_digest = manifest_at("a", &image.digest);
+    assert_eq!(origin.requests(), [format!("HEAD {TAG}"), format!("GET {by_digest}")]);
+    for target in [TAG, &by_digest] {
+        gives(gateway.get(target).await, &image.manifest, "HIT");
+        let head = gateway.ask(Request::head(target)).await.is(200);
+        assert_eq!(head.header("content-length"), Some(image.manifest.len().to_string().as_str()));
+        assert_eq!((head.header("docker-content-digest"), word(&head)), (Some(image.digest.as_str()), "HIT"));
+    }
+    assert_eq!(origin.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_pull_as_docker_does_it_costs_one_head_and_one_get() {
+    let (origin, gateway) = started("").await;
+    let image = image(&origin, "one");
+    let by_digest = manifest_at("a", &image.digest);
+    gateway.ask(Request::head(TAG)).await.is(200);
+    gives(gateway.get(&by_digest).await, &image.manifest, "MISS");
+    gives(gateway.get(TAG).await, &image.manifest, "HIT");
+    assert_eq!(origin.requests(), [format!("HEAD {TAG}"), format!("GET {by_digest}")]);
+}
+
+#[tokio::test]
+async fn an_old_tag_is_asked_for_once_for_all_who_wait_with_every_type_and_its_manifest_not_again() {
+    let (origin, gateway) = started("tag_ttl = \"1s\"").await;
+    let image = image(&origin, "one");
+    gateway.get(TAG).await.is(200);
+    origin.forgets_requests();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let gate = Gate::shut();
+    let reply = Reply::ok("").claim(image.manifest.len()).header("Docker-Content-Digest", &image.digest);
+    let reply = reply.header("Content-Type", OCI_IMAGE).held(&gate);
+    let mut asked = origin.upstream.expect("HEAD", TAG, reply);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let request = Request::get(TAG).header("Accept", OCI_IMAGE);
+        clients.push(asking(&gateway, request).await);
+    }
+    let seen = asked.arrived().await;
+    gate.open();
+    for client in &mut clients {
+        let answer = client.answer().await.is(200);
+        assert!(answer.body == image.manifest);
+        assert!(["REVALIDATED", "HIT"].contains(&word(&answer)), "{answer:?}");
+    }
+    assert_eq!(origin.requests(), [format!("HEAD {TAG}")]);
+    let accept = seen.headers.all("accept").join(", ");
+    let list = "application/vnd.docker.distribution.manifest.list.v2+json";
+    for kind in [OCI_IMAGE, OCI_INDEX, DOCKER_IMAGE, list] {
+        assert!(accept.contains(kind), "{accept}");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_has_not_moved_is_revalidated() {
+    let (origin, gateway) = started("tag_ttl = \"0s\"").await;
+    let image = image(&origin, "one");
+    gives(gateway.get(TAG).await, &image.manifest, "MISS");
+    for _ in 0..3 {
+        gives(gateway.get(TAG).await, &image.manifest, "REVALIDATED");
+    }
+    assert_eq!(origin.count("GET", &manifest_at("a", &image.digest)), 1);
+    assert_eq!(origin.count("GET", TAG), 0);
+    assert_eq!(origin.count("HEAD", TAG), 4);
+}
+
+#[tokio::test]
+async fn a_tag_that_has_moved_is_fetched_by_its_new_digest() {
+    let (origin, gateway) = started("tag_ttl = \"0s\"").await;
+    let old = image(&origin, "old");
+    gateway.get(TAG).await.is(200);
+    let new = image(&origin, "new");
+    gives(gateway.get(TAG).await, &new.manifest, "MISS");
+    assert_eq!(origin.count("GET", &manifest_at("a", &new.digest)), 1);
+    assert_eq!(origin.count("GET", TAG), 0);
+    gives(gateway.get(&manifest_at("a", &old.digest)).await, &old.manifest, "HIT");
+}
+
+#[tokio::test]
+async fn two_tags_of_one_manifest_cost_one_get() {
+    let (origin, gateway) = started("").await;
+    let image = image(&origin, "one");
+    origin.manifest("a", "y", OCI_IMAGE, &image.manifest);
+    gateway.get(TAG).await.is(200);
+    assert!(gateway.get(&manifest_at("a", "y")).await.is(200).body == image.manifest);
+    assert_eq!(origin.count("GET", &manifest_at("a", &image.digest)), 1);
+}
+
+#[tokio::test]
+async fn where_head_names_no_digest_the_manifest_is_fetched_and_hashed() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+    let image = image(&origin, "one");
+    origin.names_no_digest();
+    for (did, of) in [("MISS", "first"), ("HIT", "then")] {
+        let answer = gives(gateway.get(TAG).await, &image.manifest, did);
+        assert_eq!(answer.header("docker-content-digest"), Some(image.digest.as_str()), "{of}");
+    }
+    assert_eq!(origin.requests(), [format!("HEAD {TAG}"), format!("GET {TAG}")]);
+    let head = gateway.ask(Request::head(TAG)).await.is(200);
+    assert_eq!(head.header("docker-content-digest"), Some(image.digest.as_str()));
+}
+
+#[tokio::test]
+async fn where_head_is_not_served_the_manifest_is_fetched() {
+    for status in [405, 400] {
+        let (origin, gateway) = started_without_retries("tag_ttl = \"1h\"").await;
+        let image = image(&origin, "one");
+        origin.upstream.expect("HEAD", TAG, Reply::status(status));
+        gives(gateway.get(TAG).await, &image.manifest, "MISS");
+        gives(gateway.get(TAG).await, &image.manifest, "HIT");
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_tags_outlives_the_gateway() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(&origin, "one");
+    let builder = || cached_at(&origin, dir.path(), "tag_ttl = \"1h\"");
+    let gateway = builder().start().await;
+    gateway.get(TAG).await.is(200);
+    super::until_synced(dir.path()).await;
+    drop(gateway);
+    origin.forgets_requests();
+    let gateway = builder().start().await;
+    gives(gateway.get(TAG).await, &image.manifest, "HIT");
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_accepts_another_type_than_the_kept_one_is_answered_by_the_upstream() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+    let image = image(&origin, "one");
+    gateway.get(TAG).await.is(200);
+    origin.forgets_requests();
+    let converted = Image::empty("converted");
+    let reply = Reply::ok(&converted.manifest).header("Content-Type", DOCKER_IMAGE);
+    let mut asked = origin.upstream.expect("GET", TAG, reply);
+    let answer = gateway.ask(Request::get(TAG).header("Accept", DOCKER_IMAGE)).await.is(200);
+    assert!(answer.body == converted.manifest);
+    assert_eq!(asked.done().await.headers.get("accept"), Some(DOCKER_IMAGE));
+    for accept in [OCI_IMAGE, "*/*", "application/*", "application/json;q=0.1, */*;q=0.2"] {
+        gives(gateway.ask(Request::get(TAG).header("Accept", accept)).await, &image.manifest, "HIT");
+    }
+}
+
+#[tokio::test]
+async fn tags_of_signatures_are_held_for_seconds_alone() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"\nnot_found_ttl = \"1h\"").await;
+    let hash = sha256(b"signed").replace(':', "-");
+    let held = [format!("{hash}.sig"), format!("{hash}.att"), format!("{hash}.sbom"), hash];
+    let missing = held[0].replace("sha256-", "sha512-");
+    let (old, new) = (image(&origin, "old"), Image::empty("new"));
+    for tag in &held {
+        origin.manifest("a", tag, OCI_IMAGE, &old.manifest);
+        gateway.get(&manifest_at("a", tag)).await.is(200);
+    }
+    gateway.get(TAG).await.is(200);
+    gateway.get(&manifest_at("a", &missing)).await.is(404);
+    for tag in held.iter().chain([&missing]) {
+        origin.manifest("a", tag, OCI_IMAGE, &new.manifest);
+    }
+    image(&origin, "new");
+    let since = clock::now();
+    for tag in held.iter().chain([&missing]) {
+        let request = Request::get(manifest_at("a", tag));
+        until("the new signature", &gateway, request, |answer| answer.body == new.manifest).await;
+    }
+    assert!(since.elapsed() < Duration::from_secs(12), "{:?}", since.elapsed());
+    gives(gateway.get(TAG).await, &old.manifest, "HIT");
+}
+
+#[tokio::test]
+async fn that_a_manifest_is_not_there_is_believed_for_a_while() {
+    let (origin, gateway) = started("not_found_ttl = \"1s\"").await;
+    let missing = manifest_at("a", &sha256(b"missing"));
+    for target in [TAG, &missing] {
+        gateway.get(target).await.refuses(404, "MANIFEST_UNKNOWN");
+    }
+    let asked = origin.requests().len();
+    for target in [TAG, &missing] {
+        gateway.get(target).await.refuses(404, "MANIFEST_UNKNOWN");
+        gateway.ask(Request::head(target)).await.is(404);
+    }
+    assert_eq!(origin.requests().len(), asked);
+    let image = image(&origin, "one");
+    let found = until("it to be asked again", &gateway, Request::get(TAG), |answer| answer.status == 200);
+    assert!(found.await.body == image.manifest);
+}
+
+#[tokio::test]
+async fn that_a_blob_is_not_there_is_never_believed() {
+    let (origin, gateway) = started("not_found_ttl = \"1h\"").await;
+    let target = crate::harness::blob_at("a", b"later");
+    for _ in 0..2 {
+        gateway.get(&target).await.refuses(404, "BLOB_UNKNOWN");
+        gateway.ask(Request::head(&target)).await.is(404);
+    }
+    origin.blob("a", b"later");
+    gives(gateway.get(&target).await, b"later", "MISS");
+}
+
+#[tokio::test]
+async fn no_other_failure_is_believed() {
+    for status in [401, 403, 500, 503, 504] {
+        let (origin, gateway) = started_without_retries("not_found_ttl = \"1h\"").await;
+        let image = image(&origin, "one");
+        origin.falls_ill(status);
+        let answer = gateway.get(TAG).await;
+        assert!(answer.status >= 400, "{answer:?}");
+        origin.recovers();
+        gives(gateway.get(TAG).await, &image.manifest, "MISS");
+    }
+}
+
+#[tokio::test]
+async fn what_no_manifest_is_is_not_kept() {
+    let both = format!(
+        "{{\"schemaVersion\":2,\"mediaType\":\"{OCI_IMAGE}\",\"config\":{{\"mediaType\":\"x\",\"digest\":\"{}\",\"size\":2}},\
+         \"layers\":[],\"manifests\":[]}}",
+        sha256(b"{}")
+    );
+    let index = format!("{{\"schemaVersion\":2,\"mediaType\":\"{OCI_IMAGE}\",\"manifests\":[]}}");
+    let cases: [(&str, &str, &[u8]); 5] = [
+        ("both layers and manifests", OCI_IMAGE, both.as_bytes()),
+        ("no JSON", OCI_IMAGE, b"<html>It works</html>"),
+        ("a list", OCI_IMAGE, b"[]"),
+        ("another than it claims", OCI_IMAGE, index.as_bytes()),
+        ("a page", "text/html", b"<html>It works</html>"),
+    ];
+    for (of, kind, bytes) in cases {
+        let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+        origin.manifest("a", "x", kind, bytes);
+        for _ in 0..2 {
+            let answer = gateway.get(TAG).await;
+            assert_ne!(word(&answer), "HIT", "{of}");
+            assert!(answer.status == 502 || answer.body == bytes, "{of}: {answer:?}");
+        }
+        let kept = super::files_in(&gateway.path("cache/manifests"));
+        assert!(kept.is_empty(), "{of}: {kept:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_too_long_is_not_kept() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+    let mut image = Image::empty("one").manifest;
+    image.resize(4 * 1024 * 1024 + 1, b' ');
+    origin.manifest("a", "x", OCI_IMAGE, &image);
+    assert_ne!(word(&gateway.get(TAG).await), "HIT");
+    assert_eq!(super::files_in(&gateway.path("cache/manifests")), [""; 0].map(std::path::PathBuf::from));
+}
+
+#[tokio::test]
+async fn a_manifests_bytes_are_never_changed() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+    let image = Image::empty("one");
+    let text = String::from_utf8(image.manifest)
+        .unwrap()
+        .replace(':', " :\n\t")
+        .replace("\" :\n\t\"sha256 :\n\t", "\":\"sha256:");
+    let text = text.replace("sha256 :\n\t", "sha256:") + "\n\n";
+    let digest = origin.manifest("a", "x", OCI_IMAGE, text.as_bytes());
+    for did in ["MISS", "HIT"] {
+        let answer = gives(gateway.get(TAG).await, text.as_bytes(), did);
+        assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn another_tag_ttl_is_taken_over_and_what_is_kept_stays() {
+    let (origin, gateway) = started("tag_ttl = \"1h\"").await;
+    let image = image(&origin, "one");
+    gives(gateway.get(TAG).await, &image.manifest, "MISS");
+    gives(gateway.get(TAG).await, &image.manifest, "HIT");
+    gateway.reconfigure("tag_ttl = \"1h\"", "tag_ttl = \"0s\"");
+    gives(gateway.get(TAG).await, &image.manifest, "REVALIDATED");
+    assert_eq!(origin.count("GET", &manifest_at("a", &image.digest)), 1);
+}

@@ -1,0 +1,94 @@
+//! The built binary, in a process of its own that can be killed.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal};
+use tokio::net::TcpStream;
+
+use super::{Answer, Builder, Client, Request, soon};
+
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Process {
+    /// Runs what `builder` configures, with its files in `dir`.
+    pub(crate) async fn start(builder: Builder, dir: &Path) -> Self {
+        let address = free_address();
+        let path = dir.join("dockgate.toml");
+        std::fs::write(&path, builder.configuration(address)).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dockgate"));
+        command.arg("serve").arg("--config").arg(&path).env_clear().current_dir(dir);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut process = Self { child: child.expect("a process"), address };
+        process.is_up().await;
+        process
+    }
+
+    async fn is_up(&mut self) {
+        let address = self.address;
+        soon("the process to listen", async {
+            while TcpStream::connect(address).await.is_err() {
+                assert_eq!(self.child.try_wait().expect("its state"), None, "it has ended");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a process that runs");
+        self.child.wait().expect("its end");
+    }
+
+    /// The same, without waiting for the end.
+    pub(crate) fn kill_now(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Waits for the end of what was killed.
+    pub(crate) fn reap(&mut self) {
+        self.child.wait().expect("its end");
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        rustix::process::kill_process(id.expect("an id"), signal).expect("a process that runs");
+    }
+
+    /// SIGTERM, and its end.
+    pub(crate) async fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+        soon("its end", async {
+            while self.child.try_wait().expect("its state").is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        Client::tcp(self.address).await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Answer {
+        self.connect().await.ask(&Request::get(target)).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One that nobody has now; another may take it before it is used, which the process would say.
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
