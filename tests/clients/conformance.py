@@ -569,4 +569,5 @@ def main():
     json.dump({name: outcome(function, world) for category, name, function in CASES if category in wanted}, sys.stdout, indent=1)
 
 
-main()
+if __name__ == "__main__":
+    main()
