@@ -10,22 +10,24 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::admin::{self, State};
+use crate::admin;
+use crate::admin::State;
 use crate::authn::htpasswd::{LoadError, Warning};
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
 use crate::body::Body;
 use crate::cache::{Cache, Site};
-use crate::config::{self, Config, CredentialSource, Environment, limits};
+use crate::config;
+use crate::config::{Config, CredentialSource, Environment, limits};
+use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
-use crate::io::Peer;
+use crate::net::Peer;
 use crate::proto::{ErrorBody, ErrorCode, Secret};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
 };
 use crate::telemetry::AccessLog;
 use crate::upstream::{TlsSettingsError, Upstream};
-use crate::watch::Stamp;
 
 /// Why a gateway can't start.
 #[derive(Debug, thiserror::Error)]

@@ -43,7 +43,7 @@ pub enum BodyError {
 }
 
 /// Bytes that come from somewhere else, piece by piece, at the pace at which they are asked for.
-pub trait Stream: Send {
+pub(crate) trait Stream: Send {
     /// The next piece; `None` is the good end, and after an error nothing more comes.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>;
 
@@ -58,36 +58,36 @@ enum Source {
 }
 
 /// A response's body.
-pub struct Body {
+pub(crate) struct Body {
     source: Source,
     record: Option<Box<AccessRecord>>,
 }
 
 impl Body {
     /// No bytes at all.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::full(Bytes::new())
     }
 
     /// Bytes that are held whole: errors, listings, small manifests.
-    pub fn full(bytes: impl Into<Bytes>) -> Self {
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         Self { source: Source::Full(bytes.into()), record: None }
     }
 
     /// A stream.
-    pub fn stream(stream: impl Stream + 'static) -> Self {
+    pub(crate) fn stream(stream: impl Stream + 'static) -> Self {
         Self { source: Source::Stream(Box::new(stream)), record: None }
     }
 
     /// Writes `record` to the access log when this body ends, however it ends.
     #[must_use]
-    pub fn recorded(mut self, record: Box<AccessRecord>) -> Self {
+    pub(crate) fn recorded(mut self, record: Box<AccessRecord>) -> Self {
         self.record = Some(record);
         self
     }
 
     /// The next piece; `None` is the good end.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match &mut self.source {
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
@@ -96,12 +96,12 @@ impl Body {
     }
 
     /// Whether all of it is here already.
-    pub fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         matches!(self.source, Source::Full(_))
     }
 
     /// Bytes still to come, where that is known.
-    pub fn remaining(&self) -> Option<u64> {
+    pub(crate) fn remaining(&self) -> Option<u64> {
         match &self.source {
             Source::Full(bytes) => Some(bytes.len() as u64),
             Source::Stream(stream) => stream.remaining(),
@@ -144,13 +144,13 @@ impl fmt::Debug for Body {
 }
 
 /// Sees what a client sends as it passes.
-pub trait Tap: Send + Sync {
+pub(crate) trait Tap: Send + Sync {
     /// A piece, when it has come from the client. Takes no time.
     fn pass(&self, data: &Bytes);
 }
 
 /// What a client sends, on its way upstream.
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     source: Sending,
     /// Bytes still to come, where Content-Length says.
     left: Option<u64>,
@@ -178,23 +178,23 @@ enum Sending {
 
 impl RequestBody {
     /// A request without a body.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::of(Sending::Nothing, Some(0), Duration::ZERO)
     }
 
     /// A body that is held whole.
-    pub fn held(bytes: Bytes) -> Self {
+    pub(crate) fn held(bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
         Self::of(Sending::Held { bytes, measured: true }, Some(length), Duration::ZERO)
     }
 
     /// The same, but in chunks (RFC 9112 section 7.1), as from a client that does not know its length.
-    pub fn held_unmeasured(bytes: Bytes) -> Self {
+    pub(crate) fn held_unmeasured(bytes: Bytes) -> Self {
         Self::of(Sending::Held { bytes, measured: false }, None, Duration::ZERO)
     }
 
     /// What the client sends; `http2` says by which protocol it comes, `stall` how long it may stand still.
-    pub fn new(incoming: Incoming, http2: bool, stall: Duration) -> Self {
+    pub(crate) fn new(incoming: Incoming, http2: bool, stall: Duration) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
@@ -208,37 +208,37 @@ impl RequestBody {
     }
 
     /// From here on `tap` sees what comes from the client; `None`: nobody does.
-    pub fn set_tap(&mut self, tap: Option<Box<dyn Tap>>) {
+    pub(crate) fn set_tap(&mut self, tap: Option<Box<dyn Tap>>) {
         self.tap = tap;
     }
 
     /// There is nothing to send, and there never was.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self.source, Sending::Nothing) && !self.begun
     }
 
     /// A piece of the body has been taken from the client: the request can't be sent a second time.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.begun
     }
 
     /// The client is still sending, or broke off.
-    pub fn is_unfinished(&self) -> bool {
+    pub(crate) fn is_unfinished(&self) -> bool {
         matches!(self.source, Sending::Incoming { .. })
     }
 
     /// All of it has been taken from the client.
-    pub fn is_taken(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         self.ended || self.left == Some(0)
     }
 
     /// Bytes still to come, where the client said.
-    pub fn remaining(&self) -> Option<u64> {
+    pub(crate) fn remaining(&self) -> Option<u64> {
         self.left
     }
 
     /// The next piece. Trailers are dropped: no part of the registry API has any, and merging them is unsafe.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             let incoming = match &mut self.source {
                 Sending::Nothing => return Poll::Ready(None),
@@ -295,7 +295,7 @@ impl RequestBody {
     ///
     /// # Errors
     /// When the client's stream breaks or stalls.
-    pub async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+    pub(crate) async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
         if self.left.is_some_and(|left| left > limit as u64) {
             return Ok(None);
         }
@@ -313,7 +313,7 @@ impl RequestBody {
     /// Reads and discards what the client still sends, up to `limit` bytes: whoever has to close the connection on a
     /// client that is still sending lets it read the answer first, instead of a reset. The answer is whether there is
     /// more.
-    pub async fn drain(&mut self, limit: usize) -> bool {
+    pub(crate) async fn drain(&mut self, limit: usize) -> bool {
         let mut left = limit;
         while let Some(Ok(data)) = poll_fn(|cx| self.poll_data(cx)).await {
             match left.checked_sub(data.len()) {
@@ -337,7 +337,7 @@ fn take_held(bytes: &mut Bytes, left: &mut Option<u64>) -> Option<Result<Bytes, 
 
 impl RequestBody {
     /// Makes a held body ready to be sent from its start. One that streams must not have begun.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         if let Sending::Held { bytes, measured } = &self.source {
             self.left = measured.then_some(bytes.len() as u64);
         }

@@ -25,7 +25,7 @@ pub fn wall() -> SystemTime {
 /// There is one for each direction of a stream. It costs nothing while bytes flow: the clock is read only when the
 /// stream first has to wait, and the timer, once armed, is left alone until it fires.
 #[derive(Debug)]
-pub struct Stall {
+pub(crate) struct Stall {
     limit: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -33,17 +33,17 @@ pub struct Stall {
 
 impl Stall {
     /// A watch that fires after `limit` without [`Stall::progress`].
-    pub fn new(limit: Duration) -> Self {
+    pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, waiting_since: None, timer: None }
     }
 
     /// Bytes have moved.
-    pub fn progress(&mut self) {
+    pub(crate) fn progress(&mut self) {
         self.waiting_since = None;
     }
 
     /// Nothing can move now: is ready when that has lasted for the whole limit, and else wakes the task then.
-    pub fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(now);
         let deadline = tokio::time::Instant::from_std(since + self.limit);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));

@@ -3,21 +3,68 @@
 //! The request's way, from the edge inwards: [`server`] accepts and speaks TLS and HTTP, [`gateway`] parses the request
 //! with [`proto`], asks [`authn`] who it is and [`authz`] what they may do, and sends it on with [`upstream`].
 
-pub mod admin;
-pub mod app;
-pub mod authn;
-pub mod authz;
-pub mod body;
-pub mod cache;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod demo;
-pub mod gateway;
-pub mod io;
-pub mod pace;
-pub mod proto;
-pub mod server;
-pub mod telemetry;
-pub mod upstream;
-pub mod watch;
+pub(crate) mod admin;
+pub(crate) mod app;
+pub(crate) mod authn;
+pub(crate) mod authz;
+pub(crate) mod body;
+pub(crate) mod cache;
+pub(crate) mod cli;
+pub(crate) mod clock;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod file_stamp;
+pub(crate) mod gateway;
+pub(crate) mod net;
+pub(crate) mod origin;
+pub(crate) mod proto;
+pub(crate) mod read_size;
+pub(crate) mod server;
+pub(crate) mod single_flight;
+pub(crate) mod telemetry;
+pub(crate) mod upstream;
+
+pub use cli::run;
+
+/// The parts that the project's own tests and benches drive directly. Not a stable interface.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::app::{App, Origin};
+    pub use crate::authn::{Authenticator, HtpasswdFile, Identity, UserName};
+    pub use crate::authz::Rules;
+    pub use crate::config::{AccessRule, Config, Environment, RepositoryPattern};
+    pub use crate::proto::media_type::FULL_ACCEPT;
+    pub use crate::proto::scope::ScopeSet;
+    pub use crate::proto::{
+        Accept, Authorization, Challenge, Digest, ErrorBody, ErrorCode, Operation, RepositoryName, Secret,
+        Target,
+    };
+
+    pub mod certificate {
+        pub use crate::cli::certificate::issue;
+    }
+    pub mod challenge {
+        pub use crate::proto::challenge::parse_all;
+    }
+    pub mod clock {
+        pub use crate::clock::{now, wall};
+    }
+    pub mod htpasswd {
+        pub use crate::authn::htpasswd::hash;
+    }
+    pub mod image {
+        pub use crate::demo::image::seed;
+    }
+    pub mod limits {
+        pub use crate::config::limits::{CATALOG_UPSTREAM_PAGES, HANDSHAKE_DEADLINE, TOKEN_FAILED_PAUSE};
+    }
+    pub mod link {
+        pub use crate::proto::link::next;
+    }
+    pub mod registry {
+        pub use crate::demo::registry::{Registry, sha256};
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::{flush, start};
+    }
+}

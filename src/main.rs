@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    ExitCode::from(dockgate::cli::run(std::env::args_os()))
+    ExitCode::from(dockgate::run(std::env::args_os()))
 }

@@ -8,9 +8,11 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet,
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::readiness::{self, State};
+use crate::admin::readiness;
+use crate::admin::readiness::State;
 use crate::body::Body;
-use crate::cache::{self, Amount, Cache, Cause, Outcome};
+use crate::cache;
+use crate::cache::{Amount, Cache, Cause, Outcome};
 
 /// What is known at one moment.
 #[derive(Debug, Default)]

@@ -17,12 +17,12 @@ use tokio::sync::Semaphore;
 use crate::body::Body;
 use crate::config::limits;
 
-pub mod api;
+pub(crate) mod api;
 mod guard;
 mod metrics;
 mod readiness;
 
-pub use readiness::State;
+pub(crate) use readiness::State;
 
 /// Connections that the admin listener has at a time.
 const CONNECTIONS: usize = 64;
@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the address can't be listened on.
-pub async fn serve(address: SocketAddr, state: Arc<State>) -> std::io::Result<SocketAddr> {
+pub(crate) async fn serve(address: SocketAddr, state: Arc<State>) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| std::io::Error::new(error.kind(), format!("admin.address {address}: {error}")))?;

@@ -7,12 +7,13 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 use serde_json::json;
 
-use super::api::Works;
-use crate::cache::{self, Cache, Site};
+use crate::admin::api::Works;
+use crate::cache;
+use crate::cache::{Cache, Site};
 use crate::gateway::Core;
 
 /// What the admin listener tells.
-pub struct State {
+pub(crate) struct State {
     core: Arc<ArcSwap<Core>>,
     draining: AtomicBool,
     problems: Mutex<Vec<(&'static str, String)>>,
@@ -21,17 +22,17 @@ pub struct State {
 
 impl State {
     /// Of a gateway that answers by `core`.
-    pub fn new(core: Arc<ArcSwap<Core>>) -> Self {
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>) -> Self {
         Self { core, draining: AtomicBool::new(false), problems: Mutex::default(), works: Works::default() }
     }
 
     /// From now on the gateway is not ready: it ends.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Something could not be reloaded, and the old stays in force; or, with `None`, is well again.
-    pub fn note(&self, what: &'static str, problem: Option<String>) {
+    pub(crate) fn note(&self, what: &'static str, problem: Option<String>) {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         problems.retain(|(known, _)| *known != what);
         problems.extend(problem.map(|problem| (what, problem)));

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::htpasswd::{HtpasswdFile, Reload};
-use super::identity::{Forwarded, Identity};
-use super::verifier::{Outcome, Verifier};
+use crate::authn::htpasswd::{HtpasswdFile, Reload};
+use crate::authn::identity::{Forwarded, Identity};
+use crate::authn::verifier::{Outcome, Verifier};
 use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
 

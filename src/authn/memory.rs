@@ -6,8 +6,8 @@ use aws_lc_rs::hmac;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::htpasswd::Line;
-use super::identity::Forwarded;
+use crate::authn::htpasswd::Line;
+use crate::authn::identity::Forwarded;
 use crate::clock;
 use crate::proto::Secret;
 

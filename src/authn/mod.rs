@@ -7,18 +7,20 @@
 //! Where an upstream judges, [`Forwarding`] does the same with its judgement in place of the check.
 
 mod authenticator;
-mod checks;
-mod forwarding;
-pub mod htpasswd;
+mod bcrypt_pool;
+pub(crate) mod htpasswd;
 mod identity;
 mod memory;
-mod pace;
 mod peer;
+mod rejection_floor;
 mod throttle;
+mod upstream_logins;
 mod verifier;
 
-pub use authenticator::{Authenticator, Failure};
-pub use forwarding::{Forwarding, Judgement};
-pub use htpasswd::{Htpasswd, HtpasswdFile, Reload};
-pub use identity::{Forwarded, Identity, NameError, UserName};
-pub use verifier::{Outcome, Verifier};
+pub(crate) use crate::authn::upstream_logins::{Forwarding, Judgement};
+pub use authenticator::Authenticator;
+pub(crate) use authenticator::Failure;
+pub use htpasswd::HtpasswdFile;
+pub(crate) use htpasswd::{Htpasswd, Reload};
+pub(crate) use identity::{Forwarded, NameError};
+pub use identity::{Identity, UserName};

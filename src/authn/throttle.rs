@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::peer::Peer;
+use crate::authn::peer::Peer;
 
 /// The tallies, bounded in number; the longest unused go first.
 pub(super) struct Throttle {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::checks::{Checks, Entry, Work};
-use super::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
-use super::identity::Identity;
-use super::memory::{Fingerprint, Memory};
-use super::pace::Pace;
-use super::peer::Peer;
-use super::throttle::{Admission, Throttle};
+use crate::authn::bcrypt_pool::{Checks, Entry, Work};
+use crate::authn::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
+use crate::authn::identity::Identity;
+use crate::authn::memory::{Fingerprint, Memory};
+use crate::authn::peer::Peer;
+use crate::authn::rejection_floor::Pace;
+use crate::authn::throttle::{Admission, Throttle};
 use crate::clock;
 use crate::proto::Secret;
 

@@ -1,7 +1,7 @@
 //! Tests of what rules decide.
 
-use super::*;
 use crate::authn::UserName;
+use crate::authz::*;
 use crate::config::{Config, Environment};
 use crate::proto::{Digest, Page, Reference, UploadStart};
 

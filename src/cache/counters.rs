@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::outcome::Outcome;
+use crate::cache::outcome::Outcome;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     outcomes: [AtomicU64; 5],
     /// Bytes given to clients that the upstream did not have to send.
     saved: AtomicU64,
@@ -21,7 +21,7 @@ pub struct Counters {
 
 /// What the counters say at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// Requests by their outcome, [`Outcome::word`].
     pub requests: BTreeMap<String, u64>,
     /// Bytes given to clients that no upstream had to send.
@@ -39,7 +39,7 @@ pub struct Counted {
 impl Counted {
     /// Of a hundred requests, those that needed nothing new from an upstream; none before the first request. A request that
     /// joined a download is none of them, nor a miss of its own.
-    pub fn hit_percent(&self) -> Option<f64> {
+    pub(crate) fn hit_percent(&self) -> Option<f64> {
         let of = |outcome: Outcome| self.requests.get(outcome.word()).copied().unwrap_or_default();
         let here = of(Outcome::Hit) + of(Outcome::Stale) + of(Outcome::Revalidated);
         let all: u64 = self.requests.values().sum();
@@ -49,7 +49,7 @@ impl Counted {
 
 /// Why a fill failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The bytes are not what their digest says.
     Digest,
     /// There are fewer or more than there should be.
@@ -66,11 +66,11 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 6] =
+    pub(crate) const ALL: [Self; 6] =
         [Self::Digest, Self::Length, Self::Coding, Self::Upstream, Self::Refused, Self::Disk];
 
     /// As it stands in metrics.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Digest => "digest",
             Self::Length => "length",
@@ -84,54 +84,54 @@ impl Cause {
 
 impl Counters {
     /// A request was answered.
-    pub fn answered(&self, outcome: Outcome) {
+    pub(crate) fn answered(&self, outcome: Outcome) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that were answered so.
-    pub fn outcome(&self, outcome: Outcome) -> u64 {
+    pub(crate) fn outcome(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize].load(Ordering::Relaxed)
     }
 
-    pub(super) fn saved(&self, bytes: u64) {
+    pub(crate) fn saved(&self, bytes: u64) {
         self.saved.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes given to clients that no upstream had to send.
-    pub fn bytes_saved(&self) -> u64 {
+    pub(crate) fn bytes_saved(&self) -> u64 {
         self.saved.load(Ordering::Relaxed)
     }
 
-    pub(super) fn filled(&self) {
+    pub(crate) fn filled(&self) {
         self.fills.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Blobs that were downloaded and proved.
-    pub fn fills(&self) -> u64 {
+    pub(crate) fn fills(&self) -> u64 {
         self.fills.load(Ordering::Relaxed)
     }
 
-    pub(super) fn fill_failed(&self, cause: Cause) {
+    pub(crate) fn fill_failed(&self, cause: Cause) {
         self.fill_failures[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Fills that failed so.
-    pub fn fill_failures(&self, cause: Cause) -> u64 {
+    pub(crate) fn fill_failures(&self, cause: Cause) -> u64 {
         self.fill_failures[cause as usize].load(Ordering::Relaxed)
     }
 
-    pub(super) fn evicted(&self, bytes: u64) {
+    pub(crate) fn evicted(&self, bytes: u64) {
         self.evicted.fetch_add(1, Ordering::Relaxed);
         self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Blobs and bytes that made room.
-    pub fn evictions(&self) -> (u64, u64) {
+    pub(crate) fn evictions(&self) -> (u64, u64) {
         (self.evicted.load(Ordering::Relaxed), self.evicted_bytes.load(Ordering::Relaxed))
     }
 
     /// All of them. Each is read by itself: they may be a request apart.
-    pub fn counted(&self) -> Counted {
+    pub(crate) fn counted(&self) -> Counted {
         let (evicted_blobs, evicted_bytes) = self.evictions();
         let outcome = |outcome: &Outcome| (outcome.word().to_owned(), self.outcome(*outcome));
         let cause = |cause: &Cause| (cause.as_str().to_owned(), self.fill_failures(*cause));

@@ -8,57 +8,43 @@ use std::sync::Arc;
 
 use crate::config;
 
-mod blob;
-mod breaker;
-mod counters;
-mod desk;
-mod document;
-mod file_body;
-mod fill;
-mod flight;
-mod generation;
-mod grant;
-mod hot;
-mod limited;
-mod listing;
-mod manifest;
-mod membership;
-mod not_found;
-mod outcome;
-mod prefetch;
-mod push;
-mod record;
-mod records;
+pub(crate) mod blobs;
+pub(crate) mod counters;
+pub(crate) mod maintenance;
+pub(crate) mod manifests;
+pub(crate) mod metadata;
+pub(crate) mod origin;
+pub(crate) mod outcome;
+pub(crate) mod pull_authorization;
+pub(crate) mod requester;
 #[cfg(test)]
-mod registry;
-mod repository;
-mod site;
-mod source;
-mod store;
-mod tag;
-pub mod upkeep;
+pub(crate) mod scripted_origin;
+pub(crate) mod store;
+pub(crate) mod upstream_cache;
 
-pub use blob::Blob;
-pub use breaker::State;
-pub use counters::{Cause, Counted, Counters};
-pub use manifest::Manifest;
-pub use outcome::Outcome;
-pub use push::Push;
-pub use repository::{Refusal, Repository, Unusable};
-pub use site::{Site, Writing};
-pub use source::{Answer, Asking, Bytes, Failure, FailureKind, Question, Source, Subject};
-pub use store::{Amount, Content, Kind, Listed, Store, Usage, Verdict};
+pub(crate) use crate::cache::blobs::blob::Blob;
+pub(crate) use crate::cache::blobs::push::Push;
+pub(crate) use crate::cache::manifests::pull::Manifest;
+pub(crate) use crate::cache::origin::breaker::State;
+pub(crate) use crate::cache::origin::{
+    Answer, Asking, Bytes, Failure, FailureKind, Question, Source, Subject,
+};
+pub(crate) use crate::cache::requester::{Refusal, Repository, Unusable};
+pub(crate) use crate::cache::upstream_cache::Site;
+pub(crate) use counters::{Cause, Counted, Counters};
+pub(crate) use outcome::Outcome;
+pub(crate) use store::{Amount, Store};
 
-use blob::Small;
-use desk::Desk;
-use fill::Fills;
-use generation::Generations;
-use hot::Hot;
-use push::Pushes;
-use records::Records;
+use crate::cache::blobs::blob::Small;
+use crate::cache::blobs::fill::Fills;
+use crate::cache::blobs::push::Pushes;
+use crate::cache::manifests::memory::Hot;
+use crate::cache::metadata::generation::Generations;
+use crate::cache::metadata::records::Records;
+use crate::cache::store::hash_pool::Desk;
 
 /// What is kept of all upstreams.
-pub struct Cache {
+pub(crate) struct Cache {
     settings: config::Cache,
     store: Arc<Store>,
     records: Records,
@@ -77,7 +63,7 @@ pub struct Cache {
 impl Cache {
     /// The cache in the settings' directory. Never fails: where the directory can't be used, nothing is kept until it
     /// can. Does not wait until what is there has been counted.
-    pub fn open(settings: &config::Cache) -> Arc<Self> {
+    pub(crate) fn open(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open(settings, counters.clone());
         let cache = Self::on(settings, store, counters);
@@ -92,7 +78,7 @@ impl Cache {
     }
 
     /// The same to look at: nothing below the directory is made, written or removed.
-    pub fn look_at(settings: &config::Cache) -> Arc<Self> {
+    pub(crate) fn look_at(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::look_at(settings, counters.clone());
         Self::on(settings, store, counters)
@@ -118,7 +104,7 @@ impl Cache {
 
     /// The gateway ends: what is on its way is left such that the next one goes on with it. Waits until that is on the
     /// disk.
-    pub async fn close(self: &Arc<Self>) {
+    pub(crate) async fn close(self: &Arc<Self>) {
         while self.fills.end() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
@@ -127,22 +113,22 @@ impl Cache {
     }
 
     /// What is counted.
-    pub fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// Where content is.
-    pub fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
     /// The most that it may hold, in bytes.
-    pub fn max_size(&self) -> u64 {
+    pub(crate) fn max_size(&self) -> u64 {
         self.settings.max_size
     }
 
     /// Its directory.
-    pub fn path(&self) -> &PathBuf {
+    pub(crate) fn path(&self) -> &PathBuf {
         &self.settings.path
     }
 }

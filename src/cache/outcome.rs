@@ -2,7 +2,7 @@
 
 /// The word of `X-Cache`, of the log and of the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It was here.
     Hit,
     /// It was not, and came from the upstream for this request.
@@ -17,10 +17,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Fill, Self::Stale, Self::Revalidated];
+    pub(crate) const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Fill, Self::Stale, Self::Revalidated];
 
     /// As it stands in `X-Cache`.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "HIT",
             Self::Miss => "MISS",
@@ -31,7 +31,7 @@ impl Outcome {
     }
 
     /// As it stands in logs, metrics and JSON.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",

@@ -28,7 +28,7 @@ use crate::telemetry::RequestId;
     after_help = "Example:\n  dockgate certificate certs --name registry.example.com --name 10.0.0.5\n\n\
     DIR gets ca.crt and ca.key, domain.crt and domain.key. A CA that is there is used again."
 )]
-pub struct CertificateArgs {
+pub(crate) struct CertificateArgs {
     /// Where the files go
     #[arg(value_name = "DIR")]
     directory: PathBuf,
@@ -41,7 +41,7 @@ pub struct CertificateArgs {
 ///
 /// # Errors
 /// [`CertificateError`]; a certificate of another CA is never overwritten.
-pub fn run(args: &CertificateArgs, output: &mut dyn Write) -> Result<(), CertificateError> {
+pub(crate) fn run(args: &CertificateArgs, output: &mut dyn Write) -> Result<(), CertificateError> {
     let files = Files(&args.directory);
     std::fs::create_dir_all(files.0).map_err(|e| failed(files.0, e))?;
     let (authority, new) = files.authority()?;
@@ -77,7 +77,7 @@ pub struct Issued {
 }
 
 /// What the command makes certificates for when no name is given.
-pub const DEFAULT_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+pub(crate) const DEFAULT_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// Why no certificate was made.
 #[derive(Debug, thiserror::Error)]

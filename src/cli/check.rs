@@ -11,7 +11,12 @@ use crate::config::{
 /// Says on `out` what the configuration amounts to, or on `err` everything that is wrong with it.
 ///
 /// The answer is the exit code: 0, or 2 where the configuration is wrong, or 1 where it could not be said.
-pub fn run(path: Option<&Path>, environment: &Environment, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+pub(crate) fn run(
+    path: Option<&Path>,
+    environment: &Environment,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> u8 {
     let told = match Config::check(path, environment) {
         Ok(config) => summary(&config, out, err).map(|()| 0),
         Err(errors) => complain(&errors, err).map(|()| 2),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tokio::net::TcpListener;
 
-use super::certificate;
 use crate::app::App;
 use crate::authn::htpasswd::hash;
+use crate::cli::certificate;
 use crate::config::{Config, Environment};
 use crate::demo::image;
 use crate::demo::registry::Registry;
@@ -21,7 +21,7 @@ use crate::telemetry;
 /// Try it out: a registry, a certificate, a user and the gateway in one process
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  dockgate demo --listen 127.0.0.1:5000")]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Where the gateway listens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     listen: SocketAddr,

@@ -12,7 +12,7 @@ use crate::config::{Config, ConfigErrors, Environment};
 /// Ask the gateway on this machine whether it is alive
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  HEALTHCHECK CMD [\"dockgate\", \"health\"]")]
-pub struct HealthArgs {
+pub(crate) struct HealthArgs {
     /// The configuration that names the admin listener's address
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -20,7 +20,7 @@ pub struct HealthArgs {
 
 /// Why the gateway is not known to be healthy.
 #[derive(Debug, thiserror::Error)]
-pub enum HealthError {
+pub(crate) enum HealthError {
     /// The configuration can't be read.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
@@ -45,7 +45,7 @@ pub enum HealthError {
 
 impl HealthError {
     /// 2 for a wrong configuration, else 1.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         if matches!(self, Self::Config(_)) { 2 } else { 1 }
     }
 }
@@ -57,7 +57,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// [`HealthError`].
-pub fn run(args: &HealthArgs, environment: &Environment, output: &mut dyn Write) -> Result<(), HealthError> {
+pub(crate) fn run(
+    args: &HealthArgs,
+    environment: &Environment,
+    output: &mut dyn Write,
+) -> Result<(), HealthError> {
     let config = Config::load(args.config.as_deref(), environment)?;
     let address = config.admin.ok_or(HealthError::Off)?.address;
     let failed = |source| HealthError::Io { address, source };

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::user::{PasswordError, ask_for_password, password_from};
 use crate::authn::htpasswd::{Change, EditError, Editor, HashError, hash};
 use crate::authn::{Htpasswd, NameError, UserName};
+use crate::cli::user::{PasswordError, ask_for_password, password_from};
 use crate::proto::Secret;
 
 /// Do as Apache's htpasswd does, with bcrypt
@@ -24,7 +24,7 @@ use crate::proto::Secret;
         dockgate htpasswd -n[iB] [-C COST] NAME\n       \
         dockgate htpasswd -nb[B] [-C COST] NAME PASSWORD"
 )]
-pub struct HtpasswdArgs {
+pub(crate) struct HtpasswdArgs {
     /// Create the file, emptying the one that is there
     #[arg(short = 'c')]
     create: bool,
@@ -79,7 +79,7 @@ struct Refused {
 ///
 /// # Errors
 /// [`HtpasswdError`], with the exit code of the original.
-pub fn run(
+pub(crate) fn run(
     args: &HtpasswdArgs,
     input: &mut dyn Read,
     output: &mut dyn Write,
@@ -107,7 +107,7 @@ pub fn run(
 
 /// Why `htpasswd` failed.
 #[derive(Debug, thiserror::Error)]
-pub enum HtpasswdError {
+pub(crate) enum HtpasswdError {
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -145,7 +145,7 @@ pub enum HtpasswdError {
 
 impl HtpasswdError {
     /// The exit code that Apache's htpasswd gives.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::File { .. } | Self::Missing(_) | Self::Output(_) => 1,
             Self::Usage(_) => 2,
@@ -295,7 +295,7 @@ fn usage(text: &str) -> HtpasswdError {
 }
 
 /// Whether the program was called by this command's name.
-pub fn is_called_for(program: &str) -> bool {
+pub(crate) fn is_called_for(program: &str) -> bool {
     Path::new(program).file_name().is_some_and(|name| name == "htpasswd")
 }
 

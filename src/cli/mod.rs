@@ -9,15 +9,15 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Environment;
 
-pub mod cache;
-pub mod certificate;
-pub mod check;
-pub mod demo;
-pub mod health;
-pub mod htpasswd;
-pub mod probe;
-pub mod serve;
-pub mod user;
+pub(crate) mod cache;
+pub(crate) mod certificate;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod health;
+pub(crate) mod htpasswd;
+pub(crate) mod probe;
+pub(crate) mod serve;
+pub(crate) mod user;
 
 /// An authenticating gateway in front of container registries
 #[derive(Debug, Parser)]

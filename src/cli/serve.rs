@@ -14,7 +14,7 @@ use crate::telemetry;
 #[command(after_help = "Examples:\n  dockgate serve --config /etc/dockgate/dockgate.toml\n  \
     REGISTRY_HTTP_ADDR=127.0.0.1:5000 REGISTRY_AUTH=htpasswd REGISTRY_AUTH_HTPASSWD_PATH=auth/htpasswd \\\n    \
     REGISTRY_PROXY_REMOTEURL=http://127.0.0.1:5002 dockgate")]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// The configuration; else $DOCKGATE_CONFIG, ./dockgate.toml, /etc/dockgate/dockgate.toml, or variables alone
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct ServeArgs {
 
 /// Runs until SIGTERM or SIGINT. The answer is the exit code: 0 after a drain, 1 when it can't run, 2 when the
 /// configuration is wrong.
-pub fn run(args: &ServeArgs, environment: Environment) -> u8 {
+pub(crate) fn run(args: &ServeArgs, environment: Environment) -> u8 {
     let config = match Config::check(args.config.as_deref(), &environment) {
         Ok(config) => config,
         Err(errors) => {

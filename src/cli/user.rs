@@ -14,7 +14,7 @@ use crate::proto::Secret;
 /// Manage the users of an htpasswd file
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  dockgate user add auth/htpasswd alice")]
-pub struct UserArgs {
+pub(crate) struct UserArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -79,7 +79,7 @@ struct List {
 ///
 /// # Errors
 /// [`UserError`] names the file, and never the password.
-pub fn run(args: &UserArgs, input: &mut dyn Read, output: &mut dyn Write) -> Result<u8, UserError> {
+pub(crate) fn run(args: &UserArgs, input: &mut dyn Read, output: &mut dyn Write) -> Result<u8, UserError> {
     match &args.command {
         Command::Add(args) => add(args, input, output),
         Command::Remove(of) => remove(of, output),
@@ -90,7 +90,7 @@ pub fn run(args: &UserArgs, input: &mut dyn Read, output: &mut dyn Write) -> Res
 
 /// Why a `user` command was not done.
 #[derive(Debug, thiserror::Error)]
-pub enum UserError {
+pub(crate) enum UserError {
     /// Not a name that can stand in the file.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -130,7 +130,7 @@ pub enum UserError {
 
 impl UserError {
     /// 2 where the command line is wrong, else 1.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Name(_) => 2,
             Self::Edit { .. }
@@ -144,7 +144,7 @@ impl UserError {
 
 /// Why no password was read, or none that can be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PasswordError {
+pub(crate) enum PasswordError {
     /// Standard input or the terminal broke.
     #[error("cannot read the password: {0}")]
     Read(#[from] io::Error),
@@ -169,7 +169,7 @@ pub enum PasswordError {
 ///
 /// # Errors
 /// [`PasswordError`], never with what was read.
-pub fn password_from(input: &mut dyn Read) -> Result<Secret, PasswordError> {
+pub(crate) fn password_from(input: &mut dyn Read) -> Result<Secret, PasswordError> {
     let mut line = Vec::new();
     BufReader::new(input.take(LONGEST_LINE)).read_until(b'\n', &mut line)?;
     let line = line.strip_suffix(b"\n").unwrap_or(&line);
@@ -182,7 +182,7 @@ pub fn password_from(input: &mut dyn Read) -> Result<Secret, PasswordError> {
 ///
 /// # Errors
 /// [`PasswordError::NoTerminal`] names the option that does without one.
-pub fn ask_for_password(twice: bool, instead: &'static str) -> Result<Secret, PasswordError> {
+pub(crate) fn ask_for_password(twice: bool, instead: &'static str) -> Result<Secret, PasswordError> {
     if !io::stdin().is_terminal() {
         return Err(PasswordError::NoTerminal(instead));
     }

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use super::auth;
-use super::credentials::{self, CredentialSource};
-use super::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
-use super::reader::{Item, Reader, Wrong};
-use super::schema::{Key, Kind, NO_ITEMS, key};
-use super::upstream::Upstream;
+use crate::config::auth;
+use crate::config::credentials;
+use crate::config::credentials::CredentialSource;
+use crate::config::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
+use crate::config::reader::{Item, Reader, Wrong};
+use crate::config::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::upstream::Upstream;
 use crate::proto::Action;
 
 /// One rule. The first that matches who, where and what decides.

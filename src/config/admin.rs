@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::address::{self, Address, is_any, is_loopback};
-use super::reader::{Reader, Wrong};
-use super::schema::{EMPTY_TEXT, Key, Kind, key};
-use super::server::Server;
+use crate::config::address;
+use crate::config::address::{Address, is_any, is_loopback};
+use crate::config::reader::{Reader, Wrong};
+use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
+use crate::config::server::Server;
 
 /// The admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::access::Rules;
-use super::credentials;
-use super::files::Reference;
-use super::reader::{Reader, Wrong};
-use super::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::access::Rules;
+use crate::config::credentials;
+use crate::config::files::Reference;
+use crate::config::reader::{Reader, Wrong};
+use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 
 /// How people log in.
 #[derive(Debug, Clone, PartialEq, Eq)]

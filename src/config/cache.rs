@@ -4,15 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::credentials::{CredentialSource, Credentials};
-use super::duration;
-use super::files::Reference;
-use super::limits;
-use super::mistake::Place;
-use super::pattern::{PatternError, RepositoryPattern};
-use super::reader::{Reader, Wrong};
-use super::schema::{Key, Kind, key};
-use super::size;
+use crate::config::credentials::{CredentialSource, Credentials};
+use crate::config::duration;
+use crate::config::files::Reference;
+use crate::config::limits;
+use crate::config::mistake::Place;
+use crate::config::pattern::{PatternError, RepositoryPattern};
+use crate::config::reader::{Reader, Wrong};
+use crate::config::schema::{Key, Kind, key};
+use crate::config::size;
 
 /// Where and how much the gateway keeps, of all upstreams together.
 #[derive(Debug, Clone, PartialEq, Eq)]

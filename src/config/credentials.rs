@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::files::Reference;
-use super::pattern::UserPattern;
-use super::reader::{Item, Reader, Wrong};
-use super::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::files::Reference;
+use crate::config::pattern::UserPattern;
+use crate::config::reader::{Item, Reader, Wrong};
+use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 use crate::proto::Secret;
 
 /// As whom an upstream is asked. The default is: as nobody in particular.

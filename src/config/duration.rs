@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::limits::TIMEOUT_MOST;
-use super::reader::Wrong;
+use crate::config::limits::TIMEOUT_MOST;
+use crate::config::reader::Wrong;
 
 /// The units and their milliseconds. `ms` stands before `m`.
 const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];

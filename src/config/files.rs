@@ -10,9 +10,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error as TlsError, RootCertStore};
 
-use super::context::Context;
-use super::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
-use super::mistake::Place;
+use crate::config::context::Context;
+use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
+use crate::config::mistake::Place;
 
 /// A file, and where the configuration names it.
 #[derive(Debug, Clone)]

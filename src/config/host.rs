@@ -2,8 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::address::{self, port};
-use super::reader::Wrong;
+use crate::config::address;
+use crate::config::address::port;
+use crate::config::reader::Wrong;
 
 /// A URL in its parts, host in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +98,7 @@ fn nonzero(digits: &str) -> Option<u16> {
 /// Whether this can be a host's name or IPv4 address (RFC 1123 section 2.1), with the underscore that container networks
 /// use. What ends in a number is an address to many resolvers (`0x7f.1`, `2130706433`, `0177.0.0.1`), so it must be one
 /// that all read alike.
-pub fn is_host_name(host: &str) -> bool {
+pub(crate) fn is_host_name(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
     host.len() <= 253
         && host.split('.').all(is_label)

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::host::parse_host;
-use super::reader::Wrong;
+use crate::config::host::parse_host;
+use crate::config::reader::Wrong;
 
 /// One entry: `host`, `host:port`, or `*.domain` with or without a port. Without a port it is the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::context::Context;
-use super::environment::Environment;
-use super::limits::INTERPOLATED_FILE_BYTES;
-use super::schema::below;
-use super::tree::{Node, Table, Value};
+use crate::config::context::Context;
+use crate::config::environment::Environment;
+use crate::config::limits::INTERPOLATED_FILE_BYTES;
+use crate::config::schema::below;
+use crate::config::tree::{Node, Table, Value};
 
 /// Puts variables and files into every string of the tree. What cannot be had is a mistake.
 pub(super) fn fill(table: &mut Table, path: &str, environment: &Environment, context: &Context) {

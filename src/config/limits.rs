@@ -11,286 +11,281 @@ const MIB: usize = 1024 * KIB;
 /// A TLS handshake ends within this: some round trips, even over a satellite; a silent client holds its place no longer.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// A PROXY header is the first thing that a balancer beside us sends: later than this it is not one.
-pub const PROXY_HEADER_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const PROXY_HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// A PROXY v2 header is 16 bytes and at most this of addresses and TLVs; ours only reads addresses.
-pub const PROXY_HEADER_BYTES: usize = 4 * KIB;
+pub(crate) const PROXY_HEADER_BYTES: usize = 4 * KIB;
 /// The pause after a failed accept, so that running out of file descriptors does not become a busy loop.
-pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest such pause, when accepting keeps failing.
-pub const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(1);
+pub(crate) const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(1);
 /// Connections that the kernel holds ready while we are busy; it cuts this to `net.core.somaxconn`.
-pub const LISTEN_BACKLOG: i32 = 4096;
+pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 /// Default of `server.max_connections`: some 20 KiB each when idle, so 200 MiB at worst.
-pub const CONNECTIONS: usize = 10_000;
+pub(crate) const CONNECTIONS: usize = 10_000;
 /// The most that `server.max_connections` may be: beyond it, file descriptors and memory give out first.
-pub const CONNECTIONS_MOST: i64 = 1_000_000;
+pub(crate) const CONNECTIONS_MOST: i64 = 1_000_000;
 
 // HTTP as a server.
 
 /// Default of `server.header_timeout`: a client that sends its header byte by byte is gone after this.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default of `server.idle_timeout`: longer than the 60 s after which balancers in front drop a connection, so that
 /// they close first and no request meets a closing connection.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Default of `server.stall_timeout`: a transfer may last for hours, but moves a byte within this.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default of `server.drain_timeout`: what is under way when SIGTERM comes has this long.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest that any timeout may be set to; no deadline computed from it overflows.
-pub const TIMEOUT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const TIMEOUT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A request's whole header: bearer tokens are the largest thing in it and stay far below.
-pub const HEADER_BYTES: usize = 64 * KIB;
+pub(crate) const HEADER_BYTES: usize = 64 * KIB;
 /// Header fields of one request. Docker sends about ten, proxies add as many again.
-pub const HEADER_COUNT: usize = 100;
-/// hyper's read buffer for HTTP/1; it would grow to 400 KiB by itself. Not below [`HEADER_BYTES`], which it must hold.
-pub const READ_BUFFER_BYTES: usize = 64 * KIB;
-
+pub(crate) const HEADER_COUNT: usize = 100;
 // HTTP/2.
 
 /// A stream's window: 4 MiB in flight fill 1 Gbit/s at 30 ms.
-pub const H2_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+pub(crate) const H2_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// The connection's window: two busy streams' worth, whatever their number.
-pub const H2_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+pub(crate) const H2_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Streams at once on a connection: RFC 9113 section 6.5.2 advises no less than 100.
-pub const H2_STREAMS: u32 = 100;
+pub(crate) const H2_STREAMS: u32 = 100;
 /// What hyper keeps of one stream's answer while the client's window is full.
-pub const H2_SEND_BUFFER_BYTES: usize = 256 * KIB;
+pub(crate) const H2_SEND_BUFFER_BYTES: usize = 256 * KIB;
 /// DATA frames: larger ones save wake-ups, and at most this much of another stream is ahead of an answer.
-pub const H2_FRAME_BYTES: u32 = 64 * 1024;
+pub(crate) const H2_FRAME_BYTES: u32 = 64 * 1024;
 /// Streams that the client reset before we answered them (rapid reset, CVE-2023-44487): more end the connection.
-pub const H2_PENDING_RESETS: usize = 20;
+pub(crate) const H2_PENDING_RESETS: usize = 20;
 /// Streams that we reset for the client's errors (CVE-2025-8671): more end the connection.
-pub const H2_LOCAL_RESETS: usize = 256;
+pub(crate) const H2_LOCAL_RESETS: usize = 256;
 /// How often a silent HTTP/2 connection is asked whether it lives.
-pub const H2_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const H2_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it may take over the answer.
-pub const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 // Bodies.
 
 /// A buffer between two sockets, and the piece that a file is read in: larger ones gain nothing measurable.
-pub const COPY_BUFFER_BYTES: usize = 64 * KIB;
+pub(crate) const COPY_BUFFER_BYTES: usize = 64 * KIB;
 
 /// The most that is read of a blob at once, for a client that takes it as fast as it comes. On plain HTTP, where the
 /// system calls are all there is, 64 KiB cost a third more.
-pub const COPY_BUFFER_MOST: usize = 512 * KIB;
+pub(crate) const COPY_BUFFER_MOST: usize = 512 * KIB;
 
 /// What is read of a file at once, at first.
-pub const FILE_PIECE_LEAST: usize = 128 * KIB;
+pub(crate) const FILE_PIECE_LEAST: usize = 128 * KIB;
 /// And at most. On plain HTTP 256 KiB cost 7 % more, 64 KiB a fifth.
-pub const FILE_PIECE_MOST: usize = 512 * KIB;
+pub(crate) const FILE_PIECE_MOST: usize = 512 * KIB;
 
 /// What is read at once of an upload, in bytes, from a client that sends as fast as it is read. A quarter of it costs 5 %
 /// more.
-pub const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
+pub(crate) const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
 /// What is read of an upstream's error answer; the rest says nothing more.
-pub const ERROR_BODY_BYTES: usize = 64 * KIB;
+pub(crate) const ERROR_BODY_BYTES: usize = 64 * KIB;
 /// A token server's answer: the largest seen (many scopes) are below 16 KiB.
-pub const TOKEN_BYTES: usize = 64 * KIB;
+pub(crate) const TOKEN_BYTES: usize = 64 * KIB;
 /// A manifest: the specification asks registries to take at least this and for clients not to send more.
-pub const MANIFEST_BYTES: usize = 4 * MIB;
+pub(crate) const MANIFEST_BYTES: usize = 4 * MIB;
 
 /// How long a manifest may take to come in, and to find room: it is small, and has no business to trickle.
-pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// All manifests on their way to upstreams together, in bytes.
-pub const HELD_BYTES: usize = 128 * MIB;
+pub(crate) const HELD_BYTES: usize = 128 * MIB;
 /// One page of tags, referrers or catalog from an upstream.
-pub const LIST_PAGE_BYTES: usize = 4 * MIB;
+pub(crate) const LIST_PAGE_BYTES: usize = 4 * MIB;
 /// What is still read of an upload that was refused, so that the client gets to read the answer.
-pub const REFUSED_UPLOAD_BYTES: usize = MIB;
+pub(crate) const REFUSED_UPLOAD_BYTES: usize = MIB;
 /// And for how long.
-pub const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
 
 // Logging in.
 
 /// An htpasswd file: 200 000 users. A larger one is most likely another file.
-pub const HTPASSWD_BYTES: u64 = 16 * 1024 * 1024;
-/// Threads that check bcrypt hashes, each a core busy for 50 ms at a time: never enough to starve the transfers.
-pub const BCRYPT_THREADS: usize = 2;
-/// Checks that wait for those threads before the next is told to come again later.
-pub const BCRYPT_WAITING: usize = 256;
-/// bcrypt reads no more of a password than this many bytes; a longer one is refused, not cut.
-pub const PASSWORD_BYTES: usize = 72;
-/// Name and password pairs remembered, right or wrong: about 200 bytes each.
-pub const REMEMBERED_PASSWORDS: u64 = 10_000;
+pub(crate) const HTPASSWD_BYTES: u64 = 16 * 1024 * 1024;
 /// How long an upstream's word that a password is right is believed: a password that was changed there ends here so soon.
-pub const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Different logins that upstreams are asked about at once: each may hold a connection for as long as
 /// `response_timeout`.
-pub const FORWARDED_LOGINS: usize = 256;
+pub(crate) const FORWARDED_LOGINS: usize = 256;
 /// And of those the most for one client address, behind which there may be an office at nine in the morning.
-pub const FORWARDED_LOGINS_OF_ONE: usize = 32;
+pub(crate) const FORWARDED_LOGINS_OF_ONE: usize = 32;
 /// How long it is believed that an upstream judges names and passwords, or that it does not: a registry is made public, or
 /// private, once in its life, and asking costs it two failed logins.
-pub const FORWARDED_JUDGE_LIFE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const FORWARDED_JUDGE_LIFE: Duration = Duration::from_secs(5 * 60);
 /// How often a file that is re-read when it changes is looked at. Change events miss network and bind mounts.
-pub const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
+pub(crate) const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 // Upstream.
 
 /// Default of `upstream.connect_timeout`: TCP and TLS.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A proxy's answer to CONNECT: a status and a few fields. What is longer is a page, or no proxy.
-pub const PROXY_ANSWER_BYTES: usize = 16 * KIB;
+pub(crate) const PROXY_ANSWER_BYTES: usize = 16 * KIB;
 /// Default of `upstream.response_timeout`: from the request's end to the answer's header.
-pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default of `upstream.retries`.
-pub const RETRIES: u32 = 3;
+pub(crate) const RETRIES: u32 = 3;
 /// The most that `upstream.retries` may be: the client waits through all of them.
-pub const RETRIES_MOST: i64 = 10;
+pub(crate) const RETRIES_MOST: i64 = 10;
 /// The pause before the first retry; it doubles, with jitter.
-pub const RETRY_BACKOFF: Duration = Duration::from_millis(100);
+pub(crate) const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest pause between retries, and the longest `Retry-After` that is waited for rather than passed on.
-pub const RETRY_BACKOFF_MOST: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// Redirects followed for one answer: registries need one, some CDNs two.
-pub const REDIRECTS: usize = 5;
+pub(crate) const REDIRECTS: usize = 5;
 /// A URL that an upstream sends the gateway to, in bytes: signed ones take up to 4 KiB.
-pub const URL_BYTES: usize = 16 * 1024;
+pub(crate) const URL_BYTES: usize = 16 * 1024;
 /// Upstream pages read for one page of the catalog: most of them may hold nothing that the client may see.
 pub const CATALOG_UPSTREAM_PAGES: usize = 16;
 /// Entries of one page of the catalog or of tags that the gateway puts together itself.
-pub const CATALOG_ENTRIES: usize = 1000;
+pub(crate) const CATALOG_ENTRIES: usize = 1000;
 /// An unused connection to an upstream is closed after this: before most balancers' 60 s, so that few turn out dead.
-pub const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+pub(crate) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Unused connections kept for one upstream.
-pub const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
+pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
 /// Requests that share one HTTP/2 connection to an upstream, at most; a server may want fewer.
-pub const UPSTREAM_H2_STREAMS: u32 = 200;
+pub(crate) const UPSTREAM_H2_STREAMS: u32 = 200;
 /// A shared stream's window: most manifests and pages whole, and all that a reader who reads nothing holds.
-pub const UPSTREAM_H2_SHARED_WINDOW_BYTES: u32 = 256 * 1024;
+pub(crate) const UPSTREAM_H2_SHARED_WINDOW_BYTES: u32 = 256 * 1024;
 /// How long a server that chose HTTP/1.1 is not offered HTTP/2 again. Being wrong costs little, and so does asking.
-pub const UPSTREAM_PROTOCOL_KNOWN: Duration = Duration::from_secs(10 * 60);
+pub(crate) const UPSTREAM_PROTOCOL_KNOWN: Duration = Duration::from_secs(10 * 60);
 
 /// How often idle connections and tokens near their end are looked for. A token of 60 s, the shortest that registries
 /// give, has its last quarter for being renewed.
-pub const UPSTREAM_TEND_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const UPSTREAM_TEND_INTERVAL: Duration = Duration::from_secs(1);
 
 // Asking upstreams for the cache.
 
 /// Failures to reach an upstream, one after the other, after which it is left alone: two may be one lost connection.
-pub const BREAKER_FAILURES: u32 = 3;
+pub(crate) const BREAKER_FAILURES: u32 = 3;
 /// The pause before the first probe of an upstream that is left alone; it doubles.
-pub const BREAKER_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const BREAKER_PAUSE: Duration = Duration::from_secs(1);
 /// An upstream that fails again within this after it came back is left alone for twice as long as before: it does not come
 /// and go each second.
-pub const BREAKER_REMEMBERED: Duration = Duration::from_secs(60);
+pub(crate) const BREAKER_REMEMBERED: Duration = Duration::from_secs(60);
 /// The longest such pause: an upstream that is back is noticed within half a minute.
-pub const BREAKER_PAUSE_MOST: Duration = Duration::from_secs(30);
+pub(crate) const BREAKER_PAUSE_MOST: Duration = Duration::from_secs(30);
 /// How long an upstream is left alone that says 429 and not for how long.
-pub const LIMITED_PAUSE: Duration = Duration::from_secs(60);
+pub(crate) const LIMITED_PAUSE: Duration = Duration::from_secs(60);
 /// The longest `Retry-After` that is obeyed: whoever says more has to say it again. Docker Hub's window is six hours, but
 /// it lets go bit by bit.
-pub const LIMITED_PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
+pub(crate) const LIMITED_PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
 /// How long the tag of a signature or an attestation is believed, at most: whoever has just signed wants it to be seen.
-pub const SIGNATURE_TAG_LIFE: Duration = Duration::from_secs(5);
+pub(crate) const SIGNATURE_TAG_LIFE: Duration = Duration::from_secs(5);
 /// Manifests in memory, in bytes: some ten thousand.
-pub const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
+pub(crate) const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
 /// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it was
 /// removed there.
-pub const HOT_MANIFEST_LIFE: Duration = Duration::from_secs(60);
+pub(crate) const HOT_MANIFEST_LIFE: Duration = Duration::from_secs(60);
 /// Manifests of a repository that are read for a list of referrers while the upstream can't be asked: some tens of
 /// milliseconds' work.
-pub const REFERRERS_READ: usize = 1000;
+pub(crate) const REFERRERS_READ: usize = 1000;
 /// Tags of one upstream whose HEAD was answered while the manifest is not here.
-pub const SEEN_TAGS: u64 = 10_000;
+pub(crate) const SEEN_TAGS: u64 = 10_000;
 /// Blobs of one upstream that are fetched ahead at a time: clients come first.
-pub const PREFETCHES: usize = 3;
+pub(crate) const PREFETCHES: usize = 3;
 /// Fills of one upstream that clients wait for, from which on nothing is fetched ahead.
-pub const PREFETCH_YIELDS: usize = 4;
+pub(crate) const PREFETCH_YIELDS: usize = 4;
 /// Blobs of one upstream that wait to be fetched ahead: some hundred images.
-pub const PREFETCH_WAITING: usize = 4096;
+pub(crate) const PREFETCH_WAITING: usize = 4096;
 /// After this it is no use: whoever pulled has fetched them himself by then.
-pub const PREFETCH_LIFE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const PREFETCH_LIFE: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether fetching ahead may go on.
-pub const PREFETCH_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const PREFETCH_PAUSE: Duration = Duration::from_millis(250);
 
 // Tokens from upstreams.
 
 /// A token server's answer comes within this, once its head is there: it is a few KiB.
-pub const TOKEN_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const TOKEN_DEADLINE: Duration = Duration::from_secs(10);
 /// The tokens of one upstream together, in bytes: some 20 000 of Docker Hub's.
-pub const UPSTREAM_TOKEN_BYTES: u64 = 64 * MIB as u64;
+pub(crate) const UPSTREAM_TOKEN_BYTES: u64 = 64 * MIB as u64;
 /// Tokens that are asked for at a time, for one upstream. A slow endpoint must not be given ever more to do.
-pub const TOKEN_REQUESTS: usize = 64;
+pub(crate) const TOKEN_REQUESTS: usize = 64;
 /// Tokens that wait to be asked for before the next is told to come again later.
-pub const TOKEN_WAITING: usize = 1024;
+pub(crate) const TOKEN_WAITING: usize = 1024;
 /// A token that nobody asked for in this time is let go of.
-pub const UPSTREAM_TOKEN_IDLE: Duration = Duration::from_secs(60 * 60);
+pub(crate) const UPSTREAM_TOKEN_IDLE: Duration = Duration::from_secs(60 * 60);
 /// The longest that a token is believed, whatever it says: long enough for every registry's, and an end to mistakes.
-pub const TOKEN_LIFETIME_MOST: Duration = Duration::from_secs(12 * 60 * 60);
+pub(crate) const TOKEN_LIFETIME_MOST: Duration = Duration::from_secs(12 * 60 * 60);
 /// A token this new that an upstream refuses would be refused again if it were newer.
-pub const TOKEN_FRESH: Duration = Duration::from_secs(10);
+pub(crate) const TOKEN_FRESH: Duration = Duration::from_secs(10);
 /// After a token endpoint has failed, how long it is not asked again for the same.
 pub const TOKEN_FAILED_PAUSE: Duration = Duration::from_secs(2);
 /// After credentials were refused, how long they are not shown again: a misconfigured gateway must not lock its own
 /// account. Doubles each time.
-pub const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// And at most this.
-pub const REFUSED_PAUSE_MOST: Duration = Duration::from_secs(5 * 60);
+pub(crate) const REFUSED_PAUSE_MOST: Duration = Duration::from_secs(5 * 60);
 /// A scope that is refused raises the question whether the credentials are good. How long an answer holds.
-pub const CREDENTIALS_BELIEVED: Duration = Duration::from_secs(10);
+pub(crate) const CREDENTIALS_BELIEVED: Duration = Duration::from_secs(10);
 /// The longest `Retry-After` of a token endpoint that is obeyed: whoever says more has to say it again.
-pub const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
+pub(crate) const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 
 // The cache.
 
 /// Default of `upstream.cache.tag_ttl`: a tag that moves is seen within minutes, and a fleet that starts asks once.
-pub const TAG_TTL: Duration = Duration::from_secs(5 * 60);
+pub(crate) const TAG_TTL: Duration = Duration::from_secs(5 * 60);
 /// Default of `upstream.cache.stale_if_error`: an upstream that has been away for a week is not coming back by itself.
-pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Default of `upstream.cache.not_found_ttl`: clients ask again at once, and whoever pushes elsewhere does not wait long.
-pub const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
+pub(crate) const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
 /// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and who has lost a right is out after one.
-pub const GRANT_STALE: Duration = Duration::from_secs(3600);
+pub(crate) const GRANT_STALE: Duration = Duration::from_secs(3600);
 /// Default of `cache.max_size`: some hundred images.
-pub const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
+pub(crate) const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
 /// Default of `cache.min_free`, in hundredths: what ext4 keeps for root, without which everything else slows down too.
-pub const CACHE_FREE_PERCENT: u8 = 5;
+pub(crate) const CACHE_FREE_PERCENT: u8 = 5;
 
 // What the configuration names.
 
 /// The configuration file itself.
-pub const CONFIGURATION_BYTES: u64 = 1024 * 1024;
+pub(crate) const CONFIGURATION_BYTES: u64 = 1024 * 1024;
 /// A file put in by `${file:PATH}`.
-pub const INTERPOLATED_FILE_BYTES: u64 = 64 * 1024;
+pub(crate) const INTERPOLATED_FILE_BYTES: u64 = 64 * 1024;
 /// A PEM file: a bundle of all public roots is 250 KiB.
-pub const PEM_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const PEM_BYTES: u64 = 4 * 1024 * 1024;
 /// A docker `config.json`: some hundred registries, each with a token of a few KiB.
-pub const DOCKER_CONFIG_BYTES: u64 = 1024 * 1024;
+pub(crate) const DOCKER_CONFIG_BYTES: u64 = 1024 * 1024;
 
 // The cache.
 
 /// Blobs up to this size are served from memory: configurations, and the layers of small images.
-pub const SMALL_BLOB_BYTES: u64 = 64 * KIB as u64;
+pub(crate) const SMALL_BLOB_BYTES: u64 = 64 * KIB as u64;
 /// What all of them together take.
-pub const SMALL_BLOBS_BYTES: u64 = 64 * MIB as u64;
+pub(crate) const SMALL_BLOBS_BYTES: u64 = 64 * MIB as u64;
 /// What is on its way into the cache is left, and synced, within this when the gateway ends.
-pub const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// A blob of which only a part is asked for begins to fill besides, up to this size.
-pub const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
+pub(crate) const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
 /// How long an upstream's word that a repository holds something is believed: what was removed there, or made private, is
 /// still served here for as long.
-pub const RECORD_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const RECORD_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Content that is said to be damaged is hashed again at most so often: it is up to 10 GiB to read, for one wrong word of an
 /// upstream about its length.
-pub const CACHE_DOUBT_PAUSE: Duration = Duration::from_secs(10 * 60);
-/// A prefix of fewer bytes is not left to be gone on with: it comes again in no time, and each is two files.
-pub const CACHE_PREFIX_LEAST: u64 = MIB as u64;
+pub(crate) const CACHE_DOUBT_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// Prefixes that are left at a time: each is looked at when all is counted.
-pub const CACHE_PREFIXES: usize = 4096;
+pub(crate) const CACHE_PREFIXES: usize = 4096;
+
+/// A prefix of fewer bytes is not left to be gone on with: it comes again in no time, and each is two files.
+#[cfg(not(test))]
+pub(crate) const CACHE_PREFIX_LEAST: u64 = MIB as u64;
+
+/// Tests leave less, to be quick.
+#[cfg(test)]
+pub(crate) const CACHE_PREFIX_LEAST: u64 = 2;
 /// A record that its upstream has not confirmed for so long goes: nobody has pulled it for a month after the day on which
 /// it was believed unasked.
-pub const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+pub(crate) const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// Uploads whose copies are on their way into the cache: each is a file, and some come and are never finished.
-pub const PUSHES: usize = 256;
+pub(crate) const PUSHES: usize = 256;
 /// How long such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go on at once.
-pub const PUSH_IDLE: Duration = Duration::from_secs(60 * 60);
+pub(crate) const PUSH_IDLE: Duration = Duration::from_secs(60 * 60);
 /// What waits in memory to be written of one such copy, before it is given up: half a second of a slow disk, while the
 /// upload goes on.
-pub const PUSH_BACKLOG_BYTES: usize = 8 * MIB;
+pub(crate) const PUSH_BACKLOG_BYTES: usize = 8 * MIB;
 /// And of all of them.
-pub const PUSH_BACKLOG_ALL_BYTES: usize = 128 * MIB;
+pub(crate) const PUSH_BACKLOG_ALL_BYTES: usize = 128 * MIB;
 /// How long the answer to a push waits for its copy to be checked and in place. Mostly it is already; a client that pulls at
 /// once should find it.
-pub const PUSH_SETTLED: Duration = Duration::from_millis(500);
+pub(crate) const PUSH_SETTLED: Duration = Duration::from_millis(500);

@@ -2,9 +2,9 @@
 
 use tracing_subscriber::EnvFilter;
 
-use super::nearest::nearest;
-use super::reader::{Reader, Wrong};
-use super::schema::{EMPTY_TEXT, Key, Kind, Plain, key};
+use crate::config::nearest::nearest;
+use crate::config::reader::{Reader, Wrong};
+use crate::config::schema::{EMPTY_TEXT, Key, Kind, Plain, key};
 
 /// How to log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! are put into one tree in which every value knows its file and line, or its variable; then each section is read
 //! from the tree. Nothing stops at the first mistake.
 
-mod access;
+pub(crate) mod access;
 mod address;
 mod admin;
 mod auth;
@@ -17,7 +17,7 @@ mod files;
 mod host;
 mod host_pattern;
 mod interpolate;
-pub mod limits;
+pub(crate) mod limits;
 mod log;
 mod mistake;
 mod nearest;
@@ -36,22 +36,23 @@ mod variables;
 
 use std::path::{Path, PathBuf};
 
-pub use access::{AccessRule, Actions, Effect};
-pub use address::Address;
-pub use admin::Admin;
-pub use auth::Auth;
-pub use cache::{Cache, MinFree, PullAuthorization, UpstreamCache};
-pub use credentials::{CredentialSource, Credentials, Login, UserCredentials};
+pub use access::AccessRule;
+pub(crate) use address::Address;
+pub(crate) use admin::Admin;
+pub(crate) use auth::Auth;
+pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCache};
+pub(crate) use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
-pub use host::is_host_name;
-pub use host_pattern::HostPattern;
-pub use log::Log;
-pub use mistake::{ConfigErrors, Mistake};
-pub use pattern::{Glob, PatternError, RepositoryPattern, UserPattern};
-pub use proxy::{NoProxy, Proxy};
-pub use server::{ExternalUrl, Server};
-pub use tls::{KeyPair, Tls};
-pub use upstream::{Redirects, Upstream, UpstreamUrl};
+pub(crate) use host::is_host_name;
+pub(crate) use host_pattern::HostPattern;
+pub(crate) use log::Log;
+pub(crate) use mistake::ConfigErrors;
+pub use pattern::RepositoryPattern;
+pub(crate) use pattern::{Glob, PatternError, UserPattern};
+pub(crate) use proxy::{NoProxy, Proxy};
+pub(crate) use server::Server;
+pub(crate) use tls::{KeyPair, Tls};
+pub(crate) use upstream::{Redirects, Upstream, UpstreamUrl};
 
 use context::Context;
 use reader::Reader;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::reader::Wrong;
+use crate::config::reader::Wrong;
 use crate::proto::RepositoryName;
 
 /// Who a rule is for.

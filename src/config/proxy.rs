@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::address;
-use super::context::Context;
-use super::credentials::{self, Login};
-use super::environment::Environment;
-use super::host::{is_loopback, parse_host};
-use super::mistake::Place;
-use super::reader::Wrong;
+use crate::config::address;
+use crate::config::context::Context;
+use crate::config::credentials;
+use crate::config::credentials::Login;
+use crate::config::environment::Environment;
+use crate::config::host::{is_loopback, parse_host};
+use crate::config::mistake::Place;
+use crate::config::reader::Wrong;
 use crate::proto::Secret;
 
 /// A proxy that is asked for a tunnel (CONNECT, RFC 9110 section 9.3.6) by plain HTTP.

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::context::Context;
-use super::duration;
-use super::files::Located;
-use super::mistake::Place;
-use super::schema::below;
-use super::tree::{EMPTY, Node, Table, Text, Value};
+use crate::config::context::Context;
+use crate::config::duration;
+use crate::config::files::Located;
+use crate::config::mistake::Place;
+use crate::config::schema::below;
+use crate::config::tree::{EMPTY, Node, Table, Text, Value};
 
 /// One table of the configuration, and the context that hears of its mistakes.
 #[derive(Debug, Clone)]

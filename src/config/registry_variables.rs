@@ -1,12 +1,12 @@
 //! The settings of the `registry` image: a layer below the file, so that the gateway can take that image's place.
 
-use super::context::Context;
-use super::duration;
-use super::environment::Environment;
-use super::limits::TIMEOUT_MOST;
-use super::mistake::Place;
-use super::reader::Wrong;
-use super::tree::{Node, Table, Value};
+use crate::config::context::Context;
+use crate::config::duration;
+use crate::config::environment::Environment;
+use crate::config::limits::TIMEOUT_MOST;
+use crate::config::mistake::Place;
+use crate::config::reader::Wrong;
+use crate::config::tree::{Node, Table, Value};
 
 /// What a variable of the registry means here.
 enum Meaning {

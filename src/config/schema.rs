@@ -1,8 +1,8 @@
 //! Which keys there are, what kind each is, and which are not available in this version.
 
-use super::context::Context;
-use super::nearest::nearest;
-use super::tree::{Node, Table, Value};
+use crate::config::context::Context;
+use crate::config::nearest::nearest;
+use crate::config::tree::{Node, Table, Value};
 
 /// One key of a table.
 #[derive(Debug)]

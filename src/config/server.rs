@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::address::Address;
-use super::duration;
-use super::host::Url;
-use super::limits;
-use super::reader::{Item, Reader, Wrong};
-use super::schema::{Key, Kind, key};
-use super::tls::{self, Tls};
+use crate::config::address::Address;
+use crate::config::duration;
+use crate::config::host::Url;
+use crate::config::limits;
+use crate::config::reader::{Item, Reader, Wrong};
+use crate::config::schema::{Key, Kind, key};
+use crate::config::tls;
+use crate::config::tls::Tls;
 use crate::proto::Secret;
 
 /// The registry's own listeners.

@@ -1,6 +1,6 @@
 //! Numbers of bytes as people write them: `100GiB`, `500MB`, `4096`.
 
-use super::reader::Wrong;
+use crate::config::reader::Wrong;
 
 /// The units and their bytes, the larger first.
 const UNITS: &[(&str, u64)] = &[

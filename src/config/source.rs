@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::environment::Environment;
-use super::limits::CONFIGURATION_BYTES;
-use super::mistake::{ConfigErrors, Mistake, Place};
+use crate::config::environment::Environment;
+use crate::config::limits::CONFIGURATION_BYTES;
+use crate::config::mistake::{ConfigErrors, Mistake, Place};
 
 /// A configuration file, read.
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::files::{Located, Reference};
-use super::reader::Reader;
-use super::schema::{EMPTY_TEXT, Key, Kind, key};
+use crate::config::files::{Located, Reference};
+use crate::config::reader::Reader;
+use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
 
 /// What the gateway proves its name with.
 #[derive(Debug, Clone, PartialEq, Eq)]

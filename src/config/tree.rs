@@ -6,8 +6,8 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::context::Context;
-use super::mistake::Place;
+use crate::config::context::Context;
+use crate::config::mistake::Place;
 
 /// The keys of one table.
 pub(super) type Table = BTreeMap<String, Node>;

@@ -5,18 +5,23 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cache::{self, UpstreamCache};
-use super::context::Context;
-use super::credentials::{self, Credentials};
-use super::environment::Environment;
-use super::files::Reference;
-use super::host::{self, Url, parse_authority};
-use super::host_pattern::HostPattern;
-use super::limits;
-use super::proxy::{self, Proxy};
-use super::reader::{Reader, Wrong};
-use super::schema::{Key, Kind, key};
-use super::tls::{self, KeyPair};
+use crate::config::cache;
+use crate::config::cache::UpstreamCache;
+use crate::config::context::Context;
+use crate::config::credentials;
+use crate::config::credentials::Credentials;
+use crate::config::environment::Environment;
+use crate::config::files::Reference;
+use crate::config::host;
+use crate::config::host::{Url, parse_authority};
+use crate::config::host_pattern::HostPattern;
+use crate::config::limits;
+use crate::config::proxy;
+use crate::config::proxy::Proxy;
+use crate::config::reader::{Reader, Wrong};
+use crate::config::schema::{Key, Kind, key};
+use crate::config::tls;
+use crate::config::tls::KeyPair;
 use crate::proto::RepositoryName;
 
 /// A registry behind the gateway.

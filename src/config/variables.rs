@@ -1,11 +1,12 @@
 //! `DOCKGATE_SECTION__KEY` variables: a layer above the file, in which every key can be set.
 
-use super::context::Context;
-use super::environment::{Environment, is_service_variable};
-use super::mistake::Place;
-use super::nearest::nearest;
-use super::schema::{Key, Kind, Plain, available, find, unavailable};
-use super::tree::{self, Node, Table, Text, Value};
+use crate::config::context::Context;
+use crate::config::environment::{Environment, is_service_variable};
+use crate::config::mistake::Place;
+use crate::config::nearest::nearest;
+use crate::config::schema::{Key, Kind, Plain, available, find, unavailable};
+use crate::config::tree;
+use crate::config::tree::{Node, Table, Text, Value};
 
 const PREFIX: &str = "DOCKGATE_";
 /// Says where the file is; it is no key of it.

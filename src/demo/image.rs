@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::registry::{self, Refusal, Registry};
+use crate::demo::registry;
+use crate::demo::registry::{Refusal, Registry};
 use crate::proto::Digest;
 
 /// The repository that [`seed`] fills.
-pub const REPOSITORY: &str = "hello";
+pub(crate) const REPOSITORY: &str = "hello";
 
 /// What `/hello.txt` in the image says.
-pub const GREETING: &str = "Hello from dockgate.\n";
+pub(crate) const GREETING: &str = "Hello from dockgate.\n";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

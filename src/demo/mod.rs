@@ -1,4 +1,4 @@
 //! The demo: an in-memory registry and everything around it.
 
-pub mod image;
-pub mod registry;
+pub(crate) mod image;
+pub(crate) mod registry;

@@ -2,13 +2,13 @@
 
 use http::Response;
 
-use super::Allowed;
-use super::respond::Problem;
 use crate::body::Body;
+use crate::gateway::Allowed;
+use crate::gateway::respond::Problem;
 use crate::proto::{Digest, Reference};
 
 /// A blob, or a part of it: out of the cache, where there is one, else streamed from the upstream at the client's pace.
-pub(super) async fn get(
+pub(crate) async fn get(
     allowed: &Allowed<'_>,
     digest: &Digest,
     head: bool,
@@ -21,7 +21,7 @@ pub(super) async fn get(
     allowed.ask().await
 }
 
-pub(super) async fn delete(allowed: &Allowed<'_>, digest: &Digest) -> Result<Response<Body>, Problem> {
+pub(crate) async fn delete(allowed: &Allowed<'_>, digest: &Digest) -> Result<Response<Body>, Problem> {
     let _deleted = allowed.unsettled(Some(&Reference::Digest(digest.clone())));
     allowed.ask().await
 }

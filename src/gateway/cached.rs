@@ -4,32 +4,32 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::forward::{DOCKER_CONTENT_DIGEST, code_for, set};
-use super::respond::Problem;
-use super::source::UpstreamSource;
-use super::{Allowed, rewrite};
 use crate::body::Body;
 use crate::cache::{Blob, Manifest, Outcome, Refusal, Repository, Site};
+use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, code_for, set};
+use crate::gateway::respond::Problem;
+use crate::gateway::{Allowed, rewrite};
+use crate::origin::UpstreamSource;
 use crate::proto::{Accept, Action, ByteRange, ContentRange, Digest, ErrorCode, Reference, RepositoryName};
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 impl Allowed<'_> {
     /// What is kept of the upstream, where it has a cache.
-    pub(super) fn site(&self) -> Option<&Arc<Site>> {
+    pub(crate) fn site(&self) -> Option<&Arc<Site>> {
         let route = self.place.as_ref().and_then(|place| self.core.routes.get(place.route));
         route.and_then(|route| route.site.as_ref())
     }
 
     /// Begins a write, to `reference` or to the repository as a whole.
-    pub(super) fn unsettled(&self, reference: Option<&Reference>) -> Unsettled {
+    pub(crate) fn unsettled(&self, reference: Option<&Reference>) -> Unsettled {
         let written = self.site().cloned().zip(self.place.as_ref());
         let about = written.map(|(site, place)| (site, place.remote.clone(), reference.cloned()));
         Unsettled { about }
     }
 
     /// The repository, as the cache has it.
-    pub(super) fn cached(&self) -> Result<Option<Repository>, Problem> {
+    pub(crate) fn cached(&self) -> Result<Option<Repository>, Problem> {
         let (Some(site), Some(place)) = (self.site(), &self.place) else { return Ok(None) };
         let headers = self.core.lasting.via.mark_own(self.headers);
         let upstream = self.upstream()?.clone();
@@ -41,7 +41,7 @@ impl Allowed<'_> {
     ///
     /// # Errors
     /// `Ok(None)`: it is for the upstream to answer.
-    pub(super) async fn cached_blob(
+    pub(crate) async fn cached_blob(
         &self,
         repository: &Repository,
         digest: &Digest,
@@ -93,7 +93,7 @@ impl Allowed<'_> {
     ///
     /// # Errors
     /// `Ok(None)`: it is for the upstream to answer.
-    pub(super) async fn cached_manifest(
+    pub(crate) async fn cached_manifest(
         &self,
         repository: &Repository,
         reference: &Reference,
@@ -146,7 +146,7 @@ impl Allowed<'_> {
     }
 
     /// What an upstream with a cache was asked for all the same says so.
-    pub(super) fn mark_miss(&self, headers: &mut HeaderMap) {
+    pub(crate) fn mark_miss(&self, headers: &mut HeaderMap) {
         let reads = self.operation.action() == Some(Action::Pull);
         if reads && self.site().is_some() && !headers.contains_key(&X_CACHE) {
             mark(headers, Outcome::Miss);
@@ -162,7 +162,7 @@ impl Allowed<'_> {
     }
 
     /// What the cache's no is to the client.
-    pub(super) fn cache_problem(&self, refusal: Refusal) -> Problem {
+    pub(crate) fn cache_problem(&self, refusal: Refusal) -> Problem {
         let not_found = code_for(StatusCode::NOT_FOUND, &self.operation);
         match refusal {
             Refusal::Failure(failure) => match failure.cause.downcast_ref::<Problem>() {
@@ -185,7 +185,7 @@ impl Allowed<'_> {
                 ))
             }
             Refusal::Resting => Problem::Resting,
-            Refusal::Limited(wait) => super::forward::limited(Some(wait)),
+            Refusal::Limited(wait) => crate::gateway::forward::limited(Some(wait)),
             Refusal::Unsatisfiable(total) => Problem::Unsatisfiable(total),
             Refusal::Bypass | Refusal::Again => {
                 Problem::NotHeld(ErrorCode::Unavailable, "it was on its way, and did not come")
@@ -196,13 +196,13 @@ impl Allowed<'_> {
 
 /// A write that is under way. Should its client leave before the answer, it counts as done: nothing that it may have ended is
 /// believed any more.
-pub(super) struct Unsettled {
+pub(crate) struct Unsettled {
     about: Option<(Arc<Site>, RepositoryName, Option<Reference>)>,
 }
 
 impl Unsettled {
     /// The upstream has answered: what follows from that is up to whoever asked.
-    pub(super) fn settle(mut self) {
+    pub(crate) fn settle(mut self) {
         self.about = None;
     }
 }
@@ -218,7 +218,7 @@ impl Drop for Unsettled {
 }
 
 /// Says what the cache did. What is too old says so besides (RFC 7234 section 5.5: 299 is a persistent warning).
-pub(super) fn mark(headers: &mut HeaderMap, outcome: Outcome) {
+pub(crate) fn mark(headers: &mut HeaderMap, outcome: Outcome) {
     headers.insert(X_CACHE, HeaderValue::from_static(outcome.as_str()));
     if outcome == Outcome::Stale {
         let warning = "299 - \"the upstream can't be asked; this is what it had when it was asked last\"";
@@ -227,7 +227,7 @@ pub(super) fn mark(headers: &mut HeaderMap, outcome: Outcome) {
 }
 
 /// What the cache did for an answer, as the log calls it.
-pub(super) fn word(headers: &HeaderMap) -> Option<&'static str> {
+pub(crate) fn word(headers: &HeaderMap) -> Option<&'static str> {
     let done = headers.get(X_CACHE)?;
     Some(match Outcome::ALL.into_iter().find(|outcome| done == outcome.as_str())? {
         Outcome::Hit => "hit",

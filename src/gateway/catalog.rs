@@ -8,16 +8,16 @@ use http::{Response, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Allowed;
-use super::forward::set;
-use super::handle::Kind;
-use super::listing::collect;
-use super::login;
-use super::respond::Problem;
-use super::rewrite;
-use super::route::Route;
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
+use crate::gateway::Allowed;
+use crate::gateway::forward::set;
+use crate::gateway::handle::Kind;
+use crate::gateway::listing::collect;
+use crate::gateway::login;
+use crate::gateway::respond::Problem;
+use crate::gateway::rewrite;
+use crate::gateway::route::Route;
 use crate::proto::{Link, Operation, Page, RepositoryName, link};
 use crate::upstream::Access;
 
@@ -42,7 +42,7 @@ struct UpstreamPage {
     next: Option<String>,
 }
 
-pub(super) async fn list(allowed: &Allowed<'_>, page: &Page) -> Result<Response<Body>, Problem> {
+pub(crate) async fn list(allowed: &Allowed<'_>, page: &Page) -> Result<Response<Body>, Problem> {
     let only = allowed.core.routes.only(allowed.way).map_err(Problem::Route)?;
     let mut routes: Vec<&Route> = match only {
         Some(place) => allowed.core.routes.get(place).into_iter().collect(),

@@ -6,39 +6,40 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
-use super::respond::{Problem, accesses};
-use super::{Allowed, rewrite};
 use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::config::{CredentialSource, limits};
+use crate::gateway::respond::{Problem, accesses};
+use crate::gateway::{Allowed, rewrite};
 use crate::proto::{ErrorBody, ErrorCode, Operation, RepositoryName};
-use crate::upstream::{self, Access, Subject, TokenError, Unauthorized, Upstream};
+use crate::upstream;
+use crate::upstream::{Access, Subject, TokenError, Unauthorized, Upstream};
 
 impl Allowed<'_> {
     /// The upstream that holds the repository.
-    pub(super) fn upstream(&self) -> Result<&Arc<Upstream>, Problem> {
+    pub(crate) fn upstream(&self) -> Result<&Arc<Upstream>, Problem> {
         let route = self.place.as_ref().and_then(|place| self.core.routes.get(place.route));
-        route.map(|route| &route.upstream).ok_or(Problem::Route(super::route::RouteError::Unknown))
+        route.map(|route| &route.upstream).ok_or(Problem::Route(crate::gateway::route::RouteError::Unknown))
     }
 
     /// Sends the operation as it is, without a body.
-    pub(super) async fn ask(&self) -> Result<Response<Body>, Problem> {
+    pub(crate) async fn ask(&self) -> Result<Response<Body>, Problem> {
         self.send(self.target()?, &mut RequestBody::empty()).await
     }
 
     /// Where the operation's resource is at the upstream.
-    pub(super) fn target(&self) -> Result<String, Problem> {
+    pub(crate) fn target(&self) -> Result<String, Problem> {
         Ok(self.target_of(&self.operation, self.upstream()?))
     }
 
-    pub(super) fn target_of(&self, operation: &Operation, upstream: &Upstream) -> String {
+    pub(crate) fn target_of(&self, operation: &Operation, upstream: &Upstream) -> String {
         target_of(operation, upstream)
     }
 
     /// Sends the operation to `target` at the upstream, and sorts the answer: what comes back is a success, or a redirect
     /// that is the client's to follow, stripped of what is not for the client.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         target: String,
         body: &mut RequestBody,
@@ -47,7 +48,7 @@ impl Allowed<'_> {
     }
 
     /// The same, where more is needed than the operation says by itself.
-    pub(super) async fn send_with(
+    pub(crate) async fn send_with(
         &self,
         access: Access,
         target: String,
@@ -59,7 +60,7 @@ impl Allowed<'_> {
     }
 
     /// The answer as it came.
-    pub(super) async fn send_to(
+    pub(crate) async fn send_to(
         &self,
         upstream: &Upstream,
         access: Access,
@@ -85,7 +86,7 @@ impl Allowed<'_> {
     }
 
     /// The client's own password is not good any more, or needed after all.
-    pub(super) fn login(&self) -> Problem {
+    pub(crate) fn login(&self) -> Problem {
         if let Identity::Forwarded(client) = self.permit.identity() {
             self.core.lasting.logins.forget(client);
         }
@@ -135,7 +136,7 @@ impl Allowed<'_> {
 }
 
 /// What an upstream's failure is to the client.
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// That it has to log in, or to log in anew.
     Login,
     /// Anything else.
@@ -144,7 +145,7 @@ pub(super) enum Meaning {
 
 /// Whose fault an upstream's failure is: its own, where it broke off or its own credentials were refused; nobody's where a
 /// good token was not enough: then the repository is not there.
-pub(super) fn meaning(
+pub(crate) fn meaning(
     upstream: &Upstream,
     permit: &Permit,
     operation: &Operation,
@@ -176,7 +177,7 @@ pub(super) fn meaning(
 }
 
 /// What an upstream's status, which is no success, is to the client.
-pub(super) fn refused(operation: &Operation, answer: &upstream::Response) -> Problem {
+pub(crate) fn refused(operation: &Operation, answer: &upstream::Response) -> Problem {
     let refused = |status, code, message: Option<&str>| Problem::Refused {
         status,
         code,
@@ -200,12 +201,12 @@ pub(super) fn refused(operation: &Operation, answer: &upstream::Response) -> Pro
 }
 
 /// Where an operation's resource is at the upstream.
-pub(super) fn target_of(operation: &Operation, upstream: &Upstream) -> String {
+pub(crate) fn target_of(operation: &Operation, upstream: &Upstream) -> String {
     [upstream.settings().url.path.as_str(), "/v2", &operation.path_and_query()].concat()
 }
 
 /// The least that the operation, whose names are the upstream's, needs there. A mount needs its source besides.
-pub(super) fn access(operation: &Operation) -> Access {
+pub(crate) fn access(operation: &Operation) -> Access {
     if let Operation::CancelUpload { repository, .. } = operation {
         return Access::Cancel(repository.clone());
     }
@@ -220,7 +221,7 @@ pub(super) fn access(operation: &Operation) -> Access {
 const RETRY_AFTER_MOST: u64 = 24 * 3600;
 
 /// A token endpoint's 429 is the upstream's.
-pub(super) fn limited(retry_after: Option<Duration>) -> Problem {
+pub(crate) fn limited(retry_after: Option<Duration>) -> Problem {
     Problem::Refused {
         status: StatusCode::TOO_MANY_REQUESTS,
         code: ErrorCode::TooManyRequests,
@@ -230,7 +231,7 @@ pub(super) fn limited(retry_after: Option<Duration>) -> Problem {
 }
 
 /// The code of a refusal whose own body says nothing in the registry's language.
-pub(super) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
+pub(crate) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
     match status {
         StatusCode::NOT_FOUND => match operation {
             Operation::GetManifest { .. } | Operation::DeleteManifest { .. } => ErrorCode::ManifestUnknown,
@@ -255,7 +256,7 @@ fn assemble(answer: upstream::Response) -> Response<Body> {
     response
 }
 
-pub(super) fn method(operation: &Operation) -> Method {
+pub(crate) fn method(operation: &Operation) -> Method {
     match operation.method() {
         "HEAD" => Method::HEAD,
         "POST" => Method::POST,
@@ -267,12 +268,12 @@ pub(super) fn method(operation: &Operation) -> Method {
 }
 
 /// Sets a header to text that is known to be one.
-pub(super) fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+pub(crate) fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
 }
 
 /// The digest of what was pushed (distribution-spec, "Pushing manifests").
-pub(super) const DOCKER_CONTENT_DIGEST: header::HeaderName =
+pub(crate) const DOCKER_CONTENT_DIGEST: header::HeaderName =
     header::HeaderName::from_static("docker-content-digest");

@@ -14,11 +14,11 @@ use serde::de::DeserializeOwned;
 use crate::proto::Secret;
 
 /// Seals and opens handles.
-pub(super) struct Sealer(LessSafeKey);
+pub(crate) struct Sealer(LessSafeKey);
 
 /// What a handle is for. One kind can't be opened as another.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Upload,
     Cursor,
 }
@@ -31,7 +31,7 @@ pub struct SealError;
 impl Sealer {
     /// With the configured secret, so that all replicas and the next start can open the handles; without one, with a
     /// random key that ends with the process.
-    pub(super) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
+    pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let mut key = [0u8; 32];
         match secret {
             Some(secret) => {
@@ -44,7 +44,7 @@ impl Sealer {
         Ok(Self(LessSafeKey::new(key)))
     }
 
-    pub(super) fn seal(&self, kind: Kind, content: &impl Serialize) -> Result<String, SealError> {
+    pub(crate) fn seal(&self, kind: Kind, content: &impl Serialize) -> Result<String, SealError> {
         let mut nonce = [0u8; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SealError)?;
         let mut bytes = serde_json::to_vec(content).map_err(|_| SealError)?;
@@ -54,7 +54,7 @@ impl Sealer {
     }
 
     /// `None` for whatever was not sealed here, as this kind.
-    pub(super) fn open<T: DeserializeOwned>(&self, kind: Kind, handle: &str) -> Option<T> {
+    pub(crate) fn open<T: DeserializeOwned>(&self, kind: Kind, handle: &str) -> Option<T> {
         let mut bytes = URL_SAFE_NO_PAD.decode(handle).ok()?;
         let sealed = bytes.split_off(NONCE_LEN.min(bytes.len()));
         let nonce = Nonce::assume_unique_for_key(bytes.try_into().ok()?);

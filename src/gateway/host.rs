@@ -6,12 +6,12 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use super::respond::Problem;
-use crate::io::Peer;
+use crate::gateway::respond::Problem;
+use crate::net::Peer;
 
 /// Why a request's host is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HostError {
+pub(crate) enum HostError {
     /// RFC 9112 section 3.2: exactly one Host field.
     #[error("a request needs exactly one Host")]
     NotOne,
@@ -24,7 +24,7 @@ pub(super) enum HostError {
 }
 
 impl HostError {
-    pub(super) fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotOne | Self::Differ => StatusCode::BAD_REQUEST,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -34,7 +34,7 @@ impl HostError {
 
 /// The hosts that are served. With none configured, any is.
 #[derive(Clone, Debug, Default)]
-pub struct KnownHosts {
+pub(crate) struct KnownHosts {
     exact: Vec<String>,
     /// What follows the `*` of a certificate's wildcard name: `.example.com`.
     suffixes: Vec<String>,
@@ -45,7 +45,7 @@ pub struct KnownHosts {
 
 impl KnownHosts {
     /// `names` are host names without ports, IP addresses, or wildcards as certificates have them.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut known = Self::default();
         for name in names {
             let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -60,7 +60,7 @@ impl KnownHosts {
 
     /// The same, and the addresses that `certificates` are for.
     #[must_use]
-    pub fn with_certificates(mut self, certificates: Vec<CertificateDer<'static>>) -> Self {
+    pub(crate) fn with_certificates(mut self, certificates: Vec<CertificateDer<'static>>) -> Self {
         self.certificates = certificates;
         self
     }
@@ -95,7 +95,7 @@ impl KnownHosts {
 
 /// The proxies that may speak for a client.
 #[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(pub Vec<IpNet>);
+pub(crate) struct TrustedProxies(pub Vec<IpNet>);
 
 impl TrustedProxies {
     fn contains(&self, address: IpAddr) -> bool {
@@ -105,7 +105,7 @@ impl TrustedProxies {
 
     /// Who really asks: X-Forwarded-For read from the right to the first hop that is not trusted. From anyone but a
     /// trusted proxy the header says nothing.
-    pub(super) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    pub(crate) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
         let mut client = canonical(peer.address);
         if self.0.is_empty() {
             return client;
@@ -141,7 +141,7 @@ fn canonical(address: IpAddr) -> IpAddr {
 /// The host that a request is for, without its port and in lower case, once it is clear that there is just one.
 ///
 /// From a trusted proxy X-Forwarded-Host counts instead.
-pub(super) fn host(
+pub(crate) fn host(
     known: &KnownHosts,
     proxies: &TrustedProxies,
     peer: Peer,
@@ -191,7 +191,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         let (known, proxies) = (KnownHosts::new(known.iter().copied()), TrustedProxies::default());
-        super::host(&known, &proxies, peer("192.0.2.1"), &Uri::from_static("/v2/"), &headers)
+        crate::gateway::host::host(&known, &proxies, peer("192.0.2.1"), &Uri::from_static("/v2/"), &headers)
     }
 
     #[test]

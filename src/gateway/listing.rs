@@ -7,17 +7,17 @@ use http::{Response, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::value::RawValue;
 
-use super::Allowed;
-use super::cached::mark;
-use super::forward::set;
-use super::respond::Problem;
 use crate::body::Body;
 use crate::cache::{Outcome, Repository};
 use crate::config::limits;
+use crate::gateway::Allowed;
+use crate::gateway::cached::mark;
+use crate::gateway::forward::set;
+use crate::gateway::respond::Problem;
 use crate::proto::{Link, Operation, Tag, link, media_type};
 
 /// The tags, under the client's own name for the repository.
-pub(super) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
     let repository = allowed.cached()?;
     let asked = asked(allowed, repository.as_ref()).await;
     let response = match (asked, repository) {
@@ -34,7 +34,7 @@ pub(super) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Proble
 }
 
 /// The manifests that point at one. An index names no repository, so its bytes stay as they are.
-pub(super) async fn referrers(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn referrers(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
     let repository = allowed.cached()?;
     let asked = asked(allowed, repository.as_ref()).await;
     match (asked, repository) {
@@ -138,7 +138,7 @@ fn with_name(list: &[u8], name: &str) -> serde_json::Result<Vec<u8>> {
 }
 
 /// A listing whole; `None` when it is longer than [`limits::LIST_PAGE_BYTES`] or breaks off.
-pub(super) async fn collect(body: Body) -> Option<Bytes> {
+pub(crate) async fn collect(body: Body) -> Option<Bytes> {
     let limited = Limited::new(body, limits::LIST_PAGE_BYTES);
     limited.collect().await.ok().map(http_body_util::Collected::to_bytes)
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::Arrival;
-use super::forward::limited;
-use super::respond::Problem;
-use super::route::Route;
 use crate::authn::{Failure, Forwarded, Identity, Judgement};
 use crate::authz::Denied;
+use crate::gateway::Arrival;
+use crate::gateway::forward::limited;
+use crate::gateway::respond::Problem;
+use crate::gateway::route::Route;
 use crate::proto::Operation;
 use crate::upstream::{Error, TokenError};
 
 impl Arrival<'_> {
     /// The identity of a client, when the upstream that judges knows it by this name and password.
-    pub(super) async fn log_in(
+    pub(crate) async fn log_in(
         &self,
         judge: &Route,
         client: Arc<Forwarded>,
@@ -54,7 +54,7 @@ fn unasked(judge: &Route, error: Arc<Error>) -> Problem {
 }
 
 /// Whom one upstream knows is nobody at another.
-pub(super) fn may_enter(identity: &Identity, route: &Route) -> bool {
+pub(crate) fn may_enter(identity: &Identity, route: &Route) -> bool {
     match identity {
         Identity::Forwarded(client) => client.upstream() == &*route.name,
         Identity::Anonymous | Identity::User(_) => true,
@@ -62,7 +62,7 @@ pub(super) fn may_enter(identity: &Identity, route: &Route) -> bool {
 }
 
 /// What is missing to a client of another upstream.
-pub(super) fn stranger(operation: &Operation) -> Denied {
+pub(crate) fn stranger(operation: &Operation) -> Denied {
     Denied { repository: operation.repository().cloned(), action: operation.action() }
 }
 

@@ -4,15 +4,15 @@ use aws_lc_rs::digest;
 use http::{Response, StatusCode, header};
 use tokio::sync::SemaphorePermit;
 
-use super::Allowed;
-use super::forward::{DOCKER_CONTENT_DIGEST, set};
-use super::respond::Problem;
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
+use crate::gateway::Allowed;
+use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, set};
+use crate::gateway::respond::Problem;
 use crate::proto::{Digest, MediaType, Reference};
 
 /// A manifest: out of the cache, where there is one, else from the upstream.
-pub(super) async fn get(
+pub(crate) async fn get(
     allowed: &Allowed<'_>,
     reference: &Reference,
     head: bool,
@@ -27,7 +27,7 @@ pub(super) async fn get(
 
 /// A manifest is small and is read whole before the upstream hears of it: one that is too large never gets there, and
 /// its digest is known even where the upstream does not say it.
-pub(super) async fn put(
+pub(crate) async fn put(
     allowed: &Allowed<'_>,
     reference: &Reference,
     body: &mut RequestBody,
@@ -73,7 +73,7 @@ async fn room<'a>(allowed: &Allowed<'a>, body: &RequestBody) -> Option<Semaphore
     allowed.core.lasting.held.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
 }
 
-pub(super) async fn delete(allowed: &Allowed<'_>, reference: &Reference) -> Result<Response<Body>, Problem> {
+pub(crate) async fn delete(allowed: &Allowed<'_>, reference: &Reference) -> Result<Response<Body>, Problem> {
     let _deleted = allowed.unsettled(Some(reference));
     allowed.ask().await
 }

@@ -15,40 +15,39 @@ use crate::authz::{Denied, Permit, Rules};
 use crate::body::{Body, RequestBody};
 use crate::cache::Site;
 use crate::config::limits;
-use crate::io::{BothLengths, Peer};
+use crate::net::{BothLengths, Peer};
 use crate::proto::{Challenge, Operation, Secret, Target};
 use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
-use crate::upstream::{self, Upstream};
+use crate::upstream;
+use crate::upstream::Upstream;
 
-mod blob;
-mod cached;
-mod catalog;
-mod forward;
-mod goal;
-mod handle;
-mod host;
-mod listing;
-mod login;
-mod manifest;
-mod naming;
-mod respond;
-mod rewrite;
-mod route;
-mod source;
-mod upload;
+pub(crate) mod blob;
+pub(crate) mod cached;
+pub(crate) mod catalog;
+pub(crate) mod client_locations;
+pub(crate) mod forward;
+pub(crate) mod handle;
+pub(crate) mod host;
+pub(crate) mod image_resolver;
+pub(crate) mod listing;
+pub(crate) mod login;
+pub(crate) mod manifest;
+pub(crate) mod respond;
+pub(crate) mod rewrite;
+pub(crate) mod route;
+pub(crate) mod upload;
 
-pub use goal::Ways;
-pub use handle::SealError;
+use crate::gateway::client_locations::Naming;
+pub(crate) use crate::gateway::image_resolver::Ways;
+pub(crate) use handle::SealError;
 use handle::Sealer;
-pub use host::{KnownHosts, TrustedProxies};
-use naming::Naming;
+pub(crate) use host::{KnownHosts, TrustedProxies};
 use respond::Problem;
 use rewrite::Via;
 use route::{Place, Routes, Way};
-pub use source::UpstreamSource;
 
 /// What a gateway is made of. A reload makes a new one of these and swaps it in whole.
-pub struct Core {
+pub(crate) struct Core {
     rules: Rules,
     routes: Routes,
     challenge: HeaderValue,
@@ -59,7 +58,7 @@ pub struct Core {
 
 /// What a [`Core`] is made from.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Who may log in.
     pub authenticator: Arc<Authenticator>,
     /// What they may do.
@@ -81,7 +80,7 @@ pub struct Settings {
 /// What outlives a reload: the key of the handles that clients hold, the mark by which loops are known, and what
 /// upstreams have said of clients.
 #[derive(Clone)]
-pub struct Lasting {
+pub(crate) struct Lasting {
     sealer: Arc<Sealer>,
     via: Via,
     /// A permit for each byte of a body that is held whole.
@@ -94,7 +93,7 @@ impl Lasting {
     ///
     /// # Errors
     /// When the machine has no randomness.
-    pub fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
+    pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let held = Arc::new(Semaphore::new(limits::HELD_BYTES));
         let logins = Forwarding::new().map_err(|_| SealError)?;
         Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held, logins })
@@ -102,14 +101,14 @@ impl Lasting {
 
     /// The upstreams of the next core are others than before: what these said of clients, or are about to say, counts
     /// for nothing there.
-    pub fn forget_logins(&mut self) {
+    pub(crate) fn forget_logins(&mut self) {
         self.logins.forget_all();
     }
 }
 
 impl Core {
     /// A core of `settings`, with what lasts.
-    pub fn new(settings: Settings, lasting: Lasting) -> Self {
+    pub(crate) fn new(settings: Settings, lasting: Lasting) -> Self {
         let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
         // The renderer drops control characters; what is left is always a header's value.
         let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
@@ -123,26 +122,26 @@ impl Core {
     }
 
     /// What lasts, for the next core.
-    pub fn lasting(&self) -> Lasting {
+    pub(crate) fn lasting(&self) -> Lasting {
         self.lasting.clone()
     }
 }
 
 /// Answers the registry's requests. One for each worker; all share one [`Core`].
 #[derive(Clone)]
-pub struct Gateway {
+pub(crate) struct Gateway {
     core: Arc<ArcSwap<Core>>,
     access_log: Option<AccessLog>,
 }
 
 impl Gateway {
     /// Answers by what `core` holds at the time of each request.
-    pub fn new(core: Arc<ArcSwap<Core>>, access_log: Option<AccessLog>) -> Self {
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>, access_log: Option<AccessLog>) -> Self {
         Self { core, access_log }
     }
 
     /// Answers one request. Never fails: every problem becomes a response of the registry's kind.
-    pub async fn handle(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    pub(crate) async fn handle(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let core = self.core.load_full();
         let (parts, incoming) = request.into_parts();
         let http2 = parts.version == Version::HTTP_2;
@@ -221,7 +220,7 @@ struct Arrival<'a> {
 }
 
 /// A request that is allowed: what it does, where, and the proof.
-struct Allowed<'a> {
+pub(crate) struct Allowed<'a> {
     core: &'a Core,
     permit: Permit,
     /// Names in it are the upstream's.

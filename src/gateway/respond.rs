@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::handle::SealError;
-use super::host::HostError;
-use super::route::RouteError;
 use crate::authn::Failure;
 use crate::body::Body;
-use crate::cache::{self, FailureKind};
+use crate::cache;
+use crate::cache::FailureKind;
+use crate::gateway::handle::SealError;
+use crate::gateway::host::HostError;
+use crate::gateway::route::RouteError;
 use crate::proto::{Access, Action, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
 use crate::upstream;
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, Clone)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// Its HTTP could be read in two ways, or breaks a rule that keeps proxies safe.
     Malformed(&'static str),
     /// Its head is longer than any client's should be.
@@ -85,7 +86,7 @@ impl fmt::Display for Problem {
 impl std::error::Error for Problem {}
 
 impl Problem {
-    pub(super) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
+    pub(crate) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
         match failure {
             Failure::Invalid => Self::Unauthorized(operation.map(accesses).unwrap_or_default()),
             Failure::Throttled { retry_after } => Self::Throttled(retry_after),
@@ -94,7 +95,7 @@ impl Problem {
 
     /// Whether it is the upstream that can't be asked, so that what is known of it already may serve: the registry itself
     /// has not said no.
-    pub(super) fn allows_stale(&self) -> bool {
+    pub(crate) fn allows_stale(&self) -> bool {
         match self {
             Self::Upstream { error, .. } => !matches!(**error, upstream::Error::Unauthorized(_)),
             Self::Refused { status, .. } => {
@@ -106,7 +107,7 @@ impl Problem {
     }
 
     /// What an upstream's failure says of the upstream.
-    pub(super) fn means(&self) -> FailureKind {
+    pub(crate) fn means(&self) -> FailureKind {
         use upstream::Error;
         match self {
             Self::Upstream { error, .. } => match &**error {
@@ -128,7 +129,7 @@ impl Problem {
     }
 
     /// The answer; `realm` is what a challenge is for.
-    pub(super) fn respond(&self, realm: &HeaderValue) -> Response<Body> {
+    pub(crate) fn respond(&self, realm: &HeaderValue) -> Response<Body> {
         let (status, body) = self.status_and_body();
         let mut response = Response::new(Body::full(body.render()));
         *response.status_mut() = status;
@@ -220,7 +221,7 @@ impl Problem {
     }
 
     /// Tells the operator what the client is not told.
-    pub(super) fn log(&self, request_id: &str) {
+    pub(crate) fn log(&self, request_id: &str) {
         match self {
             Self::Upstream { name, error } => {
                 tracing::warn!(request_id, upstream = name, error = %chain(error), "no answer from the upstream");
@@ -282,7 +283,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The accesses that an operation asks for, as the body of a 401 lists them. Writing is asked for together with
 /// reading, as distribution does it.
-pub(super) fn accesses(operation: &Operation) -> Vec<Access> {
+pub(crate) fn accesses(operation: &Operation) -> Vec<Access> {
     let actions: &[Action] = match operation.action() {
         None => &[],
         Some(Action::Catalog) => return vec![Access::catalog()],

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::respond::Problem;
+use crate::gateway::respond::Problem;
 use crate::proto::Operation;
 use crate::proto::hop_by_hop::{HOP_BY_HOP, connection_listed};
 
@@ -35,14 +35,14 @@ const STRIPPED: [&str; 10] = [
 
 /// The gateway's mark in Via (RFC 9110 section 7.6.3).
 #[derive(Clone, Debug)]
-pub(super) struct Via {
+pub(crate) struct Via {
     pseudonym: String,
     value: HeaderValue,
 }
 
 impl Via {
     /// A mark that no other process has, so that a request which comes back is known.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut bytes = [0u8; 8];
         // Without randomness the mark is shared, which could only refuse a chain of two such gateways.
         let _ = aws_lc_rs::rand::fill(&mut bytes);
@@ -53,7 +53,7 @@ impl Via {
     }
 
     /// Marks what is sent on behalf of a request with `headers`.
-    pub(super) fn mark(&self, headers: &HeaderMap, out: &mut HeaderMap) {
+    pub(crate) fn mark(&self, headers: &HeaderMap, out: &mut HeaderMap) {
         out.insert(header::VIA, self.value.clone());
         for earlier in headers.get_all(header::VIA) {
             out.append(header::VIA, earlier.clone());
@@ -62,7 +62,7 @@ impl Via {
 
     /// Marks what the gateway asks for all of its clients on behalf of a request with `headers`: of those before, only the
     /// marks of other gateways go with it, by which a loop is known.
-    pub(super) fn mark_own(&self, headers: &HeaderMap) -> HeaderMap {
+    pub(crate) fn mark_own(&self, headers: &HeaderMap) -> HeaderMap {
         let mut out = HeaderMap::with_capacity(8);
         out.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         out.insert(
@@ -79,7 +79,7 @@ impl Via {
     }
 
     /// Whether a request has been here already.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let seen = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
         if seen.into_iter().any(|value| value.contains(&self.pseudonym)) {
             Err(Problem::Loop)
@@ -99,7 +99,7 @@ fn is_mark(text: &str) -> bool {
 const MARKS: usize = 16;
 
 /// The headers for an upstream, made from a client's.
-pub(super) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
+pub(crate) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(12);
     for name in &PASSED_UP {
         if let Some(value) = headers.get(name) {
@@ -134,7 +134,7 @@ fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
 
 /// Takes from an upstream's headers what is not for the client: what belongs to this connection alone (RFC 9110
 /// section 7.6.1), and what would bind or track it. Length and type are the body's, whatever Connection says of them.
-pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
+pub(crate) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
     let listed = connection_listed(headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
     for name in listed.iter().filter(|name| !matches!(name.as_str(), "content-length" | "content-type")) {
         headers.remove(name.as_str());
@@ -146,7 +146,7 @@ pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
 }
 
 /// What was served to one client is nobody else's (RFC 9111 section 3.5); what a digest names never changes.
-pub(super) fn cache_control(operation: &Operation) -> HeaderValue {
+pub(crate) fn cache_control(operation: &Operation) -> HeaderValue {
     let immutable = matches!(operation, Operation::GetBlob { .. })
         || matches!(operation, Operation::GetManifest { .. } if operation.digest().is_some());
     HeaderValue::from_static(if immutable { "private, max-age=31536000, immutable" } else { "no-cache" })

@@ -12,7 +12,7 @@ use crate::proto::{NameError, RepositoryName};
 use crate::upstream::Upstream;
 
 /// The ways to the upstreams.
-pub(super) struct Routes {
+pub(crate) struct Routes {
     routes: Vec<Route>,
     /// Virtual hosts, in lower case, each the place of its upstream.
     hosts: HashMap<String, usize>,
@@ -21,41 +21,41 @@ pub(super) struct Routes {
 }
 
 /// One upstream, and what stands before its repositories' names here.
-pub(super) struct Route {
-    pub(super) upstream: Arc<Upstream>,
+pub(crate) struct Route {
+    pub(crate) upstream: Arc<Upstream>,
     /// What is kept of it, where it has a cache.
-    pub(super) site: Option<Arc<Site>>,
+    pub(crate) site: Option<Arc<Site>>,
     /// The upstream's name, shared with the log.
-    pub(super) name: Arc<str>,
+    pub(crate) name: Arc<str>,
     prefix: String,
     library: bool,
 }
 
 /// How a request says where it wants to go, apart from the repository's name.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Way<'a> {
+pub(crate) struct Way<'a> {
     /// The request's host without a port, in lower case.
-    pub(super) host: &'a str,
+    pub(crate) host: &'a str,
     /// PREFIX of `/PREFIX/v2/…`.
-    pub(super) prefix: Option<&'a RepositoryName>,
+    pub(crate) prefix: Option<&'a RepositoryName>,
     /// The `ns` parameter.
-    pub(super) ns: Option<&'a str>,
+    pub(crate) ns: Option<&'a str>,
 }
 
 /// A repository that has been found.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Which of the routes leads there.
-    pub(super) route: usize,
+    pub(crate) route: usize,
     /// Its one name here.
-    pub(super) canonical: RepositoryName,
+    pub(crate) canonical: RepositoryName,
     /// Its name at the upstream.
-    pub(super) remote: RepositoryName,
+    pub(crate) remote: RepositoryName,
 }
 
 /// Why a repository was not found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RouteError {
+pub(crate) enum RouteError {
     #[error("no upstream is configured for it")]
     Unknown,
     #[error("ns names no upstream that is configured here")]
@@ -67,7 +67,7 @@ pub(super) enum RouteError {
 }
 
 impl Routes {
-    pub(super) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<Site>]) -> Self {
+    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<Site>]) -> Self {
         let routes: Vec<_> = upstreams.iter().map(|upstream| Route::new(upstream.clone(), sites)).collect();
         let (mut hosts, mut names) = (HashMap::new(), HashMap::new());
         for (place, route) in routes.iter().enumerate() {
@@ -79,24 +79,24 @@ impl Routes {
         Self { routes, hosts, names }
     }
 
-    pub(super) fn get(&self, route: usize) -> Option<&Route> {
+    pub(crate) fn get(&self, route: usize) -> Option<&Route> {
         self.routes.get(route)
     }
 
     /// The upstream that judges the names and passwords of clients that come to `host`: the only one, or the host's own.
-    pub(super) fn judge(&self, host: &str) -> Option<&Route> {
+    pub(crate) fn judge(&self, host: &str) -> Option<&Route> {
         let own = self.hosts.get(host).and_then(|place| self.routes.get(*place));
         let only = || self.routes.first().filter(|_| self.routes.len() == 1);
         own.or_else(only)
             .filter(|route| route.upstream.settings().credentials.source == CredentialSource::Forward)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
 
     /// Finds the repository that a client calls `name` when it comes by `way`.
-    pub(super) fn find(&self, way: Way<'_>, name: &RepositoryName) -> Result<Place, RouteError> {
+    pub(crate) fn find(&self, way: Way<'_>, name: &RepositoryName) -> Result<Place, RouteError> {
         let full = match way.prefix {
             Some(prefix) => name.with_prefix(prefix.as_str())?,
             None => name.clone(),
@@ -121,7 +121,7 @@ impl Routes {
     }
 
     /// The upstream that a way leads to by itself, whatever the repository: for the catalog.
-    pub(super) fn only(&self, way: Way<'_>) -> Result<Option<usize>, RouteError> {
+    pub(crate) fn only(&self, way: Way<'_>) -> Result<Option<usize>, RouteError> {
         if let Some(ns) = self.namespace(way)? {
             return Ok(Some(ns));
         }
@@ -148,7 +148,7 @@ impl Routes {
     }
 
     /// Whether a name is below one of the prefixes.
-    pub(super) fn is_below_prefix(&self, name: &RepositoryName) -> bool {
+    pub(crate) fn is_below_prefix(&self, name: &RepositoryName) -> bool {
         self.by_prefix(name).is_some()
     }
 
@@ -186,11 +186,11 @@ impl Route {
     }
 
     /// The canonical name of what the upstream calls `remote`.
-    pub(super) fn canonical(&self, remote: &RepositoryName) -> Result<RepositoryName, NameError> {
+    pub(crate) fn canonical(&self, remote: &RepositoryName) -> Result<RepositoryName, NameError> {
         remote.with_prefix(&self.prefix)
     }
 
-    pub(super) fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 }

@@ -8,14 +8,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
-use super::Allowed;
-use super::forward::{DOCKER_CONTENT_DIGEST, set};
-use super::handle::Kind;
-use super::respond::Problem;
-use super::route::Way;
 use crate::body::{Body, RequestBody};
 use crate::cache::Push;
 use crate::clock;
+use crate::gateway::Allowed;
+use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, set};
+use crate::gateway::handle::Kind;
+use crate::gateway::respond::Problem;
+use crate::gateway::route::Way;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
 use crate::upstream::{Access, Error, TokenError};
@@ -44,7 +44,7 @@ struct Handle {
 /// Begins an upload, or mounts a blob from another repository.
 ///
 /// A mount that can't be is an ordinary upload, never an error: clients give up on one.
-pub(super) async fn start(
+pub(crate) async fn start(
     allowed: &Allowed<'_>,
     start: &UploadStart,
     body: &mut RequestBody,
@@ -138,7 +138,7 @@ fn start_target(allowed: &Allowed<'_>, start: UploadStart) -> Result<String, Pro
 }
 
 /// Sends more, asks how far it has come, or gives it up.
-pub(super) async fn go_on(
+pub(crate) async fn go_on(
     allowed: &Allowed<'_>,
     session: &str,
     body: &mut RequestBody,
@@ -157,7 +157,7 @@ pub(super) async fn go_on(
 }
 
 /// Sends the rest, if any, and names the digest of the whole.
-pub(super) async fn finish(
+pub(crate) async fn finish(
     allowed: &Allowed<'_>,
     session: &str,
     digest: &Digest,

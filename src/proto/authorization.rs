@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
-use super::secret::Secret;
+use crate::proto::secret::Secret;
 
 /// The credentials of one request (RFC 9110 section 11.6.2: `credentials = auth-scheme [ 1*SP ( token68 / … ) ]`).
 #[derive(Debug, Clone)]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::scope::ScopeSet;
-use super::syntax::{Scanner, Stop, quote};
+use crate::proto::scope::ScopeSet;
+use crate::proto::syntax::{Scanner, Stop, quote};
 
 /// One challenge (RFC 9110 section 11.6.1):
 ///
@@ -47,7 +47,7 @@ pub enum BearerError {
 
 /// What one header line contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// All challenges up to the end, or up to the first that is not well-formed.
     pub challenges: Vec<Challenge>,
     /// How reading ended.
@@ -56,7 +56,7 @@ pub struct Parsed {
 
 /// How reading a header line ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// All of it was read.
     Complete,
     /// It ends in the middle of a challenge.
@@ -74,7 +74,7 @@ pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Challenge
 }
 
 /// Reads one header line. More than 16 challenges, or more than 32 parameters in one, are outside the grammar.
-pub fn parse(line: &[u8]) -> Parsed {
+pub(crate) fn parse(line: &[u8]) -> Parsed {
     let mut scanner = Scanner::new(line);
     let mut challenges = Vec::new();
     loop {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// The longest digest that is accepted, in bytes. A registered one has at most 135; what is longer serves nobody.
-pub const MAX_DIGEST_LENGTH: usize = 512;
+pub(crate) const MAX_DIGEST_LENGTH: usize = 512;
 
 /// The name of some content, made from its bytes: `sha256:` and 64 hexadecimal digits.
 ///

@@ -1,10 +1,10 @@
 //! Headers that are meant for the next hop alone.
 
-use super::syntax::is_token;
+use crate::proto::syntax::is_token;
 
 /// RFC 9110 section 7.6.1, and `Trailer` and the `Proxy-` headers, which are for this connection too. `Trailer` goes
 /// because no trailers are passed on.
-pub const HOP_BY_HOP: [&str; 10] = [
+pub(crate) const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -17,16 +17,11 @@ pub const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
-/// Whether a header of this name, in any case, is never passed on.
-pub fn is_hop_by_hop(name: &str) -> bool {
-    HOP_BY_HOP.iter().any(|known| name.eq_ignore_ascii_case(known))
-}
-
 /// The names that the `Connection` lines list, in lower case: not to be passed on either (RFC 9110 section 7.6.1:
 /// `Connection = #connection-option`, an option being a token). What is no token is passed over.
 ///
 /// Take them out before own headers are put in: a client may list any name.
-pub fn connection_listed<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+pub(crate) fn connection_listed<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
     lines.into_iter().flat_map(|line| line.split(|&b| b == b',')).filter_map(option).collect()
 }
 
@@ -40,26 +35,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn headers_of_the_connection_are_known_in_any_case() {
-        for name in [
-            "Connection",
-            "keep-alive",
-            "TE",
-            "Transfer-Encoding",
-            "UPGRADE",
-            "trailer",
-            "Proxy-Connection",
-            "proxy-authorization",
-            "Proxy-Authenticate",
-        ] {
-            assert!(is_hop_by_hop(name), "{name}");
-        }
-        for name in ["content-length", "authorization", "host", "", "trailers", "te "] {
-            assert!(!is_hop_by_hop(name), "{name}");
-        }
-    }
 
     #[test]
     fn connection_lists_names() {

@@ -2,12 +2,12 @@
 
 use thiserror::Error;
 
-use super::name::{NameError, RepositoryName};
-use super::reference::{Reference, ReferenceError};
+use crate::proto::name::{NameError, RepositoryName};
+use crate::proto::reference::{Reference, ReferenceError};
 
 /// `[HOST/]NAME[:TAG][@DIGEST]` (distribution/reference, `ParseNormalizedNamed`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageName {
+pub(crate) struct ImageName {
     /// The registry, as it was written: a host, and perhaps a port. None, where none was written, or another name of Docker
     /// Hub: that is Docker Hub.
     pub host: Option<String>,
@@ -21,7 +21,7 @@ pub struct ImageName {
 
 /// Why a text is no [`ImageName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum ImageNameError {
+pub(crate) enum ImageNameError {
     /// The repository's name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -38,7 +38,7 @@ impl ImageName {
     ///
     /// # Errors
     /// [`ImageNameError`].
-    pub fn parse(text: &str) -> Result<Self, ImageNameError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ImageNameError> {
         let (host, rest) = split_host(text);
         let (name, reference) = split_reference(rest);
         let written = &text[..text.len() - rest.len() + name.len()];

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::syntax::{Scanner, Stop, is_token_byte};
+use crate::proto::syntax::{Scanner, Stop, is_token_byte};
 
 /// One link (RFC 8288 section 3).
 ///
@@ -12,7 +12,7 @@ use super::syntax::{Scanner, Stop, is_token_byte};
 /// link-param = token BWS [ "=" BWS ( token / quoted-string ) ]
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub(crate) struct Link {
     /// A URI or a part of one, as it was written: to be resolved against the request's.
     pub target: String,
     /// The relation types, in lower case.
@@ -20,7 +20,7 @@ pub struct Link {
 }
 
 /// Every well-formed link of every header line, in order. A line is read up to the first link outside the grammar.
-pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Link> {
+pub(crate) fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Link> {
     lines.into_iter().flat_map(parse_line).collect()
 }
 
@@ -31,7 +31,7 @@ pub fn next<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
 
 impl Link {
     /// `<target>; rel="next"`
-    pub fn next(target: &str) -> Self {
+    pub(crate) fn next(target: &str) -> Self {
         Self { target: target.into(), rel: vec!["next".into()] }
     }
 }

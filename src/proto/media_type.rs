@@ -4,52 +4,28 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::syntax::{Scanner, is_token};
+use crate::proto::syntax::{Scanner, is_token};
 
 /// image-spec: an image index.
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// image-spec: an image or artifact manifest.
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// image-spec: an image's configuration.
-pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// image-spec: `{}`.
-pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
-/// image-spec: a layer.
-pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-/// image-spec: a gzipped layer.
-pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-/// image-spec: a layer packed with zstd.
-pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-/// image-spec (deprecated): a layer that is not to be pushed.
-pub const OCI_LAYER_NONDISTRIBUTABLE: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
-/// image-spec (deprecated): the same, gzipped.
-pub const OCI_LAYER_NONDISTRIBUTABLE_GZIP: &str =
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
-/// image-spec (deprecated): the same, packed with zstd.
-pub const OCI_LAYER_NONDISTRIBUTABLE_ZSTD: &str =
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// image-spec (removed in 1.1): an artifact manifest.
-pub const OCI_ARTIFACT_MANIFEST: &str = "application/vnd.oci.artifact.manifest.v1+json";
+pub(crate) const OCI_ARTIFACT_MANIFEST: &str = "application/vnd.oci.artifact.manifest.v1+json";
 /// Docker: a manifest list.
-pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker: a manifest, schema 2.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker: a manifest, schema 1.
-pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+pub(crate) const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 /// Docker: a signed manifest, schema 1.
-pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-/// Docker: an image's configuration.
-pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Docker: a plugin's configuration.
-pub const DOCKER_PLUGIN_CONFIG: &str = "application/vnd.docker.plugin.v1+json";
-/// Docker: a layer.
-pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+pub(crate) const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// Docker: a layer that lies elsewhere and is never pushed.
-pub const DOCKER_FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+pub(crate) const DOCKER_FOREIGN_LAYER: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 /// A blob of no particular type.
-pub const OCTET_STREAM: &str = "application/octet-stream";
+pub(crate) const OCTET_STREAM: &str = "application/octet-stream";
 /// Listings and errors.
-pub const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// What to ask an upstream for a tag with, so that its answer does not depend on who asked first.
 pub const FULL_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -250,7 +226,10 @@ mod tests {
         assert_eq!(kind(" application/json ;x=y").as_str(), "application/json");
         assert!(kind(OCI_INDEX) == *"application/vnd.oci.image.index.v1+JSON");
         assert!(kind(OCI_INDEX) != *OCI_MANIFEST);
-        assert!(kind(DOCKER_SCHEMA1_SIGNED).is_manifest() && !kind(OCI_LAYER).is_manifest());
+        assert!(
+            kind(DOCKER_SCHEMA1_SIGNED).is_manifest()
+                && !kind("application/vnd.oci.image.layer.v1.tar").is_manifest()
+        );
         for bad in ["", "json", "/", "a/", "/b", "a b/c", "a/b/c", "é/b", "a/b c"] {
             assert_eq!(MediaType::parse(bad), Err(MediaTypeError), "{bad}");
         }

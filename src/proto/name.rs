@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// The longest repository name that is accepted, in bytes: the limit of distribution/reference
 /// (`NameTotalLengthMax`), which every client has compiled in.
-pub const MAX_NAME_LENGTH: usize = 255;
+pub(crate) const MAX_NAME_LENGTH: usize = 255;
 
 /// The name of a repository, without a host: `library/alpine`.
 ///

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use super::digest::Digest;
-use super::name::RepositoryName;
-use super::page::Page;
-use super::query;
-use super::reference::{Reference, Tag};
-use super::upload::UploadStart;
+use crate::proto::digest::Digest;
+use crate::proto::name::RepositoryName;
+use crate::proto::page::Page;
+use crate::proto::query;
+use crate::proto::reference::{Reference, Tag};
+use crate::proto::upload::UploadStart;
 
 /// One request of the distribution API, with all that it names (distribution-spec, "Endpoints").
 ///

@@ -1,6 +1,6 @@
 //! Which part of a listing is asked for.
 
-use super::query;
+use crate::proto::query;
 
 /// The page parameters of a listing (distribution-spec, "Listing Tags"), decoded.
 ///

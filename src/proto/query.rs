@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::target::TargetError;
+use crate::proto::target::TargetError;
 
 /// The decoded value of a parameter that may occur once in the query `raw`.
 ///
 /// # Errors
 /// [`TargetError::QueryInvalid`] when it can't be decoded, or occurs twice.
-pub fn parameter(raw: &str, name: &'static str) -> Result<Option<String>, TargetError> {
+pub(crate) fn parameter(raw: &str, name: &'static str) -> Result<Option<String>, TargetError> {
     Ok(Query::parse(raw)?.one(name)?.map(str::to_owned))
 }
 
@@ -60,7 +60,7 @@ impl Query {
 }
 
 /// `k=v&k=v`, everything outside RFC 3986's `unreserved` percent-encoded.
-pub fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
+pub(crate) fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
     let mut query = String::new();
     for (key, value) in pairs {
         if !query.is_empty() {

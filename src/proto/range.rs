@@ -4,11 +4,11 @@ use std::fmt;
 
 /// The greatest number of ranges in one request that are looked at; a request for more is answered with the whole
 /// (RFC 9110 section 14.2 allows it against "many small ranges").
-pub const MAX_RANGES: usize = 16;
+pub(crate) const MAX_RANGES: usize = 16;
 
 /// Consecutive bytes, both ends included: `first <= last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Span {
+pub(crate) struct Span {
     /// The first byte.
     pub first: u64,
     /// The last byte.
@@ -23,7 +23,7 @@ pub struct Span {
 /// suffix-range = "-" suffix-length
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ByteRange {
+pub(crate) struct ByteRange {
     /// Empty when the header is to be ignored.
     specs: Vec<Spec>,
 }
@@ -37,7 +37,7 @@ enum Spec {
 
 /// What a range means for a content of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resolved {
+pub(crate) enum Resolved {
     /// As if there was no `Range`: 200 with the whole.
     Ignore,
     /// 416 with `Content-Range: bytes */LENGTH`.
@@ -50,7 +50,7 @@ pub enum Resolved {
 ///
 /// `Content-Range = "bytes" SP ( first-pos "-" last-pos "/" ( complete-length / "*" ) / "*/" complete-length )`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContentRange {
+pub(crate) enum ContentRange {
     /// Of a 206.
     Part {
         /// What is sent.
@@ -68,16 +68,16 @@ pub enum ContentRange {
 /// The part of an upload: the `Content-Range` of a PATCH or PUT, and the `Range` of the answer to it. distribution-spec,
 /// "Pushing a blob in chunks": `^[0-9]+-[0-9]+$`, inclusive, without a unit or a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UploadRange(pub Span);
+pub(crate) struct UploadRange(pub Span);
 
 impl Span {
     /// None when `first` lies behind `last`.
-    pub fn new(first: u64, last: u64) -> Option<Self> {
+    pub(crate) fn new(first: u64, last: u64) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
     }
 
     /// The number of bytes; saturates for the span of all 2^64.
-    pub fn length(self) -> u64 {
+    pub(crate) fn length(self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
 }
@@ -85,7 +85,7 @@ impl Span {
 impl ByteRange {
     /// Reads the header. Another unit or a malformed value is no error but a header to be ignored (RFC 9110 section
     /// 14.2); positions beyond 64 bits are as good as the greatest one.
-    pub fn parse(value: &[u8]) -> Self {
+    pub(crate) fn parse(value: &[u8]) -> Self {
         Self { specs: parse_specs(value).filter(|specs| specs.len() <= MAX_RANGES).unwrap_or_default() }
     }
 
@@ -95,7 +95,7 @@ impl ByteRange {
     /// Decided here, where the RFC leaves it open: a range that ends before it begins cannot be satisfied (the
     /// conformance suite takes the whole for a registry without ranges); ranges that together are longer than the
     /// content, and a suffix of nothing at all, are answered with the whole.
-    pub fn resolve(&self, length: u64) -> Resolved {
+    pub(crate) fn resolve(&self, length: u64) -> Resolved {
         let suffix_of_nothing =
             length == 0 && self.specs.iter().any(|spec| matches!(spec, Spec::Suffix(1..)));
         if self.specs.is_empty() || suffix_of_nothing {
@@ -113,7 +113,7 @@ impl ByteRange {
 
 impl ByteRange {
     /// The only range, where it counts from the beginning: its first byte, and its last where it names one.
-    pub fn from_beginning(&self) -> Option<(u64, Option<u64>)> {
+    pub(crate) fn from_beginning(&self) -> Option<(u64, Option<u64>)> {
         match *self.specs.as_slice() {
             [Spec::From(first)] => Some((first, None)),
             [Spec::Between(first, last)] if first <= last => Some((first, Some(last))),
@@ -136,7 +136,7 @@ impl Spec {
 
 impl ContentRange {
     /// Reads the header; `None` for what is outside the grammar or contradicts itself.
-    pub fn parse(value: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
         let (unit, rest) = text.split_once(' ')?;
         let (part, total) = rest.split_once('/')?;
@@ -154,13 +154,13 @@ impl ContentRange {
 
 impl UploadRange {
     /// Reads the header; `None` for what is outside the grammar, ends before it begins, or exceeds 64 bits.
-    pub fn parse(value: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
         parse_span(std::str::from_utf8(value).ok()?.trim_matches([' ', '\t'])).map(Self)
     }
 
     /// The answer to an upload of which `length` bytes are there. With none it is `0-0`, which is distribution's word
     /// for both nothing and one byte.
-    pub fn received(length: u64) -> Self {
+    pub(crate) fn received(length: u64) -> Self {
         Self(Span { first: 0, last: length.saturating_sub(1) })
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::digest::{Digest, DigestError};
+use crate::proto::digest::{Digest, DigestError};
 
 /// The longest tag, in bytes (distribution-spec, "Pulling manifests").
-pub const MAX_TAG_LENGTH: usize = 128;
+pub(crate) const MAX_TAG_LENGTH: usize = 128;
 
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}` (distribution-spec, "Pulling manifests").
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

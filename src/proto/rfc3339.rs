@@ -2,7 +2,7 @@
 
 /// The seconds since 1970 of a `date-time` (RFC 3339 section 5.6), fractions cut off. A leap second counts as the
 /// second after it.
-pub fn unix_seconds(text: &str) -> Option<i64> {
+pub(crate) fn unix_seconds(text: &str) -> Option<i64> {
     let (date, rest) = text.split_at_checked(10)?;
     let (time, rest) = rest.strip_prefix(['T', 't'])?.split_at_checked(8)?;
     let [year, month, day] = numbers(date, b'-', [4, 2, 2])?;

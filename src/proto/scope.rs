@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::operation::Action;
+use crate::proto::operation::Action;
 
 /// One scope (token auth, scope.md).
 ///

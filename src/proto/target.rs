@@ -2,14 +2,15 @@
 
 use thiserror::Error;
 
-use super::digest::Digest;
-use super::error_code::ErrorCode;
-use super::name::RepositoryName;
-use super::operation::Operation;
-use super::page::Page;
-use super::query::Query;
-use super::reference::{Reference, ReferenceError, Tag};
-use super::upload::{self, UploadStart};
+use crate::proto::digest::Digest;
+use crate::proto::error_code::ErrorCode;
+use crate::proto::name::RepositoryName;
+use crate::proto::operation::Operation;
+use crate::proto::page::Page;
+use crate::proto::query::Query;
+use crate::proto::reference::{Reference, ReferenceError, Tag};
+use crate::proto::upload;
+use crate::proto::upload::UploadStart;
 
 /// What a request is about, whichever way its repository is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +26,7 @@ pub struct Target {
 
 /// The methods of the distribution API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are the methods")]
-pub enum Method {
+pub(crate) enum Method {
     Get,
     Head,
     Post,
@@ -93,7 +93,7 @@ impl Target {
 
 impl Method {
     /// Methods are case-sensitive (RFC 9110 section 9.1).
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "GET" => Self::Get,
             "HEAD" => Self::Head,
@@ -103,18 +103,6 @@ impl Method {
             "DELETE" => Self::Delete,
             _ => return None,
         })
-    }
-
-    /// As it is written in a request.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Patch => "PATCH",
-            Self::Delete => "DELETE",
-        }
     }
 }
 

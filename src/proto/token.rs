@@ -3,19 +3,19 @@
 use serde_json::Value;
 use thiserror::Error;
 
-use super::rfc3339;
-use super::secret::Secret;
+use crate::proto::rfc3339;
+use crate::proto::secret::Secret;
 
 /// The longest answer that is read, in bytes. go-containerregistry reads no more either.
-pub const MAX_ANSWER_LENGTH: usize = 64 * 1024;
+pub(crate) const MAX_ANSWER_LENGTH: usize = 64 * 1024;
 
 /// How long a token is good when its answer does not say, in seconds (token auth, token.md: "default 60").
-pub const DEFAULT_LIFETIME: u64 = 60;
+pub(crate) const DEFAULT_LIFETIME: u64 = 60;
 
 /// A token and its lifetime (token auth, token.md "Token Response Fields" and oauth.md). `Debug` does not show the
 /// token.
 #[derive(Debug, Clone)]
-pub struct TokenAnswer {
+pub(crate) struct TokenAnswer {
     /// `token`, or `access_token` where there is none.
     pub token: Secret,
     /// Seconds from `issued_at`; `None` when missing, or no number of seconds.
@@ -26,7 +26,7 @@ pub struct TokenAnswer {
 
 /// Why an answer gives no token. Says nothing of what it contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum TokenError {
+pub(crate) enum TokenError {
     /// More than [`MAX_ANSWER_LENGTH`].
     #[error("the token service's answer is longer than {MAX_ANSWER_LENGTH} bytes")]
     TooLong,
@@ -43,7 +43,7 @@ pub enum TokenError {
 
 impl TokenAnswer {
     /// Reads the body of a 200.
-    pub fn parse(body: &[u8]) -> Result<Self, TokenError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, TokenError> {
         if body.len() > MAX_ANSWER_LENGTH {
             return Err(TokenError::TooLong);
         }
@@ -62,12 +62,12 @@ impl TokenAnswer {
     }
 
     /// Seconds for which the token is good: [`DEFAULT_LIFETIME`] when the answer does not say.
-    pub fn lifetime(&self) -> u64 {
+    pub(crate) fn lifetime(&self) -> u64 {
         self.expires_in.unwrap_or(DEFAULT_LIFETIME)
     }
 
     /// `issued_at` in seconds since 1970; `None` when missing or malformed.
-    pub fn issued_at_unix(&self) -> Option<i64> {
+    pub(crate) fn issued_at_unix(&self) -> Option<i64> {
         rfc3339::unix_seconds(self.issued_at.as_deref()?)
     }
 }

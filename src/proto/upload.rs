@@ -2,13 +2,14 @@
 
 use std::iter::once;
 
-use super::digest::{Digest, is_algorithm};
-use super::name::RepositoryName;
-use super::query::{self, Query};
-use super::target::{TargetError, parse_digest};
+use crate::proto::digest::{Digest, is_algorithm};
+use crate::proto::name::RepositoryName;
+use crate::proto::query;
+use crate::proto::query::Query;
+use crate::proto::target::{TargetError, parse_digest};
 
 /// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
-pub const MAX_SESSION_LENGTH: usize = 16 * 1024;
+pub(crate) const MAX_SESSION_LENGTH: usize = 16 * 1024;
 
 /// How an upload begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,7 +34,7 @@ pub enum UploadStart {
 
 /// Where to finish an upload: an upstream's `location` with `digest=` appended. distribution-spec, "Pushing a blob
 /// monolithically": the location may carry a query that is critical to the upload, so nothing of it is rebuilt.
-pub fn with_digest(location: &str, digest: &Digest) -> String {
+pub(crate) fn with_digest(location: &str, digest: &Digest) -> String {
     let divider = match location.split_once('?') {
         None => "?",
         Some((_, query)) if query.is_empty() || query.ends_with('&') => "",

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::head_scan::HeadScan;
 use crate::body::{Body, BodyError};
 use crate::config::limits;
+use crate::server::head_scan::HeadScan;
 
 /// Shared between a connection's stream, its requests and whoever watches it. All of them live in one task; the
 /// atomics only say so to the compiler.

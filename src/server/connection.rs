@@ -23,22 +23,22 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Noticed, Tracked};
-use super::head_scan::HeadScan;
-use super::proxy_protocol;
 use crate::body::Body;
 use crate::config::limits;
-use crate::io::{BothLengths, Peer, Socket, WriteStall};
+use crate::net::{BothLengths, Peer, Socket, WriteStall};
+use crate::server::activity::{Activity, Noticed, Tracked};
+use crate::server::head_scan::HeadScan;
+use crate::server::proxy_protocol;
 
 /// Answers requests. Cloned for each connection.
-pub trait Handler: Clone + Send + Sync + 'static {
+pub(crate) trait Handler: Clone + Send + Sync + 'static {
     /// The answer to `request`, which came from `peer`.
     fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// How connections are served. The same for all that come through one listener.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// TLS, where it ends here.
     pub tls: Option<Arc<ServerConfig>>,
     /// The whole answer to a client that speaks plain HTTP where TLS is spoken, byte for byte.

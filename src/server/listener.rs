@@ -11,9 +11,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
-use super::connection::{Handler, Service};
-use super::worker::{Accepted, AcceptedSocket, Workers};
 use crate::config::{Address, limits};
+use crate::server::connection::{Handler, Service};
+use crate::server::worker::{Accepted, AcceptedSocket, Workers};
 
 /// An address can't be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub struct ListenError {
 }
 
 /// A socket that listens.
-pub struct Listener {
+pub(crate) struct Listener {
     socket: Listening,
     /// To be removed in the end.
     path: Option<PathBuf>,
@@ -40,7 +40,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`ListenError`] names the address.
-    pub fn bind(address: &Address) -> Result<Self, ListenError> {
+    pub(crate) fn bind(address: &Address) -> Result<Self, ListenError> {
         let failed = |source| ListenError { address: address.to_string(), source };
         match address {
             Address::Tcp(address) => bind_tcp(*address, false),
@@ -51,7 +51,7 @@ impl Listener {
     }
 
     /// The address it got, where that is one of the network's: the port was perhaps the system's to choose.
-    pub fn local_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
         match &self.socket {
             Listening::Tcp(listener) => listener.local_addr().ok(),
             Listening::Unix(_) => None,
@@ -118,7 +118,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
 }
 
 /// Accepts on `listeners` until `drain` is true, and has the connections served. Comes back when all have ended.
-pub struct Server {
+pub(crate) struct Server {
     workers: Workers,
     permits: Arc<Semaphore>,
     most: u32,
@@ -131,7 +131,7 @@ impl Server {
     ///
     /// # Errors
     /// The system's, when it gives no thread.
-    pub fn new(workers: usize, most: usize, handler: impl Handler) -> io::Result<Self> {
+    pub(crate) fn new(workers: usize, most: usize, handler: impl Handler) -> io::Result<Self> {
         let (drain, draining) = watch::channel(false);
         let workers = Workers::start(workers, handler, &draining)?;
         let most = u32::try_from(most).unwrap_or(u32::MAX);
@@ -139,14 +139,14 @@ impl Server {
     }
 
     /// Begins to accept on `listener`.
-    pub fn accept(&self, listener: Listener, service: Service) {
+    pub(crate) fn accept(&self, listener: Listener, service: Service) {
         let (workers, permits, drain) = (self.workers.clone(), self.permits.clone(), self.drain.subscribe());
         tokio::spawn(accept(listener, service, workers, permits, drain));
     }
 
     /// Stops accepting and lets what is under way finish, for `limit` at the most. The answer is whether all of it
     /// has.
-    pub async fn drain(&self, limit: Duration) -> bool {
+    pub(crate) async fn drain(&self, limit: Duration) -> bool {
         self.drain.send_replace(true);
         let all = self.permits.acquire_many(self.most);
         tokio::time::timeout(limit, all).await.is_ok()

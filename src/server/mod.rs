@@ -11,6 +11,8 @@ mod proxy_protocol;
 mod tls;
 mod worker;
 
-pub use connection::{Handler, Service};
-pub use listener::{ListenError, Listener, Server};
-pub use tls::{CertificateError, Certificates, dns_names};
+pub(crate) use connection::{Handler, Service};
+pub(crate) use listener::ListenError;
+pub(crate) use listener::{Listener, Server};
+pub(crate) use tls::CertificateError;
+pub(crate) use tls::{Certificates, dns_names};

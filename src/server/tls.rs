@@ -13,7 +13,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{KeyPair, Tls};
-use crate::watch::Stamp;
+use crate::file_stamp::Stamp;
 
 /// Why certificates can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub struct CertificateError {
 /// The certificates that are served, and the TLS settings around them.
 ///
 /// The settings outlive a change of the certificates, and with them the key of the session tickets.
-pub struct Certificates {
+pub(crate) struct Certificates {
     files: Tls,
     stamps: Mutex<Vec<Stamp>>,
     table: Arc<Table>,
@@ -38,7 +38,7 @@ impl Certificates {
     ///
     /// # Errors
     /// Names the file that can't be read, or whose key does not fit.
-    pub fn open(files: &Tls) -> Result<Self, CertificateError> {
+    pub(crate) fn open(files: &Tls) -> Result<Self, CertificateError> {
         let stamps = Mutex::new(stamps(files));
         let table = Arc::new(Table(ArcSwap::from_pointee(Entries::load(files)?)));
         let config = server_config(table.clone()).map_err(|error| CertificateError {
@@ -49,12 +49,12 @@ impl Certificates {
     }
 
     /// The settings for a handshake.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
 
     /// The leaf certificates in force, which say what hosts are served.
-    pub fn leaves(&self) -> Vec<CertificateDer<'static>> {
+    pub(crate) fn leaves(&self) -> Vec<CertificateDer<'static>> {
         let entries = self.table.0.load();
         let all = std::iter::once(&entries.default).chain(entries.named.iter().map(|entry| &entry.key));
         all.filter_map(|key| key.cert.first().cloned()).collect()
@@ -64,7 +64,7 @@ impl Certificates {
     ///
     /// # Errors
     /// When the new ones can't be used. The old stay in force, and the same files are not tried again.
-    pub fn reload_if_changed(&self) -> Result<bool, CertificateError> {
+    pub(crate) fn reload_if_changed(&self) -> Result<bool, CertificateError> {
         let now = stamps(&self.files);
         {
             let mut known = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +152,7 @@ impl Entry {
 }
 
 /// The DNS names that a certificate is for, wildcards as they are, in lower case.
-pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+pub(crate) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let parsed = webpki::EndEntityCert::try_from(certificate);
     parsed.map(|leaf| leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()).unwrap_or_default()
 }

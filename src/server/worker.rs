@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::connection::{self, Handler, Service};
-use crate::io::Socket;
+use crate::net::Socket;
+use crate::server::connection;
+use crate::server::connection::{Handler, Service};
 
 /// A connection that has been accepted and not yet begun.
 pub(super) struct Accepted {

@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use http::HeaderValue;
 
-use super::RequestId;
-use super::sink::Sink;
-use super::time::Stamped;
 use crate::body::BodyError;
 use crate::clock;
 use crate::proto::{Digest, Reference, RepositoryName};
+use crate::telemetry::RequestId;
+use crate::telemetry::sink::Sink;
+use crate::telemetry::time::Stamped;
 
 /// What is known of one request. Only what stands here is ever logged of it: no header that could hold a secret, and
 /// no path, since an upload's is a capability.

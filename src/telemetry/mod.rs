@@ -13,7 +13,7 @@ mod access;
 mod sink;
 mod time;
 
-pub use access::{AccessLog, AccessRecord, Subject};
+pub(crate) use access::{AccessLog, AccessRecord, Subject};
 use sink::Sink;
 pub(crate) use time::date_and_time;
 

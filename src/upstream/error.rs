@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connect::DialError;
-use super::credentials::CredentialError;
-use super::reach::ReachError;
-use super::token::TokenError;
-use super::wire::WireError;
 use crate::body::BodyError;
+use crate::upstream::auth::credentials::CredentialError;
+use crate::upstream::auth::token::TokenError;
+use crate::upstream::egress::ReachError;
+use crate::upstream::transport::connect::DialError;
+use crate::upstream::transport::http1::WireError;
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// It could not be reached.
     #[error(transparent)]
     Dial(Arc<DialError>),
@@ -64,7 +64,7 @@ pub enum Error {
 
 /// What a 401 of an upstream means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unauthorized {
+pub(crate) enum Unauthorized {
     /// It wants credentials, and the gateway has none of the kind.
     #[error("it wants credentials, and there are none: set upstream.credentials")]
     NoCredentials,
@@ -85,7 +85,7 @@ pub enum Unauthorized {
 /// An exchange that broke. Opaque: how it broke is for the log, not for decisions.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct BrokenExchange(WireError);
+pub(crate) struct BrokenExchange(WireError);
 
 impl From<DialError> for Error {
     fn from(error: DialError) -> Self {
@@ -108,7 +108,7 @@ impl From<WireError> for Error {
 impl Error {
     /// Whether asking again may help. Time is already lost on a timeout, a client that left is gone, and what was
     /// decided stays decided.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Dial(error) => error.is_transient(),
             Self::Broken(BrokenExchange(error)) => matches!(error, WireError::Closed | WireError::Io(_)),

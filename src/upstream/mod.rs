@@ -9,57 +9,43 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
-use crate::config::{self, CredentialSource, Redirects, limits};
-use crate::watch::Stamp;
+use crate::config;
+use crate::config::{CredentialSource, Redirects, limits};
+use crate::file_stamp::Stamp;
 
-mod access;
-mod challenge;
-mod chunked;
-mod client;
-mod connect;
-mod credentials;
-mod download;
-mod errand;
-mod error;
-mod health;
-mod http2;
-mod login;
-mod pool;
-mod probe;
-mod rate_limit;
-mod reach;
-mod retry;
-mod scheme;
-mod standing;
-mod token;
-mod unbroken;
-mod url;
-mod wire;
+pub(crate) mod auth;
+pub(crate) mod egress;
+pub(crate) mod error;
+pub(crate) mod probe;
+pub(crate) mod rate_limit;
+pub(crate) mod resume;
+pub(crate) mod transport;
 
-pub use access::Access;
-use client::{Client, Outgoing};
-pub use connect::{Certificate, CertificateFault, DialError, TlsSettingsError};
-pub use credentials::CredentialError;
-use credentials::{Credentials, Who};
-use errand::Errand;
-pub use error::{BrokenExchange, Error, Unauthorized};
-pub use health::Health;
-use login::Judging;
-pub use probe::{Pass, Probe, TokenErrand, TokenGiven, Way};
-pub use rate_limit::RateLimit;
+pub(crate) use crate::upstream::auth::credentials::CredentialError;
+use crate::upstream::auth::credentials::{Credentials, Who};
+use crate::upstream::auth::lockout::Standings;
+use crate::upstream::auth::login::Judging;
+use crate::upstream::auth::scheme::Known;
+pub(crate) use crate::upstream::auth::scope::Access;
+pub(crate) use crate::upstream::auth::token::TokenError;
+use crate::upstream::auth::token::Tokens;
+use crate::upstream::auth::token_request::Errand;
+pub(crate) use crate::upstream::egress::ReachError;
+use crate::upstream::egress::{Hop, Reach};
+use crate::upstream::resume::Unbroken;
+pub(crate) use crate::upstream::transport::backoff::retry_after;
+use crate::upstream::transport::client::{Client, Outgoing};
+pub(crate) use crate::upstream::transport::connect::TlsSettingsError;
+pub(crate) use crate::upstream::transport::connect::{Certificate, CertificateFault, DialError};
+pub(crate) use crate::upstream::transport::health::Health;
+pub(crate) use error::{Error, Unauthorized};
+pub(crate) use probe::{Pass, Probe, Way};
+pub(crate) use rate_limit::RateLimit;
 use rate_limit::RateLimits;
-pub use reach::ReachError;
-use reach::{Hop, Reach};
-pub use retry::retry_after;
-use scheme::Known;
-use standing::Standings;
-pub use token::TokenError;
-use token::Tokens;
-use unbroken::Unbroken;
 
 /// A request as the upstream is to see it.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// The method.
     pub method: Method,
     /// Path and query at the upstream (origin-form, RFC 9112 section 3.2.1); for an upload that goes on elsewhere, the
@@ -77,7 +63,7 @@ pub struct Request<'a> {
 
 /// What a request asks for, as far as its answer is treated differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
+pub(crate) enum Subject {
     /// A blob: its redirect may be the client's to follow, and its stream is gone on with when it breaks.
     Blob,
     /// Whether a blob is there: its stream is not wanted, and is not gone on with.
@@ -88,7 +74,7 @@ pub enum Subject {
 
 /// An upstream's answer.
 #[derive(Debug)]
-pub struct Response {
+pub(crate) struct Response {
     /// The status.
     pub status: StatusCode,
     /// All header fields, as they came.
@@ -98,7 +84,7 @@ pub struct Response {
 }
 
 /// One registry behind the gateway.
-pub struct Upstream {
+pub(crate) struct Upstream {
     settings: config::Upstream,
     client: Arc<Client>,
     reach: Reach,
@@ -121,7 +107,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`TlsSettingsError`] when its TLS settings can't be used.
-    pub fn new(
+    pub(crate) fn new(
         settings: config::Upstream,
         stall_timeout: Duration,
         workers: usize,
@@ -148,33 +134,28 @@ impl Upstream {
     }
 
     /// Its part of the configuration.
-    pub fn settings(&self) -> &config::Upstream {
+    pub(crate) fn settings(&self) -> &config::Upstream {
         &self.settings
     }
 
     /// The number of the worker that does what no client waits for: the runtime that calls [`tend`](Self::tend).
-    pub fn background(&self) -> usize {
+    pub(crate) fn background(&self) -> usize {
         self.background
     }
 
     /// How the last attempts to reach it went.
-    pub fn health(&self) -> &Health {
+    pub(crate) fn health(&self) -> &Health {
         self.client.health()
     }
 
     /// Whether the certificates and keys that its settings name are still those that it was made with.
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.certificates.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
-    }
-
-    /// What each of the gateway's identities may still ask of it, as far as it has said so.
-    pub fn rate_limits(&self) -> Vec<(String, RateLimit)> {
-        self.rate_limits.all()
     }
 
     /// Closes the connections that have been idle for too long, and renews the tokens that are in use and near their
     /// end. To be called every second or two, always on the same runtime, which then does the renewing.
-    pub fn tend(&self) {
+    pub(crate) fn tend(&self) {
         self.client.sweep();
         self.tokens.renew(self.background);
     }
@@ -190,7 +171,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When no answer came, or one that the client could do nothing with. An answer with any status but 401 is none.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         permit: &Permit,
         worker: usize,
@@ -205,7 +186,7 @@ impl Upstream {
     ///
     /// # Errors
     /// As there.
-    pub async fn send_as_nobody(
+    pub(crate) async fn send_as_nobody(
         &self,
         _permit: &Permit,
         worker: usize,
@@ -217,7 +198,7 @@ impl Upstream {
 
     /// As whom the upstream is asked for the holder of `permit`: a name for this process alone, which no other has. Clients with
     /// one name and two passwords are two.
-    pub fn account(&self, permit: &Permit) -> Arc<str> {
+    pub(crate) fn account(&self, permit: &Permit) -> Arc<str> {
         match self.credentials.who(permit.identity()) {
             who @ Who::Client(_) => format!("client {:016x}", self.accounts.hash_one(&who)).into(),
             who => who.to_string().into(),
@@ -225,7 +206,7 @@ impl Upstream {
     }
 
     /// Whether it is asked for the holder of `permit` as it is for everyone who has no credentials of his own.
-    pub fn is_everyones(&self, permit: &Permit) -> bool {
+    pub(crate) fn is_everyones(&self, permit: &Permit) -> bool {
         matches!(self.credentials.who(permit.identity()), Who::Anonymous | Who::Gateway)
     }
 
@@ -293,7 +274,7 @@ impl Upstream {
         if !response.status.is_redirection() || response.status == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
-        if !token::is_redirect(response.status) {
+        if !auth::token::is_redirect(response.status) {
             return Err(Error::Redirect("it redirects in a way that nobody follows"));
         }
         if !matches!(request.method, Method::GET | Method::HEAD) {
@@ -318,7 +299,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Error::Reach`] when it is elsewhere, and when it is the upstream on another host's word.
-    pub fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
+    pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         let Some(location) = headers.get(header::LOCATION) else { return Ok(None) };
         let location = location.to_str().map_err(|_| Error::Redirect("its upload location is no URL"))?;
         let from = self.first_hop(target)?;

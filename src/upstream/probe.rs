@@ -4,24 +4,26 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use super::challenge::set_authorization;
-use super::client::Outgoing;
-use super::connect::{Certificate, DialError, TlsSettingsError};
-use super::credentials::{CredentialError, Grant, Who};
-use super::reach::{Hop, ReachError};
-use super::token::{self, Asking, Bearer, Given, TokenError};
-use super::{Access, Error, Request, Response, Subject, Upstream};
 use crate::authz::Permit;
 use crate::body::RequestBody;
-use crate::config::{self, limits};
+use crate::config;
+use crate::config::limits;
 use crate::proto::{Authorization, Challenge, ScopeSet, Secret, TokenAnswer};
+use crate::upstream::auth::challenge::set_authorization;
+use crate::upstream::auth::credentials::{CredentialError, Grant, Who};
+use crate::upstream::auth::token;
+use crate::upstream::auth::token::{Asking, Bearer, Given, TokenError};
+use crate::upstream::egress::{Hop, ReachError};
+use crate::upstream::transport::client::Outgoing;
+use crate::upstream::transport::connect::{Certificate, DialError, TlsSettingsError};
+use crate::upstream::{Access, Error, Request, Response, Subject, Upstream};
 
 /// An upstream under examination. Runs on one thread, as worker number 0.
-pub struct Probe {
+pub(crate) struct Probe {
     upstream: Arc<Upstream>,
     permit: Permit,
     who: Who,
@@ -31,25 +33,23 @@ pub struct Probe {
 
 /// Leave to send a request to one place.
 #[derive(Debug, Clone)]
-pub struct Way(Hop);
+pub(crate) struct Way(Hop);
 
 /// What a request shows for itself. Neither `Debug` nor `Display` says it.
 #[derive(Clone, Default)]
-pub struct Pass(Option<HeaderValue>);
+pub(crate) struct Pass(Option<HeaderValue>);
 
 /// A request for a token that has not been sent.
-pub struct TokenErrand {
+pub(crate) struct TokenErrand {
     endpoint: Bearer,
     grant: Grant,
     scopes: ScopeSet,
 }
 
 /// What came of it.
-pub struct TokenGiven {
+pub(crate) struct TokenGiven {
     /// The token and what is said of it.
     pub answer: TokenAnswer,
-    /// The time at the token endpoint.
-    pub date: Option<SystemTime>,
     /// The token as it is shown.
     pub pass: Pass,
 }
@@ -59,14 +59,14 @@ impl Probe {
     ///
     /// # Errors
     /// When the TLS settings can't be used.
-    pub fn new(settings: config::Upstream, permit: Permit) -> Result<Self, TlsSettingsError> {
+    pub(crate) fn new(settings: config::Upstream, permit: Permit) -> Result<Self, TlsSettingsError> {
         let upstream = Upstream::new(settings, limits::STALL_TIMEOUT, 1)?;
         let who = upstream.credentials.who(permit.identity());
         Ok(Self { upstream, permit, who, secrets: Mutex::default() })
     }
 
     /// Its part of the configuration.
-    pub fn settings(&self) -> &config::Upstream {
+    pub(crate) fn settings(&self) -> &config::Upstream {
         self.upstream.settings()
     }
 
@@ -74,7 +74,7 @@ impl Probe {
     ///
     /// # Errors
     /// When there should be credentials and are none.
-    pub async fn username(&self) -> Result<Option<String>, CredentialError> {
+    pub(crate) async fn username(&self) -> Result<Option<String>, CredentialError> {
         Ok(match self.grant().await? {
             Grant::Password(login) => Some(login.username),
             Grant::Nothing | Grant::IdentityToken(_) | Grant::RegistryToken(_) => None,
@@ -85,12 +85,12 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Self::username`].
-    pub async fn is_somebody(&self) -> Result<bool, CredentialError> {
+    pub(crate) async fn is_somebody(&self) -> Result<bool, CredentialError> {
         Ok(!matches!(self.grant().await?, Grant::Nothing))
     }
 
     /// The upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
-    pub fn own(&self, target: &str) -> Way {
+    pub(crate) fn own(&self, target: &str) -> Way {
         Way(self.upstream.reach.own([self.settings().url.path.as_str(), target].concat()))
     }
 
@@ -98,7 +98,7 @@ impl Probe {
     ///
     /// # Errors
     /// When the gateway would not follow it.
-    pub fn redirect(&self, from: &Way, location: &str) -> Result<Way, ReachError> {
+    pub(crate) fn redirect(&self, from: &Way, location: &str) -> Result<Way, ReachError> {
         self.upstream.reach.redirect(from.0.url(), location).map(Way)
     }
 
@@ -107,7 +107,7 @@ impl Probe {
     ///
     /// # Errors
     /// When there is no answer.
-    pub async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: &Method,
         way: &Way,
@@ -124,7 +124,7 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Self::username`].
-    pub async fn basic(&self) -> Result<Pass, CredentialError> {
+    pub(crate) async fn basic(&self) -> Result<Pass, CredentialError> {
         Ok(Pass(match self.grant().await? {
             Grant::Password(login) => Some(token::basic(&login)),
             Grant::RegistryToken(token) => token::bearer(&token),
@@ -136,7 +136,7 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Self::username`].
-    pub async fn errand(
+    pub(crate) async fn errand(
         &self,
         challenge: &Challenge,
         access: &Access,
@@ -151,20 +151,20 @@ impl Probe {
     ///
     /// # Errors
     /// When there is no token.
-    pub async fn token(&self, errand: &TokenErrand) -> Result<TokenGiven, TokenError> {
+    pub(crate) async fn token(&self, errand: &TokenErrand) -> Result<TokenGiven, TokenError> {
         let Upstream { client, reach, .. } = &*self.upstream;
         let asking = Asking { client, reach, worker: WORKER };
-        let Given { answer, header, date } =
+        let Given { answer, header, .. } =
             asking.ask(&errand.endpoint, &errand.grant, &errand.scopes).await?;
         self.hide(&answer.token);
-        Ok(TokenGiven { answer, date, pass: Pass(Some(header)) })
+        Ok(TokenGiven { answer, pass: Pass(Some(header)) })
     }
 
     /// Sends a request as the gateway does, challenges answered and redirects followed.
     ///
     /// # Errors
     /// As [`Upstream::send`].
-    pub async fn send(&self, request: Request<'_>) -> Result<Response, Error> {
+    pub(crate) async fn send(&self, request: Request<'_>) -> Result<Response, Error> {
         self.upstream.send(&self.permit, WORKER, request).await
     }
 
@@ -172,7 +172,7 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Upstream::send`].
-    pub async fn send_here(&self, way: &Way, mut request: Request<'_>) -> Result<Response, Error> {
+    pub(crate) async fn send_here(&self, way: &Way, mut request: Request<'_>) -> Result<Response, Error> {
         self.upstream.authorized(WORKER, &self.who, &way.0, &mut request).await
     }
 
@@ -180,7 +180,7 @@ impl Probe {
     ///
     /// # Errors
     /// When that is elsewhere.
-    pub fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
+    pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         self.upstream.upload_location(target, headers)
     }
 
@@ -188,7 +188,7 @@ impl Probe {
     ///
     /// # Errors
     /// When there is no connection.
-    pub async fn certificates(&self) -> Result<Option<Vec<Certificate>>, DialError> {
+    pub(crate) async fn certificates(&self) -> Result<Option<Vec<Certificate>>, DialError> {
         let hop = self.own("/v2/").0;
         if !hop.url().origin.https {
             return Ok(None);
@@ -198,7 +198,7 @@ impl Probe {
 
     /// Whether the upstream speaks the other of http and https at its port: the one that its URL does not say. It is
     /// told nothing of us.
-    pub async fn speaks_the_other(&self) -> bool {
+    pub(crate) async fn speaks_the_other(&self) -> bool {
         let mut settings = self.settings().clone();
         settings.url.https = !settings.url.https;
         settings.credentials = config::Credentials::default();
@@ -220,7 +220,7 @@ impl Probe {
     }
 
     /// `text`, which a peer has said, without any secret that it was shown or has given.
-    pub fn veiled(&self, text: &str) -> String {
+    pub(crate) fn veiled(&self, text: &str) -> String {
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let hidden = |text: String, secret: &Secret| match secret.expose() {
             short if short.len() < SHORTEST => text,
@@ -264,12 +264,12 @@ const SHORTEST: usize = 4;
 
 impl Way {
     /// Whether it leads to the upstream itself.
-    pub fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         self.0.is_own()
     }
 
     /// As `redirect_hosts` would name it: the host, and the port where it must be written.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.0.entry()
     }
 }
@@ -283,14 +283,14 @@ impl fmt::Display for Way {
 
 impl Pass {
     /// Whether anything is shown.
-    pub fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         self.0.is_none()
     }
 }
 
 impl TokenErrand {
     /// How it is asked for.
-    pub fn method(&self) -> &'static str {
+    pub(crate) fn method(&self) -> &'static str {
         match self.grant {
             Grant::IdentityToken(_) => "POST",
             Grant::Nothing | Grant::Password(_) | Grant::RegistryToken(_) => "GET",
@@ -298,7 +298,7 @@ impl TokenErrand {
     }
 
     /// The URL that is asked; there is no secret in it.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match &self.grant {
             Grant::IdentityToken(_) => self.endpoint.realm.clone(),
             Grant::Password(login) => self.endpoint.request_url(Some(login), &self.scopes),
@@ -307,12 +307,12 @@ impl TokenErrand {
     }
 
     /// What the token is to be for.
-    pub fn scope(&self) -> String {
+    pub(crate) fn scope(&self) -> String {
         self.scopes.to_string()
     }
 
     /// Whether the credentials hold a token that serves as it is: then none is asked for.
-    pub fn is_needless(&self) -> bool {
+    pub(crate) fn is_needless(&self) -> bool {
         matches!(self.grant, Grant::RegistryToken(_))
     }
 }

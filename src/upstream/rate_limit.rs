@@ -8,12 +8,12 @@ use http::{HeaderMap, StatusCode};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::Response;
-use super::credentials::Who;
+use crate::upstream::Response;
+use crate::upstream::auth::credentials::Who;
 
 /// An allowance, as an answer tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     /// Requests in each window.
     pub limit: Option<u64>,
     /// How many are left.
@@ -26,7 +26,7 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Reads the fields of an answer. `None` where nothing is said: then nothing is limited.
-    pub fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let (remaining, window) = count(text("ratelimit-remaining")?)?;
         let limit = text("ratelimit-limit").and_then(count);
@@ -69,7 +69,7 @@ impl fmt::Display for RateLimit {
 
 /// The allowances of one upstream: each identity has its own. The one that is longest unheard of goes first.
 #[derive(Debug)]
-pub(super) struct RateLimits(Cache<Who, RateLimit>);
+pub(crate) struct RateLimits(Cache<Who, RateLimit>);
 
 impl Default for RateLimits {
     fn default() -> Self {
@@ -81,7 +81,7 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Keeps what an answer says, and tells the operator when it runs low or out. What is said to a client in refusing it
     /// is not kept: anybody may come with any name.
-    pub(super) fn note(&self, upstream: &str, who: &Who, response: &Response) {
+    pub(crate) fn note(&self, upstream: &str, who: &Who, response: &Response) {
         let Some(now) = RateLimit::of(&response.headers) else { return };
         let before = self.0.get(who);
         if is_known(who, response.status) {
@@ -97,7 +97,8 @@ impl RateLimits {
     }
 
     /// What each identity has left.
-    pub(super) fn all(&self) -> Vec<(String, RateLimit)> {
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> Vec<(String, RateLimit)> {
         self.0.iter().map(|(who, limit)| (who.to_string(), limit.clone())).collect()
     }
 }

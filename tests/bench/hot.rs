@@ -11,15 +11,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use divan::{Bencher, black_box};
-use dockgate::authn::{Authenticator, HtpasswdFile, Identity, UserName, htpasswd};
-use dockgate::authz::Rules;
-use dockgate::config::{AccessRule, Config, Environment, RepositoryPattern};
-use dockgate::proto::media_type::FULL_ACCEPT;
-use dockgate::proto::scope::ScopeSet;
-use dockgate::proto::{
+use dockgate::internals::FULL_ACCEPT;
+use dockgate::internals::Rules;
+use dockgate::internals::ScopeSet;
+use dockgate::internals::{
     Accept, Authorization, Challenge, ErrorBody, ErrorCode, Operation, RepositoryName, Secret,
 };
-use dockgate::proto::{Target, challenge, link};
+use dockgate::internals::{AccessRule, Config, Environment, RepositoryPattern};
+use dockgate::internals::{Authenticator, HtpasswdFile, Identity, UserName, htpasswd};
+use dockgate::internals::{Target, challenge, link};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

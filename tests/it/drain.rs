@@ -114,7 +114,8 @@ async fn an_answer_that_ends_long_after_the_draining_began_still_reaches_its_cli
     let finishing = async {
         client.next_of(frame::GOAWAY).await;
         // Longer than anything but a transfer is given when the gateway ends.
-        tokio::time::sleep(dockgate::config::limits::HANDSHAKE_DEADLINE + Duration::from_millis(500)).await;
+        tokio::time::sleep(dockgate::internals::limits::HANDSHAKE_DEADLINE + Duration::from_millis(500))
+            .await;
         gate.open();
         while got.len() < 1000 {
             got.extend(client.next_of(frame::DATA).await.payload);

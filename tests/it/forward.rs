@@ -474,5 +474,5 @@ async fn what_is_logged() {
     upstream.expect("GET", for_pulling("alice"), Reply::status(401));
     upstream.expect("GET", "/token?account=alice&service=reg", Reply::status(401));
     gateway.ask(Request::get(MANIFEST).login("alice", RIGHT)).await.is(401);
-    dockgate::telemetry::flush();
+    dockgate::internals::telemetry::flush();
 }

@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dockgate::cli::certificate;
+use dockgate::internals::certificate;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::HeaderMap;

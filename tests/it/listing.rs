@@ -178,7 +178,7 @@ async fn no_page_of_the_catalog_costs_more_than_so_many_of_the_upstreams() {
         .await;
     let page = || catalog(&["secret"]).header("Link", "</v2/_catalog?n=100&last=secret>; rel=\"next\"");
     upstream.expect("GET", "/v2/_catalog?n=100", page());
-    for _ in 1..dockgate::config::limits::CATALOG_UPSTREAM_PAGES {
+    for _ in 1..dockgate::internals::limits::CATALOG_UPSTREAM_PAGES {
         upstream.expect("GET", "/v2/_catalog?n=100&last=secret", page());
     }
     let answer = gateway.ask(Request::get("/v2/_catalog").login("alice", "secret")).await.is(200);

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use dockgate::clock;
+use dockgate::internals::clock;
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -204,7 +204,7 @@ async fn what_a_registry_repeats_of_secrets_is_not_told() {
 #[tokio::test]
 async fn an_open_registry_needs_one_step() {
     let (registry, address) = demo_registry().await;
-    dockgate::demo::image::seed(&registry).unwrap();
+    dockgate::internals::image::seed(&registry).unwrap();
     let ran = probe(&[&format!("127.0.0.1:{}/hello", address.port())]).await;
     ran.says(0, "ok: hello latest is sha256:");
     assert!(
@@ -419,7 +419,7 @@ fn rows(ran: &Ran) -> Vec<(String, String)> {
 #[tokio::test]
 async fn an_upstream_that_can_do_everything_is_good_and_left_as_it_was() {
     let (registry, address) = demo_registry().await;
-    dockgate::demo::image::seed(&registry).unwrap();
+    dockgate::internals::image::seed(&registry).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = configuration(dir.path(), &format!("url = \"http://{address}\""));
     let arguments = ["--upstream", "up", "--config", &config, "--write"];

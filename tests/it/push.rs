@@ -16,7 +16,7 @@ async fn both() -> (Upstream, Gateway) {
 }
 
 /// In front of the demo's registry, under a prefix; only alice may use it.
-async fn demo() -> (dockgate::demo::registry::Registry, Gateway) {
+async fn demo() -> (dockgate::internals::registry::Registry, Gateway) {
     let (registry, address) = demo_registry().await;
     let gateway = Gateway::builder().user("alice", "secret").upstream("demo", "reg", address).start().await;
     (registry, gateway)
@@ -52,7 +52,7 @@ async fn a_blob_goes_up_by_post_and_put() {
     assert_eq!(done.header("docker-content-digest"), Some(digest.as_str()));
     let got = gateway.ask(alice(Request::get(location(&done)))).await.is(200);
     assert!(got.body == content);
-    assert!(registry.blob(&dockgate::proto::Digest::parse(&digest).unwrap()).unwrap() == content);
+    assert!(registry.blob(&dockgate::internals::Digest::parse(&digest).unwrap()).unwrap() == content);
 }
 
 #[tokio::test]

@@ -122,5 +122,5 @@ async fn everything_that_is_logged() {
     let handle = |location: &str| location.rsplit('/').next().unwrap().to_owned();
     std::fs::write(std::env::var(HANDLES).unwrap(), format!("{}\n{}\n", handle(&first), handle(&second)))
         .unwrap();
-    dockgate::telemetry::flush();
+    dockgate::internals::telemetry::flush();
 }

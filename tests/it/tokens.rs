@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use dockgate::config::limits;
+use dockgate::internals::limits;
 
 use crate::harness::{
     Answer, Client, Gate, Gateway, Guarded, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account, asking,

@@ -13,9 +13,10 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Answering, State, guard, readiness};
+use crate::admin::{Answering, State, guard, readiness};
 use crate::body::Body;
-use crate::cache::upkeep::{self, Platforms, Selection};
+use crate::cache::maintenance;
+use crate::cache::maintenance::{Platforms, Selection};
 use crate::cache::{Cache, Site};
 use crate::proto::query;
 
@@ -27,7 +28,7 @@ use lines::Lines;
 /// What `POST /api/cache/warm` is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     /// Images, as docker names them or by their canonical names.
     pub images: Vec<String>,
     /// `OS/ARCH[/VARIANT]`, or `all`; none: this machine's.
@@ -37,7 +38,7 @@ pub struct Wishes {
 
 /// What is told where something can't be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Complaint {
+pub(crate) struct Complaint {
     /// Why.
     pub error: String,
 }
@@ -119,12 +120,12 @@ impl Call<'_> {
     }
 
     async fn stats(self) -> Result {
-        aside(move || upkeep::stats(&self.cache, &self.sites, true)).await
+        aside(move || maintenance::stats(&self.cache, &self.sites, true)).await
     }
 
     async fn list(self, request: &Request<Incoming>) -> Result {
         let selection = selection(request, Some("**"))?;
-        aside(move || upkeep::list(&self.sites, &selection)).await
+        aside(move || maintenance::list(&self.sites, &selection)).await
     }
 
     async fn remove(self, request: &Request<Incoming>) -> Result {
@@ -133,7 +134,7 @@ impl Call<'_> {
         let (cache, sites) = (self.cache, self.sites);
         aside(move || {
             let _permit = permit;
-            upkeep::remove(&cache, &sites, &selection)
+            maintenance::remove(&cache, &sites, &selection)
         })
         .await
     }
@@ -144,7 +145,7 @@ impl Call<'_> {
         let cache = self.cache;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            upkeep::verify(&cache, &mut |event| teller.tell_and_wait(&event));
+            maintenance::verify(&cache, &mut |event| teller.tell_and_wait(&event));
         });
         Ok(streamed(lines))
     }

@@ -5,14 +5,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use super::{HIGHEST_COST, LARGEST_FILE, LEAST_COST, LONGEST_PASSWORD, Line};
+use crate::authn::htpasswd::{HIGHEST_COST, LARGEST_FILE, LEAST_COST, LONGEST_PASSWORD, Line};
 use crate::authn::identity::UserName;
 use crate::proto::Secret;
 use crate::telemetry::RequestId;
 
 /// The lines of a file, being edited. Nothing reaches the disk before [`Editor::save`].
 #[derive(Debug)]
-pub struct Editor {
+pub(crate) struct Editor {
     path: PathBuf,
     before: Option<Metadata>,
     lines: Vec<Vec<u8>>,
@@ -23,7 +23,7 @@ impl Editor {
     ///
     /// # Errors
     /// [`EditError`] when the file is not there or cannot be read.
-    pub fn open(path: &Path) -> Result<Self, EditError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, EditError> {
         let path = path.canonicalize()?;
         let mut file = File::open(&path)?;
         let before = file.metadata()?;
@@ -39,7 +39,7 @@ impl Editor {
     ///
     /// # Errors
     /// [`EditError`] when the file is there and cannot be read.
-    pub fn open_or_new(path: &Path) -> Result<Self, EditError> {
+    pub(crate) fn open_or_new(path: &Path) -> Result<Self, EditError> {
         match Self::open(path) {
             Err(EditError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(Self::new(path)),
             opened => opened,
@@ -47,13 +47,13 @@ impl Editor {
     }
 
     /// Begins with no lines, whatever the path holds now.
-    pub fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         Self { before: path.metadata().ok(), path, lines: Vec::new() }
     }
 
     /// Gives a user this hash: in the place of the line he has, or at the end. Further lines of his go.
-    pub fn set(&mut self, name: &UserName, hash: &str) -> Change {
+    pub(crate) fn set(&mut self, name: &UserName, hash: &str) -> Change {
         let line = format!("{name}:{hash}").into_bytes();
         let place = self.lines.iter().position(|l| is_of(l, name));
         self.remove(name);
@@ -65,14 +65,14 @@ impl Editor {
     }
 
     /// Removes every line of this user, also unusable ones. False when he had none.
-    pub fn remove(&mut self, name: &UserName) -> bool {
+    pub(crate) fn remove(&mut self, name: &UserName) -> bool {
         let before = self.lines.len();
         self.lines.retain(|line| !is_of(line, name));
         self.lines.len() < before
     }
 
     /// Every line that a user could log in with, or an account of why not; in the file's order.
-    pub fn entries(&self) -> impl Iterator<Item = (usize, Result<Line, super::Reason>)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Result<Line, super::Reason>)> {
         let numbered = self.lines.iter().enumerate().map(|(i, line)| (i + 1, line.trim_ascii()));
         let lines = numbered.filter(|(_, line)| !line.is_empty() && line[0] != b'#');
         lines.map(|(number, line)| (number, Line::parse(number, line)))
@@ -83,7 +83,7 @@ impl Editor {
     ///
     /// # Errors
     /// [`EditError::Io`]; the old file is then untouched.
-    pub fn save(&self) -> Result<(), EditError> {
+    pub(crate) fn save(&self) -> Result<(), EditError> {
         let beside = self.beside();
         let written = self.write(&beside).and_then(|()| std::fs::rename(&beside, &self.path));
         if written.is_err() {
@@ -119,7 +119,7 @@ impl Editor {
 
 /// What setting a hash did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// The user is new.
     Added,
     /// The user had a line, which was replaced.
@@ -128,7 +128,7 @@ pub enum Change {
 
 /// Why a file was not edited.
 #[derive(Debug, thiserror::Error)]
-pub enum EditError {
+pub(crate) enum EditError {
     /// The system said no.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::{Htpasswd, LARGEST_FILE, LoadError};
-use crate::watch::Stamp;
+use crate::authn::htpasswd::{Htpasswd, LARGEST_FILE, LoadError};
+use crate::file_stamp::Stamp;
 
 /// A path and what was last read from it.
 pub struct HtpasswdFile {

@@ -3,8 +3,11 @@
 mod edit;
 mod file;
 
-pub use edit::{Change, EditError, Editor, HashError, hash};
-pub use file::{HtpasswdFile, Reload};
+pub(crate) use edit::HashError;
+pub use edit::hash;
+pub(crate) use edit::{Change, EditError, Editor};
+pub use file::HtpasswdFile;
+pub(crate) use file::Reload;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,7 +15,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::identity::{NameError, UserName};
+use crate::authn::identity::{NameError, UserName};
 use crate::proto::Secret;
 
 /// The users of one htpasswd file, as read at one moment.
@@ -183,16 +186,16 @@ pub enum LoadError {
 }
 
 /// A file larger than this is not an htpasswd file: it would hold some 200 000 users.
-pub const LARGEST_FILE: u64 = 16 << 20;
+pub(crate) const LARGEST_FILE: u64 = 16 << 20;
 
 /// The least cost bcrypt knows.
-pub const LEAST_COST: u32 = 4;
+pub(crate) const LEAST_COST: u32 = 4;
 
 /// As Apache's htpasswd has it. A check at this cost takes some seconds.
-pub const HIGHEST_COST: u32 = 17;
+pub(crate) const HIGHEST_COST: u32 = 17;
 
 /// What bcrypt looks at; the rest of a longer password would be ignored, so none is accepted.
-pub const LONGEST_PASSWORD: usize = 72;
+pub(crate) const LONGEST_PASSWORD: usize = 72;
 
 /// Whether bcrypt would not look at all of a password: it ignores what follows the 72nd byte, and others stop
 /// at NUL, so that some other password would do as well.

@@ -1,4 +1,4 @@
-use super::*;
+use crate::authn::htpasswd::*;
 
 const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
 

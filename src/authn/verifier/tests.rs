@@ -1,5 +1,5 @@
-use super::*;
 use crate::authn::htpasswd;
+use crate::authn::verifier::*;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 

@@ -7,27 +7,27 @@ use std::path::Path;
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, ETAG};
 
-use super::layout::{Layout, WriteSmall, create, read_small};
+use crate::cache::store::layout::{Layout, WriteSmall, create, read_small};
 use crate::proto::Digest;
 
 /// What is known of a blob on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) digest: Digest,
+pub(crate) struct Head {
+    pub(crate) digest: Digest,
     /// The upstream's name.
-    pub(super) upstream: String,
+    pub(crate) upstream: String,
     /// Bytes of the whole.
-    pub(super) total: Option<u64>,
+    pub(crate) total: Option<u64>,
     /// The upstream's strong validator.
-    pub(super) etag: Option<HeaderValue>,
+    pub(crate) etag: Option<HeaderValue>,
     /// Bytes that are there and synced.
-    pub(super) reached: u64,
+    pub(crate) reached: u64,
 }
 
 impl Head {
     /// That of a blob of which nothing is there. A weak validator is not kept: it can't prove that a rest belongs to a
     /// prefix (RFC 9110, 13.1.5).
-    pub(super) fn new(
+    pub(crate) fn new(
         upstream: &str,
         digest: &Digest,
         total: Option<u64>,
@@ -38,18 +38,18 @@ impl Head {
     }
 
     /// That of the prefix called `name`. `None`: there is none, or it is not whole.
-    pub(super) fn read(layout: &Layout, name: &str) -> Option<Self> {
+    pub(crate) fn read(layout: &Layout, name: &str) -> Option<Self> {
         Self::parse(&read_small(&layout.partial(name, "head")).ok()?)
     }
 
     /// How much of a prefix of `bytes` is to be gone on with. A whole blob is none: there must be something left to ask the
     /// upstream for, by which it says that it still serves it to whoever asks.
-    pub(super) fn resumable(&self, bytes: u64) -> u64 {
+    pub(crate) fn resumable(&self, bytes: u64) -> u64 {
         self.total.map_or(bytes, |total| bytes.min(total.saturating_sub(1)))
     }
 
     /// Writes it where [`put`](Self::put) will find it. `synced`: waits until it is on the disk.
-    pub(super) fn write(&self, new: &Path, synced: bool) -> io::Result<()> {
+    pub(crate) fn write(&self, new: &Path, synced: bool) -> io::Result<()> {
         let file = create(new)?;
         if synced {
             return file.write_all_and_sync(&self.render());
@@ -58,7 +58,7 @@ impl Head {
     }
 
     /// Has what was written take the place of what was there.
-    pub(super) fn put(layout: &Layout, name: &str) -> io::Result<()> {
+    pub(crate) fn put(layout: &Layout, name: &str) -> io::Result<()> {
         fs::rename(layout.partial(name, "new"), layout.partial(name, "head"))
     }
 

@@ -8,13 +8,13 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Kind;
-use super::policy::{Order, Standing, Ticket};
+use crate::cache::store::Kind;
+use crate::cache::store::eviction::{Order, Standing, Ticket};
 use crate::proto::Digest;
 
 /// All that is there.
 #[derive(Default)]
-pub(super) struct Index {
+pub(crate) struct Index {
     blobs: Shelf,
     manifests: Shelf,
     prefixes: HashMap<String, Prefix>,
@@ -22,39 +22,39 @@ pub(super) struct Index {
     stems: HashMap<String, Vec<String>>,
     prefix_bytes: u64,
     /// Bytes promised to blobs on their way, those that are there already included.
-    pub(super) reserved: u64,
+    pub(crate) reserved: u64,
     /// Of those, the bytes that the file system has not set aside.
-    pub(super) unbacked: u64,
+    pub(crate) unbacked: u64,
     /// What is never evicted, whether it is there or not.
     kept: HashSet<Digest>,
     /// What this process put in place and has not synced yet, and how often.
     pending: HashMap<(Kind, Digest), u32>,
     /// Everything has been counted.
-    pub(super) counted: bool,
+    pub(crate) counted: bool,
     /// What was chosen to go and is not gone yet.
-    pub(super) leaving: usize,
+    pub(crate) leaving: usize,
     /// Bytes of records, which share the room of manifests.
-    pub(super) records: u64,
+    pub(crate) records: u64,
     /// How many are still finding out what must stay.
-    pub(super) sorting: usize,
+    pub(crate) sorting: usize,
     /// How often all has been counted.
     round: u64,
     /// The prefixes on the disk have been counted.
-    pub(super) knows_prefixes: bool,
+    pub(crate) knows_prefixes: bool,
     /// Of what is reserved, bytes for what has no name yet.
-    pub(super) nameless: u64,
+    pub(crate) nameless: u64,
 }
 
 /// What has to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Victim {
+pub(crate) enum Victim {
     Prefix(String),
     Content(Kind, Digest, u64),
 }
 
 /// How much there is of something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
+pub(crate) struct Amount {
     /// Files.
     pub count: u64,
     /// Their bytes.
@@ -69,7 +69,7 @@ struct Prefix {
 impl Index {
     /// Content is used at `now` and must not go until [`unpin`](Self::unpin) with the number that is the answer. Second:
     /// whether the use has to be noted on disk, as it was last noted too long ago.
-    pub(super) fn pin(
+    pub(crate) fn pin(
         &mut self,
         kind: Kind,
         digest: &Digest,
@@ -95,7 +95,7 @@ impl Index {
     }
 
     /// One reader less. What was removed and has come back since has other readers.
-    pub(super) fn unpin(&mut self, kind: Kind, digest: &Digest, number: u64) {
+    pub(crate) fn unpin(&mut self, kind: Kind, digest: &Digest, number: u64) {
         if let Some(entry) = self.shelf(kind).entries.get_mut(digest)
             && entry.ticket.number == number
         {
@@ -104,42 +104,42 @@ impl Index {
     }
 
     /// Content is there that was last used at `last`. What is known already is left as it is.
-    pub(super) fn found(&mut self, kind: Kind, digest: &Digest, bytes: u64, last: u64) {
+    pub(crate) fn found(&mut self, kind: Kind, digest: &Digest, bytes: u64, last: u64) {
         self.shelf(kind).put(digest, bytes, last, last);
         self.saw(kind, digest);
     }
 
     /// All is about to be counted anew.
-    pub(super) fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self) {
         self.round += 1;
     }
 
     /// Content has been seen on the disk: whether it was known.
-    pub(super) fn saw(&mut self, kind: Kind, digest: &Digest) -> bool {
+    pub(crate) fn saw(&mut self, kind: Kind, digest: &Digest) -> bool {
         let round = self.round;
         let entry = self.shelf(kind).entries.get_mut(digest);
         entry.map(|entry| entry.seen = round).is_some()
     }
 
     /// Content that was not seen since the round began.
-    pub(super) fn unseen(&mut self, kind: Kind) -> Vec<Digest> {
+    pub(crate) fn unseen(&mut self, kind: Kind) -> Vec<Digest> {
         let round = self.round;
         let entries = self.shelf(kind).entries.iter();
         entries.filter(|(_, entry)| entry.seen != round).map(|(digest, _)| digest.clone()).collect()
     }
 
     /// Content is not there any more: whether it was known.
-    pub(super) fn gone(&mut self, kind: Kind, digest: &Digest) -> bool {
+    pub(crate) fn gone(&mut self, kind: Kind, digest: &Digest) -> bool {
         self.shelf(kind).take(digest)
     }
 
     /// Whether content is known to be there.
-    pub(super) fn knows(&mut self, kind: Kind, digest: &Digest) -> bool {
+    pub(crate) fn knows(&mut self, kind: Kind, digest: &Digest) -> bool {
         self.shelf(kind).entries.contains_key(digest)
     }
 
     /// Whether it has come back since it was chosen.
-    pub(super) fn is_back(&mut self, victim: &Victim) -> bool {
+    pub(crate) fn is_back(&mut self, victim: &Victim) -> bool {
         match victim {
             Victim::Prefix(name) => self.prefixes.contains_key(name),
             Victim::Content(kind, digest, _) => self.knows(*kind, digest),
@@ -147,7 +147,7 @@ impl Index {
     }
 
     /// A prefix is there that nobody writes.
-    pub(super) fn found_prefix(&mut self, name: &str, bytes: u64, last: u64) {
+    pub(crate) fn found_prefix(&mut self, name: &str, bytes: u64, last: u64) {
         self.prefix_gone(name);
         self.prefixes.insert(name.to_owned(), Prefix { bytes, last });
         self.stems.entry(stem_of(name).to_owned()).or_default().push(name.to_owned());
@@ -155,14 +155,14 @@ impl Index {
     }
 
     /// The names of a blob's prefixes that nobody here writes, the longest first.
-    pub(super) fn prefixes_of(&self, stem: &str) -> Vec<String> {
+    pub(crate) fn prefixes_of(&self, stem: &str) -> Vec<String> {
         let mut names = self.stems.get(stem).cloned().unwrap_or_default();
         names.sort_by_key(|name| Reverse(self.prefixes.get(name).map_or(0, |prefix| prefix.bytes)));
         names
     }
 
     /// The prefixes that have to go as there are more than `most`: those that nobody has wanted for the longest.
-    pub(super) fn evict_prefixes(&mut self, most: usize) -> Vec<Victim> {
+    pub(crate) fn evict_prefixes(&mut self, most: usize) -> Vec<Victim> {
         let over = self.prefixes.len().saturating_sub(most);
         if over == 0 {
             return Vec::new();
@@ -177,7 +177,7 @@ impl Index {
     }
 
     /// It is not there any more, or is being written again.
-    pub(super) fn prefix_gone(&mut self, name: &str) {
+    pub(crate) fn prefix_gone(&mut self, name: &str) {
         if let Some(prefix) = self.prefixes.remove(name) {
             self.prefix_bytes -= prefix.bytes;
             let stem = stem_of(name);
@@ -191,17 +191,17 @@ impl Index {
     }
 
     /// `digest` is never to be evicted.
-    pub(super) fn keep(&mut self, digest: &Digest) {
+    pub(crate) fn keep(&mut self, digest: &Digest) {
         self.kept.insert(digest.clone());
     }
 
     /// It has been put in place and is to be synced.
-    pub(super) fn expect_sync(&mut self, kind: Kind, digest: &Digest) {
+    pub(crate) fn expect_sync(&mut self, kind: Kind, digest: &Digest) {
         *self.pending.entry((kind, digest.clone())).or_default() += 1;
     }
 
     /// It has been synced, or never will be.
-    pub(super) fn synced(&mut self, kind: Kind, digest: &Digest) {
+    pub(crate) fn synced(&mut self, kind: Kind, digest: &Digest) {
         let key = (kind, digest.clone());
         if let Some(count) = self.pending.get_mut(&key) {
             *count -= 1;
@@ -212,19 +212,19 @@ impl Index {
     }
 
     /// Whether this process put it in place, and has not synced it yet.
-    pub(super) fn is_pending(&self, kind: Kind, digest: &Digest) -> bool {
+    pub(crate) fn is_pending(&self, kind: Kind, digest: &Digest) -> bool {
         !self.pending.is_empty() && self.pending.contains_key(&(kind, digest.clone()))
     }
 
     /// While not everything has been counted, nothing is evicted: what is least used is not known yet, nor what must stay.
-    pub(super) fn may_evict(&self) -> bool {
+    pub(crate) fn may_evict(&self) -> bool {
         self.counted && self.sorting == 0
     }
 
     /// Reserves `bytes` within `limit`. What has to go for that is out of the index then; `None`: it can't be had.
     ///
     /// Nothing is evicted before [`may_evict`](Self::may_evict), nor unless `evicts`.
-    pub(super) fn reserve(&mut self, bytes: u64, limit: u64, now: u64, evicts: bool) -> Option<Vec<Victim>> {
+    pub(crate) fn reserve(&mut self, bytes: u64, limit: u64, now: u64, evicts: bool) -> Option<Vec<Victim>> {
         let taken = self.reserved.checked_add(bytes).filter(|taken| *taken <= limit)?;
         let over = (taken + self.prefix_bytes + self.blobs.bytes).saturating_sub(limit);
         let victims = match over {
@@ -238,7 +238,7 @@ impl Index {
 
     /// What has to go so that `bytes` of content and prefixes are freed. `all`: nothing goes if that is not enough
     /// (`None`).
-    pub(super) fn evict(&mut self, bytes: u64, limit: u64, now: u64, all: bool) -> Option<Vec<Victim>> {
+    pub(crate) fn evict(&mut self, bytes: u64, limit: u64, now: u64, all: bool) -> Option<Vec<Victim>> {
         let prefixes = self.expendable_prefixes(bytes, limit, now);
         let freed: u64 = prefixes.iter().filter_map(|name| self.prefixes.get(name)).map(|p| p.bytes).sum();
         let kept = &self.kept;
@@ -253,7 +253,7 @@ impl Index {
     }
 
     /// Manifests that have to go, as there are more than `limit` bytes of them.
-    pub(super) fn evict_manifests(&mut self, limit: u64) -> Vec<Victim> {
+    pub(crate) fn evict_manifests(&mut self, limit: u64) -> Vec<Victim> {
         // Records go by their age, see `Records::count`.
         let over = (self.manifests.bytes + self.records.min(limit / 2)).saturating_sub(limit);
         let kept = &self.kept;
@@ -263,12 +263,12 @@ impl Index {
     }
 
     /// Bytes of blobs: in place, left, and on their way.
-    pub(super) fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.blobs.bytes + self.prefix_bytes + self.reserved
     }
 
     /// Content of a kind that is in place.
-    pub(super) fn amount(&self, kind: Kind) -> Amount {
+    pub(crate) fn amount(&self, kind: Kind) -> Amount {
         let shelf = match kind {
             Kind::Blob => &self.blobs,
             Kind::Manifest => &self.manifests,
@@ -277,7 +277,7 @@ impl Index {
     }
 
     /// Prefixes that nobody writes.
-    pub(super) fn prefixes(&self) -> Amount {
+    pub(crate) fn prefixes(&self) -> Amount {
         Amount { count: self.prefixes.len() as u64, bytes: self.prefix_bytes }
     }
 

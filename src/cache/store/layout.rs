@@ -11,18 +11,18 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::Kind;
+use crate::cache::store::Kind;
 use crate::proto::{Algorithm, Digest};
 
 /// The names below one directory.
-pub(super) struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
     access: Access,
 }
 
 /// What may be done below the directory. Whoever keeps something else there asks this first.
 #[derive(Debug, Clone, Default)]
-pub(in crate::cache) struct Access {
+pub(crate) struct Access {
     /// The directory has been seen to be of this layout.
     readable: Arc<AtomicBool>,
     /// Nothing is written, made or removed, be it that it is another user's.
@@ -31,25 +31,25 @@ pub(in crate::cache) struct Access {
 
 impl Access {
     /// Whether what is there may be read.
-    pub(in crate::cache) fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.readable.load(Ordering::Acquire)
     }
 
     /// Whether something may be changed there.
-    pub(in crate::cache) fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         !self.only_looks && self.is_readable()
     }
 
     /// To all, for tests of what is below a directory.
     #[cfg(test)]
-    pub(in crate::cache) fn full() -> Self {
+    pub(crate) fn full() -> Self {
         Self { readable: Arc::new(AtomicBool::new(true)), only_looks: false }
     }
 }
 
 /// Why a directory can't be used.
 #[derive(Debug, Error)]
-pub(super) enum LayoutError {
+pub(crate) enum LayoutError {
     #[error("its layout has the version {0:?}, and this program knows {VERSION:?} alone")]
     Version(String),
     #[error(transparent)]
@@ -58,22 +58,22 @@ pub(super) enum LayoutError {
 
 impl Layout {
     /// That below `root`, which need not exist yet. `only_looks`: nothing is ever changed there.
-    pub(super) fn new(root: PathBuf, only_looks: bool) -> Self {
+    pub(crate) fn new(root: PathBuf, only_looks: bool) -> Self {
         Self { root, access: Access { only_looks, ..Access::default() } }
     }
 
     /// What may be done there.
-    pub(super) fn access(&self) -> &Access {
+    pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
     /// The directory itself.
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// Makes what is missing, if anything may be made there. A directory of another version is left as it is.
-    pub(super) fn prepare(&self) -> Result<(), LayoutError> {
+    pub(crate) fn prepare(&self) -> Result<(), LayoutError> {
         let version = self.claim();
         self.access.readable.store(version.is_ok(), Ordering::Release);
         version?;
@@ -88,12 +88,12 @@ impl Layout {
     }
 
     /// Whether what is there may be read.
-    pub(super) fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.access.is_readable()
     }
 
     /// Where content is, if it is of an algorithm that can be checked here.
-    pub(super) fn content(&self, kind: Kind, digest: &Digest) -> Option<PathBuf> {
+    pub(crate) fn content(&self, kind: Kind, digest: &Digest) -> Option<PathBuf> {
         let algorithm = algorithm(digest)?;
         let encoded = digest.encoded();
         let shard = encoded.get(..2)?;
@@ -107,7 +107,7 @@ impl Layout {
     }
 
     /// Renames `from` to where content belongs. Gives the directories that have to be synced for that to last.
-    pub(super) fn place(&self, from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn place(&self, from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
         let shard = to.parent().unwrap_or(&self.root);
         match fs::rename(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -120,17 +120,17 @@ impl Layout {
     }
 
     /// Where prefixes are.
-    pub(super) fn partials(&self) -> PathBuf {
+    pub(crate) fn partials(&self) -> PathBuf {
         self.root.join("partial")
     }
 
     /// The file beside the prefix called `name` that ends in `.suffix`; its bytes are in `part`.
-    pub(super) fn partial(&self, name: &str, suffix: &str) -> PathBuf {
+    pub(crate) fn partial(&self, name: &str, suffix: &str) -> PathBuf {
         self.partials().join(format!("{name}.{suffix}"))
     }
 
     /// A new file for a prefix, locked for the caller.
-    pub(super) fn create_partial(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn create_partial(&self, name: &str) -> io::Result<File> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -144,7 +144,7 @@ impl Layout {
 
     /// The file of a prefix, locked for the caller; `None` while another has it, or if it is gone. A link is nobody's
     /// prefix, and goes.
-    pub(super) fn open_partial(&self, name: &str) -> io::Result<Option<File>> {
+    pub(crate) fn open_partial(&self, name: &str) -> io::Result<Option<File>> {
         let path = self.partial(name, "part");
         match OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(&path) {
             Ok(file) => Ok(lock(&file)?.then_some(file)),
@@ -158,7 +158,7 @@ impl Layout {
     }
 
     /// Removes all files of a prefix, which must be locked by the caller or belong to nobody.
-    pub(super) fn remove_partial(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn remove_partial(&self, name: &str) -> io::Result<()> {
         // The bytes go last: as long as they are there they show that the others belong to somebody.
         remove(&self.partial(name, "head"))?;
         remove(&self.partial(name, "new"))?;
@@ -172,7 +172,7 @@ impl Layout {
     }
 
     /// The names of all files of prefixes, without their suffixes; some come more than once.
-    pub(super) fn partial_names(&self) -> io::Result<Vec<String>> {
+    pub(crate) fn partial_names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.partials())? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
@@ -185,7 +185,7 @@ impl Layout {
 
     /// Goes through all content of a kind as it is on disk. What vanishes meanwhile is left out; so is what is not named
     /// like content.
-    pub(super) fn each(&self, kind: Kind, mut found: impl FnMut(Digest, &Path) -> bool) -> io::Result<()> {
+    pub(crate) fn each(&self, kind: Kind, mut found: impl FnMut(Digest, &Path) -> bool) -> io::Result<()> {
         for algorithm in ["sha256", "sha512"] {
             for shard in entries(&self.root.join(directory(kind)).join(algorithm))? {
                 for file in entries(&shard.path())? {
@@ -220,14 +220,14 @@ impl Layout {
 
     fn write_version(&self, version: &Path) -> io::Result<()> {
         // Of its own name: another process may be starting on the directory too.
-        let new = self.root.join(super::random_name("version"));
+        let new = self.root.join(crate::cache::store::random_name("version"));
         create(&new)?.write_all_and_sync(format!("{VERSION}\n").as_bytes())?;
         fs::rename(new, version)
     }
 }
 
 /// Makes a file of its own for `fill` to write and to rename; it is removed if that fails.
-pub(super) fn create_new_for(
+pub(crate) fn create_new_for(
     layout: &Layout,
     name: &str,
     fill: impl FnOnce(&File, &Path) -> io::Result<()>,
@@ -241,24 +241,24 @@ pub(super) fn create_new_for(
 }
 
 /// A file, new or emptied, that others can't read.
-pub(super) fn create(path: &Path) -> io::Result<File> {
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(NO_LINK).open(path)
 }
 
 /// A file, for reading. A link is none: all that is kept is files.
-pub(super) fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(NO_LINK).open(path)
 }
 
 /// The bytes of a small file; of a larger one those that it begins with.
-pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(open(path)?, SMALL), &mut bytes)?;
     Ok(bytes)
 }
 
 /// Removes a file; one that is gone already is as good.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -266,7 +266,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Writing a small file whole.
-pub(super) trait WriteSmall {
+pub(crate) trait WriteSmall {
     /// Writes all, and waits until it is on the disk.
     fn write_all_and_sync(&self, bytes: &[u8]) -> io::Result<()>;
 }
@@ -330,7 +330,7 @@ fn named(algorithm: &str, shard: &DirEntry, file: &DirEntry) -> Option<Digest> {
 const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 /// What the note of a prefix that was left ends in.
-pub(super) const NOTE: &str = "left";
+pub(crate) const NOTE: &str = "left";
 
 /// More than any small file that is written here.
 const SMALL: u64 = 64 * 1024;

@@ -7,7 +7,7 @@
 //! PATH/partial/NAME.part            prefixes of blobs on their way, each locked by whoever writes it
 //! PATH/partial/NAME.head            what is known of such a blob
 //! PATH/partial/STEM.left            the name of the prefix of a blob that was left last
-//! PATH/records/...                  what repositories hold, see [`super::records`]
+//! PATH/records/...                  what repositories hold, see [`crate::cache::metadata::records`]
 //! ```
 //!
 //! The times of a file in place say two things. Its modification time is a mark (see `proof`) until it has been synced: after a power
@@ -21,40 +21,42 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
-use super::Counters;
+use crate::cache::Counters;
 use crate::clock;
-use crate::config::{self, limits};
+use crate::config;
+use crate::config::limits;
 use crate::proto::Digest;
 
-mod content;
-mod head;
-mod index;
-mod keeper;
-mod layout;
-mod partial;
-mod policy;
-mod proof;
-mod space;
-mod sync;
-mod trouble;
+pub(crate) mod content;
+pub(crate) mod eviction;
+pub(crate) mod hash_pool;
+pub(crate) mod head;
+pub(crate) mod health;
+pub(crate) mod index;
+pub(crate) mod integrity;
+pub(crate) mod layout;
+pub(crate) mod maintenance;
+pub(crate) mod partial;
+pub(crate) mod space;
+pub(crate) mod sync;
 
-pub use content::Content;
-pub use index::Amount;
-pub(super) use layout::Access;
-pub(super) use partial::Partial;
-pub use proof::Verdict;
+pub(crate) use crate::cache::store::integrity::Verdict;
+pub(crate) use content::Content;
+pub(crate) use index::Amount;
+pub(crate) use layout::Access;
+pub(crate) use partial::Partial;
 
+use crate::cache::store::health::Trouble;
+use crate::cache::store::maintenance::Keeper;
 use head::Head;
 use index::Index;
-use keeper::Keeper;
 use layout::Layout;
 use partial::Slot;
 use space::{FreeSpace, Space};
-use trouble::Trouble;
 
 /// What content is, for how it is kept: blobs go first when room is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A layer or a configuration.
     Blob,
     /// A manifest or an index.
@@ -63,18 +65,18 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Blob, Self::Manifest];
+    pub(crate) const ALL: [Self; 2] = [Self::Blob, Self::Manifest];
 }
 
 /// The content that is kept. Dropped, it waits until what is in place is on the disk.
-pub struct Store {
+pub(crate) struct Store {
     inner: Arc<Inner>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// Blobs in place.
     pub blobs: Amount,
     /// Manifests in place.
@@ -91,7 +93,7 @@ pub struct Usage {
 
 /// Something that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// What it is.
     pub digest: Digest,
     /// Its length.
@@ -103,37 +105,37 @@ pub struct Listed {
 impl Store {
     /// The store in the settings' directory, which is made where it is missing. Never fails, see
     /// [`trouble`](Self::trouble). What is there is counted, and leftovers are sorted out, behind this.
-    pub fn open(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
+    pub(crate) fn open(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
         Self::open_on(settings, counters, Box::new(space::free_space))
     }
 
     /// The same to look at: nothing is made, written or removed, or counted as a use, and no thread is started. All is
     /// counted when this returns.
-    pub fn look_at(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
+    pub(crate) fn look_at(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
         let inner = Inner::new(settings, counters, Box::new(space::free_space), true);
         inner.count_quietly();
         Arc::new(Self { inner, threads: Vec::new() })
     }
 
     /// What may be done in the directory.
-    pub(super) fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         self.inner.layout.access().clone()
     }
 
     /// Has `tend` called every hour or so, in the thread that counts.
-    pub(super) fn tend_by(&self, tend: impl Fn() + Send + Sync + 'static) {
+    pub(crate) fn tend_by(&self, tend: impl Fn() + Send + Sync + 'static) {
         *self.inner.tend.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tend));
     }
 
     /// Content, ready to be read. It is not evicted as long as the answer lives. Counts as a use.
-    pub fn content(&self, kind: Kind, digest: &Digest) -> Option<Content> {
+    pub(crate) fn content(&self, kind: Kind, digest: &Digest) -> Option<Content> {
         self.inner.content(kind, digest)
     }
 
     /// The bytes of small content, as they are there, whatever they are. No use.
-    pub(super) fn peek(&self, kind: Kind, digest: &Digest) -> Option<Vec<u8>> {
+    pub(crate) fn peek(&self, kind: Kind, digest: &Digest) -> Option<Vec<u8>> {
         let path = self.inner.layout.content(kind, digest).filter(|_| self.inner.layout.is_readable())?;
-        let file = proof::open_quietly(&path).ok()?;
+        let file = integrity::open_quietly(&path).ok()?;
         let most = limits::MANIFEST_BYTES as u64;
         let mut bytes = Vec::new();
         let length = std::io::Read::take(file, most + 1).read_to_end(&mut bytes).ok()?;
@@ -141,34 +143,34 @@ impl Store {
     }
 
     /// Whether content is there. No use.
-    pub fn has(&self, kind: Kind, digest: &Digest) -> bool {
+    pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
         self.inner.has(kind, digest)
     }
 
     /// The bytes of content that is there. No use.
-    pub fn length(&self, kind: Kind, digest: &Digest) -> Option<u64> {
+    pub(crate) fn length(&self, kind: Kind, digest: &Digest) -> Option<u64> {
         let path = self.inner.layout.content(kind, digest).filter(|_| self.inner.layout.is_readable())?;
         std::fs::symlink_metadata(path).ok().map(|known| known.len())
     }
 
     /// Keeps a manifest, which has been proved to be what `digest` says. Nothing is said where it can't be kept.
-    pub fn keep_manifest(&self, digest: &Digest, bytes: &[u8]) {
+    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8]) {
         self.inner.keep_manifest(digest, bytes);
     }
 
     /// `digest` is never evicted as long as this process runs, whether it is there yet or not.
-    pub fn keep(&self, digest: &Digest) {
+    pub(crate) fn keep(&self, digest: &Digest) {
         self.inner.index().keep(digest);
     }
 
     /// Records take so many bytes of what manifests and records have together.
-    pub(super) fn note_records(&self, bytes: u64) {
+    pub(crate) fn note_records(&self, bytes: u64) {
         self.inner.index().records = bytes;
         self.inner.keeper.ring();
     }
 
     /// Nothing is evicted while `sort` finds out what must stay, in a thread of its own.
-    pub(super) fn sort_out(self: &Arc<Self>, sort: impl FnOnce() + Send + 'static) {
+    pub(crate) fn sort_out(self: &Arc<Self>, sort: impl FnOnce() + Send + 'static) {
         self.inner.index().sorting += 1;
         let sorted = Sorted(self.inner.clone());
         let work = move || {
@@ -181,13 +183,13 @@ impl Store {
 
     /// The prefix of a blob that an earlier fill from `upstream` left, if there is one that nobody writes. It is locked for
     /// the caller.
-    pub(super) fn resume(&self, upstream: &str, digest: &Digest) -> Option<Partial> {
+    pub(crate) fn resume(&self, upstream: &str, digest: &Digest) -> Option<Partial> {
         self.inner.resume(upstream, digest)
     }
 
     /// A place for a blob of `total` bytes on its way from `upstream`; room for it is reserved. `None` where it can't be
     /// kept: no room, or the disk does not work, or its digest can't be checked here.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         &self,
         upstream: &str,
         digest: &Digest,
@@ -200,7 +202,7 @@ impl Store {
     /// A place for a blob on its way to `upstream`, whose digest is not known before its end: see [`Partial::commit_as`].
     /// Room is taken as it comes, and beyond a tenth of all only where nothing has to go for it. `None` as of
     /// [`begin`](Self::begin).
-    pub(super) fn begin_nameless(&self, upstream: &str) -> Option<Partial> {
+    pub(crate) fn begin_nameless(&self, upstream: &str) -> Option<Partial> {
         let mut random = [0; 32];
         // Until then it goes by a digest that is nobody's, so that nobody finds it; its file's name is random besides.
         let _ = aws_lc_rs::rand::fill(&mut random);
@@ -208,7 +210,7 @@ impl Store {
     }
 
     /// Lets go of content: whether it was there.
-    pub fn remove(&self, kind: Kind, digest: &Digest) -> bool {
+    pub(crate) fn remove(&self, kind: Kind, digest: &Digest) -> bool {
         let writable = self.inner.layout.access().is_writable();
         let Some(path) = self.inner.layout.content(kind, digest).filter(|_| writable) else {
             return false;
@@ -219,17 +221,17 @@ impl Store {
 
     /// Content may be damaged: it is hashed again behind this, at most once in
     /// [`CACHE_DOUBT_PAUSE`](crate::config::limits::CACHE_DOUBT_PAUSE), and removed if it is. Until then it is served.
-    pub(super) fn doubt(&self, kind: Kind, digest: &Digest) {
+    pub(crate) fn doubt(&self, kind: Kind, digest: &Digest) {
         self.inner.keeper.doubt(kind, digest);
     }
 
     /// Why nothing can be kept now, if that is so.
-    pub fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         self.inner.trouble.text()
     }
 
     /// How much is kept, by what has been counted so far.
-    pub fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         let index = self.inner.index();
         Usage {
             blobs: index.amount(Kind::Blob),
@@ -245,7 +247,7 @@ impl Store {
     ///
     /// # Errors
     /// The system's, where a directory can't be read.
-    pub fn for_each(&self, kind: Kind, mut each: impl FnMut(Listed)) -> std::io::Result<()> {
+    pub(crate) fn for_each(&self, kind: Kind, mut each: impl FnMut(Listed)) -> std::io::Result<()> {
         self.walk(kind, |digest, path| {
             if let Ok(known) = std::fs::symlink_metadata(path) {
                 let used = known.accessed().unwrap_or(UNIX_EPOCH);
@@ -260,11 +262,13 @@ impl Store {
     ///
     /// # Errors
     /// The system's, where a directory can't be read.
-    pub fn verify(&self, mut each: impl FnMut(Kind, &Digest, Verdict) -> bool) -> std::io::Result<()> {
+    pub(crate) fn verify(&self, mut each: impl FnMut(Kind, &Digest, Verdict) -> bool) -> std::io::Result<()> {
         let tidy = self.inner.layout.access().is_writable();
         for kind in Kind::ALL {
             self.walk(kind, |digest, path| {
-                let Some(verdict) = proof::prove(path, &digest, tidy, || false) else { return true };
+                let Some(verdict) = integrity::prove(path, &digest, tidy, || false) else {
+                    return true;
+                };
                 if tidy && matches!(verdict, Verdict::Wrong) {
                     self.inner.index().gone(kind, &digest);
                 }
@@ -275,7 +279,7 @@ impl Store {
     }
 
     /// Waits until all that has been put in place is on the disk, and what is there has been counted.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         // Where a thread could not be started nothing would ever come of waiting.
         if self.threads.len() == THREADS {
             self.inner.sync.flush();
@@ -288,7 +292,7 @@ impl Store {
         inner.prepare();
         inner.keeper.look_again();
         let threads: [_; THREADS] =
-            [inner.start("cache-keeper", keeper::work), inner.start("cache-sync", sync::work)];
+            [inner.start("cache-keeper", maintenance::work), inner.start("cache-sync", sync::work)];
         Arc::new(Self { inner, threads: threads.into_iter().flatten().collect() })
     }
 
@@ -317,7 +321,7 @@ impl Drop for Sorted {
     }
 }
 
-struct Inner {
+pub(crate) struct Inner {
     layout: Layout,
     space: Space,
     index: Mutex<Index>,
@@ -352,7 +356,7 @@ impl Inner {
             sync: sync::Queue::default(),
             keeper: Keeper::default(),
             counters,
-            least_prefix: LEAST_PREFIX,
+            least_prefix: limits::CACHE_PREFIX_LEAST,
             tend: Mutex::default(),
         })
     }
@@ -411,13 +415,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
     }
     text
 }
-
-#[cfg(not(test))]
-const LEAST_PREFIX: u64 = limits::CACHE_PREFIX_LEAST;
-
-/// Tests leave less, to be quick.
-#[cfg(test)]
-const LEAST_PREFIX: u64 = 2;
 
 /// One that counts and evicts, one that waits for the disk.
 const THREADS: usize = 2;

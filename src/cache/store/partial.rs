@@ -10,16 +10,16 @@ use aws_lc_rs::digest;
 use http::HeaderValue;
 use rustix::fs::FlockOperation;
 
-use super::content::Content;
-use super::head::Head;
-use super::layout::{NOTE, create, read_small};
-use super::space::Reservation;
-use super::sync::Job;
-use super::{Inner, Kind, proof};
+use crate::cache::store::content::Content;
+use crate::cache::store::head::Head;
+use crate::cache::store::layout::{NOTE, create, read_small};
+use crate::cache::store::space::Reservation;
+use crate::cache::store::sync::Job;
+use crate::cache::store::{Inner, Kind, integrity};
 use crate::proto::{Algorithm, Digest};
 
 /// The prefix of a blob on its way, in a file of its own that is locked. Dropped, it is discarded.
-pub(in crate::cache) struct Partial {
+pub(crate) struct Partial {
     store: Arc<Inner>,
     slot: Arc<Slot>,
     room: Mutex<Reservation>,
@@ -31,31 +31,31 @@ pub(in crate::cache) struct Partial {
 }
 
 /// What the thread that syncs has to know of a prefix.
-pub(super) struct Slot {
-    pub(super) name: String,
+pub(crate) struct Slot {
+    pub(crate) name: String,
     file: Arc<File>,
     head: Head,
     /// All up to here has been written.
     reached: AtomicU64,
     /// It waits to be synced.
-    pub(super) queued: AtomicBool,
+    pub(crate) queued: AtomicBool,
     /// Its files are gone: a head that is written now would stay for ever.
     gone: Mutex<bool>,
 }
 
 impl Partial {
     /// For readers that are behind.
-    pub(in crate::cache) fn file(&self) -> &Arc<File> {
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.slot.file
     }
 
     /// Bytes that were there when it was resumed, to be hashed again; 0 for a new one.
-    pub(in crate::cache) fn prefix(&self) -> u64 {
+    pub(crate) fn prefix(&self) -> u64 {
         self.prefix
     }
 
     /// What upstream said of it when it was begun: the blob's length and strong validator.
-    pub(in crate::cache) fn head(&self) -> (Option<u64>, Option<HeaderValue>) {
+    pub(crate) fn head(&self) -> (Option<u64>, Option<HeaderValue>) {
         (self.slot.head.total, self.slot.head.etag.clone())
     }
 
@@ -63,7 +63,7 @@ impl Partial {
     ///
     /// # Errors
     /// The system's. `StorageFull` if the length was not known and there is no room for more.
-    pub(in crate::cache) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at.saturating_add(bytes.len() as u64);
         let mut room = self.room();
         let more = end.saturating_sub(room.bytes());
@@ -77,7 +77,7 @@ impl Partial {
 
     /// All up to `at` has been written: every now and then that is synced, behind this, and noted as what may be resumed
     /// from.
-    pub(in crate::cache) fn reached(&mut self, at: u64) {
+    pub(crate) fn reached(&mut self, at: u64) {
         if at < self.next {
             return;
         }
@@ -91,7 +91,7 @@ impl Partial {
 
     /// All up to `at` has been written, and room for it is not to be kept free any more. What is not to be resumed is not
     /// synced either.
-    pub(in crate::cache) fn landed(&self, at: u64) {
+    pub(crate) fn landed(&self, at: u64) {
         self.room().landed(at);
     }
 
@@ -99,7 +99,7 @@ impl Partial {
     ///
     /// # Errors
     /// The system's, or that it has not `length` bytes; then it is gone.
-    pub(in crate::cache) fn commit(self, length: u64) -> io::Result<Content> {
+    pub(crate) fn commit(self, length: u64) -> io::Result<Content> {
         let digest = self.slot.head.digest.clone();
         self.commit_as(&digest, length)
     }
@@ -108,7 +108,7 @@ impl Partial {
     ///
     /// # Errors
     /// As of [`commit`](Self::commit).
-    pub(in crate::cache) fn commit_as(self, digest: &Digest, length: u64) -> io::Result<Content> {
+    pub(crate) fn commit_as(self, digest: &Digest, length: u64) -> io::Result<Content> {
         let store = self.store.clone();
         let pin = self.place(digest, length).inspect_err(|error| store.trouble.met(error))?;
         Ok(Content::pinned(&store, Kind::Blob, digest, pin, self.slot.file.clone(), length))
@@ -116,7 +116,7 @@ impl Partial {
 
     /// Leaves the first `at` bytes to be resumed, and gives back the room that was reserved for the rest. What is fetched
     /// again in no time is not left: else many who leave early would fill the directory with little files.
-    pub(in crate::cache) fn leave(mut self, at: u64) {
+    pub(crate) fn leave(mut self, at: u64) {
         if at == 0 || at < self.store.least_prefix {
             return;
         }
@@ -129,14 +129,14 @@ impl Partial {
         let mut room = self.room();
         let mut index = self.store.index();
         room.release(&mut index);
-        index.found_prefix(&self.slot.name, at, super::now());
+        index.found_prefix(&self.slot.name, at, crate::cache::store::now());
         drop((index, room));
         self.store.left().insert(self.slot.name.clone(), self.slot.clone());
         self.store.sync.push(Job::Left(self.slot.clone()));
     }
 
     /// It is not what its name says, or nobody needs it.
-    pub(in crate::cache) fn discard(self) {}
+    pub(crate) fn discard(self) {}
 
     fn room(&self) -> MutexGuard<'_, Reservation> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
@@ -154,9 +154,9 @@ impl Partial {
         if self.room().bytes() > length {
             cut(file, length)?;
         }
-        proof::mark(file)?;
+        integrity::mark(file)?;
         let part = self.store.layout.partial(&self.slot.name, "part");
-        let now = super::now();
+        let now = crate::cache::store::now();
         let mut room = self.room();
         let mut pin = 0;
         self.store.place(Kind::Blob, digest, &part, &path, |index| {
@@ -198,13 +198,13 @@ impl Slot {
 }
 
 impl Inner {
-    /// See [`Store::begin`](super::Store::begin).
-    pub(super) fn begin(self: &Arc<Self>, head: Head, nameless: bool) -> Option<Partial> {
+    /// See [`Store::begin`](crate::cache::store::Store::begin).
+    pub(crate) fn begin(self: &Arc<Self>, head: Head, nameless: bool) -> Option<Partial> {
         if head.digest.algorithm() == Algorithm::Other || !self.keeps() {
             return None;
         }
         let room = Reservation::new(self, head.total.unwrap_or_default(), 0, nameless)?;
-        let name = super::random_name(&stem(&head));
+        let name = crate::cache::store::random_name(&stem(&head));
         match self.create(name, head, room) {
             Ok(partial) => Some(partial),
             Err(error) => {
@@ -214,8 +214,8 @@ impl Inner {
         }
     }
 
-    /// See [`Store::resume`](super::Store::resume).
-    pub(super) fn resume(self: &Arc<Self>, upstream: &str, digest: &Digest) -> Option<Partial> {
+    /// See [`Store::resume`](crate::cache::store::Store::resume).
+    pub(crate) fn resume(self: &Arc<Self>, upstream: &str, digest: &Digest) -> Option<Partial> {
         if digest.algorithm() == Algorithm::Other || !self.keeps() {
             return None;
         }
@@ -224,19 +224,19 @@ impl Inner {
     }
 
     /// Syncs a prefix as far as it has been written, then notes that.
-    pub(super) fn note_reached(&self, slot: &Slot) -> io::Result<()> {
+    pub(crate) fn note_reached(&self, slot: &Slot) -> io::Result<()> {
         let reached = slot.reached.load(Ordering::Acquire);
         slot.file.sync_data()?;
         let head = Head { reached, ..slot.head.clone() };
         let new = self.layout.partial(&slot.name, "new");
         head.write(&new, true)?;
         let gone = slot.gone.lock().unwrap_or_else(PoisonError::into_inner);
-        if *gone { super::layout::remove(&new) } else { Head::put(&self.layout, &slot.name) }
+        if *gone { crate::cache::store::layout::remove(&new) } else { Head::put(&self.layout, &slot.name) }
     }
 
     /// A prefix that was left is anybody's now, if this process has not taken it up again. Readers may still have it open:
     /// so closing it would not do.
-    pub(super) fn let_go(&self, slot: &Arc<Slot>) {
+    pub(crate) fn let_go(&self, slot: &Arc<Slot>) {
         let mut left = self.left();
         if left.get(&slot.name).is_some_and(|there| Arc::ptr_eq(there, slot)) {
             left.remove(&slot.name);
@@ -245,7 +245,7 @@ impl Inner {
     }
 
     /// Looks after the prefix called `name`, if nobody writes it: what is of no use is removed, the rest is counted.
-    pub(super) fn tidy_partial(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn tidy_partial(&self, name: &str) -> io::Result<()> {
         let _turn = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = self.layout.open_partial(name)? else {
             return if self.layout.partial(name, "part").exists() {
@@ -261,7 +261,7 @@ impl Inner {
         let bytes = head.reached.min(length);
         cut(&file, bytes)?;
         let noted = std::fs::symlink_metadata(self.layout.partial(name, "head"))?.modified()?;
-        self.index().found_prefix(name, bytes, super::seconds(noted));
+        self.index().found_prefix(name, bytes, crate::cache::store::seconds(noted));
         Ok(())
     }
 
@@ -332,14 +332,14 @@ impl Inner {
     }
 
     /// Notes for other processes that a prefix was left.
-    pub(super) fn note_left(&self, slot: &Slot) -> io::Result<()> {
+    pub(crate) fn note_left(&self, slot: &Slot) -> io::Result<()> {
         let new = self.layout.partial(&slot.name, "new");
         io::Write::write_all(&mut create(&new)?, slot.name.as_bytes())?;
         std::fs::rename(new, self.layout.partial(&stem(&slot.head), NOTE))
     }
 
     /// Removes the notes of prefixes that are not there any more.
-    pub(super) fn tidy_notes(&self) {
+    pub(crate) fn tidy_notes(&self) {
         for entry in std::fs::read_dir(self.layout.partials()).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             let Some(stem) = name.strip_suffix(NOTE).and_then(|name| name.strip_suffix('.')) else {
@@ -378,7 +378,7 @@ impl Inner {
             Some(room)
         });
         let Some(room) = room else {
-            self.index().found_prefix(&slot.name, bytes, super::now());
+            self.index().found_prefix(&slot.name, bytes, crate::cache::store::now());
             return None;
         };
         let (store, slot, next) = (self.clone(), slot.clone(), bytes.saturating_add(SYNC_EVERY));
@@ -399,9 +399,9 @@ impl Inner {
 }
 
 /// What the names of all prefixes of a blob from an upstream begin with.
-pub(super) fn stem(head: &Head) -> String {
+pub(crate) fn stem(head: &Head) -> String {
     let upstream = digest::digest(&digest::SHA256, head.upstream.as_bytes());
-    let upstream = super::hexadecimal(upstream.as_ref().get(..8).unwrap_or_default());
+    let upstream = crate::cache::store::hexadecimal(upstream.as_ref().get(..8).unwrap_or_default());
     format!("{}-{upstream}", head.digest.as_str().replace(':', "-"))
 }
 

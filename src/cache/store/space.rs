@@ -9,48 +9,49 @@ use std::time::Duration;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::Inner;
-use super::index::{Index, Victim};
-use crate::config::{self, MinFree};
+use crate::cache::store::Inner;
+use crate::cache::store::index::{Index, Victim};
+use crate::config;
+use crate::config::MinFree;
 
 /// What may be taken.
-pub(super) struct Space {
+pub(crate) struct Space {
     max_size: u64,
     min_free: MinFree,
     free: Box<FreeSpace>,
 }
 
 /// Bytes that are free on a path's file system, and its size.
-pub(super) type FreeSpace = dyn Fn(&Path) -> io::Result<(u64, u64)> + Send + Sync;
+pub(crate) type FreeSpace = dyn Fn(&Path) -> io::Result<(u64, u64)> + Send + Sync;
 
 impl Space {
     /// By the settings, on a disk of which `free` tells.
-    pub(super) fn new(settings: &config::Cache, free: Box<FreeSpace>) -> Self {
+    pub(crate) fn new(settings: &config::Cache, free: Box<FreeSpace>) -> Self {
         Self { max_size: settings.max_size, min_free: settings.min_free, free }
     }
 
     /// The most that is kept.
-    pub(super) fn max_size(&self) -> u64 {
+    pub(crate) fn max_size(&self) -> u64 {
         self.max_size
     }
 
     /// Of it, what manifests and records may take.
-    pub(super) fn manifests(&self) -> u64 {
+    pub(crate) fn manifests(&self) -> u64 {
         self.max_size / 20
     }
 
     /// Of it, what blobs and prefixes may take.
-    pub(super) fn blobs(&self) -> u64 {
+    pub(crate) fn blobs(&self) -> u64 {
         self.max_size - self.manifests()
     }
 
     /// Of it, what blobs on their way that have no name yet may take in the place of what is there.
-    pub(super) fn nameless(&self) -> u64 {
+    pub(crate) fn nameless(&self) -> u64 {
         self.max_size / 10
     }
 
     /// Bytes missing at `path` until `wanted` more can be taken and what is to be left free is still free.
-    pub(super) fn lack(&self, path: &Path, wanted: u64) -> io::Result<u64> {
+    pub(crate) fn lack(&self, path: &Path, wanted: u64) -> io::Result<u64> {
         let (free, size) = (self.free)(path)?;
         let least = match self.min_free {
             MinFree::Bytes(bytes) => bytes,
@@ -61,13 +62,13 @@ impl Space {
 }
 
 /// What the system says.
-pub(super) fn free_space(path: &Path) -> io::Result<(u64, u64)> {
+pub(crate) fn free_space(path: &Path) -> io::Result<(u64, u64)> {
     let system = rustix::fs::statvfs(path)?;
     Ok((system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize))
 }
 
 /// Room that is held for a blob on its way, until this is dropped.
-pub(super) struct Reservation {
+pub(crate) struct Reservation {
     store: Arc<Inner>,
     bytes: u64,
     unbacked: u64,
@@ -78,23 +79,23 @@ impl Reservation {
     /// Holds `bytes`, of which the first `present` are on the disk already, evicting where that helps. `None`: they
     /// can't be had. All that are `nameless` evict for a part of the whole alone: nobody knows yet what it will be, or
     /// whether it will be anything.
-    pub(super) fn new(store: &Arc<Inner>, bytes: u64, present: u64, nameless: bool) -> Option<Self> {
+    pub(crate) fn new(store: &Arc<Inner>, bytes: u64, present: u64, nameless: bool) -> Option<Self> {
         let mut none = Self { store: store.clone(), bytes: 0, unbacked: 0, nameless };
         none.take(bytes, bytes.saturating_sub(present)).then_some(none)
     }
 
     /// Bytes that are held.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Holds `more` bytes: whether they could be had.
-    pub(super) fn grow(&mut self, more: u64) -> bool {
+    pub(crate) fn grow(&mut self, more: u64) -> bool {
         self.take(more, more)
     }
 
     /// The first `written` bytes are on the disk: what is missing there has not to be kept free for them too.
-    pub(super) fn landed(&mut self, written: u64) {
+    pub(crate) fn landed(&mut self, written: u64) {
         let missing = self.bytes.saturating_sub(written);
         let landed = self.unbacked.saturating_sub(missing);
         self.unbacked -= landed;
@@ -102,7 +103,7 @@ impl Reservation {
     }
 
     /// Gives all back, at the same moment as `index` comes to count what was made of it.
-    pub(super) fn release(&mut self, index: &mut Index) {
+    pub(crate) fn release(&mut self, index: &mut Index) {
         index.reserved -= self.bytes;
         index.unbacked -= self.unbacked;
         if self.nameless {
@@ -117,7 +118,9 @@ impl Reservation {
             let mut index = self.store.index();
             let evicts =
                 !self.nameless || index.nameless.saturating_add(bytes) <= self.store.space.nameless();
-            let Some(victims) = index.reserve(bytes, limit, super::now(), evicts) else { return false };
+            let Some(victims) = index.reserve(bytes, limit, crate::cache::store::now(), evicts) else {
+                return false;
+            };
             if self.nameless {
                 index.nameless += bytes;
             }
@@ -143,7 +146,7 @@ impl Reservation {
     ///
     /// # Errors
     /// There is no room. That a file system can't do this is none.
-    pub(super) fn back(&mut self, file: &File, written: u64) -> io::Result<()> {
+    pub(crate) fn back(&mut self, file: &File, written: u64) -> io::Result<()> {
         if self.bytes <= written || is_memory(file) {
             return Ok(());
         }
@@ -182,7 +185,7 @@ impl Inner {
         let victims = {
             let mut index = self.index();
             if evicts && index.counted {
-                index.evict(lack, self.space.blobs(), super::now(), true)
+                index.evict(lack, self.space.blobs(), crate::cache::store::now(), true)
             } else {
                 None
             }
@@ -197,13 +200,13 @@ impl Inner {
 
     /// Bytes missing on the disk, with what has been promised to others and is not there yet. A disk that does not tell
     /// is taken to be large enough: writing will show.
-    pub(super) fn lack(&self, wanted: u64) -> u64 {
+    pub(crate) fn lack(&self, wanted: u64) -> u64 {
         let promised = self.index().unbacked;
         self.space.lack(self.layout.root(), wanted.saturating_add(promised)).unwrap_or_default()
     }
 
     /// Unlinks what is out of the index, save what came back into it meanwhile.
-    pub(super) fn remove_victims(&self, victims: Vec<Victim>) {
+    pub(crate) fn remove_victims(&self, victims: Vec<Victim>) {
         for victim in victims {
             let back = self.index().is_back(&victim);
             if !back && let Err(error) = self.remove_victim(&victim) {
@@ -214,7 +217,7 @@ impl Inner {
     }
 
     /// Before room is written to that others were to leave: they have. Not for a worker's thread.
-    pub(super) fn wait_for_room(&self) {
+    pub(crate) fn wait_for_room(&self) {
         for _ in 0..WAITS {
             if self.index().leaving == 0 {
                 return;
@@ -237,7 +240,7 @@ impl Inner {
             },
             Victim::Content(kind, digest, bytes) => {
                 let Some(path) = self.layout.content(*kind, digest) else { return Ok(()) };
-                super::layout::remove(&path)?;
+                crate::cache::store::layout::remove(&path)?;
                 self.counters.evicted(*bytes);
                 Ok(())
             }
@@ -258,4 +261,4 @@ fn is_memory(file: &File) -> bool {
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// The text of trouble with the space that is to be left free.
-pub(super) const FULL: &str = "the cache's disk is full: less is free than min_free";
+pub(crate) const FULL: &str = "the cache's disk is full: less is free than min_free";

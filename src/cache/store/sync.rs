@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::partial::Slot;
-use super::{Inner, Kind, proof};
+use crate::cache::store::partial::Slot;
+use crate::cache::store::{Inner, Kind, integrity};
 use crate::proto::Digest;
 
 /// One thing to do.
-pub(super) enum Job {
+pub(crate) enum Job {
     /// A prefix has grown.
     Reached(Arc<Slot>),
     /// A prefix has been left by whoever wrote it.
@@ -25,7 +25,7 @@ pub(super) enum Job {
 
 /// What is to be done, in order.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -39,19 +39,19 @@ struct State {
 
 impl Queue {
     /// Has something done, some time.
-    pub(super) fn push(&self, job: Job) {
+    pub(crate) fn push(&self, job: Job) {
         self.state().jobs.push_back(job);
         self.changed.notify_all();
     }
 
     /// Nothing comes any more. What is there is still done.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }
 
     /// Waits until nothing is left to do.
-    pub(super) fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let mut state = self.state();
         while state.busy || !state.jobs.is_empty() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -80,8 +80,8 @@ impl Queue {
 }
 
 /// The thread: works until the queue is closed and empty.
-pub(super) fn work(store: &Arc<Inner>) {
-    super::lower_priority();
+pub(crate) fn work(store: &Arc<Inner>) {
+    crate::cache::store::lower_priority();
     while let Some(job) = store.sync.next() {
         if let Err(error) = store.carry_out(job) {
             store.trouble.met(&error);
@@ -108,7 +108,7 @@ impl Inner {
             }
             // A use that can't be noted costs a place in the order after a restart, and nothing else.
             Job::Used { kind, digest } => {
-                let _ = self.layout.content(kind, &digest).map(|path| proof::note_use(&path));
+                let _ = self.layout.content(kind, &digest).map(|path| integrity::note_use(&path));
                 Ok(())
             }
         }
@@ -117,17 +117,17 @@ impl Inner {
     /// The file is opened anew, so that what waits here holds no files open.
     fn sync_placed(&self, kind: Kind, digest: &Digest, directories: &[PathBuf]) -> io::Result<()> {
         let Some(path) = self.layout.content(kind, digest) else { return Ok(()) };
-        let file = match super::layout::open(&path) {
+        let file = match crate::cache::store::layout::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
         for directory in directories {
             File::open(directory)?.sync_all()?;
         }
-        let synced = proof::sync(&file);
+        let synced = integrity::sync(&file);
         if synced.is_err() {
             // What the disk did not take must not be served once memory has forgotten it.
-            super::layout::remove(&path)?;
+            crate::cache::store::layout::remove(&path)?;
             self.index().gone(kind, digest);
         }
         synced

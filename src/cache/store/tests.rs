@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::HeaderValue;
 use tempfile::TempDir;
 
-use super::*;
+use crate::cache::store::*;
 use crate::config::MinFree;
 
 struct Place {

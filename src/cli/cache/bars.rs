@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::lists::short;
-use super::tally::Tally;
-use crate::cache::upkeep::{Event, Progress};
+use crate::cache::maintenance::{Event, Progress};
+use crate::cli::cache::lists::short;
+use crate::cli::cache::tally::Tally;
 
 /// A bar for all, and one for each blob that comes.
 pub(super) struct Bars {

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 
 use indicatif::HumanBytes;
 
-use crate::cache::upkeep::{Entry, Removed, Stats, UpstreamStats};
+use crate::cache::maintenance::{Entry, Removed, Stats, UpstreamStats};
 use crate::cache::{Amount, Counted};
-use crate::cli::probe::words::{duration, plain};
+use crate::cli::probe::format::{duration, plain};
 
 /// A cache in numbers.
 pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {

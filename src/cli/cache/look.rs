@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
 
-use super::bars::Bars;
-use super::lists::{count, short};
-use super::tally::Tally;
-use crate::cache::upkeep::{Event, Progress, Verified};
-use crate::cli::probe::words::{duration, plain};
+use crate::cache::maintenance::{Event, Progress, Verified};
+use crate::cli::cache::bars::Bars;
+use crate::cli::cache::lists::{count, short};
+use crate::cli::cache::tally::Tally;
+use crate::cli::probe::format::{duration, plain};
 use crate::clock;
 
 /// Whoever looks on.

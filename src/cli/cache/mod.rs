@@ -5,21 +5,21 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cache::upkeep::{Event, PlatformError, Platforms, Removed, Selection, Verified};
+use crate::cache::maintenance::{Event, PlatformError, Platforms, Removed, Selection, Verified};
 use crate::config::{Config, ConfigErrors, Environment};
 
 mod bars;
-mod cold;
 mod lists;
+mod local;
 mod look;
 mod place;
 mod remote;
 mod tally;
 
-pub use cold::ColdError;
+pub(crate) use crate::cli::cache::local::ColdError;
 use look::Look;
 use place::Place;
-pub use remote::RemoteError;
+pub(crate) use remote::RemoteError;
 
 /// Look after the pull-through cache
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub use remote::RemoteError;
     after_help = "Examples:\n  dockgate cache stats\n  dockgate cache warm alpine:3.20 ghcr.io/o/i:1\n\n\
     A gateway that runs on this machine is asked, at its admin.address; without one, its directory is used as it is."
 )]
-pub struct CacheArgs {
+pub(crate) struct CacheArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -105,7 +105,7 @@ struct Warm {
 
 /// Why nothing was done, or not all of it.
 #[derive(Debug, thiserror::Error)]
-pub enum CacheError {
+pub(crate) enum CacheError {
     /// The configuration can't be read.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
@@ -131,7 +131,7 @@ pub enum CacheError {
 
 impl CacheError {
     /// 2 for what was written wrong, else 1.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::None | Self::Platform(_) => 2,
             Self::Cold(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
@@ -145,7 +145,7 @@ impl CacheError {
 ///
 /// # Errors
 /// [`CacheError`].
-pub fn run(
+pub(crate) fn run(
     args: &CacheArgs,
     environment: &Environment,
     terminal: bool,

@@ -1,9 +1,9 @@
 //! Where the cache is: with a gateway that runs, or in a directory that nobody uses.
 
-use super::CacheError;
-use super::cold::{Cold, Doing};
-use super::remote::Remote;
-use crate::cache::upkeep::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
+use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
+use crate::cli::cache::CacheError;
+use crate::cli::cache::local::{Cold, Doing};
+use crate::cli::cache::remote::Remote;
 use crate::config::Config;
 
 /// Where it is.

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::admin::api::{Complaint, Wishes};
-use crate::cache::upkeep::{Entry, Event, Removed, Selection, Stats, Verified};
+use crate::cache::maintenance::{Entry, Event, Removed, Selection, Stats, Verified};
 use crate::proto::query;
 
 /// A gateway.
@@ -29,7 +29,7 @@ pub(super) struct Remote {
 
 /// Why a gateway did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum RemoteError {
+pub(crate) enum RemoteError {
     /// It can't be reached.
     #[error("{0}: {1}")]
     Io(SocketAddr, #[source] io::Error),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::cache::upkeep::{Event, Progress};
+use crate::cache::maintenance::{Event, Progress};
 
 /// Bytes that were to come, and those that have. What was here before is neither.
 pub(super) struct Tally {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::Value;
 
-use super::*;
 use crate::app::App;
+use crate::cli::cache::*;
 use crate::demo::image;
 use crate::demo::registry::Registry;
 

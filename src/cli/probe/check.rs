@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::fault::{Fault, Kind};
-use super::ink::Ink;
-use super::words::plain;
+use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::format::plain;
+use crate::cli::probe::style::Ink;
 
 /// All that was looked at.
 #[derive(Debug, Serialize)]

@@ -32,7 +32,7 @@ pub(super) struct Image {
 /// Why a text is neither.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct PlaceError(String);
+pub(crate) struct PlaceError(String);
 
 impl Place {
     /// Reads `docker pull`'s argument, or a URL.

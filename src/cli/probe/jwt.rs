@@ -6,7 +6,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::words;
+use crate::cli::probe::format;
 
 /// A decoded token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ impl Jwt {
     /// All times that it names.
     pub(super) fn moments(&self, now: i64) -> Vec<Moment> {
         let times = TIMES.into_iter().filter_map(|claim| Some((claim, self.time(claim)?)));
-        times.map(|(claim, at)| Moment { claim, at, words: words::moment(at, now) }).collect()
+        times.map(|(claim, at)| Moment { claim, at, words: format::moment(at, now) }).collect()
     }
 }
 

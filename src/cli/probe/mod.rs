@@ -9,26 +9,27 @@ use clap::Args;
 use crate::authn::{Forwarded, Identity};
 use crate::authz::Permit;
 use crate::cli::user::{PasswordError, ask_for_password, password_from};
-use crate::config::{self, Config, ConfigErrors, CredentialSource, Environment, Login};
+use crate::config;
+use crate::config::{Config, ConfigErrors, CredentialSource, Environment, Login};
 use crate::proto::Secret;
 use crate::upstream::{CredentialError, Probe, TlsSettingsError};
 
+mod audit;
 mod check;
-mod examine;
-mod fault;
+mod diagnosis;
+pub(super) mod format;
 mod image;
-mod ink;
 mod jwt;
 mod print;
 mod step;
-mod walk;
-pub(super) mod words;
+mod style;
+mod trace;
 mod write;
 
-use fault::Kind;
+use crate::cli::probe::diagnosis::Kind;
+pub(crate) use crate::cli::probe::style::Ink;
 use image::Place;
-pub use image::PlaceError;
-pub use ink::Ink;
+pub(crate) use image::PlaceError;
 use step::Walk;
 
 /// Show what a registry asks for, step by step, and what is wrong with it
@@ -38,7 +39,7 @@ use step::Walk;
     dockgate probe https://registry.example.com --ca ca.crt\n  \
     dockgate probe --upstream docker.io --config dockgate.toml\n\n\
     Neither passwords nor tokens are printed; of a token that is a JWT, what it says.")]
-pub struct ProbeArgs {
+pub(crate) struct ProbeArgs {
     /// An image as docker names it, or the URL of a registry
     #[arg(value_name = "IMAGE-OR-URL", required_unless_present = "upstream", conflicts_with = "upstream")]
     place: Option<String>,
@@ -70,7 +71,7 @@ pub struct ProbeArgs {
 
 /// Why nothing was probed.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub(crate) enum ProbeError {
     /// Neither image nor URL.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -96,7 +97,7 @@ pub enum ProbeError {
 
 impl ProbeError {
     /// 2 for what was written wrong, else 1.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Place(_) | Self::Usage(_) | Self::Config(_) | Self::Tls(_) => 2,
             Self::Password(_) | Self::Credentials(_) | Self::Io(_) => 1,
@@ -108,7 +109,7 @@ impl ProbeError {
 ///
 /// # Errors
 /// [`ProbeError`], never with a secret. What is wrong with the registry is no error: it is what this is for.
-pub fn run(
+pub(crate) fn run(
     args: &ProbeArgs,
     environment: &Environment,
     ink: Ink,
@@ -126,8 +127,8 @@ pub fn run(
         }
         (None, Some(name)) => {
             let probe = configured(args, name, environment, input)?;
-            let wanted = examine::Wanted::parse(args.repository.as_deref(), args.write)?;
-            let table = runtime.block_on(examine::examine(&probe, wanted));
+            let wanted = audit::Wanted::parse(args.repository.as_deref(), args.write)?;
+            let table = runtime.block_on(audit::examine(&probe, wanted));
             report(args, &table, |out| table.print(ink, out), output)?;
             Ok(u8::from(!table.is_good()))
         }
@@ -182,7 +183,7 @@ fn password(args: &ProbeArgs, input: &mut dyn Read) -> Result<Secret, PasswordEr
 async fn walk_to(place: &Place, asked: &str, settings: config::Upstream) -> Result<Walk, ProbeError> {
     let probe = Probe::new(settings.clone(), Permit::operator(Identity::Anonymous))?;
     let username = probe.username().await?;
-    let walk = walk::walk(&probe, place, asked, username.as_deref()).await;
+    let walk = trace::walk(&probe, place, asked, username.as_deref()).await;
     let plain = walk.fault.as_ref().is_some_and(|fault| fault.kind == Kind::PlainHttp);
     if !(plain && place.may_be_plain) {
         return Ok(walk);
@@ -190,7 +191,7 @@ async fn walk_to(place: &Place, asked: &str, settings: config::Upstream) -> Resu
     let mut settings = settings;
     settings.url.https = false;
     let probe = Probe::new(settings, Permit::operator(Identity::Anonymous))?;
-    let mut walk = walk::walk(&probe, place, asked, username.as_deref()).await;
+    let mut walk = trace::walk(&probe, place, asked, username.as_deref()).await;
     walk.notes.insert(0, "it speaks plain HTTP, which will do on this machine alone".to_owned());
     Ok(walk)
 }

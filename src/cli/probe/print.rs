@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use http::StatusCode;
 use serde_json::{Map, Value};
 
-use super::ink::Ink;
-use super::jwt::{Jwt, Moment};
-use super::step::{Exchange, Shown, Step, Token, Walk};
-use super::words::{self, plain};
+use crate::cli::probe::format;
+use crate::cli::probe::format::plain;
+use crate::cli::probe::jwt::{Jwt, Moment};
+use crate::cli::probe::step::{Exchange, Shown, Step, Token, Walk};
+use crate::cli::probe::style::Ink;
 
 /// Writes all steps, notes, and the one line that says what came of it.
 pub(super) fn walk(walk: &Walk, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
@@ -49,7 +50,7 @@ fn step(step: &Step, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
         Step::Token(token) => self::token(token, ink, out)?,
         Step::RateLimit { limit, remaining, window_seconds, source } => {
             let of = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
-            let window = window_seconds.map(|seconds| format!(" in {}", words::duration(seconds)));
+            let window = window_seconds.map(|seconds| format!(" in {}", format::duration(seconds)));
             let source = source.as_ref().map(|source| format!(", counted for {}", plain(source)));
             let (window, source) = (window.unwrap_or_default(), source.unwrap_or_default());
             writeln!(out, "{} {remaining} left{of}{window}{source}", ink.strong("Rate limit:"))?;

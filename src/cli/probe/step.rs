@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::fault::Fault;
-use super::jwt::{Jwt, Moment};
+use crate::cli::probe::diagnosis::Fault;
+use crate::cli::probe::jwt::{Jwt, Moment};
 
 /// A whole walk. `fault` is null where it went through.
 #[derive(Debug, Serialize)]

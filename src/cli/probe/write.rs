@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
 
-use super::check::Check;
-use super::examine::{Examiner, sha256};
-use super::words;
 use crate::body::RequestBody;
+use crate::cli::probe::audit::{Examiner, sha256};
+use crate::cli::probe::check::Check;
+use crate::cli::probe::format;
 use crate::clock;
 use crate::proto::{Action, Digest, RepositoryName};
 use crate::upstream::{Access, Error, Response};
@@ -67,7 +67,7 @@ impl Examiner<'_> {
                 return Some(());
             }
             Ok(response) => self.said(response).await,
-            Err(error) => words::chain(&error),
+            Err(error) => format::chain(&error),
         };
         let check = Check::minor(what, format!("started in {home}; giving it up: {found}"));
         self.add(check.advise("what breaks off stays until the registry cleans up"));
@@ -156,7 +156,7 @@ impl Examiner<'_> {
         let what = "delete";
         for parcel in parcels {
             let check = match self.delete(home, parcel).await {
-                Err(error) => Check::minor(what, words::chain(&error)),
+                Err(error) => Check::minor(what, format::chain(&error)),
                 Ok(response) if response.status.is_success() => continue,
                 Ok(response) => Check::minor(what, self.said(response).await),
             };

@@ -1,6 +1,7 @@
 //! Tests of rules that deny, and of the right to fetch.
 
-use super::*;
+use crate::config::access::Effect;
+use crate::config::tests::*;
 
 const CACHED: &str = "[upstream.cache]\n";
 

@@ -1,6 +1,6 @@
 //! Tests of what is kept of upstreams.
 
-use super::*;
+use crate::config::tests::*;
 
 const LOGIN: &str = "[auth.htpasswd]\npath = 'auth/htpasswd'\n";
 const HUB: &str = "[[upstream]]\nname = 'docker.io'\n";

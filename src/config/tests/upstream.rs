@@ -1,6 +1,6 @@
 //! Tests of what an upstream is asked with, and by which way.
 
-use super::*;
+use crate::config::tests::*;
 
 const LOGIN: &str = "[auth.htpasswd]\npath = 'auth/htpasswd'\n";
 const RULES: &str = "[[access]]\nusers = ['*']\nrepositories = ['**']\nactions = ['pull']\n";

@@ -7,10 +7,12 @@ use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::answer::{Answer, DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, entity_tag, is_known_to_client};
-use super::document::Document;
-use super::store::Manifest;
-use super::{Refusal, Registry, digester};
+use crate::demo::registry::answer::{
+    Answer, DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, entity_tag, is_known_to_client,
+};
+use crate::demo::registry::document::Document;
+use crate::demo::registry::store::Manifest;
+use crate::demo::registry::{Refusal, Registry, digester};
 use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
 /// distribution-spec, "Pushing Manifests": clients and registries expect at least 4 MiB to work; what is longer is

@@ -24,17 +24,17 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
 
-use self::answer::Answer;
-pub use self::digester::canonical as sha256;
-pub use self::refusal::Refusal;
-use self::space::Space;
-use self::store::Store;
-use self::upload::Uploads;
+use crate::demo::registry::answer::Answer;
+pub use crate::demo::registry::digester::canonical as sha256;
+pub(crate) use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::space::Space;
+use crate::demo::registry::store::Store;
+use crate::demo::registry::upload::Uploads;
 use crate::proto::{Digest, Operation, Reference, RepositoryName, Tag, Target, TargetError};
 
 /// How many bytes a registry holds unless told otherwise: room for any image that a person tries, and an end to
 /// what a mistake can take from the machine.
-pub const DEFAULT_LIMIT: u64 = 4 << 30;
+pub(crate) const DEFAULT_LIMIT: u64 = 4 << 30;
 
 /// A registry. Clones are the same registry.
 #[derive(Clone)]

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body::Body;
 
-use super::answer::{Answer, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
-use super::upload::{Lease, Upload};
-use super::{Refusal, Registry};
 use crate::clock;
+use crate::demo::registry::answer::{Answer, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
+use crate::demo::registry::upload::{Lease, Upload};
+use crate::demo::registry::{Refusal, Registry};
 use crate::proto::range::UploadRange;
 use crate::proto::{Algorithm, Digest, RepositoryName, UploadStart};
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::{StatusCode, header};
 
-use super::answer::Answer;
-use super::document::DocumentError;
-use super::space;
+use crate::demo::registry::answer::Answer;
+use crate::demo::registry::document::DocumentError;
+use crate::demo::registry::space;
 use crate::proto::range::{ContentRange, UploadRange};
 use crate::proto::{Digest, ErrorBody, ErrorCode, RepositoryName, TargetError};
 

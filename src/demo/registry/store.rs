@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::document::Document;
-use super::refusal::Refusal;
-use super::space::Reservation;
+use crate::demo::registry::document::Document;
+use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::space::Reservation;
 use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
 /// All repositories. A blob's bytes are there once, however many repositories hold it; but it can be read

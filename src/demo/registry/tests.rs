@@ -4,7 +4,7 @@ use http::header::HeaderName;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
-use super::*;
+use crate::demo::registry::*;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

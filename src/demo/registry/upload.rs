@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::digester::{self, Digester};
-use super::refusal::Refusal;
-use super::space::{Reservation, Space};
+use crate::demo::registry::digester;
+use crate::demo::registry::digester::Digester;
+use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::space::{Reservation, Space};
 use crate::proto::{Algorithm, Digest, RepositoryName};
 
 /// How long a session is kept that nobody goes on with.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use super::super::operation::Action;
-use super::*;
+use crate::proto::operation::Action;
+use crate::proto::target::*;
 
 const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dockgate::clock;
+use dockgate::internals::clock;
 
 use super::{bare, before, cached_at, gives, started_without_retries, until, word};
 use crate::harness::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dockgate::clock;
+use dockgate::internals::clock;
 
 use super::{asking, cached_at, gives, started, started_without_retries, until, word};
 use crate::harness::{

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use dockgate::app::{App, Origin};
-use dockgate::authn::htpasswd;
-use dockgate::cli::certificate;
-use dockgate::config::{Config, Environment};
-use dockgate::demo::registry::Registry;
-use dockgate::proto::Secret;
-use dockgate::telemetry;
+use dockgate::internals::Secret;
+use dockgate::internals::certificate;
+use dockgate::internals::htpasswd;
+use dockgate::internals::registry::Registry;
+use dockgate::internals::telemetry;
+use dockgate::internals::{App, Origin};
+use dockgate::internals::{Config, Environment};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 

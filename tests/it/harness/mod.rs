@@ -43,7 +43,7 @@ pub(crate) fn soon<F: Future>(what: &'static str, future: F) -> impl Future<Outp
 
 /// The digest of `bytes`, as the API writes it.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    dockgate::demo::registry::sha256(bytes).to_string()
+    dockgate::internals::registry::sha256(bytes).to_string()
 }
 
 /// Bytes that repeat nowhere within a piece of a body, so that a shifted or doubled piece is seen.

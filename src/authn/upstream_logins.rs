@@ -1,0 +1,265 @@
+//! Names and passwords that an upstream judges.
+//!
+//! The upstream is asked by whoever holds a [`Forwarding`]; here its word is remembered, wrong pairs are counted, and
+//! equal questions under way are joined. What is right is believed for five minutes, and then asked again.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::authn::identity::{Forwarded, UserName};
+use crate::authn::memory::{Fingerprint, Memory};
+use crate::authn::peer::Peer;
+use crate::authn::throttle::{Admission, Throttle};
+use crate::clock;
+use crate::config::limits;
+
+/// What upstreams have said of the names and passwords of clients. `E` is why one can't be asked.
+pub(crate) struct Forwarding<E> {
+    shared: Arc<Shared<E>>,
+    /// Which upstreams are meant: what those before them say is not for these.
+    generation: u64,
+}
+
+impl<E> Clone for Forwarding<E> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), generation: self.generation }
+    }
+}
+
+/// What became of a name and a password.
+#[derive(Debug)]
+pub(crate) enum Judgement<E> {
+    /// The upstream knows this client.
+    Right,
+    /// It does not, or nobody could be called so.
+    Wrong,
+    /// Not asked: too many failures, or too many logins at once.
+    Throttled {
+        /// When to ask again.
+        retry_after: Duration,
+    },
+    /// It could not be asked. Counts for nothing and is not remembered.
+    Unasked(Arc<E>),
+}
+
+impl<E> Judgement<E> {
+    const fn busy() -> Self {
+        Self::Throttled { retry_after: BUSY }
+    }
+}
+
+impl<E> Clone for Judgement<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Right => Self::Right,
+            Self::Wrong => Self::Wrong,
+            Self::Throttled { retry_after } => Self::Throttled { retry_after: *retry_after },
+            Self::Unasked(error) => Self::Unasked(error.clone()),
+        }
+    }
+}
+
+impl<E: Send + Sync + 'static> Forwarding<E> {
+    /// With nothing remembered.
+    ///
+    /// # Errors
+    /// When the system gives no random key.
+    pub(crate) fn new() -> io::Result<Self> {
+        let memory = Memory::new().ok_or_else(|| io::Error::other("no random bytes"))?;
+        let shared = Shared { memory, throttle: Throttle::new(), flights: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared), generation: 0 })
+    }
+
+    /// Decides over a client by what is remembered of it; else by `ask`, which says whether its upstream knows it.
+    /// What is remembered is looked at before any throttle. The question goes on, and its answer is remembered, when
+    /// the asker goes away.
+    ///
+    /// What is wrong is answered no sooner than `floor` after it came. The upstream's own time shows above that, and so
+    /// does its failing: a guesser may learn from them which names the htpasswd file has, since those are never asked
+    /// about. A pair that is wrong again takes the floor alone.
+    pub(crate) async fn verify<Asking>(
+        &self,
+        client: &Forwarded,
+        peer: IpAddr,
+        floor: Duration,
+        ask: impl FnOnce() -> Asking,
+    ) -> Judgement<E>
+    where
+        Asking: Future<Output = Result<bool, E>> + Send + 'static,
+    {
+        let arrived = clock::now();
+        let fingerprint = self.fingerprint(client);
+        if self.shared.is_right(&fingerprint, arrived) {
+            return Judgement::Right;
+        }
+        let judgement = match self.enter(client, fingerprint, Peer::of(peer), arrived, ask) {
+            Entry::Settled(judgement) => judgement,
+            Entry::Wait(mut flight) => match flight.wait_for(Option::is_some).await {
+                Ok(judgement) => judgement.clone().unwrap_or(Judgement::busy()),
+                // It broke off: the worker that asked is gone.
+                Err(_) => Judgement::busy(),
+            },
+        };
+        if matches!(judgement, Judgement::Wrong) {
+            tokio::time::sleep_until((arrived + floor).into()).await;
+        }
+        judgement
+    }
+
+    /// The upstream has refused in the middle what it took before: it is asked again the next time.
+    pub(crate) fn forget(&self, client: &Forwarded) {
+        self.shared.memory.forget(&self.fingerprint(client));
+    }
+
+    /// From here on, by this handle and its clones, other upstreams are meant: their word is asked for anew, whatever
+    /// the earlier ones have said or are still asked. Failures stay counted.
+    pub(crate) fn forget_all(&mut self) {
+        self.generation += 1;
+        self.shared.memory.clear();
+    }
+
+    fn fingerprint(&self, client: &Forwarded) -> Fingerprint {
+        self.shared.memory.fingerprint_of(client, self.generation)
+    }
+
+    /// Joins the question about a client that is under way, or begins one, unless it is decided without.
+    fn enter<Asking>(
+        &self,
+        client: &Forwarded,
+        fingerprint: Fingerprint,
+        peer: Peer,
+        now: Instant,
+        ask: impl FnOnce() -> Asking,
+    ) -> Entry<E>
+    where
+        Asking: Future<Output = Result<bool, E>> + Send + 'static,
+    {
+        let mut flights = self.shared.flights();
+        if let Some(flight) = flights.get(&fingerprint) {
+            return Entry::Wait(flight.landed.clone());
+        }
+        let admission = match self.shared.admit(client, fingerprint, peer, now) {
+            Ok(admission) => admission,
+            Err(judgement) => return Entry::Settled(judgement),
+        };
+        if !has_room(&flights, peer) {
+            return Entry::Settled(Judgement::busy());
+        }
+        let (landing, landed) = watch::channel(None);
+        flights.insert(fingerprint, Flight { peer, landed: landed.clone() });
+        drop(flights);
+        let landing = Landing { shared: self.shared.clone(), fingerprint, landing };
+        tokio::spawn(landing.run(admission, ask()));
+        Entry::Wait(landed)
+    }
+}
+
+struct Shared<E> {
+    memory: Memory,
+    throttle: Throttle,
+    /// Held while it is decided whether to ask: what is found out meanwhile can't be overlooked.
+    flights: Mutex<Flights<E>>,
+}
+
+type Flights<E> = HashMap<Fingerprint, Flight<E>>;
+
+/// A question that is under way.
+struct Flight<E> {
+    /// Who asked it first.
+    peer: Peer,
+    landed: watch::Receiver<Option<Judgement<E>>>,
+}
+
+impl<E> Shared<E> {
+    fn flights(&self) -> MutexGuard<'_, Flights<E>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_right(&self, fingerprint: &Fingerprint, now: Instant) -> bool {
+        let since = self.memory.right_since(fingerprint);
+        since.is_some_and(|since| now.saturating_duration_since(since) < limits::FORWARDED_LOGIN_LIFE)
+    }
+
+    /// Lets a question begin, unless its answer is known or it may not be asked.
+    fn admit(
+        &self,
+        client: &Forwarded,
+        fingerprint: Fingerprint,
+        peer: Peer,
+        now: Instant,
+    ) -> Result<Admission, Judgement<E>> {
+        if self.is_right(&fingerprint, now) {
+            return Err(Judgement::Right);
+        }
+        if self.memory.is_wrong(&fingerprint) {
+            return Err(Judgement::Wrong);
+        }
+        let admission = self.throttle.admit(peer, client.username(), now);
+        let admission = admission.map_err(|retry_after| Judgement::Throttled { retry_after })?;
+        if hopeless(client) {
+            self.settle(fingerprint, false, admission);
+            return Err(Judgement::Wrong);
+        }
+        Ok(admission)
+    }
+
+    fn settle(&self, fingerprint: Fingerprint, right: bool, admission: Admission) {
+        self.memory.keep(fingerprint, right);
+        if right { admission.succeed() } else { admission.fail() }
+    }
+}
+
+/// The end of a question. Dropped early, it tells those who wait to ask again.
+struct Landing<E> {
+    shared: Arc<Shared<E>>,
+    fingerprint: Fingerprint,
+    landing: watch::Sender<Option<Judgement<E>>>,
+}
+
+impl<E> Landing<E> {
+    async fn run(self, admission: Admission, asking: impl Future<Output = Result<bool, E>>) {
+        let judgement = match asking.await {
+            Ok(right) => {
+                self.shared.settle(self.fingerprint, right, admission);
+                if right { Judgement::Right } else { Judgement::Wrong }
+            }
+            Err(error) => Judgement::Unasked(Arc::new(error)),
+        };
+        self.landing.send_replace(Some(judgement));
+    }
+}
+
+impl<E> Drop for Landing<E> {
+    fn drop(&mut self) {
+        // By now it is remembered: whoever finds no question under way finds its answer.
+        self.shared.flights().remove(&self.fingerprint);
+    }
+}
+
+/// What became of asking.
+enum Entry<E> {
+    Wait(watch::Receiver<Option<Judgement<E>>>),
+    Settled(Judgement<E>),
+}
+
+fn has_room<E>(flights: &Flights<E>, peer: Peer) -> bool {
+    let own = flights.values().filter(|flight| flight.peer == peer).count();
+    flights.len() < limits::FORWARDED_LOGINS && own < limits::FORWARDED_LOGINS_OF_ONE
+}
+
+/// What need not be asked. No rule could be for such a name. An empty password is nobody's: directories behind
+/// registries take it for asking anonymously (RFC 4513 section 5.1.2), and say yes.
+fn hopeless(client: &Forwarded) -> bool {
+    UserName::parse(client.username()).is_err() || client.password().expose().is_empty()
+}
+
+/// When to come again while too much is being asked.
+const BUSY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

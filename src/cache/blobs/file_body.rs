@@ -1,0 +1,215 @@
+//! Reading a file as a stream, without waiting on a worker's thread.
+//!
+//! What the system has in memory is read at once (`preadv2` with `RWF_NOWAIT`); what it would have to wait for is read
+//! on the blocking pool.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags};
+use tokio::task::JoinHandle;
+
+use crate::body::{BodyError, Stream};
+use crate::cache::store::Content;
+use crate::read_size::Pace;
+
+/// Bytes of unused pieces that a thread keeps to use again.
+const SPARE_BYTES: usize = 8 * 1024 * 1024;
+
+thread_local! {
+    static SPARES: RefCell<Spares> = const { RefCell::new(Spares { pieces: Vec::new(), bytes: 0 }) };
+}
+
+/// Pieces of memory that nobody uses.
+struct Spares {
+    pieces: Vec<Box<[u8]>>,
+    bytes: usize,
+}
+
+impl Spares {
+    fn take(&mut self, size: usize) -> Option<Box<[u8]>> {
+        let place = self.pieces.iter().rposition(|piece| piece.len() == size)?;
+        self.bytes -= size;
+        Some(self.pieces.swap_remove(place))
+    }
+
+    fn put(&mut self, piece: Box<[u8]>) {
+        if self.bytes + piece.len() <= SPARE_BYTES {
+            self.bytes += piece.len();
+            self.pieces.push(piece);
+        }
+    }
+}
+
+/// A piece of memory that is used again and again: neither asked of the allocator nor cleared for every read.
+struct Piece {
+    bytes: Option<Box<[u8]>>,
+    length: usize,
+}
+
+impl Piece {
+    fn new(size: usize) -> Self {
+        let spare = SPARES.with_borrow_mut(|spares| spares.take(size));
+        Self { bytes: Some(spare.unwrap_or_else(|| vec![0; size].into_boxed_slice())), length: 0 }
+    }
+
+    fn room(&mut self, most: u64) -> &mut [u8] {
+        self.bytes.as_deref_mut().map_or(&mut [], |bytes| {
+            let most = usize::try_from(most).unwrap_or(bytes.len()).min(bytes.len());
+            &mut bytes[..most]
+        })
+    }
+
+    fn freeze(mut self, length: usize) -> Bytes {
+        self.length = length;
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_deref().map_or(&[], |bytes| &bytes[..self.length])
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(bytes) = self.bytes.take() {
+            // At the end of a thread there is nobody to keep it for.
+            let _ = SPARES.try_with(|spares| {
+                if let Ok(mut spares) = spares.try_borrow_mut() {
+                    spares.put(bytes);
+                }
+            });
+        }
+    }
+}
+
+/// Reads pieces of a file.
+pub(crate) struct FileReader {
+    file: Option<Arc<File>>,
+    pending: Option<JoinHandle<io::Result<Bytes>>>,
+    pace: Pace,
+    /// The file system knows no `RWF_NOWAIT`; what it holds is in memory anyway (tmpfs), or it says so itself.
+    waits: bool,
+}
+
+/// What came of a read.
+pub(crate) enum Read {
+    /// It is over.
+    Now(io::Result<Bytes>),
+    /// It goes on, see [`FileReader::poll_pending`].
+    Later,
+}
+
+impl Default for FileReader {
+    fn default() -> Self {
+        Self { file: None, pending: None, pace: Pace::of_file(), waits: false }
+    }
+}
+
+impl FileReader {
+    pub(crate) fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+
+    pub(crate) fn set(&mut self, file: Arc<File>) {
+        self.file = Some(file);
+    }
+
+    /// The read that was begun, if one was.
+    pub(crate) fn poll_pending(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
+        let pending = self.pending.as_mut()?;
+        Some(match Pin::new(pending).poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(read) => {
+                self.pending = None;
+                Poll::Ready(read.unwrap_or_else(|error| Err(io::Error::other(error))))
+            }
+        })
+    }
+
+    /// Reads from `at`, up to `to` and no more than a piece. There must be something to read.
+    pub(crate) fn read(&mut self, at: u64, to: u64) -> Read {
+        let Some(file) = &self.file else { return Read::Now(Err(io::ErrorKind::NotFound.into())) };
+        let mut piece = Piece::new(self.pace.size());
+        let flags = if self.waits { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
+        let room = piece.room(to - at);
+        match rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], at, flags) {
+            Ok(0) => Read::Now(Err(io::ErrorKind::UnexpectedEof.into())),
+            Ok(length) => {
+                self.pace.hand_over(length);
+                Read::Now(Ok(piece.freeze(length)))
+            }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) if !self.waits => {
+                self.waits = is_in_memory(file);
+                if self.waits { self.read(at, to) } else { self.read_later(piece, at, to) }
+            }
+            Err(Errno::AGAIN) => self.read_later(piece, at, to),
+            Err(Errno::INTR) => self.read(at, to),
+            Err(error) => Read::Now(Err(error.into())),
+        }
+    }
+
+    fn read_later(&mut self, mut piece: Piece, at: u64, to: u64) -> Read {
+        let Some(file) = self.file.clone() else { return Read::Now(Err(io::ErrorKind::NotFound.into())) };
+        self.pending = Some(tokio::task::spawn_blocking(move || {
+            use std::os::unix::fs::FileExt;
+            let length = file.read_at(piece.room(to - at), at)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(piece.freeze(length))
+        }));
+        Read::Later
+    }
+}
+
+fn is_in_memory(file: &File) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|about| u64::try_from(about.f_type).is_ok_and(|kind| kind == TMPFS))
+}
+
+/// Bytes of content that is kept.
+pub(crate) struct FileBody {
+    reader: FileReader,
+    /// Keeps it from being evicted.
+    _content: Arc<Content>,
+    at: u64,
+    end: u64,
+}
+
+impl FileBody {
+    /// From `at` up to `end`, both within the content.
+    pub(crate) fn new(content: Arc<Content>, at: u64, end: u64) -> Self {
+        let mut reader = FileReader::default();
+        reader.set(content.file.clone());
+        Self { reader, _content: content, at, end }
+    }
+}
+
+impl Stream for FileBody {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.at == self.end {
+            return Poll::Ready(None);
+        }
+        let read = match self.reader.poll_pending(cx) {
+            Some(read) => ready!(read),
+            None => match self.reader.read(self.at, self.end) {
+                Read::Now(read) => read,
+                Read::Later => return self.poll_data(cx),
+            },
+        };
+        let read = read.inspect(|data| self.at += data.len() as u64);
+        Poll::Ready(Some(read.map_err(BodyError::Io)))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.end - self.at)
+    }
+}

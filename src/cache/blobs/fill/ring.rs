@@ -1,0 +1,108 @@
+//! The last frames of a stream, for the readers that are at its head.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// Consecutive frames, each with the place of its first byte.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    frames: VecDeque<(u64, Bytes)>,
+    start: u64,
+    end: u64,
+}
+
+/// Where a place is, as seen from the ring.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In it: from there to the end of its frame.
+    Here(Bytes),
+    /// Before it.
+    Before,
+    /// Behind it: yet to come.
+    Ahead,
+}
+
+impl Ring {
+    /// An empty one that begins at `start`.
+    pub(crate) fn at(start: u64) -> Self {
+        Self { frames: VecDeque::new(), start, end: start }
+    }
+
+    /// The place of the next byte to come.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes of the last frame.
+    pub(crate) fn last(&self) -> u64 {
+        self.frames.back().map_or(0, |(_, frame)| frame.len() as u64)
+    }
+
+    /// The next frame. Small ones are put together: each costs more than its bytes.
+    pub(crate) fn push(&mut self, frame: Bytes) {
+        let at = self.end;
+        self.end += frame.len() as u64;
+        match self.frames.back_mut() {
+            Some((_, last)) if last.len() + frame.len() <= SMALL_BYTES => {
+                *last = [&**last, &*frame].concat().into();
+            }
+            _ => self.frames.push_back((at, frame)),
+        }
+    }
+
+    /// Lets go of the first frames, as long as more than `most` bytes are held and those end at or before `safe`.
+    pub(crate) fn trim(&mut self, most: u64, safe: u64) {
+        while self.end - self.start > most
+            && let Some((at, frame)) = self.frames.front()
+            && at + frame.len() as u64 <= safe
+        {
+            self.start = at + frame.len() as u64;
+            self.frames.pop_front();
+        }
+    }
+
+    /// What is at `at`.
+    pub(crate) fn look(&self, at: u64) -> Place {
+        if at < self.start {
+            return Place::Before;
+        }
+        if at >= self.end {
+            return Place::Ahead;
+        }
+        let behind = self.frames.partition_point(|(first, _)| *first <= at);
+        match self.frames.get(behind.saturating_sub(1)) {
+            Some((first, frame)) => Place::Here(frame.slice(usize::try_from(at - first).unwrap_or(0)..)),
+            None => Place::Before,
+        }
+    }
+}
+
+/// Frames are put together up to this size, in bytes.
+const SMALL_BYTES: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_found_until_it_is_let_go_of() {
+        let mut ring = Ring::at(10);
+        let large = Bytes::from(vec![b'x'; 5000]);
+        ring.push(large.clone());
+        ring.push(Bytes::from_static(b"abc"));
+        ring.push(Bytes::from_static(b"de"));
+        assert_eq!(ring.look(9), Place::Before);
+        assert_eq!(ring.look(10), Place::Here(large.clone()));
+        assert_eq!(ring.look(5009), Place::Here(Bytes::from_static(b"x")));
+        assert_eq!(ring.look(5010), Place::Here(Bytes::from_static(b"abcde")), "small ones are one");
+        assert_eq!(ring.look(5014), Place::Here(Bytes::from_static(b"e")));
+        assert_eq!(ring.look(5015), Place::Ahead);
+        ring.trim(5, 5009);
+        assert_eq!(ring.look(10), Place::Here(large), "not written yet");
+        ring.trim(5, 5010);
+        assert_eq!((ring.look(5009), ring.end(), ring.last()), (Place::Before, 5015, 5));
+        ring.trim(0, 5015);
+        assert_eq!((ring.look(5014), ring.look(5015)), (Place::Before, Place::Ahead));
+    }
+}

@@ -1,0 +1,296 @@
+//! Fills, with an upstream of a few lines.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::sync::mpsc;
+
+use crate::authn::Identity;
+use crate::authz::Permit;
+use crate::body::{Body, BodyError, Stream};
+use crate::cache::blobs::fill::*;
+use crate::cache::origin::{Answer, Asking, FailureKind, Question, Source};
+use crate::cache::{Blob, Cache, Failure, Outcome, Site};
+use crate::config;
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCache};
+use crate::proto::{ByteRange, RepositoryName};
+
+/// An upstream of one blob, which gives it in frames that a test lets through one by one.
+struct Given {
+    blob: Mutex<Bytes>,
+    /// Answers in its place, first.
+    failures: Mutex<VecDeque<FailureKind>>,
+    frames: Mutex<Option<mpsc::UnboundedReceiver<usize>>>,
+    asked: Mutex<Vec<Option<origin::Bytes>>>,
+    held: AtomicUsize,
+}
+
+use crate::cache::origin;
+
+struct Paced {
+    rest: Bytes,
+    frames: mpsc::UnboundedReceiver<usize>,
+}
+
+impl Stream for Paced {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        match self.frames.poll_recv(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(Some(Err(BodyError::Reset))),
+            Poll::Ready(Some(length)) => {
+                Poll::Ready(Some(Ok(self.rest.split_to(length.min(self.rest.len())))))
+            }
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.rest.len() as u64)
+    }
+}
+
+impl Given {
+    fn new(blob: Bytes) -> Arc<Self> {
+        Arc::new(Self {
+            blob: Mutex::new(blob),
+            failures: Mutex::default(),
+            frames: Mutex::default(),
+            asked: Mutex::default(),
+            held: AtomicUsize::new(0),
+        })
+    }
+
+    /// The next answer goes by these frames.
+    fn paced(&self) -> mpsc::UnboundedSender<usize> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.frames.lock().unwrap() = Some(receiver);
+        sender
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    fn answer(&self, question: Question) -> Result<Answer, Failure> {
+        let Question::Blob { bytes, .. } = question else {
+            self.held.fetch_add(1, Ordering::Relaxed);
+            return Ok(Answer { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() });
+        };
+        self.asked.lock().unwrap().push(bytes);
+        if let Some(kind) = self.failures.lock().unwrap().pop_front() {
+            return Err(Failure { kind, cause: Arc::new(crate::cache::requester::Unusable("nothing")) });
+        }
+        let blob = self.blob.lock().unwrap().clone();
+        let total = blob.len();
+        let mut headers = HeaderMap::new();
+        let (status, rest) = match bytes {
+            None => (StatusCode::OK, blob),
+            Some(part) => {
+                let first = part.first as usize;
+                let end = part.last.map_or(total, |last| total.min(last as usize + 1));
+                let range = format!("bytes {first}-{}/{total}", end - 1);
+                headers.insert(header::CONTENT_RANGE, HeaderValue::try_from(range).unwrap());
+                (StatusCode::PARTIAL_CONTENT, blob.slice(first..end))
+            }
+        };
+        let body = match self.frames.lock().unwrap().take() {
+            Some(frames) => Body::stream(Paced { rest, frames }),
+            None => Body::full(rest),
+        };
+        Ok(Answer { status, headers, body })
+    }
+}
+
+struct As(Arc<Given>, &'static str);
+
+impl Source for As {
+    fn ask(&self, _: usize, question: Question) -> Asking<'_> {
+        Box::pin(async move { self.0.answer(question) })
+    }
+
+    fn account(&self) -> Arc<str> {
+        self.1.into()
+    }
+}
+
+struct Place {
+    site: Arc<Site>,
+    _dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let site = site(dir.path());
+        Self { site, _dir: dir }
+    }
+
+    fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> Repository {
+        let name = RepositoryName::parse(repository).unwrap();
+        let permit = Permit::operator(Identity::Anonymous);
+        self.site.repository(&permit, &name, 0, Arc::new(As(given.clone(), account)))
+    }
+}
+
+fn site(path: &std::path::Path) -> Arc<Site> {
+    let settings = config::Cache {
+        path: path.to_owned(),
+        max_size: 1 << 30,
+        min_free: MinFree::Bytes(0),
+        prefetch: true,
+        keep: Vec::new(),
+    };
+    let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let cache = UpstreamCache {
+        tag_ttl: hour,
+        stale_if_error: hour,
+        not_found_ttl: hour,
+        offline: false,
+        pull_authorization: PullAuthorization::Shared,
+        grant_stale: hour,
+    };
+    Site::new(Cache::open(&settings), &upstream, &cache)
+}
+
+fn blob(length: usize) -> (Bytes, Digest) {
+    let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+    let digest = Digest::sha256(sum.as_ref().try_into().unwrap());
+    (bytes.into(), digest)
+}
+
+async fn read(mut body: Body) -> Result<Vec<u8>, BodyError> {
+    let mut all = Vec::new();
+    while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+        all.extend_from_slice(&data?);
+    }
+    Ok(all)
+}
+
+async fn whole(repository: &Repository, digest: &Digest) -> Blob {
+    repository.blob(digest, None, false).await.unwrap()
+}
+
+#[tokio::test]
+async fn many_readers_cost_one_download_and_the_next_costs_none() {
+    let (place, (bytes, digest)) = (Place::new(), blob(3_000_000));
+    let given = Given::new(bytes.clone());
+    let go = given.paced();
+    let repository = place.of(&given, "a/b", "x");
+    let readers: Vec<_> = (0..20)
+        .map(|_| {
+            let (repository, digest) = (repository.clone(), digest.clone());
+            tokio::spawn(async move { read(whole(&repository, &digest).await.body).await.unwrap() })
+        })
+        .collect();
+    for _ in 0..3 {
+        go.send(1_000_000).unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for reader in readers {
+        assert_eq!(reader.await.unwrap(), bytes);
+    }
+    assert_eq!(given.asked(), 1);
+    while place.site.cache.fills.progress(&digest).is_some() {
+        tokio::task::yield_now().await;
+    }
+    let again = whole(&repository, &digest).await;
+    assert_eq!(again.outcome, Outcome::Hit);
+    assert_eq!(read(again.body).await.unwrap(), bytes);
+    assert_eq!((given.asked(), given.held.load(Ordering::Relaxed)), (1, 0));
+}
+
+#[tokio::test]
+async fn nobody_has_the_last_bytes_before_the_digest_holds() {
+    for length in [1, 1000, 70_000, 3_000_000] {
+        let (place, (bytes, digest)) = (Place::new(), blob(length));
+        let mut wrong = bytes.to_vec();
+        wrong[0] ^= 1;
+        let given = Given::new(wrong.into());
+        let repository = place.of(&given, "a/b", "x");
+        // Of what is withheld as a whole, nothing is said before it is proved.
+        match repository.blob(&digest, None, false).await {
+            Ok(got) => assert!(read(got.body).await.is_err(), "{length}"),
+            Err(refusal) => assert!(length < 16_384 && refusal.allows_stale(), "{length} {refusal:?}"),
+        }
+        *given.blob.lock().unwrap() = bytes.clone();
+        let got = whole(&repository, &digest).await;
+        assert_eq!(got.outcome, Outcome::Miss);
+        assert_eq!(read(got.body).await.unwrap(), bytes);
+        assert_eq!(given.asked(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_was_left_is_gone_on_with() {
+    let (place, (bytes, digest)) = (Place::new(), blob(40_000_000));
+    let given = Given::new(bytes.clone());
+    let go = given.paced();
+    let repository = place.of(&given, "a/b", "x");
+    go.send(1_000_000).unwrap();
+    let mut first = whole(&repository, &digest).await.body;
+    assert!(poll_fn(|cx| first.poll_data(cx)).await.unwrap().is_ok());
+    drop(first);
+    while place.site.cache.fills.progress(&digest).is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    // It is left behind the stream.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let again = whole(&repository, &digest).await;
+    assert!(read(again.body).await.unwrap() == bytes);
+    let asked = given.asked.lock().unwrap().clone();
+    assert_eq!(asked, [None, Some(origin::Bytes { first: 1_000_000, last: None })]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_for_whom_it_was_and_the_next_is_asked_as() {
+    let (place, (bytes, digest)) = (Place::new(), blob(100_000));
+    let given = Given::new(bytes.clone());
+    given.failures.lock().unwrap().push_back(FailureKind::Denied);
+    let (first, second) = (place.of(&given, "a/b", "x"), place.of(&given, "a/b", "y"));
+    let (no, yes) = tokio::join!(first.blob(&digest, None, false), second.blob(&digest, None, false));
+    assert!(matches!(no, Err(Refusal::Failure(Failure { kind: FailureKind::Denied, .. }))));
+    assert_eq!(read(yes.unwrap().body).await.unwrap(), bytes);
+    assert_eq!(given.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_part_of_a_fill_waits_only_for_its_own_bytes() {
+    let (place, (bytes, digest)) = (Place::new(), blob(1_000_000));
+    let given = Given::new(bytes.clone());
+    let go = given.paced();
+    let repository = place.of(&given, "a/b", "x");
+    go.send(500_000).unwrap();
+    let everything = whole(&repository, &digest).await;
+    let range = ByteRange::parse(b"bytes=100-299999");
+    let part = repository.blob(&digest, Some(&range), false).await.unwrap();
+    assert_eq!((part.total, part.outcome), (Some(1_000_000), Outcome::Fill));
+    assert_eq!(read(part.body).await.unwrap(), &bytes[100..300_000]);
+    go.send(500_000).unwrap();
+    assert_eq!(read(everything.body).await.unwrap(), bytes);
+    assert_eq!(given.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_part_of_what_is_not_here_is_passed_through_and_the_blob_fills_besides() {
+    let (place, (bytes, digest)) = (Place::new(), blob(1_000_000));
+    let given = Given::new(bytes.clone());
+    let repository = place.of(&given, "a/b", "x");
+    let range = ByteRange::parse(b"bytes=100-199");
+    let part = repository.blob(&digest, Some(&range), false).await.unwrap();
+    assert_eq!(read(part.body).await.unwrap(), &bytes[100..200]);
+    while repository.blob(&digest, Some(&range), false).await.unwrap().outcome != Outcome::Hit {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let beyond = ByteRange::parse(b"bytes=1000000-");
+    let beyond = repository.blob(&digest, Some(&beyond), false).await;
+    assert!(matches!(beyond, Err(Refusal::Unsatisfiable(1_000_000))));
+}

@@ -1,0 +1,7 @@
+//! Blobs: read, filled, prefetched and pushed.
+
+pub(crate) mod blob;
+pub(crate) mod file_body;
+pub(crate) mod fill;
+pub(crate) mod prefetch;
+pub(crate) mod push;

@@ -1,0 +1,158 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use crate::cache::Cache;
+use crate::cache::blobs::push::*;
+use crate::config;
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCache};
+
+fn place() -> (TempDir, Arc<Site>) {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = config::Cache {
+        path: dir.path().to_owned(),
+        max_size: 1 << 30,
+        min_free: MinFree::Bytes(0),
+        prefetch: false,
+        keep: Vec::new(),
+    };
+    let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
+    let hour = Duration::from_secs(3600);
+    let cache = UpstreamCache {
+        tag_ttl: hour,
+        stale_if_error: hour,
+        not_found_ttl: hour,
+        offline: false,
+        pull_authorization: PullAuthorization::Shared,
+        grant_stale: hour,
+    };
+    (dir, Site::new(Cache::open(&settings), &upstream, &cache))
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    Digest::sha256(sum.as_ref().try_into().unwrap())
+}
+
+fn name() -> RepositoryName {
+    RepositoryName::parse("a").unwrap()
+}
+
+fn send(push: &Push, bytes: &'static [u8]) {
+    push.tap().unwrap().pass(&Bytes::from_static(bytes));
+}
+
+/// Whether the blob came to be kept.
+async fn is_kept(site: &Arc<Site>, digest: &Digest) -> bool {
+    for _ in 0..2000 {
+        if site.cache().store().has(Kind::Blob, digest) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_is_kept_when_the_upstream_has_taken_it() {
+    let (_dir, site) = place();
+    let id = site.begin_push().unwrap();
+    for (first, part) in [(Some(0), b"one "), (None, b"two "), (Some(8), b"last")] {
+        let push = site.push(&id, first).unwrap();
+        send(&push, part);
+        push.keep();
+    }
+    let (whole, push) = (digest(b"one two last"), site.push(&id, None).unwrap());
+    assert!(!site.cache().store().has(Kind::Blob, &whole));
+    site.pushed(&name(), &whole, Some(push)).await;
+    assert!(is_kept(&site, &whole).await);
+    assert!(site.ledger.held(&name(), Kind::Blob, &whole).is_some());
+    assert!(site.push(&id, None).is_none());
+}
+
+#[tokio::test]
+async fn what_does_not_go_on_where_the_copy_ends_ends_it() {
+    let (_dir, site) = place();
+    for wrong in [0, 2, 4, u64::MAX] {
+        let id = site.begin_push().unwrap();
+        let push = site.push(&id, Some(0)).unwrap();
+        send(&push, b"one");
+        push.keep();
+        assert!(site.push(&id, Some(wrong)).is_none());
+        assert!(site.push(&id, Some(3)).is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_ends_badly_ends_the_copy() {
+    let (_dir, site) = place();
+    let id = site.begin_push().unwrap();
+    drop(site.push(&id, None).unwrap());
+    assert!(site.push(&id, None).is_none());
+}
+
+#[tokio::test]
+async fn two_requests_at_a_time_end_the_copy() {
+    let (_dir, site) = place();
+    let id = site.begin_push().unwrap();
+    let first = site.push(&id, None).unwrap();
+    assert!(site.push(&id, None).is_none());
+    first.keep();
+    assert!(site.push(&id, None).is_none());
+}
+
+#[tokio::test]
+async fn what_was_something_else_is_not_believed_to_be_there() {
+    let (_dir, site) = place();
+    let id = site.begin_push().unwrap();
+    let push = site.push(&id, None).unwrap();
+    send(&push, b"other");
+    let claimed = digest(b"one");
+    site.pushed(&name(), &claimed, Some(push)).await;
+    for _ in 0..2000 {
+        if site.ledger.held(&name(), Kind::Blob, &claimed).is_none() {
+            assert!(!site.cache().store().has(Kind::Blob, &claimed));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it is still believed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_nobody_goes_on_with_goes_after_an_hour() {
+    let (_dir, site) = place();
+    let (idle, busy) = (site.begin_push().unwrap(), site.begin_push().unwrap());
+    let push = site.push(&busy, None).unwrap();
+    tokio::time::sleep(limits::PUSH_IDLE - Duration::from_secs(60)).await;
+    site.push(&idle, None).unwrap().keep();
+    tokio::time::sleep(limits::PUSH_IDLE - Duration::from_secs(60)).await;
+    site.push(&idle, None).unwrap().keep();
+    tokio::time::sleep(limits::PUSH_IDLE + Duration::from_secs(120)).await;
+    assert!(site.push(&idle, None).is_none());
+    push.keep();
+    assert!(site.push(&busy, None).is_some(), "a request may take as long as it likes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_too_many_the_one_left_alone_for_longest_has_to_go() {
+    let (_dir, site) = place();
+    let begin = async || {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        site.begin_push().unwrap()
+    };
+    let mut ids = Vec::new();
+    for _ in 0..limits::PUSHES {
+        ids.push(begin().await);
+    }
+    let busy = site.push(&ids[0], None).unwrap();
+    begin().await;
+    busy.keep();
+    let there = |id: &String| site.push(id, None).map(Push::keep).is_some();
+    assert_eq!((there(&ids[0]), there(&ids[1]), there(&ids[2])), (true, false, true));
+    let all: Vec<_> = ids[2..].iter().chain(&ids[..1]).filter_map(|id| site.push(id, None)).collect();
+    let last = begin().await;
+    let held = site.push(&last, None);
+    assert!(all.len() == limits::PUSHES - 1 && held.is_some());
+}

@@ -1,0 +1,78 @@
+//! What is told while a cache is being filled.
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that has happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// An image's manifests are here; these are its blobs.
+    Image {
+        /// As it was asked for.
+        image: String,
+        /// What that is now.
+        digest: String,
+        /// Its blobs that follow: those of the platforms that were asked for, each once.
+        layers: u64,
+        /// Their bytes, as far as the manifests say.
+        bytes: u64,
+    },
+    /// A blob is on its way, or here.
+    Layer {
+        /// Which.
+        digest: String,
+        /// Its bytes; 0 where that is not known.
+        size: u64,
+        /// Bytes that are here.
+        done: u64,
+        /// How far that is.
+        progress: Progress,
+    },
+    /// An image or a blob could not be had.
+    Failed {
+        /// The image, as it was asked for.
+        image: String,
+        /// The blob; none where the image itself failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
+        /// Why.
+        why: String,
+    },
+    /// Nothing follows.
+    Done {
+        /// Images that are here whole.
+        images: u64,
+        /// Images that are not.
+        failed: u64,
+    },
+}
+
+/// How far a blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Progress {
+    /// It comes.
+    Coming,
+    /// It has come.
+    Fetched,
+    /// It was here before.
+    Here,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_lines_of_json() {
+        let failed = Event::Failed { image: "a".into(), digest: None, why: "b".into() };
+        assert_eq!(serde_json::to_string(&failed).unwrap(), r#"{"event":"failed","image":"a","why":"b"}"#);
+        let layer = Event::Layer { digest: "d".into(), size: 2, done: 1, progress: Progress::Coming };
+        let line = serde_json::to_string(&layer).unwrap();
+        assert_eq!(line, r#"{"event":"layer","digest":"d","size":2,"done":1,"progress":"coming"}"#);
+        for event in [failed, layer, Event::Done { images: 1, failed: 0 }] {
+            let line = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
+        }
+    }
+}

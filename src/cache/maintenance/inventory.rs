@@ -1,0 +1,153 @@
+//! What is here.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::counters::Counted;
+use crate::cache::maintenance::reachable::Reach;
+use crate::cache::maintenance::selection::Selection;
+use crate::cache::origin::breaker::State;
+use crate::cache::store::{Amount, Kind};
+use crate::cache::{Cache, Site};
+use crate::clock;
+use crate::proto::{Digest, RepositoryName};
+
+/// A cache in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stats {
+    /// Its directory, without symbolic links.
+    pub path: PathBuf,
+    /// The most that it may hold, in bytes.
+    pub max_size: u64,
+    /// Layers and configurations.
+    pub blobs: Amount,
+    /// Manifests and indexes.
+    pub manifests: Amount,
+    /// Blobs on their way, or left half way.
+    pub partial: Amount,
+    /// Why nothing can be kept now, if that is so.
+    pub trouble: Option<String>,
+    /// What is kept of each upstream.
+    pub upstreams: Vec<UpstreamStats>,
+    /// What a running gateway has counted since its start.
+    pub counted: Option<Counted>,
+}
+
+/// What is kept of one upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UpstreamStats {
+    /// Its name.
+    pub name: String,
+    /// Repositories of which something is kept.
+    pub repositories: u64,
+    /// Tags that are known.
+    pub tags: u64,
+    /// `closed`, or `open`: it has failed so often that it is not asked for a moment. Of a running gateway.
+    pub breaker: Option<String>,
+    /// Whether it is asked nothing at all.
+    pub offline: bool,
+}
+
+/// An image that is here: a tag, or a manifest that no tag leads to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// The repository's canonical name.
+    pub repository: String,
+    /// The tag, where there is one.
+    pub tag: Option<String>,
+    /// The manifest.
+    pub digest: String,
+    /// Bytes that are here of all that it leads to. Images may share some of them.
+    pub size: u64,
+    /// Seconds since the upstream said last that it is so.
+    pub age: u64,
+}
+
+/// Counts. `runs` says whether this is the gateway itself, which alone has counters and breakers.
+pub(crate) fn stats(cache: &Cache, sites: &[Arc<Site>], runs: bool) -> Stats {
+    let usage = cache.store().usage();
+    Stats {
+        path: std::fs::canonicalize(cache.path()).unwrap_or_else(|_| cache.path().clone()),
+        max_size: cache.settings.max_size,
+        blobs: usage.blobs,
+        manifests: usage.manifests,
+        partial: usage.prefixes,
+        trouble: cache.store().trouble(),
+        upstreams: sites.iter().map(|site| of_upstream(site, runs)).collect(),
+        counted: runs.then(|| cache.counters().counted()),
+    }
+}
+
+fn of_upstream(site: &Site, runs: bool) -> UpstreamStats {
+    let repositories = site.ledger.repositories();
+    let tags = repositories.iter().map(|repository| site.ledger.tags(repository).len() as u64).sum();
+    let breaker =
+        runs.then(|| if site.breaker_state() == State::Open { "open" } else { "closed" }.to_owned());
+    UpstreamStats {
+        name: site.name().to_owned(),
+        repositories: repositories.len() as u64,
+        tags,
+        breaker,
+        offline: site.settings().offline,
+    }
+}
+
+/// The images that `selection` means, by their names.
+pub(crate) fn list(sites: &[Arc<Site>], selection: &Selection) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = sites.iter().flat_map(|site| of_site(site, selection)).collect();
+    entries.sort();
+    entries
+}
+
+fn of_site(site: &Site, selection: &Selection) -> Vec<Entry> {
+    let repositories = site.ledger.repositories().into_iter();
+    let named = repositories.filter_map(|name| Some((site.canonical(&name)?, name)));
+    let meant = named.filter(|(canonical, _)| selection.has(canonical));
+    meant.flat_map(|(canonical, name)| of_repository(site, selection, &canonical, &name)).collect()
+}
+
+fn of_repository(
+    site: &Site,
+    selection: &Selection,
+    canonical: &RepositoryName,
+    name: &RepositoryName,
+) -> Vec<Entry> {
+    let ledger = &site.ledger;
+    let store = site.cache().store();
+    let entry = |tag: Option<String>, digest: &Digest, confirmed: std::time::SystemTime| Entry {
+        repository: canonical.to_string(),
+        tag,
+        digest: digest.to_string(),
+        size: Reach::of(store, [digest.clone()]).bytes(store),
+        age: clock::wall().duration_since(confirmed).unwrap_or_default().as_secs(),
+    };
+    let tags = ledger.tags(name).into_iter().filter_map(|tag| Some((ledger.tag(name, &tag)?, tag)));
+    let tags: Vec<_> = tags.collect();
+    let tagged = Reach::of(store, tags.iter().map(|(pointer, _)| pointer.digest.clone()));
+    let meant = tags.iter().filter(|(pointer, tag)| selection.has_tag(tag, &pointer.digest));
+    let of_tags =
+        meant.map(|(pointer, tag)| entry(Some(tag.to_string()), &pointer.digest, pointer.confirmed));
+    let others = untagged(site, name, &tagged.manifests);
+    let others = others
+        .iter()
+        .filter(|digest| selection.has_digest(digest))
+        .filter_map(|digest| Some(entry(None, digest, ledger.held(name, Kind::Manifest, digest)?.confirmed)));
+    of_tags.chain(others).collect()
+}
+
+/// Manifests of a repository that neither a tag leads to nor another of them.
+fn untagged(site: &Site, name: &RepositoryName, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
+    let held = site.ledger.manifests(name).into_iter();
+    let held: Vec<Digest> = held.filter(|digest| !tagged.contains(digest)).collect();
+    let store = site.cache().store();
+    let below = |digest: &Digest| {
+        let mut reach = Reach::of(store, [digest.clone()]).manifests;
+        reach.remove(digest);
+        reach
+    };
+    let below: BTreeSet<Digest> = held.iter().flat_map(below).collect();
+    held.into_iter().filter(|digest| !below.contains(digest)).collect()
+}

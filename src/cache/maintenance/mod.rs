@@ -1,0 +1,19 @@
+//! What operators do with a cache: look at it, check it, take from it and fill it. Each of these reads directories or
+//! hashes, and so belongs on a thread of its own; only [`warm()`] is made of waiting.
+
+pub(crate) mod event;
+pub(crate) mod inventory;
+pub(crate) mod platform;
+pub(crate) mod reachable;
+pub(crate) mod removal;
+pub(crate) mod selection;
+pub(crate) mod verification;
+pub(crate) mod warm;
+
+pub(crate) use event::{Event, Progress};
+pub(crate) use inventory::{Entry, Stats, UpstreamStats, list, stats};
+pub(crate) use platform::{PlatformError, Platforms};
+pub(crate) use removal::{Removed, remove};
+pub(crate) use selection::Selection;
+pub(crate) use verification::{Verified, verify};
+pub(crate) use warm::{Goal, warm};

@@ -1,0 +1,157 @@
+//! Taking from a cache.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::maintenance::reachable::Reach;
+use crate::cache::maintenance::selection::Selection;
+use crate::cache::store::Kind;
+use crate::cache::{Cache, Site};
+use crate::proto::{Digest, RepositoryName, Tag};
+
+/// What was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    /// Repositories of which something was known.
+    pub repositories: u64,
+    /// Tags that are forgotten.
+    pub tags: u64,
+    /// Manifests that a repository is no longer known to hold.
+    pub manifests: u64,
+    /// Manifests and blobs that no repository holds any more, and that are gone.
+    pub contents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Whether something could not be removed.
+    pub left: bool,
+}
+
+/// Forgets what `selection` means of `sites`, and removes the content that no repository holds after that.
+pub(crate) fn remove(cache: &Cache, sites: &[Arc<Site>], selection: &Selection) -> Removed {
+    let mut removed = Removed::default();
+    let mut released = BTreeSet::new();
+    for site in sites {
+        for name in site.ledger.repositories() {
+            if site.canonical(&name).is_some_and(|canonical| selection.has(&canonical)) {
+                Removal { site, name: &name, removed: &mut removed, released: &mut released }.run(selection);
+            }
+        }
+    }
+    discard(cache, released, &mut removed);
+    removed
+}
+
+/// What is being taken from one repository.
+struct Removal<'a> {
+    site: &'a Site,
+    name: &'a RepositoryName,
+    removed: &'a mut Removed,
+    released: &'a mut BTreeSet<(Kind, Digest)>,
+}
+
+impl Removal<'_> {
+    fn run(&mut self, selection: &Selection) {
+        let before = (self.removed.tags, self.released.len());
+        let held = self.held();
+        let doomed = self.doomed(selection);
+        for tag in &doomed.tags {
+            self.site.ledger.forget_tag(self.name, tag);
+            self.removed.tags += 1;
+        }
+        for content in held.into_iter().filter(|content| doomed.has(content)) {
+            self.release(content);
+        }
+        if selection.is_whole() {
+            self.removed.left |= self.site.ledger.remove(self.name).is_err();
+        }
+        // What is being asked just now must not bring it back by a moment.
+        self.site.written(self.name);
+        if selection.is_whole() || before != (self.removed.tags, self.released.len()) {
+            self.removed.repositories += 1;
+        }
+    }
+
+    /// What the repository holds.
+    fn held(&self) -> Vec<(Kind, Digest)> {
+        let ledger = &self.site.ledger;
+        let manifests = ledger.manifests(self.name).into_iter().map(|digest| (Kind::Manifest, digest));
+        manifests.chain(ledger.blobs(self.name).into_iter().map(|digest| (Kind::Blob, digest))).collect()
+    }
+
+    /// What is meant, and what nothing that stays leads to once that is gone.
+    fn doomed(&self, selection: &Selection) -> Doomed {
+        let ledger = &self.site.ledger;
+        if selection.is_whole() {
+            return Doomed { tags: ledger.tags(self.name), all: true, reach: Reach::default() };
+        }
+        let store = self.site.cache().store();
+        let tags = ledger.tags(self.name).into_iter();
+        let tags = tags.filter_map(|tag| Some((ledger.tag(self.name, &tag)?.digest, tag)));
+        let (meant, staying): (Vec<_>, Vec<_>) =
+            tags.partition(|(digest, tag)| selection.has_tag(tag, digest));
+        let named = self.held().into_iter().filter(|(_, digest)| selection.has_digest(digest));
+        let (named, blobs): (Vec<_>, Vec<_>) = named.partition(|(kind, _)| *kind == Kind::Manifest);
+        let roots = meant.iter().map(|(digest, _)| digest).chain(named.iter().map(|(_, digest)| digest));
+        let mut reach = Reach::of(store, roots.cloned());
+        // Manifests that nobody meant, and that were pulled by their digests.
+        let others =
+            ledger.manifests(self.name).into_iter().filter(|digest| !reach.manifests.contains(digest));
+        let staying = staying.into_iter().map(|(digest, _)| digest);
+        let kept = Reach::of(store, staying.chain(others));
+        reach.manifests.retain(|digest| !kept.manifests.contains(digest) || selection.has_digest(digest));
+        reach.blobs.retain(|digest| !kept.blobs.contains(digest));
+        reach.blobs.extend(blobs.into_iter().map(|(_, digest)| digest));
+        Doomed { tags: meant.into_iter().map(|(_, tag)| tag).collect(), all: false, reach }
+    }
+
+    fn release(&mut self, (kind, digest): (Kind, Digest)) {
+        self.site.ledger.release(self.name, kind, &digest);
+        self.removed.manifests += u64::from(kind == Kind::Manifest);
+        self.released.insert((kind, digest));
+    }
+}
+
+/// What goes.
+struct Doomed {
+    tags: Vec<Tag>,
+    all: bool,
+    reach: Reach,
+}
+
+impl Doomed {
+    fn has(&self, (kind, digest): &(Kind, Digest)) -> bool {
+        let reached = match kind {
+            Kind::Manifest => &self.reach.manifests,
+            Kind::Blob => &self.reach.blobs,
+        };
+        self.all || reached.contains(digest)
+    }
+}
+
+/// Removes those contents that nobody holds, be it behind an upstream that is not configured any more.
+fn discard(cache: &Cache, mut contents: BTreeSet<(Kind, Digest)>, removed: &mut Removed) {
+    for (upstream, url) in cache.records.upstreams() {
+        let ledger = cache.records.ledger(&upstream, &url);
+        for name in ledger.repositories() {
+            if contents.is_empty() {
+                return;
+            }
+            for digest in ledger.manifests(&name) {
+                contents.remove(&(Kind::Manifest, digest));
+            }
+            for digest in ledger.blobs(&name) {
+                contents.remove(&(Kind::Blob, digest));
+            }
+        }
+    }
+    for (kind, digest) in contents {
+        let bytes = cache.store().length(kind, &digest);
+        cache.small.remove(&digest);
+        if cache.store().remove(kind, &digest) {
+            removed.contents += 1;
+            removed.bytes += bytes.unwrap_or_default();
+        }
+    }
+}

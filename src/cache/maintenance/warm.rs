@@ -1,0 +1,182 @@
+//! Pulling images into a cache before anybody asks for them.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+
+use crate::cache::maintenance::event::{Event, Progress};
+use crate::cache::maintenance::platform::Platforms;
+use crate::cache::maintenance::reachable::Links;
+use crate::cache::manifests::document::{Document, Part};
+use crate::cache::requester::{Refusal, Repository};
+use crate::cache::store::Kind;
+use crate::proto::{Accept, Digest, Reference};
+
+/// An image that is to be here.
+pub(crate) struct Goal {
+    /// As it was asked for.
+    pub image: String,
+    /// Where it is.
+    pub repository: Repository,
+    /// Which of the repository's manifests.
+    pub reference: Reference,
+}
+
+/// Blobs that come at a time: enough to fill a line over which one connection does not.
+const LAYERS: usize = 4;
+
+/// How often it is told how far a blob is.
+const PACE: Duration = Duration::from_millis(250);
+
+/// An index within an index is allowed, and nobody nests them deeper than this.
+const DEPTH: usize = 3;
+
+/// Whoever is told what happens.
+type Tell<'a> = &'a (dyn Fn(Event) + Send + Sync);
+
+/// Finds an image.
+type Resolve<'a> = &'a (dyn Fn(&str) -> Result<Goal, String> + Send + Sync);
+
+/// Pulls images of these platforms, one after another, and tells `tell` what happens. What is to be told last is the answer.
+pub(crate) async fn warm(
+    images: &[String],
+    platforms: &Platforms,
+    resolve: Resolve<'_>,
+    tell: Tell<'_>,
+) -> Event {
+    let (mut whole, mut failed) = (0, 0);
+    for image in images {
+        let good = match resolve(image) {
+            Ok(goal) => one(&goal, platforms, tell).await,
+            Err(why) => {
+                tell(Event::Failed { image: image.clone(), digest: None, why });
+                false
+            }
+        };
+        *(if good { &mut whole } else { &mut failed }) += 1;
+    }
+    Event::Done { images: whole, failed }
+}
+
+/// The answer is whether all of it is here.
+async fn one(goal: &Goal, platforms: &Platforms, tell: Tell<'_>) -> bool {
+    let Goal { image, repository, reference } = goal;
+    let warming = Warming { image, repository, platforms, tell };
+    match warming.blobs(reference).await {
+        Ok(blobs) => warming.fetch(blobs).await,
+        Err(why) => {
+            tell(Event::Failed { image: image.clone(), digest: None, why });
+            false
+        }
+    }
+}
+
+struct Warming<'a> {
+    image: &'a str,
+    repository: &'a Repository,
+    platforms: &'a Platforms,
+    tell: Tell<'a>,
+}
+
+impl Warming<'_> {
+    /// Gets the manifests that are meant. The answer is the blobs that they name, each once.
+    async fn blobs(&self, reference: &Reference) -> Result<Vec<Part>, String> {
+        let mut ahead = vec![(reference.clone(), 0)];
+        let (mut top, mut blobs) = (None, Vec::new());
+        while let Some((reference, depth)) = ahead.pop() {
+            let manifest = self.repository.manifest(&reference, &Accept::default(), false).await;
+            let manifest = manifest.map_err(|refusal| words(&refusal))?;
+            let bytes = manifest.bytes.unwrap_or_default();
+            let listed = Links::parse(&bytes).map(|links| links.listed()).unwrap_or_default();
+            if listed.is_empty() {
+                let document = Document::parse(&bytes, Some(&manifest.media_type));
+                blobs.extend(document.map_err(|error| error.to_string())?.blobs);
+            } else if depth < DEPTH {
+                let chosen = self.platforms.choose(&listed)?.into_iter().rev();
+                ahead.extend(chosen.map(|digest| (Reference::Digest(digest), depth + 1)));
+            }
+            top.get_or_insert(manifest.digest);
+        }
+        let blobs = each_once(blobs);
+        self.found(top.as_ref(), &blobs);
+        Ok(blobs)
+    }
+
+    fn found(&self, digest: Option<&Digest>, blobs: &[Part]) {
+        (self.tell)(Event::Image {
+            image: self.image.to_owned(),
+            digest: digest.map(Digest::to_string).unwrap_or_default(),
+            layers: blobs.len() as u64,
+            bytes: blobs.iter().filter_map(|blob| blob.size).sum(),
+        });
+    }
+
+    async fn fetch(&self, blobs: Vec<Part>) -> bool {
+        let fetching = stream::iter(blobs).map(|blob| async move { self.blob(&blob).await });
+        fetching.buffer_unordered(LAYERS).fold(true, |all, one| async move { all && one }).await
+    }
+
+    /// Also where it is here: the repository must be known to hold it.
+    async fn blob(&self, blob: &Part) -> bool {
+        let cache = self.repository.site.cache();
+        let here = cache.store().has(Kind::Blob, &blob.digest);
+        let mut fetching = pin!(self.repository.fetch_ahead(&blob.digest));
+        let fetched = loop {
+            match tokio::time::timeout(PACE, &mut fetching).await {
+                Ok(fetched) => break fetched.map_err(|refusal| words(&refusal)),
+                Err(_) => self.coming(blob),
+            }
+        };
+        match fetched.and_then(|()| self.is_kept(&blob.digest)) {
+            Ok(size) => {
+                self.layer(blob, size, if here { Progress::Here } else { Progress::Fetched });
+                true
+            }
+            Err(why) => {
+                let digest = Some(blob.digest.to_string());
+                (self.tell)(Event::Failed { image: self.image.to_owned(), digest, why });
+                false
+            }
+        }
+    }
+
+    fn coming(&self, blob: &Part) {
+        let progress = self.repository.site.cache().fills.progress(&blob.digest);
+        self.layer(blob, progress.map_or(0, |(done, _)| done), Progress::Coming);
+    }
+
+    fn layer(&self, blob: &Part, done: u64, progress: Progress) {
+        let size = blob.size.unwrap_or(if progress == Progress::Coming { 0 } else { done });
+        (self.tell)(Event::Layer { digest: blob.digest.to_string(), size, done, progress });
+    }
+
+    /// It may have passed without being kept.
+    fn is_kept(&self, digest: &Digest) -> Result<u64, String> {
+        let store = self.repository.site.cache().store();
+        let why = || store.trouble().unwrap_or_else(|| "there was no room for it".to_owned());
+        store.length(Kind::Blob, digest).ok_or_else(|| format!("it was not kept: {}", why()))
+    }
+}
+
+/// Those parts, without those that come again.
+fn each_once(parts: Vec<Part>) -> Vec<Part> {
+    let mut known = std::collections::HashSet::new();
+    parts.into_iter().filter(|part| known.insert(part.digest.clone())).collect()
+}
+
+fn words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Failure(failure) => failure.to_string(),
+        Refusal::NotFound => "the upstream has no such manifest".to_owned(),
+        Refusal::MayNotFetch => "it is not here, and may not be fetched".to_owned(),
+        Refusal::Offline => "it is not here, and the upstream is offline".to_owned(),
+        Refusal::Resting => "the upstream has failed so often that it is not asked for a moment".to_owned(),
+        Refusal::Limited(wait) => {
+            format!("the upstream wants to be left alone for {} s", wait.as_secs().max(1))
+        }
+        Refusal::Unsatisfiable(length) => format!("it has {length} bytes, and not those that were asked for"),
+        Refusal::Again => "it was on its way, and did not come".to_owned(),
+        Refusal::Bypass => "the cache can't keep what it is".to_owned(),
+    }
+}

@@ -1,0 +1,574 @@
+//! What a client gets, and what the upstream is asked for it.
+
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::cache::manifests::pull::*;
+use crate::cache::scripted_origin::{HOUR, Place, SECOND, image, name};
+use crate::proto::Tag;
+
+fn reference(text: &str) -> Reference {
+    Reference::parse(text).unwrap()
+}
+
+async fn get(place: &Place, text: &str) -> Result<Manifest, Refusal> {
+    place.repository().manifest(&reference(text), &Accept::default(), false).await
+}
+
+async fn head(place: &Place, text: &str) -> Result<Manifest, Refusal> {
+    place.repository().manifest(&reference(text), &Accept::default(), true).await
+}
+
+/// What a GET gives, and what the upstream was asked for it.
+async fn got(place: &Place, text: &str) -> (Outcome, String, Vec<String>) {
+    let manifest = get(place, text).await.unwrap();
+    let bytes = String::from_utf8(manifest.bytes.unwrap().to_vec()).unwrap();
+    (manifest.outcome, bytes, place.registry.asked())
+}
+
+async fn kind(place: &Place, text: &str) -> Option<FailureKind> {
+    get(place, text).await.unwrap_err().failure()
+}
+
+fn asked(what: &[&str], digest: &Digest) -> Vec<String> {
+    what.iter().map(|what| what.replace("DIGEST", digest.as_str())).collect()
+}
+
+#[tokio::test]
+async fn a_tag_is_asked_for_by_head_and_its_manifest_by_digest() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    let expected = asked(&["HEAD v1", "GET DIGEST"], &digest);
+    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (Outcome::Hit, image("a"), vec![]));
+    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Hit, image("a"), vec![]));
+}
+
+#[tokio::test]
+async fn a_warm_cache_costs_the_upstream_no_get() {
+    let place = Place::with(|settings| settings.tag_ttl = Duration::ZERO);
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    for _ in 0..5 {
+        assert_eq!(got(&place, "v1").await, (Outcome::Revalidated, image("a"), vec!["HEAD v1".to_owned()]));
+        assert_eq!(got(&place, digest.as_str()).await, (Outcome::Hit, image("a"), vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_has_moved_is_followed() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let moved = place.registry.push("v1", &image("b"));
+    assert_eq!(got(&place, "v1").await.1, image("a"));
+    place.age_tag("v1", HOUR + SECOND);
+    let expected = asked(&["HEAD v1", "GET DIGEST"], &moved);
+    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("b"), expected));
+}
+
+#[tokio::test]
+async fn many_who_ask_the_same_cost_one_question() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    let gate = Arc::new(Semaphore::new(0));
+    place.registry.with().gate = Some(gate.clone());
+    let asking: Vec<_> = (0..50)
+        .map(|number| {
+            let repository = place.repository();
+            let head = number % 2 == 0;
+            tokio::spawn(async move { repository.manifest(&reference("v1"), &Accept::default(), head).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    gate.add_permits(1000);
+    for (number, asking) in asking.into_iter().enumerate() {
+        let manifest = asking.await.unwrap().unwrap();
+        assert_eq!((manifest.digest, manifest.bytes.is_some()), (digest.clone(), number % 2 == 1));
+    }
+    assert_eq!(place.registry.asked(), asked(&["HEAD v1", "GET DIGEST"], &digest));
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_say_the_digest_is_followed_by_a_get_that_is_hashed() {
+    let place = Place::with(|settings| settings.tag_ttl = Duration::ZERO);
+    place.registry.push("v1", &image("a"));
+    place.registry.with().says_no_digest = true;
+    let expected = vec!["HEAD v1".to_owned(), "GET v1".to_owned()];
+    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+    assert!(head(&place, "v1").await.unwrap().bytes.is_some());
+}
+
+#[tokio::test]
+async fn where_head_is_not_served_get_is_asked() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    place.registry.with().head_fails = Some(FailureKind::Other);
+    let expected = vec!["HEAD v1".to_owned(), "GET v1".to_owned()];
+    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+}
+
+#[tokio::test]
+async fn a_head_fetches_no_body() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    for text in ["v1", digest.as_str()] {
+        let first = head(&place, text).await.unwrap();
+        let length = image("a").len() as u64;
+        assert_eq!((first.digest, first.length, first.bytes), (digest.clone(), length, None));
+        assert_eq!(head(&place, text).await.unwrap().outcome, Outcome::Hit);
+    }
+    // What the tag's HEAD said is also said of the digest.
+    assert_eq!(place.registry.asked(), ["HEAD v1"]);
+    assert_eq!(got(&place, "v1").await.2, asked(&["GET DIGEST"], &digest));
+}
+
+#[tokio::test]
+async fn a_manifest_that_another_repository_brought_is_not_fetched_again() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let mut other = place.repository();
+    other.name = RepositoryName::parse("c").unwrap();
+    let manifest = other.manifest(&reference(digest.as_str()), &Accept::default(), false).await.unwrap();
+    assert_eq!(manifest.outcome, Outcome::Revalidated);
+    assert_eq!(place.registry.asked(), asked(&["HEAD DIGEST"], &digest));
+}
+
+#[tokio::test]
+async fn what_another_repository_has_is_not_served_where_the_upstream_does_not_hold_it() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    place.registry.delete(&digest);
+    let mut other = place.repository();
+    other.name = RepositoryName::parse("c").unwrap();
+    let refusal = other.manifest(&reference(digest.as_str()), &Accept::default(), false).await.unwrap_err();
+    assert_eq!(refusal.failure(), Some(FailureKind::NotFound));
+}
+
+#[tokio::test]
+async fn when_the_upstream_fails_the_last_digest_serves_for_a_while() {
+    for kind in
+        [FailureKind::Unreachable, FailureKind::Credentials, FailureKind::Limited { retry_after: None }]
+    {
+        let place = Place::new();
+        place.registry.push("v1", &image("a"));
+        got(&place, "v1").await;
+        place.registry.with().fails = Some(kind);
+        place.age_tag("v1", HOUR + HOUR - SECOND);
+        assert_eq!(got(&place, "v1").await.0, Outcome::Stale, "{kind:?}");
+        place.age_tag("v1", HOUR + HOUR + SECOND);
+        assert!(get(&place, "v1").await.is_err(), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn after_the_registrys_own_no_nothing_serves_even_if_it_fails_later() {
+    for refusal in [FailureKind::NotFound, FailureKind::Denied] {
+        let place = Place::with(|settings| settings.not_found_ttl = Duration::ZERO);
+        let digest = place.registry.push("v1", &image("a"));
+        got(&place, "v1").await;
+        place.registry.with().fails = Some(refusal);
+        place.age_tag("v1", HOUR + SECOND);
+        assert_eq!(kind(&place, "v1").await, Some(refusal));
+        place.registry.with().fails = Some(FailureKind::Unreachable);
+        assert_eq!(kind(&place, "v1").await, Some(FailureKind::Unreachable), "{refusal:?}");
+        assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Hit);
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_to_what_can_not_be_had_still_serves_what_it_was() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let moved = place.registry.push("v1", &image("b"));
+    place.registry.with().get_fails = Some(FailureKind::Limited { retry_after: Some(SECOND) });
+    place.age_tag("v1", HOUR + SECOND);
+    let expected = asked(&["HEAD v1", "GET DIGEST"], &moved);
+    assert_eq!(got(&place, "v1").await, (Outcome::Stale, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (Outcome::Stale, image("a"), vec![]));
+}
+
+#[tokio::test]
+async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    let other = place.registry.push("v2", &image("b"));
+    got(&place, "v1").await;
+    place.age_tag("v1", HOUR + SECOND);
+    place.registry.with().fails = Some(FailureKind::Limited { retry_after: Some(HOUR) });
+    got(&place, "v1").await;
+    place.registry.with().fails = None;
+    assert_eq!(got(&place, "v1").await, (Outcome::Stale, image("a"), vec![]));
+    assert_eq!(got(&place, "v2").await.2, asked(&["HEAD v2", "GET DIGEST"], &other));
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_not_there_is_not_asked_for_again_until_something_is_written() {
+    let place = Place::new();
+    assert_eq!(kind(&place, "v1").await, Some(FailureKind::NotFound));
+    assert!(matches!(get(&place, "v1").await, Err(Refusal::NotFound)));
+    assert_eq!(place.registry.asked(), ["HEAD v1"]);
+    place.registry.push("v1", &image("a"));
+    place.site.written(&name());
+    assert_eq!(got(&place, "v1").await.0, Outcome::Miss);
+}
+
+#[tokio::test]
+async fn a_signature_that_is_not_there_is_asked_for_each_time() {
+    let place = Place::new();
+    let tag = format!("sha256-{}.sig", "a".repeat(64));
+    for _ in 0..2 {
+        assert_eq!(kind(&place, &tag).await, Some(FailureKind::NotFound));
+    }
+    assert_eq!(place.registry.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_question_that_a_write_has_overtaken_brings_no_old_digest_back() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    let gate = Arc::new(Semaphore::new(0));
+    place.registry.with().gate = Some(gate.clone());
+    let repository = place.repository();
+    let asking =
+        tokio::spawn(async move { repository.manifest(&reference("v1"), &Accept::default(), false).await });
+    gate.add_permits(1);
+    while place.registry.with().asked.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let moved = place.registry.push("v1", &image("b"));
+    place.site.written(&name());
+    gate.add_permits(1000);
+    let manifest = asking.await.unwrap().unwrap();
+    assert_eq!(manifest.digest, moved);
+    assert_eq!(place.site.ledger.tag(&name(), &Tag::parse("v1").unwrap()).unwrap().digest, moved);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_what_the_digest_says_are_neither_served_nor_kept() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    place.registry.with().forged.insert(digest.clone(), image("forged").into());
+    for text in [digest.as_str(), "v1"] {
+        assert_eq!(kind(&place, text).await, Some(FailureKind::Unusable), "{text}");
+    }
+    place.registry.with().forged.clear();
+    assert_eq!(got(&place, "v1").await.1, image("a"));
+}
+
+#[tokio::test]
+async fn what_is_no_manifest_is_left_to_the_upstream() {
+    let place = Place::new();
+    let both = r#"{"layers":[],"manifests":[]}"#;
+    let strange = place.registry.push_as("both", media_type::OCI_INDEX, both);
+    for text in ["both", strange.as_str(), "blake3:abc"] {
+        assert!(matches!(get(&place, text).await, Err(Refusal::Bypass)), "{text}");
+    }
+    assert!(place.site.ledger.tag(&name(), &Tag::parse("both").unwrap()).is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_what_is_kept_is_left_to_the_upstream() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    let docker = Accept::from_lines([media_type::DOCKER_MANIFEST.as_bytes()]);
+    let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Bypass));
+    let place = place.again(|settings| settings.offline = true);
+    let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Offline));
+}
+
+#[tokio::test]
+async fn offline_serves_what_is_here_however_old_and_asks_nothing() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    place.age_tag("v1", 10_000 * HOUR);
+    let place = place.again(|settings| settings.offline = true);
+    for text in ["v1", digest.as_str()] {
+        assert_eq!(got(&place, text).await, (Outcome::Hit, image("a"), vec![]), "{text}");
+        assert!(head(&place, text).await.is_ok());
+    }
+    assert!(matches!(get(&place, "v2").await, Err(Refusal::Offline)));
+    assert!(matches!(get(&place, "blake3:abc").await, Err(Refusal::Offline)));
+    assert!(place.registry.asked().is_empty());
+}
+
+#[tokio::test]
+async fn one_clients_refusal_is_no_answer_to_another() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    let gate = Arc::new(Semaphore::new(0));
+    place.registry.with().gate = Some(gate.clone());
+    place.registry.with().refused = Some("bad");
+    let ask = |account| {
+        let repository = place.repository_as(account);
+        tokio::spawn(async move { repository.manifest(&reference("v1"), &Accept::default(), false).await })
+    };
+    let (bad, good) = (ask("bad"), ask("good"));
+    tokio::task::yield_now().await;
+    gate.add_permits(1000);
+    assert_eq!(bad.await.unwrap().unwrap_err().failure(), Some(FailureKind::Denied));
+    assert_eq!(good.await.unwrap().unwrap().digest, digest);
+}
+
+#[tokio::test]
+async fn a_record_that_is_older_than_a_day_is_asked_about_again() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let age = |age: Duration| {
+        let held = place.site.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
+        let held = Held { confirmed: clock::wall() - age, ..held };
+        place.site.ledger.hold(&name(), Kind::Manifest, &digest, &held);
+    };
+    age(limits::RECORD_BELIEVED + SECOND);
+    let expected = asked(&["HEAD DIGEST"], &digest);
+    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Revalidated, image("a"), expected));
+    assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Hit);
+    age(limits::RECORD_BELIEVED + SECOND);
+    place.registry.with().fails = Some(FailureKind::Unreachable);
+    assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Stale);
+    place.registry.with().fails = Some(FailureKind::NotFound);
+    assert_eq!(kind(&place, digest.as_str()).await, Some(FailureKind::NotFound));
+    assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_makes_nothing_new() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    assert!(age(clock::wall() + HOUR) > HOUR - SECOND);
+    assert!(age(clock::wall() - HOUR) >= HOUR);
+}
+
+#[tokio::test]
+async fn what_was_kept_is_here_after_a_restart() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let place = place.restarted();
+    for text in ["v1", digest.as_str()] {
+        assert_eq!(got(&place, text).await, (Outcome::Hit, image("a"), vec![]), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_disk_has_spoilt_is_fetched_again() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let place = place.restarted();
+    let file = place.directory.path().join("manifests/sha256");
+    let file = file.join(&digest.encoded()[..2]).join(digest.encoded());
+    std::fs::write(file, image("b")).unwrap();
+    let expected = asked(&["GET DIGEST"], &digest);
+    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Miss, image("a"), expected));
+    let place = place.restarted();
+    assert_eq!(got(&place, "v1").await, (Outcome::Hit, image("a"), vec![]));
+}
+
+#[tokio::test]
+async fn what_a_repository_holds_is_asked_for_again_where_the_content_has_gone() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    place.site.cache.store.remove(Kind::Manifest, &digest);
+    let place = place.restarted();
+    assert_eq!(head(&place, "v1").await.unwrap().outcome, Outcome::Hit);
+    let expected = asked(&["HEAD v1", "GET DIGEST"], &digest);
+    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+}
+
+#[tokio::test]
+async fn where_each_asks_for_himself_a_no_to_one_ends_nothing_for_others() {
+    let place = Place::with(|settings| settings.pull_authorization = PullAuthorization::Each);
+    place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    place.age_tag("v1", HOUR + SECOND);
+    place.registry.with().fails = Some(FailureKind::Denied);
+    assert_eq!(kind(&place, "v1").await, Some(FailureKind::Denied));
+    assert!(place.site.ledger.tag(&name(), &Tag::parse("v1").unwrap()).is_some());
+    place.registry.with().fails = Some(FailureKind::Unreachable);
+    assert_eq!(kind(&place, "v1").await, Some(FailureKind::Unreachable), "his grant has ended");
+}
+
+/// A question has been asked, and is not answered before permits come.
+async fn held_up<T: Send + 'static>(
+    place: &Place,
+    question: impl Future<Output = T> + Send + 'static,
+) -> (tokio::task::JoinHandle<T>, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    place.registry.with().gate = Some(gate.clone());
+    let begun = place.registry.with().begun;
+    let asking = tokio::spawn(question);
+    while place.registry.with().begun == begun {
+        tokio::task::yield_now().await;
+    }
+    (asking, gate)
+}
+
+async fn asking(
+    place: &Place,
+    text: &str,
+) -> (tokio::task::JoinHandle<Result<Manifest, Refusal>>, Arc<Semaphore>) {
+    let (repository, reference) = (place.repository(), reference(text));
+    held_up(place, async move { repository.manifest(&reference, &Accept::default(), false).await }).await
+}
+
+#[tokio::test]
+async fn what_was_deleted_while_it_was_asked_for_is_not_recorded() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    let (asking, gate) = asking(&place, digest.as_str()).await;
+    place.site.deleted(&name(), &reference(digest.as_str()));
+    gate.add_permits(1000);
+    assert!(asking.await.unwrap().is_ok());
+    assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
+}
+
+#[tokio::test]
+async fn a_404_that_a_push_has_overtaken_is_not_remembered() {
+    let place = Place::new();
+    let (asking, gate) = asking(&place, "v1").await;
+    let tag = Tag::parse("v1").unwrap();
+    let digest = memory::sha256(image("a").as_bytes());
+    let writing = place.site.begin_write(&name());
+    place.site.pushed_manifest(&writing, &reference("v1"), &digest, None, image("a").as_bytes());
+    gate.add_permits(1000);
+    assert!(asking.await.unwrap().is_err());
+    assert_eq!(place.site.ledger.tag(&name(), &tag).unwrap().digest, digest);
+    assert_eq!(got(&place, "v1").await, (Outcome::Hit, image("a"), vec!["HEAD v1".to_owned()]));
+}
+
+#[tokio::test]
+async fn of_two_pushes_of_a_tag_at_once_nobody_knows_which_came_last() {
+    let place = Place::new();
+    let writings = [place.site.begin_write(&name()), place.site.begin_write(&name())];
+    for (writing, mark) in writings.iter().zip(["a", "b"]) {
+        let digest = memory::sha256(image(mark).as_bytes());
+        place.site.pushed_manifest(writing, &reference("v1"), &digest, None, image(mark).as_bytes());
+        assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_some());
+    }
+    let tag = Tag::parse("v1").unwrap();
+    assert_eq!(place.site.ledger.tag(&name(), &tag), None);
+    let digest = memory::sha256(image("c").as_bytes());
+    let writing = place.site.begin_write(&name());
+    place.site.pushed_manifest(&writing, &reference("v1"), &digest, None, image("c").as_bytes());
+    assert_eq!(place.site.ledger.tag(&name(), &tag).unwrap().digest, digest);
+}
+
+#[tokio::test]
+async fn a_push_that_is_not_what_its_digest_says_is_not_kept() {
+    let place = Place::new();
+    let digest = memory::sha256(image("a").as_bytes());
+    let writing = place.site.begin_write(&name());
+    place.site.pushed_manifest(&writing, &reference(digest.as_str()), &digest, None, image("b").as_bytes());
+    assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
+    assert!(!place.site.cache.hot.has(&place.site.cache.store, &digest));
+}
+
+#[tokio::test]
+async fn who_may_not_fetch_has_what_is_here_as_long_as_the_upstream_holds_it() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    let get = async |text: &str| {
+        place.repository_of_held().manifest(&reference(text), &Accept::default(), false).await
+    };
+    assert!(matches!(get("v1").await, Err(Refusal::MayNotFetch)));
+    assert!(place.registry.asked().is_empty(), "of what is not here nothing is asked");
+    got(&place, "v1").await;
+    place.age_tag("v1", HOUR + SECOND);
+    assert_eq!(get("v1").await.unwrap().outcome, Outcome::Revalidated);
+    assert_eq!(get("v1").await.unwrap().outcome, Outcome::Hit);
+    assert_eq!(place.registry.asked(), ["HEAD v1"]);
+    place.registry.push("v1", &image("b"));
+    place.age_tag("v1", HOUR + SECOND);
+    assert!(matches!(get("v1").await, Err(Refusal::MayNotFetch)), "it has moved to what is not here");
+    assert_eq!(place.registry.asked(), ["HEAD v1"]);
+    place.registry.delete(&digest);
+    place.age_manifest(&digest, limits::RECORD_BELIEVED + SECOND);
+    let refusal = get(digest.as_str()).await.unwrap_err();
+    assert_eq!(refusal.failure(), Some(FailureKind::NotFound));
+    assert_eq!(place.registry.asked(), asked(&["HEAD DIGEST"], &digest));
+}
+
+#[tokio::test]
+async fn who_may_not_fetch_has_what_is_here_while_the_upstream_is_dead_but_not_for_ever() {
+    let place = Place::new();
+    place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    place.registry.with().fails = Some(FailureKind::Unreachable);
+    let repository = place.repository_of_held();
+    for (age, serves) in [(HOUR + SECOND, true), (HOUR + HOUR + SECOND, false)] {
+        place.age_tag("v1", age);
+        let result = repository.manifest(&reference("v1"), &Accept::default(), false).await;
+        assert_eq!(result.is_ok(), serves, "{age:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_no_to_somebody_of_his_own_ends_nothing_for_all() {
+    for refusal in [FailureKind::NotFound, FailureKind::Denied] {
+        let place = Place::new();
+        place.registry.push("v1", &image("a"));
+        got(&place, "v1").await;
+        place.age_tag("v1", HOUR + SECOND);
+        place.registry.with().fails = Some(refusal);
+        let result = place.repository_as("own").manifest(&reference("v1"), &Accept::default(), false).await;
+        assert_eq!(result.unwrap_err().failure(), Some(refusal));
+        place.registry.with().fails = Some(FailureKind::Unreachable);
+        assert_eq!(got(&place, "v1").await.0, Outcome::Stale, "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_another_upstream_brought_serves_once_this_one_has_served_it() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let place = place.elsewhere();
+    let expected = asked(&["GET DIGEST"], &digest);
+    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Miss, image("a"), expected));
+    assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Hit);
+    let place = place.elsewhere();
+    assert_eq!(head(&place, digest.as_str()).await.unwrap().bytes, None, "by its word alone");
+    place.registry.delete(&digest);
+    assert!(get(&place, digest.as_str()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_manifests_own_type_goes_before_what_a_repository_calls_it() {
+    let place = Place::new();
+    let own = format!(r#"{{"mediaType":"{}",{}"#, media_type::OCI_MANIFEST, &image("a")[1..]);
+    let digest = place.registry.push_as("v1", media_type::DOCKER_MANIFEST, &own);
+    assert_eq!(get(&place, "v1").await.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
+    let called = |kind: &str| Held {
+        media_type: MediaType::parse(kind).ok(),
+        size: Some(own.len() as u64),
+        confirmed: clock::wall(),
+    };
+    place.site.ledger.hold(&name(), Kind::Manifest, &digest, &called(media_type::OCI_INDEX));
+    for head in [false, true] {
+        let found = place.repository().manifest(&reference(digest.as_str()), &Accept::default(), head).await;
+        assert_eq!(found.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_never_served_as_an_index() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    got(&place, "v1").await;
+    let held = place.site.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
+    let held = Held { media_type: MediaType::parse(media_type::OCI_INDEX).ok(), ..held };
+    place.site.ledger.hold(&name(), Kind::Manifest, &digest, &held);
+    assert_eq!(get(&place, digest.as_str()).await.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
+    assert_eq!(place.registry.asked()[..1], asked(&["HEAD DIGEST"], &digest));
+}

@@ -1,0 +1,251 @@
+use std::time::SystemTime;
+
+use futures_util::future::join_all;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+
+use crate::cache::metadata::membership::*;
+use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
+use crate::cache::{FailureKind, Site};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn no(kind: FailureKind) -> Reply {
+    Reply::No(kind)
+}
+
+fn yes() -> Reply {
+    Reply::Yes(vec![(CONTENT_TYPE, "application/octet-stream"), (CONTENT_LENGTH, "12")])
+}
+
+fn kind(result: Result<Held, Refusal>) -> FailureKind {
+    match result {
+        Err(Refusal::Failure(failure)) => failure.kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The upstream said so of blob 1 this long ago.
+fn record(site: &Site, age: Duration) -> Held {
+    record_at(site, clock::wall() - age)
+}
+
+fn record_at(site: &Site, confirmed: SystemTime) -> Held {
+    let held = Held { media_type: None, size: Some(7), confirmed };
+    site.ledger.hold(&repository(), Kind::Blob, &digest(1), &held);
+    held
+}
+
+fn recorded(site: &Site) -> Option<Held> {
+    site.ledger.held(&repository(), Kind::Blob, &digest(1))
+}
+
+#[tokio::test]
+async fn what_the_upstream_says_it_holds_is_asked_once() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    script.on("held 01", yes());
+    let alpine = view(&site, "alice", &script);
+    assert_eq!(alpine.known(&digest(1)), None);
+    let held = alpine.holds(&digest(1)).await.unwrap();
+    assert_eq!((held.media_type.unwrap().as_str(), held.size), ("application/octet-stream", Some(12)));
+    assert!(alpine.known(&digest(1)).is_some());
+    assert!(view(&site, "bob", &script).holds(&digest(1)).await.is_ok());
+    assert_eq!(script.asked(), ["held 01"]);
+    assert_eq!(kind(alpine.holds(&digest(2)).await), FailureKind::NotFound);
+    assert_eq!(kind(alpine.holds(&digest(2)).await), FailureKind::NotFound);
+    assert_eq!(script.asked(), ["held 02", "held 02"], "a 404 is not believed");
+}
+
+#[tokio::test]
+async fn a_manifest_is_no_blob() {
+    let (_directory, site) = site(|_| {});
+    let held = Held { media_type: None, size: None, confirmed: clock::wall() };
+    site.ledger.hold(&repository(), Kind::Manifest, &digest(1), &held);
+    assert_eq!(view(&site, "alice", &Script::new("")).known(&digest(1)), None);
+}
+
+#[tokio::test]
+async fn all_who_ask_at_once_ask_once() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    script.on("held 01", yes());
+    let views = ["alice", "bob", "carol"].map(|user| view(&site, user, &script));
+    let wanted = digest(1);
+    let held = join_all(views.iter().map(|view| view.holds(&wanted))).await;
+    assert!(held.iter().all(Result::is_ok));
+    assert_eq!(script.asked(), ["held 01"]);
+}
+
+#[tokio::test]
+async fn one_accounts_no_is_no_answer_to_another() {
+    let (_directory, site) = site(|_| {});
+    let (alice, bob) = (Script::new("alice"), Script::new("bob"));
+    alice.on("held 01", no(FailureKind::Denied));
+    bob.on("held 01", yes());
+    let (of_alice, of_bob) = (view(&site, "alice", &alice), view(&site, "bob", &bob));
+    let wanted = digest(1);
+    let (first, second) = tokio::join!(of_alice.holds(&wanted), of_bob.holds(&wanted));
+    assert_eq!(kind(first), FailureKind::Denied);
+    assert!(second.is_ok());
+    assert_eq!((alice.asked().len(), bob.asked().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn in_each_every_account_asks_for_itself() {
+    let (_directory, site) = site(|settings| settings.pull_authorization = PullAuthorization::Each);
+    let (alice, bob) = (Script::new("alice"), Script::new("bob"));
+    alice.on("held 01", yes());
+    bob.on("held 01", yes());
+    let (of_alice, of_bob) = (view(&site, "alice", &alice), view(&site, "bob", &bob));
+    let wanted = digest(1);
+    let (first, second) = tokio::join!(of_alice.holds(&wanted), of_bob.holds(&wanted));
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!((alice.asked().len(), bob.asked().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn after_a_day_the_upstream_is_asked_again() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    script.on("held 01", Reply::Yes(vec![]));
+    let alpine = view(&site, "alice", &script);
+    let young = record(&site, 23 * HOUR);
+    assert_eq!(alpine.known(&digest(1)), Some(young.clone()));
+    assert_eq!(alpine.holds(&digest(1)).await.unwrap(), young);
+    assert!(script.asked().is_empty());
+    record(&site, 25 * HOUR);
+    assert_eq!(alpine.known(&digest(1)), None);
+    let held = alpine.holds(&digest(1)).await.unwrap();
+    assert_eq!(held.size, Some(7), "what it did not say now, it said before");
+    assert!(held.age() < HOUR && alpine.known(&digest(1)).is_some());
+    assert_eq!(script.asked(), ["held 01"]);
+}
+
+#[tokio::test]
+async fn a_no_ends_what_was_believed() {
+    for refusal in [FailureKind::NotFound, FailureKind::Denied] {
+        let (_directory, site) = site(|_| {});
+        let script = Script::new("");
+        script.on("held 01", no(refusal));
+        record(&site, 25 * HOUR);
+        assert_eq!(kind(view(&site, "alice", &script).holds(&digest(1)).await), refusal);
+        assert_eq!(recorded(&site), None, "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_believed_serves_while_the_upstream_cannot_be_asked() {
+    let limited = FailureKind::Limited { retry_after: None };
+    for failure in [FailureKind::Unreachable, limited, FailureKind::Credentials] {
+        let (_directory, site) = site(|settings| settings.stale_if_error = DAY);
+        let script = Script::new("");
+        script.on("held 01", no(failure));
+        let alpine = view(&site, "alice", &script);
+        assert_eq!(kind(alpine.holds(&digest(1)).await), failure, "nothing was believed");
+        let old = record(&site, 2 * DAY - HOUR);
+        assert_eq!(alpine.holds(&digest(1)).await.unwrap(), old, "{failure:?}");
+        assert_eq!(alpine.known(&digest(1)), None, "it is asked again the next time");
+        record(&site, 2 * DAY + HOUR);
+        assert_eq!(kind(alpine.holds(&digest(1)).await), failure, "not for ever");
+        assert!(recorded(&site).is_some(), "that was no no");
+    }
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    script.on("held 01", no(FailureKind::Other));
+    record(&site, 2 * DAY);
+    assert_eq!(kind(view(&site, "alice", &script).holds(&digest(1)).await), FailureKind::Other);
+}
+
+#[tokio::test]
+async fn a_record_from_the_future_is_good_for_no_longer() {
+    let (_directory, site) = site(|_| {});
+    let alpine = view(&site, "alice", &Script::new(""));
+    record_at(&site, clock::wall() + HOUR);
+    assert!(alpine.known(&digest(1)).is_some(), "clocks differ a little");
+    record_at(&site, clock::wall() + 25 * HOUR);
+    assert_eq!(alpine.known(&digest(1)), None);
+}
+
+#[tokio::test]
+async fn offline_and_who_may_not_fetch_ask_nothing_of_what_is_not_known() {
+    let script = Script::new("");
+    script.on("held 01", yes());
+    let (_directory, offline) = site(|settings| settings.offline = true);
+    let (_other, online) = site(|_| {});
+    let views = [view(&offline, "alice", &script), view_of_held(&online, "alice", &script)];
+    assert!(matches!(views[0].holds(&digest(1)).await, Err(Refusal::Offline)));
+    assert!(matches!(views[1].holds(&digest(1)).await, Err(Refusal::MayNotFetch)));
+    for alpine in &views {
+        let old = record(&alpine.site, 23 * HOUR);
+        assert_eq!(alpine.holds(&digest(1)).await.unwrap(), old);
+    }
+    let old = record(&offline, 300 * DAY);
+    assert_eq!(views[0].holds(&digest(1)).await.unwrap(), old);
+    assert!(script.asked().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_known_is_asked_about_again_for_whoever_may_not_fetch_too() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    let alpine = view_of_held(&site, "alice", &script);
+    script.on("held 01", yes());
+    record(&site, 300 * DAY);
+    assert!(alpine.holds(&digest(1)).await.unwrap().age() < HOUR);
+    assert_eq!(script.asked(), ["held 01"]);
+    script.on("held 01", no(FailureKind::NotFound));
+    record(&site, 300 * DAY);
+    assert_eq!(kind(alpine.holds(&digest(1)).await), FailureKind::NotFound);
+    assert_eq!(recorded(&site), None);
+}
+
+#[tokio::test]
+async fn a_no_that_a_write_has_overtaken_releases_nothing() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    script.on("held 01", no(FailureKind::NotFound));
+    let alpine = view(&site, "alice", &script);
+    let wanted = digest(1);
+    let overtaking = async {
+        while script.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        site.pushed_blob(&repository(), &wanted);
+    };
+    let (held, ()) = tokio::join!(alpine.holds(&wanted), overtaking);
+    assert_eq!(kind(held), FailureKind::NotFound);
+    assert!(recorded(&site).is_some());
+}
+
+#[tokio::test]
+async fn a_redirects_type_and_length_are_not_the_blobs() {
+    let fields = vec![(CONTENT_TYPE, "text/html"), (CONTENT_LENGTH, "99")];
+    let encoded = [fields.clone(), vec![(CONTENT_ENCODING, "gzip")]].concat();
+    for reply in [Reply::Elsewhere(fields), Reply::Yes(encoded)] {
+        let (_directory, site) = site(|_| {});
+        let script = Script::new("");
+        script.on("held 01", reply);
+        let held = view(&site, "alice", &script).holds(&digest(1)).await.unwrap();
+        assert_eq!((held.media_type, held.size), (None, None));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_a_write_has_overtaken_is_not_kept() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    script.on("held 01", yes());
+    let alpine = view(&site, "alice", &script);
+    let wanted = digest(1);
+    let overtaking = async {
+        // The question has been sent, and not been answered.
+        while script.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        site.written(&repository());
+    };
+    let (held, ()) = tokio::join!(alpine.holds(&wanted), overtaking);
+    assert!(held.is_ok());
+    assert_eq!(recorded(&site), None);
+}

@@ -1,0 +1,7 @@
+//! What each repository is known to hold, by its upstream's word: on disk and in memory.
+
+pub(crate) mod generation;
+pub(crate) mod membership;
+pub(crate) mod negative_cache;
+pub(crate) mod record;
+pub(crate) mod records;

@@ -1,0 +1,435 @@
+//! The records of one upstream as files.
+//!
+//! ```text
+//! NAME/_upstream                             the URL: at another one it is another registry
+//! NAME/_tmp/...                              records that are being written
+//! NAME/_served/sha256/abcd...                what the upstream itself has served, and was proved, whatever repository
+//! NAME/library/alpine/_blobs/sha256/abcd...
+//! NAME/library/alpine/_manifests/sha256/abcd...
+//! NAME/library/alpine/_tags/latest
+//! ~gone-.../                                 what is about to be removed
+//! ```
+//!
+//! No component of a repository's name begins with `_`, and no upstream's name with `~`. Nothing is synced: a record
+//! that a power failure cut short is none, and is asked for again.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use crate::cache::store::Access;
+use crate::clock;
+use crate::proto::{Digest, RepositoryName, Tag};
+
+/// The files of one upstream's records.
+pub(crate) struct Directory {
+    path: PathBuf,
+    url: String,
+    owner: Mutex<Owner>,
+    access: Access,
+}
+
+/// Where a record is: below its repository, or below the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Blobs,
+    Manifests,
+    Tags,
+    /// Of no repository.
+    Served,
+}
+
+/// What is a file below a [`Place`].
+pub(crate) trait Name {
+    /// Its path there. Both grammars leave out `/`, and `.` as the first character.
+    fn path(&self) -> String;
+}
+
+impl Name for Digest {
+    fn path(&self) -> String {
+        self.as_str().replacen(':', "/", 1)
+    }
+}
+
+impl Name for Tag {
+    fn path(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+/// Whose records are in the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// Nobody has looked.
+    Unknown,
+    /// This registry's.
+    Us,
+    /// Another's, and they have to go as soon as something is to be written: whoever only looks touches nothing.
+    Before,
+    /// Another's, which has come after us in another process: they are not touched.
+    After,
+}
+
+impl Place {
+    /// Those of a repository.
+    const OF_REPOSITORY: [Self; 3] = [Self::Blobs, Self::Manifests, Self::Tags];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Blobs => "_blobs",
+            Self::Manifests => "_manifests",
+            Self::Tags => "_tags",
+            Self::Served => "_served",
+        }
+    }
+}
+
+impl Directory {
+    /// That of the upstream `name`, which is at `url`. Records of a registry that was elsewhere are not read, and put aside
+    /// by the first write. Nothing is touched but as `access` says.
+    pub(crate) fn open(root: &Path, name: &str, url: &str, access: Access) -> Self {
+        Self { path: root.join(name), url: format!("{url}\n"), owner: Mutex::new(Owner::Unknown), access }
+    }
+
+    /// Looks whose records are there, where that is not known yet.
+    fn look(&self) -> Owner {
+        let owner = self.owner();
+        if owner != Owner::Unknown || !self.access.is_readable() {
+            return owner;
+        }
+        let is_ours = match self.written_url() {
+            Ok(written) => written.is_none_or(|written| written == self.url),
+            Err(_) => false,
+        };
+        self.own(if is_ours { Owner::Us } else { Owner::Before });
+        self.owner()
+    }
+
+    fn may_read(&self) -> bool {
+        self.access.is_readable() && self.look() == Owner::Us
+    }
+
+    fn may_write(&self) -> bool {
+        self.access.is_writable() && self.look() == Owner::Us
+    }
+
+    /// A record's bytes, if it is there.
+    ///
+    /// # Errors
+    /// The system's, where it can't be said whether it is there.
+    pub(crate) fn read(
+        &self,
+        repository: Option<&RepositoryName>,
+        place: Place,
+        name: &impl Name,
+    ) -> io::Result<Option<Vec<u8>>> {
+        if !self.may_read() {
+            return Ok(None);
+        }
+        read(&self.file(repository, place, name))
+    }
+
+    /// Writes a record. Readers see the old one or the new one.
+    ///
+    /// # Errors
+    /// The system's; then the old one is there, if there was one.
+    pub(crate) fn write(
+        &self,
+        repository: Option<&RepositoryName>,
+        place: Place,
+        name: &impl Name,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        if !self.access.is_writable() {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        if self.look() == Owner::Before {
+            self.take_over()?;
+        }
+        let temporary = self.temporary(bytes)?;
+        // After the temporary file is there: if another process takes the directory over from here on, that goes with it.
+        let done = self.claim().and_then(|()| put(&temporary, &self.file(repository, place, name)));
+        if done.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        done
+    }
+
+    /// Removes a record. Whether there was one.
+    ///
+    /// # Errors
+    /// The system's; then it is still there.
+    pub(crate) fn remove(
+        &self,
+        repository: Option<&RepositoryName>,
+        place: Place,
+        name: &impl Name,
+    ) -> io::Result<bool> {
+        if !self.may_write() {
+            return Ok(false);
+        }
+        match fs::remove_file(self.file(repository, place, name)) {
+            Ok(()) => Ok(true),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes all records of a repository out of its place, but none of those below its name: where they are then.
+    ///
+    /// # Errors
+    /// The system's; then some may still be there.
+    pub(crate) fn put_aside(&self, repository: &RepositoryName) -> io::Result<Vec<PathBuf>> {
+        let mut aside = Vec::new();
+        if !self.may_write() {
+            return Ok(aside);
+        }
+        let path = self.path.join(repository.as_str());
+        for place in Place::OF_REPOSITORY {
+            let gone = self.path.with_file_name(format!("{GONE}{}", unique()));
+            match fs::rename(path.join(place.as_str()), &gone) {
+                Ok(()) => aside.push(gone),
+                Err(error) if is_absence(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.prune(&path);
+        Ok(aside)
+    }
+
+    /// The digests in a place.
+    pub(crate) fn digests(&self, repository: &RepositoryName, place: Place) -> Vec<Digest> {
+        let mut digests = Vec::new();
+        let algorithms = self.children(&self.path.join(repository.as_str()).join(place.as_str()));
+        for (algorithm, path) in algorithms {
+            let encoded = self.children(&path).into_iter();
+            let parse = |(encoded, _): (String, _)| Digest::parse(&format!("{algorithm}:{encoded}")).ok();
+            digests.extend(encoded.filter_map(parse));
+        }
+        digests
+    }
+
+    /// The tags.
+    pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
+        let path = self.path.join(repository.as_str()).join(Place::Tags.as_str());
+        self.children(&path).into_iter().filter_map(|(name, _)| Tag::parse(&name).ok()).collect()
+    }
+
+    /// The repositories that have a record, in no order.
+    pub(crate) fn repositories(&self) -> Vec<RepositoryName> {
+        let (mut found, mut waiting) = (Vec::new(), vec![(String::new(), self.path.clone())]);
+        while let Some((name, path)) = waiting.pop() {
+            let below = self.children(&path).into_iter().filter(|(component, _)| !component.starts_with('_'));
+            waiting.extend(below.map(|(component, path)| (join(&name, &component), path)));
+            let has_records = Place::OF_REPOSITORY.iter().any(|place| has_files(&path.join(place.as_str())));
+            found.extend(RepositoryName::parse(&name).ok().filter(|_| has_records));
+        }
+        found
+    }
+
+    fn file(&self, repository: Option<&RepositoryName>, place: Place, name: &impl Name) -> PathBuf {
+        let mut path = repository.map_or_else(|| self.path.clone(), |name| self.path.join(name.as_str()));
+        path.push(place.as_str());
+        path.push(name.path());
+        path
+    }
+
+    fn children(&self, path: &Path) -> Vec<(String, PathBuf)> {
+        if self.may_read() { children(path) } else { Vec::new() }
+    }
+
+    /// Removes the directories of a repository, and above it, that have nothing in them any more.
+    fn prune(&self, path: &Path) {
+        for path in path.ancestors().take_while(|path| *path != self.path) {
+            if fs::remove_dir(path).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes sure that the directory is this registry's, as nobody else's may get our records.
+    fn claim(&self) -> io::Result<()> {
+        match self.written_url()? {
+            None => put(&self.temporary(self.url.as_bytes())?, &self.path.join(UPSTREAM))?,
+            Some(written) if written == self.url => {}
+            Some(_) => {
+                self.own(Owner::After);
+                return Err(io::Error::other("another registry's records are there"));
+            }
+        }
+        self.own(Owner::Us);
+        Ok(())
+    }
+
+    /// Puts aside what is another registry's.
+    fn take_over(&self) -> io::Result<()> {
+        let aside = self.path.with_file_name(format!("{GONE}{}", unique()));
+        match fs::rename(&self.path, &aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => self.own(Owner::Us),
+        }
+        // There may be many of them. What is left, the next count removes.
+        let removal = std::thread::Builder::new().name("dropped-records".to_owned());
+        let _ = removal.spawn(move || fs::remove_dir_all(aside));
+        Ok(())
+    }
+
+    fn written_url(&self) -> io::Result<Option<String>> {
+        let bytes = read(&self.path.join(UPSTREAM))?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// A new file of these bytes, beside the records.
+    fn temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {
+        let path = self.path.join(TEMPORARY).join(unique());
+        let mut file =
+            in_directory(&path, || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path))?;
+        if let Err(error) = file.write_all(bytes) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(path)
+    }
+
+    fn owner(&self) -> Owner {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own(&self, owner: Owner) {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+    }
+}
+
+/// The upstreams that have records below `root`, and their URLs.
+pub(crate) fn upstreams(root: &Path) -> Vec<(String, String)> {
+    let url = |path: &Path| String::from_utf8(read(&path.join(UPSTREAM)).ok()??).ok();
+    let named = children(root).into_iter().filter(|(name, _)| !name.starts_with(GONE));
+    named.filter_map(|(name, path)| Some((name, url(&path)?.trim_end().to_owned()))).collect()
+}
+
+/// Removes what was put aside. What is left, the next count removes.
+pub(crate) fn remove_aside(aside: Vec<PathBuf>) -> io::Result<()> {
+    for path in aside {
+        match fs::remove_dir_all(path) {
+            Err(error) if !is_absence(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// How many records there are below `root`. Removes what is left of removals and of writes that never ended, and records that
+/// were not confirmed within `life`: each confirmation writes a file anew. What an upstream has served stays so.
+pub(crate) fn count(root: &Path, life: Option<Duration>) -> u64 {
+    let (mut records, mut waiting) = (0, Vec::new());
+    for (name, path) in children(root) {
+        if name.starts_with(GONE) {
+            let _ = fs::remove_dir_all(path);
+        } else {
+            tidy(&path.join(TEMPORARY), WRITING_MOST);
+            waiting.push(path);
+        }
+    }
+    while let Some(path) = waiting.pop() {
+        if let Some(life) = life
+            && !path.iter().any(|name| name == "_served")
+        {
+            tidy(&path, life);
+        }
+        for (name, path) in children(&path) {
+            match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() && name != TEMPORARY => waiting.push(path),
+                Ok(metadata) => records += u64::from(metadata.is_file() && name != UPSTREAM),
+                Err(_) => {}
+            }
+        }
+    }
+    records
+}
+
+/// Removes the files of a directory that were last written longer ago than `most`.
+fn tidy(path: &Path, most: Duration) {
+    for (name, path) in children(path) {
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        let age = metadata.modified().ok().and_then(|written| clock::wall().duration_since(written).ok());
+        if metadata.is_file() && name != UPSTREAM && age.is_some_and(|age| age > most) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // A link is no record.
+    let no_link = OFlags::NOFOLLOW.bits() as i32;
+    let file = match OpenOptions::new().read(true).custom_flags(no_link).open(path) {
+        Ok(file) => file,
+        Err(error) if is_absence(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::with_capacity(256);
+    file.take(RECORD_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+fn put(temporary: &Path, path: &Path) -> io::Result<()> {
+    in_directory(path, || fs::rename(temporary, path))
+}
+
+/// Does something with the file at `path`, for which its directory is made if need be.
+fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match (act(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+            act()
+        }
+        (done, _) => done,
+    }
+}
+
+/// What is in a directory, by name; nothing where it can't be read.
+fn children(path: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
+}
+
+fn has_files(path: &Path) -> bool {
+    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    entries.into_iter().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => has_files(&entry.path()),
+        kind => kind.is_ok(),
+    })
+}
+
+/// Nobody's file is there: a component may be missing, and where one is a file, or a name longer than the file system
+/// takes, nothing was ever written.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+fn join(name: &str, component: &str) -> String {
+    if name.is_empty() { component.to_owned() } else { format!("{name}/{component}") }
+}
+
+/// A name that no other process here uses: where each has a namespace of its own, all may have the same number.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let since = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{:x}-{number:x}", std::process::id(), since.as_nanos())
+}
+
+const UPSTREAM: &str = "_upstream";
+const TEMPORARY: &str = "_tmp";
+const GONE: &str = "~gone-";
+
+/// More than any record: what is cut here is malformed.
+const RECORD_BYTES: u64 = 16 * 1024;
+
+/// A temporary file this old is nobody's any more.
+const WRITING_MOST: Duration = Duration::from_secs(60 * 60);

@@ -1,0 +1,139 @@
+//! Records that have been looked at lately.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use moka::Equivalent;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::cache::metadata::records::directory::Place;
+use crate::clock;
+use crate::proto::RepositoryName;
+
+/// Records of one kind, of all upstreams. A name is a digest or a tag.
+pub(crate) struct Memory<N, T>(Cache<Key<N>, Kept<T>>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key<N> {
+    ledger: u64,
+    place: Place,
+    repository: Option<RepositoryName>,
+    name: N,
+}
+
+/// What is looked for. Its hash is that of the [`Key`] with the same fields.
+#[derive(Hash)]
+pub(crate) struct Look<'a, N> {
+    /// The number of the ledger.
+    pub(crate) ledger: u64,
+    pub(crate) place: Place,
+    /// None for what is of no repository.
+    pub(crate) repository: Option<&'a RepositoryName>,
+    pub(crate) name: &'a N,
+}
+
+impl<N: Eq> Equivalent<Key<N>> for Look<'_, N> {
+    fn equivalent(&self, key: &Key<N>) -> bool {
+        self.name == &key.name
+            && self.repository == key.repository.as_ref()
+            && self.place == key.place
+            && self.ledger == key.ledger
+    }
+}
+
+/// What is known of a record.
+#[derive(Clone)]
+pub(crate) struct Kept<T> {
+    /// None: there is a file that says otherwise, and could not be removed.
+    pub(crate) value: Option<T>,
+    /// When the file was read or written last; none: the disk did not do what it was told, and only this counts.
+    looked: Option<Instant>,
+}
+
+impl<T> Kept<T> {
+    /// As the file has it now.
+    pub(crate) fn on_disk(value: T) -> Self {
+        Self { value: Some(value), looked: Some(clock::now()) }
+    }
+
+    /// What the disk did not take.
+    pub(crate) fn alone(value: Option<T>) -> Self {
+        Self { value, looked: None }
+    }
+
+    /// Whether it holds without a look at the disk, where another process may have changed it.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.looked.is_none_or(|looked| clock::now().duration_since(looked) < LOOKED)
+    }
+}
+
+impl<N, T> Memory<N, T>
+where
+    N: Clone + Eq + Hash + Send + Sync + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    pub(crate) fn new() -> Self {
+        Self(Cache::builder().max_capacity(ENTRIES).eviction_policy(EvictionPolicy::lru()).build())
+    }
+
+    pub(crate) fn get(&self, look: &Look<'_, N>) -> Option<Kept<T>> {
+        self.0.get(look)
+    }
+
+    pub(crate) fn put(&self, look: &Look<'_, N>, kept: Kept<T>) {
+        let Look { ledger, place, repository, name } = *look;
+        let key = Key { ledger, place, repository: repository.cloned(), name: name.clone() };
+        self.0.insert(key, kept);
+    }
+
+    pub(crate) fn remove(&self, look: &Look<'_, N>) {
+        self.0.invalidate(look);
+    }
+
+    /// Drops all of a repository: a scan, for what an operator does by hand.
+    pub(crate) fn remove_repository(&self, ledger: u64, repository: &RepositoryName) {
+        let of = |key: &Key<N>| key.ledger == ledger && key.repository.as_ref() == Some(repository);
+        let keys = self.0.iter().map(|(key, _)| key).filter(|key| of(key)).collect::<Vec<_>>();
+        for key in keys {
+            self.0.invalidate(&*key);
+        }
+    }
+}
+
+/// One at a time looks at a record's file and says in memory what is there.
+pub(crate) struct Locks {
+    hasher: RandomState,
+    locks: [Mutex<()>; LOCKS],
+}
+
+impl Default for Locks {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), locks: [const { Mutex::new(()) }; LOCKS] }
+    }
+}
+
+impl Locks {
+    /// For one record, and some others that happen to share its lock.
+    pub(crate) fn one(&self, what: impl Hash) -> MutexGuard<'_, ()> {
+        let hash = self.hasher.hash_one(what);
+        let index = usize::try_from(hash % LOCKS as u64).unwrap_or_default();
+        self.locks[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for all who hold one now, of each in turn: nobody else has to wait for that.
+    pub(crate) fn pass(&self) {
+        for lock in &self.locks {
+            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// Records of one kind: some 20 MiB, and more than a day's pulls of a large site.
+const ENTRIES: u64 = 64 * 1024;
+
+/// What another process removes ends here within this.
+const LOOKED: Duration = Duration::from_secs(60);
+
+const LOCKS: usize = 64;

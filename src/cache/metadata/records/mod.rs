@@ -1,0 +1,309 @@
+//! What repositories hold: records of (upstream, repository, digest) and of (upstream, repository, tag), on disk.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cache::metadata::record::{Held, Pointer};
+use crate::cache::store::{Access, Kind};
+use crate::clock;
+use crate::config::limits;
+use crate::proto::{Digest, RepositoryName, Tag};
+
+mod directory;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use directory::{Directory, Name, Place};
+use memory::{Kept, Locks, Look, Memory};
+
+/// All records of a cache.
+pub(crate) struct Records {
+    root: PathBuf,
+    access: Access,
+    lasting: AtomicBool,
+    shared: Arc<Shared>,
+    /// The ledger of each upstream, with the URL that it was opened for.
+    ledgers: Mutex<HashMap<String, (String, Ledger)>>,
+}
+
+/// The records of one upstream. Reading is a look into memory, or else a small file; what can't be written is kept in
+/// memory alone. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    /// Told apart in memory by this.
+    number: u64,
+    directory: Arc<Directory>,
+    shared: Arc<Shared>,
+}
+
+/// What all ledgers have together.
+struct Shared {
+    held: Memory<Digest, Held>,
+    tags: Memory<Tag, Pointer>,
+    served: Memory<Digest, Held>,
+    locks: Locks,
+    /// How many ledgers there have been.
+    ledgers: AtomicU64,
+    /// Roughly, as other processes may write and remove as well.
+    count: AtomicU64,
+}
+
+impl Records {
+    /// Those below `root`, which need not exist yet. Nothing is touched there but as `access` says.
+    pub(crate) fn new(root: PathBuf, access: Access) -> Self {
+        let shared = Shared {
+            held: Memory::new(),
+            tags: Memory::new(),
+            served: Memory::new(),
+            locks: Locks::default(),
+            ledgers: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+        };
+        let lasting = AtomicBool::new(false);
+        Self { root, access, lasting, shared: Arc::new(shared), ledgers: Mutex::default() }
+    }
+
+    /// Those of the upstream called `name`. If it was at another URL when they were written, they are of another
+    /// registry, and are removed.
+    pub(crate) fn ledger(&self, name: &str, url: &str) -> Ledger {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, ledger)) = ledgers.get(name)
+            && known == url
+        {
+            return ledger.clone();
+        }
+        let ledger = Ledger {
+            number: self.shared.ledgers.fetch_add(1, Ordering::Relaxed),
+            directory: Arc::new(Directory::open(&self.root, name, url, self.access.clone())),
+            shared: self.shared.clone(),
+        };
+        ledgers.insert(name.to_owned(), (url.to_owned(), ledger.clone()));
+        ledger
+    }
+
+    /// The upstreams that have records on disk, in order, each with the URL that they are of.
+    pub(crate) fn upstreams(&self) -> Vec<(String, String)> {
+        if !self.access.is_readable() {
+            return Vec::new();
+        }
+        let mut upstreams = directory::upstreams(&self.root);
+        upstreams.sort_unstable();
+        upstreams
+    }
+
+    /// The bytes that records take on disk, roughly; right after [`count`](Self::count).
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.count.load(Ordering::Relaxed) * RECORD_BYTES
+    }
+
+    /// From now on no record goes because it is old: there is an upstream that is never asked.
+    pub(crate) fn never_expire(&self) {
+        self.lasting.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts the records on disk, and removes what is left of earlier removals, and what nobody has confirmed for
+    /// [`limits::RECORD_LIFE`]. Reads every directory: not for a worker's
+    /// thread.
+    pub(crate) fn count(&self) {
+        if self.access.is_writable() {
+            let life = (!self.lasting.load(Ordering::Relaxed)).then_some(limits::RECORD_LIFE);
+            self.shared.count.store(directory::count(&self.root, life), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Ledger {
+    /// Whether a repository holds something, by upstream's word there.
+    pub(crate) fn held(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) -> Option<Held> {
+        self.get(&self.shared.held, &self.look(kind.into(), repository, digest), Held::parse)
+    }
+
+    /// Upstream served or confirmed it there.
+    pub(crate) fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Held) {
+        self.put(&self.shared.held, &self.look(kind.into(), repository, digest), held, &held.render());
+    }
+
+    /// It is not there any more, as far as anybody knows.
+    pub(crate) fn release(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) {
+        self.strike(&self.shared.held, &self.look(kind.into(), repository, digest));
+    }
+
+    /// Whether this upstream has served these very bytes, and they were proved, in whatever repository: only then does its
+    /// word that a repository holds them open what is kept here.
+    pub(crate) fn served(&self, digest: &Digest) -> bool {
+        self.get(&self.shared.served, &self.look_served(digest), Held::parse).is_some()
+    }
+
+    /// This upstream has served these very bytes, or taken them of a client, and they were proved.
+    pub(crate) fn note_served(&self, digest: &Digest) {
+        if self.served(digest) {
+            return;
+        }
+        let served = Held { media_type: None, size: None, confirmed: clock::wall() };
+        self.put(&self.shared.served, &self.look_served(digest), &served, &served.render());
+    }
+
+    /// Where a tag pointed last.
+    pub(crate) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<Pointer> {
+        self.get(&self.shared.tags, &self.look(Place::Tags, repository, tag), Pointer::parse)
+    }
+
+    /// Upstream said where it points.
+    pub(crate) fn point(&self, repository: &RepositoryName, tag: &Tag, pointer: &Pointer) {
+        self.put(&self.shared.tags, &self.look(Place::Tags, repository, tag), pointer, &pointer.render());
+    }
+
+    /// It points nowhere any more, as far as anybody knows.
+    pub(crate) fn forget_tag(&self, repository: &RepositoryName, tag: &Tag) {
+        self.strike(&self.shared.tags, &self.look(Place::Tags, repository, tag));
+    }
+
+    /// The tags of a repository that are known, in ASCII order.
+    pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
+        sorted(self.directory.tags(repository))
+    }
+
+    /// The manifests that a repository is known to hold.
+    pub(crate) fn manifests(&self, repository: &RepositoryName) -> Vec<Digest> {
+        sorted(self.directory.digests(repository, Place::Manifests))
+    }
+
+    /// The blobs that a repository is known to hold.
+    pub(crate) fn blobs(&self, repository: &RepositoryName) -> Vec<Digest> {
+        sorted(self.directory.digests(repository, Place::Blobs))
+    }
+
+    /// The repositories that have records, in ASCII order. Reads every directory.
+    pub(crate) fn repositories(&self) -> Vec<RepositoryName> {
+        sorted(self.directory.repositories())
+    }
+
+    /// Drops all that is known of a repository: how many records that were. For what an operator does by hand.
+    ///
+    /// # Errors
+    /// The system's; then some may still be there.
+    pub(crate) fn remove(&self, repository: &RepositoryName) -> std::io::Result<usize> {
+        let records =
+            self.blobs(repository).len() + self.manifests(repository).len() + self.tags(repository).len();
+        let aside = self.directory.put_aside(repository);
+        // Whoever has read a record before says so in memory before this is over.
+        self.shared.locks.pass();
+        self.shared.held.remove_repository(self.number, repository);
+        self.shared.tags.remove_repository(self.number, repository);
+        self.shared.removed(records as u64);
+        directory::remove_aside(aside?)?;
+        Ok(records)
+    }
+
+    fn look<'a, N>(&self, place: Place, repository: &'a RepositoryName, name: &'a N) -> Look<'a, N> {
+        Look { ledger: self.number, place, repository: Some(repository), name }
+    }
+
+    fn look_served<'a>(&self, digest: &'a Digest) -> Look<'a, Digest> {
+        Look { ledger: self.number, place: Place::Served, repository: None, name: digest }
+    }
+
+    fn get<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>, parse: fn(&[u8]) -> Option<T>) -> Option<T>
+    where
+        N: Name + Clone + Eq + Hash + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        if let Some(kept) = memory.get(look).filter(Kept::is_fresh) {
+            return kept.value;
+        }
+        let _alone = self.shared.locks.one(look);
+        // Somebody else may have looked.
+        if let Some(kept) = memory.get(look).filter(Kept::is_fresh) {
+            return kept.value;
+        }
+        match self.directory.read(look.repository, look.place, look.name) {
+            Ok(bytes) => self.take(memory, look, bytes.as_deref(), parse),
+            // Nobody has said that it is gone.
+            Err(_) => memory.get(look).and_then(|kept| kept.value),
+        }
+    }
+
+    /// What the file says is what is known; one that says nothing is removed.
+    fn take<N, T>(
+        &self,
+        memory: &Memory<N, T>,
+        look: &Look<'_, N>,
+        bytes: Option<&[u8]>,
+        parse: fn(&[u8]) -> Option<T>,
+    ) -> Option<T>
+    where
+        N: Name + Clone + Eq + Hash + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        let value = bytes.and_then(parse);
+        match &value {
+            Some(value) => memory.put(look, Kept::on_disk(value.clone())),
+            None => memory.remove(look),
+        }
+        if bytes.is_some() && value.is_none() {
+            // Where that fails, it is read, and is no record, again.
+            let _ = self.directory.remove(look.repository, look.place, look.name);
+        }
+        value
+    }
+
+    fn put<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>, value: &T, bytes: &[u8])
+    where
+        N: Name + Clone + Eq + Hash + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        let _alone = self.shared.locks.one(look);
+        let is_new = memory.get(look).is_none();
+        if self.directory.write(look.repository, look.place, look.name, bytes).is_ok() {
+            memory.put(look, Kept::on_disk(value.clone()));
+            self.shared.count.fetch_add(is_new.into(), Ordering::Relaxed);
+        } else {
+            memory.put(look, Kept::alone(Some(value.clone())));
+        }
+    }
+
+    fn strike<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>)
+    where
+        N: Name + Clone + Eq + Hash + Send + Sync + 'static,
+        T: Clone + Send + Sync + 'static,
+    {
+        let _alone = self.shared.locks.one(look);
+        match self.directory.remove(look.repository, look.place, look.name) {
+            Ok(removed) => {
+                memory.remove(look);
+                self.shared.removed(removed.into());
+            }
+            // The file says what is not so any more.
+            Err(_) => memory.put(look, Kept::alone(None)),
+        }
+    }
+}
+
+impl Shared {
+    fn removed(&self, records: u64) {
+        let less = |count: u64| Some(count.saturating_sub(records));
+        // Always a number.
+        let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
+impl From<Kind> for Place {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Blob => Self::Blobs,
+            Kind::Manifest => Self::Manifests,
+        }
+    }
+}
+
+fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
+    items.sort_unstable();
+    items
+}
+
+/// A small file, and its part of a directory: a block of most file systems.
+const RECORD_BYTES: u64 = 4096;

@@ -1,0 +1,160 @@
+//! What the cache asks of upstreams. It knows none: the gateway hands it a [`Source`] with each request.
+
+pub(crate) mod breaker;
+pub(crate) mod rate_limit;
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::body::Body;
+use crate::proto::{Digest, Reference};
+
+/// One repository at its upstream, as seen by whoever asks here: by his permit and as his identity there.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// Asks from worker number `worker`, which must be the one that runs this. An answer is a success, or the redirect
+    /// that [`Question::Held`] takes for one; whatever else the upstream says is a [`Failure`].
+    fn ask(&self, worker: usize, question: Question) -> Asking<'_>;
+
+    /// As whom the upstream is asked: those for whom it is the same share the upstream's limits.
+    fn account(&self) -> Arc<str>;
+
+    /// Whether that is who every client is there: the gateway itself, or nobody. A no to somebody else says nothing of what
+    /// the others may read.
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
+/// The answer to a [`Question`], under way.
+pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
+
+/// What an upstream is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    /// A blob's bytes (end-2).
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// Which of them; all where there is none. The answer may have more: see its status.
+        bytes: Option<Bytes>,
+        /// `If-Range` (RFC 9110 section 13.1.5): the strong validator of what is here already.
+        validator: Option<HeaderValue>,
+    },
+    /// Whether the repository holds a blob: HEAD, or where HEAD is refused a GET whose redirect is not followed. What
+    /// matters of the answer is that there is one.
+    Held(Digest),
+    /// As [`Question::Held`] of a blob, and [`Question::ManifestHead`] of a manifest, but as nobody in particular: whether
+    /// everyone may have it.
+    Public(Subject),
+    /// A manifest's head, asked for with every type of manifest that there is (HEAD of end-3). Docker Hub does not count it.
+    ManifestHead(Reference),
+    /// A manifest, likewise (end-3). The body is not longer than it may be, and held whole.
+    Manifest(Reference),
+    /// Whether anybody is there (end-1). Every answer below 500 is one.
+    Ping,
+}
+
+impl Question {
+    /// Whether it is for content. Asking of somebody's rights, and of where a tag points, is no fetch.
+    pub(crate) fn is_for_bytes(&self) -> bool {
+        matches!(self, Self::Blob { .. } | Self::Manifest(_))
+    }
+}
+
+/// What somebody wants to read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    /// A blob.
+    Blob(Digest),
+    /// A manifest.
+    Manifest(Reference),
+}
+
+/// Bytes of a blob: from `first` on, up to `last`, or to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Bytes {
+    /// The first byte.
+    pub first: u64,
+    /// The last; none: the blob's.
+    pub last: Option<u64>,
+}
+
+/// An upstream's answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields that are for a client.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Body,
+}
+
+/// Why an upstream gave nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// What it means for what is here already.
+    pub kind: FailureKind,
+    /// What the gateway makes its answer from.
+    pub cause: Arc<dyn Error + Send + Sync>,
+}
+
+/// What a failure means for what is here already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// The registry says that it is not there (404, or Docker Hub's 401 with a good token).
+    NotFound,
+    /// The registry says that whoever asks may not (401, 403).
+    Denied,
+    /// It could not be reached or did not work: DNS, connect, time-out, a broken answer, 502, 503, 504.
+    Unreachable,
+    /// It answered what can't be used: another 5xx, a redirect to where nobody may go, a page, a manifest that is too long or
+    /// is not what its digest says. One bad object is enough for that, so it says nothing of the upstream as a whole.
+    Unusable,
+    /// 429, from the registry or from its token endpoint.
+    Limited {
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// Its token endpoint failed, or refused the *gateway's* credentials. (A refusal of the client's own is
+    /// [`FailureKind::Denied`].)
+    Credentials,
+    /// The request itself can't be served: 400, 405, 416, the client is gone.
+    Other,
+}
+
+impl FailureKind {
+    /// Whether what is here already may serve in spite of it.
+    pub(crate) fn allows_stale(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Unusable | Self::Limited { .. } | Self::Credentials => true,
+            Self::NotFound | Self::Denied | Self::Other => false,
+        }
+    }
+
+    /// Whether the registry itself has said no: what was believed of it is over.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self, Self::NotFound | Self::Denied)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.source()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,81 @@
+//! Upstreams that want to be left alone for a while: 429 and `Retry-After` (RFC 6585 section 4).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::limits;
+
+/// Until when each account is limited at one upstream.
+#[derive(Debug, Default)]
+pub(crate) struct Limited(Mutex<HashMap<Arc<str>, Instant>>);
+
+impl Limited {
+    /// How long `account` is to wait, if it is.
+    pub(crate) fn wait(&self, account: &str) -> Option<Duration> {
+        let until = self.accounts().get(account).copied()?;
+        until.checked_duration_since(clock::now()).filter(|wait| !wait.is_zero())
+    }
+
+    /// The upstream said 429 to `account`. The answer is for how long it is left alone, if it was not before.
+    pub(crate) fn note(&self, account: &Arc<str>, retry_after: Option<Duration>) -> Option<Duration> {
+        let pause = retry_after.unwrap_or(limits::LIMITED_PAUSE).min(limits::LIMITED_PAUSE_MOST);
+        let now = clock::now();
+        let mut accounts = self.accounts();
+        accounts.retain(|_, until| *until > now);
+        let before = accounts.get(account).copied();
+        accounts.insert(account.clone(), (now + pause).max(before.unwrap_or(now)));
+        before.is_none().then_some(pause)
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn account(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retry_after_is_obeyed_by_that_account_alone() {
+        let limited = Limited::default();
+        assert_eq!(limited.note(&account("a"), Some(10 * SECOND)), Some(10 * SECOND));
+        assert_eq!((limited.wait("a"), limited.wait("b")), (Some(10 * SECOND), None));
+        tokio::time::advance(9 * SECOND).await;
+        assert_eq!(limited.wait("a"), Some(SECOND));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(limited.wait("a"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_429_that_does_not_say_for_how_long_is_a_minute_and_none_more_than_an_hour() {
+        let limited = Limited::default();
+        assert_eq!(limited.note(&account("a"), None), Some(60 * SECOND));
+        assert_eq!(limited.note(&account("b"), Some(100_000 * SECOND)), Some(3600 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_429_begins_nothing_and_shortens_nothing() {
+        let limited = Limited::default();
+        let _ = limited.note(&account("a"), Some(10 * SECOND));
+        assert_eq!(limited.note(&account("a"), Some(SECOND)), None);
+        assert_eq!(limited.wait("a"), Some(10 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn accounts_whose_limit_is_over_are_let_go_of() {
+        let limited = Limited::default();
+        let _ = limited.note(&account("a"), Some(SECOND));
+        tokio::time::advance(SECOND).await;
+        let _ = limited.note(&account("b"), Some(SECOND));
+        assert_eq!(limited.accounts().len(), 1);
+    }
+}

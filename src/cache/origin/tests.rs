@@ -1,0 +1,143 @@
+//! An upstream by script, and what it was asked: for the tests of what asks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tempfile::TempDir;
+
+use crate::authn::{Identity, UserName};
+use crate::authz::{Permit, Rules};
+use crate::body::Body;
+use crate::cache::origin::*;
+use crate::cache::{Cache, Repository, Site};
+use crate::config;
+use crate::config::access::{Actions, Effect};
+use crate::config::{AccessRule, Environment, PullAuthorization};
+use crate::proto::{Digest, Operation, RepositoryName};
+
+/// An upstream's answers.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    /// 200 with these header fields.
+    Yes(Vec<(header::HeaderName, &'static str)>),
+    /// A redirect, which is a yes, with the same.
+    Elsewhere(Vec<(header::HeaderName, &'static str)>),
+    No(FailureKind),
+}
+
+/// One account at a scripted upstream. What no script says is not found.
+pub(crate) struct Script {
+    account: Arc<str>,
+    replies: Mutex<HashMap<String, Reply>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Script {
+    pub(crate) fn new(account: &str) -> Arc<Self> {
+        Arc::new(Self { account: account.into(), replies: Mutex::default(), asked: Mutex::default() })
+    }
+
+    /// From now on `question` gets `reply`.
+    pub(crate) fn on(&self, question: &str, reply: Reply) {
+        self.replies.lock().unwrap().insert(question.to_owned(), reply);
+    }
+
+    /// What has been asked since this was called last.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+impl Source for Script {
+    fn ask(&self, _: usize, question: Question) -> Asking<'_> {
+        let question = name_of(&question);
+        self.asked.lock().unwrap().push(question.clone());
+        Box::pin(async move {
+            // Under way for a moment, so that others can join.
+            tokio::task::yield_now().await;
+            let reply = self.replies.lock().unwrap().get(&question).cloned();
+            match reply.unwrap_or(Reply::No(FailureKind::NotFound)) {
+                Reply::Yes(fields) => Ok(answer(StatusCode::OK, fields)),
+                Reply::Elsewhere(fields) => Ok(answer(StatusCode::TEMPORARY_REDIRECT, fields)),
+                Reply::No(kind) => Err(Failure { kind, cause: Arc::new(std::io::Error::other("scripted")) }),
+            }
+        })
+    }
+
+    fn account(&self) -> Arc<str> {
+        self.account.clone()
+    }
+}
+
+/// `held 07`, `public blob 07`, `public manifest latest`, `manifest head latest`: a digest by its first byte.
+fn name_of(question: &Question) -> String {
+    let short = |text: &str| text.split_once(':').map_or(text, |(_, encoded)| &encoded[..2]).to_owned();
+    match question {
+        Question::Held(digest) => format!("held {}", short(digest.as_str())),
+        Question::Public(Subject::Blob(digest)) => format!("public blob {}", short(digest.as_str())),
+        Question::Public(Subject::Manifest(name)) => format!("public manifest {}", short(name.as_str())),
+        Question::ManifestHead(name) => format!("manifest head {}", short(name.as_str())),
+        other => format!("{other:?}"),
+    }
+}
+
+fn answer(status: StatusCode, fields: Vec<(header::HeaderName, &'static str)>) -> Answer {
+    let fields = fields.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value)));
+    Answer { status, headers: fields.collect::<HeaderMap>(), body: Body::empty() }
+}
+
+/// An upstream's cache in a directory of its own, at its defaults but for what `change` does.
+pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCache)) -> (TempDir, Arc<Site>) {
+    let directory = TempDir::new().unwrap();
+    let cache = Cache::open(&config::Cache {
+        path: directory.path().to_owned(),
+        max_size: 1 << 30,
+        min_free: config::MinFree::Bytes(0),
+        prefetch: false,
+        keep: Vec::new(),
+    });
+    let upstream = config::Upstream::at("https://registry.example", &Environment::default()).unwrap();
+    let mut settings = config::UpstreamCache {
+        tag_ttl: Duration::from_secs(300),
+        stale_if_error: Duration::from_secs(7 * 24 * 3600),
+        not_found_ttl: Duration::from_secs(60),
+        offline: false,
+        pull_authorization: PullAuthorization::Shared,
+        grant_stale: Duration::from_secs(3600),
+    };
+    change(&mut settings);
+    (directory, Site::new(cache, &upstream, &settings))
+}
+
+/// `library/alpine` for `user`, who is known to the upstream by `source`.
+pub(crate) fn view(site: &Arc<Site>, user: &str, source: &Arc<Script>) -> Repository {
+    site.repository(&permit(user, true), &repository(), 0, source.clone())
+}
+
+/// The same for one who may pull, but not fetch.
+pub(crate) fn view_of_held(site: &Arc<Site>, user: &str, source: &Arc<Script>) -> Repository {
+    site.repository(&permit(user, false), &repository(), 0, source.clone())
+}
+
+pub(crate) fn repository() -> RepositoryName {
+    RepositoryName::parse("library/alpine").unwrap()
+}
+
+pub(crate) fn digest(number: u8) -> Digest {
+    Digest::sha256(&[number; 32])
+}
+
+pub(crate) fn permit(user: &str, may_fetch: bool) -> Permit {
+    let mut no_fetch = AccessRule::everything();
+    no_fetch.effect = Effect::Deny;
+    no_fetch.actions = Actions { fetch: true, ..Actions::default() };
+    let everything = AccessRule::everything();
+    let rules = if may_fetch { vec![everything] } else { vec![no_fetch, everything] };
+    let identity = Identity::User(UserName::parse(user).unwrap());
+    let operation = Operation::GetBlob { repository: repository(), digest: digest(1), head: false };
+    let permit = Rules::new(rules, true).authorize(&identity, &operation).unwrap();
+    assert_eq!(permit.may_fetch(), may_fetch);
+    permit
+}

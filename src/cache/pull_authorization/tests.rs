@@ -1,0 +1,338 @@
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tempfile::TempDir;
+use tokio::time::advance;
+
+use crate::cache::Site;
+use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
+use crate::cache::pull_authorization::*;
+
+const TTL: Duration = Duration::from_secs(300);
+const STALE: Duration = Duration::from_secs(3600);
+
+fn each() -> (TempDir, Arc<Site>) {
+    site(|settings| settings.pull_authorization = PullAuthorization::Each)
+}
+
+/// An account that may read, in a repository that not everyone may.
+fn reader(account: &str) -> Arc<Script> {
+    let script = Script::new(account);
+    for question in ["public blob 01", "public manifest latest"] {
+        script.on(question, Reply::No(FailureKind::Denied));
+    }
+    for question in ["held 01", "manifest head latest"] {
+        script.on(question, Reply::Yes(vec![]));
+    }
+    script
+}
+
+fn all_fail(script: &Script, kind: FailureKind) {
+    for question in ["public blob 01", "held 01", "public manifest latest", "manifest head latest"] {
+        script.on(question, Reply::No(kind));
+    }
+}
+
+fn latest() -> Reference {
+    Reference::parse("latest").unwrap()
+}
+
+fn kind(result: Result<(), Refusal>) -> FailureKind {
+    match result {
+        // The breaker has seen that by now.
+        Err(Refusal::Resting) => FailureKind::Unreachable,
+        Err(Refusal::Failure(failure)) => failure.kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn in_shared_the_rules_have_decided() {
+    let (_directory, site) = site(|_| {});
+    let script = Script::new("");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled(&latest()).await.is_ok() && alpine.entitled_to_blob(&digest(1)).await.is_ok());
+    assert!(script.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_lives_for_a_while_and_is_for_the_whole_repository() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    assert_eq!(script.asked(), ["public manifest latest", "manifest head latest"]);
+    advance(TTL - Duration::from_secs(1)).await;
+    assert!(alpine.entitled_to_blob(&digest(9)).await.is_ok());
+    assert!(script.asked().is_empty());
+    advance(Duration::from_secs(1)).await;
+    assert!(alpine.entitled_to_blob(&digest(1)).await.is_ok());
+    assert_eq!(script.asked(), ["public blob 01", "held 01"]);
+}
+
+#[tokio::test]
+async fn a_grant_is_for_one_identity_and_one_repository() {
+    let (_directory, site) = each();
+    let (alice, bob) = (reader("alice"), Script::new("bob"));
+    assert!(view(&site, "alice", &alice).entitled(&latest()).await.is_ok());
+    bob.on("manifest head latest", Reply::No(FailureKind::Denied));
+    assert_eq!(kind(view(&site, "bob", &bob).entitled(&latest()).await), FailureKind::Denied);
+    assert_eq!(bob.asked(), ["manifest head latest"], "that it is not for everyone is known");
+    let mut elsewhere = view(&site, "alice", &bob);
+    elsewhere.name = RepositoryName::parse("library/nginx").unwrap();
+    assert_eq!(kind(elsewhere.entitled(&latest()).await), FailureKind::Denied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_everyone_may_read_needs_no_grant() {
+    let (_directory, site) = each();
+    let script = Script::new("alice");
+    script.on("public manifest latest", Reply::Yes(vec![]));
+    assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok());
+    assert!(view(&site, "bob", &script).entitled_to_blob(&digest(2)).await.is_ok());
+    assert_eq!(script.asked(), ["public manifest latest"]);
+    advance(TTL).await;
+    assert_eq!(kind(view(&site, "bob", &script).entitled_to_blob(&digest(2)).await), FailureKind::NotFound);
+    assert_eq!(script.asked(), ["public blob 02", "held 02"]);
+    script.on("manifest head latest", Reply::Yes(vec![]));
+    advance(TTL - Duration::from_secs(1)).await;
+    assert!(view(&site, "bob", &script).entitled(&latest()).await.is_ok());
+    assert_eq!(script.asked(), ["manifest head latest"], "known as not for everyone");
+}
+
+#[tokio::test]
+async fn that_everyone_could_not_be_asked_says_nothing() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    script.on("public manifest latest", Reply::No(FailureKind::Limited { retry_after: None }));
+    assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok(), "by his own right");
+    let carol = view(&site, "carol", &script);
+    all_fail(&script, FailureKind::Unreachable);
+    assert_eq!(kind(carol.entitled(&latest()).await), FailureKind::Unreachable);
+    assert!(!site.grants.is_private(&repository()));
+    script.on("public manifest latest", Reply::Yes(vec![]));
+    assert!(carol.entitled(&latest()).await.is_ok(), "asked again at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_upstream_extends_a_grant_for_a_while() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    all_fail(&script, FailureKind::Unreachable);
+    advance(TTL + STALE - Duration::from_secs(1)).await;
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    let bob = view(&site, "bob", &script);
+    assert_eq!(kind(bob.entitled(&latest()).await), FailureKind::Unreachable, "who had none has none");
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Unreachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_upstream_extends_what_everyone_may_read_likewise() {
+    let (_directory, site) = each();
+    let script = Script::new("alice");
+    script.on("public manifest latest", Reply::Yes(vec![]));
+    assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok());
+    all_fail(&script, FailureKind::Unreachable);
+    advance(TTL + STALE - Duration::from_secs(1)).await;
+    assert!(view(&site, "bob", &script).entitled(&latest()).await.is_ok());
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(kind(view(&site, "bob", &script).entitled(&latest()).await), FailureKind::Unreachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_else_extends_a_grant() {
+    let limited = FailureKind::Limited { retry_after: None };
+    for failure in [limited, FailureKind::Credentials, FailureKind::Other] {
+        let (_directory, site) = each();
+        let script = reader("alice");
+        let alpine = view(&site, "alice", &script);
+        assert!(alpine.entitled(&latest()).await.is_ok());
+        all_fail(&script, failure);
+        advance(TTL).await;
+        assert_eq!(kind(alpine.entitled(&latest()).await), failure);
+        all_fail(&script, FailureKind::Unreachable);
+        assert!(alpine.entitled(&latest()).await.is_ok(), "but it has not ended either");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_no_ends_a_grant() {
+    for refusal in [FailureKind::Denied, FailureKind::NotFound] {
+        let (_directory, site) = each();
+        let script = reader("alice");
+        let alpine = view(&site, "alice", &script);
+        assert!(alpine.entitled(&latest()).await.is_ok());
+        all_fail(&script, refusal);
+        advance(TTL).await;
+        assert_eq!(kind(alpine.entitled(&latest()).await), refusal);
+        all_fail(&script, FailureKind::Unreachable);
+        assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Unreachable, "nothing to extend");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn offline_only_what_was_granted_lately_passes() {
+    let (directory, online) = each();
+    let script = reader("alice");
+    assert!(view(&online, "alice", &script).entitled(&latest()).await.is_ok());
+    script.asked();
+    let mut settings = online.settings.clone();
+    settings.offline = true;
+    let upstream = config::Upstream::at("https://registry.example", &config::Environment::default()).unwrap();
+    let offline = Site::new(online.cache.clone(), &upstream, &settings);
+    let alpine = view(&offline, "alice", &script);
+    assert!(matches!(alpine.entitled(&latest()).await, Err(Refusal::Offline)));
+    offline.grants.give(&(Some(alpine.permit.identity().clone()), repository()));
+    advance(TTL + STALE - Duration::from_secs(1)).await;
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    advance(Duration::from_secs(1)).await;
+    assert!(matches!(alpine.entitled(&latest()).await, Err(Refusal::Offline)));
+    assert!(script.asked().is_empty());
+    drop(directory);
+}
+
+#[tokio::test]
+async fn without_a_lifetime_every_request_asks_and_those_at_once_ask_once() {
+    let (_directory, site) = site(|settings| {
+        settings.pull_authorization = PullAuthorization::Each;
+        settings.tag_ttl = Duration::ZERO;
+    });
+    let script = reader("alice");
+    let (alpine, wanted) = (view(&site, "alice", &script), latest());
+    let questions = ["public manifest latest", "manifest head latest"];
+    let all = join_all((0..10).map(|_| alpine.entitled(&wanted))).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(script.asked(), questions);
+    assert!(alpine.entitled(&wanted).await.is_ok());
+    assert_eq!(script.asked(), questions);
+    all_fail(&script, FailureKind::Unreachable);
+    assert!(alpine.entitled(&wanted).await.is_ok(), "and a dead upstream extends it all the same");
+    script.asked();
+    script.on("public manifest latest", Reply::Yes(vec![]));
+    let bob = view(&site, "bob", &script);
+    assert!(bob.entitled(&wanted).await.is_ok() && bob.entitled(&wanted).await.is_ok());
+    assert_eq!(script.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_there_for_one_says_nothing_of_what_another_asks_about() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    let (missing, there) = (Reference::parse("missing").unwrap(), latest());
+    let (first, second) = tokio::join!(alpine.entitled(&missing), alpine.entitled(&there));
+    assert_eq!(kind(first), FailureKind::NotFound);
+    assert!(second.is_ok());
+    assert_eq!(script.asked().iter().filter(|question| *question == "manifest head latest").count(), 1);
+}
+
+#[tokio::test]
+async fn who_may_not_fetch_can_show_that_he_may_read() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view_of_held(&site, "alice", &script);
+    assert!(alpine.entitled_to_blob(&digest(1)).await.is_ok());
+    assert_eq!(script.asked(), ["public blob 01", "held 01"]);
+}
+
+#[tokio::test]
+async fn a_blob_that_was_asked_about_is_known_to_be_there() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled_to_blob(&digest(1)).await.is_ok());
+    assert!(alpine.known(&digest(1)).is_some());
+    assert!(alpine.known(&digest(2)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_opens_the_breaker_himself_keeps_no_grant_by_that() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    advance(TTL).await;
+    all_fail(&script, FailureKind::Denied);
+    for _ in 0..3 {
+        let _ = site.learn(Some(FailureKind::Unreachable));
+    }
+    assert!(!site.breaker.is_closed());
+    assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Denied, "it is asked all the same");
+    assert!(site.breaker.is_closed(), "somebody is there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_probe_finds_nobody_a_grant_is_extended_without_asking() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    advance(TTL).await;
+    all_fail(&script, FailureKind::Unreachable);
+    script.on("Ping", Reply::No(FailureKind::Unreachable));
+    for _ in 0..3 {
+        alpine.learn_of(Some(FailureKind::Unreachable));
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(site.breaker.is_confirmed());
+    script.asked();
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    assert!(script.asked().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_can_not_be_used_extends_no_grant() {
+    let (_directory, site) = each();
+    let script = reader("alice");
+    let alpine = view(&site, "alice", &script);
+    assert!(alpine.entitled(&latest()).await.is_ok());
+    advance(TTL).await;
+    all_fail(&script, FailureKind::Unusable);
+    assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Unusable);
+}
+
+#[tokio::test]
+async fn whatever_is_denied_to_somebody_ends_his_grant_and_no_others() {
+    let (_directory, site) = each();
+    let (alice, bob) = (reader("alice"), reader("bob"));
+    let (of_alice, of_bob) = (view(&site, "alice", &alice), view(&site, "bob", &bob));
+    assert!(of_alice.entitled(&latest()).await.is_ok() && of_bob.entitled(&latest()).await.is_ok());
+    all_fail(&alice, FailureKind::Denied);
+    assert!(of_alice.holds(&digest(1)).await.is_err());
+    alice.asked();
+    bob.asked();
+    assert_eq!(kind(of_alice.entitled(&latest()).await), FailureKind::Denied);
+    assert!(of_bob.entitled(&latest()).await.is_ok());
+    assert!(bob.asked().is_empty());
+}
+
+#[tokio::test]
+async fn where_the_gateway_shows_a_certificate_nobody_asks_as_nobody() {
+    let (_directory, site) = each();
+    let mut upstream = config::Upstream::at("https://b.example", &config::Environment::default()).unwrap();
+    let file = std::path::PathBuf::from("/key.pem");
+    upstream.client_certificate = Some(config::KeyPair { certificate: file.clone(), key: file });
+    let site = Site::new(site.cache.clone(), &upstream, &site.settings);
+    let script = reader("alice");
+    assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok());
+    assert_eq!(script.asked(), ["manifest head latest"]);
+}
+
+#[test]
+fn a_site_is_of_one_configuration_of_its_upstream() {
+    let (_directory, site) = each();
+    let mut upstream =
+        config::Upstream::at("https://registry.example", &config::Environment::default()).unwrap();
+    upstream.cache = Some(site.settings.clone());
+    let site = Site::new(site.cache.clone(), &upstream, &site.settings);
+    assert!(site.is_of(&upstream));
+    let mut other = upstream.clone();
+    other.credentials.source = config::CredentialSource::Forward;
+    assert!(!site.is_of(&other));
+    let mut other = upstream.clone();
+    other.insecure = true;
+    assert!(!site.is_of(&other));
+}

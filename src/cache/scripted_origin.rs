@@ -1,0 +1,286 @@
+//! An upstream of a few lines, for tests of what is asked of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::sync::Semaphore;
+
+use crate::authn::Identity;
+use crate::authz::Permit;
+use crate::body::Body;
+use crate::cache::manifests::memory::sha256;
+use crate::cache::metadata::record::{Held, Pointer};
+use crate::cache::origin::{Answer, Asking, Failure, FailureKind, Question, Source};
+use crate::cache::store::Kind;
+use crate::cache::{Cache, Repository, Site, Unusable};
+use crate::config;
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCache};
+use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// An upstream, and what it was asked.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<Holding>);
+
+#[derive(Default)]
+pub(crate) struct Holding {
+    tags: BTreeMap<String, Digest>,
+    manifests: BTreeMap<Digest, (&'static str, Bytes)>,
+    /// Lies about a digest.
+    pub(crate) forged: BTreeMap<Digest, Bytes>,
+    /// As `HEAD latest`.
+    pub(crate) asked: Vec<String>,
+    /// What comes of every question; of HEAD; of GET.
+    pub(crate) fails: Option<FailureKind>,
+    pub(crate) head_fails: Option<FailureKind>,
+    pub(crate) get_fails: Option<FailureKind>,
+    /// Who is refused.
+    pub(crate) refused: Option<&'static str>,
+    /// HEAD says nothing of the digest.
+    pub(crate) says_no_digest: bool,
+    /// Questions, with those that wait.
+    pub(crate) begun: usize,
+    /// Every question waits for a permit.
+    pub(crate) gate: Option<Arc<Semaphore>>,
+}
+
+impl Registry {
+    pub(crate) fn with(&self) -> MutexGuard<'_, Holding> {
+        self.0.lock().unwrap()
+    }
+
+    /// What was asked since the last time.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.with().asked)
+    }
+
+    /// Lets `tag` point to `bytes`.
+    pub(crate) fn push(&self, tag: &str, bytes: &str) -> Digest {
+        self.push_as(tag, media_type::OCI_MANIFEST, bytes)
+    }
+
+    pub(crate) fn push_as(&self, tag: &str, kind: &'static str, bytes: &str) -> Digest {
+        let digest = sha256(bytes.as_bytes());
+        let mut holding = self.with();
+        holding.manifests.insert(digest.clone(), (kind, bytes.to_owned().into()));
+        holding.tags.insert(tag.to_owned(), digest.clone());
+        digest
+    }
+
+    pub(crate) fn delete(&self, digest: &Digest) {
+        let mut holding = self.with();
+        holding.manifests.remove(digest);
+        holding.tags.retain(|_, tagged| tagged != digest);
+    }
+}
+
+impl Holding {
+    fn answer(&mut self, account: &str, question: &Question) -> Result<Answer, Failure> {
+        let (method, reference) = match question {
+            Question::ManifestHead(reference) => ("HEAD", reference.to_string()),
+            Question::Manifest(reference) => ("GET", reference.to_string()),
+            Question::Blob { digest, .. } => ("BLOB", digest.to_string()),
+            Question::Held(digest) => ("HELD", digest.to_string()),
+            Question::Public(_) => ("PUBLIC", String::new()),
+            Question::Ping => ("PING", String::new()),
+        };
+        self.asked.push(format!("{method} {reference}").trim_end().to_owned());
+        if self.refused == Some(account) {
+            return Err(failure(FailureKind::Denied));
+        }
+        let kind = match method {
+            "HEAD" => self.head_fails,
+            "GET" => self.get_fails,
+            _ => None,
+        };
+        if let Some(kind) = kind.or(self.fails) {
+            return Err(failure(kind));
+        }
+        match question {
+            Question::ManifestHead(reference) => self.manifest(reference, true),
+            Question::Manifest(reference) => self.manifest(reference, false),
+            Question::Ping | Question::Held(_) => Ok(answer(HeaderMap::new(), Bytes::new())),
+            _ => Err(failure(FailureKind::NotFound)),
+        }
+    }
+
+    fn manifest(&self, reference: &Reference, head: bool) -> Result<Answer, Failure> {
+        let digest = match reference {
+            Reference::Tag(tag) => self.tags.get(tag.as_str()),
+            Reference::Digest(digest) => Some(digest),
+        };
+        let found = digest.and_then(|digest| Some((digest, self.manifests.get(digest)?)));
+        let (digest, (kind, bytes)) = found.ok_or_else(|| failure(FailureKind::NotFound))?;
+        let bytes = self.forged.get(digest).unwrap_or(bytes);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+        if !self.says_no_digest {
+            headers.insert("docker-content-digest", digest.as_str().parse().unwrap());
+        }
+        Ok(answer(headers, if head { Bytes::new() } else { bytes.clone() }))
+    }
+}
+
+fn answer(headers: HeaderMap, bytes: Bytes) -> Answer {
+    Answer { status: StatusCode::OK, headers, body: Body::full(bytes) }
+}
+
+pub(crate) fn failure(kind: FailureKind) -> Failure {
+    Failure { kind, cause: Arc::new(Unusable("nothing, for a test")) }
+}
+
+/// A registry, as an account sees it.
+struct As(Arc<Registry>, &'static str);
+
+impl Source for As {
+    fn ask(&self, _: usize, question: Question) -> Asking<'_> {
+        Box::pin(async move {
+            let gate = {
+                let mut holding = self.0.with();
+                holding.begun += 1;
+                holding.gate.clone()
+            };
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
+            self.0.with().answer(self.1, &question)
+        })
+    }
+
+    fn account(&self) -> Arc<str> {
+        self.1.into()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.1 != "own"
+    }
+}
+
+/// A cache in front of a registry.
+pub(crate) struct Place {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) site: Arc<Site>,
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut UpstreamCache)) -> Self {
+        Self::build(change, false)
+    }
+
+    /// With `[cache] prefetch`.
+    pub(crate) fn prefetching() -> Self {
+        Self::build(|_| {}, true)
+    }
+
+    fn build(change: impl FnOnce(&mut UpstreamCache), prefetch: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = UpstreamCache {
+            tag_ttl: HOUR,
+            stale_if_error: HOUR,
+            not_found_ttl: HOUR,
+            offline: false,
+            pull_authorization: PullAuthorization::Shared,
+            grant_stale: HOUR,
+        };
+        change(&mut settings);
+        let site = site(dir.path(), &settings, prefetch);
+        Self { registry: Arc::default(), site, directory: dir }
+    }
+
+    /// The same cache, with other settings.
+    pub(crate) fn again(self, change: impl FnOnce(&mut UpstreamCache)) -> Self {
+        let mut settings = self.site.settings.clone();
+        change(&mut settings);
+        let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
+        let site = Site::new(self.site.cache.clone(), &upstream, &settings);
+        Self { site, ..self }
+    }
+
+    /// The same directory, in another process.
+    pub(crate) fn restarted(self) -> Self {
+        let settings = self.site.settings.clone();
+        let Self { registry, site: old, directory } = self;
+        drop(old);
+        let site = site(directory.path(), &settings, false);
+        Self { registry, site, directory }
+    }
+
+    /// The repository `a/b`.
+    pub(crate) fn repository(&self) -> Repository {
+        self.repository_as("")
+    }
+
+    pub(crate) fn repository_as(&self, account: &'static str) -> Repository {
+        let permit = Permit::operator(Identity::Anonymous);
+        self.site.repository(&permit, &name(), 0, Arc::new(As(self.registry.clone(), account)))
+    }
+
+    /// The same for one who may pull, but not fetch.
+    pub(crate) fn repository_of_held(&self) -> Repository {
+        let permit = crate::cache::origin::tests::permit("alice", false);
+        self.site.repository(&permit, &name(), 0, Arc::new(As(self.registry.clone(), "")))
+    }
+
+    /// Another upstream with the same registry behind the same cache, each time.
+    pub(crate) fn elsewhere(self) -> Self {
+        let url = format!("https://{}.example", self.registry.with().begun);
+        let upstream = config::Upstream::at(&url, &Environment::default()).unwrap();
+        let site = Site::new(self.site.cache.clone(), &upstream, &self.site.settings);
+        Self { site, ..self }
+    }
+
+    /// Lets the record of the manifest `digest` be as old as `age`.
+    pub(crate) fn age_manifest(&self, digest: &Digest, age: Duration) {
+        let held = self.site.ledger.held(&name(), Kind::Manifest, digest).unwrap();
+        let held = Held { confirmed: crate::clock::wall() - age, ..held };
+        self.site.ledger.hold(&name(), Kind::Manifest, digest, &held);
+    }
+
+    /// Lets the record of `tag` be as old as `age`.
+    pub(crate) fn age_tag(&self, tag: &str, age: Duration) {
+        let tag = Tag::parse(tag).unwrap();
+        let pointer = self.site.ledger.tag(&name(), &tag).unwrap();
+        let confirmed = crate::clock::wall() - age;
+        self.site.ledger.point(&name(), &tag, &Pointer { confirmed, ..pointer });
+    }
+}
+
+pub(crate) fn name() -> RepositoryName {
+    RepositoryName::parse("a/b").unwrap()
+}
+
+fn site(path: &std::path::Path, settings: &UpstreamCache, prefetch: bool) -> Arc<Site> {
+    let cache = config::Cache {
+        path: path.to_owned(),
+        max_size: 1 << 30,
+        min_free: MinFree::Bytes(0),
+        prefetch,
+        keep: Vec::new(),
+    };
+    let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
+    Site::new(Cache::open(&cache), &upstream, settings)
+}
+
+/// Lets everything that can go on go on.
+pub(crate) async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A manifest without layers, which differs from others by `mark`.
+pub(crate) fn image(mark: &str) -> String {
+    let config = sha256(mark.as_bytes());
+    format!(r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":{}}},"layers":[]}}"#, mark.len())
+}

@@ -1,0 +1,161 @@
+use std::collections::{BTreeMap, HashMap};
+
+use crate::cache::store::eviction::*;
+
+/// Marsaglia's xorshift64: the same numbers everywhere.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn fraction(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// What is read, in order: 3000 things by Zipf's law, and every 10,000 reads a scan of 4000 that are read once. With
+/// `drift`, what is popular moves on by 50 things each so many reads.
+fn trace(alpha: f64, drift: Option<usize>) -> Vec<(Digest, u64)> {
+    let mut numbers = Numbers(88_172_645_463_325_252);
+    let mut sum = 0.0;
+    let weights: Vec<f64> = (1..=3000)
+        .map(|rank| {
+            sum += 1.0 / f64::from(rank).powf(alpha);
+            sum
+        })
+        .collect();
+    let mut reads = Vec::new();
+    for turn in 0..60_000 {
+        let at = numbers.fraction() * sum;
+        let moved = drift.map_or(0, |reads| turn / reads * 50);
+        reads.push((weights.partition_point(|weight| *weight < at) + moved) as u64);
+        if turn % 10_000 == 9_999 {
+            reads.extend((0..4000).map(|one| 10_000_000 + turn as u64 * 4000 + one));
+        }
+    }
+    reads.into_iter().map(|thing| (digest(thing), size(thing))).collect()
+}
+
+/// From 1 KiB to 64 MiB, each doubling as likely as the next.
+fn size(thing: u64) -> u64 {
+    let mut numbers = Numbers((thing + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    numbers.next();
+    (1024.0 * (numbers.fraction() * 16.0).exp2()) as u64
+}
+
+fn digest(thing: u64) -> Digest {
+    let mut hash = [0; 32];
+    hash[..8].copy_from_slice(&thing.to_be_bytes());
+    Digest::sha256(&hash)
+}
+
+/// The part of the bytes read that were there.
+fn ours(reads: &[(Digest, u64)], room: u64) -> f64 {
+    let mut order = Order::default();
+    let mut there: HashMap<&Digest, (Ticket, u64)> = HashMap::new();
+    let (mut taken, mut hit, mut all) = (0, 0, 0);
+    for (now, (digest, size)) in reads.iter().enumerate() {
+        all += size;
+        if let Some((ticket, _)) = there.get_mut(digest) {
+            hit += size;
+            order.used(ticket, now as u64);
+            continue;
+        }
+        taken += size;
+        while taken > room {
+            let next =
+                order.next(|digest| there.get(digest).map_or(Standing::Out, |it| Standing::Free(it.0)));
+            taken -= there.remove(&next.unwrap()).unwrap().1;
+            order.settle(|_| true);
+        }
+        there.insert(digest, (order.enter(digest, now as u64), *size));
+    }
+    hit as f64 / all as f64
+}
+
+fn least_recently_used(reads: &[(Digest, u64)], room: u64) -> f64 {
+    let mut by_use: BTreeMap<usize, (&Digest, u64)> = BTreeMap::new();
+    let mut there: HashMap<&Digest, usize> = HashMap::new();
+    let (mut taken, mut hit, mut all) = (0, 0, 0);
+    for (now, (digest, size)) in reads.iter().enumerate() {
+        all += size;
+        match there.insert(digest, now) {
+            Some(last) => {
+                hit += size;
+                by_use.remove(&last);
+            }
+            None => taken += size,
+        }
+        by_use.insert(now, (digest, *size));
+        while taken > room {
+            let (_, (oldest, size)) = by_use.pop_first().unwrap();
+            there.remove(oldest);
+            taken -= size;
+        }
+    }
+    hit as f64 / all as f64
+}
+
+#[test]
+fn more_bytes_are_found_than_by_least_recent_use() {
+    for (name, alpha, drift) in [
+        ("Zipf 0.9 with scans", 0.9, None),
+        ("Zipf 0.7 with scans", 0.7, None),
+        ("Zipf 0.9 with scans, what is popular changes", 0.9, Some(5000)),
+    ] {
+        let reads = trace(alpha, drift);
+        let things: HashMap<_, _> = reads.iter().cloned().collect();
+        let whole: u64 = things.into_values().sum();
+        for percent in [2, 10] {
+            let room = whole / 100 * percent;
+            let (ours, theirs) = (ours(&reads, room), least_recently_used(&reads, room));
+            println!("{name}, room for {percent} %: ours {ours:.4}, least recently used {theirs:.4}");
+            assert!(ours >= theirs, "{name}, room for {percent} %: {ours} < {theirs}");
+        }
+    }
+}
+
+#[test]
+fn among_equals_the_one_unused_for_the_longest_goes_first() {
+    let mut order = Order::default();
+    let mut tickets: HashMap<Digest, Ticket> = [(1, 30), (2, 10), (3, 20)]
+        .map(|(thing, last)| (digest(thing), order.enter(&digest(thing), last)))
+        .into();
+    order.used(tickets.get_mut(&digest(2)).unwrap(), 11);
+    let mut out = Vec::new();
+    while let Some(next) = order.next(|digest| Standing::Free(tickets[digest])) {
+        out.push(next);
+    }
+    assert_eq!(out, [3, 1, 2].map(digest));
+}
+
+#[test]
+fn what_is_pinned_or_put_back_is_there_next_time() {
+    let mut order = Order::default();
+    let tickets: HashMap<Digest, Ticket> =
+        [1, 2, 3].map(|thing| (digest(thing), order.enter(&digest(thing), thing))).into();
+    let pinned = |which: &Digest| {
+        if *which == digest(1) { Standing::Pinned(tickets[which]) } else { Standing::Free(tickets[which]) }
+    };
+    assert_eq!(order.next(pinned), Some(digest(2)));
+    order.settle(|_| false);
+    assert_eq!(order.next(|digest| Standing::Free(tickets[digest])), Some(digest(1)));
+    order.settle(|gone| *gone == digest(1));
+    assert_eq!(order.next(|digest| Standing::Free(tickets[digest])), Some(digest(2)));
+}
+
+#[test]
+fn what_came_back_is_not_taken_for_what_went() {
+    let mut order = Order::default();
+    let old = order.enter(&digest(1), 1);
+    let new = order.enter(&digest(1), 2);
+    assert_ne!(old, new);
+    let standing = |_: &Digest| Standing::Free(new);
+    assert_eq!(order.next(standing), Some(digest(1)));
+    assert_eq!(order.next(standing), None);
+}

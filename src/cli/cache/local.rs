@@ -1,0 +1,236 @@
+//! A cache's directory, of which no gateway is known to run.
+//!
+//! One may run all the same, without an admin listener: nothing that is done here harms it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::cache::maintenance;
+use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
+use crate::cache::{Cache, Site};
+use crate::config;
+use crate::config::Config;
+use crate::gateway::Ways;
+use crate::upstream::{TlsSettingsError, Upstream};
+
+/// A directory that has not been opened.
+pub(super) struct Cold(Config);
+
+/// One that has been.
+pub(super) struct Opened<'a> {
+    config: &'a Config,
+    cache: Arc<Cache>,
+    sites: Vec<Arc<Site>>,
+}
+
+/// What is to be done in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Looking, which touches nothing.
+    Reading,
+    /// Hashing all again. What is wrong is taken away, where that is this user's.
+    Verifying,
+    Removing,
+    /// New files, which may be the first.
+    Writing,
+}
+
+/// Why a directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ColdError {
+    /// It is not there, or not for whoever asks.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// What is written there would be nobody's but the writer's.
+    #[error(
+        "{} belongs to another user ({owner}), as whom the gateway runs: it could not read what this user ({user}) \
+         writes there; run this as that user, for example with sudo -u '#{owner}'", path.display()
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's number.
+        owner: u32,
+        /// Whose process this is.
+        user: u32,
+    },
+    /// Nothing can be kept there.
+    #[error("{}: {why}", path.display())]
+    Trouble {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// An upstream's TLS settings can't be used.
+    #[error("upstream \"{name}\": {error}")]
+    Upstream {
+        /// The upstream's name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        error: TlsSettingsError,
+    },
+    /// The machine gives no runtime.
+    #[error("cannot start: {0}")]
+    Start(#[source] io::Error),
+}
+
+impl Cold {
+    pub(super) fn new(config: Config) -> Self {
+        Self(config)
+    }
+
+    /// Opens it, and waits until what is there has been counted.
+    pub(super) fn open(&self, doing: Doing) -> Result<Opened<'_>, ColdError> {
+        let config = &self.0;
+        let Some(settings) = &config.cache else {
+            return Err(failed(Path::new(""))(io::ErrorKind::NotFound.into()));
+        };
+        let path = settings.path.as_path();
+        let user = rustix::process::geteuid().as_raw();
+        is_ours(path, doing, user)?;
+        let cache = if doing == Doing::Reading || !owns(path, user) && doing == Doing::Verifying {
+            Cache::look_at(settings)
+        } else {
+            Cache::open(settings)
+        };
+        cache.store().flush();
+        match cache.store().trouble() {
+            Some(why) if doing == Doing::Writing => {
+                return Err(ColdError::Trouble { path: path.to_owned(), why });
+            }
+            _ => {}
+        }
+        let sites = config.upstreams.iter().filter_map(|upstream| {
+            upstream.cache.as_ref().map(|settings| Site::new(cache.clone(), upstream, settings))
+        });
+        let sites = sites.collect();
+        Ok(Opened { config, cache, sites })
+    }
+}
+
+impl Opened<'_> {
+    pub(super) fn stats(&self) -> Stats {
+        maintenance::stats(&self.cache, &self.sites, false)
+    }
+
+    pub(super) fn list(&self, selection: &Selection) -> Vec<Entry> {
+        maintenance::list(&self.sites, selection)
+    }
+
+    pub(super) fn remove(&self, selection: &Selection) -> Removed {
+        maintenance::remove(&self.cache, &self.sites, selection)
+    }
+
+    pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) {
+        maintenance::verify(&self.cache, tell);
+    }
+
+    pub(super) fn warm(
+        &self,
+        images: &[String],
+        platforms: &Platforms,
+        tell: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<(), ColdError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(ColdError::Start)?;
+        let ways = Ways::new(&self.upstreams()?, &self.sites);
+        runtime.block_on(async {
+            let (sender, mut events) = mpsc::unbounded_channel();
+            let resolve = |image: &str| ways.goal(image);
+            let pass_on = |event| {
+                // Whoever reads is in this very function.
+                let _ = sender.send(event);
+            };
+            let warming = maintenance::warm(images, platforms, &resolve, &pass_on);
+            let mut warming = std::pin::pin!(warming);
+            loop {
+                let (event, last) = tokio::select! {
+                    biased;
+                    Some(event) = events.recv() => (event, false),
+                    done = &mut warming => (done, true),
+                };
+                if last {
+                    while let Ok(event) = events.try_recv() {
+                        tell(event);
+                    }
+                }
+                if !tell(event) || last {
+                    return;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn upstreams(&self) -> Result<Vec<Arc<Upstream>>, ColdError> {
+        let stall = self.config.server.stall_timeout;
+        let make = |settings: &config::Upstream| {
+            let failed = |error| ColdError::Upstream { name: settings.name.clone(), error };
+            Upstream::new(settings.clone(), stall, 1).map_err(failed)
+        };
+        self.config.upstreams.iter().map(make).collect()
+    }
+}
+
+/// Whether `user` may do that there. A directory that is to be written to need not be there yet.
+fn is_ours(path: &Path, doing: Doing, user: u32) -> Result<(), ColdError> {
+    match fs::metadata(path) {
+        Ok(known) if known.uid() == user => Ok(()),
+        // Whoever may look there can; nothing is touched for that.
+        Ok(_) if matches!(doing, Doing::Reading | Doing::Verifying) => Ok(()),
+        Ok(known) => Err(ColdError::Foreign { path: path.to_owned(), owner: known.uid(), user }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && doing == Doing::Writing => Ok(()),
+        Err(error) => Err(failed(path)(error)),
+    }
+}
+
+fn owns(path: &Path, user: u32) -> bool {
+    fs::metadata(path).is_ok_and(|known| known.uid() == user) || !path.exists()
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> ColdError {
+    let path = path.to_owned();
+    |error| ColdError::Io { path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_writes_into_a_directory_of_somebody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = fs::metadata(dir.path()).unwrap().uid();
+        assert!(is_ours(dir.path(), Doing::Writing, owner).is_ok());
+        for doing in [Doing::Reading, Doing::Verifying] {
+            assert!(is_ours(dir.path(), doing, owner + 1).is_ok());
+        }
+        assert!(is_ours(dir.path(), Doing::Removing, owner + 1).is_err());
+        let error = is_ours(dir.path(), Doing::Writing, owner + 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("belongs to another user ({owner})")), "{error}");
+        assert!(error.contains(&format!("sudo -u '#{owner}'")), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_only_to_be_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("cache");
+        assert!(is_ours(&missing, Doing::Writing, 0).is_ok());
+        for doing in [Doing::Reading, Doing::Removing] {
+            assert!(matches!(is_ours(&missing, doing, 0), Err(ColdError::Io { .. })));
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! Looks at an upstream of the configuration as the gateway would use it.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use serde_json::Value;
+
+use crate::body::RequestBody;
+use crate::cli::probe::ProbeError;
+use crate::cli::probe::check::{Check, Table};
+use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::format;
+use crate::cli::probe::jwt::Jwt;
+use crate::cli::probe::trace::{apart, date, fields, is_redirect, lifetime_words, now, parsed};
+use crate::config::{Redirects, limits};
+use crate::proto::{Action, Challenge, Digest, ErrorBody, Reference, RepositoryName, Scheme};
+use crate::upstream::{Access, Certificate, Error, Pass, Probe, Request, Response, Subject};
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// The upstream's name for it.
+    pub(super) repository: Option<RepositoryName>,
+    pub(super) reference: Option<Reference>,
+    /// Whether anything may be pushed.
+    pub(super) write: bool,
+}
+
+impl Wanted {
+    /// `NAME`, `NAME:TAG` or `NAME@DIGEST`.
+    pub(super) fn parse(repository: Option<&str>, write: bool) -> Result<Self, ProbeError> {
+        let Some(text) = repository else { return Ok(Self { write, ..Self::default() }) };
+        let (name, reference) = match text.split_once('@').or_else(|| text.split_once(':')) {
+            Some((name, reference)) => (name, Some(reference)),
+            None => (text, None),
+        };
+        let wrong = |why: String| ProbeError::Usage(format!("--repository {text:?}: {why}"));
+        let repository = RepositoryName::parse(name).map_err(|error| wrong(error.to_string()))?;
+        let reference =
+            reference.map(Reference::parse).transpose().map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { repository: Some(repository), reference, write })
+    }
+}
+
+/// Looks at everything. Changes nothing unless `wanted` says so.
+pub(super) async fn examine(probe: &Probe, wanted: Wanted) -> Table {
+    let settings = probe.settings();
+    let identity = probe.username().await.ok().flatten();
+    let somebody = probe.is_somebody().await.unwrap_or_default();
+    let nameless = if somebody { "the holder of a token" } else { "anonymous" };
+    let (upstream, url) = (settings.name.clone(), settings.url.to_string());
+    let mut examiner = Examiner { probe, checks: Vec::new() };
+    // What is wrong here is wrong with all that follows.
+    if examiner.door().await.is_some() {
+        examiner.inside(&wanted).await;
+    }
+    let checks = examiner.checks;
+    let identity = identity.unwrap_or_else(|| nameless.to_owned());
+    Table { upstream, url, identity, checks, fault: None }.judged()
+}
+
+pub(super) struct Examiner<'a> {
+    pub(super) probe: &'a Probe,
+    pub(super) checks: Vec<Check>,
+}
+
+/// A blob to look at.
+struct Blob {
+    digest: Digest,
+    size: u64,
+}
+
+impl Examiner<'_> {
+    /// Connection, challenge, token, login. `None` where there is no way in.
+    async fn door(&mut self) -> Option<()> {
+        self.tls().await?;
+        let challenges = self.challenge().await?;
+        if !challenges.is_empty() {
+            self.token(&challenges).await?;
+        }
+        self.login().await
+    }
+
+    async fn inside(&mut self, wanted: &Wanted) {
+        match self.repository(wanted).await {
+            Some(name) => self.read(&name, wanted.reference.clone()).await,
+            None => self.add(
+                Check::minor("repository", "it lists none").advise("name one to look at: --repository NAME"),
+            ),
+        }
+        if wanted.write && self.probe.settings().read_only {
+            self.add(Check::skipped("upload", "read_only is set: the gateway pushes nothing"));
+        } else if wanted.write {
+            self.write(wanted.repository.as_ref()).await;
+        }
+    }
+
+    async fn tls(&mut self) -> Option<()> {
+        match self.probe.certificates().await {
+            Ok(None) => self.add(Check::ok("TLS", "none: its URL says http")),
+            Ok(Some(chain)) if self.probe.settings().insecure => {
+                let found = format!("not verified, since insecure is set: {}", shown(&chain));
+                self.add(Check::minor("TLS", found).advise("upstream.ca = \"FILE\" names whom to trust"));
+            }
+            Ok(Some(chain)) => self.add(Check::ok("TLS", shown(&chain))),
+            Err(error) => {
+                let fault = Fault::of(&error.into(), now());
+                let other = fault.kind == Kind::Tls && self.probe.speaks_the_other().await;
+                self.add(Check::fault("TLS", if other { speaks_http(self.probe) } else { fault }));
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// What it asks for at `/v2/`; nothing is a good answer too.
+    async fn challenge(&mut self) -> Option<Vec<Challenge>> {
+        let way = self.probe.own("/v2/");
+        let response = match self.probe.ask(&Method::GET, &way, fields(), &Pass::default()).await {
+            Ok(response) => response,
+            Err(error) => return self.failed("challenge", &error),
+        };
+        self.clock(&response.headers);
+        let challenges = parsed(&response.headers);
+        let schemes = challenges.iter().any(|one| matches!(one.scheme, Scheme::Bearer | Scheme::Basic));
+        match response.status {
+            StatusCode::UNAUTHORIZED if schemes => {
+                let found: Vec<_> =
+                    challenges.iter().map(|one| self.probe.veiled(&one.to_string())).collect();
+                self.add(Check::ok("challenge", found.join(", ")));
+            }
+            StatusCode::UNAUTHORIZED => {
+                let found = "401 without Basic or Bearer: nobody can answer that";
+                self.add(Check::fault("challenge", Fault::new(Kind::NoRegistry, found)));
+                return None;
+            }
+            status if status.is_success() => {
+                self.add(Check::ok("challenge", "none: /v2/ is open to everybody"))
+            }
+            status => {
+                let found = format!("/v2/ answers {status}");
+                self.add(Check::fault("challenge", Fault::new(Kind::NoRegistry, found)));
+                return None;
+            }
+        }
+        Some(if response.status == StatusCode::UNAUTHORIZED { challenges } else { Vec::new() })
+    }
+
+    fn clock(&mut self, headers: &HeaderMap) {
+        let Some(there) = date(headers) else {
+            return self.add(Check::ok("clock", "it does not say what time it is"));
+        };
+        let skew = there.saturating_sub(now());
+        if skew.abs() <= 60 {
+            return self.add(Check::ok("clock", "the same as here"));
+        }
+        let found = format!("its clock is {}", apart(skew, "the one here"));
+        self.add(Check::minor("clock", found).advise("tokens and certificates may seem too old or too new"));
+    }
+
+    /// A token that is good for `/v2/`.
+    async fn token(&mut self, challenges: &[Challenge]) -> Option<()> {
+        for challenge in challenges {
+            let errand = match self.probe.errand(challenge, &Access::Version).await {
+                Ok(Some(errand)) if !errand.is_needless() => errand,
+                Ok(_) => continue,
+                Err(error) => return self.failed("token", &error.into()),
+            };
+            match self.probe.token(&errand).await {
+                Ok(given) => {
+                    let answer = &given.answer;
+                    let kind = match Jwt::decode(answer.token.expose()) {
+                        Some(_) => "a JWT".to_owned(),
+                        None => format!("opaque, {} characters", answer.token.expose().chars().count()),
+                    };
+                    let said = answer.expires_in.is_some();
+                    let life = lifetime_words(answer.lifetime(), said, answer.issued_at_unix());
+                    self.add(Check::ok("realm", format::plain(challenge.param("realm").unwrap_or_default())));
+                    self.add(Check::ok("token", format!("{kind}, {life}")));
+                }
+                Err(error) => {
+                    let name = self.probe.username().await.ok().flatten();
+                    let fault = Fault::of_token(&error, name.as_deref(), now());
+                    let row = if fault.kind == Kind::RealmElsewhere { "realm" } else { "token" };
+                    let fault = configured(fault);
+                    self.add(Check::fault(row, fault));
+                    return None;
+                }
+            }
+            return Some(());
+        }
+        Some(())
+    }
+
+    async fn login(&mut self) -> Option<()> {
+        match self.get("/v2/", Access::Version, &[]).await {
+            Err(error) => self.failed("login", &error),
+            Ok(response) if response.status.is_success() => {
+                self.add(Check::ok("login", "/v2/ answers 200"));
+                Some(())
+            }
+            Ok(response) => {
+                let found = self.said(response).await;
+                self.add(Check::bad("login", found));
+                None
+            }
+        }
+    }
+
+    /// The one that was named, or the first that is listed.
+    async fn repository(&mut self, wanted: &Wanted) -> Option<RepositoryName> {
+        let library = self.probe.settings().library;
+        if let Some(name) = &wanted.repository {
+            let single = library && !name.as_str().contains('/');
+            return if single { name.with_prefix("library").ok() } else { Some(name.clone()) };
+        }
+        if library {
+            return RepositoryName::parse("library/alpine").ok();
+        }
+        let response = self.get("/v2/_catalog?n=1", Access::Catalog, &[]).await.ok()?;
+        let listed = self.json(response).await?;
+        RepositoryName::parse(listed.get("repositories")?.get(0)?.as_str()?).ok()
+    }
+
+    /// Everything that a pull needs.
+    async fn read(&mut self, name: &RepositoryName, reference: Option<Reference>) {
+        let tags = self.tags(name).await;
+        let reference = reference.or_else(|| Reference::parse(tags.as_deref().unwrap_or("latest")).ok());
+        let Some(reference) = reference else { return };
+        let Some((digest, manifest)) = self.manifest(name, &reference).await else { return };
+        self.referrers(name, &digest).await;
+        match self.blob_of(name, manifest).await {
+            Some(blob) => self.blob(name, &blob).await,
+            None => self.add(Check::skipped("blob", format!("{name} {reference} names none"))),
+        }
+    }
+
+    /// The tag to look at: `latest`, or the first.
+    async fn tags(&mut self, name: &RepositoryName) -> Option<String> {
+        let target = format!("/v2/{name}/tags/list");
+        let response = match self.get(&target, pull(name), &[]).await {
+            Ok(response) => response,
+            Err(error) => return self.failed("tags/list", &error),
+        };
+        if !response.status.is_success() {
+            let found = self.said(response).await;
+            self.add(Check::minor("tags/list", found).advise("pulls do without"));
+            return None;
+        }
+        let listed = self.json(response).await.unwrap_or_default();
+        let tags = listed.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+        let tags: Vec<_> = tags.iter().filter_map(Value::as_str).collect();
+        self.add(Check::ok("tags/list", format!("of {name}: {}", tags.len())));
+        let latest = tags.iter().find(|tag| **tag == "latest").or_else(|| tags.first());
+        latest.map(|tag| (*tag).to_owned())
+    }
+
+    /// HEAD and GET of it; its digest and content.
+    async fn manifest(&mut self, name: &RepositoryName, reference: &Reference) -> Option<(Digest, Value)> {
+        let target = format!("/v2/{name}/manifests/{reference}");
+        let head = self.send(&Method::HEAD, &target, pull(name), &[]).await;
+        let head = match head {
+            Ok(head) if head.status.is_success() => head,
+            Ok(head) => {
+                let found = format!("HEAD of {name} {reference} answers {}", head.status);
+                self.add(Check::bad("manifest HEAD", found));
+                return None;
+            }
+            Err(error) => return self.failed("manifest HEAD", &error),
+        };
+        let missing = [header::CONTENT_TYPE, header::CONTENT_LENGTH, DIGEST];
+        let missing: Vec<_> = missing.iter().filter(|name| !head.headers.contains_key(*name)).collect();
+        let missing: Vec<_> = missing.iter().map(|name| name.as_str()).collect();
+        self.add(match missing.as_slice() {
+            [] => Check::ok("manifest HEAD", "with type, length and digest"),
+            missing => Check::minor("manifest HEAD", format!("without {}", missing.join(", ")))
+                .advise("clients have to read the whole manifest"),
+        });
+        let said = digest_in(&head.headers);
+        let response = match self.get(&target, pull(name), &[]).await {
+            Ok(response) if response.status.is_success() => response,
+            Ok(response) => {
+                let found = self.said(response).await;
+                self.add(Check::bad("manifest", found));
+                return None;
+            }
+            Err(error) => return self.failed("manifest", &error),
+        };
+        let said = digest_in(&response.headers).or(said);
+        let body = self.body(response).await?;
+        let actual = sha256(&body)?;
+        let wrong = [said, digest_of(reference)]
+            .into_iter()
+            .flatten()
+            .find(|said| said.as_str().starts_with("sha256:") && *said != actual);
+        if let Some(said) = wrong {
+            let found = format!("it should be {said}, and is {actual}");
+            self.add(Check::bad("manifest", found).advise("clients refuse it"));
+            return None;
+        }
+        self.add(Check::ok("manifest", format!("{reference} is {actual}, {} bytes", body.len())));
+        Some((actual, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
+    async fn referrers(&mut self, name: &RepositoryName, digest: &Digest) {
+        let target = format!("/v2/{name}/referrers/{digest}");
+        let check = match self.get(&target, pull(name), &[]).await {
+            Err(error) => Check::minor("referrers", format::chain(&error)),
+            Ok(response) => match response.status {
+                StatusCode::OK => Check::ok("referrers", "listed"),
+                StatusCode::NOT_FOUND => {
+                    Check::ok("referrers", "not listed (404): clients look for a tag instead")
+                }
+                _ => {
+                    Check::minor("referrers", self.said(response).await).advise("signatures may not be found")
+                }
+            },
+        };
+        self.add(check);
+    }
+
+    /// A blob of the manifest, or of the first that an index names.
+    async fn blob_of(&self, name: &RepositoryName, manifest: Value) -> Option<Blob> {
+        let manifest = match manifest.get("manifests").and_then(|list| list.get(0)) {
+            None => manifest,
+            Some(first) => {
+                let target = format!("/v2/{name}/manifests/{}", first.get("digest")?.as_str()?);
+                self.json(self.get(&target, pull(name), &[]).await.ok()?).await?
+            }
+        };
+        let first =
+            manifest.get("layers").and_then(|layers| layers.get(0)).or_else(|| manifest.get("config"))?;
+        let digest = Digest::parse(first.get("digest")?.as_str()?).ok()?;
+        Some(Blob { digest, size: first.get("size")?.as_u64()? })
+    }
+
+    async fn blob(&mut self, name: &RepositoryName, blob: &Blob) {
+        let target = format!("/v2/{name}/blobs/{}", blob.digest);
+        if self.redirect(name, &target).await.is_none() {
+            return;
+        }
+        let size = blob.size;
+        let check = self.judged("blob HEAD", self.send(&Method::HEAD, &target, pull(name), &[]), |head| {
+            let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+            match length.map(str::parse::<u64>) {
+                _ if !head.status.is_success() => {
+                    Err(Check::bad("blob HEAD", format!("answers {}", head.status)))
+                }
+                Some(Ok(length)) if size == length => Ok(format!("{size} bytes")),
+                None => Err(Check::minor("blob HEAD", "without Content-Length")),
+                Some(_) => {
+                    Err(Check::bad("blob HEAD", format!("its length is not {size}, as the manifest has it")))
+                }
+            }
+        });
+        let check = check.await;
+        self.add(check);
+        let range = [(header::RANGE, "bytes=0-0".to_owned())];
+        let check = self.judged("Range", self.get(&target, pull(name), &range), |part| {
+            let right = content_range(part) == Some(format!("bytes 0-0/{size}"));
+            match part.status {
+                StatusCode::PARTIAL_CONTENT if right => Ok("206 with the right Content-Range".to_owned()),
+                StatusCode::PARTIAL_CONTENT => Err(Check::bad("Range", "206 with a wrong Content-Range")
+                    .advise("what breaks off is not gone on with")),
+                StatusCode::OK => Err(Check::minor("Range", "ignored (200)")
+                    .advise("a blob that breaks off has to be pulled again from its start")),
+                status => Err(Check::minor("Range", format!("answers {status}"))),
+            }
+        });
+        let check = check.await;
+        self.add(check);
+        let range = [(header::RANGE, format!("bytes={size}-"))];
+        let check = self.judged("Range beyond", self.get(&target, pull(name), &range), |part| {
+            match (part.status, content_range(part)) {
+                (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) if range == format!("bytes */{size}") => {
+                    Ok("416 with the length".to_owned())
+                }
+                (StatusCode::RANGE_NOT_SATISFIABLE, _) => {
+                    Err(Check::minor("Range beyond", "416 without the right length"))
+                }
+                (status, _) => Err(Check::minor("Range beyond", format!("answers {status} instead of 416"))),
+            }
+        });
+        let check = check.await;
+        self.add(check);
+    }
+
+    /// Where its blobs are. `None` where the gateway does not go there.
+    async fn redirect(&mut self, name: &RepositoryName, target: &str) -> Option<()> {
+        let way = self.probe.own(target);
+        let mut body = RequestBody::empty();
+        let range = [(header::RANGE, "bytes=0-0".to_owned())];
+        let request = self.request(&Method::GET, target, pull(name), &range, &mut body);
+        let response = match self.probe.send_here(&way, request).await {
+            Ok(response) => response,
+            Err(error) => return self.failed("redirects", &error),
+        };
+        if !is_redirect(response.status) {
+            self.add(Check::ok("redirects", "none: it serves its blobs itself"));
+            return Some(());
+        }
+        let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let passed = self.probe.settings().redirects == Redirects::Pass;
+        match self.probe.redirect(&way, location.unwrap_or_default()) {
+            Ok(to) => {
+                let how = if passed { "passed to the client" } else { "followed by the gateway" };
+                self.add(Check::ok("redirects", format!("blobs are at {}: {how}", to.host())));
+            }
+            Err(error) if passed => {
+                let found = format!("passed to the client; the gateway itself would not go there: {error}");
+                self.add(Check::minor("redirects", found));
+                return None;
+            }
+            Err(error) => {
+                self.add(Check::fault("redirects", Fault::elsewhere(Kind::Redirect, &error)));
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    async fn judged(
+        &self,
+        what: &'static str,
+        asked: impl Future<Output = Result<Response, Error>>,
+        judge: impl FnOnce(&Response) -> Result<String, Check>,
+    ) -> Check {
+        match asked.await {
+            Ok(response) => judge(&response).map_or_else(|check| check, |found| Check::ok(what, found)),
+            Err(error) => self.failure(what, &error),
+        }
+    }
+
+    pub(super) fn add(&mut self, check: Check) {
+        self.checks.push(check.with_texts(|text| self.probe.veiled(&text)));
+    }
+
+    /// A row for what did not happen at all. `None`, for whoever ends with it.
+    pub(super) fn failed<T>(&mut self, what: &'static str, error: &Error) -> Option<T> {
+        self.add(self.failure(what, error));
+        None
+    }
+
+    pub(super) fn failure(&self, what: &'static str, error: &Error) -> Check {
+        Check::fault(what, configured(Fault::of(error, now())))
+    }
+
+    async fn get(
+        &self,
+        target: &str,
+        access: Access,
+        headers: &[(HeaderName, String)],
+    ) -> Result<Response, Error> {
+        self.send(&Method::GET, target, access, headers).await
+    }
+
+    /// As the gateway does it; a blob too is asked for as something else, so that its stream is left as it is.
+    async fn send(
+        &self,
+        method: &Method,
+        target: &str,
+        access: Access,
+        headers: &[(HeaderName, String)],
+    ) -> Result<Response, Error> {
+        let mut body = RequestBody::empty();
+        self.probe.send(self.request(method, target, access, headers, &mut body)).await
+    }
+
+    /// `target` begins with `/v2/`.
+    pub(super) fn request<'b>(
+        &self,
+        method: &Method,
+        target: &str,
+        access: Access,
+        further: &[(HeaderName, String)],
+        body: &'b mut RequestBody,
+    ) -> Request<'b> {
+        let mut headers = fields();
+        let further =
+            further.iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
+        headers.extend(further.map(|(name, value)| (name.clone(), value)));
+        let target = [self.probe.settings().url.path.as_str(), target].concat();
+        Request { method: method.clone(), target, headers, body, access, subject: Subject::Other }
+    }
+
+    async fn json(&self, response: Response) -> Option<Value> {
+        serde_json::from_slice(&self.body(response).await?).ok()
+    }
+
+    async fn body(&self, response: Response) -> Option<Bytes> {
+        let whole = Limited::new(response.body, limits::MANIFEST_BYTES).collect();
+        let whole = tokio::time::timeout(limits::MANIFEST_DEADLINE, whole).await;
+        Some(whole.ok()?.ok()?.to_bytes())
+    }
+
+    /// What an answer that is no success says.
+    pub(super) async fn said(&self, response: Response) -> String {
+        let status = response.status;
+        let errors = self.body(response).await.and_then(|body| ErrorBody::parse(&body)).unwrap_or_default();
+        match errors.errors.first() {
+            Some(error) => format!("answers {status} ({}: {})", error.code, error.message),
+            None => format!("answers {status}"),
+        }
+    }
+}
+
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+fn pull(name: &RepositoryName) -> Access {
+    Access::Repository(name.clone(), Action::Pull)
+}
+
+fn speaks_http(probe: &Probe) -> Fault {
+    let words = format!("{} is asked by https, and speaks http", probe.settings().url.authority());
+    Fault::new(Kind::PlainHttp, words).advise("upstream.url = \"http://...\", if nobody else is on the way")
+}
+
+/// In the words of the configuration rather than of the command line.
+fn configured(fault: Fault) -> Fault {
+    match fault.kind {
+        Kind::NeedsLogin => fault.advise("set upstream.credentials"),
+        Kind::Certificate if fault.advice.as_ref().is_some_and(|advice| advice.contains("--ca")) => {
+            fault.advise("if that is right, trust whoever signed it: upstream.ca = \"FILE\"")
+        }
+        _ => fault,
+    }
+}
+
+/// The server's own certificate, and who vouches for it in the end.
+fn shown(chain: &[Certificate]) -> String {
+    let Some(own) = chain.first() else { return "a certificate that can't be read".to_owned() };
+    let subject = if own.subject.is_empty() { "a certificate without a subject" } else { &own.subject };
+    let until = chain.iter().map(|one| format::unix(one.not_after)).min();
+    let until = until.and_then(|until| format::moment(until, now())).unwrap_or_default();
+    let issuers: Vec<_> = chain.iter().map(|one| one.issuer.as_str()).collect();
+    format!("{subject}, signed by {}, good until {until}", issuers.join(", by "))
+}
+
+fn content_range(response: &Response) -> Option<String> {
+    response.headers.get(header::CONTENT_RANGE)?.to_str().ok().map(str::to_owned)
+}
+
+fn digest_in(headers: &HeaderMap) -> Option<Digest> {
+    Digest::parse(headers.get(DIGEST)?.to_str().ok()?).ok()
+}
+
+fn digest_of(reference: &Reference) -> Option<Digest> {
+    match reference {
+        Reference::Digest(digest) => Some(digest.clone()),
+        Reference::Tag(_) => None,
+    }
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> Option<Digest> {
+    Some(Digest::sha256(digest(&SHA256, bytes).as_ref().try_into().ok()?))
+}

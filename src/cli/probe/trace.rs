@@ -1,0 +1,505 @@
+//! The walk through a challenge, as a person would do it by hand.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use serde_json::Value;
+
+use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::format;
+use crate::cli::probe::image::{Place, is_loopback};
+use crate::cli::probe::jwt::Jwt;
+use crate::cli::probe::step::{Exchange, Header, Shown, Step, Token, TokenAnswer, Walk};
+use crate::clock;
+use crate::config::limits;
+use crate::proto::{Challenge, ErrorBody, Scheme, challenge};
+use crate::upstream::{Error, Pass, Probe, RateLimit, Response, Way};
+
+/// Walks to `place` and back. `username` is whose password is shown, if anybody's.
+pub(super) async fn walk(probe: &Probe, place: &Place, asked: &str, username: Option<&str>) -> Walk {
+    let mut walker =
+        Walker { probe, place, username, steps: Vec::new(), notes: Vec::new(), token: None, skew: None };
+    let done = walker.run().await;
+    walker.note_skew();
+    let (result, fault) = match done {
+        Ok(result) => (Some(result), None),
+        Err(fault) => (None, Some(walker.veiled(fault))),
+    };
+    Walk {
+        asked: asked.to_owned(),
+        identity: username.unwrap_or("anonymous").to_owned(),
+        steps: walker.steps,
+        notes: walker.notes,
+        result,
+        fault,
+    }
+}
+
+struct Walker<'a> {
+    probe: &'a Probe,
+    place: &'a Place,
+    username: Option<&'a str>,
+    steps: Vec<Step>,
+    notes: Vec<String>,
+    /// The token that was given, if it can be read.
+    token: Option<Jwt>,
+    /// By how much the registry's clock is ahead of ours, in seconds.
+    skew: Option<i64>,
+}
+
+/// What came of the last request.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    shown: Shown,
+    /// Where it came from.
+    way: Way,
+    /// What the body says is wrong.
+    errors: Vec<String>,
+}
+
+impl Walker<'_> {
+    async fn run(&mut self) -> Result<String, Fault> {
+        let way = self.probe.own(&self.place.target);
+        let first = self.ask(way.clone(), &Pass::default(), Shown::Nothing).await?;
+        if first.status != StatusCode::UNAUTHORIZED {
+            if self.username.is_some() {
+                self.notes.push("it did not ask who is there: the password was not tried".to_owned());
+            }
+            return self.arrive(first, &Pass::default()).await;
+        }
+        let challenges = self.challenges(&first).await?;
+        let (pass, shown) = self.pass(&challenges).await?;
+        let url = &self.probe.settings().url;
+        if self.username.is_some() && !url.https && !is_loopback(&url.host) {
+            self.notes.push("name and password travelled unencrypted".to_owned());
+        }
+        let second = self.ask(way, &pass, shown).await?;
+        self.arrive(second, &pass).await
+    }
+
+    /// What the 401 asks for. Some registries say so at `/v2/` alone.
+    async fn challenges(&mut self, first: &Answer) -> Result<Vec<Challenge>, Fault> {
+        let mut challenges = parsed(&first.headers);
+        if challenges.is_empty() && self.place.target != "/v2/" {
+            self.notes.push("the 401 does not say what is wanted, so /v2/ is asked".to_owned());
+            let version = self.ask(self.probe.own("/v2/"), &Pass::default(), Shown::Nothing).await?;
+            challenges = parsed(&version.headers);
+        }
+        for challenge in &challenges {
+            let told = |(key, value): &(String, String)| (key.clone(), Value::from(self.probe.veiled(value)));
+            let parameters = challenge.params.iter().map(told).collect();
+            self.steps.push(Step::Challenge { scheme: challenge.scheme.as_str().to_owned(), parameters });
+        }
+        let usable =
+            challenges.iter().any(|challenge| matches!(challenge.scheme, Scheme::Basic | Scheme::Bearer));
+        if usable {
+            return Ok(challenges);
+        }
+        Err(Fault::new(
+            Kind::NoRegistry,
+            "it answers 401 and asks for nothing that a registry's client can give",
+        ))
+    }
+
+    /// Bearer goes first, as with the gateway.
+    async fn pass(&mut self, challenges: &[Challenge]) -> Result<(Pass, Shown), Fault> {
+        for challenge in challenges {
+            if let Some(pass) = self.token(challenge).await? {
+                return Ok((pass, Shown::Token));
+            }
+        }
+        let pass = self.probe.basic().await.map_err(|error| self.fault(&error.into()))?;
+        if pass.is_nothing() {
+            return Err(Fault::new(Kind::NeedsLogin, "it wants a name and a password").advise("-u NAME"));
+        }
+        Ok((pass, Shown::Password))
+    }
+
+    async fn token(&mut self, challenge: &Challenge) -> Result<Option<Pass>, Fault> {
+        let errand = self.probe.errand(challenge, &self.place.access).await;
+        let Some(errand) = errand.map_err(|error| self.fault(&error.into()))? else { return Ok(None) };
+        if errand.is_needless() {
+            return Ok(None);
+        }
+        self.steps.push(Step::TokenRequest {
+            method: errand.method(),
+            url: self.probe.veiled(&errand.url()),
+            scope: self.probe.veiled(&errand.scope()),
+            identity: self.username.unwrap_or("anonymous").to_owned(),
+        });
+        let given = self.probe.token(&errand).await;
+        let given = given.map_err(|error| Fault::of_token(&error, self.username, now()))?;
+        let lifetime = given.answer.lifetime();
+        let said = given.answer.expires_in.is_some();
+        self.steps.push(Step::TokenAnswer(TokenAnswer {
+            lifetime_seconds: lifetime,
+            lifetime_said: said,
+            issued_at: given.answer.issued_at.as_deref().map(|text| self.probe.veiled(text)),
+            words: lifetime_words(lifetime, said, given.answer.issued_at_unix()),
+        }));
+        self.read_token(given.answer.token.expose());
+        Ok(Some(given.pass))
+    }
+
+    fn read_token(&mut self, token: &str) {
+        self.token = Jwt::decode(token).map(|jwt| jwt.with_texts(&|text| self.probe.veiled(text)));
+        self.steps.push(Step::Token(match &self.token {
+            Some(jwt) => Token::Jwt { verified: false, times: jwt.moments(now()), jwt: jwt.clone() },
+            None => Token::Opaque { characters: token.chars().count() },
+        }));
+    }
+
+    /// HEAD for an image: Docker Hub counts no HEAD.
+    async fn ask(&mut self, way: Way, pass: &Pass, shown: Shown) -> Result<Answer, Fault> {
+        let method = if self.place.image.is_some() { Method::HEAD } else { Method::GET };
+        self.ask_by(&method, way, pass, shown).await
+    }
+
+    async fn ask_by(
+        &mut self,
+        method: &Method,
+        way: Way,
+        pass: &Pass,
+        shown: Shown,
+    ) -> Result<Answer, Fault> {
+        let with = if pass.is_nothing() || !way.is_own() { Shown::Nothing } else { shown };
+        let asked = self.probe.ask(method, &way, fields(), pass).await;
+        let mut exchange = Exchange {
+            method: method.to_string(),
+            url: self.probe.veiled(&way.to_string()),
+            with,
+            status: None,
+            headers: Vec::new(),
+            errors: Vec::new(),
+        };
+        let response = match asked {
+            Ok(response) => response,
+            Err(error) => {
+                self.steps.push(Step::Request(exchange));
+                return Err(self.no_answer(&error).await);
+            }
+        };
+        self.see_clock(&response.headers);
+        let (status, headers) = (response.status, response.headers.clone());
+        exchange.status = Some(status.as_u16());
+        exchange.headers = self.told(&headers);
+        exchange.errors = self.errors(response).await;
+        let errors = exchange.errors.clone();
+        self.steps.push(Step::Request(exchange));
+        if status == StatusCode::BAD_REQUEST && !self.probe.settings().url.https {
+            self.other_scheme(Kind::NeedsTls).await?;
+        }
+        Ok(Answer { status, headers, shown: with, way, errors })
+    }
+
+    /// The last answer: follows redirects, and says what it means.
+    async fn arrive(&mut self, mut answer: Answer, pass: &Pass) -> Result<String, Fault> {
+        for _ in 0..limits::REDIRECTS {
+            if !is_redirect(answer.status) {
+                break;
+            }
+            let way = self.redirect(&answer)?;
+            answer = self.ask(way, pass, answer.shown).await?;
+        }
+        if let Some(limit) = RateLimit::of(&answer.headers) {
+            self.steps.push(Step::RateLimit {
+                limit: limit.limit,
+                remaining: limit.remaining,
+                window_seconds: limit.window.map(|window| window.as_secs()),
+                source: limit.source.map(|source| self.probe.veiled(&source)),
+            });
+        }
+        let image_is_refused =
+            self.place.image.is_some() && matches!(answer.status.as_u16(), 400 | 403 | 404 | 405);
+        if image_is_refused {
+            // The answer to a HEAD has no body that says why.
+            let again = self.ask_by(&Method::GET, answer.way.clone(), pass, answer.shown).await?;
+            if again.status.is_success() {
+                self.notes.push(format!("HEAD is answered {}, where GET works", answer.status.as_u16()));
+            }
+            answer = again;
+        }
+        if answer.status.is_success() { Ok(self.success(&answer)) } else { Err(self.refusal(&answer)) }
+    }
+
+    fn redirect(&mut self, answer: &Answer) -> Result<Way, Fault> {
+        let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(|| Fault::new(Kind::Redirect, "it redirects to nowhere"))?;
+        let way = self.probe.redirect(&answer.way, location);
+        let to = match &way {
+            Ok(way) => way.to_string(),
+            Err(_) => without_query(location).to_owned(),
+        };
+        self.steps.push(Step::Redirect { to: self.probe.veiled(&to), allowed: way.is_ok() });
+        way.map_err(|error| Fault::elsewhere(Kind::Redirect, &error))
+    }
+
+    fn success(&self, answer: &Answer) -> String {
+        let text = |name: &HeaderName| {
+            let value = answer.headers.get(name).and_then(|value| value.to_str().ok());
+            value.map(|value| self.probe.veiled(value))
+        };
+        let Some(image) = &self.place.image else {
+            return format!(
+                "{} answers {}",
+                self.probe.veiled(&answer.way.to_string()),
+                answer.status.as_u16()
+            );
+        };
+        let digest =
+            text(&DIGEST).unwrap_or_else(|| "there, though it does not say by which digest".to_owned());
+        let kind = text(&header::CONTENT_TYPE).map(|kind| format!(", {kind}")).unwrap_or_default();
+        format!("{} {} is {digest}{kind}", image.repository, image.reference)
+    }
+
+    fn refusal(&self, answer: &Answer) -> Fault {
+        let said = answer.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+        match answer.status {
+            StatusCode::UNAUTHORIZED => self.unauthorized(answer),
+            StatusCode::TOO_MANY_REQUESTS => Fault::of_limit(&answer.headers, now()),
+            StatusCode::FORBIDDEN => {
+                let who = self.username.unwrap_or("nobody in particular");
+                Fault::new(Kind::Denied, format!("this is not for {who}{said}"))
+            }
+            StatusCode::NOT_FOUND => self.not_found(answer, &said),
+            status if is_redirect(status) => Fault::new(Kind::Redirect, "it redirects in circles"),
+            status => Fault::new(Kind::Answer, format!("it answers {status}{said}")),
+        }
+    }
+
+    fn not_found(&self, answer: &Answer, said: &str) -> Fault {
+        let Some(image) = &self.place.image else {
+            let kind = if self.place.target == "/v2/" { Kind::NoRegistry } else { Kind::Answer };
+            let words = if kind == Kind::NoRegistry { "there is no /v2/" } else { "there is no such thing" };
+            return Fault::new(kind, format!("{words}{said}"));
+        };
+        if answer.errors.iter().any(|error| error.starts_with("MANIFEST_UNKNOWN")) {
+            let words = format!("{} has no {}{said}", image.repository, image.reference);
+            return Fault::new(Kind::NoSuchImage, words);
+        }
+        self.no_repository(said)
+    }
+
+    /// Registries do not tell what is not there from what is not to be seen.
+    fn no_repository(&self, said: &str) -> Fault {
+        let Some(image) = &self.place.image else {
+            let words = format!(
+                "it refuses what its own token endpoint gave{said}: not there, or not for this account"
+            );
+            return Fault::new(Kind::NoSuchRepository, words);
+        };
+        let whom = self.username.map_or_else(|| "everybody".to_owned(), |name| format!("{name:?}"));
+        let words = format!("{} is not there, or not for {whom}{said}", image.repository);
+        let fault = Fault::new(Kind::NoSuchRepository, words);
+        match self.username {
+            _ if image.may_be_host => fault.advise("for a registry of that name write https:// before it"),
+            None => fault.advise("-u NAME asks as somebody"),
+            Some(_) => fault,
+        }
+    }
+
+    fn unauthorized(&self, answer: &Answer) -> Fault {
+        match answer.shown {
+            Shown::Nothing => Fault::new(Kind::NeedsLogin, "it wants to know who asks").advise("-u NAME"),
+            Shown::Password => {
+                let who = self.username.unwrap_or("these credentials");
+                Fault::new(Kind::WrongPassword, format!("the registry does not take the password of {who}"))
+            }
+            Shown::Token => self.clock_fault(answer).unwrap_or_else(|| {
+                if invalid_token(&answer.headers) {
+                    let words = "the registry says invalid_token to what its own token endpoint gave";
+                    return Fault::new(Kind::TokenRefused, words)
+                        .advise("do both know the same key, issuer and service?");
+                }
+                self.no_repository("")
+            }),
+        }
+    }
+
+    /// A token that is refused, and by one of the clocks is not good at this moment.
+    fn clock_fault(&self, answer: &Answer) -> Option<Fault> {
+        let token = self.token.as_ref()?;
+        let there = date(&answer.headers);
+        let (here, host) = (now(), &self.probe.settings().url.host);
+        let skew = self.skew.filter(|skew| skew.abs() > TOLERATED);
+        let theirs = skew.map(|skew| format!(", which is {}", apart(skew, "the one here")));
+        let ours = skew.map(|skew| format!(", which is {}", apart(-skew, &format!("that of {host}"))));
+        let clocks = [
+            (there, format!("the clock of {host}{}", theirs.unwrap_or_default())),
+            (Some(here), format!("the clock here{}", ours.unwrap_or_default())),
+        ];
+        let words = clocks.into_iter().find_map(|(clock, whose)| {
+            let clock = clock?;
+            Some(format!("the token is {} by {whose}", out_of_time(token, clock)?))
+        })?;
+        Some(
+            Fault::new(Kind::ClockSkew, words)
+                .advise("set the clocks of registry, token endpoint and this machine"),
+        )
+    }
+
+    fn see_clock(&mut self, headers: &HeaderMap) {
+        let there = date(headers);
+        self.skew = there.map(|there| there.saturating_sub(now())).or(self.skew);
+    }
+
+    fn note_skew(&mut self) {
+        if let Some(skew) = self.skew.filter(|skew| skew.abs() > TOLERATED) {
+            let host = &self.probe.settings().url.host;
+            self.notes.push(format!("the clock of {host} is {}", apart(skew, "the one here")));
+        }
+    }
+
+    /// Why there was no answer. Whoever speaks the wrong one of http and https mostly hears nothing that says so.
+    async fn no_answer(&self, error: &Error) -> Fault {
+        let fault = self.fault(error);
+        let kind = match fault.kind {
+            Kind::Tls => Kind::PlainHttp,
+            Kind::Unreachable if self.probe.settings().url.https => Kind::PlainHttp,
+            Kind::Broken | Kind::Unreachable if !self.probe.settings().url.https => Kind::NeedsTls,
+            _ => return fault,
+        };
+        self.other_scheme(kind).await.err().unwrap_or(fault)
+    }
+
+    async fn other_scheme(&self, kind: Kind) -> Result<(), Fault> {
+        if !self.probe.speaks_the_other().await {
+            return Ok(());
+        }
+        let url = &self.probe.settings().url;
+        let (asked, other) = if url.https { ("TLS", "http") } else { ("plain HTTP", "https") };
+        let words = format!("{} is asked by {asked}, and speaks {other}", url.authority());
+        let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
+        Err(Fault::new(kind, words).advise(format!("write {other}://{host}:{}{}", url.port, url.path)))
+    }
+
+    fn fault(&self, error: &Error) -> Fault {
+        self.veiled(Fault::of(error, now()))
+    }
+
+    fn veiled(&self, fault: Fault) -> Fault {
+        Fault { message: self.probe.veiled(&fault.message), ..fault }
+    }
+
+    /// The fields that say something here; others may say what is nobody's business.
+    fn told(&self, headers: &HeaderMap) -> Vec<Header> {
+        let told = |name: &&str| {
+            headers
+                .get_all(*name)
+                .iter()
+                .map(|value| {
+                    let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                    let value = if *name == "Location" { without_query(&value).to_owned() } else { value };
+                    Header { name: (*name).to_owned(), value: self.probe.veiled(&value) }
+                })
+                .collect::<Vec<_>>()
+        };
+        TOLD.iter().flat_map(told).collect()
+    }
+
+    async fn errors(&self, response: Response) -> Vec<String> {
+        if response.status.is_success() || is_redirect(response.status) {
+            return Vec::new();
+        }
+        let body = Limited::new(response.body, ErrorBody::MAX_LENGTH).collect();
+        let Ok(Ok(body)) = tokio::time::timeout(limits::TOKEN_DEADLINE, body).await else {
+            return Vec::new();
+        };
+        let errors = ErrorBody::parse(&body.to_bytes()).unwrap_or_default().errors;
+        errors.iter().map(|error| self.probe.veiled(&format!("{}: {}", error.code, error.message))).collect()
+    }
+}
+
+/// Seconds by which two clocks may differ before it is worth a word.
+const TOLERATED: i64 = 60;
+
+/// In the order in which they are told.
+const TOLD: [&str; 13] = [
+    "WWW-Authenticate",
+    "Location",
+    "Docker-Distribution-Api-Version",
+    "Docker-Content-Digest",
+    "Content-Type",
+    "Content-Length",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "Docker-RateLimit-Source",
+    "Retry-After",
+    "X-Retry-After",
+    "Date",
+    "Server",
+];
+
+const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Every kind of manifest that clients take; without it registries convert, or say there is none.
+pub(super) const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*;q=0.5";
+
+/// What goes out with every request.
+pub(super) fn fields() -> HeaderMap {
+    HeaderMap::from_iter([
+        (header::ACCEPT, HeaderValue::from_static(MANIFESTS)),
+        (header::USER_AGENT, HeaderValue::from_static(concat!("dockgate/", env!("CARGO_PKG_VERSION")))),
+    ])
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    format::unix(clock::wall())
+}
+
+/// The time at whoever answered, in seconds since 1970.
+pub(super) fn date(headers: &HeaderMap) -> Option<i64> {
+    let date: SystemTime = httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()?;
+    Some(format::unix(date))
+}
+
+/// All challenges of a 401.
+pub(super) fn parsed(headers: &HeaderMap) -> Vec<Challenge> {
+    challenge::parse_all(headers.get_all(header::WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes))
+}
+
+pub(super) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// `5 min ahead of the clock of a.example`.
+pub(super) fn apart(skew: i64, of: &str) -> String {
+    let how = if skew > 0 { "ahead of" } else { "behind" };
+    format!("{} {how} {of}", format::duration(skew.unsigned_abs()))
+}
+
+/// Why a token is not good at `clock`, if so.
+fn out_of_time(token: &Jwt, clock: i64) -> Option<String> {
+    let begins = token.time("nbf").or_else(|| token.time("iat")).filter(|begins| *begins > clock);
+    let ends = token.time("exp").filter(|ends| *ends <= clock);
+    let (how, at) = match begins {
+        Some(at) => ("not valid before", at),
+        None => ("valid until", ends?),
+    };
+    Some(format!("{how} {}", format::moment(at, clock)?))
+}
+
+/// For how long a token is good.
+pub(super) fn lifetime_words(seconds: u64, said: bool, issued: Option<i64>) -> String {
+    let mut words = format!("good for {}", format::duration(seconds));
+    if !said {
+        words += ", since it says nothing else";
+    }
+    if let Some(issued) = issued.and_then(|issued| format::moment(issued, now())) {
+        words = format!("{words}, issued {issued}");
+    }
+    words
+}
+
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn invalid_token(headers: &HeaderMap) -> bool {
+    parsed(headers).iter().any(|challenge| challenge.param("error") == Some("invalid_token"))
+}

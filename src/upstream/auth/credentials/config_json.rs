@@ -1,0 +1,253 @@
+//! What a docker `config.json` says of one registry (docker/cli `cli/config/configfile`). Pure.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use crate::upstream::auth::credentials::docker_config::DockerConfigError;
+use crate::upstream::auth::credentials::grant::{Flaw, Grant};
+use crate::upstream::auth::credentials::program;
+use crate::upstream::auth::credentials::server::Server;
+
+/// What the file says of one registry.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The NAME of the helper to ask first.
+    pub(crate) helper: Option<String>,
+    /// What serves where the helper has nothing, or there is none.
+    pub(crate) grant: Option<Grant>,
+}
+
+/// Reads what `bytes` hold for `server`. What they hold for others is not looked at.
+pub(crate) fn read(bytes: &[u8], server: &Server) -> Result<Entry, DockerConfigError> {
+    // serde's own message would repeat what it did not like.
+    let file: File = serde_json::from_slice(bytes)
+        .map_err(|error| DockerConfigError::Malformed { line: error.line(), column: error.column() })?;
+    let helper = file.helper(server).filter(|name| !name.is_empty());
+    if helper.is_some_and(|name| !program::is_name(name)) {
+        return Err(DockerConfigError::HelperName(server.key().to_owned()));
+    }
+    let helper = helper.map(str::to_owned);
+    let grant =
+        file.grant(server).map_err(|flaw| DockerConfigError::Flawed(server.key().to_owned(), flaw))?;
+    Ok(Entry { helper, grant })
+}
+
+/// Go reads `null` as if the key were not there, and so do we.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    auths: Option<BTreeMap<String, Option<Auth>>>,
+    cred_helpers: Option<BTreeMap<String, String>>,
+    creds_store: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+    registrytoken: Option<String>,
+}
+
+impl File {
+    /// A registry's own helper beats the one for all; an empty name says that it has none.
+    fn helper<'a>(&'a self, server: &Server) -> Option<&'a str> {
+        let own = self.cred_helpers.as_ref().and_then(|helpers| of(helpers, server).next());
+        own.or(self.creds_store.as_ref()).map(String::as_str)
+    }
+
+    /// Where a helper has the credentials there is an entry all the same, and it is empty.
+    fn grant(&self, server: &Server) -> Result<Option<Grant>, Flaw> {
+        let Some(auths) = &self.auths else { return Ok(None) };
+        of(auths, server).flatten().find_map(|auth| auth.grant().transpose()).transpose()
+    }
+}
+
+/// What is kept for `server`, under its own key first.
+fn of<'a, T>(map: &'a BTreeMap<String, T>, server: &Server) -> impl Iterator<Item = &'a T> {
+    let others = map.iter().filter(move |(key, _)| *key != server.key() && server.is(key));
+    map.get(server.key()).into_iter().chain(others.map(|(_, value)| value))
+}
+
+impl Auth {
+    /// A token beats a password: it is what the password was exchanged for.
+    fn grant(&self) -> Result<Option<Grant>, Flaw> {
+        if let Some(token) = written(&self.registrytoken) {
+            return Grant::registry_token(token.to_owned()).map(Some);
+        }
+        if let Some(token) = written(&self.identitytoken) {
+            return Grant::identity_token(token.to_owned()).map(Some);
+        }
+        if let Some(auth) = written(&self.auth) {
+            return decode(auth).map(Some);
+        }
+        match (written(&self.username), &self.password) {
+            (None, None) => Ok(None),
+            (None, Some(password)) if password.is_empty() => Ok(None),
+            (username, password) => {
+                let password = password.clone().unwrap_or_default();
+                Grant::password(username.unwrap_or_default().to_owned(), password).map(Some)
+            }
+        }
+    }
+}
+
+fn written(field: &Option<String>) -> Option<&str> {
+    field.as_deref().filter(|text| !text.is_empty())
+}
+
+/// Old versions of docker wrote NULs behind the password.
+fn decode(auth: &str) -> Result<Grant, Flaw> {
+    let decoded = STANDARD.decode(auth.trim()).map_err(|_| Flaw::Encoding)?;
+    let pair = String::from_utf8(decoded).map_err(|_| Flaw::Encoding)?;
+    let (username, password) = pair.split_once(':').ok_or(Flaw::Encoding)?;
+    Grant::password(username.to_owned(), password.trim_end_matches('\0').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::UpstreamUrl;
+
+    fn server(host: &str, port: u16) -> Server {
+        Server::of(&UpstreamUrl { https: true, host: host.into(), port, path: String::new() })
+    }
+
+    fn entry(json: &str) -> Result<Entry, DockerConfigError> {
+        read(json.as_bytes(), &server("r.example", 443))
+    }
+
+    /// What serves where no helper does.
+    fn shown(entry: &Entry) -> String {
+        match &entry.grant {
+            None => "none".into(),
+            Some(Grant::Nothing) => "nothing".into(),
+            Some(Grant::Password(login)) => format!("{}:{}", login.username, login.password.expose()),
+            Some(Grant::IdentityToken(token)) => format!("identity {}", token.expose()),
+            Some(Grant::RegistryToken(token)) => format!("registry {}", token.expose()),
+        }
+    }
+
+    fn auth(pair: &str) -> String {
+        STANDARD.encode(pair)
+    }
+
+    #[test]
+    fn every_field_of_an_entry_is_read() {
+        for (fields, expected) in [
+            (format!(r#""auth":"{}""#, auth("user:pass")), "user:pass"),
+            (format!(r#""auth":"{}","username":"x","password":"y""#, auth("u:p:q")), "u:p:q"),
+            (format!(r#""auth":"{}""#, auth("user:pass\0\0\0")), "user:pass"),
+            (format!(r#""auth":"{}""#, auth("user:")), "user:"),
+            (r#""username":"user","password":"pass""#.into(), "user:pass"),
+            (r#""username":"user""#.into(), "user:"),
+            (r#""auth":"","username":"user","password":"pass","email":"x@y""#.into(), "user:pass"),
+            (format!(r#""auth":"{}","identitytoken":"it""#, auth("0000:")), "identity it"),
+            (r#""identitytoken":"it","registrytoken":"rt""#.into(), "registry rt"),
+            (r#""auth":null,"identitytoken":"","registrytoken":null"#.into(), "none"),
+            (r#""username":"","password":"""#.into(), "none"),
+            (String::new(), "none"),
+        ] {
+            let entry = entry(&format!(r#"{{"auths":{{"r.example":{{{fields}}}}}}}"#)).unwrap();
+            assert_eq!(shown(&entry), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_key_may_be_a_host_a_host_with_its_port_or_a_url() {
+        for (key, port, found) in [
+            ("r.example", 443, true),
+            ("r.example:443", 443, true),
+            ("https://r.example", 443, true),
+            ("https://r.example/v1/", 443, true),
+            ("r.example:5000", 5000, true),
+            ("https://r.example:5000", 5000, true),
+            ("r.example", 5000, false),
+            ("r.example:5000", 443, false),
+            ("r.example/team", 443, false),
+            ("x.r.example", 443, false),
+        ] {
+            let json = format!(r#"{{"auths":{{"{key}":{{"username":"u","password":"p"}}}}}}"#);
+            let entry = read(json.as_bytes(), &server("r.example", port)).unwrap();
+            assert_eq!(entry.grant.is_some(), found, "{key} for {port}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_is_kept_under_its_old_url() {
+        let json = r#"{"auths":{
+            "docker.io":{"username":"second","password":"p"},
+            "https://index.docker.io/v1/":{"username":"first","password":"p"},
+            "https://index.docker.io/v1/access-token":{"username":"never","password":"p"}}}"#;
+        for host in ["registry-1.docker.io", "docker.io", "index.docker.io"] {
+            assert_eq!(shown(&read(json.as_bytes(), &server(host, 443)).unwrap()), "first:p", "{host}");
+        }
+        let json = json.replace("https://index.docker.io/v1/\"", "https://index.docker.io/v3/\"");
+        let entry = read(json.as_bytes(), &server("registry-1.docker.io", 443)).unwrap();
+        assert_eq!(shown(&entry), "second:p");
+    }
+
+    #[test]
+    fn an_empty_entry_hides_no_other() {
+        let json = r#"{"auths":{"r.example":{},"https://r.example":null,
+            "https://r.example/v2/":{"username":"u","password":"p"}}}"#;
+        assert_eq!(shown(&entry(json).unwrap()), "u:p");
+    }
+
+    #[test]
+    fn a_registrys_own_helper_beats_the_one_for_all() {
+        for (json, expected) in [
+            (r#"{"credsStore":"all"}"#, Some("all")),
+            (r#"{"credsStore":"all","credHelpers":{"r.example":"own"}}"#, Some("own")),
+            (r#"{"credsStore":"all","credHelpers":{"https://r.example":"own"}}"#, Some("own")),
+            (r#"{"credsStore":"all","credHelpers":{"other.example":"own"}}"#, Some("all")),
+            (r#"{"credsStore":"all","credHelpers":{"r.example":""}}"#, None),
+            (r#"{"credsStore":"","credHelpers":null,"auths":null}"#, None),
+            ("{}", None),
+        ] {
+            assert_eq!(entry(json).unwrap().helper.as_deref(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_helper_comes_with_what_serves_where_it_has_nothing() {
+        let json = r#"{"credsStore":"all","auths":{"r.example":{"username":"u","password":"p"}}}"#;
+        let entry = entry(json).unwrap();
+        assert_eq!((entry.helper.as_deref(), shown(&entry).as_str()), (Some("all"), "u:p"));
+    }
+
+    #[test]
+    fn a_helper_is_a_name_and_no_path() {
+        let error = entry(r#"{"credsStore":"../evil"}"#).unwrap_err();
+        assert_eq!(error, DockerConfigError::HelperName("r.example".into()));
+        assert!(entry(r#"{"credHelpers":{"other.example":"../evil"}}"#).is_ok());
+    }
+
+    #[test]
+    fn a_broken_entry_matters_to_its_registry_alone() {
+        for broken in [r#""auth":"hunter2!""#, r#""auth":"aHVudGVyMg==""#, r#""password":"hunter2""#] {
+            let json = format!(r#"{{"auths":{{"r.example":{{{broken}}}}}}}"#);
+            let error = entry(&json).unwrap_err();
+            assert!(matches!(error, DockerConfigError::Flawed(..)), "{error:?}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+            assert!(entry(&json.replace("r.example", "other.example")).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_malformed_file_is_named_by_the_place_and_not_quoted() {
+        for json in
+            ["", "hunter2", "[]", "{\"auths\":{\"hunter2\":1}}", "{\n\"credsStore\":[\"hunter2\"]}", "{"]
+        {
+            let error = entry(json).unwrap_err();
+            assert!(matches!(error, DockerConfigError::Malformed { .. }), "{json}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        }
+        let error = entry("{\n\"auths\": 1}").unwrap_err();
+        assert_eq!(error.to_string(), "it is no config.json as docker writes it (line 2, column 10)");
+    }
+}

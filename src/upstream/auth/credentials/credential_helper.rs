@@ -1,0 +1,339 @@
+//! A credential helper and what it answered last.
+//!
+//! Running one takes a process and often a call to a cloud, so all workers share one answer, and one run.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::upstream::auth::credentials::grant::Grant;
+use crate::upstream::auth::credentials::program::{HelperError, Program};
+
+/// A helper, asked for one registry. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Helper(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    program: Program,
+    server: String,
+    kept: Mutex<Option<Kept>>,
+    /// Held by whoever runs the program.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    outcome: Result<Grant, HelperError>,
+    /// The end of the last run.
+    ran: Instant,
+    /// From then on it is asked for anew, and still serves meanwhile.
+    renewed_from: Instant,
+    good_until: Instant,
+}
+
+impl Helper {
+    /// `program`, to be asked for the credentials kept under `server`. Runs nothing yet.
+    pub(crate) fn new(program: Program, server: &str) -> Self {
+        let (kept, turn) = (Mutex::default(), Arc::default());
+        Self(Arc::new(Inner { program, server: server.to_owned(), kept, turn }))
+    }
+
+    /// What the program is called.
+    pub(crate) fn program(&self) -> String {
+        self.0.program.name()
+    }
+
+    /// The last answer while it is good, else a new one. Callers at the same time, on any worker, share a run, which
+    /// goes on when they go away. A failure is an answer for 10 s.
+    pub(crate) async fn grant(&self) -> Result<Grant, HelperError> {
+        if let Some(kept) = self.0.good() {
+            if clock::now() >= kept.renewed_from {
+                self.renew();
+            }
+            return kept.outcome;
+        }
+        let inner = self.0.clone();
+        let run = tokio::spawn(async move {
+            let _turn = inner.turn.lock().await;
+            match inner.good() {
+                Some(kept) => kept.outcome,
+                None => inner.run().await,
+            }
+        });
+        run.await.unwrap_or(Err(HelperError::Interrupted))
+    }
+
+    /// The answer was refused: there is a new one as soon as 10 s have passed since the program ran. Until then the
+    /// old one serves: it is the newest there is, and what was refused may have been the one before it.
+    pub(crate) fn refused(&self) {
+        if let Some(kept) = self.0.kept().as_mut() {
+            kept.good_until = kept.good_until.min(kept.ran + PAUSE);
+            kept.renewed_from = kept.good_until;
+        }
+    }
+
+    /// Runs the program behind the back of who asks, unless it runs already.
+    fn renew(&self) {
+        let Ok(turn) = self.0.turn.clone().try_lock_owned() else { return };
+        let inner = self.0.clone();
+        tokio::spawn(async move {
+            // Another may have done it a moment ago.
+            if inner.good().is_none_or(|kept| clock::now() >= kept.renewed_from)
+                && let Err(error) = inner.run().await
+            {
+                tracing::warn!(helper = inner.program.name(), %error, "the helper can't renew its credentials");
+            }
+            drop(turn);
+        });
+    }
+}
+
+impl Inner {
+    fn good(&self) -> Option<Kept> {
+        let now = clock::now();
+        self.kept().as_ref().filter(|kept| now < kept.good_until).cloned()
+    }
+
+    /// Only for who has the turn.
+    async fn run(&self) -> Result<Grant, HelperError> {
+        let outcome = self.program.get(&self.server).await;
+        self.keep(&outcome);
+        outcome
+    }
+
+    fn keep(&self, outcome: &Result<Grant, HelperError>) {
+        let now = clock::now();
+        let mut kept = self.kept();
+        match kept.as_mut() {
+            // What is still good is better than an error.
+            Some(old) if outcome.is_err() && old.outcome.is_ok() && now < old.good_until => {
+                (old.ran, old.renewed_from) = (now, now + PAUSE);
+            }
+            _ => *kept = Some(Kept::new(outcome.clone(), now)),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        // Nothing panics while it is held, and what is kept is whole at any moment.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn new(outcome: Result<Grant, HelperError>, now: Instant) -> Self {
+        let (life, early) = if outcome.is_ok() { (LIFE, EARLY) } else { (PAUSE, Duration::ZERO) };
+        Self { outcome, ran: now, renewed_from: now + life - early, good_until: now + life }
+    }
+}
+
+/// How long an answer is kept. It does not say how long it is good, and helpers keep by themselves what takes long to
+/// get; those for clouds give out tokens of an hour, less what they have been kept for.
+const LIFE: Duration = Duration::from_secs(10 * 60);
+
+/// How long before its end an answer is renewed: longer than a helper may take, several times over.
+const EARLY: Duration = Duration::from_secs(2 * 60);
+
+/// The least time from a run that was of no use to the next: a broken helper must not be started by every request.
+const PAUSE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::upstream::auth::credentials::program::tests::install;
+
+    /// A helper that leaves a line in `runs` each time, and answers with the file `answer`: it fails without.
+    struct Scene {
+        directory: tempfile::TempDir,
+        helper: Helper,
+    }
+
+    impl Scene {
+        fn new(before: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let script = format!("cd \"$(dirname \"$0\")\"; echo >>runs; {before}\ncat answer || exit 1");
+            let helper = Helper::new(install(directory.path(), "test", &script), "r.example");
+            let scene = Self { directory, helper };
+            scene.answers("one");
+            scene
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            Path::join(self.directory.path(), name)
+        }
+
+        fn answers(&self, secret: &str) {
+            let answer = format!(r#"{{"Username":"robot","Secret":"{secret}"}}"#);
+            std::fs::write(self.path("answer"), answer).unwrap();
+        }
+
+        fn breaks(&self) {
+            std::fs::remove_file(self.path("answer")).unwrap();
+        }
+
+        fn runs(&self) -> usize {
+            std::fs::read_to_string(self.path("runs")).unwrap_or_default().lines().count()
+        }
+
+        async fn secret(&self) -> Result<String, HelperError> {
+            secret(&self.helper).await
+        }
+
+        /// Waits until the program has been run `count` times and its last answer is kept.
+        async fn ran(&self, count: usize) {
+            let ran = async {
+                while self.runs() < count || self.helper.0.turn.try_lock().is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), ran).await.unwrap();
+        }
+    }
+
+    async fn secret(helper: &Helper) -> Result<String, HelperError> {
+        match helper.grant().await? {
+            Grant::Password(login) => Ok(login.password.expose().to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass that no program sees: they run by the real clock.
+    async fn pass(seconds: u64) {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    }
+
+    fn ok(secret: &str) -> Result<String, HelperError> {
+        Ok(secret.to_owned())
+    }
+
+    fn failed() -> Result<String, HelperError> {
+        Err(HelperError::Failed("exit status: 1".into()))
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_for_ten_minutes() {
+        let scene = Scene::new("");
+        assert_eq!(scene.secret().await, ok("one"));
+        scene.answers("two");
+        pass(7 * 60).await;
+        assert_eq!((scene.secret().await, scene.runs()), (ok("one"), 1));
+        pass(4 * 60).await;
+        assert_eq!((scene.secret().await, scene.runs()), (ok("two"), 2));
+    }
+
+    #[tokio::test]
+    async fn an_answer_near_its_end_is_renewed_in_the_background() {
+        let scene = Scene::new("");
+        scene.secret().await.unwrap();
+        scene.answers("two");
+        pass(9 * 60).await;
+        for _ in 0..20 {
+            assert_eq!(scene.secret().await, ok("one"));
+        }
+        scene.ran(2).await;
+        assert_eq!((scene.secret().await, scene.runs()), (ok("two"), 2));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_fails_leaves_the_old_answer_and_is_tried_again_after_a_pause() {
+        let scene = Scene::new("");
+        scene.secret().await.unwrap();
+        scene.breaks();
+        pass(9 * 60).await;
+        assert_eq!(scene.secret().await, ok("one"));
+        scene.ran(2).await;
+        assert_eq!((scene.secret().await, scene.runs()), (ok("one"), 2));
+        pass(11).await;
+        assert_eq!(scene.secret().await, ok("one"));
+        scene.ran(3).await;
+        pass(60).await;
+        assert_eq!(scene.secret().await, failed());
+    }
+
+    #[tokio::test]
+    async fn twenty_callers_share_one_run() {
+        let scene = Scene::new("sleep 0.2");
+        let callers = (0..20).map(|_| {
+            let helper = scene.helper.clone();
+            tokio::spawn(async move { secret(&helper).await })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            assert_eq!(caller.await.unwrap(), ok("one"));
+        }
+        assert_eq!(scene.runs(), 1);
+    }
+
+    #[test]
+    fn callers_on_several_workers_share_one_run() {
+        let scene = Scene::new("sleep 0.2");
+        let worker = || {
+            let helper = scene.helper.clone();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(secret(&helper))
+            })
+        };
+        for worker in [worker(), worker(), worker()] {
+            assert_eq!(worker.join().unwrap(), ok("one"));
+        }
+        assert_eq!(scene.runs(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_run_survives_the_caller_that_began_it() {
+        let scene = Scene::new("sleep 0.3");
+        let gone = tokio::time::timeout(Duration::from_millis(100), scene.helper.grant()).await;
+        assert!(gone.is_err());
+        assert_eq!((scene.secret().await, scene.runs()), (ok("one"), 1));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_kept_for_ten_seconds() {
+        let scene = Scene::new("");
+        scene.breaks();
+        assert_eq!(scene.secret().await, failed());
+        scene.answers("two");
+        scene.helper.refused();
+        assert_eq!((scene.secret().await, scene.runs()), (failed(), 1));
+        pass(11).await;
+        assert_eq!((scene.secret().await, scene.runs()), (ok("two"), 2));
+    }
+
+    #[tokio::test]
+    async fn a_refused_answer_is_asked_for_anew() {
+        let scene = Scene::new("");
+        scene.secret().await.unwrap();
+        scene.answers("two");
+        pass(60).await;
+        scene.helper.refused();
+        assert_eq!((scene.secret().await, scene.runs()), (ok("two"), 2));
+    }
+
+    #[tokio::test]
+    async fn an_answer_refused_at_once_is_asked_for_anew_after_a_pause() {
+        let scene = Scene::new("");
+        scene.secret().await.unwrap();
+        scene.answers("two");
+        for _ in 0..20 {
+            scene.helper.refused();
+            assert_eq!(scene.secret().await, ok("one"));
+        }
+        assert_eq!(scene.runs(), 1);
+        pass(11).await;
+        assert_eq!((scene.secret().await, scene.runs()), (ok("two"), 2));
+    }
+
+    #[tokio::test]
+    async fn a_refused_answer_does_not_serve_when_the_helper_fails() {
+        let scene = Scene::new("");
+        scene.secret().await.unwrap();
+        scene.breaks();
+        pass(60).await;
+        scene.helper.refused();
+        assert_eq!(scene.secret().await, failed());
+    }
+}

@@ -1,0 +1,101 @@
+//! What is shown for an identity, and what can't be shown in HTTP at all.
+
+use crate::config::Login;
+use crate::proto::Secret;
+
+/// What is shown to an upstream or to its token endpoint.
+#[derive(Debug, Clone)]
+pub(crate) enum Grant {
+    /// Nothing.
+    Nothing,
+    /// Name and password.
+    Password(Login),
+    /// A refresh token (oauth.md), which is exchanged by POST.
+    IdentityToken(Secret),
+    /// A bearer token that serves as it is.
+    RegistryToken(Secret),
+}
+
+/// Why what a helper or a file holds is of no use. Never repeats it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Flaw {
+    /// Neither base64, nor UTF-8 with a colon in it.
+    #[error("\"auth\" is not the base64 of NAME:PASSWORD")]
+    Encoding,
+    /// A password alone.
+    #[error("the user name is empty")]
+    NoName,
+    /// A colon ends the name in Basic authentication (RFC 7617 section 2).
+    #[error("the user name holds a \":\"")]
+    Colon,
+    /// RFC 7617 section 2 forbids them in both.
+    #[error("user name or password hold a control character")]
+    Control,
+    /// A token that can't stand in a request.
+    #[error("the token is empty or holds characters that no token has")]
+    Token,
+}
+
+impl Grant {
+    /// Name and password, where HTTP can carry them.
+    pub(crate) fn password(username: String, password: String) -> Result<Self, Flaw> {
+        if username.is_empty() {
+            return Err(Flaw::NoName);
+        }
+        if username.contains(':') {
+            return Err(Flaw::Colon);
+        }
+        if username.chars().chain(password.chars()).any(char::is_control) {
+            return Err(Flaw::Control);
+        }
+        Ok(Self::Password(Login { username, password: Secret::new(password) }))
+    }
+
+    /// A refresh token.
+    pub(crate) fn identity_token(token: String) -> Result<Self, Flaw> {
+        Ok(Self::IdentityToken(checked(token)?))
+    }
+
+    /// A bearer token.
+    pub(crate) fn registry_token(token: String) -> Result<Self, Flaw> {
+        Ok(Self::RegistryToken(checked(token)?))
+    }
+}
+
+fn checked(token: String) -> Result<Secret, Flaw> {
+    let sound = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    if sound { Ok(Secret::new(token)) } else { Err(Flaw::Token) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flaw(username: &str, password: &str) -> Option<Flaw> {
+        Grant::password(username.into(), password.into()).err()
+    }
+
+    #[test]
+    fn a_name_and_password_that_basic_can_not_carry_are_refused() {
+        for (username, password, expected) in [
+            ("robot", "s3cret", None),
+            ("robot", "", None),
+            ("robot", "with:colon and spaces", None),
+            ("", "s3cret", Some(Flaw::NoName)),
+            ("a:b", "s3cret", Some(Flaw::Colon)),
+            ("a\u{1}", "s3cret", Some(Flaw::Control)),
+            ("robot", "s3cret\n", Some(Flaw::Control)),
+        ] {
+            assert_eq!(flaw(username, password), expected, "{username:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_would_break_a_header_is_refused() {
+        for token in ["", "a b", "a\r\nb", "tökén"] {
+            assert_eq!(Grant::identity_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
+            assert_eq!(Grant::registry_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
+        }
+        assert!(matches!(Grant::registry_token("ey.J+_~/-=".into()), Ok(Grant::RegistryToken(_))));
+    }
+}

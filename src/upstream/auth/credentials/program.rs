@@ -1,0 +1,178 @@
+//! The programs `docker-credential-NAME` (docker-credential-helpers): one question, one answer.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use crate::config::limits;
+use crate::upstream::auth::credentials::grant::{Flaw, Grant};
+
+/// Why a helper gave no credentials. Says nothing of what they would have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HelperError {
+    /// No directory of PATH has it.
+    #[error("there is no such program on PATH")]
+    Absent,
+    /// The system did not start it or did not let it speak.
+    #[error("it can't be run: {0}")]
+    Run(String),
+    /// It ran for too long and was ended. Holds its time.
+    #[error("it did not answer within {0:?}")]
+    Slow(Duration),
+    /// It went on and on.
+    #[error("its answer is longer than {} KiB", ANSWER_BYTES / 1024)]
+    Long,
+    /// It keeps nothing under this key.
+    #[error("it holds nothing for {0}")]
+    Nothing(String),
+    /// It failed. Holds its exit status and, where it can be shown, its message.
+    #[error("it failed ({0})")]
+    Failed(String),
+    /// It succeeded and printed something else than its protocol has.
+    #[error("its answer is not JSON with Username and Secret")]
+    Answer,
+    /// Its answer is of no use.
+    #[error("its answer is of no use: {0}")]
+    Flawed(#[from] Flaw),
+    /// The gateway is ending.
+    #[error("it was interrupted")]
+    Interrupted,
+}
+
+/// A helper's program.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    path: PathBuf,
+    limit: Duration,
+}
+
+impl Program {
+    /// `docker-credential-NAME` in `directory`; on PATH where that is empty.
+    pub(crate) fn new(directory: &Path, name: &str) -> Self {
+        Self { path: directory.join(format!("docker-credential-{name}")), limit: DEADLINE }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Asks it for the credentials kept under `server`. Ends it, and what it has started, when it takes too long or
+    /// nobody waits any more.
+    pub(crate) async fn get(&self, server: &str) -> Result<Grant, HelperError> {
+        let run = tokio::time::timeout(self.limit, self.run(server)).await;
+        let (status, output) = run.map_err(|_| HelperError::Slow(self.limit))??;
+        if status.success() { answer(&output) } else { Err(failure(status, &output, server)) }
+    }
+
+    async fn run(&self, server: &str) -> Result<(ExitStatus, Vec<u8>), HelperError> {
+        let mut running = self.start()?;
+        let output = running.converse(server).await?;
+        let status = running.0.wait().await.map_err(|error| HelperError::Run(error.to_string()))?;
+        Ok((status, output))
+    }
+
+    /// In a process group of its own, so that its children can be ended with it.
+    fn start(&self) -> Result<Running, HelperError> {
+        let mut command = Command::new(&self.path);
+        command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.process_group(0).kill_on_drop(true).spawn();
+        child.map(Running).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => HelperError::Absent,
+            _ => HelperError::Run(error.to_string()),
+        })
+    }
+}
+
+/// Whether `docker-credential-` and this is a program's name and not a way to somewhere else.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// A program that is ended when this goes.
+struct Running(Child);
+
+impl Running {
+    async fn converse(&mut self, server: &str) -> Result<Vec<u8>, HelperError> {
+        if let Some(mut input) = self.0.stdin.take() {
+            // It may answer without having read the question; dropping the pipe ends it.
+            let _ = input.write_all(server.as_bytes()).await;
+        }
+        let mut output = Vec::new();
+        if let Some(pipe) = self.0.stdout.take() {
+            let read = pipe.take(ANSWER_BYTES + 1).read_to_end(&mut output).await;
+            read.map_err(|error| HelperError::Run(error.to_string()))?;
+        }
+        if output.len() as u64 > ANSWER_BYTES { Err(HelperError::Long) } else { Ok(output) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // There is no number once its end has been seen; until then nobody else can have it.
+        let number = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(group) = number {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    username: String,
+    secret: String,
+}
+
+fn answer(output: &[u8]) -> Result<Grant, HelperError> {
+    // serde's error would repeat what it did not like.
+    let Answer { username, secret } = serde_json::from_slice(output).map_err(|_| HelperError::Answer)?;
+    if username == IDENTITY_TOKEN {
+        return Ok(Grant::identity_token(secret)?);
+    }
+    Ok(Grant::password(username, secret)?)
+}
+
+/// Helpers say on their standard output what went wrong.
+fn failure(status: ExitStatus, output: &[u8], server: &str) -> HelperError {
+    match message(output) {
+        Some(message) if message == NOT_FOUND => HelperError::Nothing(server.to_owned()),
+        Some(message) => HelperError::Failed(format!("{status}: {message}")),
+        None => HelperError::Failed(status.to_string()),
+    }
+}
+
+/// The first line, fit for a log; none where it may be the answer.
+fn message(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    if text.contains(['{', '}']) || text.trim_start().starts_with(['[', '"']) {
+        return None;
+    }
+    let line = text.trim().lines().next()?.trim();
+    let shown: String = line.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARACTERS).collect();
+    (!shown.is_empty()).then_some(shown)
+}
+
+/// Helpers for clouds ask their servers for a token, over a network that may be slow; none takes longer and succeeds.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A helper's answer, in bytes: it is a token in a few words of JSON.
+const ANSWER_BYTES: u64 = limits::TOKEN_BYTES as u64;
+
+/// How much of a failed helper's message is shown: it is a line for a log.
+const MESSAGE_CHARACTERS: usize = 200;
+
+/// What every helper says that has nothing (docker-credential-helpers `credentials/error.go`).
+const NOT_FOUND: &str = "credentials not found in native keychain";
+
+/// The user name that makes the secret a refresh token (docker-credential-helpers `credentials/credentials.go`).
+const IDENTITY_TOKEN: &str = "<token>";
+
+#[cfg(test)]
+pub(crate) mod tests;

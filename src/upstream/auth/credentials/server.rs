@@ -1,0 +1,131 @@
+//! Under which names a registry's credentials are kept.
+
+use std::net::Ipv6Addr;
+
+use crate::config::UpstreamUrl;
+
+/// A registry, as credential stores call it.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    key: String,
+    host: String,
+    port: u16,
+    own_port: u16,
+}
+
+impl Server {
+    /// The registry at `url`.
+    pub(crate) fn of(url: &UpstreamUrl) -> Self {
+        let key = if is_hub(&url.host) { HUB_KEY.to_owned() } else { url.authority() };
+        let own_port = if url.https { 443 } else { 80 };
+        Self { key, host: url.host.clone(), port: url.port, own_port }
+    }
+
+    /// What a helper is asked for, and what `docker login` writes: `host` or `host:port`, and a URL of old for
+    /// Docker Hub.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether what is kept under `key` is for this registry: `host`, `host:port`, or a URL. A key without a port is
+    /// for the scheme's own port; one that names a path below the registry is for less than the registry.
+    pub(crate) fn is(&self, key: &str) -> bool {
+        let key = key.to_ascii_lowercase();
+        let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(&key);
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let whole = ["", "v1", "v1/", "v2", "v2/"].contains(&path);
+        whole && split(authority).is_some_and(|(host, port)| self.is_at(&host, port))
+    }
+
+    fn is_at(&self, host: &str, port: Option<u16>) -> bool {
+        let same = host == self.host || (is_hub(host) && is_hub(&self.host));
+        same && port.unwrap_or(self.own_port) == self.port
+    }
+}
+
+fn is_hub(host: &str) -> bool {
+    ["docker.io", "registry-1.docker.io", "index.docker.io"].contains(&host)
+}
+
+/// Host and port; IPv6 addresses without their brackets.
+fn split(authority: &str) -> Option<(String, Option<u16>)> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']')?;
+        let address: Ipv6Addr = address.parse().ok()?;
+        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?.parse().ok()?) };
+        return Some((address.to_string(), port));
+    }
+    Some(match authority.split_once(':') {
+        Some((host, port)) => (host.to_owned(), Some(port.parse().ok()?)),
+        None => (authority.to_owned(), None),
+    })
+}
+
+/// Docker Hub's, since before there was a second version of the API.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(https: bool, host: &str, port: u16) -> Server {
+        Server::of(&UpstreamUrl { https, host: host.into(), port, path: String::new() })
+    }
+
+    #[test]
+    fn a_registry_is_asked_for_by_its_host_and_a_port_of_its_own() {
+        for (https, host, port, key) in [
+            (true, "r.example", 443, "r.example"),
+            (true, "r.example", 5000, "r.example:5000"),
+            (false, "r.example", 80, "r.example"),
+            (true, "2001:db8::1", 5000, "[2001:db8::1]:5000"),
+            (true, "registry-1.docker.io", 443, HUB_KEY),
+            (true, "docker.io", 443, HUB_KEY),
+        ] {
+            assert_eq!(server(https, host, port).key(), key);
+        }
+    }
+
+    #[test]
+    fn a_key_is_compared_by_host_and_port() {
+        let (plain, port) = (server(true, "r.example", 443), server(true, "r.example", 5000));
+        for (key, is_plain, is_port) in [
+            ("r.example", true, false),
+            ("R.Example", true, false),
+            ("r.example/", true, false),
+            ("r.example:443", true, false),
+            ("r.example:5000", false, true),
+            ("https://r.example", true, false),
+            ("http://r.example/v1/", true, false),
+            ("https://r.example:5000/v2/", false, true),
+            ("r.example/team", false, false),
+            ("r.example/v1/refresh-token", false, false),
+            ("https://r.example/team", false, false),
+            ("r.example.evil", false, false),
+            ("evil@r.example", false, false),
+            ("r.example:", false, false),
+            ("*.example", false, false),
+            ("", false, false),
+        ] {
+            assert_eq!((plain.is(key), port.is(key)), (is_plain, is_port), "{key}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_has_many_names() {
+        let hub = server(true, "registry-1.docker.io", 443);
+        for key in [HUB_KEY, "docker.io", "index.docker.io", "https://registry-1.docker.io/v2/"] {
+            assert!(hub.is(key), "{key}");
+        }
+        for key in ["https://index.docker.io/v1/access-token", "auth.docker.io", "docker.io/library"] {
+            assert!(!hub.is(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        let server = server(true, "2001:db8::1", 5000);
+        assert!(server.is("[2001:db8::1]:5000") && server.is("https://[2001:DB8:0::1]:5000"));
+        assert!(!server.is("[2001:db8::1]") && !server.is("[2001:db8::2]:5000") && !server.is("[x"));
+    }
+}

@@ -1,0 +1,150 @@
+use crate::authn::UserName;
+use crate::config::{Config, Environment, Glob, UserPattern};
+use crate::proto::Secret;
+use crate::upstream::auth::credentials::program::tests::install;
+use crate::upstream::auth::credentials::*;
+
+fn credentials(source: CredentialSource, users: &[(UserPattern, &str)]) -> Credentials {
+    let toml =
+        "[auth.htpasswd]\npath = \"users\"\n[[upstream]]\nname = \"internal\"\nurl = \"https://r.example\"\n";
+    let config = Config::from_toml(toml, "x.toml", Path::new("/"), &Environment::default()).unwrap();
+    let mut settings = config.upstreams[0].clone();
+    let users = users.iter().map(|(pattern, name)| UserCredentials {
+        users: vec![pattern.clone()],
+        login: Login { username: (*name).into(), password: Secret::new(format!("hunter2-{name}")) },
+    });
+    settings.credentials = config::Credentials { source, users: users.collect() };
+    Credentials::new(&settings)
+}
+
+fn robot() -> CredentialSource {
+    CredentialSource::Login(Login { username: "robot".into(), password: Secret::new("hunter2") })
+}
+
+fn user(name: &str) -> Identity {
+    Identity::User(UserName::parse(name).unwrap())
+}
+
+fn client(upstream: &str) -> Arc<Forwarded> {
+    Arc::new(Forwarded::new(upstream, "carol".into(), Secret::new("hunter2")))
+}
+
+async fn shown(credentials: &Credentials, who: &Who) -> String {
+    match credentials.grant(who).await.unwrap() {
+        Grant::Nothing => "nothing".into(),
+        Grant::Password(login) => format!("{}:{}", login.username, login.password.expose()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_nothing_else_is_for_is_asked_for_as_the_source_has_it() {
+    for (source, expected) in [
+        (CredentialSource::Anonymous, Who::Anonymous),
+        (CredentialSource::Forward, Who::Anonymous),
+        (robot(), Who::Gateway),
+        (CredentialSource::Helper("x".into()), Who::Gateway),
+        (CredentialSource::DockerConfig("/x".into()), Who::Gateway),
+    ] {
+        let credentials = credentials(source, &[]);
+        assert_eq!(credentials.who(&Identity::Anonymous), expected);
+        assert_eq!(credentials.who(&user("alice")), expected);
+    }
+}
+
+#[test]
+fn the_first_entry_that_is_for_a_user_decides() {
+    let glob = |pattern| UserPattern::Glob(Glob::new(pattern));
+    let users = [
+        (glob("build-*"), "builders"),
+        (glob("alice"), "alice"),
+        (UserPattern::Anonymous, "guests"),
+        (glob("build-7"), "never"),
+    ];
+    let credentials = credentials(robot(), &users);
+    for (identity, expected) in [
+        (user("build-7"), Who::User(0)),
+        (user("alice"), Who::User(1)),
+        (Identity::Anonymous, Who::User(2)),
+        (user("bob"), Who::Gateway),
+    ] {
+        assert_eq!(credentials.who(&identity), expected, "{identity}");
+    }
+}
+
+#[test]
+fn a_client_is_itself_where_it_is_known_and_nobody_anywhere_else() {
+    let everyone = [(UserPattern::Anyone, "all")];
+    let own = Identity::Forwarded(client("internal"));
+    let other = Identity::Forwarded(client("elsewhere"));
+    let forwards = credentials(CredentialSource::Forward, &everyone);
+    assert_eq!(forwards.who(&own), Who::Client(client("internal")));
+    assert_eq!(forwards.who(&other), Who::Anonymous);
+    let keeps = credentials(robot(), &everyone);
+    assert_eq!((keeps.who(&own), keeps.who(&other)), (Who::Gateway, Who::Gateway));
+    assert_eq!(keeps.who(&user("alice")), Who::User(0));
+}
+
+#[tokio::test]
+async fn everyone_shows_what_is_theirs() {
+    let users = [(UserPattern::Anyone, "all")];
+    let keeps = credentials(robot(), &users);
+    assert_eq!(shown(&keeps, &Who::Anonymous).await, "nothing");
+    assert_eq!(shown(&keeps, &Who::Gateway).await, "robot:hunter2");
+    assert_eq!(shown(&keeps, &Who::User(0)).await, "all:hunter2-all");
+    assert_eq!(shown(&keeps, &Who::User(1)).await, "nothing");
+    let forwards = credentials(CredentialSource::Forward, &users);
+    assert_eq!(shown(&forwards, &Who::Client(client("internal"))).await, "carol:hunter2");
+    assert_eq!(shown(&forwards, &Who::Gateway).await, "nothing");
+}
+
+#[tokio::test]
+async fn a_helper_that_is_not_there_is_named_with_its_key() {
+    let credentials = credentials(CredentialSource::Helper("no-such-helper".into()), &[]);
+    let error = credentials.grant(&Who::Gateway).await.unwrap_err();
+    let expected =
+        "upstream.credentials.helper: docker-credential-no-such-helper: there is no such program on PATH";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn a_refusal_is_heard_by_the_helper_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = r#"echo >>"$(dirname "$0")/runs"; echo '{"Username":"robot","Secret":"hunter2"}'"#;
+    let program = install(directory.path(), "test", script);
+    let mut credentials = credentials(robot(), &[(UserPattern::Anyone, "all")]);
+    credentials.source = Source::Helper(Helper::new(program, "r.example"));
+    let runs = || std::fs::read_to_string(directory.path().join("runs")).unwrap().lines().count();
+    shown(&credentials, &Who::Gateway).await;
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    tokio::time::resume();
+    credentials.refused(&Who::User(0));
+    credentials.refused(&Who::Anonymous);
+    shown(&credentials, &Who::Gateway).await;
+    assert_eq!(runs(), 1);
+    credentials.refused(&Who::Gateway);
+    assert_eq!(shown(&credentials, &Who::Gateway).await, "robot:hunter2");
+    assert_eq!(runs(), 2);
+}
+
+#[tokio::test]
+async fn no_secret_shows_in_debug_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    let json = r#"{"auths":{"r.example":{"username":"robot","password":"hunter2"}}}"#;
+    std::fs::write(&file, json).unwrap();
+    let script = r#"echo '{"Username":"robot","Secret":"hunter2"}'"#;
+    let mut helper = credentials(robot(), &[]);
+    let program = install(directory.path(), "test", script);
+    helper.source = Source::Helper(Helper::new(program, "r.example"));
+    let users = [(UserPattern::Anyone, "all")];
+    for credentials in
+        [credentials(robot(), &users), credentials(CredentialSource::DockerConfig(file), &users), helper]
+    {
+        assert_eq!(shown(&credentials, &Who::Gateway).await, "robot:hunter2");
+        let grants = (credentials.grant(&Who::Gateway).await, credentials.grant(&Who::User(0)).await);
+        let seen = format!("{credentials:?} {grants:?} {:?}", Who::Client(client("internal")));
+        assert!(seen.contains("robot") && !seen.contains("hunter2"), "{seen}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Answers an upstream's challenges.
+
+pub(crate) mod challenge;
+pub(crate) mod credentials;
+pub(crate) mod lockout;
+pub(crate) mod login;
+pub(crate) mod scheme;
+pub(crate) mod scope;
+pub(crate) mod token;
+pub(crate) mod token_request;

@@ -1,0 +1,163 @@
+//! How an upstream wants to be asked, learned from its challenges.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::proto::challenge;
+use crate::proto::challenge::Challenge;
+use crate::proto::{BearerError, Scheme as Name, ScopeSet};
+use crate::upstream::auth::token::Bearer;
+
+/// The one way that an upstream wants credentials in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// RFC 7617, on every request.
+    Basic,
+    /// A token of this endpoint.
+    Bearer(Bearer),
+}
+
+/// What is known of an upstream's scheme. Nothing, as long as it has not asked for credentials.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    scheme: ArcSwapOption<Scheme>,
+    /// It has been asked at `/v2/`, where registries that want credentials say so.
+    pinged: AtomicBool,
+}
+
+/// What a 401 says besides.
+#[derive(Debug, Default)]
+pub(crate) struct Refusal {
+    /// What the registry calls what was asked for.
+    pub(crate) scopes: ScopeSet,
+    /// The token was not good at all, rather than not enough.
+    pub(crate) invalid_token: bool,
+}
+
+impl Known {
+    pub(crate) fn get(&self) -> Option<Arc<Scheme>> {
+        self.scheme.load_full()
+    }
+
+    /// Whether it is known that nothing is asked for, or what is.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pinged.load(Ordering::Relaxed) || self.scheme.load().is_some()
+    }
+
+    /// It answered at `/v2/`, whatever it said.
+    pub(crate) fn settle(&self) {
+        self.pinged.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the scheme from a 401; the answer is whether it is another than before. One without a challenge changes
+    /// nothing: some registries challenge at `/v2/` alone.
+    ///
+    /// Where there are several, Bearer goes first: its tokens say less of us than a password does.
+    pub(crate) fn learn(&self, headers: &HeaderMap) -> (bool, Refusal) {
+        let challenges = challenge::parse_all(lines(headers));
+        let bearer = challenges.iter().find_map(|challenge| Some((challenge, Bearer::of(challenge)?)));
+        let refusal = bearer.as_ref().map(|(challenge, _)| Refusal::of(challenge)).unwrap_or_default();
+        let basic = || challenges.iter().any(|challenge| challenge.scheme == Name::Basic);
+        let scheme = match bearer {
+            Some((_, bearer)) => Scheme::Bearer(bearer),
+            None if basic() => Scheme::Basic,
+            None => return (false, refusal),
+        };
+        let same = self.scheme.load().as_deref() == Some(&scheme);
+        if !same {
+            self.scheme.store(Some(Arc::new(scheme)));
+        }
+        (!same, refusal)
+    }
+}
+
+impl Refusal {
+    fn of(challenge: &Challenge) -> Self {
+        Self {
+            scopes: challenge.param("scope").map(ScopeSet::parse).unwrap_or_default(),
+            invalid_token: challenge.param("error") == Some(BearerError::InvalidToken.as_str()),
+        }
+    }
+}
+
+fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(header::WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn learned(lines: &[&'static str]) -> (Option<Scheme>, Refusal) {
+        let known = Known::default();
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(line));
+        }
+        let (_, refusal) = known.learn(&headers);
+        (known.get().map(|scheme| Scheme::clone(&scheme)), refusal)
+    }
+
+    fn bearer(realm: &str, service: Option<&str>) -> Option<Scheme> {
+        Some(Scheme::Bearer(Bearer { realm: realm.into(), service: service.map(Into::into) }))
+    }
+
+    #[test]
+    fn challenges_of_every_registry_are_understood() {
+        let cases: &[(&[&'static str], Option<Scheme>, &str)] = &[
+            (
+                &[
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull""#,
+                ],
+                bearer("https://auth.docker.io/token", Some("registry.docker.io")),
+                "repository:library/alpine:pull",
+            ),
+            (
+                &[r#"Basic realm="https://1.dkr.ecr.eu.amazonaws.com/",service="ecr.amazonaws.com""#],
+                Some(Scheme::Basic),
+                "",
+            ),
+            (
+                &[r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#],
+                bearer("https://public.ecr.aws/token/", Some("public.ecr.aws")),
+                "aws",
+            ),
+            (
+                &[r#"bearer REALM="https://gcr.io/v2/token", Service=gcr.io"#],
+                bearer("https://gcr.io/v2/token", Some("gcr.io")),
+                "",
+            ),
+            (&["bAsIc realm=x"], Some(Scheme::Basic), ""),
+            (&[r#"Basic realm="x", Bearer realm="https://a/t""#], bearer("https://a/t", None), ""),
+            (&[r#"Negotiate abc=="#, r#"Bearer realm="https://a/t""#], bearer("https://a/t", None), ""),
+            (&["Negotiate"], None, ""),
+            (&[], None, ""),
+        ];
+        for (lines, scheme, scopes) in cases {
+            let (learned, refusal) = learned(lines);
+            assert_eq!((&learned, refusal.scopes.to_string().as_str()), (scheme, *scopes), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_401_without_a_challenge_changes_nothing() {
+        let known = Known::default();
+        let basic = HeaderValue::from_static("Basic realm=x");
+        assert!(known.learn(&HeaderMap::from_iter([(header::WWW_AUTHENTICATE, basic.clone())])).0);
+        assert!(!known.learn(&HeaderMap::new()).0);
+        assert!(!known.learn(&HeaderMap::from_iter([(header::WWW_AUTHENTICATE, basic)])).0, "the same again");
+        assert_eq!(known.get().as_deref(), Some(&Scheme::Basic));
+    }
+
+    #[test]
+    fn a_token_that_is_not_good_is_told_from_one_that_is_not_enough() {
+        let line = |error: &str| format!(r#"Bearer realm="https://a/t",error="{error}""#);
+        for (error, invalid) in [("invalid_token", true), ("insufficient_scope", false)] {
+            let headers = HeaderMap::from_iter([(header::WWW_AUTHENTICATE, line(error).parse().unwrap())]);
+            assert_eq!(Known::default().learn(&headers).1.invalid_token, invalid);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a request needs to be allowed at the upstream, as scopes of the token documents.
+
+use crate::proto::{Action, RepositoryName, ResourceScope, Scope, ScopeSet};
+
+/// The least that a request needs; names are the upstream's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// No more than to be somebody: `/v2/`.
+    Version,
+    /// An action on a repository.
+    Repository(RepositoryName, Action),
+    /// Giving up an upload to it: part of a push, and to some registries a delete.
+    Cancel(RepositoryName),
+    /// Pushing to the first, with a blob of the second.
+    Mount(RepositoryName, RepositoryName),
+    /// The list of repositories.
+    Catalog,
+}
+
+impl Access {
+    /// The scopes, divided by spaces (token auth, scope.md). Equal for equal accesses, and so the name under which a
+    /// token is kept.
+    pub(crate) fn scope(&self) -> String {
+        match self {
+            Self::Version => String::new(),
+            Self::Repository(name, action) => repository(name, *action),
+            Self::Cancel(name) => repository(name, Action::Push),
+            Self::Mount(to, from) if to == from => repository(to, Action::Push),
+            Self::Mount(to, from) => {
+                [repository(to, Action::Push), " ".to_owned(), repository(from, Action::Pull)].concat()
+            }
+            Self::Catalog => "registry:catalog:*".to_owned(),
+        }
+    }
+
+    /// What is asked of the token endpoint after a challenge that named `challenged`.
+    ///
+    /// An opaque word (`aws`) is what the registry's tokens are for, whatever the request. Otherwise ours is asked for,
+    /// and what the registry calls the resource when that differs; never more actions than the request needs, but for a
+    /// delete, which registries call by different names.
+    pub(crate) fn scopes(&self, challenged: &ScopeSet) -> ScopeSet {
+        let own = ScopeSet::parse(&self.scope());
+        let opaque: ScopeSet = challenged.iter().filter(is_word).collect();
+        if !opaque.is_empty() {
+            return opaque;
+        }
+        let resources = || own.iter().filter_map(resource);
+        let theirs = challenged.iter().filter_map(resource);
+        let theirs = theirs.filter_map(|scope| self.narrowed(scope, resources()));
+        own.iter().chain(theirs.map(Scope::Resource)).collect()
+    }
+
+    fn narrowed(
+        &self,
+        mut scope: ResourceScope,
+        own: impl Iterator<Item = ResourceScope>,
+    ) -> Option<ResourceScope> {
+        let own: Vec<_> = own.filter(|own| own.kind == scope.kind).collect();
+        let is_delete = matches!(self, Self::Repository(_, Action::Delete) | Self::Cancel(_));
+        if !(is_delete && own.iter().any(|own| own.name == scope.name)) {
+            scope.actions.retain(|action| own.iter().any(|own| own.actions.contains(action)));
+        }
+        (!scope.actions.is_empty()).then_some(scope)
+    }
+}
+
+fn resource(scope: Scope) -> Option<ResourceScope> {
+    match scope {
+        Scope::Resource(scope) => Some(scope),
+        Scope::Opaque(_) => None,
+    }
+}
+
+/// What looks like a resource and is none of the grammar is nothing to ask for.
+fn is_word(scope: &Scope) -> bool {
+    matches!(scope, Scope::Opaque(word) if !word.contains(':'))
+}
+
+/// A push asks for `pull,push`, as every client does.
+fn repository(name: &RepositoryName, action: Action) -> String {
+    let actions = match action {
+        Action::Pull => "pull",
+        Action::Push => "pull,push",
+        Action::Delete => "delete",
+        Action::Catalog => return "registry:catalog:*".to_owned(),
+    };
+    ["repository:", name.as_str(), ":", actions].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> RepositoryName {
+        RepositoryName::parse(name).unwrap()
+    }
+
+    fn asked(access: &Access, challenged: &str) -> String {
+        access.scopes(&ScopeSet::parse(challenged)).to_string()
+    }
+
+    #[test]
+    fn the_scope_is_the_least_that_is_needed() {
+        let pull = Access::Repository(name("library/alpine"), Action::Pull);
+        assert_eq!(pull.scope(), "repository:library/alpine:pull");
+        assert_eq!(asked(&pull, ""), "repository:library/alpine:pull");
+        assert_eq!(asked(&pull, "repository:library/alpine:pull,push"), "repository:library/alpine:pull");
+        let push = Access::Repository(name("a"), Action::Push);
+        assert_eq!(asked(&push, "repository:a:push,pull"), "repository:a:pull,push");
+        assert_eq!(asked(&Access::Version, "repository:a:pull"), "");
+        assert_eq!(asked(&Access::Catalog, "registry:catalog:*"), "registry:catalog:*");
+    }
+
+    #[test]
+    fn the_scopes_of_a_mount_are_in_one_token() {
+        let mount = Access::Mount(name("b"), name("a"));
+        assert_eq!(asked(&mount, ""), "repository:a:pull repository:b:pull,push");
+        assert_eq!(asked(&Access::Mount(name("b"), name("b")), ""), "repository:b:pull,push");
+    }
+
+    #[test]
+    fn an_opaque_scope_takes_the_place_of_ours() {
+        assert_eq!(asked(&Access::Repository(name("a"), Action::Pull), "aws"), "aws");
+    }
+
+    #[test]
+    fn a_registry_may_call_the_repository_otherwise_and_gets_no_more_actions() {
+        let pull = Access::Repository(name("a"), Action::Pull);
+        assert_eq!(
+            asked(&pull, "repository:group/a:pull,push,delete"),
+            "repository:a:pull repository:group/a:pull"
+        );
+        assert_eq!(asked(&pull, "repository:other:push"), "repository:a:pull");
+        assert_eq!(asked(&pull, "repository:a:Pull"), "repository:a:pull", "no word of the grammar");
+        assert_eq!(asked(&Access::Catalog, "repository:a:*"), "registry:catalog:*");
+    }
+
+    #[test]
+    fn a_delete_goes_by_the_name_that_the_registry_has_for_it() {
+        let delete = Access::Repository(name("a"), Action::Delete);
+        assert_eq!(asked(&delete, "repository:a:*"), "repository:a:*");
+        assert_eq!(asked(&delete, "repository:b:*"), "repository:a:delete");
+        let cancel = Access::Cancel(name("a"));
+        assert_eq!(asked(&cancel, ""), "repository:a:pull,push");
+        assert_eq!(asked(&cancel, "repository:a:delete"), "repository:a:delete,pull,push");
+    }
+}

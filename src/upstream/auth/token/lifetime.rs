@@ -1,0 +1,108 @@
+//! For how long a token is shown.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::config::limits;
+use crate::proto::TokenAnswer;
+
+/// How long a token serves, from the moment at which it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lifetime {
+    /// When a token that is in use is renewed.
+    pub(crate) until_renewal: Duration,
+    /// When it is not shown any more.
+    pub(crate) until_end: Duration,
+}
+
+impl Lifetime {
+    /// Of a token that says nothing of it.
+    pub(crate) const UNKNOWN: Self =
+        Self { until_renewal: Duration::from_secs(45), until_end: Duration::from_secs(60) };
+
+    /// Of a token that came at `now`; `date` is what the token endpoint's own clock said then.
+    ///
+    /// `expires_in` counts from `issued_at` where the answer has one (token auth, token.md), which is a time of the
+    /// endpoint's clock: its age is measured on that clock, so that ours may be wrong.
+    pub(crate) fn of(answer: &TokenAnswer, date: Option<SystemTime>, now: SystemTime) -> Self {
+        let whole = match answer.lifetime() {
+            0 => crate::proto::token::DEFAULT_LIFETIME,
+            seconds => seconds.min(limits::TOKEN_LIFETIME_MOST.as_secs()),
+        };
+        let age =
+            answer.issued_at_unix().map_or(0, |issued| seconds(date.unwrap_or(now)).saturating_sub(issued));
+        let age = u64::try_from(age).unwrap_or_default();
+        // One that seems over already was given to us this moment: one of the clocks is wrong.
+        let left = whole.saturating_sub(age).max(whole.min(SHORTEST));
+        Self::lasting(Duration::from_secs(left))
+    }
+
+    /// A tenth, and at most half a minute, is left for the way and for clocks that differ.
+    fn lasting(left: Duration) -> Self {
+        let until_end = left - (left / 10).min(MARGIN);
+        Self { until_renewal: until_end * 3 / 4, until_end }
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// Seconds for which a token is believed in any case. A 401 takes it back.
+const SHORTEST: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ISSUED: &str = r#""issued_at":"2026-01-01T00:00:00Z""#;
+
+    fn at(seconds: i64) -> SystemTime {
+        let issued = 1_767_225_600;
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(issued + seconds).unwrap())
+    }
+
+    fn end(answer: &str, date: Option<SystemTime>, now: SystemTime) -> u64 {
+        let answer = TokenAnswer::parse(format!(r#"{{"token":"t"{answer}}}"#).as_bytes()).unwrap();
+        let lifetime = Lifetime::of(&answer, date, now);
+        assert!(lifetime.until_renewal < lifetime.until_end);
+        lifetime.until_end.as_secs()
+    }
+
+    #[test]
+    fn a_token_serves_for_its_time_less_a_margin() {
+        assert_eq!(end("", None, at(0)), 54, "60 s when the answer does not say");
+        assert_eq!(end(r#","expires_in":300"#, None, at(0)), 270);
+        assert_eq!(end(r#","expires_in":3600"#, None, at(0)), 3570);
+        assert_eq!(end(r#","expires_in":10"#, None, at(0)), 9);
+        assert_eq!(end(r#","expires_in":0"#, None, at(0)), 54);
+    }
+
+    #[test]
+    fn it_counts_from_issued_at() {
+        let answer = format!(r#","expires_in":300,{ISSUED}"#);
+        assert_eq!(end(&answer, None, at(100)), 180);
+        assert_eq!(end(&answer, Some(at(100)), at(100)), 180);
+    }
+
+    #[test]
+    fn a_wrong_clock_of_ours_changes_nothing_where_the_endpoint_says_its_time() {
+        let answer = format!(r#","expires_in":300,{ISSUED}"#);
+        assert_eq!(end(&answer, Some(at(0)), at(7200)), 270, "ours is fast");
+        assert_eq!(end(&answer, Some(at(0)), at(-7200)), 270, "ours is slow");
+    }
+
+    #[test]
+    fn a_token_that_comes_expired_is_believed_for_a_moment() {
+        let answer = format!(r#","expires_in":300,{ISSUED}"#);
+        assert_eq!(end(&answer, None, at(7200)), 9);
+        assert_eq!(end(&answer, None, at(-7200)), 270, "issued in the future");
+    }
+
+    #[test]
+    fn nothing_lasts_for_ever() {
+        let most = limits::TOKEN_LIFETIME_MOST.as_secs();
+        assert!(end(r#","expires_in":99999999999999"#, None, at(0)) < most);
+    }
+}

@@ -1,0 +1,235 @@
+use crate::upstream::auth::token::*;
+use std::sync::atomic::AtomicUsize;
+
+use crate::proto::TokenAnswer;
+
+/// A token endpoint that takes its time, and counts.
+#[derive(Clone, Default)]
+struct Endpoint {
+    asked: Arc<AtomicUsize>,
+    failing: Arc<AtomicBool>,
+    refusing: Arc<AtomicBool>,
+    gone: Arc<AtomicBool>,
+}
+
+const LATENCY: Duration = Duration::from_secs(2);
+
+impl Endpoint {
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    async fn get(&self, tokens: &Tokens<Self>, key: Key) -> Outcome {
+        tokens.get(key, 0, self.clone()).await.map_err(|missing| missing.error)
+    }
+}
+
+impl Fetch for Endpoint {
+    async fn fetch(&self, _: usize) -> Option<Result<Token, TokenError>> {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst);
+        let asked = clock::now();
+        tokio::time::sleep(LATENCY).await;
+        if self.failing.load(Ordering::SeqCst) {
+            let (endpoint, reason) = ("https://auth.example".to_owned(), "it is ill".to_owned());
+            return Some(Err(TokenError::Answer { endpoint, reason }));
+        }
+        if self.refusing.load(Ordering::SeqCst) {
+            return Some(Err(TokenError::Shunned));
+        }
+        let answer = TokenAnswer::parse(br#"{"token":"t","expires_in":300}"#).unwrap();
+        let header = HeaderValue::try_from(format!("Bearer {number}")).unwrap();
+        let lifetime = Lifetime::of(&answer, None, clock::wall());
+        (!self.gone.load(Ordering::SeqCst))
+            .then(|| Ok(Token::new(header, ScopeSet::default(), asked, lifetime)))
+    }
+}
+
+/// Tokens that are looked at now and then; the gateway does so every two seconds.
+fn tokens() -> Tokens<Endpoint> {
+    let tokens = Tokens::new();
+    let looked_at = tokens.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            looked_at.renew(0);
+        }
+    });
+    tokens
+}
+
+fn key(scope: &str) -> Key {
+    Key { who: Who::Gateway, scope: scope.to_owned() }
+}
+
+fn shown(outcome: &Outcome) -> HeaderValue {
+    outcome.as_ref().unwrap().header()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_who_want_the_same_token_cost_one_request() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    let all = (0..100).map(|_| endpoint.get(&tokens, key("a")));
+    let all = futures_util::future::join_all(all).await;
+    assert!(all.iter().all(|outcome| shown(outcome) == "Bearer 0"));
+    assert_eq!(endpoint.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_request_outlives_whoever_made_it() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    let left = tokio::time::timeout(LATENCY / 2, endpoint.get(&tokens, key("a"))).await;
+    assert!(left.is_err());
+    assert_eq!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 0");
+    assert_eq!(endpoint.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_scopes_and_two_identities_have_different_tokens() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    let keys = [
+        key("a"),
+        key("b"),
+        Key { who: Who::Anonymous, ..key("a") },
+        Key { who: Who::User(0), ..key("a") },
+        Key { who: Who::User(1), ..key("a") },
+    ];
+    let mut seen = std::collections::HashSet::new();
+    for key in keys {
+        assert!(seen.insert(shown(&endpoint.get(&tokens, key).await)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_day_of_use_no_client_waits_but_the_first() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.get(&tokens, key("a")).await.unwrap();
+    let begin = clock::now();
+    let (mut uses, mut seed) = (0, 7u64);
+    while clock::now() - begin < Duration::from_secs(24 * 3600) {
+        // Between 0 and 240 s, as pulls come.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        tokio::time::sleep(Duration::from_millis((seed >> 33) % 240_000)).await;
+        let asked = clock::now();
+        endpoint.get(&tokens, key("a")).await.unwrap();
+        assert_eq!(clock::now(), asked, "use {uses} waited");
+        uses += 1;
+    }
+    assert!(uses > 600, "{uses} uses");
+    let renewals = 24 * 3600 / 200;
+    assert!(endpoint.asked() < renewals * 3 / 2, "{} requests for tokens", endpoint.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nobody_uses_is_not_renewed() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.get(&tokens, key("a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    assert!(endpoint.asked() <= 2, "{} requests", endpoint.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_use_in_the_last_quarter_renews_behind_the_client() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.get(&tokens, key("a")).await.unwrap();
+    // Renewed once for the first use; nobody uses that one until its last quarter.
+    tokio::time::sleep(Duration::from_secs(205 + 230)).await;
+    assert_eq!(endpoint.asked(), 2);
+    let asked = clock::now();
+    assert_eq!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 1");
+    assert_eq!(clock::now(), asked);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_leaves_the_good_token_and_is_tried_again() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.get(&tokens, key("a")).await.unwrap();
+    endpoint.failing.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(230)).await;
+    assert!(endpoint.asked() > 2);
+    assert_eq!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 0");
+    endpoint.failing.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_ne!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_told_to_all_and_not_asked_for_again_at_once() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.failing.store(true, Ordering::SeqCst);
+    let all = futures_util::future::join_all((0..10).map(|_| endpoint.get(&tokens, key("a")))).await;
+    assert!(all.iter().all(Result::is_err));
+    assert!(endpoint.get(&tokens, key("a")).await.is_err());
+    assert_eq!(endpoint.asked(), 1);
+    endpoint.failing.store(false, Ordering::SeqCst);
+    tokio::time::sleep(limits::TOKEN_FAILED_PAUSE).await;
+    assert!(endpoint.get(&tokens, key("a")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_not_shown_again_and_its_successor_stays() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    let first = endpoint.get(&tokens, key("a")).await.unwrap();
+    tokens.forget(&key("a"), &first);
+    let second = endpoint.get(&tokens, key("a")).await.unwrap();
+    assert_eq!(second.header(), "Bearer 1");
+    tokens.forget(&key("a"), &first);
+    assert_eq!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_is_left_to_ask_for_nobody_waits() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.gone.store(true, Ordering::SeqCst);
+    assert!(matches!(*endpoint.get(&tokens, key("a")).await.unwrap_err(), TokenError::Abandoned));
+    endpoint.gone.store(false, Ordering::SeqCst);
+    assert!(endpoint.get(&tokens, key("a")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_with_refused_credentials_is_not_tried_again() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.get(&tokens, key("a")).await.unwrap();
+    endpoint.refusing.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(265)).await;
+    assert_eq!(endpoint.asked(), 2);
+    assert_eq!(shown(&endpoint.get(&tokens, key("a")).await), "Bearer 0", "it is still good");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_first_hears_news_and_who_comes_later_does_not() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.failing.store(true, Ordering::SeqCst);
+    let both = (tokens.get(key("a"), 0, endpoint.clone()), tokens.get(key("a"), 0, endpoint.clone()));
+    let (first, joined) = tokio::join!(both.0, both.1);
+    assert!(first.unwrap_err().is_news);
+    assert!(!joined.unwrap_err().is_news);
+    assert!(!tokens.get(key("a"), 0, endpoint.clone()).await.unwrap_err().is_news);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_asked_for_at_a_time_than_an_endpoint_can_bear() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    let many = (0..limits::TOKEN_WAITING + 100).map(|number| {
+        let (tokens, endpoint) = (tokens.clone(), endpoint.clone());
+        tokio::spawn(async move { endpoint.get(&tokens, key(&number.to_string())).await.is_ok() })
+    });
+    let many: Vec<_> = many.collect();
+    tokio::time::sleep(LATENCY / 2).await;
+    assert_eq!(endpoint.asked(), limits::TOKEN_REQUESTS);
+    let done = futures_util::future::join_all(many).await;
+    let had = done.into_iter().filter(|had| *had.as_ref().unwrap()).count();
+    assert_eq!(had, limits::TOKEN_WAITING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_stays_behind_of_tokens_that_nobody_uses() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    for number in 0..200 {
+        endpoint.get(&tokens, key(&number.to_string())).await.unwrap();
+    }
+    tokio::time::sleep(LATENCY).await;
+    let alive = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert!(alive <= 2, "{alive} tasks");
+}

@@ -1,0 +1,153 @@
+//! Why nobody could be reached, and what the operator can do about it.
+
+use std::io;
+
+use rustls::AlertDescription;
+use rustls::pki_types::InvalidDnsNameError;
+
+use crate::upstream::transport::connect::fault::CertificateFault;
+use crate::upstream::transport::connect::tunnel::ProxyError;
+
+/// Why an upstream, or a host that it sends us to, could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// Its name has no address.
+    #[error("cannot resolve {host}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// It has addresses, and only such as nobody on the internet could mean.
+    #[error(
+        "{host} has only private addresses; to allow it: redirect_hosts = [\"{host}\"], or realm_hosts where tokens are \
+         asked for; an entry with a star is for public addresses alone"
+    )]
+    Private {
+        /// The host, and the port where it must be written: as the two keys have it.
+        host: String,
+    },
+    /// None of its addresses took the connection.
+    #[error("cannot connect to {authority}")]
+    Connect {
+        /// Host and port.
+        authority: String,
+        /// What the last address said.
+        #[source]
+        source: io::Error,
+    },
+    /// The proxy on the way to it could not be reached, or makes no tunnel.
+    #[error("the proxy {proxy} gives no way through")]
+    Proxy {
+        /// The proxy's host and port.
+        proxy: String,
+        /// Why.
+        #[source]
+        source: ProxyError,
+    },
+    /// The TLS handshake failed.
+    #[error("TLS with {authority} failed{}", advice(.source))]
+    Tls {
+        /// Host and port.
+        authority: String,
+        /// What rustls said.
+        #[source]
+        source: io::Error,
+    },
+    /// It took longer than `connect_timeout`.
+    #[error("connecting to {authority}{} took longer than connect_timeout", through(.proxy.as_deref()))]
+    Timeout {
+        /// Host and port.
+        authority: String,
+        /// The proxy on the way: it may be the slow one.
+        proxy: Option<String>,
+    },
+}
+
+impl DialError {
+    /// Whether the server speaks none of the protocols that it was offered (RFC 7301 section 3.2).
+    pub(crate) fn is_no_protocol(&self) -> bool {
+        let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+        self.rustls() == Some(&alert)
+    }
+
+    /// What is wrong with the server's certificate, where that is what failed.
+    pub(crate) fn certificate_fault(&self) -> Option<CertificateFault> {
+        match self.rustls()? {
+            rustls::Error::InvalidCertificate(error) => Some(CertificateFault::of(error)),
+            _ => None,
+        }
+    }
+
+    /// Whether the next attempt may end otherwise though nobody changes a setting.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Resolve { .. } | Self::Connect { .. } | Self::Timeout { .. } => true,
+            Self::Private { .. } => false,
+            Self::Proxy { source, .. } => source.is_transient(),
+            Self::Tls { .. } => self.certificate_fault().is_none() && !self.is_no_protocol(),
+        }
+    }
+
+    fn rustls(&self) -> Option<&rustls::Error> {
+        match self {
+            Self::Tls { source, .. } => rustls_error(source),
+            _ => None,
+        }
+    }
+}
+
+/// What tokio-rustls has wrapped.
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match rustls_error(error) {
+        Some(rustls::Error::InvalidCertificate(error)) if CertificateFault::of(error).is_distrust() => {
+            "; its certificate may need upstream.ca"
+        }
+        _ => "",
+    }
+}
+
+fn through(proxy: Option<&str>) -> String {
+    proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default()
+}
+
+/// Why an upstream's TLS settings can't be used. A mistake of the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSettingsError {
+    /// The file of `upstream.ca` can't be read as PEM certificates.
+    #[error("upstream.ca: {path}: {reason}")]
+    Authorities {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file of `upstream.client_certificate` can't be read as PEM certificates.
+    #[error("upstream.client_certificate: {path}: {reason}")]
+    ClientCertificate {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file of `upstream.client_key` holds no key, or another certificate's.
+    #[error("upstream.client_key: {path}: {reason}")]
+    ClientKey {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The URL's host can't stand in a certificate.
+    #[error("upstream.url: the host is not a name that TLS can verify")]
+    Host(#[from] InvalidDnsNameError),
+    /// rustls refused the settings.
+    #[error("upstream TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+}

@@ -1,0 +1,555 @@
+//! HTTP/1.1 towards an upstream (RFC 9112): one request at a time on one connection, driven by whoever waits for it.
+//!
+//! hyper's client hands each frame of a body from a connection task to the reader by channel, and reads one frame
+//! ahead. Here the reader of a response drives the connection itself: a blob's bytes go from the upstream's socket to
+//! the client's in one task, and a client that reads slowly holds one buffer, not three.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use crate::body::{BodyError, RequestBody};
+use crate::clock::Stall;
+use crate::config::limits;
+use crate::net::WriteStall;
+use crate::read_size::Pace;
+use crate::upstream::transport::chunked::{Chunked, Step};
+
+/// A byte stream that an upstream speaks HTTP/1.1 on.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Whether the peer has closed the connection, or sent what nobody asked for, while it lay idle.
+    fn is_stale(&mut self) -> bool;
+}
+
+/// Why an exchange failed before a response's head was there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    /// The upstream closed the connection without a byte of an answer.
+    #[error("the upstream closed the connection without an answer")]
+    Closed,
+    /// The transport failed.
+    #[error("the connection to the upstream broke")]
+    Io(#[source] io::Error),
+    /// The request was sent and no answer came in time.
+    #[error("the upstream did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// What came is not HTTP/1.1, or is framed in a way that could be read in two ways.
+    #[error("the upstream's answer is malformed: {0}")]
+    Malformed(&'static str),
+    /// The client's side of the request broke.
+    #[error("the request's body broke")]
+    Body(#[source] BodyError),
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) framing: Framing,
+}
+
+/// How the length of a response's body is known (RFC 9112 section 6.3).
+#[derive(Debug)]
+pub(crate) enum Framing {
+    /// This many bytes are still to come.
+    Length(u64),
+    /// Chunks are.
+    Chunked(Chunked),
+    /// Everything until the connection closes is.
+    Close,
+}
+
+/// One connection.
+pub(crate) struct Wire {
+    io: WriteStall<Box<dyn Transport>>,
+    read: BytesMut,
+    /// What is still to be written: the head, or the size of a chunk, and then `batch`.
+    write: BytesMut,
+    batch: Batch,
+    sending: Sending,
+    /// Nothing of the response has been read yet.
+    silent: bool,
+    /// Interim answers (1xx) to this request.
+    interim: usize,
+    keep_alive: bool,
+    wait: Stall,
+    response_timeout: Duration,
+    pace: Pace,
+}
+
+/// Pieces of a request's body that go out together.
+#[derive(Debug, Default)]
+struct Batch {
+    pieces: VecDeque<Bytes>,
+    /// Bytes of the body in it, when it is sealed.
+    length: usize,
+    /// Nothing is added any more: it is being written.
+    sealed: bool,
+    /// The client's connection has had its turn to bring more.
+    waited: bool,
+    /// The last chunk follows it.
+    ends_chunked: bool,
+}
+
+/// Slices of one write.
+const SLICES: usize = 32;
+
+impl Batch {
+    fn push(&mut self, data: Bytes) {
+        if !data.is_empty() {
+            self.length += data.len();
+            self.waited = false;
+            self.pieces.push_back(data);
+        }
+    }
+
+    /// What is to be written, `first` before all; the answer is how many slices are filled.
+    fn slices<'a>(&'a self, first: &'a [u8], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let parts = std::iter::once(first).filter(|first| !first.is_empty());
+        let parts = parts.chain(self.pieces.iter().map(Bytes::as_ref));
+        slices.iter_mut().zip(parts).map(|(slice, part)| *slice = IoSlice::new(part)).count()
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while let Some(piece) = self.pieces.front_mut() {
+            if written < piece.len() {
+                piece.advance(written);
+                return;
+            }
+            written -= piece.len();
+            self.pieces.pop_front();
+        }
+    }
+}
+
+/// How far the request has gone out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    Length,
+    Chunked,
+    /// The last bytes are in the buffer, or out.
+    Last,
+}
+
+impl Wire {
+    /// Speaks HTTP on `io`. `response_timeout` is how long an answer may take once the request is sent, and
+    /// `stall_timeout` how long the upstream may refuse to take a byte of it.
+    pub(crate) fn new(io: Box<dyn Transport>, response_timeout: Duration, stall_timeout: Duration) -> Self {
+        Self {
+            io: WriteStall::new(io, stall_timeout),
+            read: BytesMut::new(),
+            write: BytesMut::with_capacity(1024),
+            batch: Batch::default(),
+            sending: Sending::Last,
+            silent: true,
+            interim: 0,
+            keep_alive: true,
+            wait: Stall::new(response_timeout),
+            response_timeout,
+            pace: Pace::new(),
+        }
+    }
+
+    /// Whether another request may be sent on this connection, as far as anyone can know.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.batch.pieces.is_empty()
+    }
+
+    /// Bytes that were read and not yet taken.
+    pub(crate) fn buffered(&self) -> usize {
+        self.read.len()
+    }
+
+    /// Gives back what an idle connection need not hold.
+    pub(crate) fn rest(&mut self) {
+        if self.read.capacity() > HEAD_READ {
+            self.read = BytesMut::new();
+        }
+    }
+
+    /// Whether the peer has closed or spoken while the connection lay idle. What it said then would be taken for the
+    /// answer to the next request, which may be another client's: such a connection is never used again.
+    pub(crate) fn is_stale(&mut self) -> bool {
+        self.io.get_mut().is_stale()
+    }
+
+    /// Sends a request and waits for the head of its answer. `headers` must hold neither Content-Length nor
+    /// Transfer-Encoding: the body decides. Interim answers (1xx) are swallowed.
+    ///
+    /// An answer that comes before the body is sent whole ends the sending; the connection then dies with it.
+    pub(crate) async fn exchange(
+        &mut self,
+        method: &Method,
+        target: &str,
+        headers: &HeaderMap,
+        body: &mut RequestBody,
+    ) -> Result<Head, WireError> {
+        self.begin(method, target, headers, body);
+        let head = method == Method::HEAD;
+        let mut sent = Ok(false);
+        std::future::poll_fn(move |cx| {
+            if let Ok(false) = sent {
+                sent = match self.poll_send(cx, body) {
+                    Poll::Ready(Err(error)) if is_final(&error) => return Poll::Ready(Err(error)),
+                    Poll::Ready(result) => result.map(|()| true),
+                    Poll::Pending => Ok(false),
+                };
+            }
+            // A broken send may still have an answer waiting behind it, that says why.
+            match self.poll_head(cx, head) {
+                Poll::Ready(result) => {
+                    self.keep_alive &= matches!(sent, Ok(true));
+                    Poll::Ready(match (result, std::mem::replace(&mut sent, Ok(true))) {
+                        (Err(WireError::Closed | WireError::Io(_)), Err(error)) => Err(error),
+                        (result, _) => result,
+                    })
+                }
+                Poll::Pending if matches!(sent, Ok(false)) => Poll::Pending,
+                Poll::Pending => {
+                    ready!(self.wait.poll_waiting(cx));
+                    let timeout = WireError::Timeout(self.response_timeout);
+                    Poll::Ready(Err(std::mem::replace(&mut sent, Ok(true)).err().unwrap_or(timeout)))
+                }
+            }
+        })
+        .await
+    }
+
+    fn begin(&mut self, method: &Method, target: &str, headers: &HeaderMap, body: &RequestBody) {
+        self.silent = true;
+        self.interim = 0;
+        self.wait.progress();
+        self.pace = Pace::new();
+        let out = &mut self.write;
+        for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        for (name, value) in headers {
+            put_header(out, name.as_str(), value.as_bytes());
+        }
+        self.sending = match body.remaining() {
+            _ if body.is_empty() => {
+                if *method != Method::GET && *method != Method::HEAD {
+                    put_header(out, "content-length", b"0");
+                }
+                Sending::Last
+            }
+            Some(length) => {
+                // Writing to a BytesMut can't fail.
+                let _ = write!(out, "content-length: {length}\r\n");
+                Sending::Length
+            }
+            None => {
+                put_header(out, "transfer-encoding", b"chunked");
+                Sending::Chunked
+            }
+        };
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), WireError>> {
+        loop {
+            if !self.batch.sealed {
+                ready!(self.poll_gather(cx, body)).map_err(WireError::Body)?;
+                self.seal();
+            }
+            ready!(self.poll_flush(cx)).map_err(WireError::Io)?;
+            if self.sending == Sending::Last {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes from the client what it has sent, until there is enough for one write, or it has sent no more.
+    ///
+    /// Pieces come one by one through a channel that holds one. When it is empty, the connection gets one more turn to
+    /// fill it before what is there goes out: a system call and the upstream's wake-up are worth more than that.
+    fn poll_gather(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), BodyError>> {
+        // What goes out in one write is enough, be its pieces large or small.
+        let room = |batch: &Batch| batch.length < limits::COPY_BUFFER_MOST && batch.pieces.len() < SLICES - 3;
+        while self.sending != Sending::Last && room(&self.batch) {
+            match body.poll_data(cx) {
+                Poll::Ready(Some(data)) => self.batch.push(data?),
+                Poll::Ready(None) => self.end_body(),
+                Poll::Pending if self.write.is_empty() && self.batch.pieces.is_empty() => {
+                    return Poll::Pending;
+                }
+                Poll::Pending if self.batch.waited => break,
+                Poll::Pending => {
+                    self.batch.waited = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The body is whole. What ends it goes out with its last pieces.
+    fn end_body(&mut self) {
+        if self.sending == Sending::Chunked {
+            self.batch.ends_chunked = true;
+        }
+        self.sending = Sending::Last;
+    }
+
+    /// From here on the batch is written as it is: as one chunk, where the body is chunked.
+    fn seal(&mut self) {
+        self.batch.sealed = true;
+        let chunked = matches!(self.sending, Sending::Chunked) || self.batch.ends_chunked;
+        if chunked && self.batch.length > 0 {
+            // Writing to a BytesMut can't fail.
+            let _ = write!(self.write, "{:x}\r\n", self.batch.length);
+            self.batch.pieces.push_back(Bytes::from_static(b"\r\n"));
+        }
+        if self.batch.ends_chunked {
+            self.batch.pieces.push_back(Bytes::from_static(b"0\r\n\r\n"));
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.write.is_empty() || !self.batch.pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.batch.slices(&self.write, &mut slices);
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let head = written.min(self.write.len());
+            self.write.advance(head);
+            self.batch.advance(written - head);
+        }
+        self.batch = Batch { pieces: std::mem::take(&mut self.batch.pieces), ..Batch::default() };
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, head_request: bool) -> Poll<Result<Head, WireError>> {
+        loop {
+            if !self.read.is_empty()
+                && let Some(head) = self.take_head(head_request)?
+            {
+                return Poll::Ready(Ok(head));
+            }
+            if self.read.len() > limits::HEADER_BYTES {
+                return Poll::Ready(Err(WireError::Malformed("the head is too long")));
+            }
+            match ready!(self.poll_fill(cx, HEAD_READ)) {
+                Ok(1..) => self.silent = false,
+                // An answer that had begun shows that the request arrived: it must not look as if it had not.
+                _ if !self.silent => return Poll::Ready(Err(WireError::Malformed("the head is cut short"))),
+                Ok(0) => return Poll::Ready(Err(WireError::Closed)),
+                Err(error) => return Poll::Ready(Err(WireError::Io(error))),
+            }
+        }
+    }
+
+    /// Parses one final head out of the buffer; `None` while it is incomplete.
+    fn take_head(&mut self, head_request: bool) -> Result<Option<Head>, WireError> {
+        loop {
+            let mut slots = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
+            let mut parsed = httparse::Response::new(&mut slots);
+            let length = match parsed.parse(&self.read) {
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) => return Ok(None),
+                Err(_) => return Err(WireError::Malformed("not an HTTP response")),
+            };
+            let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+            let status = status.ok_or(WireError::Malformed("no status"))?;
+            if status.is_informational() {
+                if status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Err(WireError::Malformed("it switches protocols unasked"));
+                }
+                self.read.advance(length);
+                self.interim += 1;
+                if self.interim > INTERIM_MOST {
+                    return Err(WireError::Malformed("it says to wait again and again"));
+                }
+                continue;
+            }
+            let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+            // Header values are slices of the buffer that was read: none is copied.
+            let spans: Vec<_> =
+                parsed.headers.iter().map(|field| (name_of(field), span(&self.read, field))).collect();
+            let block = self.read.split_to(length).freeze();
+            let headers = headers_of(&block, spans)?;
+            let framing = self.framing(status, version, &headers, head_request)?;
+            return Ok(Some(Head { status, headers, framing }));
+        }
+    }
+
+    fn framing(
+        &mut self,
+        status: StatusCode,
+        version: Version,
+        headers: &HeaderMap,
+        head_request: bool,
+    ) -> Result<Framing, WireError> {
+        self.keep_alive = keeps_alive(version, headers);
+        let framing = body_framing(status, version, headers, head_request)?;
+        if matches!(framing, Framing::Close) {
+            self.keep_alive = false;
+        }
+        Ok(framing)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, at_least: usize) -> Poll<io::Result<usize>> {
+        self.read.reserve(at_least);
+        let read = self.io.read_buf(&mut self.read);
+        std::pin::pin!(read).poll(cx)
+    }
+
+    /// The next piece of the response's body, as `framing` says.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        framing: &mut Framing,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            match self.take_body(framing) {
+                Ok(Step::Data(data)) => {
+                    self.pace.hand_over(data.len());
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+            // What was read in large pieces is let go of before small ones are read.
+            if self.read.is_empty() && self.read.capacity() > 2 * self.pace.size() {
+                self.read = BytesMut::new();
+            }
+            match ready!(self.poll_fill(cx, self.pace.size())) {
+                Ok(0) => return Poll::Ready(end_of_stream(framing)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(BodyError::Io(error)))),
+            }
+        }
+    }
+
+    /// What the buffer holds of the body.
+    pub(crate) fn take_body(&mut self, framing: &mut Framing) -> Result<Step, BodyError> {
+        match framing {
+            Framing::Length(0) => Ok(Step::End),
+            Framing::Chunked(chunked) => chunked.step(&mut self.read).map_err(|_| BodyError::Chunk),
+            _ if self.read.is_empty() => Ok(Step::More),
+            Framing::Length(left) => {
+                let length = usize::try_from(*left).map_or(self.read.len(), |left| left.min(self.read.len()));
+                *left -= length as u64;
+                Ok(Step::Data(self.read.split_to(length).freeze()))
+            }
+            Framing::Close => Ok(Step::Data(self.read.split().freeze())),
+        }
+    }
+}
+
+/// Whether no answer can be behind a send that failed so: the client is gone, or the upstream has long stood still.
+fn is_final(error: &WireError) -> bool {
+    match error {
+        WireError::Body(_) => true,
+        WireError::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        WireError::Closed | WireError::Timeout(_) | WireError::Malformed(_) => false,
+    }
+}
+
+/// Interim answers that a request may have: a few hints and a `100 Continue`.
+const INTERIM_MOST: usize = 16;
+
+/// What is read at once while only a head is expected, in bytes.
+const HEAD_READ: usize = 8 * 1024;
+
+fn end_of_stream(framing: &Framing) -> Option<Result<Bytes, BodyError>> {
+    match framing {
+        Framing::Length(missing) => Some(Err(BodyError::Short { missing: *missing })),
+        Framing::Chunked(_) => Some(Err(BodyError::Chunk)),
+        Framing::Close => None,
+    }
+}
+
+fn put_header(out: &mut BytesMut, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, WireError> {
+    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Malformed("a header's name"))
+}
+
+/// Where in `buffer` the value of `field` lies.
+fn span(buffer: &[u8], field: &httparse::Header<'_>) -> std::ops::Range<usize> {
+    let start = field.value.as_ptr() as usize - buffer.as_ptr() as usize;
+    start..start + field.value.len()
+}
+
+type Span = (Result<HeaderName, WireError>, std::ops::Range<usize>);
+
+fn headers_of(block: &Bytes, spans: Vec<Span>) -> Result<HeaderMap, WireError> {
+    let mut headers = HeaderMap::with_capacity(spans.len());
+    for (name, span) in spans {
+        let value = HeaderValue::from_maybe_shared(block.slice(span));
+        headers.append(name?, value.map_err(|_| WireError::Malformed("a header's value"))?);
+    }
+    Ok(headers)
+}
+
+/// RFC 9112 section 9.3.
+fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
+    let says = |word: &str| {
+        headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case(word)))
+    };
+    if version == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
+}
+
+/// RFC 9112 section 6.3. An answer with both Transfer-Encoding and Content-Length, or with Content-Lengths that
+/// differ, may have been made to be read in two ways: it is refused.
+fn body_framing(
+    status: StatusCode,
+    version: Version,
+    headers: &HeaderMap,
+    head_request: bool,
+) -> Result<Framing, WireError> {
+    if head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return Ok(Framing::Length(0));
+    }
+    let length = content_length(headers)?;
+    match headers.get(header::TRANSFER_ENCODING) {
+        None => Ok(length.map_or(Framing::Close, Framing::Length)),
+        Some(_) if length.is_some() => Err(WireError::Malformed("both Transfer-Encoding and Content-Length")),
+        Some(_) if version == Version::HTTP_10 => Err(WireError::Malformed("Transfer-Encoding in HTTP/1.0")),
+        Some(coding) if is_chunked(coding, headers) => Ok(Framing::Chunked(Chunked::default())),
+        Some(_) => Err(WireError::Malformed("an unknown transfer coding")),
+    }
+}
+
+fn is_chunked(coding: &HeaderValue, headers: &HeaderMap) -> bool {
+    let single = headers.get_all(header::TRANSFER_ENCODING).iter().count() == 1;
+    single && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+/// The one Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, WireError> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let bytes = value.as_bytes();
+        let digits = !bytes.is_empty() && bytes.len() < 19 && bytes.iter().all(u8::is_ascii_digit);
+        let parsed = value.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
+        let parsed: u64 = parsed.ok_or(WireError::Malformed("Content-Length"))?;
+        if length.is_some_and(|length| length != parsed) {
+            return Err(WireError::Malformed("two different Content-Lengths"));
+        }
+        length = Some(parsed);
+    }
+    Ok(length)
+}
