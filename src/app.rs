@@ -11,16 +11,16 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::admin;
-use crate::admin::State;
+use crate::admin::AdminState;
 use crate::authn::htpasswd::{LoadError, Warning};
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
 use crate::body::Body;
-use crate::cache::{Cache, Site};
+use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::{Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
-use crate::gateway::{Core, Gateway, KnownHosts, Lasting, SealError, Settings, TrustedProxies};
+use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
 use crate::proto::{ErrorBody, ErrorCode, Secret};
 use crate::server::{
@@ -64,7 +64,7 @@ pub struct App {
     core: Arc<ArcSwap<Core>>,
     certificates: Option<Arc<Certificates>>,
     server: Server,
-    state: Arc<State>,
+    state: Arc<AdminState>,
     cache: Mutex<Option<Arc<Cache>>>,
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
@@ -101,19 +101,19 @@ impl App {
         let authenticator = Authenticator::new(open_htpasswd(&config)?)?.forwarding(forwards(&config));
         let authenticator = Arc::new(authenticator);
         let upstreams = upstreams(&config, &[], workers)?;
-        let lasting = Lasting::new(config.server.secret.as_ref())?;
+        let lasting = SharedState::new(config.server.secret.as_ref())?;
         let cache = config.cache.as_ref().map(Cache::open);
         let sites = sites(&config, &[], cache.as_ref());
         let settings = settings(&config, authenticator, upstreams, sites, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, lasting)));
-        tokio::spawn(tend(Arc::downgrade(&core)));
+        tokio::spawn(maintain(Arc::downgrade(&core)));
 
         let listeners: Vec<_> =
             config.server.addresses.iter().map(Listener::bind).collect::<Result<_, _>>()?;
         let addresses = listeners.iter().filter_map(Listener::local_address).collect();
         let gateway = Gateway::new(core.clone(), access_log);
         let server = Server::new(workers, config.server.max_connections, gateway)?;
-        let state = Arc::new(State::new(core.clone()));
+        let state = Arc::new(AdminState::new(core.clone()));
         let admin_address = match &config.admin {
             Some(admin) => Some(admin::serve(admin.address, state.clone()).await?),
             None => None,
@@ -290,11 +290,11 @@ impl App {
 }
 
 /// Does what upstreams need done now and then, as long as there is a gateway.
-async fn tend(core: Weak<ArcSwap<Core>>) {
+async fn maintain(core: Weak<ArcSwap<Core>>) {
     loop {
         tokio::time::sleep(limits::UPSTREAM_TEND_INTERVAL).await;
         let Some(core) = core.upgrade() else { return };
-        core.load().settings.upstreams.iter().for_each(|upstream| upstream.tend());
+        core.load().settings.upstreams.iter().for_each(|upstream| upstream.maintain());
     }
 }
 
@@ -356,7 +356,7 @@ fn settings(
     config: &Config,
     authenticator: Arc<Authenticator>,
     upstreams: Vec<Arc<Upstream>>,
-    sites: Vec<Arc<Site>>,
+    sites: Vec<Arc<UpstreamCache>>,
     certificates: Option<&Certificates>,
 ) -> Settings {
     let logins = authenticator.has_logins();
@@ -426,11 +426,15 @@ fn upstreams(
 }
 
 /// What is kept of the upstreams that have a cache. Where nothing has changed, it goes on with what it knows.
-fn sites(config: &Config, before: &[Arc<Site>], cache: Option<&Arc<Cache>>) -> Vec<Arc<Site>> {
+fn sites(
+    config: &Config,
+    before: &[Arc<UpstreamCache>],
+    cache: Option<&Arc<Cache>>,
+) -> Vec<Arc<UpstreamCache>> {
     let site = |upstream: &config::Upstream| {
         let (cache, settings) = cache.zip(upstream.cache.as_ref())?;
         let same = before.iter().find(|site| site.is_of(upstream));
-        Some(same.cloned().unwrap_or_else(|| Site::new(cache.clone(), upstream, settings)))
+        Some(same.cloned().unwrap_or_else(|| UpstreamCache::new(cache.clone(), upstream, settings)))
     };
     config.upstreams.iter().filter_map(site).collect()
 }

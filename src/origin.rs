@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::cache;
-use crate::cache::{Answer, Asking, Failure, FailureKind, Question};
+use crate::cache::{Asking, FailureKind, OriginError, OriginRequest, OriginResponse};
 use crate::config::limits;
 use crate::gateway::forward;
 use crate::gateway::forward::Meaning;
@@ -17,7 +17,7 @@ use crate::gateway::rewrite;
 use crate::proto::media_type::FULL_ACCEPT;
 use crate::proto::{ByteRange, ContentRange, Digest, MediaType, Operation, Reference, RepositoryName, Span};
 use crate::upstream;
-use crate::upstream::{Subject, Upstream};
+use crate::upstream::{Purpose, Upstream};
 
 /// One repository of an upstream, asked by one request's permit.
 pub(crate) struct UpstreamSource {
@@ -35,38 +35,38 @@ impl UpstreamSource {
         permit: Permit,
         repository: RepositoryName,
         headers: HeaderMap,
-    ) -> Arc<dyn cache::Source> {
+    ) -> Arc<dyn cache::Origin> {
         Arc::new(Self { upstream, permit, repository, headers })
     }
 
-    async fn answer(&self, worker: usize, question: Question) -> Result<Answer, Failure> {
+    async fn answer(&self, worker: usize, question: OriginRequest) -> Result<OriginResponse, OriginError> {
         match question {
-            Question::Held(digest) => self.exists(worker, self.blob(digest, true), false).await,
-            Question::Public(cache::Subject::Blob(digest)) => {
+            OriginRequest::BlobExists(digest) => self.exists(worker, self.blob(digest, true), false).await,
+            OriginRequest::Public(cache::Resource::Blob(digest)) => {
                 self.exists(worker, self.blob(digest, true), true).await
             }
-            Question::Public(cache::Subject::Manifest(reference)) => {
+            OriginRequest::Public(cache::Resource::Manifest(reference)) => {
                 let operation = self.manifest(reference, true);
                 let headers = self.manifest_headers();
-                says_manifest(self.send(worker, Subject::Other, operation, headers, true).await?)
+                says_manifest(self.send(worker, Purpose::Other, operation, headers, true).await?)
             }
-            Question::Blob { digest, bytes, validator } => {
+            OriginRequest::Blob { digest, bytes, validator } => {
                 let mut headers = self.headers.clone();
                 set_range(&mut headers, bytes, validator);
-                self.send(worker, Subject::Blob, self.blob(digest, false), headers, false).await
+                self.send(worker, Purpose::Blob, self.blob(digest, false), headers, false).await
             }
-            Question::ManifestHead(reference) => {
+            OriginRequest::ManifestHead(reference) => {
                 let operation = self.manifest(reference, true);
                 let headers = self.manifest_headers();
-                says_manifest(self.send(worker, Subject::Other, operation, headers, false).await?)
+                says_manifest(self.send(worker, Purpose::Other, operation, headers, false).await?)
             }
-            Question::Manifest(reference) => {
+            OriginRequest::Manifest(reference) => {
                 let operation = self.manifest(reference, false);
                 let answer =
-                    self.send(worker, Subject::Other, operation, self.manifest_headers(), false).await?;
+                    self.send(worker, Purpose::Other, operation, self.manifest_headers(), false).await?;
                 held_whole(answer).await
             }
-            Question::Ping => self.ping(worker).await,
+            OriginRequest::Ping => self.ping(worker).await,
         }
     }
 
@@ -86,11 +86,16 @@ impl UpstreamSource {
 
     /// HEAD; and where that is refused, which need not mean that GET would be (ECR Public answers 401, a signed URL for GET
     /// 403), a GET of the first byte. A redirect by itself says nothing: some registries send whatever they are asked for on.
-    async fn exists(&self, worker: usize, operation: Operation, nobody: bool) -> Result<Answer, Failure> {
+    async fn exists(
+        &self,
+        worker: usize,
+        operation: Operation,
+        nobody: bool,
+    ) -> Result<OriginResponse, OriginError> {
         let by_head = operation.clone();
         let headers = self.headers.clone();
-        match self.send(worker, Subject::Existence, by_head, headers, nobody).await {
-            Err(Failure { kind: FailureKind::Denied | FailureKind::Other, .. }) => {}
+        match self.send(worker, Purpose::Existence, by_head, headers, nobody).await {
+            Err(OriginError { kind: FailureKind::Denied | FailureKind::Other, .. }) => {}
             Err(failure) if is_by_challenge(&failure) => {}
             result => return says_blob(&operation, result?),
         }
@@ -100,25 +105,25 @@ impl UpstreamSource {
         let by_get =
             Operation::GetBlob { repository: repository.clone(), digest: digest.clone(), head: false };
         let mut headers = self.headers.clone();
-        set_range(&mut headers, Some(cache::Bytes { first: 0, last: Some(0) }), None);
-        let answer = match self.send(worker, Subject::Existence, by_get, headers, nobody).await {
+        set_range(&mut headers, Some(cache::ByteSpan { first: 0, last: Some(0) }), None);
+        let answer = match self.send(worker, Purpose::Existence, by_get, headers, nobody).await {
             // It has no first byte, and is there.
             Err(failure) if is_empty_blob(&failure) => {
-                Answer { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() }
+                OriginResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() }
             }
             result => result?,
         };
-        says_blob(&operation, Answer { body: Body::empty(), ..answer })
+        says_blob(&operation, OriginResponse { body: Body::empty(), ..answer })
     }
 
     async fn send(
         &self,
         worker: usize,
-        subject: Subject,
+        subject: Purpose,
         operation: Operation,
         headers: HeaderMap,
         nobody: bool,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<OriginResponse, OriginError> {
         let target = forward::target_of(&operation, &self.upstream);
         let (method, access) = (forward::method(&operation), forward::access(&operation));
         let mut body = RequestBody::empty();
@@ -131,7 +136,7 @@ impl UpstreamSource {
         let status = answer.status;
         if status.is_success() {
             rewrite::to_client(&operation, &mut answer.headers);
-            return Ok(Answer { status, headers: answer.headers, body: answer.body });
+            return Ok(OriginResponse { status, headers: answer.headers, body: answer.body });
         }
         let problem = match unsatisfiable(&answer) {
             Some(total) => Problem::Unsatisfiable(total),
@@ -140,27 +145,29 @@ impl UpstreamSource {
         Err(failed(kind_of(&answer), problem))
     }
 
-    async fn ping(&self, worker: usize) -> Result<Answer, Failure> {
+    async fn ping(&self, worker: usize) -> Result<OriginResponse, OriginError> {
         let mut body = RequestBody::empty();
         let request = upstream::Request {
             method: Method::GET,
             target: forward::target_of(&Operation::Version, &self.upstream),
             headers: self.headers.clone(),
             body: &mut body,
-            access: upstream::Access::Version,
-            subject: Subject::Other,
+            access: upstream::RequiredScope::Version,
+            subject: Purpose::Other,
         };
         match self.upstream.send(&self.permit, worker, request).await {
             Ok(answer) if answer.status.is_server_error() => {
                 let problem = forward::refused(&Operation::Version, &answer);
                 Err(failed(FailureKind::Unreachable, problem))
             }
-            Ok(answer) => Ok(Answer { status: answer.status, headers: answer.headers, body: Body::empty() }),
+            Ok(answer) => {
+                Ok(OriginResponse { status: answer.status, headers: answer.headers, body: Body::empty() })
+            }
             Err(error) => Err(self.failure(&Operation::Version, error)),
         }
     }
 
-    fn failure(&self, operation: &Operation, error: upstream::Error) -> Failure {
+    fn failure(&self, operation: &Operation, error: upstream::Error) -> OriginError {
         let kind = self.kind(&error);
         match forward::meaning(&self.upstream, &self.permit, operation, error) {
             Meaning::Login => failed(FailureKind::Denied, Problem::Unauthorized(Vec::new())),
@@ -176,7 +183,7 @@ impl UpstreamSource {
         match error {
             Error::Dial(_) | Error::Timeout | Error::Broken(_) => FailureKind::Unreachable,
             // It answers; but this answer leads nowhere.
-            Error::Reach(_) | Error::Redirect(_) => FailureKind::Unusable,
+            Error::EgressPolicy(_) | Error::Redirect(_) => FailureKind::Unusable,
             Error::Client(_) | Error::Loop => FailureKind::Other,
             Error::Limited { retry_after } => FailureKind::Limited { retry_after: *retry_after },
             Error::Token(error) => match &**error {
@@ -189,13 +196,13 @@ impl UpstreamSource {
             Error::Unauthorized(Unauthorized::InvalidToken) => FailureKind::Credentials,
             Error::Unauthorized(Unauthorized::Insufficient) if own => FailureKind::Denied,
             Error::Unauthorized(Unauthorized::Insufficient) => FailureKind::NotFound,
-            Error::Unauthorized(_) | Error::Open | Error::Nameless => FailureKind::Denied,
+            Error::Unauthorized(_) | Error::AnonymousUpstream | Error::UsernameIgnored => FailureKind::Denied,
         }
     }
 }
 
-impl cache::Source for UpstreamSource {
-    fn ask(&self, worker: usize, question: Question) -> Asking<'_> {
+impl cache::Origin for UpstreamSource {
+    fn ask(&self, worker: usize, question: OriginRequest) -> Asking<'_> {
         Box::pin(self.answer(worker, question))
     }
 
@@ -208,22 +215,22 @@ impl cache::Source for UpstreamSource {
     }
 }
 
-fn failed(kind: FailureKind, problem: Problem) -> Failure {
-    Failure { kind, cause: Arc::new(problem) }
+fn failed(kind: FailureKind, problem: Problem) -> OriginError {
+    OriginError { kind, cause: Arc::new(problem) }
 }
 
 /// Docker Hub's way of saying "no such repository" is another registry's way of not liking HEAD.
-fn is_by_challenge(failure: &Failure) -> bool {
+fn is_by_challenge(failure: &OriginError) -> bool {
     matches!(failure.cause.downcast_ref::<Problem>(), Some(Problem::NotThere(_)))
 }
 
-fn is_empty_blob(failure: &Failure) -> bool {
+fn is_empty_blob(failure: &OriginError) -> bool {
     matches!(failure.cause.downcast_ref::<Problem>(), Some(Problem::Unsatisfiable(0)))
 }
 
 /// Whether an answer is a registry's, about the blob that was asked for: a page that somebody puts in front of everything is
 /// a success too.
-fn says_blob(operation: &Operation, answer: Answer) -> Result<Answer, Failure> {
+fn says_blob(operation: &Operation, answer: OriginResponse) -> Result<OriginResponse, OriginError> {
     let text = |name| answer.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let digest = text(forward::DOCKER_CONTENT_DIGEST).and_then(|digest| Digest::parse(digest).ok());
     let another = digest
@@ -238,7 +245,7 @@ fn says_blob(operation: &Operation, answer: Answer) -> Result<Answer, Failure> {
 }
 
 /// The same of a manifest's head, which says its type or its digest. What says neither may still do so with GET.
-fn says_manifest(answer: Answer) -> Result<Answer, Failure> {
+fn says_manifest(answer: OriginResponse) -> Result<OriginResponse, OriginError> {
     let named = answer.headers.contains_key(forward::DOCKER_CONTENT_DIGEST);
     let text = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let typed = text.and_then(|text| MediaType::parse(text).ok()).is_some_and(|kind| kind.is_manifest());
@@ -282,7 +289,7 @@ fn unsatisfiable(answer: &upstream::Response) -> Option<u64> {
     }
 }
 
-fn set_range(headers: &mut HeaderMap, bytes: Option<cache::Bytes>, validator: Option<HeaderValue>) {
+fn set_range(headers: &mut HeaderMap, bytes: Option<cache::ByteSpan>, validator: Option<HeaderValue>) {
     let Some(bytes) = bytes else { return };
     let range = match bytes.last.and_then(|last| Span::new(bytes.first, last)) {
         Some(span) => ByteRange::from(span).to_string(),
@@ -297,10 +304,10 @@ fn set_range(headers: &mut HeaderMap, bytes: Option<cache::Bytes>, validator: Op
 }
 
 /// A manifest, which is never longer than [`limits::MANIFEST_BYTES`].
-async fn held_whole(answer: Answer) -> Result<Answer, Failure> {
+async fn held_whole(answer: OriginResponse) -> Result<OriginResponse, OriginError> {
     let limited = Limited::new(answer.body, limits::MANIFEST_BYTES);
     let unusable = || Problem::Cached(cache::Unusable("a manifest that is too long, or broke off"));
     let collected = limited.collect().await;
     let bytes = collected.map_err(|_| failed(FailureKind::Unusable, unusable()))?.to_bytes();
-    Ok(Answer { body: Body::full(bytes), ..answer })
+    Ok(OriginResponse { body: Body::full(bytes), ..answer })
 }

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// Questions under way. Each runs in a task of its own, so that it does not end with whoever asked first.
-pub(super) struct Flights<K, V>(Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>);
+pub(super) struct SingleFlight<K, V>(Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>);
 
-impl<K, V> Default for Flights<K, V> {
+impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self(Arc::default())
     }
 }
 
-impl<K, V> Flights<K, V>
+impl<K, V> SingleFlight<K, V>
 where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
@@ -69,7 +69,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_ask_the_same_share_one_answer_even_if_the_first_leaves() {
-        let flights: Flights<u8, u32> = Flights::default();
+        let flights: SingleFlight<u8, u32> = SingleFlight::default();
         let (go, wait) = tokio::sync::oneshot::channel::<u32>();
         let first = flights.join(1, || async move { wait.await.unwrap() });
         assert!(tokio::time::timeout(std::time::Duration::from_millis(1), first).await.is_err());
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_question_that_breaks_is_no_answer_and_is_over() {
-        let flights: Flights<u8, u32> = Flights::default();
+        let flights: SingleFlight<u8, u32> = SingleFlight::default();
         let (go, wait) = tokio::sync::oneshot::channel::<u32>();
         drop(go);
         assert_eq!(flights.join(1, || async move { wait.await.unwrap() }).await, (None, false));

@@ -9,10 +9,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::admin::readiness;
-use crate::admin::readiness::State;
+use crate::admin::readiness::AdminState;
 use crate::body::Body;
 use crate::cache;
-use crate::cache::{Amount, Cache, Cause, Outcome};
+use crate::cache::{Amount, Cache, CacheStatus, Cause};
 
 /// What is known at one moment.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers a scrape. Nothing here reads a directory.
-pub(super) fn answer<B>(request: &Request<B>, state: &State) -> Response<Body> {
+pub(super) fn answer<B>(request: &Request<B>, state: &AdminState) -> Response<Body> {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
     match Snapshot::of(state).encoded() {
@@ -49,14 +49,14 @@ pub(super) fn answer<B>(request: &Request<B>, state: &State) -> Response<Body> {
 }
 
 impl Snapshot {
-    fn of(state: &State) -> Self {
+    fn of(state: &AdminState) -> Self {
         let core = state.core();
         let sites = readiness::sites(&core);
         Self {
             cache: readiness::cache(&core).map(|cache| OfCache::of(&cache)),
             breakers: sites
                 .iter()
-                .map(|site| (site.name().to_owned(), site.breaker_state() == cache::State::Open))
+                .map(|site| (site.name().to_owned(), site.breaker_state() == cache::BreakerState::Open))
                 .collect(),
         }
     }
@@ -74,7 +74,7 @@ impl OfCache {
     fn of(cache: &Cache) -> Self {
         let (counters, usage) = (cache.counters(), cache.store().usage());
         Self {
-            requests: Outcome::ALL.map(|outcome| (outcome.word(), counters.outcome(outcome))).into(),
+            requests: CacheStatus::ALL.map(|outcome| (outcome.word(), counters.outcome(outcome))).into(),
             bytes_saved: counters.bytes_saved(),
             fills: counters.fills(),
             fill_failures: Cause::ALL.map(|cause| (cause.as_str(), counters.fill_failures(cause))).into(),
@@ -132,9 +132,9 @@ impl OfCache {
         let bytes: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.bytes)).collect();
         out.gauge("dockgate_cache_bytes", "Bytes on disk", &labelled("kind", &bytes))?;
         let contents: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.count)).collect();
-        out.gauge("dockgate_cache_contents", "Files on disk", &labelled("kind", &contents))?;
+        out.gauge("dockgate_cache_objects", "Files on disk", &labelled("kind", &contents))?;
         out.one("dockgate_cache_max_bytes", "The most that may be on disk", self.max_bytes)?;
-        out.one("dockgate_cache_trouble", "1 while nothing can be kept", u64::from(self.trouble))
+        out.one("dockgate_cache_degraded", "1 while nothing can be kept", u64::from(self.trouble))
     }
 }
 
@@ -204,9 +204,9 @@ mod tests {
             "dockgate_cache_evicted_blobs_total 0",
             "dockgate_cache_evicted_bytes_total 0",
             "dockgate_cache_bytes{kind=\"blob\"} 7",
-            "dockgate_cache_contents{kind=\"blob\"} 1",
+            "dockgate_cache_objects{kind=\"blob\"} 1",
             "dockgate_cache_max_bytes 100",
-            "dockgate_cache_trouble 1",
+            "dockgate_cache_degraded 1",
             "dockgate_upstream_breaker_open{upstream=\"docker.io\"} 1",
             "dockgate_upstream_breaker_open{upstream=\"a\\\"b\"} 0",
         ] {

@@ -22,7 +22,7 @@ mod guard;
 mod metrics;
 mod readiness;
 
-pub(crate) use readiness::State;
+pub(crate) use readiness::AdminState;
 
 /// Connections that the admin listener has at a time.
 const CONNECTIONS: usize = 64;
@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the address can't be listened on.
-pub(crate) async fn serve(address: SocketAddr, state: Arc<State>) -> std::io::Result<SocketAddr> {
+pub(crate) async fn serve(address: SocketAddr, state: Arc<AdminState>) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| std::io::Error::new(error.kind(), format!("admin.address {address}: {error}")))?;
@@ -43,7 +43,7 @@ pub(crate) async fn serve(address: SocketAddr, state: Arc<State>) -> std::io::Re
     Ok(address)
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, state: Arc<AdminState>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -60,7 +60,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 }
 
 /// Ends when the client does, or when nothing has been answered for a while. A verification may take an hour.
-async fn serve_connection(stream: TcpStream, state: Arc<State>) {
+async fn serve_connection(stream: TcpStream, state: Arc<AdminState>) {
     let busy = Busy::default();
     let of_answers = busy.clone();
     let service = service_fn(move |request| {
@@ -110,7 +110,7 @@ impl Drop for Answering {
     }
 }
 
-async fn answer(request: Request<Incoming>, state: &Arc<State>, busy: Answering) -> Response<Body> {
+async fn answer(request: Request<Incoming>, state: &Arc<AdminState>, busy: Answering) -> Response<Body> {
     if !guard::is_local(&request) {
         return text(StatusCode::FORBIDDEN, "this listener is for this machine alone\n");
     }

@@ -7,23 +7,28 @@ use arc_swap::ArcSwap;
 use http::StatusCode;
 use serde_json::json;
 
-use crate::admin::api::Works;
+use crate::admin::api::JobSlots;
 use crate::cache;
-use crate::cache::{Cache, Site};
+use crate::cache::{Cache, UpstreamCache};
 use crate::gateway::Core;
 
 /// What the admin listener tells.
-pub(crate) struct State {
+pub(crate) struct AdminState {
     core: Arc<ArcSwap<Core>>,
     draining: AtomicBool,
     problems: Mutex<Vec<(&'static str, String)>>,
-    pub(super) works: Works,
+    pub(super) works: JobSlots,
 }
 
-impl State {
+impl AdminState {
     /// Of a gateway that answers by `core`.
     pub(crate) fn new(core: Arc<ArcSwap<Core>>) -> Self {
-        Self { core, draining: AtomicBool::new(false), problems: Mutex::default(), works: Works::default() }
+        Self {
+            core,
+            draining: AtomicBool::new(false),
+            problems: Mutex::default(),
+            works: JobSlots::default(),
+        }
     }
 
     /// From now on the gateway is not ready: it ends.
@@ -66,8 +71,8 @@ fn upstreams(core: &Core) -> serde_json::Map<String, serde_json::Value> {
     let sites = sites(core);
     let word = |name: &str, health: &str| {
         let resting =
-            sites.iter().any(|site| site.name() == name && site.breaker_state() == cache::State::Open);
-        if resting { format!("{health}, resting") } else { health.to_owned() }
+            sites.iter().any(|site| site.name() == name && site.breaker_state() == cache::BreakerState::Open);
+        if resting { format!("{health}, circuit open") } else { health.to_owned() }
     };
     let upstreams = core.settings.upstreams.iter().map(|upstream| {
         let name = &upstream.settings().name;
@@ -77,7 +82,7 @@ fn upstreams(core: &Core) -> serde_json::Map<String, serde_json::Value> {
 }
 
 /// What is kept of each upstream that has a cache.
-pub(super) fn sites(core: &Core) -> Vec<Arc<Site>> {
+pub(super) fn sites(core: &Core) -> Vec<Arc<UpstreamCache>> {
     core.settings.sites.clone()
 }
 

@@ -4,7 +4,7 @@
 //! remembers, then at the throttle, and only then has the password checked on one of a few low-priority
 //! threads. Passwords are expensive, requests are not.
 //!
-//! Where an upstream judges, [`Forwarding`] does the same with its judgement in place of the check.
+//! Where an upstream judges, [`UpstreamLogins`] does the same with its judgement in place of the check.
 
 mod authenticator;
 mod bcrypt_pool;
@@ -17,7 +17,7 @@ mod throttle;
 mod upstream_logins;
 mod verifier;
 
-pub(crate) use crate::authn::upstream_logins::{Forwarding, Judgement};
+pub(crate) use crate::authn::upstream_logins::{Judgement, UpstreamLogins};
 pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;

@@ -1,6 +1,6 @@
 //! Names and passwords that an upstream judges.
 //!
-//! The upstream is asked by whoever holds a [`Forwarding`]; here its word is remembered, wrong pairs are counted, and
+//! The upstream is asked by whoever holds a [`UpstreamLogins`]; here its word is remembered, wrong pairs are counted, and
 //! equal questions under way are joined. What is right is believed for five minutes, and then asked again.
 
 use std::collections::HashMap;
@@ -19,13 +19,13 @@ use crate::clock;
 use crate::config::limits;
 
 /// What upstreams have said of the names and passwords of clients. `E` is why one can't be asked.
-pub(crate) struct Forwarding<E> {
+pub(crate) struct UpstreamLogins<E> {
     shared: Arc<Shared<E>>,
     /// Which upstreams are meant: what those before them say is not for these.
     generation: u64,
 }
 
-impl<E> Clone for Forwarding<E> {
+impl<E> Clone for UpstreamLogins<E> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), generation: self.generation }
     }
@@ -64,7 +64,7 @@ impl<E> Clone for Judgement<E> {
     }
 }
 
-impl<E: Send + Sync + 'static> Forwarding<E> {
+impl<E: Send + Sync + 'static> UpstreamLogins<E> {
     /// With nothing remembered.
     ///
     /// # Errors

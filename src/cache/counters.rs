@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::outcome::Outcome;
+use crate::cache::outcome::CacheStatus;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(crate) struct Counters {
 /// What the counters say at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counted {
-    /// Requests by their outcome, [`Outcome::word`].
+    /// Requests by their outcome, [`CacheStatus::word`].
     pub requests: BTreeMap<String, u64>,
     /// Bytes given to clients that no upstream had to send.
     pub bytes_saved: u64,
@@ -40,8 +40,8 @@ impl Counted {
     /// Of a hundred requests, those that needed nothing new from an upstream; none before the first request. A request that
     /// joined a download is none of them, nor a miss of its own.
     pub(crate) fn hit_percent(&self) -> Option<f64> {
-        let of = |outcome: Outcome| self.requests.get(outcome.word()).copied().unwrap_or_default();
-        let here = of(Outcome::Hit) + of(Outcome::Stale) + of(Outcome::Revalidated);
+        let of = |outcome: CacheStatus| self.requests.get(outcome.word()).copied().unwrap_or_default();
+        let here = of(CacheStatus::Hit) + of(CacheStatus::Stale) + of(CacheStatus::Revalidated);
         let all: u64 = self.requests.values().sum();
         (all > 0).then(|| here as f64 * 100.0 / all as f64)
     }
@@ -84,12 +84,12 @@ impl Cause {
 
 impl Counters {
     /// A request was answered.
-    pub(crate) fn answered(&self, outcome: Outcome) {
+    pub(crate) fn answered(&self, outcome: CacheStatus) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Requests that were answered so.
-    pub(crate) fn outcome(&self, outcome: Outcome) -> u64 {
+    pub(crate) fn outcome(&self, outcome: CacheStatus) -> u64 {
         self.outcomes[outcome as usize].load(Ordering::Relaxed)
     }
 
@@ -133,10 +133,10 @@ impl Counters {
     /// All of them. Each is read by itself: they may be a request apart.
     pub(crate) fn counted(&self) -> Counted {
         let (evicted_blobs, evicted_bytes) = self.evictions();
-        let outcome = |outcome: &Outcome| (outcome.word().to_owned(), self.outcome(*outcome));
+        let outcome = |outcome: &CacheStatus| (outcome.word().to_owned(), self.outcome(*outcome));
         let cause = |cause: &Cause| (cause.as_str().to_owned(), self.fill_failures(*cause));
         Counted {
-            requests: Outcome::ALL.iter().map(outcome).collect(),
+            requests: CacheStatus::ALL.iter().map(outcome).collect(),
             bytes_saved: self.bytes_saved(),
             fills: self.fills(),
             fill_failures: Cause::ALL.iter().map(cause).collect(),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_counted_can_be_read_back() {
         let counters = Counters::default();
-        for outcome in [Outcome::Hit, Outcome::Hit, Outcome::Stale, Outcome::Miss] {
+        for outcome in [CacheStatus::Hit, CacheStatus::Hit, CacheStatus::Stale, CacheStatus::Miss] {
             counters.answered(outcome);
         }
         counters.saved(10);

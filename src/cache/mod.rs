@@ -1,7 +1,7 @@
 //! The pull-through cache: one download, many readers, nothing wrong ever kept.
 //!
 //! Content is kept once, by its digest; what a repository holds is a record of (upstream, repository, digest). A
-//! [`Repository`] is one request's view of it: it needs the request's permit, and a [`Source`] to ask the upstream by.
+//! [`Requester`] is one request's view of it: it needs the request's permit, and a [`Origin`] to ask the upstream by.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,23 +25,23 @@ pub(crate) mod upstream_cache;
 pub(crate) use crate::cache::blobs::blob::Blob;
 pub(crate) use crate::cache::blobs::push::Push;
 pub(crate) use crate::cache::manifests::pull::Manifest;
-pub(crate) use crate::cache::origin::breaker::State;
+pub(crate) use crate::cache::origin::breaker::BreakerState;
 pub(crate) use crate::cache::origin::{
-    Answer, Asking, Bytes, Failure, FailureKind, Question, Source, Subject,
+    Asking, ByteSpan, FailureKind, Origin, OriginError, OriginRequest, OriginResponse, Resource,
 };
-pub(crate) use crate::cache::requester::{Refusal, Repository, Unusable};
-pub(crate) use crate::cache::upstream_cache::Site;
+pub(crate) use crate::cache::requester::{CacheError, Requester, Unusable};
+pub(crate) use crate::cache::upstream_cache::UpstreamCache;
 pub(crate) use counters::{Cause, Counted, Counters};
-pub(crate) use outcome::Outcome;
+pub(crate) use outcome::CacheStatus;
 pub(crate) use store::{Amount, Store};
 
-use crate::cache::blobs::blob::Small;
+use crate::cache::blobs::blob::SmallBlobs;
 use crate::cache::blobs::fill::Fills;
 use crate::cache::blobs::push::Pushes;
-use crate::cache::manifests::memory::Hot;
+use crate::cache::manifests::memory::ManifestMemory;
 use crate::cache::metadata::generation::Generations;
 use crate::cache::metadata::records::Records;
-use crate::cache::store::hash_pool::Desk;
+use crate::cache::store::hash_pool::HashPool;
 
 /// What is kept of all upstreams.
 pub(crate) struct Cache {
@@ -51,12 +51,12 @@ pub(crate) struct Cache {
     fills: Fills,
     /// How often each upstream's repositories have been written to.
     generations: Generations,
-    desk: Arc<Desk>,
+    desk: Arc<HashPool>,
     pushes: Pushes,
-    /// Small blobs, in memory.
-    small: Small,
+    /// SmallBlobs blobs, in memory.
+    small: SmallBlobs,
     /// Manifests, in memory.
-    hot: Hot,
+    hot: ManifestMemory,
     counters: Arc<Counters>,
 }
 
@@ -86,7 +86,7 @@ impl Cache {
 
     fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Arc<Self> {
         let records = Records::new(settings.path.join("records"), store.access());
-        let desk = Arc::<Desk>::default();
+        let desk = Arc::<HashPool>::default();
         let pushes = Pushes::new(store.clone(), desk.clone());
         Arc::new(Self {
             settings: settings.clone(),
@@ -96,8 +96,8 @@ impl Cache {
             generations: Generations::default(),
             desk,
             pushes,
-            small: Small::new(),
-            hot: Hot::new(),
+            small: SmallBlobs::new(),
+            hot: ManifestMemory::new(),
             counters,
         })
     }

@@ -2,7 +2,7 @@
 
 /// The word of `X-Cache`, of the log and of the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Outcome {
+pub(crate) enum CacheStatus {
     /// It was here.
     Hit,
     /// It was not, and came from the upstream for this request.
@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
     Revalidated,
 }
 
-impl Outcome {
+impl CacheStatus {
     /// All of them.
     pub(crate) const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Fill, Self::Stale, Self::Revalidated];
 

@@ -7,13 +7,13 @@ use moka::sync::Cache;
 
 use crate::authn::Identity;
 use crate::cache::metadata::membership::{broken, is_no};
-use crate::cache::origin::{FailureKind, Question, Subject};
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::origin::{FailureKind, OriginRequest, Resource};
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::clock;
 use crate::config;
 use crate::config::PullAuthorization;
 use crate::proto::{Digest, Reference, RepositoryName};
-use crate::single_flight::Flights;
+use crate::single_flight::SingleFlight;
 
 /// What one upstream has let whom read.
 pub(crate) struct Grants {
@@ -26,7 +26,7 @@ pub(crate) struct Grants {
     /// When each repository was found not to be for everyone.
     private: Cache<RepositoryName, Instant>,
     /// What is being asked; of one subject alone where it matters.
-    asked: Flights<(Grant, Option<Subject>), Heard>,
+    asked: SingleFlight<(Grant, Option<Resource>), Lookup>,
 }
 
 /// To whom, by the identity at this gateway, and to what. To everyone where there is no identity.
@@ -34,20 +34,20 @@ type Grant = (Option<Identity>, RepositoryName);
 
 /// What came of asking for a grant, and by what it was asked for.
 #[derive(Clone)]
-struct Heard {
-    subject: Subject,
-    result: Result<(), Refusal>,
+struct Lookup {
+    subject: Resource,
+    result: Result<(), CacheError>,
 }
 
 impl Grants {
     /// None yet.
-    pub(crate) fn new(settings: &config::UpstreamCache) -> Self {
+    pub(crate) fn new(settings: &config::UpstreamCacheOptions) -> Self {
         Self {
             ttl: settings.tag_ttl,
             stale: settings.grant_stale,
             given: Cache::builder().max_capacity(ENTRIES).eviction_policy(EvictionPolicy::lru()).build(),
             private: Cache::builder().max_capacity(ENTRIES).eviction_policy(EvictionPolicy::lru()).build(),
-            asked: Flights::default(),
+            asked: SingleFlight::default(),
         }
     }
 
@@ -79,16 +79,16 @@ impl Grants {
     }
 }
 
-impl Repository {
+impl Requester {
     /// Whether whoever asks may read this repository at the upstream. In `"shared"` the rules have decided; in `"each"` it
     /// is asked about the manifest `subject` where it has not been lately.
     ///
     /// # Errors
     /// The upstream's no, and whatever kept it from being asked: this fails closed.
-    pub(crate) async fn entitled(&self, subject: &Reference) -> Result<(), Refusal> {
+    pub(crate) async fn entitled(&self, subject: &Reference) -> Result<(), CacheError> {
         match self.site.settings.pull_authorization {
             PullAuthorization::Shared => Ok(()),
-            PullAuthorization::Each => self.is_granted(|| Subject::Manifest(subject.clone())).await,
+            PullAuthorization::Each => self.is_granted(|| Resource::Manifest(subject.clone())).await,
         }
     }
 
@@ -96,14 +96,14 @@ impl Repository {
     ///
     /// # Errors
     /// As there.
-    pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), Refusal> {
+    pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), CacheError> {
         match self.site.settings.pull_authorization {
             PullAuthorization::Shared => Ok(()),
-            PullAuthorization::Each => self.is_granted(|| Subject::Blob(digest.clone())).await,
+            PullAuthorization::Each => self.is_granted(|| Resource::Blob(digest.clone())).await,
         }
     }
 
-    async fn is_granted(&self, subject: impl FnOnce() -> Subject) -> Result<(), Refusal> {
+    async fn is_granted(&self, subject: impl FnOnce() -> Resource) -> Result<(), CacheError> {
         let grants = &self.site.grants;
         let own = (Some(self.permit.identity().clone()), self.name.clone());
         let everyones = (None, self.name.clone());
@@ -111,7 +111,7 @@ impl Repository {
             return Ok(());
         }
         let result = if self.site.settings.offline {
-            Err(Refusal::Offline)
+            Err(CacheError::Offline)
         } else {
             self.renew_grant(&own, &everyones, &subject()).await
         };
@@ -131,7 +131,12 @@ impl Repository {
         }
     }
 
-    async fn renew_grant(&self, own: &Grant, everyones: &Grant, subject: &Subject) -> Result<(), Refusal> {
+    async fn renew_grant(
+        &self,
+        own: &Grant,
+        everyones: &Grant,
+        subject: &Resource,
+    ) -> Result<(), CacheError> {
         let is_private = self.site.shows_certificate() || self.site.grants.is_private(&self.name);
         if !is_private && self.obtain_grant(everyones, subject).await.is_ok() {
             return Ok(());
@@ -140,10 +145,10 @@ impl Repository {
     }
 
     /// One asks for all who want the same grant. A no to what he asks about is not one to what the others do.
-    async fn obtain_grant(&self, grant: &Grant, subject: &Subject) -> Result<(), Refusal> {
+    async fn obtain_grant(&self, grant: &Grant, subject: &Resource) -> Result<(), CacheError> {
         let heard = self.hear_of_grant(grant, None, subject).await;
         match heard {
-            Some(Heard { subject: other, result: Err(refusal) }) if other != *subject && is_no(&refusal) => {
+            Some(Lookup { subject: other, result: Err(refusal) }) if other != *subject && is_no(&refusal) => {
                 self.hear_of_grant(grant, Some(subject.clone()), subject).await
             }
             heard => heard,
@@ -151,30 +156,30 @@ impl Repository {
         .map_or_else(|| Err(broken()), |heard| heard.result)
     }
 
-    async fn hear_of_grant(&self, grant: &Grant, of: Option<Subject>, subject: &Subject) -> Option<Heard> {
+    async fn hear_of_grant(&self, grant: &Grant, of: Option<Resource>, subject: &Resource) -> Option<Lookup> {
         let (repository, key, subject) = (self.clone(), (grant.clone(), of), subject.clone());
         let grant = grant.clone();
         let ask = || async move {
             let result = repository.ask_for_grant(&grant, &subject).await;
-            Heard { subject, result }
+            Lookup { subject, result }
         };
         self.site.grants.asked.join(key, ask).await.0
     }
 
-    async fn ask_for_grant(&self, grant: &Grant, subject: &Subject) -> Result<(), Refusal> {
+    async fn ask_for_grant(&self, grant: &Grant, subject: &Resource) -> Result<(), CacheError> {
         let generation = self.generation();
         let question = match (&grant.0, subject) {
-            (None, _) => Question::Public(subject.clone()),
-            (Some(_), Subject::Blob(digest)) => Question::Held(digest.clone()),
-            (Some(_), Subject::Manifest(reference)) => Question::ManifestHead(reference.clone()),
+            (None, _) => OriginRequest::Public(subject.clone()),
+            (Some(_), Resource::Blob(digest)) => OriginRequest::BlobExists(digest.clone()),
+            (Some(_), Resource::Manifest(reference)) => OriginRequest::ManifestHead(reference.clone()),
         };
-        let answer = self.ask(Need::Right, question).await.inspect_err(|refusal| {
+        let answer = self.ask(Priority::Authorization, question).await.inspect_err(|refusal| {
             if is_no(refusal) {
                 self.site.grants.end(grant);
             }
         })?;
         self.site.grants.give(grant);
-        if let Subject::Blob(digest) = subject {
+        if let Resource::Blob(digest) = subject {
             self.confirm_by(digest, &answer, generation);
         }
         Ok(())
@@ -183,11 +188,11 @@ impl Repository {
 
 /// Whether the upstream could not be reached, or did not work. That it limits us, that its token endpoint does not take us,
 /// and that it answers what can't be used is not that: whoever may not read any more could bring it about. It rests for
-/// [`Need::Right`] only where the probe has found nobody.
-fn is_out_of_reach(refusal: &Refusal) -> bool {
+/// [`Priority::Authorization`] only where the probe has found nobody.
+fn is_out_of_reach(refusal: &CacheError) -> bool {
     match refusal {
-        Refusal::Failure(failure) => failure.kind == FailureKind::Unreachable,
-        Refusal::Offline | Refusal::Resting => true,
+        CacheError::Origin(failure) => failure.kind == FailureKind::Unreachable,
+        CacheError::Offline | CacheError::CircuitOpen => true,
         _ => false,
     }
 }

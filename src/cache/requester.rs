@@ -5,83 +5,83 @@ use std::time::Duration;
 
 use crate::authz::Permit;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::origin::{Answer, Failure, FailureKind, Question, Source};
-use crate::cache::upstream_cache::Site;
+use crate::cache::origin::{FailureKind, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::cache::upstream_cache::UpstreamCache;
 use crate::config::PullAuthorization;
 use crate::proto::RepositoryName;
 
 /// A repository of an upstream, for whoever has the permit. Cheap to clone, for work in the background.
 #[derive(Clone)]
-pub(crate) struct Repository {
-    pub(crate) site: Arc<Site>,
+pub(crate) struct Requester {
+    pub(crate) site: Arc<UpstreamCache>,
     pub(crate) permit: Permit,
     /// As the upstream calls it.
     pub(crate) name: RepositoryName,
     pub(crate) worker: usize,
-    pub(crate) source: Arc<dyn Source>,
+    pub(crate) source: Arc<dyn Origin>,
 }
 
 /// Why something is not given.
 #[derive(Debug, Clone)]
-pub(crate) enum Refusal {
+pub(crate) enum CacheError {
     /// The upstream gave nothing.
-    Failure(Failure),
+    Origin(OriginError),
     /// The upstream has said lately that there is no such manifest.
     NotFound,
     /// It is not here, and whoever asks may not have it fetched.
-    MayNotFetch,
+    FetchForbidden,
     /// It is not here, and the upstream is not asked (`offline`).
     Offline,
     /// It is not here, and the upstream has failed so often that it is not asked for a moment.
-    Resting,
+    CircuitOpen,
     /// It is not here, and the upstream wants to be left alone for a while; this is only asked for in the background.
-    Limited(Duration),
+    RateLimited(Duration),
     /// No byte that is asked for is in the blob (RFC 9110 section 15.5.17), which has this many.
     Unsatisfiable(u64),
     /// It is not for the cache: let the upstream answer.
     Bypass,
     /// It was on its way, and that has just ended: ask again.
-    Again,
+    Retry,
 }
 
 /// How much a question matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
+pub(crate) enum Priority {
     /// Nothing that is here can serve: asked even while the upstream limits us.
-    Only,
+    Required,
     /// Something that is here can serve, if need be.
-    Fresher,
+    Refresh,
     /// Nobody waits for it.
     Background,
     /// Whether somebody may read: asked also while the breaker is open, until the probe has found nobody either. Who has
     /// opened it himself must not gain by that.
-    Right,
+    Authorization,
 }
 
-impl Refusal {
+impl CacheError {
     /// The upstream answered something that must not be passed on.
     pub(crate) fn unusable(reason: &'static str) -> Self {
-        Self::Failure(Failure { kind: FailureKind::Unusable, cause: Arc::new(Unusable(reason)) })
+        Self::Origin(OriginError { kind: FailureKind::Unusable, cause: Arc::new(Unusable(reason)) })
     }
 
     /// Whether what is here already may serve in spite of it: the registry itself has not said no.
     pub(crate) fn allows_stale(&self) -> bool {
         match self {
-            Self::Failure(failure) => failure.kind.allows_stale(),
-            Self::Resting | Self::Limited(_) => true,
+            Self::Origin(failure) => failure.kind.allows_stale(),
+            Self::CircuitOpen | Self::RateLimited(_) => true,
             Self::NotFound
-            | Self::MayNotFetch
+            | Self::FetchForbidden
             | Self::Offline
             | Self::Unsatisfiable(_)
             | Self::Bypass
-            | Self::Again => false,
+            | Self::Retry => false,
         }
     }
 
     /// What kind of failure it is, if the upstream was asked and gave nothing.
     pub(crate) fn failure(&self) -> Option<FailureKind> {
         match self {
-            Self::Failure(failure) => Some(failure.kind),
+            Self::Origin(failure) => Some(failure.kind),
             _ => None,
         }
     }
@@ -92,42 +92,48 @@ impl Refusal {
 #[error("the upstream sent {0}")]
 pub(crate) struct Unusable(pub &'static str);
 
-impl Repository {
+impl Requester {
     /// Asks the upstream, if it may be asked at all: not offline, not for bytes by whoever may not fetch, not while the
-    /// breaker is open (but see [`Need::Right`]), and while it limits us only what somebody needs.
+    /// breaker is open (but see [`Priority::Authorization`]), and while it limits us only what somebody needs.
     ///
     /// # Errors
-    /// [`Refusal::Offline`], [`Refusal::MayNotFetch`], [`Refusal::Resting`], [`Refusal::Limited`], each without having
+    /// [`CacheError::Offline`], [`CacheError::FetchForbidden`], [`CacheError::CircuitOpen`], [`CacheError::RateLimited`], each without having
     /// asked; else the upstream's.
-    pub(crate) async fn ask(&self, need: Need, question: Question) -> Result<Answer, Refusal> {
+    pub(crate) async fn ask(
+        &self,
+        need: Priority,
+        question: OriginRequest,
+    ) -> Result<OriginResponse, CacheError> {
         if !self.permit.may_fetch() && question.is_for_bytes() {
-            return Err(Refusal::MayNotFetch);
+            return Err(CacheError::FetchForbidden);
         }
         let account = self.asked_as(&question);
         self.may_ask(need, &account)?;
-        let is_own = !matches!(question, Question::Public(_));
+        let is_own = !matches!(question, OriginRequest::Public(_));
         let answer = self.source.ask(self.worker, question).await;
         let failure = answer.as_ref().err().map(|failure| failure.kind);
         self.learn(&account, failure);
         if is_own && failure == Some(FailureKind::Denied) {
             self.end_grant();
         }
-        answer.map_err(Refusal::Failure)
+        answer.map_err(CacheError::Origin)
     }
 
-    fn may_ask(&self, need: Need, account: &str) -> Result<(), Refusal> {
+    fn may_ask(&self, need: Priority, account: &str) -> Result<(), CacheError> {
         if self.site.settings.offline {
-            return Err(Refusal::Offline);
+            return Err(CacheError::Offline);
         }
         let rests = match need {
-            Need::Right => self.site.breaker.is_confirmed(),
-            Need::Only | Need::Fresher | Need::Background => !self.site.breaker.is_closed(),
+            Priority::Authorization => self.site.breaker.is_confirmed(),
+            Priority::Required | Priority::Refresh | Priority::Background => !self.site.breaker.is_closed(),
         };
         if rests {
-            return Err(Refusal::Resting);
+            return Err(CacheError::CircuitOpen);
         }
         match self.site.limited.wait(account) {
-            Some(wait) if !matches!(need, Need::Only | Need::Right) => Err(Refusal::Limited(wait)),
+            Some(wait) if !matches!(need, Priority::Required | Priority::Authorization) => {
+                Err(CacheError::RateLimited(wait))
+            }
             _ => Ok(()),
         }
     }
@@ -152,14 +158,14 @@ impl Repository {
     }
 
     /// Why the upstream is not to be asked now for what is known here as well, if that is so.
-    pub(crate) fn refrains(&self) -> Option<Refusal> {
+    pub(crate) fn refrains(&self) -> Option<CacheError> {
         if self.site.settings.offline {
-            return Some(Refusal::Offline);
+            return Some(CacheError::Offline);
         }
         if !self.site.breaker.is_closed() {
-            return Some(Refusal::Resting);
+            return Some(CacheError::CircuitOpen);
         }
-        self.site.limited.wait(&self.source.account()).map(Refusal::Limited)
+        self.site.limited.wait(&self.source.account()).map(CacheError::RateLimited)
     }
 
     fn learn(&self, account: &Arc<str>, failure: Option<FailureKind>) {
@@ -189,23 +195,23 @@ impl Repository {
     }
 
     /// Whose limits a question counts against.
-    fn asked_as(&self, question: &Question) -> Arc<str> {
+    fn asked_as(&self, question: &OriginRequest) -> Arc<str> {
         match question {
-            Question::Public(_) => "".into(),
+            OriginRequest::Public(_) => "".into(),
             _ => self.source.account(),
         }
     }
 
     /// Why only what is held already may be given, if that is so.
-    pub(crate) fn held_only(&self) -> Option<Refusal> {
+    pub(crate) fn held_only(&self) -> Option<CacheError> {
         if !self.permit.may_fetch() {
-            return Some(Refusal::MayNotFetch);
+            return Some(CacheError::FetchForbidden);
         }
-        self.site.settings.offline.then_some(Refusal::Offline)
+        self.site.settings.offline.then_some(CacheError::Offline)
     }
 
     /// The upstream's part of the cache.
-    pub(crate) fn site(&self) -> &Arc<Site> {
+    pub(crate) fn site(&self) -> &Arc<UpstreamCache> {
         &self.site
     }
 

@@ -12,12 +12,12 @@ use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::Body;
 use crate::cache::manifests::memory::sha256;
-use crate::cache::metadata::record::{Held, Pointer};
-use crate::cache::origin::{Answer, Asking, Failure, FailureKind, Question, Source};
+use crate::cache::metadata::record::{Membership, TagRecord};
+use crate::cache::origin::{Asking, FailureKind, Origin, OriginError, OriginRequest, OriginResponse};
 use crate::cache::store::Kind;
-use crate::cache::{Cache, Repository, Site, Unusable};
+use crate::cache::{Cache, Requester, Unusable, UpstreamCache};
 use crate::config;
-use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCache};
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -80,14 +80,14 @@ impl Registry {
 }
 
 impl Holding {
-    fn answer(&mut self, account: &str, question: &Question) -> Result<Answer, Failure> {
+    fn answer(&mut self, account: &str, question: &OriginRequest) -> Result<OriginResponse, OriginError> {
         let (method, reference) = match question {
-            Question::ManifestHead(reference) => ("HEAD", reference.to_string()),
-            Question::Manifest(reference) => ("GET", reference.to_string()),
-            Question::Blob { digest, .. } => ("BLOB", digest.to_string()),
-            Question::Held(digest) => ("HELD", digest.to_string()),
-            Question::Public(_) => ("PUBLIC", String::new()),
-            Question::Ping => ("PING", String::new()),
+            OriginRequest::ManifestHead(reference) => ("HEAD", reference.to_string()),
+            OriginRequest::Manifest(reference) => ("GET", reference.to_string()),
+            OriginRequest::Blob { digest, .. } => ("BLOB", digest.to_string()),
+            OriginRequest::BlobExists(digest) => ("HELD", digest.to_string()),
+            OriginRequest::Public(_) => ("PUBLIC", String::new()),
+            OriginRequest::Ping => ("PING", String::new()),
         };
         self.asked.push(format!("{method} {reference}").trim_end().to_owned());
         if self.refused == Some(account) {
@@ -102,14 +102,14 @@ impl Holding {
             return Err(failure(kind));
         }
         match question {
-            Question::ManifestHead(reference) => self.manifest(reference, true),
-            Question::Manifest(reference) => self.manifest(reference, false),
-            Question::Ping | Question::Held(_) => Ok(answer(HeaderMap::new(), Bytes::new())),
+            OriginRequest::ManifestHead(reference) => self.manifest(reference, true),
+            OriginRequest::Manifest(reference) => self.manifest(reference, false),
+            OriginRequest::Ping | OriginRequest::BlobExists(_) => Ok(answer(HeaderMap::new(), Bytes::new())),
             _ => Err(failure(FailureKind::NotFound)),
         }
     }
 
-    fn manifest(&self, reference: &Reference, head: bool) -> Result<Answer, Failure> {
+    fn manifest(&self, reference: &Reference, head: bool) -> Result<OriginResponse, OriginError> {
         let digest = match reference {
             Reference::Tag(tag) => self.tags.get(tag.as_str()),
             Reference::Digest(digest) => Some(digest),
@@ -127,19 +127,19 @@ impl Holding {
     }
 }
 
-fn answer(headers: HeaderMap, bytes: Bytes) -> Answer {
-    Answer { status: StatusCode::OK, headers, body: Body::full(bytes) }
+fn answer(headers: HeaderMap, bytes: Bytes) -> OriginResponse {
+    OriginResponse { status: StatusCode::OK, headers, body: Body::full(bytes) }
 }
 
-pub(crate) fn failure(kind: FailureKind) -> Failure {
-    Failure { kind, cause: Arc::new(Unusable("nothing, for a test")) }
+pub(crate) fn failure(kind: FailureKind) -> OriginError {
+    OriginError { kind, cause: Arc::new(Unusable("nothing, for a test")) }
 }
 
 /// A registry, as an account sees it.
 struct As(Arc<Registry>, &'static str);
 
-impl Source for As {
-    fn ask(&self, _: usize, question: Question) -> Asking<'_> {
+impl Origin for As {
+    fn ask(&self, _: usize, question: OriginRequest) -> Asking<'_> {
         Box::pin(async move {
             let gate = {
                 let mut holding = self.0.with();
@@ -165,7 +165,7 @@ impl Source for As {
 /// A cache in front of a registry.
 pub(crate) struct Place {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) site: Arc<Site>,
+    pub(crate) site: Arc<UpstreamCache>,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -174,7 +174,7 @@ impl Place {
         Self::with(|_| {})
     }
 
-    pub(crate) fn with(change: impl FnOnce(&mut UpstreamCache)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut UpstreamCacheOptions)) -> Self {
         Self::build(change, false)
     }
 
@@ -183,9 +183,9 @@ impl Place {
         Self::build(|_| {}, true)
     }
 
-    fn build(change: impl FnOnce(&mut UpstreamCache), prefetch: bool) -> Self {
+    fn build(change: impl FnOnce(&mut UpstreamCacheOptions), prefetch: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut settings = UpstreamCache {
+        let mut settings = UpstreamCacheOptions {
             tag_ttl: HOUR,
             stale_if_error: HOUR,
             not_found_ttl: HOUR,
@@ -199,11 +199,11 @@ impl Place {
     }
 
     /// The same cache, with other settings.
-    pub(crate) fn again(self, change: impl FnOnce(&mut UpstreamCache)) -> Self {
+    pub(crate) fn again(self, change: impl FnOnce(&mut UpstreamCacheOptions)) -> Self {
         let mut settings = self.site.settings.clone();
         change(&mut settings);
         let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
-        let site = Site::new(self.site.cache.clone(), &upstream, &settings);
+        let site = UpstreamCache::new(self.site.cache.clone(), &upstream, &settings);
         Self { site, ..self }
     }
 
@@ -217,17 +217,17 @@ impl Place {
     }
 
     /// The repository `a/b`.
-    pub(crate) fn repository(&self) -> Repository {
+    pub(crate) fn repository(&self) -> Requester {
         self.repository_as("")
     }
 
-    pub(crate) fn repository_as(&self, account: &'static str) -> Repository {
+    pub(crate) fn repository_as(&self, account: &'static str) -> Requester {
         let permit = Permit::operator(Identity::Anonymous);
         self.site.repository(&permit, &name(), 0, Arc::new(As(self.registry.clone(), account)))
     }
 
     /// The same for one who may pull, but not fetch.
-    pub(crate) fn repository_of_held(&self) -> Repository {
+    pub(crate) fn repository_of_held(&self) -> Requester {
         let permit = crate::cache::origin::tests::permit("alice", false);
         self.site.repository(&permit, &name(), 0, Arc::new(As(self.registry.clone(), "")))
     }
@@ -236,14 +236,14 @@ impl Place {
     pub(crate) fn elsewhere(self) -> Self {
         let url = format!("https://{}.example", self.registry.with().begun);
         let upstream = config::Upstream::at(&url, &Environment::default()).unwrap();
-        let site = Site::new(self.site.cache.clone(), &upstream, &self.site.settings);
+        let site = UpstreamCache::new(self.site.cache.clone(), &upstream, &self.site.settings);
         Self { site, ..self }
     }
 
     /// Lets the record of the manifest `digest` be as old as `age`.
     pub(crate) fn age_manifest(&self, digest: &Digest, age: Duration) {
         let held = self.site.ledger.held(&name(), Kind::Manifest, digest).unwrap();
-        let held = Held { confirmed: crate::clock::wall() - age, ..held };
+        let held = Membership { confirmed: crate::clock::wall() - age, ..held };
         self.site.ledger.hold(&name(), Kind::Manifest, digest, &held);
     }
 
@@ -252,7 +252,7 @@ impl Place {
         let tag = Tag::parse(tag).unwrap();
         let pointer = self.site.ledger.tag(&name(), &tag).unwrap();
         let confirmed = crate::clock::wall() - age;
-        self.site.ledger.point(&name(), &tag, &Pointer { confirmed, ..pointer });
+        self.site.ledger.point(&name(), &tag, &TagRecord { confirmed, ..pointer });
     }
 }
 
@@ -260,7 +260,7 @@ pub(crate) fn name() -> RepositoryName {
     RepositoryName::parse("a/b").unwrap()
 }
 
-fn site(path: &std::path::Path, settings: &UpstreamCache, prefetch: bool) -> Arc<Site> {
+fn site(path: &std::path::Path, settings: &UpstreamCacheOptions, prefetch: bool) -> Arc<UpstreamCache> {
     let cache = config::Cache {
         path: path.to_owned(),
         max_size: 1 << 30,
@@ -269,7 +269,7 @@ fn site(path: &std::path::Path, settings: &UpstreamCache, prefetch: bool) -> Arc
         keep: Vec::new(),
     };
     let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
-    Site::new(Cache::open(&cache), &upstream, settings)
+    UpstreamCache::new(Cache::open(&cache), &upstream, settings)
 }
 
 /// Lets everything that can go on go on.

@@ -9,25 +9,25 @@ use crate::cache::manifests::document::Document;
 use crate::cache::manifests::listing::Lists;
 use crate::cache::manifests::memory;
 use crate::cache::manifests::pull::{Asked, Asking};
-use crate::cache::manifests::tag::Seen;
+use crate::cache::manifests::tag::PendingTags;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::membership::Heard;
+use crate::cache::metadata::membership::Lookup;
 use crate::cache::metadata::negative_cache::NotFound;
-use crate::cache::metadata::record::{Held, Pointer};
+use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::metadata::records::Ledger;
-use crate::cache::origin::Source;
+use crate::cache::origin::Origin;
 use crate::cache::origin::breaker::Breaker;
-use crate::cache::origin::rate_limit::Limited;
+use crate::cache::origin::rate_limit::RateLimitPauses;
 use crate::cache::pull_authorization::Grants;
-use crate::cache::requester::Repository;
+use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config;
 use crate::proto::{Digest, MediaType, Reference, RepositoryName, Tag};
-use crate::single_flight::Flights;
+use crate::single_flight::SingleFlight;
 
 /// One upstream's part of the cache.
-pub(crate) struct Site {
+pub(crate) struct UpstreamCache {
     pub(crate) cache: Arc<Cache>,
     /// The upstream's name.
     pub(crate) name: Arc<str>,
@@ -35,21 +35,21 @@ pub(crate) struct Site {
     prefix: Box<str>,
     /// As it is configured.
     upstream: config::Upstream,
-    pub(crate) settings: config::UpstreamCache,
+    pub(crate) settings: config::UpstreamCacheOptions,
     pub(crate) ledger: Ledger,
     pub(crate) breaker: Breaker,
-    pub(crate) limited: Limited,
+    pub(crate) limited: RateLimitPauses,
     pub(crate) not_found: NotFound,
     pub(crate) grants: Grants,
     pub(crate) prefetch: Prefetch,
     /// Manifests that are being asked for.
-    pub(crate) manifests: Flights<Asking, Asked>,
+    pub(crate) manifests: SingleFlight<Asking, Asked>,
     /// Tags that the upstream has told of, whose manifests are not here.
-    pub(crate) seen: Seen,
+    pub(crate) seen: PendingTags,
     /// Lists of what repositories are known to have, for when the upstream can't be asked.
     pub(crate) lists: Lists,
     /// Blobs of which the upstream is being asked whether a repository holds them.
-    pub(crate) held: Flights<(RepositoryName, Digest, Arc<str>), Heard>,
+    pub(crate) held: SingleFlight<(RepositoryName, Digest, Arc<str>), Lookup>,
 }
 
 /// Something that is being written to a repository through this gateway.
@@ -60,12 +60,12 @@ pub(crate) struct Writing {
     generation: Generation,
 }
 
-impl Site {
+impl UpstreamCache {
     /// What `cache` keeps of `upstream`. Asks it nothing.
     pub(crate) fn new(
         cache: Arc<Cache>,
         upstream: &config::Upstream,
-        settings: &config::UpstreamCache,
+        settings: &config::UpstreamCacheOptions,
     ) -> Arc<Self> {
         let ledger = cache.records.ledger(&upstream.name, &upstream.url.to_string());
         let site = Arc::new(Self {
@@ -75,14 +75,14 @@ impl Site {
             settings: settings.clone(),
             ledger,
             breaker: Breaker::default(),
-            limited: Limited::default(),
+            limited: RateLimitPauses::default(),
             not_found: NotFound::new(settings.not_found_ttl),
             grants: Grants::new(settings),
             prefetch: Prefetch::default(),
-            manifests: Flights::default(),
-            seen: Seen::new(),
+            manifests: SingleFlight::default(),
+            seen: PendingTags::new(),
             lists: Lists::default(),
-            held: Flights::default(),
+            held: SingleFlight::default(),
             cache,
         });
         if site.settings.offline {
@@ -116,7 +116,7 @@ impl Site {
     }
 
     /// A repository holds something, by its upstream's word there.
-    fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Held) {
+    fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Membership) {
         self.ledger.hold(repository, kind, digest, held);
         if self.is_kept(repository) {
             self.cache.store.keep(digest);
@@ -129,7 +129,7 @@ impl Site {
     }
 
     /// Its part of the configuration.
-    pub(crate) fn settings(&self) -> &config::UpstreamCache {
+    pub(crate) fn settings(&self) -> &config::UpstreamCacheOptions {
         &self.settings
     }
 
@@ -161,9 +161,9 @@ impl Site {
         permit: &Permit,
         name: &RepositoryName,
         worker: usize,
-        source: Arc<dyn Source>,
-    ) -> Repository {
-        Repository { site: self.clone(), permit: permit.clone(), name: name.clone(), worker, source }
+        source: Arc<dyn Origin>,
+    ) -> Requester {
+        Requester { site: self.clone(), permit: permit.clone(), name: name.clone(), worker, source }
     }
 
     /// A repository has been written to through this gateway: what is known not to be there may be there now, and what is
@@ -206,13 +206,18 @@ impl Site {
         let Some(document) = document else { return self.deleted(repository, reference) };
         let (before, generation) = self.cache.generations.advance(self.key(repository));
         let (size, confirmed) = (Some(bytes.len() as u64), clock::wall());
-        let held = Held { media_type: Some(document.media_type), size, confirmed };
+        let held = Membership { media_type: Some(document.media_type), size, confirmed };
         self.cache.store.keep_manifest(digest, bytes);
         self.ledger.note_served(digest);
         self.hold_since(generation, repository, Kind::Manifest, digest, &held);
         match reference {
             Reference::Tag(tag) if before == writing.generation => {
-                self.point_since(generation, repository, tag, &Pointer { digest: digest.clone(), confirmed });
+                self.point_since(
+                    generation,
+                    repository,
+                    tag,
+                    &TagRecord { digest: digest.clone(), confirmed },
+                );
             }
             Reference::Tag(tag) => self.ledger.forget_tag(repository, tag),
             Reference::Digest(_) => {}
@@ -222,7 +227,7 @@ impl Site {
     /// A blob is at the upstream there, as it has said to a push through this gateway.
     pub(crate) fn pushed_blob(&self, repository: &RepositoryName, digest: &Digest) {
         let (_, generation) = self.cache.generations.advance(self.key(repository));
-        let held = Held { media_type: None, size: None, confirmed: clock::wall() };
+        let held = Membership { media_type: None, size: None, confirmed: clock::wall() };
         self.hold_since(generation, repository, Kind::Blob, digest, &held);
     }
 
@@ -238,7 +243,7 @@ impl Site {
         repository: &RepositoryName,
         kind: Kind,
         digest: &Digest,
-        held: &Held,
+        held: &Membership,
     ) -> bool {
         let hold = || self.hold(repository, kind, digest, held);
         self.unless_written(repository, generation, hold, || self.release(repository, kind, digest))
@@ -250,7 +255,7 @@ impl Site {
         generation: Generation,
         repository: &RepositoryName,
         tag: &Tag,
-        pointer: &Pointer,
+        pointer: &TagRecord,
     ) -> bool {
         let point = || self.ledger.point(repository, tag, pointer);
         self.unless_written(repository, generation, point, || self.ledger.forget_tag(repository, tag))

@@ -102,7 +102,7 @@ fn dispatch(cli: Cli) -> u8 {
             done.map_or_else(|error| told(&error, error.exit_code()), |()| 0)
         }
         Command::Probe(args) => {
-            let ink = probe::Ink::of(&output, &environment);
+            let ink = probe::Palette::of(&output, &environment);
             let done = probe::run(&args, &environment, ink, &mut input, &mut output);
             done.unwrap_or_else(|error| told(&error, error.exit_code()))
         }

@@ -6,7 +6,7 @@ use crate::config::auth;
 use crate::config::credentials;
 use crate::config::credentials::CredentialSource;
 use crate::config::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
-use crate::config::reader::{Item, Reader, Wrong};
+use crate::config::reader::{Item, Reader, ValueError};
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 use crate::config::upstream::Upstream;
 use crate::proto::Action;
@@ -131,7 +131,7 @@ impl Actions {
         }
     }
 
-    fn parse(written: &str) -> Result<Self, Wrong> {
+    fn parse(written: &str) -> Result<Self, ValueError> {
         let none = Self::default();
         match written {
             "*" => Ok(Self::ALL),
@@ -140,7 +140,7 @@ impl Actions {
             "delete" => Ok(Self { delete: true, ..none }),
             "catalog" => Ok(Self { catalog: true, ..none }),
             "fetch" => Ok(Self { fetch: true, ..none }),
-            _ => Err(Wrong::value(
+            _ => Err(ValueError::value(
                 "is unknown; write \"pull\", \"push\", \"delete\", \"catalog\", \"fetch\" or \"*\"",
             )),
         }
@@ -345,6 +345,6 @@ fn refuse_half_a_catalog(table: &Reader<'_>, rule: &AccessRule) {
     }
 }
 
-fn repository(written: &str) -> Result<RepositoryPattern, Wrong> {
+fn repository(written: &str) -> Result<RepositoryPattern, ValueError> {
     RepositoryPattern::parse(written).map_err(PatternError::wrong)
 }

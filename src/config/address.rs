@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,7 +40,7 @@ impl Address {
         }
     }
 
-    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+    pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         if let Some(path) = written.strip_prefix("unix:") {
             return unix(path);
         }
@@ -48,7 +48,7 @@ impl Address {
             return Ok(Self::Any(port));
         }
         tcp(written).map(Self::Tcp).ok_or_else(|| {
-            Wrong::value(
+            ValueError::value(
                 "is not an address; write for example \"127.0.0.1:5000\", \"[::1]:5000\", \":5000\" or \
                  \"unix:/run/dockgate.sock\"",
             )
@@ -89,9 +89,9 @@ pub(super) fn port(digits: &str) -> Option<u16> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
-fn unix(path: &str) -> Result<Address, Wrong> {
+fn unix(path: &str) -> Result<Address, ValueError> {
     if path.is_empty() {
-        return Err(Wrong::value("names no socket; write for example \"unix:/run/dockgate.sock\""));
+        return Err(ValueError::value("names no socket; write for example \"unix:/run/dockgate.sock\""));
     }
     Ok(Address::Unix(path.into()))
 }

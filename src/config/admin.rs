@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::config::address;
 use crate::config::address::{Address, is_any, is_loopback};
-use crate::config::reader::{Reader, Wrong};
+use crate::config::reader::{Reader, ValueError};
 use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
 use crate::config::server::Server;
 
@@ -32,14 +32,14 @@ pub(super) fn read(admin: &Reader<'_>, server: &Server) -> Option<Admin> {
     Some(Admin { address })
 }
 
-fn parse(written: &str) -> Result<SocketAddr, Wrong> {
+fn parse(written: &str) -> Result<SocketAddr, ValueError> {
     let wrong = format!("is not a loopback address and port; write for example \"{DEFAULT_ADDRESS}\"");
     let address = match Address::parse(written) {
         Ok(Address::Tcp(address)) => address,
         Ok(Address::Any(port)) => (std::net::Ipv6Addr::UNSPECIFIED, port).into(),
-        Ok(Address::Unix(_)) | Err(_) => return Err(Wrong::Value(wrong)),
+        Ok(Address::Unix(_)) | Err(_) => return Err(ValueError::Value(wrong)),
     };
-    if is_loopback(address.ip()) { Ok(address) } else { Err(Wrong::Value(NEEDS_PASSWORDS.to_owned())) }
+    if is_loopback(address.ip()) { Ok(address) } else { Err(ValueError::Value(NEEDS_PASSWORDS.to_owned())) }
 }
 
 /// Whether the registry's listener would answer instead.

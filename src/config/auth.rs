@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::config::access::Rules;
 use crate::config::credentials;
 use crate::config::files::Reference;
-use crate::config::reader::{Reader, Wrong};
+use crate::config::reader::{Reader, ValueError};
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 
 /// How people log in.
@@ -42,7 +42,7 @@ pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
     let auth = root.section("auth");
     let automatic = auth.parsed("challenge", challenge).unwrap_or_else(|| !auth.has("challenge"));
     match (&rules.anonymous, login(root)) {
-        (Some(anonymous), Some(login)) if automatic => anonymous.wrong(Wrong::Value(format!(
+        (Some(anonymous), Some(login)) if automatic => anonymous.wrong(ValueError::Value(format!(
             "beside {login} needs the bearer challenge, which is not available in this version; {}",
             auth.advice("challenge = \"basic\"")
         ))),
@@ -90,20 +90,20 @@ fn htpasswd(table: &Reader<'_>) -> Option<PathBuf> {
 }
 
 /// RFC 9110 section 5.6.4 would let a quoted string hold more, but clients disagree about what it means.
-fn realm(written: &str) -> Result<String, Wrong> {
+fn realm(written: &str) -> Result<String, ValueError> {
     let plain = |b: u8| b == b' ' || b.is_ascii_graphic();
     if written.is_empty() || !written.bytes().all(plain) {
-        return Err(Wrong::value("is not printable ASCII; write for example \"dockgate\""));
+        return Err(ValueError::value("is not printable ASCII; write for example \"dockgate\""));
     }
     Ok(written.to_owned())
 }
 
 /// Whether the challenge is "auto".
-fn challenge(written: &str) -> Result<bool, Wrong> {
+fn challenge(written: &str) -> Result<bool, ValueError> {
     match written {
         "auto" => Ok(true),
         "basic" => Ok(false),
-        "bearer" => Err(Wrong::value("is not available in this version; write \"basic\"")),
-        _ => Err(Wrong::value("is unknown; write \"basic\" or \"auto\"")),
+        "bearer" => Err(ValueError::value("is not available in this version; write \"basic\"")),
+        _ => Err(ValueError::value("is unknown; write \"basic\" or \"auto\"")),
     }
 }

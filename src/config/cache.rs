@@ -10,7 +10,7 @@ use crate::config::files::Reference;
 use crate::config::limits;
 use crate::config::mistake::Place;
 use crate::config::pattern::{PatternError, RepositoryPattern};
-use crate::config::reader::{Reader, Wrong};
+use crate::config::reader::{Reader, ValueError};
 use crate::config::schema::{Key, Kind, key};
 use crate::config::size;
 
@@ -62,7 +62,7 @@ impl fmt::Display for MinFree {
 
 /// What one upstream's cache does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamCache {
+pub struct UpstreamCacheOptions {
     /// How long a tag's digest is believed without asking.
     pub tag_ttl: Duration,
     /// How long after that it still serves when the upstream fails.
@@ -122,10 +122,10 @@ pub(super) fn read(root: &Reader<'_>, wanted: bool) -> Option<Cache> {
 
 /// Reads `[upstream.cache]`, if it is there. An upstream that may be written to is asked for each tag, unless it is said
 /// otherwise: whoever pushes by another way expects to pull what he has pushed.
-pub(super) fn read_upstream(upstream: &Reader<'_>, read_only: bool) -> Option<UpstreamCache> {
+pub(super) fn read_upstream(upstream: &Reader<'_>, read_only: bool) -> Option<UpstreamCacheOptions> {
     let table = upstream.optional("cache")?;
     let length = |name, default| table.parsed(name, duration::parse).unwrap_or(default);
-    Some(UpstreamCache {
+    Some(UpstreamCacheOptions {
         tag_ttl: length("tag_ttl", if read_only { limits::TAG_TTL } else { Duration::ZERO }),
         stale_if_error: length("stale_if_error", limits::STALE_IF_ERROR),
         not_found_ttl: length("not_found_ttl", limits::NOT_FOUND_TTL),
@@ -158,14 +158,14 @@ fn path(table: &Reader<'_>) -> PathBuf {
     path
 }
 
-fn max_size(written: &str) -> Result<u64, Wrong> {
+fn max_size(written: &str) -> Result<u64, ValueError> {
     match size::parse(written)? {
-        0 => Err(Wrong::value("leaves no room at all; write for example \"100GiB\"")),
+        0 => Err(ValueError::value("leaves no room at all; write for example \"100GiB\"")),
         bytes => Ok(bytes),
     }
 }
 
-fn min_free(written: &str) -> Result<MinFree, Wrong> {
+fn min_free(written: &str) -> Result<MinFree, ValueError> {
     let Some(digits) = written.strip_suffix('%') else {
         return size::parse(written).map(MinFree::Bytes).map_err(|_| FREE.into());
     };

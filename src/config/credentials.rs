@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::files::Reference;
 use crate::config::pattern::UserPattern;
-use crate::config::reader::{Item, Reader, Wrong};
+use crate::config::reader::{Item, Reader, ValueError};
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 use crate::proto::Secret;
 
@@ -144,10 +144,10 @@ fn source(table: &Reader<'_>, key: Option<&&str>) -> Option<CredentialSource> {
 }
 
 /// The name becomes part of a program's, which is looked for where programs are.
-fn helper(written: &str) -> Result<String, Wrong> {
+fn helper(written: &str) -> Result<String, ValueError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if written.is_empty() || !written.bytes().all(plain) {
-        return Err(Wrong::value(
+        return Err(ValueError::value(
             "is no helper's name; of the program docker-credential-ecr-login write \"ecr-login\"",
         ));
     }
@@ -200,9 +200,9 @@ fn needed<'a>(table: &Reader<'a>, name: &str, example: &str) -> Option<Item<'a>>
 }
 
 /// What Basic can carry (RFC 7617 section 2). Not shown: a password may have been written here, or behind a colon.
-pub(super) fn username(written: &str) -> Result<String, Wrong> {
+pub(super) fn username(written: &str) -> Result<String, ValueError> {
     if written.contains(':') || written.contains(char::is_control) {
-        return Err(Wrong::hidden(
+        return Err(ValueError::hidden(
             "a user name with \":\" or a control character in it cannot be sent; write it without",
         ));
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::limits::TIMEOUT_MOST;
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 
 /// The units and their milliseconds. `ms` stands before `m`.
 const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -13,28 +13,28 @@ const GO_UNITS: &[(&str, f64)] =
     &[("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
 /// A length of time up to [`TIMEOUT_MOST`], zero among them, which needs no unit.
-pub(super) fn parse(written: &str) -> Result<Duration, Wrong> {
+pub(super) fn parse(written: &str) -> Result<Duration, ValueError> {
     if written == "0" {
         return Ok(Duration::ZERO);
     }
     let length = units(written).ok_or("is not a duration; write for example \"10s\", \"5m\" or \"1h30m\"")?;
     if length > TIMEOUT_MOST {
-        return Err(Wrong::value("is too long; write at most \"365d\""));
+        return Err(ValueError::value("is too long; write at most \"365d\""));
     }
     Ok(length)
 }
 
 /// As [`parse`], and longer than nothing: where zero would mean that nothing is ever in time.
-pub(super) fn parse_positive(written: &str) -> Result<Duration, Wrong> {
+pub(super) fn parse_positive(written: &str) -> Result<Duration, ValueError> {
     match parse(written)? {
-        Duration::ZERO => Err(Wrong::value("leaves no time at all; write for example \"10s\"")),
+        Duration::ZERO => Err(ValueError::value("leaves no time at all; write for example \"10s\"")),
         length => Ok(length),
     }
 }
 
 /// A length of time as Go's `time.ParseDuration` reads it, for the `registry` image's variables: `168h`, `1.5h`, and
 /// `-1s` too, which is as good as none.
-pub(super) fn parse_go(written: &str) -> Result<Duration, Wrong> {
+pub(super) fn parse_go(written: &str) -> Result<Duration, ValueError> {
     let unsigned = written.strip_prefix(['-', '+']).unwrap_or(written);
     let length = if unsigned == "0" { Some(0.0) } else { go_units(unsigned) };
     let seconds = length.ok_or("is not a duration; write for example \"168h\"")? / 1e9;

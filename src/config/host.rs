@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::config::address;
 use crate::config::address::port;
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 
 /// A URL in its parts, host in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,9 +19,9 @@ pub(super) struct Url {
 
 impl Url {
     /// Only scheme, host, port and a plain path. Errors never show what was written: it may hold a password.
-    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+    pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         if written.contains('@') {
-            return Err(Wrong::hidden(
+            return Err(ValueError::hidden(
                 "a URL with a user name or password in it is refused; write it without",
             ));
         }
@@ -32,7 +32,7 @@ impl Url {
             _ => return Err(NOT_A_URL.into()),
         };
         if rest.contains(['?', '#']) {
-            return Err(Wrong::value("has a query or fragment; write it without"));
+            return Err(ValueError::value("has a query or fragment; write it without"));
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = parse_host(authority).ok_or(NOT_A_URL)?;
@@ -56,7 +56,7 @@ pub(super) fn authority(host: &str, port: u16, https: bool) -> String {
 }
 
 /// A host with or without a port, in lower case and as a Host header has it.
-pub(super) fn parse_authority(written: &str) -> Result<String, Wrong> {
+pub(super) fn parse_authority(written: &str) -> Result<String, ValueError> {
     let (host, port) =
         parse_host(written).ok_or("is not a host name; write for example \"registry.example.com\"")?;
     let host = if host.contains(':') { format!("[{host}]") } else { host };
@@ -119,14 +119,14 @@ fn is_number(label: &str) -> bool {
 }
 
 /// The path becomes part of every upstream path: nothing in it may be read in two ways.
-fn check_path(path: &str) -> Result<(), Wrong> {
+fn check_path(path: &str) -> Result<(), ValueError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let component = |c: &str| !c.is_empty() && c != "." && c != ".." && c.bytes().all(plain);
     if !path.split('/').skip(1).all(component) {
-        return Err(Wrong::value("has a path with unusual characters; write plain components"));
+        return Err(ValueError::value("has a path with unusual characters; write plain components"));
     }
     if path.ends_with("/v2") {
-        return Err(Wrong::value("ends in /v2, which is added to it; write it without"));
+        return Err(ValueError::value("ends in /v2, which is added to it; write it without"));
     }
     Ok(())
 }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn a_password_in_a_url_is_refused_and_hidden() {
         assert!(
-            matches!(Url::parse("https://me:secret@a"), Err(Wrong::Hidden(why)) if !why.contains("secret"))
+            matches!(Url::parse("https://me:secret@a"), Err(ValueError::Hidden(why)) if !why.contains("secret"))
         );
     }
 

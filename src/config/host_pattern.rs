@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::config::host::parse_host;
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 
 /// One entry: `host`, `host:port`, or `*.domain` with or without a port. Without a port it is the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl HostPattern {
         !self.host.starts_with('.')
     }
 
-    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+    pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         let (dot, rest) = match written.strip_prefix("*.") {
             Some(rest) => (".", rest),
             None => ("", written),
@@ -44,13 +44,13 @@ impl HostPattern {
 }
 
 /// What a star may stand before: a domain, and not one below which anyone may have a name.
-fn check_domain(domain: &str) -> Result<(), Wrong> {
+fn check_domain(domain: &str) -> Result<(), ValueError> {
     if domain.parse::<IpAddr>().is_ok() {
         return Err(NOT_A_PATTERN.into());
     }
     let public = psl::suffix(domain.as_bytes()).filter(|suffix| suffix.typ() == Some(psl::Type::Icann));
     if public.is_some_and(|suffix| suffix == domain) {
-        return Err(Wrong::value("lets in hosts of anyone; write a longer domain behind the star"));
+        return Err(ValueError::value("lets in hosts of anyone; write a longer domain behind the star"));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 
 use crate::config::nearest::nearest;
-use crate::config::reader::{Reader, Wrong};
+use crate::config::reader::{Reader, ValueError};
 use crate::config::schema::{EMPTY_TEXT, Key, Kind, Plain, key};
 
 /// How to log.
@@ -35,7 +35,7 @@ pub(super) fn read(log: &Reader<'_>) -> Log {
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-fn level(written: &str) -> Result<String, Wrong> {
+fn level(written: &str) -> Result<String, ValueError> {
     let misspelt = |word: &&str| {
         let bare = !word.contains(['=', ':', '[']);
         bare && !LEVELS.contains(&word.to_ascii_lowercase().as_str())
@@ -43,10 +43,12 @@ fn level(written: &str) -> Result<String, Wrong> {
     // A bare word would be taken for a module's name, and an "inof" would silence everything.
     if let Some(word) = written.split(',').map(str::trim).find(misspelt) {
         let known = nearest(word, LEVELS.into_iter()).unwrap_or("info");
-        return Err(Wrong::Value(format!(
+        return Err(ValueError::Value(format!(
             "is not a log level; write for example \"{known}\" or \"info,hyper=debug\""
         )));
     }
     let valid = EnvFilter::try_new(written).map(|_| written.to_owned());
-    valid.map_err(|_| Wrong::value("is not a log level; write for example \"info\" or \"info,hyper=debug\""))
+    valid.map_err(|_| {
+        ValueError::value("is not a log level; write for example \"info\" or \"info,hyper=debug\"")
+    })
 }

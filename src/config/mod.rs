@@ -40,7 +40,7 @@ pub use access::AccessRule;
 pub(crate) use address::Address;
 pub(crate) use admin::Admin;
 pub(crate) use auth::Auth;
-pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCache};
+pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCacheOptions};
 pub(crate) use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
 pub(crate) use host::is_host_name;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 use crate::proto::RepositoryName;
 
 /// Who a rule is for.
@@ -27,17 +27,19 @@ impl UserPattern {
         }
     }
 
-    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+    pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         if written.contains(['[', ']', '{', '}']) {
-            return Err(Wrong::value("has brackets or braces; only * and ? stand for other characters"));
+            return Err(ValueError::value("has brackets or braces; only * and ? stand for other characters"));
         }
         if written.contains(':') && !written.starts_with(FORWARDED) {
             let why = "is not available in this version; names from htpasswd contain no \":\", and those that an \
                        upstream knows are \"forward/UPSTREAM:NAME\"";
-            return Err(Wrong::value(why));
+            return Err(ValueError::value(why));
         }
         if written.is_empty() || written.trim() != written || written.contains(char::is_control) {
-            return Err(Wrong::value("is no user name; write a name, a pattern, \"*\" or \"anonymous\""));
+            return Err(ValueError::value(
+                "is no user name; write a name, a pattern, \"*\" or \"anonymous\"",
+            ));
         }
         Ok(match written {
             "anonymous" => Self::Anonymous,
@@ -141,8 +143,8 @@ impl fmt::Display for RepositoryPattern {
 pub struct PatternError(&'static str);
 
 impl PatternError {
-    pub(super) fn wrong(self) -> Wrong {
-        Wrong::value(self.0)
+    pub(super) fn wrong(self) -> ValueError {
+        ValueError::value(self.0)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::credentials::Login;
 use crate::config::environment::Environment;
 use crate::config::host::{is_loopback, parse_host};
 use crate::config::mistake::Place;
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 use crate::proto::Secret;
 
 /// A proxy that is asked for a tunnel (CONNECT, RFC 9110 section 9.3.6) by plain HTTP.
@@ -29,10 +29,10 @@ pub struct Proxy {
 
 impl Proxy {
     /// `http://[user:password@]host:port`. Errors never show what was written: it may hold a password.
-    pub(super) fn parse(written: &str) -> Result<Self, Wrong> {
+    pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         let (scheme, rest) = written.split_once("://").ok_or_else(not_a_proxy)?;
         if !scheme.eq_ignore_ascii_case("http") {
-            return Err(Wrong::hidden(
+            return Err(ValueError::hidden(
                 "only a proxy that is asked by plain HTTP can be used; write for example \
                  \"http://proxy.example.com:3128\"",
             ));
@@ -41,11 +41,11 @@ impl Proxy {
     }
 
     /// As curl and Go read a variable: the scheme may be missing.
-    fn parse_variable(written: &str) -> Result<Self, Wrong> {
+    fn parse_variable(written: &str) -> Result<Self, ValueError> {
         if written.contains("://") { Self::parse(written) } else { Self::after_scheme(written) }
     }
 
-    fn after_scheme(rest: &str) -> Result<Self, Wrong> {
+    fn after_scheme(rest: &str) -> Result<Self, ValueError> {
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (login, authority) = match rest.rsplit_once('@') {
             Some((login, authority)) => (Some(parse_login(login)?), authority),
@@ -54,7 +54,9 @@ impl Proxy {
         let (host, port) = parse_host(authority).ok_or_else(not_a_proxy)?;
         // curl would take 1080, Go 80, and most proxies are at 3128.
         let port = port.ok_or_else(|| {
-            Wrong::hidden("the proxy's port is missing; write for example \"http://proxy.example.com:3128\"")
+            ValueError::hidden(
+                "the proxy's port is missing; write for example \"http://proxy.example.com:3128\"",
+            )
         })?;
         Ok(Self { host, port, login, except: NoProxy::default() })
     }
@@ -68,7 +70,7 @@ pub(super) fn from_variables(environment: &Environment, context: &Context) -> Op
     let except = first(environment, ["no_proxy", "NO_PROXY"]).map_or("", |(_, except)| except);
     match Proxy::parse_variable(written) {
         Ok(proxy) => Some(Proxy { except: NoProxy::parse(except), ..proxy }),
-        Err(Wrong::Value(why) | Wrong::Hidden(why)) => {
+        Err(ValueError::Value(why) | ValueError::Hidden(why)) => {
             context.mistake(&Place::variable(name), "", why);
             None
         }
@@ -80,16 +82,16 @@ fn first<'a>(environment: &'a Environment, names: [&'static str; 2]) -> Option<(
     names.into_iter().filter_map(set).find(|(_, value)| !value.is_empty())
 }
 
-fn not_a_proxy() -> Wrong {
-    Wrong::hidden("this is not a proxy's address; write for example \"http://proxy.example.com:3128\"")
+fn not_a_proxy() -> ValueError {
+    ValueError::hidden("this is not a proxy's address; write for example \"http://proxy.example.com:3128\"")
 }
 
 /// RFC 3986 section 3.2.1, percent-encoded; without a colon the password is empty.
-fn parse_login(written: &str) -> Result<Login, Wrong> {
+fn parse_login(written: &str) -> Result<Login, ValueError> {
     let (username, password) = written.split_once(':').unwrap_or((written, ""));
     let decoded = |text| {
         decode(text).ok_or_else(|| {
-            Wrong::hidden(
+            ValueError::hidden(
                 "the proxy's user name or password is not percent-encoded UTF-8; write for example %25 for \"%\"",
             )
         })
@@ -211,7 +213,7 @@ mod tests {
 
     fn refusal(written: &str) -> String {
         match Proxy::parse(written) {
-            Err(Wrong::Hidden(why)) => why,
+            Err(ValueError::Hidden(why)) => why,
             other => panic!("{written}: {other:?}"),
         }
     }

@@ -31,7 +31,7 @@ pub(super) struct Item<'a> {
 
 /// Why a string is not what its key wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum ValueError {
     /// Goes behind the quoted string.
     Value(String),
     /// Stands alone: the string may hold a secret.
@@ -81,7 +81,9 @@ impl<'a> Reader<'a> {
     pub(super) fn choice(&self, name: &str, choices: &[&'static str]) -> Option<&'static str> {
         self.parsed(name, |value| {
             let known = choices.iter().find(|choice| **choice == value);
-            known.copied().ok_or_else(|| Wrong::Value(format!("is unknown; write {}", alternatives(choices))))
+            known
+                .copied()
+                .ok_or_else(|| ValueError::Value(format!("is unknown; write {}", alternatives(choices))))
         })
     }
 
@@ -123,7 +125,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A string, parsed.
-    pub(super) fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+    pub(super) fn parsed<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
         let node = self.table.get(name)?;
         self.item(node, below(&self.path, name))?.parsed(parse)
     }
@@ -134,7 +140,7 @@ impl<'a> Reader<'a> {
         name: &str,
         what: &str,
         example: &str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl Fn(&str) -> Result<T, ValueError>,
     ) -> Option<Vec<T>> {
         let items = self.texts(name);
         if items.is_empty() && !self.is_broken(name) {
@@ -241,7 +247,7 @@ impl<'a> Item<'a> {
         match &self.context.home {
             Some(home) => Some(self.located(home.join(below))),
             None => {
-                self.wrong(Wrong::value("begins at a home, but HOME is not set; write the whole path"));
+                self.wrong(ValueError::value("begins at a home, but HOME is not set; write the whole path"));
                 None
             }
         }
@@ -251,20 +257,20 @@ impl<'a> Item<'a> {
         Located { path, place: self.place.clone(), key: self.path.clone() }
     }
 
-    pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+    pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, ValueError>) -> Option<T> {
         parse(self.value()).map_err(|wrong| self.wrong(wrong)).ok()
     }
 
-    pub(super) fn wrong(&self, wrong: Wrong) {
+    pub(super) fn wrong(&self, wrong: ValueError) {
         let text = match wrong {
-            Wrong::Value(why) => format!("{:?} {why}", self.text.written),
-            Wrong::Hidden(why) => why,
+            ValueError::Value(why) => format!("{:?} {why}", self.text.written),
+            ValueError::Hidden(why) => why,
         };
         self.context.mistake(self.place, &self.path, text);
     }
 }
 
-impl Wrong {
+impl ValueError {
     pub(super) fn value(why: &str) -> Self {
         Self::Value(why.to_owned())
     }
@@ -274,7 +280,7 @@ impl Wrong {
     }
 }
 
-impl From<&str> for Wrong {
+impl From<&str> for ValueError {
     fn from(why: &str) -> Self {
         Self::value(why)
     }

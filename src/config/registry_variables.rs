@@ -5,7 +5,7 @@ use crate::config::duration;
 use crate::config::environment::Environment;
 use crate::config::limits::TIMEOUT_MOST;
 use crate::config::mistake::Place;
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 use crate::config::tree::{Node, Table, Value};
 
 /// What a variable of the registry means here.
@@ -129,7 +129,7 @@ impl Layer<'_> {
         let written = self.value(TTL)?;
         let place = Place::variable(TTL);
         let ttl = duration::parse_go(written).unwrap_or_else(|wrong| {
-            let (Wrong::Value(why) | Wrong::Hidden(why)) = wrong;
+            let (ValueError::Value(why) | ValueError::Hidden(why)) = wrong;
             self.context.mistake(&place, "", format!("{written:?} {why}"));
             TIMEOUT_MOST
         });

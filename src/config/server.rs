@@ -10,7 +10,7 @@ use crate::config::address::Address;
 use crate::config::duration;
 use crate::config::host::Url;
 use crate::config::limits;
-use crate::config::reader::{Item, Reader, Wrong};
+use crate::config::reader::{Item, Reader, ValueError};
 use crate::config::schema::{Key, Kind, key};
 use crate::config::tls;
 use crate::config::tls::Tls;
@@ -60,10 +60,12 @@ impl ExternalUrl {
         self.to_string()
     }
 
-    fn parse(written: &str) -> Result<Self, Wrong> {
+    fn parse(written: &str) -> Result<Self, ValueError> {
         let url = Url::parse(written)?;
         if !url.path.is_empty() {
-            return Err(Wrong::value("has a path; a registry is at the root of its host: write it without"));
+            return Err(ValueError::value(
+                "has a path; a registry is at the root of its host: write it without",
+            ));
         }
         Ok(Self { https: url.https, authority: url.authority() })
     }
@@ -133,7 +135,7 @@ fn add(addresses: &mut Vec<Address>, address: Address, item: &Item<'_>) {
         address => address,
     };
     match addresses.iter().find(|other| address.collides(other)) {
-        Some(other) => item.wrong(Wrong::Value(format!("is {other} again; remove one of them"))),
+        Some(other) => item.wrong(ValueError::Value(format!("is {other} again; remove one of them"))),
         None => addresses.push(address),
     }
 }
@@ -150,7 +152,7 @@ fn refuse_plaintext(server: &Reader<'_>, items: &[Item<'_>]) {
             "DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true",
         );
         let why = format!("without TLS would send passwords over the network in the clear; {advice}");
-        item.wrong(Wrong::Value(why));
+        item.wrong(ValueError::Value(why));
     }
 }
 
@@ -172,10 +174,10 @@ fn trusted_proxies(server: &Reader<'_>) -> Vec<IpNet> {
 }
 
 /// A network, or one address.
-fn network(written: &str) -> Result<IpNet, Wrong> {
+fn network(written: &str) -> Result<IpNet, ValueError> {
     let one = written.parse::<IpAddr>().map(IpNet::from);
     let network = written.parse::<IpNet>().or(one);
-    network.map_err(|_| Wrong::value("is not a network; write for example \"10.0.0.0/8\""))
+    network.map_err(|_| ValueError::value("is not a network; write for example \"10.0.0.0/8\""))
 }
 
 fn proxy_protocol(server: &Reader<'_>) -> bool {

@@ -1,6 +1,6 @@
 //! Numbers of bytes as people write them: `100GiB`, `500MB`, `4096`.
 
-use crate::config::reader::Wrong;
+use crate::config::reader::ValueError;
 
 /// The units and their bytes, the larger first.
 const UNITS: &[(&str, u64)] = &[
@@ -16,15 +16,15 @@ const UNITS: &[(&str, u64)] = &[
 ];
 
 /// A number of bytes, zero among them.
-pub(super) fn parse(written: &str) -> Result<u64, Wrong> {
+pub(super) fn parse(written: &str) -> Result<u64, ValueError> {
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     let with_unit = UNITS.iter().find_map(|(unit, factor)| Some((written.strip_suffix(unit)?, *factor)));
     let (digits, factor) = with_unit.unwrap_or((written, 1));
     if !is_number(digits) {
-        return Err(Wrong::value("is not a size; write for example \"100GiB\" or \"500MB\""));
+        return Err(ValueError::value("is not a size; write for example \"100GiB\" or \"500MB\""));
     }
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    bytes.ok_or_else(|| Wrong::value("is more than any disk holds"))
+    bytes.ok_or_else(|| ValueError::value("is more than any disk holds"))
 }
 
 /// In the largest unit that leaves nothing over.
@@ -67,7 +67,7 @@ mod tests {
             assert!(parse(written).is_err(), "{written}");
         }
         for written in ["99999999999999999999", "99999999TiB"] {
-            assert_eq!(parse(written), Err(Wrong::value("is more than any disk holds")), "{written}");
+            assert_eq!(parse(written), Err(ValueError::value("is more than any disk holds")), "{written}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::cache;
-use crate::config::cache::UpstreamCache;
+use crate::config::cache::UpstreamCacheOptions;
 use crate::config::context::Context;
 use crate::config::credentials;
 use crate::config::credentials::Credentials;
@@ -18,7 +18,7 @@ use crate::config::host_pattern::HostPattern;
 use crate::config::limits;
 use crate::config::proxy;
 use crate::config::proxy::Proxy;
-use crate::config::reader::{Reader, Wrong};
+use crate::config::reader::{Reader, ValueError};
 use crate::config::schema::{Key, Kind, key};
 use crate::config::tls;
 use crate::config::tls::KeyPair;
@@ -62,7 +62,7 @@ pub struct Upstream {
     /// As whom it is asked.
     pub credentials: Credentials,
     /// What is kept of it, if anything is.
-    pub cache: Option<UpstreamCache>,
+    pub cache: Option<UpstreamCacheOptions>,
 }
 
 impl Upstream {
@@ -74,10 +74,11 @@ impl Upstream {
     pub fn at(url: &str, environment: &Environment) -> Result<Self, String> {
         let context = Context::new(None, PathBuf::new());
         let parsed = Url::parse(url).map_err(|wrong| match wrong {
-            Wrong::Value(text) => format!("{url:?} {text}"),
-            Wrong::Hidden(text) => text,
+            ValueError::Value(text) => format!("{url:?} {text}"),
+            ValueError::Hidden(text) => text,
         })?;
-        let mut upstream = Rest::default().upstream(default_name(&parsed).to_owned(), parsed, String::new());
+        let mut upstream =
+            UpstreamOptions::default().upstream(default_name(&parsed).to_owned(), parsed, String::new());
         take_proxy(std::slice::from_mut(&mut upstream), environment, &context);
         context.finish().map(|_| upstream).map_err(|errors| errors.to_string())
     }
@@ -177,7 +178,7 @@ fn upstream(table: &Reader<'_>) -> Option<Upstream> {
     let name = table.parsed("name", name);
     let url = url(table, name.as_deref());
     // Everything else is read first: its mistakes are wanted too.
-    let rest = Rest::of(table);
+    let rest = UpstreamOptions::of(table);
     let named = name.is_some() || !table.has("name");
     let prefix = match (&name, &url) {
         _ if !named => None,
@@ -194,7 +195,7 @@ fn upstream(table: &Reader<'_>) -> Option<Upstream> {
 }
 
 /// What depends on no other key.
-struct Rest {
+struct UpstreamOptions {
     hosts: Vec<String>,
     ca: Option<PathBuf>,
     insecure: bool,
@@ -208,10 +209,10 @@ struct Rest {
     realm_hosts: Vec<HostPattern>,
     redirect_hosts: Vec<HostPattern>,
     credentials: Credentials,
-    cache: Option<UpstreamCache>,
+    cache: Option<UpstreamCacheOptions>,
 }
 
-impl Rest {
+impl UpstreamOptions {
     fn of(table: &Reader<'_>) -> Self {
         let read_only = table.flag("read_only", table.has("cache"));
         let retries = table.number("retries", (0, limits::RETRIES_MOST), i64::from(limits::RETRIES));
@@ -257,7 +258,7 @@ impl Rest {
     }
 }
 
-impl Default for Rest {
+impl Default for UpstreamOptions {
     fn default() -> Self {
         Self {
             hosts: Vec::new(),
@@ -278,10 +279,10 @@ impl Default for Rest {
     }
 }
 
-fn name(written: &str) -> Result<String, Wrong> {
+fn name(written: &str) -> Result<String, ValueError> {
     let name = parse_authority(written).ok().filter(|name| name == written && !name.starts_with('['));
     name.ok_or_else(|| {
-        Wrong::value(
+        ValueError::value(
             "is no name; write it as a host in lower case, for example \"docker.io\" or \"internal\"",
         )
     })
@@ -331,14 +332,14 @@ fn prefix(table: &Reader<'_>, name: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn repository_path(written: &str) -> Result<String, Wrong> {
+fn repository_path(written: &str) -> Result<String, ValueError> {
     match RepositoryName::parse(written) {
         Ok(_) => Ok(written.to_owned()),
-        Err(error) => Err(Wrong::Value(format!("is no path of repositories: {error}"))),
+        Err(error) => Err(ValueError::Value(format!("is no path of repositories: {error}"))),
     }
 }
 
-fn list<T>(table: &Reader<'_>, key: &str, parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
+fn list<T>(table: &Reader<'_>, key: &str, parse: impl Fn(&str) -> Result<T, ValueError>) -> Vec<T> {
     table.texts(key).iter().filter_map(|item| item.parsed(&parse)).collect()
 }
 
@@ -350,7 +351,7 @@ fn redirects(table: &Reader<'_>) -> Redirects {
 }
 
 /// Looks for what plain HTTP cannot do, and for what it had better not carry.
-fn check_scheme(table: &Reader<'_>, url: &Url, rest: &Rest) {
+fn check_scheme(table: &Reader<'_>, url: &Url, rest: &UpstreamOptions) {
     if url.https {
         return;
     }
@@ -366,7 +367,7 @@ fn check_scheme(table: &Reader<'_>, url: &Url, rest: &Rest) {
 }
 
 /// Looks for what cannot be beside a cache, and for what had better be said there.
-fn check_cache(table: &Reader<'_>, rest: &Rest) {
+fn check_cache(table: &Reader<'_>, rest: &UpstreamOptions) {
     if rest.cache.is_some() && rest.redirects == Redirects::Pass {
         let why =
             "would send clients past the cache to where the upstream redirects, so nothing could be kept";

@@ -3,13 +3,13 @@
 use http::Response;
 
 use crate::body::Body;
-use crate::gateway::Allowed;
+use crate::gateway::AuthorizedRequest;
 use crate::gateway::respond::Problem;
 use crate::proto::{Digest, Reference};
 
 /// A blob, or a part of it: out of the cache, where there is one, else streamed from the upstream at the client's pace.
 pub(crate) async fn get(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     digest: &Digest,
     head: bool,
 ) -> Result<Response<Body>, Problem> {
@@ -21,7 +21,10 @@ pub(crate) async fn get(
     allowed.ask().await
 }
 
-pub(crate) async fn delete(allowed: &Allowed<'_>, digest: &Digest) -> Result<Response<Body>, Problem> {
+pub(crate) async fn delete(
+    allowed: &AuthorizedRequest<'_>,
+    digest: &Digest,
+) -> Result<Response<Body>, Problem> {
     let _deleted = allowed.unsettled(Some(&Reference::Digest(digest.clone())));
     allowed.ask().await
 }

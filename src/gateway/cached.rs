@@ -5,31 +5,31 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::body::Body;
-use crate::cache::{Blob, Manifest, Outcome, Refusal, Repository, Site};
+use crate::cache::{Blob, CacheError, CacheStatus, Manifest, Requester, UpstreamCache};
 use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, code_for, set};
 use crate::gateway::respond::Problem;
-use crate::gateway::{Allowed, rewrite};
+use crate::gateway::{AuthorizedRequest, rewrite};
 use crate::origin::UpstreamSource;
 use crate::proto::{Accept, Action, ByteRange, ContentRange, Digest, ErrorCode, Reference, RepositoryName};
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
-impl Allowed<'_> {
+impl AuthorizedRequest<'_> {
     /// What is kept of the upstream, where it has a cache.
-    pub(crate) fn site(&self) -> Option<&Arc<Site>> {
+    pub(crate) fn site(&self) -> Option<&Arc<UpstreamCache>> {
         let route = self.place.as_ref().and_then(|place| self.core.routes.get(place.route));
         route.and_then(|route| route.site.as_ref())
     }
 
     /// Begins a write, to `reference` or to the repository as a whole.
-    pub(crate) fn unsettled(&self, reference: Option<&Reference>) -> Unsettled {
+    pub(crate) fn unsettled(&self, reference: Option<&Reference>) -> WriteGuard {
         let written = self.site().cloned().zip(self.place.as_ref());
         let about = written.map(|(site, place)| (site, place.remote.clone(), reference.cloned()));
-        Unsettled { about }
+        WriteGuard { about }
     }
 
     /// The repository, as the cache has it.
-    pub(crate) fn cached(&self) -> Result<Option<Repository>, Problem> {
+    pub(crate) fn cached(&self) -> Result<Option<Requester>, Problem> {
         let (Some(site), Some(place)) = (self.site(), &self.place) else { return Ok(None) };
         let headers = self.core.lasting.via.mark_own(self.headers);
         let upstream = self.upstream()?.clone();
@@ -43,7 +43,7 @@ impl Allowed<'_> {
     /// `Ok(None)`: it is for the upstream to answer.
     pub(crate) async fn cached_blob(
         &self,
-        repository: &Repository,
+        repository: &Requester,
         digest: &Digest,
         head: bool,
     ) -> Result<Option<Response<Body>>, Problem> {
@@ -55,7 +55,7 @@ impl Allowed<'_> {
                 repository.site().cache().counters().answered(blob.outcome);
                 Ok(Some(self.blob_response(blob, digest, etag, unchanged, head)))
             }
-            Err(Refusal::Bypass) => Ok(None),
+            Err(CacheError::Bypass) => Ok(None),
             Err(refusal) => Err(self.cache_problem(refusal)),
         }
     }
@@ -95,7 +95,7 @@ impl Allowed<'_> {
     /// `Ok(None)`: it is for the upstream to answer.
     pub(crate) async fn cached_manifest(
         &self,
-        repository: &Repository,
+        repository: &Requester,
         reference: &Reference,
         head: bool,
     ) -> Result<Option<Response<Body>>, Problem> {
@@ -106,7 +106,7 @@ impl Allowed<'_> {
                 repository.site().cache().counters().answered(manifest.outcome);
                 Ok(Some(self.manifest_response(manifest, head)))
             }
-            Err(Refusal::Bypass) => Ok(None),
+            Err(CacheError::Bypass) => Ok(None),
             Err(refusal) => Err(self.cache_problem(refusal)),
         }
     }
@@ -130,7 +130,7 @@ impl Allowed<'_> {
     /// What every answer out of the cache has.
     fn content(
         &self,
-        outcome: Outcome,
+        outcome: CacheStatus,
         content_type: HeaderValue,
         digest: &Digest,
         etag: HeaderValue,
@@ -149,7 +149,7 @@ impl Allowed<'_> {
     pub(crate) fn mark_miss(&self, headers: &mut HeaderMap) {
         let reads = self.operation.action() == Some(Action::Pull);
         if reads && self.site().is_some() && !headers.contains_key(&X_CACHE) {
-            mark(headers, Outcome::Miss);
+            mark(headers, CacheStatus::Miss);
         }
     }
 
@@ -162,21 +162,22 @@ impl Allowed<'_> {
     }
 
     /// What the cache's no is to the client.
-    pub(crate) fn cache_problem(&self, refusal: Refusal) -> Problem {
+    pub(crate) fn cache_problem(&self, refusal: CacheError) -> Problem {
         let not_found = code_for(StatusCode::NOT_FOUND, &self.operation);
         match refusal {
-            Refusal::Failure(failure) => match failure.cause.downcast_ref::<Problem>() {
+            CacheError::Origin(failure) => match failure.cause.downcast_ref::<Problem>() {
                 Some(Problem::Unauthorized(_)) => self.login(),
                 Some(problem) => problem.clone(),
                 None => Problem::Cached(crate::cache::Unusable("what can't be used")),
             },
-            Refusal::NotFound => {
-                Problem::NotHeld(not_found, "the upstream has said lately that there is none")
+            CacheError::NotFound => {
+                Problem::NotCached(not_found, "the upstream has said lately that there is none")
             }
-            Refusal::Offline => {
-                Problem::NotHeld(not_found, "it is not in the cache, and the upstream is not asked (offline)")
-            }
-            Refusal::MayNotFetch => {
+            CacheError::Offline => Problem::NotCached(
+                not_found,
+                "it is not in the cache, and the upstream is not asked (offline)",
+            ),
+            CacheError::FetchForbidden => {
                 let name = self.permit.repository().map(ToString::to_string).unwrap_or_default();
                 let who = self.permit.identity();
                 Problem::Denied(format!(
@@ -184,11 +185,11 @@ impl Allowed<'_> {
                      already"
                 ))
             }
-            Refusal::Resting => Problem::Resting,
-            Refusal::Limited(wait) => crate::gateway::forward::limited(Some(wait)),
-            Refusal::Unsatisfiable(total) => Problem::Unsatisfiable(total),
-            Refusal::Bypass | Refusal::Again => {
-                Problem::NotHeld(ErrorCode::Unavailable, "it was on its way, and did not come")
+            CacheError::CircuitOpen => Problem::CircuitOpen,
+            CacheError::RateLimited(wait) => crate::gateway::forward::limited(Some(wait)),
+            CacheError::Unsatisfiable(total) => Problem::Unsatisfiable(total),
+            CacheError::Bypass | CacheError::Retry => {
+                Problem::NotCached(ErrorCode::Unavailable, "it was on its way, and did not come")
             }
         }
     }
@@ -196,18 +197,18 @@ impl Allowed<'_> {
 
 /// A write that is under way. Should its client leave before the answer, it counts as done: nothing that it may have ended is
 /// believed any more.
-pub(crate) struct Unsettled {
-    about: Option<(Arc<Site>, RepositoryName, Option<Reference>)>,
+pub(crate) struct WriteGuard {
+    about: Option<(Arc<UpstreamCache>, RepositoryName, Option<Reference>)>,
 }
 
-impl Unsettled {
+impl WriteGuard {
     /// The upstream has answered: what follows from that is up to whoever asked.
     pub(crate) fn settle(mut self) {
         self.about = None;
     }
 }
 
-impl Drop for Unsettled {
+impl Drop for WriteGuard {
     fn drop(&mut self) {
         match self.about.take() {
             Some((site, repository, Some(reference))) => site.deleted(&repository, &reference),
@@ -218,9 +219,9 @@ impl Drop for Unsettled {
 }
 
 /// Says what the cache did. What is too old says so besides (RFC 7234 section 5.5: 299 is a persistent warning).
-pub(crate) fn mark(headers: &mut HeaderMap, outcome: Outcome) {
+pub(crate) fn mark(headers: &mut HeaderMap, outcome: CacheStatus) {
     headers.insert(X_CACHE, HeaderValue::from_static(outcome.as_str()));
-    if outcome == Outcome::Stale {
+    if outcome == CacheStatus::Stale {
         let warning = "299 - \"the upstream can't be asked; this is what it had when it was asked last\"";
         headers.insert(header::WARNING, HeaderValue::from_static(warning));
     }
@@ -229,12 +230,12 @@ pub(crate) fn mark(headers: &mut HeaderMap, outcome: Outcome) {
 /// What the cache did for an answer, as the log calls it.
 pub(crate) fn word(headers: &HeaderMap) -> Option<&'static str> {
     let done = headers.get(X_CACHE)?;
-    Some(match Outcome::ALL.into_iter().find(|outcome| done == outcome.as_str())? {
-        Outcome::Hit => "hit",
-        Outcome::Miss => "miss",
-        Outcome::Fill => "fill",
-        Outcome::Stale => "stale",
-        Outcome::Revalidated => "revalidated",
+    Some(match CacheStatus::ALL.into_iter().find(|outcome| done == outcome.as_str())? {
+        CacheStatus::Hit => "hit",
+        CacheStatus::Miss => "miss",
+        CacheStatus::Fill => "fill",
+        CacheStatus::Stale => "stale",
+        CacheStatus::Revalidated => "revalidated",
     })
 }
 

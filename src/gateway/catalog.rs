@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
-use crate::gateway::Allowed;
+use crate::gateway::AuthorizedRequest;
 use crate::gateway::forward::set;
 use crate::gateway::handle::Kind;
 use crate::gateway::listing::collect;
@@ -19,7 +19,7 @@ use crate::gateway::respond::Problem;
 use crate::gateway::rewrite;
 use crate::gateway::route::Route;
 use crate::proto::{Link, Operation, Page, RepositoryName, link};
-use crate::upstream::Access;
+use crate::upstream::RequiredScope;
 
 /// Entries of a page when the client does not say.
 const DEFAULT_ENTRIES: usize = 100;
@@ -42,7 +42,7 @@ struct UpstreamPage {
     next: Option<String>,
 }
 
-pub(crate) async fn list(allowed: &Allowed<'_>, page: &Page) -> Result<Response<Body>, Problem> {
+pub(crate) async fn list(allowed: &AuthorizedRequest<'_>, page: &Page) -> Result<Response<Body>, Problem> {
     let only = allowed.core.routes.only(allowed.way).map_err(Problem::Route)?;
     let mut routes: Vec<&Route> = match only {
         Some(place) => allowed.core.routes.get(place).into_iter().collect(),
@@ -58,7 +58,7 @@ pub(crate) async fn list(allowed: &Allowed<'_>, page: &Page) -> Result<Response<
 }
 
 struct Walk<'a> {
-    allowed: &'a Allowed<'a>,
+    allowed: &'a AuthorizedRequest<'a>,
     routes: Vec<&'a Route>,
     /// The client has named one upstream by its way: its repositories are listed as that way names them.
     own_names: bool,
@@ -133,7 +133,7 @@ impl Walk<'_> {
         let query = if cursor.q.is_empty() { self.first_query(cursor) } else { cursor.q.clone() };
         let target = format!("{}/v2/_catalog?{query}", settings.url.path);
         let nothing = &mut RequestBody::empty();
-        let answer = self.allowed.send_to(&route.upstream, Access::Catalog, target, nothing).await;
+        let answer = self.allowed.send_to(&route.upstream, RequiredScope::Catalog, target, nothing).await;
         let answer = match answer {
             // Docker Hub's way of keeping its catalog to itself.
             Err(Problem::NotThere(_)) => return Ok(UpstreamPage { names: Vec::new(), next: None }),
@@ -149,7 +149,7 @@ impl Walk<'_> {
         }
         let next = link::next(answer.headers.get_all(header::LINK).iter().map(|value| value.as_bytes()));
         let next = next.and_then(|target| target.split_once('?').map(|(_, query)| query.to_owned()));
-        let unusable = |reason| Problem::Answer { name: settings.name.clone(), reason };
+        let unusable = |reason| Problem::BadUpstreamResponse { name: settings.name.clone(), reason };
         let bytes =
             collect(answer.body).await.ok_or_else(|| unusable("its catalog is too long or broke off"))?;
         let names = names(&bytes).ok_or_else(|| unusable("its catalog is not a list of repositories"))?;

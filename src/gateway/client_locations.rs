@@ -2,20 +2,24 @@
 
 use crate::proto::{Digest, Reference, RepositoryName};
 
-use crate::gateway::route::{Place, Way};
+use crate::gateway::route::{Addressing, ResolvedRepository};
 
 /// A repository in the client's own words. Locations are path-absolute (RFC 3986 section 4.2): they hold whatever
 /// scheme, host and port the client came by.
 #[derive(Clone, Debug)]
-pub(crate) struct Naming {
+pub(crate) struct ClientLocations {
     /// Up to and with `/v2`.
     base: String,
     name: String,
 }
 
-impl Naming {
+impl ClientLocations {
     /// Where the request came with `ns`, the canonical name: a location has no room for `ns`.
-    pub(crate) fn new(way: Way<'_>, asked: Option<&RepositoryName>, place: Option<&Place>) -> Self {
+    pub(crate) fn new(
+        way: Addressing<'_>,
+        asked: Option<&RepositoryName>,
+        place: Option<&ResolvedRepository>,
+    ) -> Self {
         match (way.ns, place) {
             (Some(_), Some(place)) => Self { base: "/v2".to_owned(), name: place.canonical.to_string() },
             _ => {

@@ -11,12 +11,12 @@ use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::config::{CredentialSource, limits};
 use crate::gateway::respond::{Problem, accesses};
-use crate::gateway::{Allowed, rewrite};
+use crate::gateway::{AuthorizedRequest, rewrite};
 use crate::proto::{ErrorBody, ErrorCode, Operation, RepositoryName};
 use crate::upstream;
-use crate::upstream::{Access, Subject, TokenError, Unauthorized, Upstream};
+use crate::upstream::{Purpose, RequiredScope, TokenError, Unauthorized, Upstream};
 
-impl Allowed<'_> {
+impl AuthorizedRequest<'_> {
     /// The upstream that holds the repository.
     pub(crate) fn upstream(&self) -> Result<&Arc<Upstream>, Problem> {
         let route = self.place.as_ref().and_then(|place| self.core.routes.get(place.route));
@@ -50,7 +50,7 @@ impl Allowed<'_> {
     /// The same, where more is needed than the operation says by itself.
     pub(crate) async fn send_with(
         &self,
-        access: Access,
+        access: RequiredScope,
         target: String,
         body: &mut RequestBody,
     ) -> Result<Response<Body>, Problem> {
@@ -63,14 +63,14 @@ impl Allowed<'_> {
     pub(crate) async fn send_to(
         &self,
         upstream: &Upstream,
-        access: Access,
+        access: RequiredScope,
         target: String,
         body: &mut RequestBody,
     ) -> Result<upstream::Response, Problem> {
         let headers = rewrite::to_upstream(&self.operation, self.headers, &self.core.lasting.via);
         let subject = match self.operation {
-            Operation::GetBlob { .. } => Subject::Blob,
-            _ => Subject::Other,
+            Operation::GetBlob { .. } => Purpose::Blob,
+            _ => Purpose::Other,
         };
         let method = method(&self.operation);
         let request = upstream::Request { method, target, headers, body, access, subject };
@@ -206,14 +206,14 @@ pub(crate) fn target_of(operation: &Operation, upstream: &Upstream) -> String {
 }
 
 /// The least that the operation, whose names are the upstream's, needs there. A mount needs its source besides.
-pub(crate) fn access(operation: &Operation) -> Access {
+pub(crate) fn access(operation: &Operation) -> RequiredScope {
     if let Operation::CancelUpload { repository, .. } = operation {
-        return Access::Cancel(repository.clone());
+        return RequiredScope::Cancel(repository.clone());
     }
     match (operation.repository(), operation.action()) {
-        (Some(name), Some(action)) => Access::Repository(name.clone(), action),
-        (None, Some(_)) => Access::Catalog,
-        (_, None) => Access::Version,
+        (Some(name), Some(action)) => RequiredScope::Repository(name.clone(), action),
+        (None, Some(_)) => RequiredScope::Catalog,
+        (_, None) => RequiredScope::Version,
     }
 }
 

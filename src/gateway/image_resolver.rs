@@ -6,10 +6,10 @@ use http::HeaderMap;
 
 use crate::authn::Identity;
 use crate::authz::Permit;
-use crate::cache::Site;
-use crate::cache::maintenance::Goal;
+use crate::cache::UpstreamCache;
+use crate::cache::maintenance::WarmTarget;
 use crate::gateway::Core;
-use crate::gateway::route::{Place, RouteError, Routes, Way};
+use crate::gateway::route::{Addressing, ResolvedRepository, RouteError, Routes};
 use crate::origin::UpstreamSource;
 use crate::proto::{ImageName, RepositoryName};
 use crate::upstream::Upstream;
@@ -19,7 +19,7 @@ pub(crate) struct Ways(Routes);
 
 impl Ways {
     /// To all of `upstreams`, of which `sites` is what is kept.
-    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<Site>]) -> Self {
+    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<UpstreamCache>]) -> Self {
         Self(Routes::new(upstreams, sites))
     }
 
@@ -27,7 +27,7 @@ impl Ways {
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn goal(&self, image: &str) -> Result<Goal, String> {
+    pub(crate) fn goal(&self, image: &str) -> Result<WarmTarget, String> {
         self.0.goal(image)
     }
 }
@@ -38,13 +38,13 @@ impl Core {
     ///
     /// # Errors
     /// Why it is nowhere, or nothing is kept of it.
-    pub(crate) fn goal(&self, image: &str) -> Result<Goal, String> {
+    pub(crate) fn goal(&self, image: &str) -> Result<WarmTarget, String> {
         self.routes.goal(image)
     }
 }
 
 impl Routes {
-    fn goal(&self, image: &str) -> Result<Goal, String> {
+    fn goal(&self, image: &str) -> Result<WarmTarget, String> {
         let name = ImageName::parse(image).map_err(|error| format!("that is no image: {error}"))?;
         let place = self.place(&name).map_err(|error| error.to_string())?;
         let route = self.get(place.route).ok_or_else(|| RouteError::Unknown.to_string())?;
@@ -54,13 +54,13 @@ impl Routes {
         let worker = upstream.background();
         let source = UpstreamSource::source(upstream, permit.clone(), place.remote.clone(), HeaderMap::new());
         let repository = site.repository(&permit, &place.remote, worker, source);
-        Ok(Goal { image: image.to_owned(), repository, reference: name.reference })
+        Ok(WarmTarget { image: image.to_owned(), repository, reference: name.reference })
     }
 
     /// A prefix of ours comes before a registry's name, and that before the upstream that takes all other names: else
     /// `alpine` would be another image here than at docker.
-    fn place(&self, image: &ImageName) -> Result<Place, RouteError> {
-        let way = Way::default();
+    fn place(&self, image: &ImageName) -> Result<ResolvedRepository, RouteError> {
+        let way = Addressing::default();
         let written = RepositoryName::parse(&image.written).ok();
         if let Some(name) = &written
             && self.is_below_prefix(name)
@@ -68,7 +68,7 @@ impl Routes {
             return self.find(way, name);
         }
         let host = image.host.as_deref().unwrap_or("docker.io");
-        match self.find(Way { ns: Some(host), ..way }, &image.repository) {
+        match self.find(Addressing { ns: Some(host), ..way }, &image.repository) {
             Err(RouteError::UnknownNamespace) => {}
             found => return found,
         }

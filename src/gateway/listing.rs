@@ -8,16 +8,16 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::value::RawValue;
 
 use crate::body::Body;
-use crate::cache::{Outcome, Repository};
+use crate::cache::{CacheStatus, Requester};
 use crate::config::limits;
-use crate::gateway::Allowed;
+use crate::gateway::AuthorizedRequest;
 use crate::gateway::cached::mark;
 use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
 use crate::proto::{Link, Operation, Tag, link, media_type};
 
 /// The tags, under the client's own name for the repository.
-pub(crate) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn tags(allowed: &AuthorizedRequest<'_>) -> Result<Response<Body>, Problem> {
     let repository = allowed.cached()?;
     let asked = asked(allowed, repository.as_ref()).await;
     let response = match (asked, repository) {
@@ -34,7 +34,7 @@ pub(crate) async fn tags(allowed: &Allowed<'_>) -> Result<Response<Body>, Proble
 }
 
 /// The manifests that point at one. An index names no repository, so its bytes stay as they are.
-pub(crate) async fn referrers(allowed: &Allowed<'_>) -> Result<Response<Body>, Problem> {
+pub(crate) async fn referrers(allowed: &AuthorizedRequest<'_>) -> Result<Response<Body>, Problem> {
     let repository = allowed.cached()?;
     let asked = asked(allowed, repository.as_ref()).await;
     match (asked, repository) {
@@ -49,8 +49,11 @@ pub(crate) async fn referrers(allowed: &Allowed<'_>) -> Result<Response<Body>, P
 }
 
 /// The upstream's answer, where it is to be asked.
-async fn asked(allowed: &Allowed<'_>, repository: Option<&Repository>) -> Result<Response<Body>, Problem> {
-    match repository.and_then(Repository::refrains) {
+async fn asked(
+    allowed: &AuthorizedRequest<'_>,
+    repository: Option<&Requester>,
+) -> Result<Response<Body>, Problem> {
+    match repository.and_then(Requester::refrains) {
         Some(refusal) => Err(allowed.cache_problem(refusal)),
         None => {
             let asked = allowed.ask().await;
@@ -63,7 +66,7 @@ async fn asked(allowed: &Allowed<'_>, repository: Option<&Repository>) -> Result
 }
 
 /// The tags that the cache knows, where the upstream can't be asked. `None` where it knows none.
-async fn known_tags(allowed: &Allowed<'_>, repository: &Repository) -> Option<Response<Body>> {
+async fn known_tags(allowed: &AuthorizedRequest<'_>, repository: &Requester) -> Option<Response<Body>> {
     let Operation::ListTags { page, .. } = &allowed.operation else { return None };
     let tags = repository.known_tags().await.ok().filter(|tags| !tags.is_empty())?;
     let behind =
@@ -81,7 +84,7 @@ async fn known_tags(allowed: &Allowed<'_>, repository: &Repository) -> Option<Re
 }
 
 /// The referrers that the cache knows, where the upstream can't be asked.
-async fn known_referrers(allowed: &Allowed<'_>, repository: &Repository) -> Option<Response<Body>> {
+async fn known_referrers(allowed: &AuthorizedRequest<'_>, repository: &Requester) -> Option<Response<Body>> {
     let Operation::Referrers { digest, artifact_type, .. } = &allowed.operation else { return None };
     let index = repository.known_referrers(digest, artifact_type.as_deref()).await.ok()?;
     let mut response = out_of_the_cache(index.into(), media_type::OCI_INDEX);
@@ -96,7 +99,7 @@ fn out_of_the_cache(body: Bytes, content_type: &'static str) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
-    mark(headers, Outcome::Stale);
+    mark(headers, CacheStatus::Stale);
     response
 }
 
@@ -105,7 +108,11 @@ const FILTERS_APPLIED: header::HeaderName = header::HeaderName::from_static("oci
 
 /// RFC 8288: a link to the next page keeps its query to the byte, whatever the upstream has put there; its path is
 /// the one that the client knows.
-fn with_link(allowed: &Allowed<'_>, resource: &str, mut response: Response<Body>) -> Response<Body> {
+fn with_link(
+    allowed: &AuthorizedRequest<'_>,
+    resource: &str,
+    mut response: Response<Body>,
+) -> Response<Body> {
     let headers = response.headers_mut();
     let next = link::next(headers.get_all(header::LINK).iter().map(|value| value.as_bytes()));
     headers.remove(header::LINK);
@@ -117,11 +124,14 @@ fn with_link(allowed: &Allowed<'_>, resource: &str, mut response: Response<Body>
 }
 
 /// Puts the client's name into a list of tags.
-async fn renamed(allowed: &Allowed<'_>, response: Response<Body>) -> Result<Response<Body>, Problem> {
+async fn renamed(
+    allowed: &AuthorizedRequest<'_>,
+    response: Response<Body>,
+) -> Result<Response<Body>, Problem> {
     let (mut parts, body) = response.into_parts();
     let unusable = |reason| {
         let name = allowed.upstream().map(|upstream| upstream.settings().name.clone()).unwrap_or_default();
-        Problem::Answer { name, reason }
+        Problem::BadUpstreamResponse { name, reason }
     };
     let bytes = collect(body).await.ok_or_else(|| unusable("the list of tags is too long or broke off"))?;
     let list = with_name(&bytes, allowed.naming.name());

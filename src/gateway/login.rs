@@ -6,14 +6,14 @@ use http::HeaderMap;
 
 use crate::authn::{Failure, Forwarded, Identity, Judgement};
 use crate::authz::Denied;
-use crate::gateway::Arrival;
+use crate::gateway::IncomingRequest;
 use crate::gateway::forward::limited;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::proto::Operation;
 use crate::upstream::{Error, TokenError};
 
-impl Arrival<'_> {
+impl IncomingRequest<'_> {
     /// The identity of a client, when the upstream that judges knows it by this name and password.
     pub(crate) async fn log_in(
         &self,

@@ -6,14 +6,14 @@ use tokio::sync::SemaphorePermit;
 
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
-use crate::gateway::Allowed;
+use crate::gateway::AuthorizedRequest;
 use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, set};
 use crate::gateway::respond::Problem;
 use crate::proto::{Digest, MediaType, Reference};
 
 /// A manifest: out of the cache, where there is one, else from the upstream.
 pub(crate) async fn get(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     reference: &Reference,
     head: bool,
 ) -> Result<Response<Body>, Problem> {
@@ -28,7 +28,7 @@ pub(crate) async fn get(
 /// A manifest is small and is read whole before the upstream hears of it: one that is too large never gets there, and
 /// its digest is known even where the upstream does not say it.
 pub(crate) async fn put(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     reference: &Reference,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
@@ -67,18 +67,21 @@ pub(crate) async fn put(
 }
 
 /// Room for a manifest that is about to be held: all that are held at a time have [`limits::HELD_BYTES`] together.
-async fn room<'a>(allowed: &Allowed<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
+async fn room<'a>(allowed: &AuthorizedRequest<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
     let most = limits::MANIFEST_BYTES as u64;
     let bytes = body.remaining().unwrap_or(most).min(most);
     allowed.core.lasting.held.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
 }
 
-pub(crate) async fn delete(allowed: &Allowed<'_>, reference: &Reference) -> Result<Response<Body>, Problem> {
+pub(crate) async fn delete(
+    allowed: &AuthorizedRequest<'_>,
+    reference: &Reference,
+) -> Result<Response<Body>, Problem> {
     let _deleted = allowed.unsettled(Some(reference));
     allowed.ask().await
 }
 
-impl Allowed<'_> {
+impl AuthorizedRequest<'_> {
     /// What the client says that it sends.
     fn media_type(&self) -> Option<MediaType> {
         let text = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;

@@ -10,10 +10,10 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
-use crate::authn::{Authenticator, Forwarding, Identity};
+use crate::authn::{Authenticator, Identity, UpstreamLogins};
 use crate::authz::{Denied, Permit, Rules};
 use crate::body::{Body, RequestBody};
-use crate::cache::Site;
+use crate::cache::UpstreamCache;
 use crate::config::limits;
 use crate::net::{BothLengths, Peer};
 use crate::proto::{Challenge, Operation, Secret, Target};
@@ -37,14 +37,14 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod upload;
 
-use crate::gateway::client_locations::Naming;
+use crate::gateway::client_locations::ClientLocations;
 pub(crate) use crate::gateway::image_resolver::Ways;
 pub(crate) use handle::SealError;
 use handle::Sealer;
 pub(crate) use host::{KnownHosts, TrustedProxies};
 use respond::Problem;
 use rewrite::Via;
-use route::{Place, Routes, Way};
+use route::{Addressing, ResolvedRepository, Routes};
 
 /// What a gateway is made of. A reload makes a new one of these and swaps it in whole.
 pub(crate) struct Core {
@@ -53,7 +53,7 @@ pub(crate) struct Core {
     challenge: HeaderValue,
     /// As it was given.
     pub settings: Settings,
-    lasting: Lasting,
+    lasting: SharedState,
 }
 
 /// What a [`Core`] is made from.
@@ -66,7 +66,7 @@ pub(crate) struct Settings {
     /// Where the repositories are.
     pub upstreams: Vec<Arc<Upstream>>,
     /// What is kept of them, of those that have a cache.
-    pub sites: Vec<Arc<Site>>,
+    pub sites: Vec<Arc<UpstreamCache>>,
     /// The hosts that are served.
     pub hosts: KnownHosts,
     /// Who may speak for a client.
@@ -80,22 +80,22 @@ pub(crate) struct Settings {
 /// What outlives a reload: the key of the handles that clients hold, the mark by which loops are known, and what
 /// upstreams have said of clients.
 #[derive(Clone)]
-pub(crate) struct Lasting {
+pub(crate) struct SharedState {
     sealer: Arc<Sealer>,
     via: Via,
     /// A permit for each byte of a body that is held whole.
     held: Arc<Semaphore>,
-    logins: Forwarding<upstream::Error>,
+    logins: UpstreamLogins<upstream::Error>,
 }
 
-impl Lasting {
+impl SharedState {
     /// `secret` seals upload URLs and page cursors; without one a key is made that ends with the process.
     ///
     /// # Errors
     /// When the machine has no randomness.
     pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let held = Arc::new(Semaphore::new(limits::HELD_BYTES));
-        let logins = Forwarding::new().map_err(|_| SealError)?;
+        let logins = UpstreamLogins::new().map_err(|_| SealError)?;
         Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held, logins })
     }
 
@@ -108,7 +108,7 @@ impl Lasting {
 
 impl Core {
     /// A core of `settings`, with what lasts.
-    pub(crate) fn new(settings: Settings, lasting: Lasting) -> Self {
+    pub(crate) fn new(settings: Settings, lasting: SharedState) -> Self {
         let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
         // The renderer drops control characters; what is left is always a header's value.
         let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// What lasts, for the next core.
-    pub(crate) fn lasting(&self) -> Lasting {
+    pub(crate) fn lasting(&self) -> SharedState {
         self.lasting.clone()
     }
 }
@@ -151,7 +151,7 @@ impl Gateway {
         let client = core.settings.proxies.client(peer, &parts.headers);
         let mut record = Record::new(self.access_log, client, &parts);
 
-        let arrival = Arrival { core: &core, parts: &parts, peer, client };
+        let arrival = IncomingRequest { core: &core, parts: &parts, peer, client };
         let result = arrival.answer(&mut body, &mut record).await;
         let mut response = result.unwrap_or_else(|problem| {
             problem.log(record.id.as_str());
@@ -212,7 +212,7 @@ fn end_upload(mut body: RequestBody, expects: bool) {
 }
 
 /// A request that has arrived, before anything is known of it.
-struct Arrival<'a> {
+struct IncomingRequest<'a> {
     core: &'a Core,
     parts: &'a Parts,
     peer: Peer,
@@ -220,19 +220,19 @@ struct Arrival<'a> {
 }
 
 /// A request that is allowed: what it does, where, and the proof.
-pub(crate) struct Allowed<'a> {
+pub(crate) struct AuthorizedRequest<'a> {
     core: &'a Core,
     permit: Permit,
     /// Names in it are the upstream's.
     operation: Operation,
-    place: Option<Place>,
-    naming: Naming,
-    way: Way<'a>,
+    place: Option<ResolvedRepository>,
+    naming: ClientLocations,
+    way: Addressing<'a>,
     headers: &'a HeaderMap,
     worker: usize,
 }
 
-impl Arrival<'_> {
+impl IncomingRequest<'_> {
     /// The way of a request: parse, authenticate, route, authorize, then to the resource.
     async fn answer(&self, body: &mut RequestBody, record: &mut Record) -> Result<Response<Body>, Problem> {
         let headers = &self.parts.headers;
@@ -249,7 +249,7 @@ impl Arrival<'_> {
         let identity = self.identify(&host, target.as_ref().ok().map(|target| &target.operation)).await?;
         record.identity(&identity);
         let target = target.map_err(Problem::Target)?;
-        let way = Way { host: &host, prefix: target.prefix.as_ref(), ns: target.ns.as_deref() };
+        let way = Addressing { host: &host, prefix: target.prefix.as_ref(), ns: target.ns.as_deref() };
         let allowed = self.admit(way, &identity, target.operation.clone(), record)?;
         let mut response = allowed.serve(body).await?;
         allowed.mark_miss(response.headers_mut());
@@ -282,11 +282,11 @@ impl Arrival<'_> {
     /// by asking for a login, so that the answer tells nothing of what there is.
     fn admit<'w>(
         &'w self,
-        way: Way<'w>,
+        way: Addressing<'w>,
         identity: &Identity,
         asked: Operation,
         record: &mut Record,
-    ) -> Result<Allowed<'w>, Problem> {
+    ) -> Result<AuthorizedRequest<'w>, Problem> {
         let login = || {
             (identity.is_anonymous() && self.core.settings.authenticator.has_logins())
                 .then(|| Problem::Unauthorized(respond::accesses(&asked)))
@@ -300,7 +300,7 @@ impl Arrival<'_> {
             record.place(place, &self.core.routes);
         }
         let route = place.as_ref().and_then(|place| self.core.routes.get(place.route));
-        let naming = Naming::new(way, asked.repository(), place.as_ref());
+        let naming = ClientLocations::new(way, asked.repository(), place.as_ref());
         let (canonical, remote) = match &place {
             Some(place) => (
                 asked.clone().with_repository(place.canonical.clone()),
@@ -315,11 +315,11 @@ impl Arrival<'_> {
         let permit = permit.map_err(|denied| login().unwrap_or_else(|| denial(identity, &denied)))?;
         let headers = &self.parts.headers;
         let (core, worker) = (self.core, self.peer.worker);
-        Ok(Allowed { core, permit, operation: remote, place, naming, way, headers, worker })
+        Ok(AuthorizedRequest { core, permit, operation: remote, place, naming, way, headers, worker })
     }
 }
 
-impl Allowed<'_> {
+impl AuthorizedRequest<'_> {
     async fn serve(&self, body: &mut RequestBody) -> Result<Response<Body>, Problem> {
         if self.writes() && self.upstream()?.settings().read_only {
             return Err(Problem::ReadOnly);
@@ -427,7 +427,7 @@ impl Record {
         }
     }
 
-    fn place(&mut self, place: &Place, routes: &Routes) {
+    fn place(&mut self, place: &ResolvedRepository, routes: &Routes) {
         if let Some(access) = &mut self.access {
             access.repository = Some(place.canonical.clone());
             access.upstream = routes.get(place.route).map(|route| route.name.clone());

@@ -57,15 +57,15 @@ pub(crate) enum Problem {
     /// The upstream gave no usable answer.
     Upstream { name: String, error: Arc<upstream::Error> },
     /// The upstream answered something that must not be passed on.
-    Answer { name: String, reason: &'static str },
+    BadUpstreamResponse { name: String, reason: &'static str },
     /// What the cache would have passed on is not for anybody.
     Cached(cache::Unusable),
     /// No byte that is asked for is in the blob, which has this many.
     Unsatisfiable(u64),
     /// It is not in the cache, and the upstream is not asked. Holds what is missing.
-    NotHeld(ErrorCode, &'static str),
+    NotCached(ErrorCode, &'static str),
     /// The upstream has failed too often to be asked now.
-    Resting,
+    CircuitOpen,
     /// A handle could not be sealed.
     Seal(SealError),
 }
@@ -101,7 +101,7 @@ impl Problem {
             Self::Refused { status, .. } => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Resting | Self::NotHeld(..) => true,
+            Self::CircuitOpen | Self::NotCached(..) => true,
             _ => false,
         }
     }
@@ -150,7 +150,7 @@ impl Problem {
                 let range = HeaderValue::try_from(ContentRange::Unsatisfied { total: *total }.to_string());
                 range.ok().map(|range| (header::CONTENT_RANGE, range))
             }
-            Self::Resting => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            Self::CircuitOpen => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
             Self::Target(TargetError::MethodNotAllowed { allow }) => {
                 Some((header::ALLOW, HeaderValue::from_static(allow)))
             }
@@ -205,15 +205,15 @@ impl Problem {
             }
             Self::Upstream { error, .. } => upstream(error),
             Self::Unsatisfiable(_) => (S::RANGE_NOT_SATISFIABLE, ErrorBody::new(ErrorCode::RangeInvalid)),
-            Self::NotHeld(code, reason) => (S::NOT_FOUND, text(*code, *reason)),
-            Self::Resting => (
+            Self::NotCached(code, reason) => (S::NOT_FOUND, text(*code, *reason)),
+            Self::CircuitOpen => (
                 S::BAD_GATEWAY,
                 text(
                     ErrorCode::Unavailable,
                     "the upstream has failed several times and is left alone for a moment",
                 ),
             ),
-            Self::Answer { .. } | Self::Cached(_) => {
+            Self::BadUpstreamResponse { .. } | Self::Cached(_) => {
                 (S::BAD_GATEWAY, text(ErrorCode::Unavailable, "the upstream's answer can't be used"))
             }
             Self::Seal(_) => (S::INTERNAL_SERVER_ERROR, ErrorBody::new(ErrorCode::Unknown)),
@@ -226,7 +226,7 @@ impl Problem {
             Self::Upstream { name, error } => {
                 tracing::warn!(request_id, upstream = name, error = %chain(error), "no answer from the upstream");
             }
-            Self::Answer { name, reason } => {
+            Self::BadUpstreamResponse { name, reason } => {
                 tracing::warn!(request_id, upstream = name, reason, "the upstream's answer can't be used");
             }
             Self::Cached(reason) => {
@@ -265,10 +265,13 @@ fn upstream(error: &upstream::Error) -> (StatusCode, ErrorBody) {
             _ => (StatusCode::BAD_GATEWAY, "the upstream gives this gateway no token"),
         },
         // The client must not be asked for a password that cannot help.
-        Error::Credentials(_) | Error::Unauthorized(_) | Error::Open | Error::Nameless => {
+        Error::Credentials(_)
+        | Error::Unauthorized(_)
+        | Error::AnonymousUpstream
+        | Error::UsernameIgnored => {
             (StatusCode::BAD_GATEWAY, "the upstream does not take this gateway's credentials")
         }
-        Error::Reach(_) | Error::Redirect(_) => {
+        Error::EgressPolicy(_) | Error::Redirect(_) => {
             (StatusCode::BAD_GATEWAY, "the upstream's answer can't be used")
         }
     };

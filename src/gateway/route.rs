@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cache::Site;
+use crate::cache::UpstreamCache;
 use crate::config::CredentialSource;
 use crate::proto::{NameError, RepositoryName};
 use crate::upstream::Upstream;
@@ -24,7 +24,7 @@ pub(crate) struct Routes {
 pub(crate) struct Route {
     pub(crate) upstream: Arc<Upstream>,
     /// What is kept of it, where it has a cache.
-    pub(crate) site: Option<Arc<Site>>,
+    pub(crate) site: Option<Arc<UpstreamCache>>,
     /// The upstream's name, shared with the log.
     pub(crate) name: Arc<str>,
     prefix: String,
@@ -33,7 +33,7 @@ pub(crate) struct Route {
 
 /// How a request says where it wants to go, apart from the repository's name.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Way<'a> {
+pub(crate) struct Addressing<'a> {
     /// The request's host without a port, in lower case.
     pub(crate) host: &'a str,
     /// PREFIX of `/PREFIX/v2/…`.
@@ -44,7 +44,7 @@ pub(crate) struct Way<'a> {
 
 /// A repository that has been found.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ResolvedRepository {
     /// Which of the routes leads there.
     pub(crate) route: usize,
     /// Its one name here.
@@ -67,7 +67,7 @@ pub(crate) enum RouteError {
 }
 
 impl Routes {
-    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<Site>]) -> Self {
+    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<UpstreamCache>]) -> Self {
         let routes: Vec<_> = upstreams.iter().map(|upstream| Route::new(upstream.clone(), sites)).collect();
         let (mut hosts, mut names) = (HashMap::new(), HashMap::new());
         for (place, route) in routes.iter().enumerate() {
@@ -96,7 +96,11 @@ impl Routes {
     }
 
     /// Finds the repository that a client calls `name` when it comes by `way`.
-    pub(crate) fn find(&self, way: Way<'_>, name: &RepositoryName) -> Result<Place, RouteError> {
+    pub(crate) fn find(
+        &self,
+        way: Addressing<'_>,
+        name: &RepositoryName,
+    ) -> Result<ResolvedRepository, RouteError> {
         let full = match way.prefix {
             Some(prefix) => name.with_prefix(prefix.as_str())?,
             None => name.clone(),
@@ -121,7 +125,7 @@ impl Routes {
     }
 
     /// The upstream that a way leads to by itself, whatever the repository: for the catalog.
-    pub(crate) fn only(&self, way: Way<'_>) -> Result<Option<usize>, RouteError> {
+    pub(crate) fn only(&self, way: Addressing<'_>) -> Result<Option<usize>, RouteError> {
         if let Some(ns) = self.namespace(way)? {
             return Ok(Some(ns));
         }
@@ -133,7 +137,7 @@ impl Routes {
         place.map(Some).ok_or(RouteError::Unknown)
     }
 
-    fn namespace(&self, way: Way<'_>) -> Result<Option<usize>, RouteError> {
+    fn namespace(&self, way: Addressing<'_>) -> Result<Option<usize>, RouteError> {
         way.ns.map(|ns| self.names.get(ns).copied().ok_or(RouteError::UnknownNamespace)).transpose()
     }
 
@@ -156,19 +160,19 @@ impl Routes {
         self.routes.iter().position(|route| route.prefix.is_empty())
     }
 
-    fn within(&self, route: usize, remote: RepositoryName) -> Result<Place, RouteError> {
+    fn within(&self, route: usize, remote: RepositoryName) -> Result<ResolvedRepository, RouteError> {
         let found = self.routes.get(route).ok_or(RouteError::Unknown)?;
         let remote = if found.library && !remote.as_str().contains('/') {
             remote.with_prefix("library")?
         } else {
             remote
         };
-        Ok(Place { route, canonical: found.canonical(&remote)?, remote })
+        Ok(ResolvedRepository { route, canonical: found.canonical(&remote)?, remote })
     }
 
     /// A canonical name must lead back to where it came from: else two repositories would share it, and a rule for
     /// the one would open the other.
-    fn is_unambiguous(&self, place: &Place) -> bool {
+    fn is_unambiguous(&self, place: &ResolvedRepository) -> bool {
         match self.by_prefix(&place.canonical) {
             Some((route, remote)) => route == place.route && remote == place.remote,
             None => self.routes.get(place.route).is_some_and(|route| route.prefix.is_empty()),
@@ -177,7 +181,7 @@ impl Routes {
 }
 
 impl Route {
-    fn new(upstream: Arc<Upstream>, sites: &[Arc<Site>]) -> Self {
+    fn new(upstream: Arc<Upstream>, sites: &[Arc<UpstreamCache>]) -> Self {
         let settings = upstream.settings();
         let (prefix, library) = (settings.prefix.clone(), settings.library);
         let name = settings.name.as_str().into();

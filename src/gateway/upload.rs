@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::body::{Body, RequestBody};
 use crate::cache::Push;
 use crate::clock;
-use crate::gateway::Allowed;
+use crate::gateway::AuthorizedRequest;
 use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, set};
 use crate::gateway::handle::Kind;
 use crate::gateway::respond::Problem;
-use crate::gateway::route::Way;
+use crate::gateway::route::Addressing;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
-use crate::upstream::{Access, Error, TokenError};
+use crate::upstream::{Error, RequiredScope, TokenError};
 
 /// How long an upload may be gone on with after it began. Registries forget theirs sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -45,7 +45,7 @@ struct Handle {
 ///
 /// A mount that can't be is an ordinary upload, never an error: clients give up on one.
 pub(crate) async fn start(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     start: &UploadStart,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
@@ -76,7 +76,7 @@ pub(crate) async fn start(
 
 /// `Some` when the upstream has mounted the blob, or has begun an upload instead.
 async fn mount(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     digest: &Digest,
     from: &RepositoryName,
 ) -> Result<Option<Response<Body>>, Problem> {
@@ -87,7 +87,7 @@ async fn mount(
     let upstream = allowed.upstream()?;
     // The upstream's refusal is not the client's: it gets an ordinary upload.
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
-    let access = Access::Mount(place.remote.clone(), source);
+    let access = RequiredScope::Mount(place.remote.clone(), source);
     let unsettled = allowed.unsettled(None);
     let answer = allowed.send_with(access, target.clone(), &mut RequestBody::empty()).await;
     drop(unsettled);
@@ -110,7 +110,7 @@ async fn mount(
 fn is_refusal(problem: &Problem) -> bool {
     match problem {
         Problem::Refused { .. }
-        | Problem::Answer { .. }
+        | Problem::BadUpstreamResponse { .. }
         | Problem::NotThere(_)
         | Problem::Unauthorized(_) => true,
         Problem::Upstream { error, .. } => match &**error {
@@ -123,15 +123,15 @@ fn is_refusal(problem: &Problem) -> bool {
 }
 
 /// The source's name at the upstream, if it is at the same one and the client may read it.
-fn mountable(allowed: &Allowed<'_>, from: &RepositoryName) -> Option<RepositoryName> {
+fn mountable(allowed: &AuthorizedRequest<'_>, from: &RepositoryName) -> Option<RepositoryName> {
     let here = allowed.place.as_ref()?;
-    let way = Way { ..allowed.way };
+    let way = Addressing { ..allowed.way };
     let source = allowed.core.routes.find(way, from).ok()?;
     let may = source.route == here.route && allowed.core.rules.may_mount(&allowed.permit, &source.canonical);
     may.then_some(source.remote)
 }
 
-fn start_target(allowed: &Allowed<'_>, start: UploadStart) -> Result<String, Problem> {
+fn start_target(allowed: &AuthorizedRequest<'_>, start: UploadStart) -> Result<String, Problem> {
     let repository = allowed.place.as_ref().map(|place| place.remote.clone());
     let repository = repository.ok_or(Problem::UploadUnknown)?;
     Ok(allowed.target_of(&Operation::StartUpload { repository, start }, allowed.upstream()?))
@@ -139,7 +139,7 @@ fn start_target(allowed: &Allowed<'_>, start: UploadStart) -> Result<String, Pro
 
 /// Sends more, asks how far it has come, or gives it up.
 pub(crate) async fn go_on(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     session: &str,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
@@ -158,7 +158,7 @@ pub(crate) async fn go_on(
 
 /// Sends the rest, if any, and names the digest of the whole.
 pub(crate) async fn finish(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     session: &str,
     digest: &Digest,
     body: &mut RequestBody,
@@ -177,12 +177,12 @@ pub(crate) async fn finish(
 }
 
 /// A copy of an upload that begins, where there is a cache.
-fn new_copy(allowed: &Allowed<'_>) -> Option<String> {
+fn new_copy(allowed: &AuthorizedRequest<'_>) -> Option<String> {
     allowed.site().and_then(|site| site.begin_push())
 }
 
 /// The copy of an upload that goes on, where there is one, and what the client sends now goes on where it ends.
-fn copy_of(allowed: &Allowed<'_>, handle: &Handle) -> Option<Push> {
+fn copy_of(allowed: &AuthorizedRequest<'_>, handle: &Handle) -> Option<Push> {
     let range = allowed.headers.get(header::CONTENT_RANGE);
     // Where a range can't be read, it does not go on there.
     let first = |range: UploadRange| range.0.first;
@@ -192,7 +192,7 @@ fn copy_of(allowed: &Allowed<'_>, handle: &Handle) -> Option<Push> {
 
 /// Sends a part of an upload. The copy comes back only where the upstream has taken all of what it copied.
 async fn send_copied(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     target: String,
     body: &mut RequestBody,
     push: Option<Push>,
@@ -208,7 +208,7 @@ async fn send_copied(
 
 /// The upstream has said that the blob is there: the cache knows it too.
 async fn pushed(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     digest: &Digest,
     push: Option<Push>,
     response: Response<Body>,
@@ -227,7 +227,7 @@ fn is_named(response: &Response<Body>, digest: &Digest) -> bool {
     named.is_none_or(|named| named.as_bytes() == digest.as_str().as_bytes())
 }
 
-fn open(allowed: &Allowed<'_>, session: &str) -> Result<Handle, Problem> {
+fn open(allowed: &AuthorizedRequest<'_>, session: &str) -> Result<Handle, Problem> {
     let handle: Option<Handle> = allowed.core.lasting.sealer.open(Kind::Upload, session);
     let handle = handle.ok_or(Problem::UploadUnknown)?;
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
@@ -243,7 +243,7 @@ fn now() -> u64 {
 }
 
 /// The blob is there: its location and digest in the client's own words, whatever the upstream said.
-fn created(allowed: &Allowed<'_>, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
+fn created(allowed: &AuthorizedRequest<'_>, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     set(headers, header::LOCATION, &allowed.naming.blob(digest));
     if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
@@ -260,7 +260,7 @@ fn without_location(mut response: Response<Body>) -> Response<Body> {
 /// The upload goes on: the upstream's new location, or the last one where it gave none, as a handle. `target` is what
 /// was asked.
 fn sealed(
-    allowed: &Allowed<'_>,
+    allowed: &AuthorizedRequest<'_>,
     target: &str,
     before: Option<Handle>,
     mut response: Response<Body>,
@@ -277,7 +277,10 @@ fn sealed(
             (Some(location), _) => location,
             (None, Some(before)) => before.l.clone(),
             (None, None) => {
-                return Err(Problem::Answer { name: name(), reason: "an upload without a location" });
+                return Err(Problem::BadUpstreamResponse {
+                    name: name(),
+                    reason: "an upload without a location",
+                });
             }
         };
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;

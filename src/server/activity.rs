@@ -64,10 +64,10 @@ impl Activity {
     }
 
     /// A request has been read; it is under way until the answer is dropped.
-    pub(super) fn begin(&self) -> UnderWay {
+    pub(super) fn begin(&self) -> RequestGuard {
         self.0.under_way.fetch_add(1, Ordering::Relaxed);
         self.0.head_begun.store(false, Ordering::Relaxed);
-        UnderWay { activity: self.clone(), held_back: false }
+        RequestGuard { activity: self.clone(), held_back: false }
     }
 
     /// Whether the head that was read last has both lengths; asked once.
@@ -77,13 +77,13 @@ impl Activity {
 }
 
 /// A request that is under way.
-pub(super) struct UnderWay {
+pub(super) struct RequestGuard {
     activity: Activity,
     /// A piece was handed out, and no further one asked for yet.
     held_back: bool,
 }
 
-impl UnderWay {
+impl RequestGuard {
     fn asked(&mut self) {
         if std::mem::take(&mut self.held_back) {
             self.activity.0.held_back.fetch_sub(1, Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.asked();
         let state = &self.activity.0;
@@ -112,20 +112,20 @@ impl Drop for UnderWay {
 ///
 /// Where it is paced (HTTP/1.1), it hands hyper no further piece before the last is written out: hyper would queue up to
 /// its whole buffer, which is large for the sake of uploads, for every client that reads slowly.
-pub(super) struct Tracked {
+pub(super) struct TrackedBody {
     body: Body,
-    under_way: UnderWay,
+    under_way: RequestGuard,
     paced: bool,
 }
 
-impl Tracked {
-    pub(super) fn new(body: Body, under_way: UnderWay, paced: bool) -> Self {
+impl TrackedBody {
+    pub(super) fn new(body: Body, under_way: RequestGuard, paced: bool) -> Self {
         under_way.activity.0.unwritten.store(0, Ordering::Relaxed);
         Self { body, under_way, paced }
     }
 }
 
-impl HttpBody for Tracked {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -158,13 +158,13 @@ impl HttpBody for Tracked {
 }
 
 /// A stream whose reads and flushes are noticed.
-pub(super) struct Noticed<T> {
+pub(super) struct ActivityIo<T> {
     pub(super) inner: T,
     pub(super) activity: Activity,
     pub(super) scan: HeadScan,
 }
 
-impl<T> Noticed<T> {
+impl<T> ActivityIo<T> {
     fn bytes_came(&mut self, bytes: &[u8]) {
         let (state, idle) = (&self.activity.0, self.activity.is_idle());
         if idle {
@@ -176,7 +176,7 @@ impl<T> Noticed<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Noticed<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -192,7 +192,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noticed<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Noticed<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

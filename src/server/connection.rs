@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::body::Body;
 use crate::config::limits;
 use crate::net::{BothLengths, Peer, Socket, WriteStall};
-use crate::server::activity::{Activity, Noticed, Tracked};
+use crate::server::activity::{Activity, ActivityIo, TrackedBody};
 use crate::server::head_scan::HeadScan;
 use crate::server::proxy_protocol;
 
@@ -126,7 +126,7 @@ async fn http_1(
 ) -> io::Result<()> {
     let activity = Activity::default();
     let io = WriteStall::new(io, service.stall_timeout);
-    let io = Noticed { inner: io, activity: activity.clone(), scan: HeadScan::default() };
+    let io = ActivityIo { inner: io, activity: activity.clone(), scan: HeadScan::default() };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
@@ -168,9 +168,9 @@ fn answering<H: Handler>(
     paced: bool,
 ) -> impl hyper::service::HttpService<
     Incoming,
-    ResBody = Tracked,
+    ResBody = TrackedBody,
     Error = Infallible,
-    Future: Future<Output = Result<Response<Tracked>, Infallible>> + Send + 'static,
+    Future: Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + 'static,
 > {
     service_fn(move |mut request: Request<Incoming>| {
         let (handler, under_way) = (handler.clone(), activity.begin());
@@ -179,7 +179,7 @@ fn answering<H: Handler>(
         }
         async move {
             let response = handler.answer(request, peer).await;
-            Ok(response.map(|body| Tracked::new(body, under_way, paced)))
+            Ok(response.map(|body| TrackedBody::new(body, under_way, paced)))
         }
     })
 }

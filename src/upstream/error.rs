@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::body::BodyError;
 use crate::upstream::auth::credentials::CredentialError;
 use crate::upstream::auth::token::TokenError;
-use crate::upstream::egress::ReachError;
+use crate::upstream::egress::EgressError;
 use crate::upstream::transport::connect::DialError;
 use crate::upstream::transport::http1::WireError;
 
@@ -27,7 +27,7 @@ pub(crate) enum Error {
     Client(#[source] BodyError),
     /// It sends us where the gateway does not go.
     #[error(transparent)]
-    Reach(#[from] ReachError),
+    EgressPolicy(#[from] EgressError),
     /// It redirects in a way that cannot be followed.
     #[error("{0}")]
     Redirect(&'static str),
@@ -38,13 +38,13 @@ pub(crate) enum Error {
     #[error(
         "it challenges nobody, so that it can't judge a forwarded password: remove upstream.credentials.forward"
     )]
-    Open,
+    AnonymousUpstream,
     /// It looks at passwords and not at names: whoever has an account there could come as anybody.
     #[error(
         "it does not look at names, so that whoever has an account there could log in as anybody: remove \
          upstream.credentials.forward"
     )]
-    Nameless,
+    UsernameIgnored,
     /// It has been asked too often.
     #[error("it has been asked too often (429)")]
     Limited {
@@ -114,11 +114,11 @@ impl Error {
             Self::Broken(BrokenExchange(error)) => matches!(error, WireError::Closed | WireError::Io(_)),
             Self::Timeout
             | Self::Client(_)
-            | Self::Reach(_)
+            | Self::EgressPolicy(_)
             | Self::Redirect(_)
             | Self::Credentials(_)
-            | Self::Open
-            | Self::Nameless
+            | Self::AnonymousUpstream
+            | Self::UsernameIgnored
             | Self::Limited { .. }
             | Self::Loop
             | Self::Token(_)

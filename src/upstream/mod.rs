@@ -22,17 +22,17 @@ pub(crate) mod resume;
 pub(crate) mod transport;
 
 pub(crate) use crate::upstream::auth::credentials::CredentialError;
-use crate::upstream::auth::credentials::{Credentials, Who};
-use crate::upstream::auth::lockout::Standings;
+use crate::upstream::auth::credentials::{Credentials, UpstreamIdentity};
+use crate::upstream::auth::lockout::Lockouts;
 use crate::upstream::auth::login::Judging;
 use crate::upstream::auth::scheme::Known;
-pub(crate) use crate::upstream::auth::scope::Access;
+pub(crate) use crate::upstream::auth::scope::RequiredScope;
 pub(crate) use crate::upstream::auth::token::TokenError;
 use crate::upstream::auth::token::Tokens;
-use crate::upstream::auth::token_request::Errand;
-pub(crate) use crate::upstream::egress::ReachError;
-use crate::upstream::egress::{Hop, Reach};
-use crate::upstream::resume::Unbroken;
+use crate::upstream::auth::token_request::TokenRequest;
+pub(crate) use crate::upstream::egress::EgressError;
+use crate::upstream::egress::{Destination, EgressPolicy};
+use crate::upstream::resume::ResumingBody;
 pub(crate) use crate::upstream::transport::backoff::retry_after;
 use crate::upstream::transport::client::{Client, Outgoing};
 pub(crate) use crate::upstream::transport::connect::TlsSettingsError;
@@ -56,14 +56,14 @@ pub(crate) struct Request<'a> {
     /// What the client sends with it.
     pub body: &'a mut RequestBody,
     /// What it needs to be allowed there.
-    pub access: Access,
+    pub access: RequiredScope,
     /// What is asked for.
-    pub subject: Subject,
+    pub subject: Purpose,
 }
 
 /// What a request asks for, as far as its answer is treated differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Subject {
+pub(crate) enum Purpose {
     /// A blob: its redirect may be the client's to follow, and its stream is gone on with when it breaks.
     Blob,
     /// Whether a blob is there: its stream is not wanted, and is not gone on with.
@@ -87,11 +87,11 @@ pub(crate) struct Response {
 pub(crate) struct Upstream {
     settings: config::Upstream,
     client: Arc<Client>,
-    reach: Reach,
+    reach: EgressPolicy,
     credentials: Credentials,
     known: Known,
-    tokens: Tokens<Errand>,
-    standings: Standings,
+    tokens: Tokens<TokenRequest>,
+    standings: Lockouts,
     /// The number of the worker that does what no client waits for.
     background: usize,
     rate_limits: RateLimits,
@@ -115,7 +115,7 @@ impl Upstream {
         // Looked at before they are read: a change during the reading is a change.
         let certificates = certificates(&settings);
         let client = Arc::new(Client::new(&settings, stall_timeout, workers + 1)?);
-        let (reach, credentials) = (Reach::new(&settings), Credentials::new(&settings));
+        let (reach, credentials) = (EgressPolicy::new(&settings), Credentials::new(&settings));
         Ok(Arc::new_cyclic(|me| Self {
             settings,
             client,
@@ -123,7 +123,7 @@ impl Upstream {
             credentials,
             known: Known::default(),
             tokens: Tokens::new(),
-            standings: Standings::new(),
+            standings: Lockouts::new(),
             background: workers,
             rate_limits: RateLimits::default(),
             judging: Judging::default(),
@@ -138,7 +138,7 @@ impl Upstream {
         &self.settings
     }
 
-    /// The number of the worker that does what no client waits for: the runtime that calls [`tend`](Self::tend).
+    /// The number of the worker that does what no client waits for: the runtime that calls [`maintain`](Self::maintain).
     pub(crate) fn background(&self) -> usize {
         self.background
     }
@@ -155,7 +155,7 @@ impl Upstream {
 
     /// Closes the connections that have been idle for too long, and renews the tokens that are in use and near their
     /// end. To be called every second or two, always on the same runtime, which then does the renewing.
-    pub(crate) fn tend(&self) {
+    pub(crate) fn maintain(&self) {
         self.client.sweep();
         self.tokens.renew(self.background);
     }
@@ -164,7 +164,7 @@ impl Upstream {
     /// head. Needs the permit for what the request does.
     ///
     /// The answer to the upstream's challenge is given here: the credentials are those that the permit's identity has
-    /// at the upstream. Redirects of reads are followed, as far as [`ReachError`] lets them; credentials do not go
+    /// at the upstream. Redirects of reads are followed, as far as [`EgressError`] lets them; credentials do not go
     /// along. GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with
     /// growing pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
     /// The stream of a blob that breaks off is gone on with where it broke.
@@ -192,52 +192,62 @@ impl Upstream {
         worker: usize,
         mut request: Request<'_>,
     ) -> Result<Response, Error> {
-        let response = self.fetch(&Who::Anonymous, worker, &mut request).await;
-        self.sent(Who::Anonymous, worker, request, response)
+        let response = self.fetch(&UpstreamIdentity::Anonymous, worker, &mut request).await;
+        self.sent(UpstreamIdentity::Anonymous, worker, request, response)
     }
 
     /// As whom the upstream is asked for the holder of `permit`: a name for this process alone, which no other has. Clients with
     /// one name and two passwords are two.
     pub(crate) fn account(&self, permit: &Permit) -> Arc<str> {
         match self.credentials.who(permit.identity()) {
-            who @ Who::Client(_) => format!("client {:016x}", self.accounts.hash_one(&who)).into(),
+            who @ UpstreamIdentity::Client(_) => {
+                format!("client {:016x}", self.accounts.hash_one(&who)).into()
+            }
             who => who.to_string().into(),
         }
     }
 
     /// Whether it is asked for the holder of `permit` as it is for everyone who has no credentials of his own.
     pub(crate) fn is_everyones(&self, permit: &Permit) -> bool {
-        matches!(self.credentials.who(permit.identity()), Who::Anonymous | Who::Gateway)
+        matches!(
+            self.credentials.who(permit.identity()),
+            UpstreamIdentity::Anonymous | UpstreamIdentity::Gateway
+        )
     }
 
     fn sent(
         &self,
-        who: Who,
+        who: UpstreamIdentity,
         worker: usize,
         request: Request<'_>,
         response: Result<Response, Error>,
     ) -> Result<Response, Error> {
         if let Err(error) = &response
             && self.settings.credentials.source != CredentialSource::Forward
-            && !matches!((&who, error), (Who::Anonymous, Error::Unauthorized(_)))
+            && !matches!((&who, error), (UpstreamIdentity::Anonymous, Error::Unauthorized(_)))
         {
             // A client's own wrong password, or that it has shown none, says nothing of the upstream.
             self.client.health().record_refusal(error);
         }
         let response = response?;
         Ok(match self.me.upgrade() {
-            Some(me) if request.subject == Subject::Blob => {
-                Unbroken::wrap(me, who, worker, request, response)
+            Some(me) if request.subject == Purpose::Blob => {
+                ResumingBody::wrap(me, who, worker, request, response)
             }
             _ => response,
         })
     }
 
     /// One answer, from wherever it comes, with whatever stream it has.
-    async fn fetch(&self, who: &Who, worker: usize, request: &mut Request<'_>) -> Result<Response, Error> {
+    async fn fetch(
+        &self,
+        who: &UpstreamIdentity,
+        worker: usize,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
         let mut hop = self.first_hop(&request.target)?;
         for _ in 0..=limits::REDIRECTS {
-            // Nobody else sends us here: Reach sees to that.
+            // Nobody else sends us here: EgressPolicy sees to that.
             let mut response = if hop.is_own() {
                 self.authorized(worker, who, &hop, request).await?
             } else {
@@ -256,7 +266,7 @@ impl Upstream {
         Err(Error::Redirect("it redirects in circles"))
     }
 
-    fn first_hop(&self, target: &str) -> Result<Hop, Error> {
+    fn first_hop(&self, target: &str) -> Result<Destination, Error> {
         if target.starts_with('/') {
             return Ok(self.reach.own(target.to_owned()));
         }
@@ -267,10 +277,10 @@ impl Upstream {
     /// Where to ask instead. `None` where the answer is for whoever asked.
     fn next_hop(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         request: &Request<'_>,
         response: &mut Response,
-    ) -> Result<Option<Hop>, Error> {
+    ) -> Result<Option<Destination>, Error> {
         if !response.status.is_redirection() || response.status == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
@@ -283,11 +293,11 @@ impl Upstream {
         let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or(Error::Redirect("it redirects to nowhere"))?;
         let next = self.reach.redirect(hop.url(), location);
-        let own = next.as_ref().is_ok_and(Hop::is_own);
-        if own || request.subject != Subject::Blob || self.settings.redirects == Redirects::Follow {
+        let own = next.as_ref().is_ok_and(Destination::is_own);
+        if own || request.subject != Purpose::Blob || self.settings.redirects == Redirects::Follow {
             return Ok(Some(next?));
         }
-        let url = hop.url().join(location).map_err(ReachError::Url)?;
+        let url = hop.url().join(location).map_err(EgressError::Url)?;
         let location = HeaderValue::try_from(url.expose());
         let location = location.map_err(|_| Error::Redirect("it redirects to nowhere"))?;
         response.headers.insert(header::LOCATION, location);
@@ -298,7 +308,7 @@ impl Upstream {
     /// whole URL where `redirect_hosts` names its host. `None` where it does not say.
     ///
     /// # Errors
-    /// [`Error::Reach`] when it is elsewhere, and when it is the upstream on another host's word.
+    /// [`Error::EgressPolicy`] when it is elsewhere, and when it is the upstream on another host's word.
     pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         let Some(location) = headers.get(header::LOCATION) else { return Ok(None) };
         let location = location.to_str().map_err(|_| Error::Redirect("its upload location is no URL"))?;

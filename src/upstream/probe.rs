@@ -14,35 +14,35 @@ use crate::config;
 use crate::config::limits;
 use crate::proto::{Authorization, Challenge, ScopeSet, Secret, TokenAnswer};
 use crate::upstream::auth::challenge::set_authorization;
-use crate::upstream::auth::credentials::{CredentialError, Grant, Who};
+use crate::upstream::auth::credentials::{Credential, CredentialError, UpstreamIdentity};
 use crate::upstream::auth::token;
 use crate::upstream::auth::token::{Asking, Bearer, Given, TokenError};
-use crate::upstream::egress::{Hop, ReachError};
+use crate::upstream::egress::{Destination, EgressError};
 use crate::upstream::transport::client::Outgoing;
 use crate::upstream::transport::connect::{Certificate, DialError, TlsSettingsError};
-use crate::upstream::{Access, Error, Request, Response, Subject, Upstream};
+use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Upstream};
 
 /// An upstream under examination. Runs on one thread, as worker number 0.
 pub(crate) struct Probe {
     upstream: Arc<Upstream>,
     permit: Permit,
-    who: Who,
+    who: UpstreamIdentity,
     /// What must not be read in anything that is told.
     secrets: Mutex<Vec<Secret>>,
 }
 
 /// Leave to send a request to one place.
 #[derive(Debug, Clone)]
-pub(crate) struct Way(Hop);
+pub(crate) struct Way(Destination);
 
 /// What a request shows for itself. Neither `Debug` nor `Display` says it.
 #[derive(Clone, Default)]
 pub(crate) struct Pass(Option<HeaderValue>);
 
 /// A request for a token that has not been sent.
-pub(crate) struct TokenErrand {
+pub(crate) struct ProbeTokenRequest {
     endpoint: Bearer,
-    grant: Grant,
+    grant: Credential,
     scopes: ScopeSet,
 }
 
@@ -76,8 +76,8 @@ impl Probe {
     /// When there should be credentials and are none.
     pub(crate) async fn username(&self) -> Result<Option<String>, CredentialError> {
         Ok(match self.grant().await? {
-            Grant::Password(login) => Some(login.username),
-            Grant::Nothing | Grant::IdentityToken(_) | Grant::RegistryToken(_) => None,
+            Credential::Password(login) => Some(login.username),
+            Credential::Nothing | Credential::IdentityToken(_) | Credential::RegistryToken(_) => None,
         })
     }
 
@@ -86,7 +86,7 @@ impl Probe {
     /// # Errors
     /// As [`Self::username`].
     pub(crate) async fn is_somebody(&self) -> Result<bool, CredentialError> {
-        Ok(!matches!(self.grant().await?, Grant::Nothing))
+        Ok(!matches!(self.grant().await?, Credential::Nothing))
     }
 
     /// The upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
@@ -98,7 +98,7 @@ impl Probe {
     ///
     /// # Errors
     /// When the gateway would not follow it.
-    pub(crate) fn redirect(&self, from: &Way, location: &str) -> Result<Way, ReachError> {
+    pub(crate) fn redirect(&self, from: &Way, location: &str) -> Result<Way, EgressError> {
         self.upstream.reach.redirect(from.0.url(), location).map(Way)
     }
 
@@ -116,7 +116,7 @@ impl Probe {
     ) -> Result<Response, Error> {
         set_authorization(&mut headers, pass.0.clone().filter(|_| way.is_own()));
         let mut body = RequestBody::empty();
-        let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Subject::Other };
+        let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
         self.upstream.client.send(WORKER, &way.0, request).await
     }
 
@@ -126,9 +126,9 @@ impl Probe {
     /// As [`Self::username`].
     pub(crate) async fn basic(&self) -> Result<Pass, CredentialError> {
         Ok(Pass(match self.grant().await? {
-            Grant::Password(login) => Some(token::basic(&login)),
-            Grant::RegistryToken(token) => token::bearer(&token),
-            Grant::Nothing | Grant::IdentityToken(_) => None,
+            Credential::Password(login) => Some(token::basic(&login)),
+            Credential::RegistryToken(token) => token::bearer(&token),
+            Credential::Nothing | Credential::IdentityToken(_) => None,
         }))
     }
 
@@ -139,19 +139,19 @@ impl Probe {
     pub(crate) async fn errand(
         &self,
         challenge: &Challenge,
-        access: &Access,
-    ) -> Result<Option<TokenErrand>, CredentialError> {
+        access: &RequiredScope,
+    ) -> Result<Option<ProbeTokenRequest>, CredentialError> {
         let Some(endpoint) = Bearer::of(challenge) else { return Ok(None) };
         let challenged = challenge.param("scope").map(ScopeSet::parse).unwrap_or_default();
         let scopes = access.scopes(&challenged);
-        Ok(Some(TokenErrand { endpoint, grant: self.grant().await?, scopes }))
+        Ok(Some(ProbeTokenRequest { endpoint, grant: self.grant().await?, scopes }))
     }
 
     /// Sends it, by the rules of `realm_hosts`.
     ///
     /// # Errors
     /// When there is no token.
-    pub(crate) async fn token(&self, errand: &TokenErrand) -> Result<TokenGiven, TokenError> {
+    pub(crate) async fn token(&self, errand: &ProbeTokenRequest) -> Result<TokenGiven, TokenError> {
         let Upstream { client, reach, .. } = &*self.upstream;
         let asking = Asking { client, reach, worker: WORKER };
         let Given { answer, header, .. } =
@@ -229,12 +229,12 @@ impl Probe {
         secrets.iter().fold(text.to_owned(), hidden)
     }
 
-    async fn grant(&self) -> Result<Grant, CredentialError> {
+    async fn grant(&self) -> Result<Credential, CredentialError> {
         let grant = self.upstream.credentials.grant(&self.who).await?;
         match &grant {
-            Grant::Nothing => {}
-            Grant::IdentityToken(secret) | Grant::RegistryToken(secret) => self.hide(secret),
-            Grant::Password(login) => {
+            Credential::Nothing => {}
+            Credential::IdentityToken(secret) | Credential::RegistryToken(secret) => self.hide(secret),
+            Credential::Password(login) => {
                 self.hide(&login.password);
                 let (user, password) = (login.username.clone(), login.password.clone());
                 let rendered = Authorization::Basic { user, password }.render();
@@ -288,21 +288,23 @@ impl Pass {
     }
 }
 
-impl TokenErrand {
+impl ProbeTokenRequest {
     /// How it is asked for.
     pub(crate) fn method(&self) -> &'static str {
         match self.grant {
-            Grant::IdentityToken(_) => "POST",
-            Grant::Nothing | Grant::Password(_) | Grant::RegistryToken(_) => "GET",
+            Credential::IdentityToken(_) => "POST",
+            Credential::Nothing | Credential::Password(_) | Credential::RegistryToken(_) => "GET",
         }
     }
 
     /// The URL that is asked; there is no secret in it.
     pub(crate) fn url(&self) -> String {
         match &self.grant {
-            Grant::IdentityToken(_) => self.endpoint.realm.clone(),
-            Grant::Password(login) => self.endpoint.request_url(Some(login), &self.scopes),
-            Grant::Nothing | Grant::RegistryToken(_) => self.endpoint.request_url(None, &self.scopes),
+            Credential::IdentityToken(_) => self.endpoint.realm.clone(),
+            Credential::Password(login) => self.endpoint.request_url(Some(login), &self.scopes),
+            Credential::Nothing | Credential::RegistryToken(_) => {
+                self.endpoint.request_url(None, &self.scopes)
+            }
         }
     }
 
@@ -313,7 +315,7 @@ impl TokenErrand {
 
     /// Whether the credentials hold a token that serves as it is: then none is asked for.
     pub(crate) fn is_needless(&self) -> bool {
-        matches!(self.grant, Grant::RegistryToken(_))
+        matches!(self.grant, Credential::RegistryToken(_))
     }
 }
 
@@ -346,7 +348,7 @@ mod tests {
     async fn the_request_for_a_token_has_no_secret_in_it() {
         let line = br#"Bearer realm="https://a.example/token",service="s",scope="repository:a:pull""#;
         let challenge = crate::proto::challenge::parse(line).challenges.remove(0);
-        let access = Access::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
+        let access = RequiredScope::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
         for (login, account) in [(None, ""), (Some(("robot", "hunter2hunter2")), "account=robot&")] {
             let errand =
                 probe("https://a.example", login).errand(&challenge, &access).await.unwrap().unwrap();

@@ -9,7 +9,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::upstream::Response;
-use crate::upstream::auth::credentials::Who;
+use crate::upstream::auth::credentials::UpstreamIdentity;
 
 /// An allowance, as an answer tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl fmt::Display for RateLimit {
 
 /// The allowances of one upstream: each identity has its own. The one that is longest unheard of goes first.
 #[derive(Debug)]
-pub(crate) struct RateLimits(Cache<Who, RateLimit>);
+pub(crate) struct RateLimits(Cache<UpstreamIdentity, RateLimit>);
 
 impl Default for RateLimits {
     fn default() -> Self {
@@ -81,7 +81,7 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Keeps what an answer says, and tells the operator when it runs low or out. What is said to a client in refusing it
     /// is not kept: anybody may come with any name.
-    pub(crate) fn note(&self, upstream: &str, who: &Who, response: &Response) {
+    pub(crate) fn note(&self, upstream: &str, who: &UpstreamIdentity, response: &Response) {
         let Some(now) = RateLimit::of(&response.headers) else { return };
         let before = self.0.get(who);
         if is_known(who, response.status) {
@@ -104,8 +104,8 @@ impl RateLimits {
 }
 
 /// Whether the upstream is known to know this identity by such a name.
-fn is_known(who: &Who, status: StatusCode) -> bool {
-    !matches!(who, Who::Client(_)) || status.is_success() || status.is_redirection()
+fn is_known(who: &UpstreamIdentity, status: StatusCode) -> bool {
+    !matches!(who, UpstreamIdentity::Client(_)) || status.is_success() || status.is_redirection()
 }
 
 /// Identities that are remembered; where clients bring their own there may be many.
@@ -146,15 +146,15 @@ mod tests {
     #[test]
     fn each_identity_has_its_own_allowance() {
         let limits = RateLimits::default();
-        limits.note("up", &Who::Anonymous, &answer(&[("ratelimit-remaining", "5")]));
-        limits.note("up", &Who::Gateway, &answer(&[("ratelimit-remaining", "190")]));
-        limits.note("up", &Who::Gateway, &answer(&[]));
+        limits.note("up", &UpstreamIdentity::Anonymous, &answer(&[("ratelimit-remaining", "5")]));
+        limits.note("up", &UpstreamIdentity::Gateway, &answer(&[("ratelimit-remaining", "190")]));
+        limits.note("up", &UpstreamIdentity::Gateway, &answer(&[]));
         let mut all: Vec<_> = limits.all().into_iter().map(|(who, limit)| (who, limit.remaining)).collect();
         all.sort();
         assert_eq!(all, [("anonymous".to_owned(), 5), ("gateway".to_owned(), 190)]);
     }
-    fn client(name: impl Into<String>) -> Who {
-        Who::Client(Arc::new(Forwarded::new("up", name.into(), Secret::new("pw"))))
+    fn client(name: impl Into<String>) -> UpstreamIdentity {
+        UpstreamIdentity::Client(Arc::new(Forwarded::new("up", name.into(), Secret::new("pw"))))
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         let limits = RateLimits::default();
         for number in 0..IDENTITIES * 2 {
             limits.note("up", &client(format!("user{number}")), &answer(&[("ratelimit-remaining", "5")]));
-            limits.note("up", &Who::Gateway, &answer(&[("ratelimit-remaining", "190")]));
+            limits.note("up", &UpstreamIdentity::Gateway, &answer(&[("ratelimit-remaining", "190")]));
         }
         limits.0.run_pending_tasks();
         assert!(limits.0.entry_count() <= IDENTITIES);

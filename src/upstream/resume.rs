@@ -14,13 +14,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::body::{Body, BodyError, RequestBody, Stream};
 use crate::proto::ContentRange;
-use crate::upstream::auth::credentials::Who;
-use crate::upstream::auth::scope::Access;
+use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::transport::backoff::Backoff;
-use crate::upstream::{Request, Response, Subject, Upstream};
+use crate::upstream::{Purpose, Request, Response, Upstream};
 
 /// The body of one answer, and what it takes to ask for its rest.
-pub(crate) struct Unbroken {
+pub(crate) struct ResumingBody {
     state: State,
     /// Where in the blob the next byte is.
     at: u64,
@@ -54,11 +54,11 @@ struct Resumed {
 struct Rest {
     upstream: Arc<Upstream>,
     /// As whom the beginning was asked for, by a permit that was good for all of it.
-    who: Who,
+    who: UpstreamIdentity,
     worker: usize,
     target: String,
     headers: HeaderMap,
-    access: Access,
+    access: RequiredScope,
     /// Bytes of the whole blob.
     total: u64,
     /// The strong validator of the first answer (RFC 9110 section 8.8.3).
@@ -67,12 +67,12 @@ struct Rest {
     digest: Option<HeaderValue>,
 }
 
-impl Unbroken {
+impl ResumingBody {
     /// Makes the stream of `response` one that goes on, if it is one that can: the answer to a GET, of known length, in
     /// no coding, and not already here as a whole.
     pub(crate) fn wrap(
         upstream: Arc<Upstream>,
-        who: Who,
+        who: UpstreamIdentity,
         worker: usize,
         request: Request<'_>,
         response: Response,
@@ -122,7 +122,7 @@ impl Unbroken {
     }
 }
 
-impl Stream for Unbroken {
+impl Stream for ResumingBody {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             match &mut self.state {
@@ -192,7 +192,7 @@ impl Rest {
             headers: self.headers_for(at, end),
             body: &mut nothing,
             access: self.access.clone(),
-            subject: Subject::Blob,
+            subject: Purpose::Blob,
         };
         let response = self.upstream.fetch(&self.who, self.worker, &mut request).await;
         let response = response.map_err(|_| NoRest::NotNow)?;

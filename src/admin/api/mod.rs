@@ -13,11 +13,11 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::admin::{Answering, State, guard, readiness};
+use crate::admin::{AdminState, Answering, guard, readiness};
 use crate::body::Body;
 use crate::cache::maintenance;
 use crate::cache::maintenance::{Platforms, Selection};
-use crate::cache::{Cache, Site};
+use crate::cache::{Cache, UpstreamCache};
 use crate::proto::query;
 
 mod lines;
@@ -28,7 +28,7 @@ use lines::Lines;
 /// What `POST /api/cache/warm` is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Wishes {
+pub(crate) struct WarmRequest {
     /// Images, as docker names them or by their canonical names.
     pub images: Vec<String>,
     /// `OS/ARCH[/VARIANT]`, or `all`; none: this machine's.
@@ -38,7 +38,7 @@ pub(crate) struct Wishes {
 
 /// What is told where something can't be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Complaint {
+pub(crate) struct ApiError {
     /// Why.
     pub error: String,
 }
@@ -49,13 +49,13 @@ const BODY_BYTES: usize = 1024 * 1024;
 /// How long it may take over that.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Works that run at a time: each may read the whole disk.
+/// JobSlots that run at a time: each may read the whole disk.
 const WORKS: usize = 4;
 
 /// What keeps operators from doing too much at once.
-pub(super) struct Works(Arc<Semaphore>);
+pub(super) struct JobSlots(Arc<Semaphore>);
 
-impl Default for Works {
+impl Default for JobSlots {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(WORKS)))
     }
@@ -73,7 +73,7 @@ type Result<T = Response<Body>> = std::result::Result<T, Refused>;
 
 pub(super) async fn answer(
     request: Request<Incoming>,
-    state: &Arc<State>,
+    state: &Arc<AdminState>,
     busy: Answering,
 ) -> Response<Body> {
     let core = state.core();
@@ -86,9 +86,9 @@ pub(super) async fn answer(
 
 /// One request.
 struct Call<'a> {
-    state: &'a Arc<State>,
+    state: &'a Arc<AdminState>,
     cache: Arc<Cache>,
-    sites: Vec<Arc<Site>>,
+    sites: Vec<Arc<UpstreamCache>>,
     busy: Answering,
 }
 
@@ -157,7 +157,7 @@ impl Call<'_> {
         let body = tokio::time::timeout(BODY_DEADLINE, body).await;
         let body = body.map_err(|_| refused(StatusCode::REQUEST_TIMEOUT, "the body did not come"))?;
         let body = body.map_err(|error| bad(error.to_string()))?.to_bytes();
-        let wishes: Wishes = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
+        let wishes: WarmRequest = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
         let platforms = Platforms::parse(&wishes.platforms).map_err(|error| bad(error.to_string()))?;
         let (teller, lines) = Lines::new(self.busy);
         let state = self.state.clone();
@@ -205,7 +205,7 @@ fn refused(status: StatusCode, error: impl Into<String>) -> Refused {
 impl Refused {
     fn respond(self) -> Response<Body> {
         // Texts alone: they always have a form in JSON.
-        let text = serde_json::to_string(&Complaint { error: self.error }).unwrap_or_default();
+        let text = serde_json::to_string(&ApiError { error: self.error }).unwrap_or_default();
         let mut response = super::typed(self.status, "application/json", text + "\n");
         if let Some(method) = self.allow {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));

@@ -7,14 +7,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// An upstream that knows alice by one password, and counts what it is asked.
 struct World {
-    forwarding: Forwarding<&'static str>,
+    forwarding: UpstreamLogins<&'static str>,
     password: Mutex<&'static str>,
     asked: Arc<AtomicUsize>,
 }
 
 impl World {
     fn new() -> Self {
-        let forwarding = Forwarding::new().unwrap();
+        let forwarding = UpstreamLogins::new().unwrap();
         Self { forwarding, password: Mutex::new("right"), asked: Arc::default() }
     }
 
@@ -51,7 +51,7 @@ fn client(user: &str, password: &str) -> Forwarded {
 
 /// Asks where the upstream answers only when the returned sender says so.
 fn held(
-    forwarding: &Forwarding<&'static str>,
+    forwarding: &UpstreamLogins<&'static str>,
     user: &str,
     last: u8,
 ) -> (
@@ -145,7 +145,7 @@ async fn equal_questions_under_way_are_one() {
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_asked_decides_nothing() {
-    let forwarding = Forwarding::new().unwrap();
+    let forwarding = UpstreamLogins::new().unwrap();
     for _ in 0..20 {
         let (answer, asking) = held(&forwarding, "alice", 1);
         answer.send(Err("down")).unwrap();
@@ -159,7 +159,7 @@ async fn an_upstream_that_cannot_be_asked_decides_nothing() {
 
 #[tokio::test]
 async fn the_question_goes_on_when_its_asker_goes_away() {
-    let forwarding = Forwarding::new().unwrap();
+    let forwarding = UpstreamLogins::new().unwrap();
     let (answer, asking) = held(&forwarding, "alice", 1);
     tokio::task::yield_now().await;
     asking.abort();
@@ -172,7 +172,7 @@ async fn the_question_goes_on_when_its_asker_goes_away() {
 
 #[tokio::test]
 async fn a_question_that_breaks_off_is_asked_again() {
-    let forwarding = Forwarding::<&str>::new().unwrap();
+    let forwarding = UpstreamLogins::<&str>::new().unwrap();
     let (client, peer) = (client("alice", "pw"), IpAddr::from([192, 0, 2, 1]));
     let broken = || async { panic!("a broken question, as this test wants it") };
     let judgement = forwarding.verify(&client, peer, Duration::ZERO, broken).await;
@@ -183,7 +183,7 @@ async fn a_question_that_breaks_off_is_asked_again() {
 
 #[tokio::test]
 async fn one_address_does_not_take_all_the_room() {
-    let forwarding = Forwarding::new().unwrap();
+    let forwarding = UpstreamLogins::new().unwrap();
     let mut all = Vec::new();
     for number in 0..limits::FORWARDED_LOGINS_OF_ONE {
         all.push(held(&forwarding, &format!("user{number}"), 1));
@@ -230,7 +230,7 @@ async fn what_is_wrong_is_answered_no_sooner_than_the_floor() {
 
 #[tokio::test]
 async fn what_earlier_upstreams_are_still_asked_is_not_for_the_later_ones() {
-    let mut forwarding = Forwarding::new().unwrap();
+    let mut forwarding = UpstreamLogins::new().unwrap();
     let (earlier, before) = held(&forwarding, "alice", 1);
     tokio::task::yield_now().await;
     let old = forwarding.clone();

@@ -9,11 +9,11 @@ use moka::sync::Cache;
 
 use crate::body::Body;
 use crate::cache::blobs::file_body::FileBody;
-use crate::cache::blobs::fill::{Head, Key, Reader, Want};
-use crate::cache::metadata::record::Held;
-use crate::cache::origin::Bytes as Part;
-use crate::cache::outcome::Outcome;
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::blobs::fill::{Head, Key, Reader, Subscription};
+use crate::cache::metadata::record::Membership;
+use crate::cache::origin::ByteSpan as Part;
+use crate::cache::outcome::CacheStatus;
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::{Content, Kind};
 use crate::config::limits;
 use crate::proto::range::Resolved;
@@ -31,13 +31,13 @@ pub(crate) struct Blob {
     /// The bytes; none for HEAD.
     pub body: Body,
     /// What the cache did for it.
-    pub outcome: Outcome,
+    pub outcome: CacheStatus,
 }
 
-/// Small blobs, in memory.
-pub(crate) struct Small(Cache<Digest, Bytes>);
+/// SmallBlobs blobs, in memory.
+pub(crate) struct SmallBlobs(Cache<Digest, Bytes>);
 
-impl Small {
+impl SmallBlobs {
     pub(crate) fn new() -> Self {
         let weigh = |_: &Digest, bytes: &Bytes| u32::try_from(bytes.len() + 256).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(limits::SMALL_BLOBS_BYTES).weigher(weigh);
@@ -88,17 +88,17 @@ enum Asked {
     Part(Span),
 }
 
-impl Repository {
+impl Requester {
     /// The blob `digest`, or what `range` asks for of it; of HEAD, which has `head`, never more than what is known of it.
     ///
     /// # Errors
-    /// [`Refusal`]. Whether the blob is here shows in none of them to one who may not have it.
+    /// [`CacheError`]. Whether the blob is here shows in none of them to one who may not have it.
     pub(crate) async fn blob(
         &self,
         digest: &Digest,
         range: Option<&ByteRange>,
         head: bool,
-    ) -> Result<Blob, Refusal> {
+    ) -> Result<Blob, CacheError> {
         if digest.algorithm() == Algorithm::Other {
             return Err(self.passed_on());
         }
@@ -106,8 +106,8 @@ impl Repository {
         // A fill can end between a look and the next; one more finds what it has left.
         for _ in 0..3 {
             match self.look(digest, range, head).await {
-                Err(Refusal::Again) => {}
-                Err(Refusal::Bypass) => return Err(self.passed_on()),
+                Err(CacheError::Retry) => {}
+                Err(CacheError::Bypass) => return Err(self.passed_on()),
                 result => return result,
             }
         }
@@ -115,11 +115,11 @@ impl Repository {
     }
 
     /// It is not for the cache: for the upstream, if that may be asked.
-    fn passed_on(&self) -> Refusal {
-        self.held_only().or_else(|| self.refrains()).unwrap_or(Refusal::Bypass)
+    fn passed_on(&self) -> CacheError {
+        self.held_only().or_else(|| self.refrains()).unwrap_or(CacheError::Bypass)
     }
 
-    async fn look(&self, digest: &Digest, range: Option<&ByteRange>, head: bool) -> Result<Blob, Refusal> {
+    async fn look(&self, digest: &Digest, range: Option<&ByteRange>, head: bool) -> Result<Blob, CacheError> {
         let key = self.key(digest);
         let mut known = self.known(digest);
         let mut asked = false;
@@ -132,13 +132,13 @@ impl Repository {
         if let Some(held) = &known {
             if let Some(here) = self.here(digest) {
                 if !self.agree(&here, digest, held) {
-                    return Err(Refusal::Bypass);
+                    return Err(CacheError::Bypass);
                 }
-                let outcome = if asked { Outcome::Revalidated } else { Outcome::Hit };
+                let outcome = if asked { CacheStatus::Revalidated } else { CacheStatus::Hit };
                 return self.serve(here, held, range, head, outcome);
             }
             if head {
-                let outcome = if asked { Outcome::Miss } else { Outcome::Hit };
+                let outcome = if asked { CacheStatus::Miss } else { CacheStatus::Hit };
                 return head_of(held, range, outcome);
             }
         }
@@ -187,7 +187,7 @@ impl Repository {
     }
 
     /// Content is proved before it is kept. Where it is not as long as a record says, one of them is wrong: neither serves.
-    fn agree(&self, here: &Here, digest: &Digest, held: &Held) -> bool {
+    fn agree(&self, here: &Here, digest: &Digest, held: &Membership) -> bool {
         let agree = held.size.is_none_or(|size| size == here.length());
         if !agree {
             tracing::warn!(%digest, "a blob in the cache is not as long as the upstream says");
@@ -201,11 +201,11 @@ impl Repository {
     fn serve(
         &self,
         here: Here,
-        held: &Held,
+        held: &Membership,
         range: Option<&ByteRange>,
         head: bool,
-        outcome: Outcome,
-    ) -> Result<Blob, Refusal> {
+        outcome: CacheStatus,
+    ) -> Result<Blob, CacheError> {
         let total = here.length();
         let (first, end, span) = match resolve(range, total)? {
             Asked::Whole => (0, total, None),
@@ -222,9 +222,9 @@ impl Repository {
     }
 
     /// The whole blob, by a fill.
-    async fn whole(&self, key: Key) -> Result<Blob, Refusal> {
+    async fn whole(&self, key: Key) -> Result<Blob, CacheError> {
         let digest = key.digest.clone();
-        let (mut want, joined) = self.site.cache.fills.join(key, self, Need::Only);
+        let (mut want, joined) = self.site.cache.fills.join(key, self, Priority::Required);
         let head = want.head().await?;
         self.is_member(&digest, joined).await?;
         self.count(joined, head.total);
@@ -233,7 +233,12 @@ impl Repository {
     }
 
     /// A part of a blob that is not here whole: from a fill that will soon have it, else passed through.
-    async fn part(&self, key: Key, range: &ByteRange, known: Option<&Held>) -> Result<Blob, Refusal> {
+    async fn part(
+        &self,
+        key: Key,
+        range: &ByteRange,
+        known: Option<&Membership>,
+    ) -> Result<Blob, CacheError> {
         let digest = key.digest.clone();
         if let Some(mut want) = self.site.cache.fills.follow(&key, self) {
             let head = want.head().await?;
@@ -253,9 +258,9 @@ impl Repository {
         self.pass(key, part).await
     }
 
-    async fn part_of_new(&self, key: Key, range: &ByteRange) -> Result<Blob, Refusal> {
+    async fn part_of_new(&self, key: Key, range: &ByteRange) -> Result<Blob, CacheError> {
         let digest = key.digest.clone();
-        let (mut want, joined) = self.site.cache.fills.join(key, self, Need::Only);
+        let (mut want, joined) = self.site.cache.fills.join(key, self, Priority::Required);
         let head = want.head().await?;
         self.is_member(&digest, joined).await?;
         self.part_of(want, &head, range, joined).await
@@ -263,11 +268,11 @@ impl Repository {
 
     async fn part_of(
         &self,
-        want: Want,
+        want: Subscription,
         head: &Head,
         range: &ByteRange,
         joined: bool,
-    ) -> Result<Blob, Refusal> {
+    ) -> Result<Blob, CacheError> {
         let Some(total) = head.total else {
             self.count(joined, None);
             let reader = Reader::new(want, self.clone(), 0, None);
@@ -293,7 +298,7 @@ impl Repository {
         Ok(blob(head, Some(span), Body::stream(reader), joined))
     }
 
-    async fn passed(&self, key: Key, range: &ByteRange, total: u64) -> Result<Blob, Refusal> {
+    async fn passed(&self, key: Key, range: &ByteRange, total: u64) -> Result<Blob, CacheError> {
         match resolve(Some(range), total)? {
             Asked::Whole => self.whole(key).await,
             Asked::Part(span) => self.pass(key, Part { first: span.first, last: Some(span.last) }).await,
@@ -301,10 +306,10 @@ impl Repository {
     }
 
     /// Some bytes, passed through to all who ask for the same. A small blob begins to fill besides.
-    async fn pass(&self, key: Key, part: Part) -> Result<Blob, Refusal> {
+    async fn pass(&self, key: Key, part: Part) -> Result<Blob, CacheError> {
         let whole = key.clone();
         let key = Key { part: Some(part), ..key };
-        let (mut want, joined) = self.site.cache.fills.join(key, self, Need::Only);
+        let (mut want, joined) = self.site.cache.fills.join(key, self, Priority::Required);
         let head = want.head().await?;
         self.is_member(&whole.digest, joined).await?;
         if let Some(total) = head.total
@@ -320,12 +325,12 @@ impl Repository {
 
     /// Fills a blob that no client waits for.
     fn fill_behind(&self, key: Key) {
-        let (want, _) = self.site.cache.fills.join(key, self, Need::Background);
+        let (want, _) = self.site.cache.fills.join(key, self, Priority::Background);
         tokio::spawn(async move { want.done().await });
     }
 
     /// The fill was for somebody; whether it is for this repository has to be known as well.
-    async fn is_member(&self, digest: &Digest, joined: bool) -> Result<(), Refusal> {
+    async fn is_member(&self, digest: &Digest, joined: bool) -> Result<(), CacheError> {
         if joined && self.known(digest).is_none() {
             self.holds(digest).await?;
         }
@@ -339,14 +344,14 @@ impl Repository {
     }
 
     /// What whoever may not have it fetched is told.
-    pub(crate) fn not_held(&self) -> Refusal {
-        if self.permit.may_fetch() { Refusal::Offline } else { Refusal::MayNotFetch }
+    pub(crate) fn not_held(&self) -> CacheError {
+        if self.permit.may_fetch() { CacheError::Offline } else { CacheError::FetchForbidden }
     }
 
     /// Fetches a blob that no client waits for, until it is here: whether it is.
-    pub(crate) async fn fetch_ahead(&self, digest: &Digest) -> Result<(), Refusal> {
+    pub(crate) async fn fetch_ahead(&self, digest: &Digest) -> Result<(), CacheError> {
         if digest.algorithm() == Algorithm::Other {
-            return Err(Refusal::Bypass);
+            return Err(CacheError::Bypass);
         }
         if self.known(digest).is_some() && self.is_here(digest) {
             return Ok(());
@@ -354,21 +359,21 @@ impl Repository {
         if self.is_here(digest) {
             return self.holds(digest).await.map(|_| ());
         }
-        let (mut want, joined) = self.site.cache.fills.join(self.key(digest), self, Need::Background);
+        let (mut want, joined) = self.site.cache.fills.join(self.key(digest), self, Priority::Background);
         want.head().await?;
         self.is_member(digest, joined).await?;
-        if want.done().await { Ok(()) } else { Err(Refusal::unusable("a blob that did not come whole")) }
+        if want.done().await { Ok(()) } else { Err(CacheError::unusable("a blob that did not come whole")) }
     }
 }
 
 fn blob(head: &Head, span: Option<Span>, body: Body, joined: bool) -> Blob {
-    let outcome = if joined { Outcome::Fill } else { Outcome::Miss };
+    let outcome = if joined { CacheStatus::Fill } else { CacheStatus::Miss };
     Blob { total: head.total, span, content_type: head.content_type.clone(), body, outcome }
 }
 
-fn head_of(held: &Held, range: Option<&ByteRange>, outcome: Outcome) -> Result<Blob, Refusal> {
+fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -> Result<Blob, CacheError> {
     // Without a length the answer is not what clients need.
-    let total = held.size.ok_or(Refusal::Bypass)?;
+    let total = held.size.ok_or(CacheError::Bypass)?;
     let span = match resolve(range, total)? {
         Asked::Whole => None,
         Asked::Part(span) => Some(span),
@@ -377,11 +382,11 @@ fn head_of(held: &Held, range: Option<&ByteRange>, outcome: Outcome) -> Result<B
 }
 
 /// Several ranges are answered with one that covers them (RFC 9110 section 15.3.7.2 lets a server coalesce).
-fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, Refusal> {
+fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
     let Some(range) = range else { return Ok(Asked::Whole) };
     match range.resolve(total) {
         Resolved::Ignore => Ok(Asked::Whole),
-        Resolved::Unsatisfiable => Err(Refusal::Unsatisfiable(total)),
+        Resolved::Unsatisfiable => Err(CacheError::Unsatisfiable(total)),
         Resolved::Spans(spans) => {
             let first = spans.iter().map(|span| span.first).min();
             let last = spans.iter().map(|span| span.last).max();

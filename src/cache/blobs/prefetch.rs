@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::cache::manifests::document::{Document, Part};
-use crate::cache::requester::Repository;
+use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
-use crate::cache::upstream_cache::Site;
+use crate::cache::upstream_cache::UpstreamCache;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Algorithm, Digest, RepositoryName};
@@ -27,7 +27,7 @@ struct Queue {
 type Key = (RepositoryName, Digest);
 
 struct Waiting {
-    repository: Repository,
+    repository: Requester,
     part: Part,
     since: Instant,
 }
@@ -40,7 +40,7 @@ impl Prefetch {
 
 impl Queue {
     /// Lists a blob. Where too many wait, the one that has waited longest gives way.
-    fn list(&mut self, repository: &Repository, part: &Part) {
+    fn list(&mut self, repository: &Requester, part: &Part) {
         let waiting = Waiting { repository: repository.clone(), part: part.clone(), since: clock::now() };
         if !self.listed.insert(waiting.key()) {
             return;
@@ -78,7 +78,7 @@ impl Waiting {
     }
 }
 
-impl Repository {
+impl Requester {
     /// A client has pulled an image's manifest: its blobs begin to fill, in its order, behind what clients ask for.
     pub(crate) fn prefetch(&self, document: &Document) {
         if self.is_held_only() {
@@ -105,7 +105,7 @@ impl Repository {
 
 /// One of the few that fetch ahead. It stays at one worker, whoever pulled.
 struct Runner {
-    site: Arc<Site>,
+    site: Arc<UpstreamCache>,
     worker: usize,
     ended: bool,
 }
@@ -149,7 +149,7 @@ impl Runner {
 
     async fn fetch(&self, waiting: Waiting) {
         let _listed = Listed { site: &self.site, key: waiting.key() };
-        let repository = Repository { worker: self.worker, ..waiting.repository };
+        let repository = Requester { worker: self.worker, ..waiting.repository };
         if repository.is_missing(&waiting.part) {
             // Whoever pulled asks for it himself, and hears why it does not come.
             let _ = repository.fetch_ahead(&waiting.part.digest).await;
@@ -168,7 +168,7 @@ impl Drop for Runner {
 
 /// A blob under way.
 struct Listed<'a> {
-    site: &'a Site,
+    site: &'a UpstreamCache,
     key: Key,
 }
 

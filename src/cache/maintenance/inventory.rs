@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::cache::counters::Counted;
 use crate::cache::maintenance::reachable::Reach;
 use crate::cache::maintenance::selection::Selection;
-use crate::cache::origin::breaker::State;
+use crate::cache::origin::breaker::BreakerState;
 use crate::cache::store::{Amount, Kind};
-use crate::cache::{Cache, Site};
+use crate::cache::{Cache, UpstreamCache};
 use crate::clock;
 use crate::proto::{Digest, RepositoryName};
 
@@ -67,7 +67,7 @@ pub(crate) struct Entry {
 }
 
 /// Counts. `runs` says whether this is the gateway itself, which alone has counters and breakers.
-pub(crate) fn stats(cache: &Cache, sites: &[Arc<Site>], runs: bool) -> Stats {
+pub(crate) fn stats(cache: &Cache, sites: &[Arc<UpstreamCache>], runs: bool) -> Stats {
     let usage = cache.store().usage();
     Stats {
         path: std::fs::canonicalize(cache.path()).unwrap_or_else(|_| cache.path().clone()),
@@ -81,11 +81,11 @@ pub(crate) fn stats(cache: &Cache, sites: &[Arc<Site>], runs: bool) -> Stats {
     }
 }
 
-fn of_upstream(site: &Site, runs: bool) -> UpstreamStats {
+fn of_upstream(site: &UpstreamCache, runs: bool) -> UpstreamStats {
     let repositories = site.ledger.repositories();
     let tags = repositories.iter().map(|repository| site.ledger.tags(repository).len() as u64).sum();
     let breaker =
-        runs.then(|| if site.breaker_state() == State::Open { "open" } else { "closed" }.to_owned());
+        runs.then(|| if site.breaker_state() == BreakerState::Open { "open" } else { "closed" }.to_owned());
     UpstreamStats {
         name: site.name().to_owned(),
         repositories: repositories.len() as u64,
@@ -96,13 +96,13 @@ fn of_upstream(site: &Site, runs: bool) -> UpstreamStats {
 }
 
 /// The images that `selection` means, by their names.
-pub(crate) fn list(sites: &[Arc<Site>], selection: &Selection) -> Vec<Entry> {
+pub(crate) fn list(sites: &[Arc<UpstreamCache>], selection: &Selection) -> Vec<Entry> {
     let mut entries: Vec<Entry> = sites.iter().flat_map(|site| of_site(site, selection)).collect();
     entries.sort();
     entries
 }
 
-fn of_site(site: &Site, selection: &Selection) -> Vec<Entry> {
+fn of_site(site: &UpstreamCache, selection: &Selection) -> Vec<Entry> {
     let repositories = site.ledger.repositories().into_iter();
     let named = repositories.filter_map(|name| Some((site.canonical(&name)?, name)));
     let meant = named.filter(|(canonical, _)| selection.has(canonical));
@@ -110,7 +110,7 @@ fn of_site(site: &Site, selection: &Selection) -> Vec<Entry> {
 }
 
 fn of_repository(
-    site: &Site,
+    site: &UpstreamCache,
     selection: &Selection,
     canonical: &RepositoryName,
     name: &RepositoryName,
@@ -139,7 +139,7 @@ fn of_repository(
 }
 
 /// Manifests of a repository that neither a tag leads to nor another of them.
-fn untagged(site: &Site, name: &RepositoryName, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
+fn untagged(site: &UpstreamCache, name: &RepositoryName, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
     let held = site.ledger.manifests(name).into_iter();
     let held: Vec<Digest> = held.filter(|digest| !tagged.contains(digest)).collect();
     let store = site.cache().store();

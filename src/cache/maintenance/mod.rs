@@ -16,4 +16,4 @@ pub(crate) use platform::{PlatformError, Platforms};
 pub(crate) use removal::{Removed, remove};
 pub(crate) use selection::Selection;
 pub(crate) use verification::{Verified, verify};
-pub(crate) use warm::{Goal, warm};
+pub(crate) use warm::{WarmTarget, warm};

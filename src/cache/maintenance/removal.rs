@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::maintenance::reachable::Reach;
 use crate::cache::maintenance::selection::Selection;
 use crate::cache::store::Kind;
-use crate::cache::{Cache, Site};
+use crate::cache::{Cache, UpstreamCache};
 use crate::proto::{Digest, RepositoryName, Tag};
 
 /// What was taken.
@@ -29,7 +29,7 @@ pub(crate) struct Removed {
 }
 
 /// Forgets what `selection` means of `sites`, and removes the content that no repository holds after that.
-pub(crate) fn remove(cache: &Cache, sites: &[Arc<Site>], selection: &Selection) -> Removed {
+pub(crate) fn remove(cache: &Cache, sites: &[Arc<UpstreamCache>], selection: &Selection) -> Removed {
     let mut removed = Removed::default();
     let mut released = BTreeSet::new();
     for site in sites {
@@ -45,7 +45,7 @@ pub(crate) fn remove(cache: &Cache, sites: &[Arc<Site>], selection: &Selection) 
 
 /// What is being taken from one repository.
 struct Removal<'a> {
-    site: &'a Site,
+    site: &'a UpstreamCache,
     name: &'a RepositoryName,
     removed: &'a mut Removed,
     released: &'a mut BTreeSet<(Kind, Digest)>,

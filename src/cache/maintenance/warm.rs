@@ -9,16 +9,16 @@ use crate::cache::maintenance::event::{Event, Progress};
 use crate::cache::maintenance::platform::Platforms;
 use crate::cache::maintenance::reachable::Links;
 use crate::cache::manifests::document::{Document, Part};
-use crate::cache::requester::{Refusal, Repository};
+use crate::cache::requester::{CacheError, Requester};
 use crate::cache::store::Kind;
 use crate::proto::{Accept, Digest, Reference};
 
 /// An image that is to be here.
-pub(crate) struct Goal {
+pub(crate) struct WarmTarget {
     /// As it was asked for.
     pub image: String,
     /// Where it is.
-    pub repository: Repository,
+    pub repository: Requester,
     /// Which of the repository's manifests.
     pub reference: Reference,
 }
@@ -36,7 +36,7 @@ const DEPTH: usize = 3;
 type Tell<'a> = &'a (dyn Fn(Event) + Send + Sync);
 
 /// Finds an image.
-type Resolve<'a> = &'a (dyn Fn(&str) -> Result<Goal, String> + Send + Sync);
+type Resolve<'a> = &'a (dyn Fn(&str) -> Result<WarmTarget, String> + Send + Sync);
 
 /// Pulls images of these platforms, one after another, and tells `tell` what happens. What is to be told last is the answer.
 pub(crate) async fn warm(
@@ -60,8 +60,8 @@ pub(crate) async fn warm(
 }
 
 /// The answer is whether all of it is here.
-async fn one(goal: &Goal, platforms: &Platforms, tell: Tell<'_>) -> bool {
-    let Goal { image, repository, reference } = goal;
+async fn one(goal: &WarmTarget, platforms: &Platforms, tell: Tell<'_>) -> bool {
+    let WarmTarget { image, repository, reference } = goal;
     let warming = Warming { image, repository, platforms, tell };
     match warming.blobs(reference).await {
         Ok(blobs) => warming.fetch(blobs).await,
@@ -74,7 +74,7 @@ async fn one(goal: &Goal, platforms: &Platforms, tell: Tell<'_>) -> bool {
 
 struct Warming<'a> {
     image: &'a str,
-    repository: &'a Repository,
+    repository: &'a Requester,
     platforms: &'a Platforms,
     tell: Tell<'a>,
 }
@@ -165,18 +165,22 @@ fn each_once(parts: Vec<Part>) -> Vec<Part> {
     parts.into_iter().filter(|part| known.insert(part.digest.clone())).collect()
 }
 
-fn words(refusal: &Refusal) -> String {
+fn words(refusal: &CacheError) -> String {
     match refusal {
-        Refusal::Failure(failure) => failure.to_string(),
-        Refusal::NotFound => "the upstream has no such manifest".to_owned(),
-        Refusal::MayNotFetch => "it is not here, and may not be fetched".to_owned(),
-        Refusal::Offline => "it is not here, and the upstream is offline".to_owned(),
-        Refusal::Resting => "the upstream has failed so often that it is not asked for a moment".to_owned(),
-        Refusal::Limited(wait) => {
+        CacheError::Origin(failure) => failure.to_string(),
+        CacheError::NotFound => "the upstream has no such manifest".to_owned(),
+        CacheError::FetchForbidden => "it is not here, and may not be fetched".to_owned(),
+        CacheError::Offline => "it is not here, and the upstream is offline".to_owned(),
+        CacheError::CircuitOpen => {
+            "the upstream has failed so often that it is not asked for a moment".to_owned()
+        }
+        CacheError::RateLimited(wait) => {
             format!("the upstream wants to be left alone for {} s", wait.as_secs().max(1))
         }
-        Refusal::Unsatisfiable(length) => format!("it has {length} bytes, and not those that were asked for"),
-        Refusal::Again => "it was on its way, and did not come".to_owned(),
-        Refusal::Bypass => "the cache can't keep what it is".to_owned(),
+        CacheError::Unsatisfiable(length) => {
+            format!("it has {length} bytes, and not those that were asked for")
+        }
+        CacheError::Retry => "it was on its way, and did not come".to_owned(),
+        CacheError::Bypass => "the cache can't keep what it is".to_owned(),
     }
 }

@@ -7,26 +7,26 @@ use serde::Serialize;
 
 use crate::cache::manifests::document::{Description, Document};
 use crate::cache::manifests::pull::age;
-use crate::cache::metadata::record::Held;
-use crate::cache::requester::{Refusal, Repository};
+use crate::cache::metadata::record::Membership;
+use crate::cache::requester::{CacheError, Requester};
 use crate::cache::store::Kind;
 use crate::config::limits;
 use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
-use crate::single_flight::Flights;
+use crate::single_flight::SingleFlight;
 
 /// The lists that are being made, each once for all who ask.
 #[derive(Default)]
 pub(crate) struct Lists {
-    tags: Flights<RepositoryName, Arc<[Tag]>>,
-    referrers: Flights<RepositoryName, Arc<[Referrer]>>,
+    tags: SingleFlight<RepositoryName, Arc<[Tag]>>,
+    referrers: SingleFlight<RepositoryName, Arc<[Referrer]>>,
 }
 
-impl Repository {
+impl Requester {
     /// The tags that are known and could still be pulled, in ASCII order.
     ///
     /// # Errors
     /// Where whoever asks may not read the repository.
-    pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, Refusal> {
+    pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, CacheError> {
         let repository = self.clone();
         let list = || off_the_worker(move || repository.young_tags());
         let tags = self.site.lists.tags.join(self.name.clone(), list).await.0.unwrap_or_default();
@@ -49,12 +49,12 @@ impl Repository {
     /// those of `artifact_type`, where there is one. Of a repository with very many not all are looked at.
     ///
     /// # Errors
-    /// As [`Repository::known_tags`].
+    /// As [`Requester::known_tags`].
     pub(crate) async fn known_referrers(
         &self,
         subject: &Digest,
         artifact_type: Option<&str>,
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<Vec<u8>, CacheError> {
         self.entitled(&Reference::Digest(subject.clone())).await?;
         let repository = self.clone();
         let list = || off_the_worker(move || repository.referrers());
@@ -76,7 +76,7 @@ impl Repository {
         held.take(limits::REFERRERS_READ).filter_map(|(digest, held)| self.referrer(&digest, &held)).collect()
     }
 
-    fn referrer(&self, digest: &Digest, held: &Held) -> Option<Referrer> {
+    fn referrer(&self, digest: &Digest, held: &Membership) -> Option<Referrer> {
         let cache = &self.site.cache;
         if !self.site.ledger.served(digest) {
             return None;

@@ -15,7 +15,7 @@ use crate::config::limits;
 use crate::proto::{Algorithm, Digest, MediaType};
 
 /// The manifests in memory, by digest, whatever repository they came through.
-pub(crate) struct Hot(Cache<Digest, Arc<Kept>>);
+pub(crate) struct ManifestMemory(Cache<Digest, Arc<Kept>>);
 
 /// A manifest that is here.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Kept {
     pub(crate) document: Document,
 }
 
-impl Hot {
+impl ManifestMemory {
     /// None yet.
     pub(crate) fn new() -> Self {
         let weight = |_: &Digest, kept: &Arc<Kept>| u32::try_from(kept.weight()).unwrap_or(u32::MAX);

@@ -12,10 +12,10 @@ use crate::cache::manifests::document::Document;
 use crate::cache::manifests::memory;
 use crate::cache::manifests::memory::Kept;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::record::Held;
-use crate::cache::origin::{Answer, FailureKind, Question};
-use crate::cache::outcome::Outcome;
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::metadata::record::Membership;
+use crate::cache::origin::{FailureKind, OriginRequest, OriginResponse};
+use crate::cache::outcome::CacheStatus;
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::{PullAuthorization, limits};
@@ -33,7 +33,7 @@ pub(crate) struct Manifest {
     /// Its bytes, never changed. Always there for a GET; for HEAD they may not be here at all.
     pub bytes: Option<Bytes>,
     /// What the cache did for it.
-    pub outcome: Outcome,
+    pub outcome: CacheStatus,
 }
 
 /// What came of asking for a manifest, for all who asked.
@@ -41,7 +41,7 @@ pub(crate) struct Manifest {
 pub(crate) struct Asked {
     /// As whom the upstream was asked.
     account: Arc<str>,
-    came: Result<Manifest, Refusal>,
+    came: Result<Manifest, CacheError>,
 }
 
 /// A question for a manifest that is under way.
@@ -57,26 +57,26 @@ pub(crate) struct Asking {
     account: Arc<str>,
 }
 
-impl Repository {
+impl Requester {
     /// The manifest that `reference` names. A GET counts as a pull: its blobs may be fetched ahead. HEAD has `head`, and
     /// causes no download that it does not need.
     ///
     /// # Errors
-    /// [`Refusal`]; [`Refusal::Bypass`] where what is kept is of a type that `accept` excludes, and for what the cache does
+    /// [`CacheError`]; [`CacheError::Bypass`] where what is kept is of a type that `accept` excludes, and for what the cache does
     /// not understand. Never that where the upstream must not be asked.
     pub(crate) async fn manifest(
         &self,
         reference: &Reference,
         accept: &Accept,
         head: bool,
-    ) -> Result<Manifest, Refusal> {
+    ) -> Result<Manifest, CacheError> {
         self.entitled(reference).await?;
         let manifest = match reference {
             Reference::Tag(tag) => self.by_tag(tag, head).await?,
             Reference::Digest(digest) => self.by_digest(digest, head).await?,
         };
         if !accept.accepts(&manifest.media_type) {
-            return Err(self.held_only().unwrap_or(Refusal::Bypass));
+            return Err(self.held_only().unwrap_or(CacheError::Bypass));
         }
         if !head {
             self.manifest_pulled(&manifest);
@@ -95,23 +95,23 @@ impl Repository {
         }
     }
 
-    async fn by_digest(&self, digest: &Digest, head: bool) -> Result<Manifest, Refusal> {
+    async fn by_digest(&self, digest: &Digest, head: bool) -> Result<Manifest, CacheError> {
         let held = self.site.ledger.held(&self.name, Kind::Manifest, digest);
         let age = held.as_ref().map_or(Duration::MAX, |held| age(held.confirmed));
         if let Some(held) = &held
             && (age <= limits::RECORD_BELIEVED || self.site.settings.offline)
-            && let Some(manifest) = self.serve_manifest(digest, held, head, Outcome::Hit)
+            && let Some(manifest) = self.serve_manifest(digest, held, head, CacheStatus::Hit)
         {
             return Ok(manifest);
         }
         let reference = Reference::Digest(digest.clone());
-        let here = || self.serve_manifest(digest, held.as_ref()?, head, Outcome::Stale);
+        let here = || self.serve_manifest(digest, held.as_ref()?, head, CacheStatus::Stale);
         self.may_be_there(&reference, here)?;
         if digest.algorithm() == Algorithm::Other {
-            return Err(Refusal::Bypass);
+            return Err(CacheError::Bypass);
         }
         let old = held.filter(|_| self.may_serve_stale(age, limits::RECORD_BELIEVED));
-        let old = old.and_then(|held| self.serve_manifest(digest, &held, head, Outcome::Stale));
+        let old = old.and_then(|held| self.serve_manifest(digest, &held, head, CacheStatus::Stale));
         let asked = self.digest_asked(digest, head, need(old.as_ref())).await;
         if asked.as_ref().is_ok_and(|found| found.bytes.is_some()) {
             self.target_arrived(digest);
@@ -123,7 +123,7 @@ impl Repository {
     pub(crate) fn believed(&self, digest: &Digest) -> Option<Manifest> {
         let held = self.site.ledger.held(&self.name, Kind::Manifest, digest)?;
         let young = age(held.confirmed) <= limits::RECORD_BELIEVED;
-        young.then(|| self.serve_manifest(digest, &held, false, Outcome::Hit)).flatten()
+        young.then(|| self.serve_manifest(digest, &held, false, CacheStatus::Hit)).flatten()
     }
 
     /// Whether there is any use in asking the upstream. For whoever may not have it fetched there is where it is `here`, and
@@ -132,15 +132,15 @@ impl Repository {
         &self,
         reference: &Reference,
         here: impl FnOnce() -> Option<Manifest>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), CacheError> {
         match self.held_only() {
-            Some(Refusal::MayNotFetch) if here().is_some() => {}
+            Some(CacheError::FetchForbidden) if here().is_some() => {}
             Some(refusal) => return Err(refusal),
             None => {}
         }
         let account = self.source.account();
         match self.site.not_found.knows(&self.name, self.generation(), reference, &account) {
-            true => Err(Refusal::NotFound),
+            true => Err(CacheError::NotFound),
             false => Ok(()),
         }
     }
@@ -149,9 +149,9 @@ impl Repository {
     pub(crate) fn serve_manifest(
         &self,
         digest: &Digest,
-        held: &Held,
+        held: &Membership,
         head: bool,
-        outcome: Outcome,
+        outcome: CacheStatus,
     ) -> Option<Manifest> {
         if let Some((kept, media_type)) = self.manifest_here(digest, held.media_type.as_ref()) {
             return Some(manifest(digest, media_type, &kept, outcome));
@@ -183,8 +183,8 @@ impl Repository {
     }
 
     /// Whether the GET after this HEAD can still fetch what is not here.
-    fn may_follow(&self, outcome: Outcome) -> bool {
-        outcome != Outcome::Stale && !self.is_held_only()
+    fn may_follow(&self, outcome: CacheStatus) -> bool {
+        outcome != CacheStatus::Stale && !self.is_held_only()
     }
 
     /// Asks the upstream for a digest, once for all who ask.
@@ -192,8 +192,8 @@ impl Repository {
         &self,
         digest: &Digest,
         head: bool,
-        need: Need,
-    ) -> Result<Manifest, Refusal> {
+        need: Priority,
+    ) -> Result<Manifest, CacheError> {
         let reference = Reference::Digest(digest.clone());
         self.manifest_asked(reference, head, move |repository, reference| async move {
             repository.ask_digest(&reference, head, need).await
@@ -201,8 +201,13 @@ impl Repository {
         .await
     }
 
-    async fn ask_digest(&self, reference: &Reference, head: bool, need: Need) -> Result<Manifest, Refusal> {
-        let Reference::Digest(digest) = reference else { return Err(Refusal::Bypass) };
+    async fn ask_digest(
+        &self,
+        reference: &Reference,
+        head: bool,
+        need: Priority,
+    ) -> Result<Manifest, CacheError> {
+        let Reference::Digest(digest) = reference else { return Err(CacheError::Bypass) };
         if head || self.is_served_here(digest) {
             match self.ask_head(reference, need).await {
                 Ok(said) if !said.denies(digest) => {
@@ -231,9 +236,9 @@ impl Repository {
         reference: Reference,
         head: bool,
         ask: impl Fn(Self, Reference) -> F,
-    ) -> Result<Manifest, Refusal>
+    ) -> Result<Manifest, CacheError>
     where
-        F: Future<Output = Result<Manifest, Refusal>> + Send + 'static,
+        F: Future<Output = Result<Manifest, CacheError>> + Send + 'static,
     {
         let account = self.source.account();
         let everybody = match self.site.settings.pull_authorization {
@@ -253,7 +258,7 @@ impl Repository {
 
     async fn fly_for_manifest<F>(&self, asking: Asking, ask: &impl Fn(Self, Reference) -> F) -> (Asked, bool)
     where
-        F: Future<Output = Result<Manifest, Refusal>> + Send + 'static,
+        F: Future<Output = Result<Manifest, CacheError>> + Send + 'static,
     {
         let account = self.source.account();
         let start = || {
@@ -262,27 +267,31 @@ impl Repository {
         };
         let (asked, joined) = self.site.manifests.join(asking.clone(), start).await;
         let broken =
-            || Asked { account, came: Err(Refusal::unusable("no answer to the question for a manifest")) };
+            || Asked { account, came: Err(CacheError::unusable("no answer to the question for a manifest")) };
         (asked.unwrap_or_else(broken), joined)
     }
 
     /// The upstream's word on what `reference` is.
-    pub(crate) async fn ask_head(&self, reference: &Reference, need: Need) -> Result<Said, Refusal> {
+    pub(crate) async fn ask_head(
+        &self,
+        reference: &Reference,
+        need: Priority,
+    ) -> Result<ManifestHead, CacheError> {
         let generation = self.generation();
-        let answer = self.ask(need, Question::ManifestHead(reference.clone())).await;
+        let answer = self.ask(need, OriginRequest::ManifestHead(reference.clone())).await;
         match answer {
-            Ok(answer) => Ok(Said::of(&answer.headers, generation)),
+            Ok(answer) => Ok(ManifestHead::of(&answer.headers, generation)),
             Err(refusal) => Err(self.manifest_refused(reference, refusal, generation)),
         }
     }
 
     /// The upstream has said that the repository holds `digest`: that is recorded. The manifest, if it is here, or if its
     /// head is known.
-    pub(crate) fn confirm_manifest(&self, digest: &Digest, said: Said) -> Option<Manifest> {
+    pub(crate) fn confirm_manifest(&self, digest: &Digest, said: ManifestHead) -> Option<Manifest> {
         let before = self.site.ledger.held(&self.name, Kind::Manifest, digest);
         let media_type = said.media_type.or_else(|| before?.media_type);
         let found = match self.manifest_here(digest, media_type.as_ref()) {
-            Some((kept, media_type)) => manifest(digest, media_type, &kept, Outcome::Revalidated),
+            Some((kept, media_type)) => manifest(digest, media_type, &kept, CacheStatus::Revalidated),
             // What is here is no manifest of the type that the upstream says.
             None if self.is_served_here(digest) => return None,
             None => Manifest {
@@ -290,7 +299,7 @@ impl Repository {
                 media_type: media_type?,
                 length: said.length?,
                 bytes: None,
-                outcome: Outcome::Miss,
+                outcome: CacheStatus::Miss,
             },
         };
         self.record_manifest(&found, said.generation);
@@ -298,16 +307,20 @@ impl Repository {
     }
 
     /// Asks for a manifest whole, and keeps it if it is one.
-    pub(crate) async fn ask_whole(&self, reference: &Reference, need: Need) -> Result<Manifest, Refusal> {
+    pub(crate) async fn ask_whole(
+        &self,
+        reference: &Reference,
+        need: Priority,
+    ) -> Result<Manifest, CacheError> {
         let generation = self.generation();
-        let answer = self.ask(need, Question::Manifest(reference.clone())).await;
-        let Answer { status, headers, body } =
+        let answer = self.ask(need, OriginRequest::Manifest(reference.clone())).await;
+        let OriginResponse { status, headers, body } =
             answer.map_err(|refusal| self.manifest_refused(reference, refusal, generation))?;
         if status != StatusCode::OK {
-            return Err(Refusal::Bypass);
+            return Err(CacheError::Bypass);
         }
         let bytes = whole(body).await?;
-        let said = Said::of(&headers, generation);
+        let said = ManifestHead::of(&headers, generation);
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
             Reference::Tag(_) => said.digest.clone().unwrap_or_else(|| memory::sha256(&bytes)),
@@ -319,7 +332,7 @@ impl Repository {
             Ok(document) => Ok(self.keep_manifest(digest, Kept { bytes, document }, generation)),
             Err(reason) => {
                 tracing::debug!(upstream = self.site.name(), %digest, %reason, "a manifest is not kept");
-                Err(Refusal::Bypass)
+                Err(CacheError::Bypass)
             }
         }
     }
@@ -330,13 +343,13 @@ impl Repository {
         cache.store.keep_manifest(&digest, &kept.bytes);
         self.site.ledger.note_served(&digest);
         let kept = cache.hot.keep(&digest, kept);
-        let found = manifest(&digest, kept.document.media_type.clone(), &kept, Outcome::Miss);
+        let found = manifest(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss);
         self.record_manifest(&found, generation);
         found
     }
 
     fn record_manifest(&self, found: &Manifest, generation: Generation) {
-        let held = Held {
+        let held = Membership {
             media_type: Some(found.media_type.clone()),
             size: Some(found.length),
             confirmed: clock::wall(),
@@ -345,18 +358,23 @@ impl Repository {
     }
 
     /// The bytes are not what the digest says. Of a signed schema 1 that is so by right: its signatures do not count.
-    fn manifest_differs(&self, reference: &Reference, headers: &HeaderMap) -> Refusal {
+    fn manifest_differs(&self, reference: &Reference, headers: &HeaderMap) -> CacheError {
         if content_type(headers).is_some_and(|kind| kind == *media_type::DOCKER_SCHEMA1_SIGNED) {
-            return Refusal::Bypass;
+            return CacheError::Bypass;
         }
         let (upstream, repository) = (self.site.name(), self.name.as_str());
         tracing::warn!(upstream, repository, %reference, "the upstream's manifest is not what its digest says");
-        Refusal::unusable("a manifest that is not what its digest says")
+        CacheError::unusable("a manifest that is not what its digest says")
     }
 
     /// The upstream gave nothing: where the registry itself has said no, what was believed is over, unless the repository has
     /// been written to since it was asked, at `generation`.
-    fn manifest_refused(&self, reference: &Reference, refusal: Refusal, generation: Generation) -> Refusal {
+    fn manifest_refused(
+        &self,
+        reference: &Reference,
+        refusal: CacheError,
+        generation: Generation,
+    ) -> CacheError {
         let Some(failure) = refusal.failure() else { return refusal };
         if self.is_for_all(failure) {
             self.forget_manifest(reference, generation);
@@ -381,7 +399,7 @@ impl Repository {
 
 /// What an upstream says of a manifest without showing it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct ManifestHead {
     /// `Docker-Content-Digest`, of an algorithm that can be checked.
     pub(crate) digest: Option<Digest>,
     media_type: Option<MediaType>,
@@ -390,7 +408,7 @@ pub(crate) struct Said {
     generation: Generation,
 }
 
-impl Said {
+impl ManifestHead {
     fn of(headers: &HeaderMap, generation: Generation) -> Self {
         let text = |name: HeaderName| headers.get(name)?.to_str().ok();
         let digest = text(DOCKER_CONTENT_DIGEST).and_then(|digest| Digest::parse(digest).ok());
@@ -414,45 +432,48 @@ pub(crate) fn age(confirmed: SystemTime) -> Duration {
 }
 
 /// What was here serves where the upstream gave nothing, unless the registry itself has said no.
-pub(crate) fn stale(asked: Result<Manifest, Refusal>, old: Option<Manifest>) -> Result<Manifest, Refusal> {
+pub(crate) fn stale(
+    asked: Result<Manifest, CacheError>,
+    old: Option<Manifest>,
+) -> Result<Manifest, CacheError> {
     asked.or_else(|refusal| old.filter(|_| refusal.allows_stale()).ok_or(refusal))
 }
 
 /// How much it matters to hear from the upstream.
-pub(crate) fn need(old: Option<&Manifest>) -> Need {
-    if old.is_some() { Need::Fresher } else { Need::Only }
+pub(crate) fn need(old: Option<&Manifest>) -> Priority {
+    if old.is_some() { Priority::Refresh } else { Priority::Required }
 }
 
 /// Whether this kind of question is not served there (405), so that another may be.
-pub(crate) fn is_unserved(refusal: &Refusal) -> bool {
+pub(crate) fn is_unserved(refusal: &CacheError) -> bool {
     refusal.failure() == Some(FailureKind::Other)
 }
 
 /// Whether it may be another's fault: his credentials, or his limits.
-fn is_personal(refusal: &Refusal) -> bool {
+fn is_personal(refusal: &CacheError) -> bool {
     use FailureKind::{Credentials, Denied, Limited, NotFound};
     matches!(refusal.failure(), Some(NotFound | Denied | Credentials | Limited { .. }))
 }
 
 /// As it is for whoever joined a question that was under way.
 fn following(manifest: Manifest, joined: bool, head: bool) -> Manifest {
-    let fill = joined && !head && manifest.outcome == Outcome::Miss;
-    let outcome = if fill { Outcome::Fill } else { manifest.outcome };
+    let fill = joined && !head && manifest.outcome == CacheStatus::Miss;
+    let outcome = if fill { CacheStatus::Fill } else { manifest.outcome };
     Manifest { outcome, ..manifest }
 }
 
-fn manifest(digest: &Digest, media_type: MediaType, kept: &Kept, outcome: Outcome) -> Manifest {
+fn manifest(digest: &Digest, media_type: MediaType, kept: &Kept, outcome: CacheStatus) -> Manifest {
     let bytes = kept.bytes.clone();
     Manifest { digest: digest.clone(), media_type, length: bytes.len() as u64, bytes: Some(bytes), outcome }
 }
 
 /// A copy: what comes may be a piece of a larger buffer, which would be held as long as the manifest.
-async fn whole(mut body: Body) -> Result<Bytes, Refusal> {
+async fn whole(mut body: Body) -> Result<Bytes, CacheError> {
     let mut bytes = Vec::new();
     while let Some(data) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
-        let data = data.map_err(|_| Refusal::unusable("a manifest that did not come whole"))?;
+        let data = data.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
         if bytes.len() + data.len() > limits::MANIFEST_BYTES {
-            return Err(Refusal::unusable("a manifest that is longer than one may be"));
+            return Err(CacheError::unusable("a manifest that is longer than one may be"));
         }
         bytes.extend_from_slice(&data);
     }

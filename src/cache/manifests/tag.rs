@@ -10,32 +10,32 @@ use moka::sync::Cache;
 
 use crate::cache::manifests::pull::{Manifest, age, is_unserved, need, stale};
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::record::Pointer;
+use crate::cache::metadata::record::TagRecord;
 use crate::cache::origin::FailureKind;
-use crate::cache::outcome::Outcome;
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::outcome::CacheStatus;
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
 /// Where tags point whose manifests are not here, by the upstream's answers to HEAD.
-pub(crate) struct Seen {
-    tags: Cache<(RepositoryName, Tag), Sight>,
+pub(crate) struct PendingTags {
+    tags: Cache<(RepositoryName, Tag), TagHead>,
     /// The tag that was seen last to point to a manifest: clients ask for that by its digest then.
     targets: Cache<(RepositoryName, Digest), Tag>,
 }
 
 /// An upstream's answer to HEAD.
 #[derive(Clone)]
-struct Sight {
+struct TagHead {
     manifest: Manifest,
     confirmed: SystemTime,
     /// The repository's, when that was asked.
     generation: Generation,
 }
 
-impl Seen {
+impl PendingTags {
     /// None yet.
     pub(crate) fn new() -> Self {
         let tags = Cache::builder().max_capacity(limits::SEEN_TAGS).eviction_policy(EvictionPolicy::lru());
@@ -44,23 +44,23 @@ impl Seen {
     }
 }
 
-impl Repository {
+impl Requester {
     /// The manifest that `tag` points to.
-    pub(crate) async fn by_tag(&self, tag: &Tag, head: bool) -> Result<Manifest, Refusal> {
+    pub(crate) async fn by_tag(&self, tag: &Tag, head: bool) -> Result<Manifest, CacheError> {
         let pointer = self.site.ledger.tag(&self.name, tag);
         let age = pointer.as_ref().map_or(Duration::MAX, |pointer| age(pointer.confirmed));
         let ttl = life(tag, self.site.settings.tag_ttl);
         let known = |outcome| self.follow_pointer(pointer.as_ref()?, head, outcome);
         if (age < ttl || self.site.settings.offline)
-            && let Some(manifest) = known(Outcome::Hit)
+            && let Some(manifest) = known(CacheStatus::Hit)
         {
             return Ok(manifest);
         }
-        self.may_be_there(&Reference::Tag(tag.clone()), || known(Outcome::Stale))?;
+        self.may_be_there(&Reference::Tag(tag.clone()), || known(CacheStatus::Stale))?;
         let may_fetch = self.permit.may_fetch();
         if let Some(sight) = self.seen_tag(tag) {
             if head && may_fetch {
-                return Ok(Manifest { outcome: Outcome::Hit, ..sight.manifest });
+                return Ok(Manifest { outcome: CacheStatus::Hit, ..sight.manifest });
             }
             // It may have come since, by its digest: docker asks for tags with HEAD.
             if let Some(manifest) = self.believed(&sight.manifest.digest) {
@@ -68,7 +68,7 @@ impl Repository {
                 return Ok(manifest);
             }
         }
-        let old = self.may_serve_stale(age, ttl).then(|| known(Outcome::Stale)).flatten();
+        let old = self.may_serve_stale(age, ttl).then(|| known(CacheStatus::Stale)).flatten();
         let need = need(old.as_ref());
         let asked = match head || !may_fetch {
             true => self.tag_resolved(tag, need).await,
@@ -76,23 +76,23 @@ impl Repository {
         };
         let found = stale(asked, old)?;
         // It has moved on to what is not here.
-        if may_fetch || found.bytes.is_some() { Ok(found) } else { Err(Refusal::MayNotFetch) }
+        if may_fetch || found.bytes.is_some() { Ok(found) } else { Err(CacheError::FetchForbidden) }
     }
 
     /// What a tag points to, if that is here.
-    fn follow_pointer(&self, pointer: &Pointer, head: bool, outcome: Outcome) -> Option<Manifest> {
+    fn follow_pointer(&self, pointer: &TagRecord, head: bool, outcome: CacheStatus) -> Option<Manifest> {
         let held = self.site.ledger.held(&self.name, Kind::Manifest, &pointer.digest)?;
         self.serve_manifest(&pointer.digest, &held, head, outcome)
     }
 
     /// Where a tag points, asked by HEAD, once for all who ask. Its manifest comes with it only where it is here already, or
     /// where HEAD does not say enough.
-    async fn tag_resolved(&self, tag: &Tag, need: Need) -> Result<Manifest, Refusal> {
+    async fn tag_resolved(&self, tag: &Tag, need: Priority) -> Result<Manifest, CacheError> {
         let ask = move |me: Self, reference| async move { me.resolve_tag(&reference, need).await };
         self.manifest_asked(Reference::Tag(tag.clone()), true, ask).await
     }
 
-    async fn resolve_tag(&self, reference: &Reference, need: Need) -> Result<Manifest, Refusal> {
+    async fn resolve_tag(&self, reference: &Reference, need: Priority) -> Result<Manifest, CacheError> {
         let mut first = true;
         loop {
             let generation = self.generation();
@@ -103,7 +103,7 @@ impl Repository {
         }
     }
 
-    async fn look_at_tag(&self, reference: &Reference, need: Need) -> Result<Manifest, Refusal> {
+    async fn look_at_tag(&self, reference: &Reference, need: Priority) -> Result<Manifest, CacheError> {
         let found = match self.ask_head(reference, need).await {
             Ok(mut said) => said.digest.take().and_then(|digest| self.confirm_manifest(&digest, said)),
             Err(refusal) if is_unserved(&refusal) => None,
@@ -116,13 +116,13 @@ impl Repository {
     }
 
     /// The manifest that a tag points to, asked for once for all who ask.
-    async fn tag_pulled(&self, tag: &Tag, need: Need) -> Result<Manifest, Refusal> {
+    async fn tag_pulled(&self, tag: &Tag, need: Priority) -> Result<Manifest, CacheError> {
         let ask = move |me: Self, reference| async move { me.pull_tag(&reference, need).await };
         self.manifest_asked(Reference::Tag(tag.clone()), false, ask).await
     }
 
-    async fn pull_tag(&self, reference: &Reference, need: Need) -> Result<Manifest, Refusal> {
-        let Reference::Tag(tag) = reference else { return Err(Refusal::Bypass) };
+    async fn pull_tag(&self, reference: &Reference, need: Priority) -> Result<Manifest, CacheError> {
+        let Reference::Tag(tag) = reference else { return Err(CacheError::Bypass) };
         let mut first = true;
         loop {
             let generation = self.generation();
@@ -133,7 +133,7 @@ impl Repository {
         }
     }
 
-    async fn fetch_tag(&self, tag: &Tag, need: Need) -> Result<Manifest, Refusal> {
+    async fn fetch_tag(&self, tag: &Tag, need: Priority) -> Result<Manifest, CacheError> {
         let seen = match self.seen_tag(tag) {
             Some(sight) => sight.manifest,
             None => self.tag_resolved(tag, need).await?,
@@ -154,7 +154,7 @@ impl Repository {
         }
     }
 
-    async fn take_tag(&self, tag: &Tag, need: Need) -> Result<Manifest, Refusal> {
+    async fn take_tag(&self, tag: &Tag, need: Priority) -> Result<Manifest, CacheError> {
         let reference = Reference::Tag(tag.clone());
         let generation = self.generation();
         let found = self.ask_whole(&reference, need).await?;
@@ -166,7 +166,7 @@ impl Repository {
     /// asked; the answer is the latter.
     fn note_tag(&self, reference: &Reference, found: &Manifest, generation: Generation) -> bool {
         let Reference::Tag(tag) = reference else { return true };
-        let sight = Sight { manifest: found.clone(), confirmed: clock::wall(), generation };
+        let sight = TagHead { manifest: found.clone(), confirmed: clock::wall(), generation };
         if found.bytes.is_some() {
             return self.point_tag(tag, &sight);
         }
@@ -193,14 +193,14 @@ impl Repository {
         }
     }
 
-    fn see_tag(&self, tag: &Tag, sight: &Sight) {
+    fn see_tag(&self, tag: &Tag, sight: &TagHead) {
         self.site.seen.targets.insert((self.name.clone(), sight.manifest.digest.clone()), tag.clone());
         self.site.seen.tags.insert(self.tag_key(tag), sight.clone());
     }
 
     /// Whether that still counts.
-    fn point_tag(&self, tag: &Tag, sight: &Sight) -> bool {
-        let pointer = Pointer { digest: sight.manifest.digest.clone(), confirmed: sight.confirmed };
+    fn point_tag(&self, tag: &Tag, sight: &TagHead) -> bool {
+        let pointer = TagRecord { digest: sight.manifest.digest.clone(), confirmed: sight.confirmed };
         let pointed = self.site.point_since(sight.generation, &self.name, tag, &pointer);
         if pointed {
             self.site.seen.tags.invalidate(&self.tag_key(tag));
@@ -208,7 +208,7 @@ impl Repository {
         pointed
     }
 
-    fn seen_tag(&self, tag: &Tag) -> Option<Sight> {
+    fn seen_tag(&self, tag: &Tag) -> Option<TagHead> {
         let sight = self.site.seen.tags.get(&self.tag_key(tag))?;
         let young = age(sight.confirmed) < life(tag, self.site.settings.tag_ttl);
         (young && sight.generation == self.generation()).then_some(sight)

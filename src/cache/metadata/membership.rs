@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::{StatusCode, header};
 
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::record::Held;
-use crate::cache::origin::{Answer, Failure, FailureKind, Question};
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::metadata::record::Membership;
+use crate::cache::origin::{FailureKind, OriginError, OriginRequest, OriginResponse};
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::PullAuthorization;
@@ -17,12 +17,12 @@ use crate::proto::{ContentRange, Digest, MediaType};
 
 /// What came of asking whether a repository holds a blob, and as whom it was asked.
 #[derive(Clone)]
-pub(crate) struct Heard {
+pub(crate) struct Lookup {
     account: Arc<str>,
-    result: Result<Held, Refusal>,
+    result: Result<Membership, CacheError>,
 }
 
-impl Held {
+impl Membership {
     /// How long ago the upstream said so. A clock that has been set back makes no record good for longer.
     pub(crate) fn age(&self) -> Duration {
         let age = clock::wall().duration_since(self.confirmed);
@@ -30,9 +30,9 @@ impl Held {
     }
 }
 
-impl Repository {
+impl Requester {
     /// What is known of a blob here, if that is not too old to be believed. Asks nobody.
-    pub(crate) fn known(&self, digest: &Digest) -> Option<Held> {
+    pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
         self.recorded_blob(digest).filter(|held| held.age() < limits::RECORD_BELIEVED)
     }
 
@@ -40,7 +40,7 @@ impl Repository {
     ///
     /// # Errors
     /// The upstream's no, which ends what was believed; and why it could not be asked, where nothing was believed.
-    pub(crate) async fn holds(&self, digest: &Digest) -> Result<Held, Refusal> {
+    pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
         let old = match self.recorded_blob(digest) {
             Some(held) if held.age() < limits::RECORD_BELIEVED => return Ok(held),
             old => old,
@@ -48,11 +48,11 @@ impl Repository {
         // Whoever may not have it fetched hears nothing of what is not here; asking whether it still is is no fetch.
         let old = match (self.held_only(), old) {
             (Some(refusal), None) => return Err(refusal),
-            (Some(Refusal::Offline), Some(old)) => return Ok(old),
+            (Some(CacheError::Offline), Some(old)) => return Ok(old),
             (_, old) => old,
         };
         let old = old.filter(|held| held.age() < limits::RECORD_BELIEVED + self.site.settings.stale_if_error);
-        let need = if old.is_some() { Need::Fresher } else { Need::Only };
+        let need = if old.is_some() { Priority::Refresh } else { Priority::Required };
         match (self.ask_whether_held(digest, need).await, old) {
             (Err(refusal), Some(old)) if was_not_asked(&refusal) => Ok(old),
             (result, _) => result,
@@ -68,17 +68,25 @@ impl Repository {
         digest: &Digest,
         media_type: Option<MediaType>,
         size: Option<u64>,
-    ) -> Held {
+    ) -> Membership {
         let old = self.recorded_blob(digest);
         let (old_type, old_size) = old.map_or((None, None), |old| (old.media_type, old.size));
-        let held =
-            Held { media_type: media_type.or(old_type), size: size.or(old_size), confirmed: clock::wall() };
+        let held = Membership {
+            media_type: media_type.or(old_type),
+            size: size.or(old_size),
+            confirmed: clock::wall(),
+        };
         self.site.hold_since(generation, &self.name, Kind::Blob, digest, &held);
         held
     }
 
     /// Upstream has answered the question whether it has a blob here with `answer`, likewise.
-    pub(crate) fn confirm_by(&self, digest: &Digest, answer: &Answer, generation: Generation) -> Held {
+    pub(crate) fn confirm_by(
+        &self,
+        digest: &Digest,
+        answer: &OriginResponse,
+        generation: Generation,
+    ) -> Membership {
         let (media_type, size) = described(answer);
         self.confirm_since(generation, digest, media_type, size)
     }
@@ -88,13 +96,13 @@ impl Repository {
         self.site.ledger.release(&self.name, Kind::Blob, digest);
     }
 
-    fn recorded_blob(&self, digest: &Digest) -> Option<Held> {
+    fn recorded_blob(&self, digest: &Digest) -> Option<Membership> {
         self.site.ledger.held(&self.name, Kind::Blob, digest)
     }
 
     /// In `"shared"` one asks for all. Where others are known to the upstream as somebody else, its no to him is not one to
     /// them.
-    async fn ask_whether_held(&self, digest: &Digest, need: Need) -> Result<Held, Refusal> {
+    async fn ask_whether_held(&self, digest: &Digest, need: Priority) -> Result<Membership, CacheError> {
         let account = self.source.account();
         let all = match self.site.settings.pull_authorization {
             PullAuthorization::Shared => "".into(),
@@ -102,7 +110,7 @@ impl Repository {
         };
         let heard = self.hear_of_blob(digest, need, all).await;
         match heard {
-            Some(Heard { account: other, result: Err(_) }) if other != account => {
+            Some(Lookup { account: other, result: Err(_) }) if other != account => {
                 self.hear_of_blob(digest, need, account).await
             }
             heard => heard,
@@ -110,16 +118,16 @@ impl Repository {
         .map_or_else(|| Err(broken()), |heard| heard.result)
     }
 
-    async fn hear_of_blob(&self, digest: &Digest, need: Need, key: Arc<str>) -> Option<Heard> {
+    async fn hear_of_blob(&self, digest: &Digest, need: Priority, key: Arc<str>) -> Option<Lookup> {
         let key = (self.name.clone(), digest.clone(), key);
         let (repository, digest) = (self.clone(), digest.clone());
         let ask = || async move { repository.ask_for_blob(&digest, need).await };
         self.site.held.join(key, ask).await.0
     }
 
-    async fn ask_for_blob(&self, digest: &Digest, need: Need) -> Heard {
+    async fn ask_for_blob(&self, digest: &Digest, need: Priority) -> Lookup {
         let generation = self.generation();
-        let result = match self.ask(need, Question::Held(digest.clone())).await {
+        let result = match self.ask(need, OriginRequest::BlobExists(digest.clone())).await {
             Ok(answer) => Ok(self.confirm_by(digest, &answer, generation)),
             Err(refusal) => {
                 if refusal.failure().is_some_and(|failure| self.is_for_all(failure)) {
@@ -128,26 +136,29 @@ impl Repository {
                 Err(refusal)
             }
         };
-        Heard { account: self.source.account(), result }
+        Lookup { account: self.source.account(), result }
     }
 }
 
 /// Whether the registry itself has said no.
-pub(crate) fn is_no(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Failure(failure) if failure.kind.is_refusal())
+pub(crate) fn is_no(refusal: &CacheError) -> bool {
+    matches!(refusal, CacheError::Origin(failure) if failure.kind.is_refusal())
 }
 
 /// The question broke off, which nobody answered.
-pub(crate) fn broken() -> Refusal {
-    Refusal::Failure(Failure { kind: FailureKind::Other, cause: Arc::new(Broken) })
+pub(crate) fn broken() -> CacheError {
+    CacheError::Origin(OriginError { kind: FailureKind::Other, cause: Arc::new(Broken) })
 }
 
 /// Whether the upstream could not be asked, and nothing speaks against what was believed.
-fn was_not_asked(refusal: &Refusal) -> bool {
+fn was_not_asked(refusal: &CacheError) -> bool {
     match refusal {
-        Refusal::Failure(failure) => failure.kind.allows_stale(),
-        Refusal::MayNotFetch | Refusal::Offline | Refusal::Resting | Refusal::Limited(_) => true,
-        Refusal::NotFound | Refusal::Unsatisfiable(_) | Refusal::Bypass | Refusal::Again => false,
+        CacheError::Origin(failure) => failure.kind.allows_stale(),
+        CacheError::FetchForbidden
+        | CacheError::Offline
+        | CacheError::CircuitOpen
+        | CacheError::RateLimited(_) => true,
+        CacheError::NotFound | CacheError::Unsatisfiable(_) | CacheError::Bypass | CacheError::Retry => false,
     }
 }
 
@@ -157,7 +168,7 @@ fn was_not_asked(refusal: &Refusal) -> bool {
 struct Broken;
 
 /// Type and size of a blob by a head. A redirect's are its own, and so is the length of what is encoded.
-fn described(answer: &Answer) -> (Option<MediaType>, Option<u64>) {
+fn described(answer: &OriginResponse) -> (Option<MediaType>, Option<u64>) {
     if answer.headers.contains_key(header::CONTENT_ENCODING) {
         return (None, None);
     }
@@ -172,7 +183,7 @@ fn described(answer: &Answer) -> (Option<MediaType>, Option<u64>) {
 }
 
 /// Bytes of the whole, of which a part has come.
-fn total(answer: &Answer) -> Option<u64> {
+fn total(answer: &OriginResponse) -> Option<u64> {
     match ContentRange::parse(answer.headers.get(header::CONTENT_RANGE)?.as_bytes())? {
         ContentRange::Part { total, .. } => total,
         ContentRange::Unsatisfied { .. } => None,

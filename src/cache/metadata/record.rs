@@ -19,7 +19,7 @@ use crate::proto::{Digest, MediaType};
 
 /// What a repository holds, by its upstream's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Membership {
     /// The type that the upstream gave it; of manifests always there.
     pub(crate) media_type: Option<MediaType>,
     /// Bytes, where they are known.
@@ -28,7 +28,7 @@ pub(crate) struct Held {
     pub(crate) confirmed: SystemTime,
 }
 
-impl Held {
+impl Membership {
     /// Its type, for a client.
     pub(crate) fn content_type(&self) -> Option<HeaderValue> {
         self.media_type.as_ref().and_then(|kind| HeaderValue::from_str(kind.as_str()).ok())
@@ -37,14 +37,14 @@ impl Held {
 
 /// Where a tag points, by its upstream's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pointer {
+pub(crate) struct TagRecord {
     /// The manifest.
     pub(crate) digest: Digest,
     /// When the upstream said so last.
     pub(crate) confirmed: SystemTime,
 }
 
-impl Held {
+impl Membership {
     /// As it is written. Times are cut to the second.
     pub(crate) fn render(&self) -> Vec<u8> {
         let mut block = Block::default();
@@ -66,7 +66,7 @@ impl Held {
     }
 }
 
-impl Pointer {
+impl TagRecord {
     /// As it is written. Times are cut to the second.
     pub(crate) fn render(&self) -> Vec<u8> {
         let mut block = Block::default();
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_record_is_a_header_block() {
-        let held = Held {
+        let held = Membership {
             media_type: Some(MediaType::parse("application/json").unwrap()),
             size: Some(12),
             confirmed: at(784_111_777),
@@ -186,7 +186,7 @@ mod tests {
         let text = "Content-Type: application/json\nContent-Length: 12\n\
             Last-Confirmed: Sun, 06 Nov 1994 08:49:37 GMT\n\n";
         assert_eq!(String::from_utf8(held.render()).unwrap(), text);
-        let pointer = Pointer { digest: digest(), confirmed: at(784_111_777) };
+        let pointer = TagRecord { digest: digest(), confirmed: at(784_111_777) };
         let text = format!(
             "Docker-Content-Digest: sha256:{}\nLast-Confirmed: Sun, 06 Nov 1994 08:49:37 GMT\n\n",
             "07".repeat(32)
@@ -196,11 +196,11 @@ mod tests {
 
     #[test]
     fn what_was_cut_short_is_no_record() {
-        let held = Held { media_type: None, size: Some(12), confirmed: at(9) }.render();
-        let pointer = Pointer { digest: digest(), confirmed: at(9) }.render();
-        assert!(Held::parse(&held).is_some() && Pointer::parse(&pointer).is_some());
-        assert!((0..held.len()).all(|end| Held::parse(&held[..end]).is_none()));
-        assert!((0..pointer.len()).all(|end| Pointer::parse(&pointer[..end]).is_none()));
+        let held = Membership { media_type: None, size: Some(12), confirmed: at(9) }.render();
+        let pointer = TagRecord { digest: digest(), confirmed: at(9) }.render();
+        assert!(Membership::parse(&held).is_some() && TagRecord::parse(&pointer).is_some());
+        assert!((0..held.len()).all(|end| Membership::parse(&held[..end]).is_none()));
+        assert!((0..pointer.len()).all(|end| TagRecord::parse(&pointer[..end]).is_none()));
     }
 
     #[test]
@@ -218,10 +218,13 @@ mod tests {
             "\0".repeat(64),
         ];
         for text in cases {
-            assert_eq!(Held::parse(text.as_bytes()), None, "{text:?}");
+            assert_eq!(Membership::parse(text.as_bytes()), None, "{text:?}");
         }
-        assert_eq!(Pointer::parse(format!("{date}\n").as_bytes()), None, "without a digest");
-        assert!(Held::parse(format!("{date}Later: x\r\n\r\n").as_bytes()).is_some(), "a later version's");
+        assert_eq!(TagRecord::parse(format!("{date}\n").as_bytes()), None, "without a digest");
+        assert!(
+            Membership::parse(format!("{date}Later: x\r\n\r\n").as_bytes()).is_some(),
+            "a later version's"
+        );
     }
 
     #[test]
@@ -229,8 +232,8 @@ mod tests {
         for (off, written) in
             [(UNIX_EPOCH - Duration::from_secs(1), UNIX_EPOCH), (at(300_000_000_000), UNIX_EPOCH + LAST_DATE)]
         {
-            let held = Held { media_type: None, size: None, confirmed: off };
-            assert_eq!(Held::parse(&held.render()).unwrap().confirmed, written);
+            let held = Membership { media_type: None, size: None, confirmed: off };
+            assert_eq!(Membership::parse(&held.render()).unwrap().confirmed, written);
         }
     }
 
@@ -246,19 +249,19 @@ mod tests {
             seconds in 0u64..200_000_000_000,
         ) {
             let media_type = kind.map(|kind| MediaType::parse(&kind).unwrap());
-            let held = Held { media_type, size, confirmed: at(seconds) };
-            prop_assert_eq!(Held::parse(&held.render()), Some(held));
+            let held = Membership { media_type, size, confirmed: at(seconds) };
+            prop_assert_eq!(Membership::parse(&held.render()), Some(held));
         }
 
         #[test]
         fn where_a_tag_points_reads_back(hash in any::<[u8; 32]>(), seconds in 0u64..200_000_000_000) {
-            let pointer = Pointer { digest: Digest::sha256(&hash), confirmed: at(seconds) };
-            prop_assert_eq!(Pointer::parse(&pointer.render()), Some(pointer));
+            let pointer = TagRecord { digest: Digest::sha256(&hash), confirmed: at(seconds) };
+            prop_assert_eq!(TagRecord::parse(&pointer.render()), Some(pointer));
         }
 
         #[test]
         fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
-            let _ = (Held::parse(&bytes), Pointer::parse(&bytes));
+            let _ = (Membership::parse(&bytes), TagRecord::parse(&bytes));
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::cache::origin::{FailureKind, Question, Source};
-use crate::cache::requester::Repository;
-use crate::cache::upstream_cache::Site;
+use crate::cache::origin::{FailureKind, Origin, OriginRequest};
+use crate::cache::requester::Requester;
+use crate::cache::upstream_cache::UpstreamCache;
 use crate::clock;
 use crate::config::limits;
 
@@ -47,7 +47,7 @@ fn longer(pause: Duration) -> Duration {
 
 /// What a breaker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum BreakerState {
     /// The upstream is asked.
     Closed,
     /// It is not, but by the probe.
@@ -105,8 +105,8 @@ impl Breaker {
     }
 
     /// For metrics and `/readyz`.
-    pub(crate) fn state(&self) -> State {
-        if self.is_closed() { State::Closed } else { State::Open }
+    pub(crate) fn state(&self) -> BreakerState {
+        if self.is_closed() { BreakerState::Closed } else { BreakerState::Open }
     }
 
     /// The number of the opening that lasts, if one does.
@@ -120,7 +120,7 @@ impl Breaker {
     }
 }
 
-impl Site {
+impl UpstreamCache {
     /// Something came of asking the upstream, or nothing did. The answer is whether a probe has to be started. Refusals of
     /// any kind say that somebody is there; what can't be used, or was not for the upstream to answer, says nothing.
     #[must_use]
@@ -151,12 +151,12 @@ impl Site {
     }
 
     /// Whether the upstream is asked, or left alone because it is dead.
-    pub(crate) fn breaker_state(&self) -> State {
+    pub(crate) fn breaker_state(&self) -> BreakerState {
         self.breaker.state()
     }
 }
 
-impl Repository {
+impl Requester {
     /// Asks the upstream in the background whether anybody is there, as whoever found that nobody was, until somebody is.
     pub(crate) fn probe(&self) {
         let Some(opening) = self.site.breaker.opening() else { return };
@@ -166,7 +166,7 @@ impl Repository {
 }
 
 /// Ends with the site, too: after a change of the configuration there may be another.
-async fn probe(site: Weak<Site>, source: Arc<dyn Source>, worker: usize, opening: u64) {
+async fn probe(site: Weak<UpstreamCache>, source: Arc<dyn Origin>, worker: usize, opening: u64) {
     let pause = || site.upgrade().and_then(|site| site.breaker.pause(opening));
     loop {
         let Some(length) = pause() else { return };
@@ -174,7 +174,7 @@ async fn probe(site: Weak<Site>, source: Arc<dyn Source>, worker: usize, opening
         if pause().is_none() {
             return;
         }
-        let silence = source.ask(worker, Question::Ping).await.err().map(|failure| failure.kind);
+        let silence = source.ask(worker, OriginRequest::Ping).await.err().map(|failure| failure.kind);
         if silence != Some(FailureKind::Unreachable) {
             break;
         }
@@ -190,11 +190,11 @@ async fn probe(site: Weak<Site>, source: Arc<dyn Source>, worker: usize, opening
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::Refusal;
+    use crate::cache::CacheError;
     use crate::cache::scripted_origin::{HOUR, Place, SECOND, image};
     use crate::proto::{Accept, Reference};
 
-    async fn get(place: &Place) -> Result<(), Refusal> {
+    async fn get(place: &Place) -> Result<(), CacheError> {
         let reference = Reference::parse("v1").unwrap();
         place.repository().manifest(&reference, &Accept::default(), false).await.map(drop)
     }
@@ -210,12 +210,12 @@ mod tests {
         for _ in 0..5 {
             fail(&place, FailureKind::Unusable).await;
         }
-        assert_eq!(place.site.breaker_state(), State::Closed);
+        assert_eq!(place.site.breaker_state(), BreakerState::Closed);
         for kind in [FailureKind::Unreachable, FailureKind::Unreachable, FailureKind::Unusable] {
             fail(&place, kind).await;
         }
         fail(&place, FailureKind::Unreachable).await;
-        assert_eq!(place.site.breaker_state(), State::Open);
+        assert_eq!(place.site.breaker_state(), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]
@@ -235,7 +235,7 @@ mod tests {
     async fn broken() -> Place {
         let place = Place::new();
         for _ in 0..3 {
-            assert_eq!(place.site.breaker_state(), State::Closed);
+            assert_eq!(place.site.breaker_state(), BreakerState::Closed);
             fail(&place, FailureKind::Unreachable).await;
         }
         place.registry.asked();
@@ -245,8 +245,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_upstream_that_can_not_be_reached_three_times_is_left_alone() {
         let place = broken().await;
-        assert_eq!(place.site.breaker_state(), State::Open);
-        assert!(matches!(get(&place).await, Err(Refusal::Resting)));
+        assert_eq!(place.site.breaker_state(), BreakerState::Open);
+        assert!(matches!(get(&place).await, Err(CacheError::CircuitOpen)));
         assert!(place.registry.asked().is_empty());
     }
 
@@ -264,7 +264,7 @@ mod tests {
         tokio::time::sleep(31 * SECOND).await;
         assert_eq!(
             (place.registry.asked(), place.site.breaker_state()),
-            (vec!["PING".to_owned()], State::Closed)
+            (vec!["PING".to_owned()], BreakerState::Closed)
         );
         tokio::time::sleep(HOUR).await;
         assert!(place.registry.asked().is_empty());
@@ -285,7 +285,7 @@ mod tests {
             {
                 fail(&place, kind).await;
             }
-            assert_eq!(place.site.breaker_state(), State::Closed, "{refusal:?}");
+            assert_eq!(place.site.breaker_state(), BreakerState::Closed, "{refusal:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the cache asks of upstreams. It knows none: the gateway hands it a [`Source`] with each request.
+//! What the cache asks of upstreams. It knows none: the gateway hands it a [`Origin`] with each request.
 
 pub(crate) mod breaker;
 pub(crate) mod rate_limit;
@@ -16,10 +16,10 @@ use crate::body::Body;
 use crate::proto::{Digest, Reference};
 
 /// One repository at its upstream, as seen by whoever asks here: by his permit and as his identity there.
-pub(crate) trait Source: Send + Sync + 'static {
+pub(crate) trait Origin: Send + Sync + 'static {
     /// Asks from worker number `worker`, which must be the one that runs this. An answer is a success, or the redirect
-    /// that [`Question::Held`] takes for one; whatever else the upstream says is a [`Failure`].
-    fn ask(&self, worker: usize, question: Question) -> Asking<'_>;
+    /// that [`OriginRequest::BlobExists`] takes for one; whatever else the upstream says is a [`OriginError`].
+    fn ask(&self, worker: usize, question: OriginRequest) -> Asking<'_>;
 
     /// As whom the upstream is asked: those for whom it is the same share the upstream's limits.
     fn account(&self) -> Arc<str>;
@@ -31,27 +31,27 @@ pub(crate) trait Source: Send + Sync + 'static {
     }
 }
 
-/// The answer to a [`Question`], under way.
-pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 'a>>;
+/// The answer to a [`OriginRequest`], under way.
+pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<OriginResponse, OriginError>> + Send + 'a>>;
 
 /// What an upstream is asked.
 #[derive(Debug, Clone)]
-pub(crate) enum Question {
+pub(crate) enum OriginRequest {
     /// A blob's bytes (end-2).
     Blob {
         /// Which.
         digest: Digest,
         /// Which of them; all where there is none. The answer may have more: see its status.
-        bytes: Option<Bytes>,
+        bytes: Option<ByteSpan>,
         /// `If-Range` (RFC 9110 section 13.1.5): the strong validator of what is here already.
         validator: Option<HeaderValue>,
     },
     /// Whether the repository holds a blob: HEAD, or where HEAD is refused a GET whose redirect is not followed. What
     /// matters of the answer is that there is one.
-    Held(Digest),
-    /// As [`Question::Held`] of a blob, and [`Question::ManifestHead`] of a manifest, but as nobody in particular: whether
+    BlobExists(Digest),
+    /// As [`OriginRequest::BlobExists`] of a blob, and [`OriginRequest::ManifestHead`] of a manifest, but as nobody in particular: whether
     /// everyone may have it.
-    Public(Subject),
+    Public(Resource),
     /// A manifest's head, asked for with every type of manifest that there is (HEAD of end-3). Docker Hub does not count it.
     ManifestHead(Reference),
     /// A manifest, likewise (end-3). The body is not longer than it may be, and held whole.
@@ -60,7 +60,7 @@ pub(crate) enum Question {
     Ping,
 }
 
-impl Question {
+impl OriginRequest {
     /// Whether it is for content. Asking of somebody's rights, and of where a tag points, is no fetch.
     pub(crate) fn is_for_bytes(&self) -> bool {
         matches!(self, Self::Blob { .. } | Self::Manifest(_))
@@ -69,7 +69,7 @@ impl Question {
 
 /// What somebody wants to read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Subject {
+pub(crate) enum Resource {
     /// A blob.
     Blob(Digest),
     /// A manifest.
@@ -78,7 +78,7 @@ pub(crate) enum Subject {
 
 /// Bytes of a blob: from `first` on, up to `last`, or to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Bytes {
+pub(crate) struct ByteSpan {
     /// The first byte.
     pub first: u64,
     /// The last; none: the blob's.
@@ -87,7 +87,7 @@ pub(crate) struct Bytes {
 
 /// An upstream's answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct OriginResponse {
     /// The status.
     pub status: StatusCode,
     /// The header fields that are for a client.
@@ -98,7 +98,7 @@ pub(crate) struct Answer {
 
 /// Why an upstream gave nothing.
 #[derive(Debug, Clone)]
-pub(crate) struct Failure {
+pub(crate) struct OriginError {
     /// What it means for what is here already.
     pub kind: FailureKind,
     /// What the gateway makes its answer from.
@@ -144,13 +144,13 @@ impl FailureKind {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for OriginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cause.fmt(f)
     }
 }
 
-impl Error for Failure {
+impl Error for OriginError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.cause.source()
     }

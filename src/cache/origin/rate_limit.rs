@@ -9,9 +9,9 @@ use crate::config::limits;
 
 /// Until when each account is limited at one upstream.
 #[derive(Debug, Default)]
-pub(crate) struct Limited(Mutex<HashMap<Arc<str>, Instant>>);
+pub(crate) struct RateLimitPauses(Mutex<HashMap<Arc<str>, Instant>>);
 
-impl Limited {
+impl RateLimitPauses {
     /// How long `account` is to wait, if it is.
     pub(crate) fn wait(&self, account: &str) -> Option<Duration> {
         let until = self.accounts().get(account).copied()?;
@@ -46,7 +46,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_is_obeyed_by_that_account_alone() {
-        let limited = Limited::default();
+        let limited = RateLimitPauses::default();
         assert_eq!(limited.note(&account("a"), Some(10 * SECOND)), Some(10 * SECOND));
         assert_eq!((limited.wait("a"), limited.wait("b")), (Some(10 * SECOND), None));
         tokio::time::advance(9 * SECOND).await;
@@ -57,14 +57,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_429_that_does_not_say_for_how_long_is_a_minute_and_none_more_than_an_hour() {
-        let limited = Limited::default();
+        let limited = RateLimitPauses::default();
         assert_eq!(limited.note(&account("a"), None), Some(60 * SECOND));
         assert_eq!(limited.note(&account("b"), Some(100_000 * SECOND)), Some(3600 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_second_429_begins_nothing_and_shortens_nothing() {
-        let limited = Limited::default();
+        let limited = RateLimitPauses::default();
         let _ = limited.note(&account("a"), Some(10 * SECOND));
         assert_eq!(limited.note(&account("a"), Some(SECOND)), None);
         assert_eq!(limited.wait("a"), Some(10 * SECOND));
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn accounts_whose_limit_is_over_are_let_go_of() {
-        let limited = Limited::default();
+        let limited = RateLimitPauses::default();
         let _ = limited.note(&account("a"), Some(SECOND));
         tokio::time::advance(SECOND).await;
         let _ = limited.note(&account("b"), Some(SECOND));

@@ -11,7 +11,7 @@ use crate::authn::{Identity, UserName};
 use crate::authz::{Permit, Rules};
 use crate::body::Body;
 use crate::cache::origin::*;
-use crate::cache::{Cache, Repository, Site};
+use crate::cache::{Cache, Requester, UpstreamCache};
 use crate::config;
 use crate::config::access::{Actions, Effect};
 use crate::config::{AccessRule, Environment, PullAuthorization};
@@ -50,8 +50,8 @@ impl Script {
     }
 }
 
-impl Source for Script {
-    fn ask(&self, _: usize, question: Question) -> Asking<'_> {
+impl Origin for Script {
+    fn ask(&self, _: usize, question: OriginRequest) -> Asking<'_> {
         let question = name_of(&question);
         self.asked.lock().unwrap().push(question.clone());
         Box::pin(async move {
@@ -61,7 +61,9 @@ impl Source for Script {
             match reply.unwrap_or(Reply::No(FailureKind::NotFound)) {
                 Reply::Yes(fields) => Ok(answer(StatusCode::OK, fields)),
                 Reply::Elsewhere(fields) => Ok(answer(StatusCode::TEMPORARY_REDIRECT, fields)),
-                Reply::No(kind) => Err(Failure { kind, cause: Arc::new(std::io::Error::other("scripted")) }),
+                Reply::No(kind) => {
+                    Err(OriginError { kind, cause: Arc::new(std::io::Error::other("scripted")) })
+                }
             }
         })
     }
@@ -72,24 +74,26 @@ impl Source for Script {
 }
 
 /// `held 07`, `public blob 07`, `public manifest latest`, `manifest head latest`: a digest by its first byte.
-fn name_of(question: &Question) -> String {
+fn name_of(question: &OriginRequest) -> String {
     let short = |text: &str| text.split_once(':').map_or(text, |(_, encoded)| &encoded[..2]).to_owned();
     match question {
-        Question::Held(digest) => format!("held {}", short(digest.as_str())),
-        Question::Public(Subject::Blob(digest)) => format!("public blob {}", short(digest.as_str())),
-        Question::Public(Subject::Manifest(name)) => format!("public manifest {}", short(name.as_str())),
-        Question::ManifestHead(name) => format!("manifest head {}", short(name.as_str())),
+        OriginRequest::BlobExists(digest) => format!("held {}", short(digest.as_str())),
+        OriginRequest::Public(Resource::Blob(digest)) => format!("public blob {}", short(digest.as_str())),
+        OriginRequest::Public(Resource::Manifest(name)) => {
+            format!("public manifest {}", short(name.as_str()))
+        }
+        OriginRequest::ManifestHead(name) => format!("manifest head {}", short(name.as_str())),
         other => format!("{other:?}"),
     }
 }
 
-fn answer(status: StatusCode, fields: Vec<(header::HeaderName, &'static str)>) -> Answer {
+fn answer(status: StatusCode, fields: Vec<(header::HeaderName, &'static str)>) -> OriginResponse {
     let fields = fields.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value)));
-    Answer { status, headers: fields.collect::<HeaderMap>(), body: Body::empty() }
+    OriginResponse { status, headers: fields.collect::<HeaderMap>(), body: Body::empty() }
 }
 
 /// An upstream's cache in a directory of its own, at its defaults but for what `change` does.
-pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCache)) -> (TempDir, Arc<Site>) {
+pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCacheOptions)) -> (TempDir, Arc<UpstreamCache>) {
     let directory = TempDir::new().unwrap();
     let cache = Cache::open(&config::Cache {
         path: directory.path().to_owned(),
@@ -99,7 +103,7 @@ pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCache)) -> (TempDir,
         keep: Vec::new(),
     });
     let upstream = config::Upstream::at("https://registry.example", &Environment::default()).unwrap();
-    let mut settings = config::UpstreamCache {
+    let mut settings = config::UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(7 * 24 * 3600),
         not_found_ttl: Duration::from_secs(60),
@@ -108,16 +112,16 @@ pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCache)) -> (TempDir,
         grant_stale: Duration::from_secs(3600),
     };
     change(&mut settings);
-    (directory, Site::new(cache, &upstream, &settings))
+    (directory, UpstreamCache::new(cache, &upstream, &settings))
 }
 
 /// `library/alpine` for `user`, who is known to the upstream by `source`.
-pub(crate) fn view(site: &Arc<Site>, user: &str, source: &Arc<Script>) -> Repository {
+pub(crate) fn view(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> Requester {
     site.repository(&permit(user, true), &repository(), 0, source.clone())
 }
 
 /// The same for one who may pull, but not fetch.
-pub(crate) fn view_of_held(site: &Arc<Site>, user: &str, source: &Arc<Script>) -> Repository {
+pub(crate) fn view_of_held(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> Requester {
     site.repository(&permit(user, false), &repository(), 0, source.clone())
 }
 

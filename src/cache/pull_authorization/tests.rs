@@ -4,14 +4,14 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::advance;
 
-use crate::cache::Site;
+use crate::cache::UpstreamCache;
 use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
 use crate::cache::pull_authorization::*;
 
 const TTL: Duration = Duration::from_secs(300);
 const STALE: Duration = Duration::from_secs(3600);
 
-fn each() -> (TempDir, Arc<Site>) {
+fn each() -> (TempDir, Arc<UpstreamCache>) {
     site(|settings| settings.pull_authorization = PullAuthorization::Each)
 }
 
@@ -37,11 +37,11 @@ fn latest() -> Reference {
     Reference::parse("latest").unwrap()
 }
 
-fn kind(result: Result<(), Refusal>) -> FailureKind {
+fn kind(result: Result<(), CacheError>) -> FailureKind {
     match result {
         // The breaker has seen that by now.
-        Err(Refusal::Resting) => FailureKind::Unreachable,
-        Err(Refusal::Failure(failure)) => failure.kind,
+        Err(CacheError::CircuitOpen) => FailureKind::Unreachable,
+        Err(CacheError::Origin(failure)) => failure.kind,
         other => panic!("{other:?}"),
     }
 }
@@ -182,14 +182,14 @@ async fn offline_only_what_was_granted_lately_passes() {
     let mut settings = online.settings.clone();
     settings.offline = true;
     let upstream = config::Upstream::at("https://registry.example", &config::Environment::default()).unwrap();
-    let offline = Site::new(online.cache.clone(), &upstream, &settings);
+    let offline = UpstreamCache::new(online.cache.clone(), &upstream, &settings);
     let alpine = view(&offline, "alice", &script);
-    assert!(matches!(alpine.entitled(&latest()).await, Err(Refusal::Offline)));
+    assert!(matches!(alpine.entitled(&latest()).await, Err(CacheError::Offline)));
     offline.grants.give(&(Some(alpine.permit.identity().clone()), repository()));
     advance(TTL + STALE - Duration::from_secs(1)).await;
     assert!(alpine.entitled(&latest()).await.is_ok());
     advance(Duration::from_secs(1)).await;
-    assert!(matches!(alpine.entitled(&latest()).await, Err(Refusal::Offline)));
+    assert!(matches!(alpine.entitled(&latest()).await, Err(CacheError::Offline)));
     assert!(script.asked().is_empty());
     drop(directory);
 }
@@ -315,7 +315,7 @@ async fn where_the_gateway_shows_a_certificate_nobody_asks_as_nobody() {
     let mut upstream = config::Upstream::at("https://b.example", &config::Environment::default()).unwrap();
     let file = std::path::PathBuf::from("/key.pem");
     upstream.client_certificate = Some(config::KeyPair { certificate: file.clone(), key: file });
-    let site = Site::new(site.cache.clone(), &upstream, &site.settings);
+    let site = UpstreamCache::new(site.cache.clone(), &upstream, &site.settings);
     let script = reader("alice");
     assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok());
     assert_eq!(script.asked(), ["manifest head latest"]);
@@ -327,7 +327,7 @@ fn a_site_is_of_one_configuration_of_its_upstream() {
     let mut upstream =
         config::Upstream::at("https://registry.example", &config::Environment::default()).unwrap();
     upstream.cache = Some(site.settings.clone());
-    let site = Site::new(site.cache.clone(), &upstream, &site.settings);
+    let site = UpstreamCache::new(site.cache.clone(), &upstream, &site.settings);
     assert!(site.is_of(&upstream));
     let mut other = upstream.clone();
     other.credentials.source = config::CredentialSource::Forward;

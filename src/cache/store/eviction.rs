@@ -18,18 +18,18 @@ pub(crate) struct Rank {
 }
 
 /// How something stands that is next by the order.
-pub(crate) enum Standing {
+pub(crate) enum Candidate {
     /// It is there, and may go.
-    Free(Ticket),
+    Free(QueueEntry),
     /// It is there, and must not go now.
-    Pinned(Ticket),
+    Pinned(QueueEntry),
     /// It is not there any more, or must never go.
     Out,
 }
 
 /// What tells one stay from another, how often it was used, and its rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct QueueEntry {
     pub(crate) number: u64,
     uses: u64,
     pub(crate) rank: Rank,
@@ -38,36 +38,36 @@ pub(crate) struct Ticket {
 /// The order in which things go. It holds each thing once, at a rank that it had at some time: ranks only rise, so what
 /// comes out first is put back if it has risen since. A use costs nothing here.
 #[derive(Default)]
-pub(crate) struct Order {
+pub(crate) struct EvictionQueue {
     floor: u64,
     tickets: u64,
     queue: BinaryHeap<Reverse<(Rank, u64, Digest)>>,
     aside: Vec<Reverse<(Rank, u64, Digest)>>,
 }
 
-impl Order {
+impl EvictionQueue {
     /// Something is there, and is used for the first time at `last`.
-    pub(crate) fn enter(&mut self, digest: &Digest, last: u64) -> Ticket {
+    pub(crate) fn enter(&mut self, digest: &Digest, last: u64) -> QueueEntry {
         self.tickets += 1;
         let rank = Rank { weight: self.floor + 1, last };
         self.queue.push(Reverse((rank, self.tickets, digest.clone())));
-        Ticket { number: self.tickets, uses: 1, rank }
+        QueueEntry { number: self.tickets, uses: 1, rank }
     }
 
     /// It is used again.
-    pub(crate) fn used(&self, ticket: &mut Ticket, last: u64) {
+    pub(crate) fn used(&self, ticket: &mut QueueEntry, last: u64) {
         ticket.uses = (ticket.uses + 1).min(MOST_USES);
         ticket.rank.weight = ticket.rank.weight.max(self.floor + ticket.uses);
         ticket.rank.last = ticket.rank.last.max(last);
     }
 
     /// What goes next. It is out of the order then; see [`settle`](Self::settle).
-    pub(crate) fn next(&mut self, standing: impl Fn(&Digest) -> Standing) -> Option<Digest> {
+    pub(crate) fn next(&mut self, standing: impl Fn(&Digest) -> Candidate) -> Option<Digest> {
         while let Some(Reverse((rank, number, digest))) = self.queue.pop() {
             let (ticket, free) = match standing(&digest) {
-                Standing::Free(ticket) => (ticket, true),
-                Standing::Pinned(ticket) => (ticket, false),
-                Standing::Out => continue,
+                Candidate::Free(ticket) => (ticket, true),
+                Candidate::Pinned(ticket) => (ticket, false),
+                Candidate::Out => continue,
             };
             if ticket.number != number {
                 continue;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A pool whose threads end when it is dropped.
 #[derive(Default)]
-pub(crate) struct Desk(Arc<Shared>);
+pub(crate) struct HashPool(Arc<Shared>);
 
 /// A piece of work, of some milliseconds.
 type Job = Box<dyn FnOnce() + Send>;
@@ -26,7 +26,7 @@ struct Queue {
     closed: bool,
 }
 
-impl Desk {
+impl HashPool {
     /// Has `job` done, in the order of asking. Threads are started as they are needed, as many as there are cores.
     pub(crate) fn give(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.0.queue();
@@ -39,7 +39,7 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for HashPool {
     fn drop(&mut self) {
         self.0.queue().closed = true;
         self.0.ready.notify_all();
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn all_is_done_even_after_a_job_that_breaks() {
-        let desk = Desk::default();
+        let desk = HashPool::default();
         let (sender, receiver) = mpsc::channel();
         desk.give(|| panic!("broken"));
         for number in 0..100 {

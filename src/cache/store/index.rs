@@ -9,14 +9,14 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::store::Kind;
-use crate::cache::store::eviction::{Order, Standing, Ticket};
+use crate::cache::store::eviction::{Candidate, EvictionQueue, QueueEntry};
 use crate::proto::Digest;
 
 /// All that is there.
 #[derive(Default)]
 pub(crate) struct Index {
-    blobs: Shelf,
-    manifests: Shelf,
+    blobs: Partition,
+    manifests: Partition,
     prefixes: HashMap<String, Prefix>,
     /// Their names, by what the names of all prefixes of one blob from one upstream begin with.
     stems: HashMap<String, Vec<String>>,
@@ -80,7 +80,7 @@ impl Index {
         let round = self.round;
         let shelf = self.shelf(kind);
         let new = shelf.put(digest, bytes, now, noted);
-        let Shelf { entries, order, .. } = shelf;
+        let Partition { entries, order, .. } = shelf;
         let Some(entry) = entries.get_mut(digest) else { return (0, false) };
         entry.seen = round;
         if !new {
@@ -296,7 +296,7 @@ impl Index {
         expendable.map(|(name, _)| name.clone()).collect()
     }
 
-    fn shelf(&mut self, kind: Kind) -> &mut Shelf {
+    fn shelf(&mut self, kind: Kind) -> &mut Partition {
         match kind {
             Kind::Blob => &mut self.blobs,
             Kind::Manifest => &mut self.manifests,
@@ -311,15 +311,15 @@ fn stem_of(name: &str) -> &str {
 
 /// Content of one kind.
 #[derive(Default)]
-struct Shelf {
+struct Partition {
     entries: HashMap<Digest, Entry>,
-    order: Order,
+    order: EvictionQueue,
     bytes: u64,
 }
 
 struct Entry {
     bytes: u64,
-    ticket: Ticket,
+    ticket: QueueEntry,
     /// How many read it.
     pins: u32,
     /// When its use was last noted on disk.
@@ -328,7 +328,7 @@ struct Entry {
     seen: u64,
 }
 
-impl Shelf {
+impl Partition {
     /// Whether it is new.
     fn put(&mut self, digest: &Digest, bytes: u64, last: u64, noted: u64) -> bool {
         if self.entries.contains_key(digest) {
@@ -352,10 +352,10 @@ impl Shelf {
         while freed < bytes {
             let next = self.order.next(|digest| match self.entries.get(digest) {
                 // What is kept is kept for good: it need not be looked at ever again.
-                Some(_) if kept(digest) => Standing::Out,
-                Some(entry) if entry.pins == 0 => Standing::Free(entry.ticket),
-                Some(entry) => Standing::Pinned(entry.ticket),
-                None => Standing::Out,
+                Some(_) if kept(digest) => Candidate::Out,
+                Some(entry) if entry.pins == 0 => Candidate::Free(entry.ticket),
+                Some(entry) => Candidate::Pinned(entry.ticket),
+                None => Candidate::Out,
             });
             let Some(digest) = next else { break };
             let size = self.entries.get(&digest).map_or(0, |entry| entry.bytes);

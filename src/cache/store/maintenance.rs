@@ -21,13 +21,13 @@ use crate::proto::Digest;
 /// Wakes the thread, and ends it.
 #[derive(Default)]
 pub(crate) struct Keeper {
-    state: Mutex<State>,
+    state: Mutex<MaintenanceState>,
     changed: Condvar,
     closed: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+struct MaintenanceState {
     rung: bool,
     busy: bool,
     look: bool,
@@ -116,7 +116,7 @@ impl Keeper {
         (std::mem::take(&mut state.victims), std::mem::take(&mut state.look))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MaintenanceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -51,7 +51,7 @@ use crate::cache::store::maintenance::Keeper;
 use head::Head;
 use index::Index;
 use layout::Layout;
-use partial::Slot;
+use partial::PartialFile;
 use space::{FreeSpace, Space};
 
 /// What content is, for how it is kept: blobs go first when room is needed.
@@ -326,8 +326,8 @@ pub(crate) struct Inner {
     space: Space,
     index: Mutex<Index>,
     /// Prefixes that this process left and has not synced yet: still locked, but to be had.
-    left: Mutex<std::collections::HashMap<String, Arc<Slot>>>,
-    /// Held while a prefix that nobody writes is locked for a moment: else whoever wants it then would not get it.
+    left: Mutex<std::collections::HashMap<String, Arc<PartialFile>>>,
+    /// Membership while a prefix that nobody writes is locked for a moment: else whoever wants it then would not get it.
     tidying: Mutex<()>,
     trouble: Trouble,
     sync: sync::Queue,
@@ -373,7 +373,7 @@ impl Inner {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn left(&self) -> MutexGuard<'_, std::collections::HashMap<String, Arc<Slot>>> {
+    fn left(&self) -> MutexGuard<'_, std::collections::HashMap<String, Arc<PartialFile>>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -21,7 +21,7 @@ use crate::proto::{Algorithm, Digest};
 /// The prefix of a blob on its way, in a file of its own that is locked. Dropped, it is discarded.
 pub(crate) struct Partial {
     store: Arc<Inner>,
-    slot: Arc<Slot>,
+    slot: Arc<PartialFile>,
     room: Mutex<Reservation>,
     prefix: u64,
     /// Where it is synced next.
@@ -31,7 +31,7 @@ pub(crate) struct Partial {
 }
 
 /// What the thread that syncs has to know of a prefix.
-pub(crate) struct Slot {
+pub(crate) struct PartialFile {
     pub(crate) name: String,
     file: Arc<File>,
     head: Head,
@@ -178,7 +178,7 @@ impl Drop for Partial {
     }
 }
 
-impl Slot {
+impl PartialFile {
     fn new(name: String, file: File, head: Head) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -224,7 +224,7 @@ impl Inner {
     }
 
     /// Syncs a prefix as far as it has been written, then notes that.
-    pub(crate) fn note_reached(&self, slot: &Slot) -> io::Result<()> {
+    pub(crate) fn note_reached(&self, slot: &PartialFile) -> io::Result<()> {
         let reached = slot.reached.load(Ordering::Acquire);
         slot.file.sync_data()?;
         let head = Head { reached, ..slot.head.clone() };
@@ -236,7 +236,7 @@ impl Inner {
 
     /// A prefix that was left is anybody's now, if this process has not taken it up again. Readers may still have it open:
     /// so closing it would not do.
-    pub(crate) fn let_go(&self, slot: &Arc<Slot>) {
+    pub(crate) fn let_go(&self, slot: &Arc<PartialFile>) {
         let mut left = self.left();
         if left.get(&slot.name).is_some_and(|there| Arc::ptr_eq(there, slot)) {
             left.remove(&slot.name);
@@ -267,7 +267,7 @@ impl Inner {
 
     fn create(self: &Arc<Self>, name: String, head: Head, mut room: Reservation) -> io::Result<Partial> {
         let file = self.layout.create_partial(&name)?;
-        let slot = Slot::new(name, file, head);
+        let slot = PartialFile::new(name, file, head);
         let backed = room.back(&slot.file, 0);
         let partial = Partial {
             store: self.clone(),
@@ -332,7 +332,7 @@ impl Inner {
     }
 
     /// Notes for other processes that a prefix was left.
-    pub(crate) fn note_left(&self, slot: &Slot) -> io::Result<()> {
+    pub(crate) fn note_left(&self, slot: &PartialFile) -> io::Result<()> {
         let new = self.layout.partial(&slot.name, "new");
         io::Write::write_all(&mut create(&new)?, slot.name.as_bytes())?;
         std::fs::rename(new, self.layout.partial(&stem(&slot.head), NOTE))
@@ -367,10 +367,10 @@ impl Inner {
         };
         let bytes = resumable(&head);
         cut(&file, bytes).ok()?;
-        self.take_up(&Slot::new(name, file, head), bytes)
+        self.take_up(&PartialFile::new(name, file, head), bytes)
     }
 
-    fn take_up(self: &Arc<Self>, slot: &Arc<Slot>, bytes: u64) -> Option<Partial> {
+    fn take_up(self: &Arc<Self>, slot: &Arc<PartialFile>, bytes: u64) -> Option<Partial> {
         self.index().prefix_gone(&slot.name);
         let whole = slot.head.total.unwrap_or(bytes).max(bytes);
         let room = Reservation::new(self, whole, bytes, false).and_then(|mut room| {

@@ -7,16 +7,16 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::cache::store::partial::Slot;
+use crate::cache::store::partial::PartialFile;
 use crate::cache::store::{Inner, Kind, integrity};
 use crate::proto::Digest;
 
 /// One thing to do.
 pub(crate) enum Job {
     /// A prefix has grown.
-    Reached(Arc<Slot>),
+    Reached(Arc<PartialFile>),
     /// A prefix has been left by whoever wrote it.
-    Left(Arc<Slot>),
+    Left(Arc<PartialFile>),
     /// Content is in its place.
     Placed { kind: Kind, digest: Digest, directories: Vec<PathBuf> },
     /// Content is being used.
@@ -26,12 +26,12 @@ pub(crate) enum Job {
 /// What is to be done, in order.
 #[derive(Default)]
 pub(crate) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<SyncState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct SyncState {
     jobs: VecDeque<Job>,
     busy: bool,
     closed: bool,
@@ -74,7 +74,7 @@ impl Queue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SyncState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -37,7 +37,7 @@ fn in_all(stats: &Stats) -> String {
 
 fn of_upstream(upstream: &UpstreamStats, out: &mut dyn Write) -> io::Result<()> {
     let resting = upstream.breaker.as_deref() == Some("open");
-    let resting = resting.then_some(", resting: it has failed too often");
+    let resting = resting.then_some(", circuit open: it has failed too often");
     let offline = upstream.offline.then_some(", offline");
     let (repositories, tags) = (count(upstream.repositories, "repository"), count(upstream.tags, "tag"));
     let how: String = resting.into_iter().chain(offline).collect();
@@ -151,7 +151,7 @@ mod tests {
         for part in [
             "/var/lib/dockgate\n  blobs          1234  50.00 GiB\n  manifests         7  4.00 KiB\n",
             "  in all    50.00 GiB of 100.00 GiB (50.0 %)\n",
-            "\ndocker.io\n  1 repository, 2 tags, resting: it has failed too often\n",
+            "\ndocker.io\n  1 repository, 2 tags, circuit open: it has failed too often\n",
             "No gateway that runs",
         ] {
             assert!(text.contains(part), "{part}\nis not in\n{text}");

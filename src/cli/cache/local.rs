@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::maintenance;
 use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
-use crate::cache::{Cache, Site};
+use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::Config;
 use crate::gateway::Ways;
@@ -25,7 +25,7 @@ pub(super) struct Cold(Config);
 pub(super) struct Opened<'a> {
     config: &'a Config,
     cache: Arc<Cache>,
-    sites: Vec<Arc<Site>>,
+    sites: Vec<Arc<UpstreamCache>>,
 }
 
 /// What is to be done in it.
@@ -114,7 +114,7 @@ impl Cold {
             _ => {}
         }
         let sites = config.upstreams.iter().filter_map(|upstream| {
-            upstream.cache.as_ref().map(|settings| Site::new(cache.clone(), upstream, settings))
+            upstream.cache.as_ref().map(|settings| UpstreamCache::new(cache.clone(), upstream, settings))
         });
         let sites = sites.collect();
         Ok(Opened { config, cache, sites })

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
-use crate::admin::api::{Complaint, Wishes};
+use crate::admin::api::{ApiError, WarmRequest};
 use crate::cache::maintenance::{Entry, Event, Removed, Selection, Stats, Verified};
 use crate::proto::query;
 
@@ -100,7 +100,7 @@ impl Remote {
         platforms: &[String],
         tell: &mut dyn FnMut(Event) -> bool,
     ) -> Result<(), RemoteError> {
-        let wishes = Wishes { images: images.to_vec(), platforms: platforms.to_vec() };
+        let wishes = WarmRequest { images: images.to_vec(), platforms: platforms.to_vec() };
         let is_last = |event: &Event| matches!(event, Event::Done { .. });
         self.runtime.block_on(async {
             let answer = self.ask(Method::POST, "/api/cache/warm", json(&wishes)).await?;
@@ -133,7 +133,7 @@ impl Remote {
         if answer.status() == StatusCode::OK {
             return Ok(answer.into_body());
         }
-        let complaint: Complaint = self.whole(answer.into_body()).await?;
+        let complaint: ApiError = self.whole(answer.into_body()).await?;
         Err(RemoteError::Refused(complaint.error))
     }
 

@@ -15,7 +15,7 @@ use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::trace::{apart, date, fields, is_redirect, lifetime_words, now, parsed};
 use crate::config::{Redirects, limits};
 use crate::proto::{Action, Challenge, Digest, ErrorBody, Reference, RepositoryName, Scheme};
-use crate::upstream::{Access, Certificate, Error, Pass, Probe, Request, Response, Subject};
+use crate::upstream::{Certificate, Error, Pass, Probe, Purpose, Request, RequiredScope, Response};
 
 /// What is to be looked at.
 #[derive(Debug, Clone, Default)]
@@ -162,7 +162,7 @@ impl Examiner<'_> {
     /// A token that is good for `/v2/`.
     async fn token(&mut self, challenges: &[Challenge]) -> Option<()> {
         for challenge in challenges {
-            let errand = match self.probe.errand(challenge, &Access::Version).await {
+            let errand = match self.probe.errand(challenge, &RequiredScope::Version).await {
                 Ok(Some(errand)) if !errand.is_needless() => errand,
                 Ok(_) => continue,
                 Err(error) => return self.failed("token", &error.into()),
@@ -194,7 +194,7 @@ impl Examiner<'_> {
     }
 
     async fn login(&mut self) -> Option<()> {
-        match self.get("/v2/", Access::Version, &[]).await {
+        match self.get("/v2/", RequiredScope::Version, &[]).await {
             Err(error) => self.failed("login", &error),
             Ok(response) if response.status.is_success() => {
                 self.add(Check::ok("login", "/v2/ answers 200"));
@@ -218,7 +218,7 @@ impl Examiner<'_> {
         if library {
             return RepositoryName::parse("library/alpine").ok();
         }
-        let response = self.get("/v2/_catalog?n=1", Access::Catalog, &[]).await.ok()?;
+        let response = self.get("/v2/_catalog?n=1", RequiredScope::Catalog, &[]).await.ok()?;
         let listed = self.json(response).await?;
         RepositoryName::parse(listed.get("repositories")?.get(0)?.as_str()?).ok()
     }
@@ -449,7 +449,7 @@ impl Examiner<'_> {
     async fn get(
         &self,
         target: &str,
-        access: Access,
+        access: RequiredScope,
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Error> {
         self.send(&Method::GET, target, access, headers).await
@@ -460,7 +460,7 @@ impl Examiner<'_> {
         &self,
         method: &Method,
         target: &str,
-        access: Access,
+        access: RequiredScope,
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Error> {
         let mut body = RequestBody::empty();
@@ -472,7 +472,7 @@ impl Examiner<'_> {
         &self,
         method: &Method,
         target: &str,
-        access: Access,
+        access: RequiredScope,
         further: &[(HeaderName, String)],
         body: &'b mut RequestBody,
     ) -> Request<'b> {
@@ -481,7 +481,7 @@ impl Examiner<'_> {
             further.iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
         headers.extend(further.map(|(name, value)| (name.clone(), value)));
         let target = [self.probe.settings().url.path.as_str(), target].concat();
-        Request { method: method.clone(), target, headers, body, access, subject: Subject::Other }
+        Request { method: method.clone(), target, headers, body, access, subject: Purpose::Other }
     }
 
     async fn json(&self, response: Response) -> Option<Value> {
@@ -507,8 +507,8 @@ impl Examiner<'_> {
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-fn pull(name: &RepositoryName) -> Access {
-    Access::Repository(name.clone(), Action::Pull)
+fn pull(name: &RepositoryName) -> RequiredScope {
+    RequiredScope::Repository(name.clone(), Action::Pull)
 }
 
 fn speaks_http(probe: &Probe) -> Fault {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::probe::diagnosis::{Fault, Kind};
 use crate::cli::probe::format::plain;
-use crate::cli::probe::style::Ink;
+use crate::cli::probe::style::Palette;
 
 /// All that was looked at.
 #[derive(Debug, Serialize)]
@@ -118,7 +118,7 @@ impl Table {
         self.fault.is_none()
     }
 
-    pub(super) fn print(&self, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn print(&self, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
         let title = format!("{} at {}, asked as {}", self.upstream, self.url, self.identity);
         writeln!(out, "{}\n", ink.strong(plain(&title)))?;
         let width = self.checks.iter().map(|check| check.what.len()).max().unwrap_or_default();
@@ -137,7 +137,7 @@ impl Table {
     }
 }
 
-fn row(check: &Check, width: usize, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+fn row(check: &Check, width: usize, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     let word = format!("{:<6}", check.result.word());
     let word = match check.result {
         Outcome::Ok => ink.good(word),
@@ -161,7 +161,7 @@ mod tests {
 
     fn printed(table: &Table) -> String {
         let mut out = Vec::new();
-        table.print(Ink::Plain, &mut out).unwrap();
+        table.print(Palette::Plain, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

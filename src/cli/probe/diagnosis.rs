@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::probe::format;
 use crate::upstream;
-use crate::upstream::{CertificateFault, DialError, Error, RateLimit, ReachError, TokenError, Unauthorized};
+use crate::upstream::{CertificateFault, DialError, EgressError, Error, RateLimit, TokenError, Unauthorized};
 
 /// What is wrong. `Display` is the line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,22 +128,22 @@ impl Fault {
         match error {
             Error::Dial(error) => Self::of_dial(error, now),
             Error::Timeout => Self::new(Kind::Unreachable, error.to_string()),
-            Error::Reach(error) => Self::elsewhere(Kind::Redirect, error),
+            Error::EgressPolicy(error) => Self::elsewhere(Kind::Redirect, error),
             Error::Redirect(why) => Self::new(Kind::Redirect, *why),
             Error::Credentials(error) => Self::new(Kind::Credentials, error.to_string()),
             Error::Token(error) => Self::of_token(error, None, now),
             Error::Unauthorized(meaning) => Self::of_refusal(*meaning),
             Error::Broken(_)
             | Error::Client(_)
-            | Error::Open
-            | Error::Nameless
+            | Error::AnonymousUpstream
+            | Error::UsernameIgnored
             | Error::Limited { .. }
             | Error::Loop => Self::new(Kind::Broken, format::chain(error)),
         }
     }
 
     /// A place where the gateway does not go. Behind the semicolon is what to write for it.
-    pub(super) fn elsewhere(kind: Kind, error: &ReachError) -> Self {
+    pub(super) fn elsewhere(kind: Kind, error: &EgressError) -> Self {
         let text = error.to_string();
         match text.split_once("; ") {
             Some((message, advice)) => Self::new(kind, message).advise(advice),
@@ -200,7 +200,7 @@ impl Fault {
     /// Why there is no token; `username` is who asked.
     pub(super) fn of_token(error: &TokenError, username: Option<&str>, now: i64) -> Self {
         match (error, username) {
-            (TokenError::Reach(error), _) => Self::elsewhere(Kind::RealmElsewhere, error),
+            (TokenError::EgressPolicy(error), _) => Self::elsewhere(Kind::RealmElsewhere, error),
             (TokenError::Credentials(error), _) => Self::new(Kind::Credentials, error.to_string()),
             (TokenError::Refused { endpoint, status }, Some(name)) => Self::new(
                 Kind::WrongPassword,

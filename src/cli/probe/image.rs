@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::proto::{ImageName, ImageNameError, Reference, RepositoryName, Target};
-use crate::upstream::Access;
+use crate::upstream::RequiredScope;
 
 /// A place at a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(super) struct Place {
     /// Path and query below it; begins with `/v2/`.
     pub(super) target: String,
     /// What is allowed there, in the words of tokens.
-    pub(super) access: Access,
+    pub(super) access: RequiredScope,
     /// The image, where one is named.
     pub(super) image: Option<Image>,
     /// Nobody has said https, and it may be this machine's: plain HTTP will do.
@@ -71,7 +71,7 @@ impl Place {
         Ok(Self {
             registry,
             target: format!("/v2/{repository}/manifests/{reference}"),
-            access: Access::Repository(repository.clone(), crate::proto::Action::Pull),
+            access: RequiredScope::Repository(repository.clone(), crate::proto::Action::Pull),
             image: Some(Image { repository, reference, may_be_host }),
             may_be_plain: host.is_some_and(|host| is_loopback(&host)),
         })
@@ -90,16 +90,16 @@ pub(super) fn is_loopback(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn access(target: &str) -> Access {
+fn access(target: &str) -> RequiredScope {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
-    let Ok(target) = Target::parse("GET", path, query) else { return Access::Version };
+    let Ok(target) = Target::parse("GET", path, query) else { return RequiredScope::Version };
     match (target.operation.repository(), target.operation.action()) {
-        (Some(repository), Some(action)) => Access::Repository(repository.clone(), action),
-        (None, Some(_)) => Access::Catalog,
-        (_, None) => Access::Version,
+        (Some(repository), Some(action)) => RequiredScope::Repository(repository.clone(), action),
+        (None, Some(_)) => RequiredScope::Catalog,
+        (_, None) => RequiredScope::Version,
     }
 }
 
@@ -148,15 +148,16 @@ mod tests {
 
     #[test]
     fn urls_are_divided_at_v2() {
-        let repository = |name: &str| Access::Repository(name.parse().unwrap(), crate::proto::Action::Pull);
+        let repository =
+            |name: &str| RequiredScope::Repository(name.parse().unwrap(), crate::proto::Action::Pull);
         for (text, registry, target, access) in [
-            ("https://a", "https://a", "/v2/", Access::Version),
-            ("HTTPS://a:5/v2", "HTTPS://a:5", "/v2/", Access::Version),
-            ("http://a/v2/", "http://a", "/v2/", Access::Version),
-            ("https://a/sub/v2/_catalog?n=1", "https://a/sub", "/v2/_catalog?n=1", Access::Catalog),
+            ("https://a", "https://a", "/v2/", RequiredScope::Version),
+            ("HTTPS://a:5/v2", "HTTPS://a:5", "/v2/", RequiredScope::Version),
+            ("http://a/v2/", "http://a", "/v2/", RequiredScope::Version),
+            ("https://a/sub/v2/_catalog?n=1", "https://a/sub", "/v2/_catalog?n=1", RequiredScope::Catalog),
             ("https://a/v2/x/tags/list#f", "https://a", "/v2/x/tags/list", repository("x")),
-            ("https://a/v2/nonsense", "https://a", "/v2/nonsense", Access::Version),
-            ("https://docker.io", HUB_URL, "/v2/", Access::Version),
+            ("https://a/v2/nonsense", "https://a", "/v2/nonsense", RequiredScope::Version),
+            ("https://docker.io", HUB_URL, "/v2/", RequiredScope::Version),
         ] {
             let place = Place::parse(text).unwrap();
             assert_eq!(

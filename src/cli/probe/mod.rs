@@ -27,7 +27,7 @@ mod trace;
 mod write;
 
 use crate::cli::probe::diagnosis::Kind;
-pub(crate) use crate::cli::probe::style::Ink;
+pub(crate) use crate::cli::probe::style::Palette;
 use image::Place;
 pub(crate) use image::PlaceError;
 use step::Walk;
@@ -112,7 +112,7 @@ impl ProbeError {
 pub(crate) fn run(
     args: &ProbeArgs,
     environment: &Environment,
-    ink: Ink,
+    ink: Palette,
     input: &mut dyn Read,
     output: &mut dyn Write,
 ) -> Result<u8, ProbeError> {

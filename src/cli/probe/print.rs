@@ -9,10 +9,10 @@ use crate::cli::probe::format;
 use crate::cli::probe::format::plain;
 use crate::cli::probe::jwt::{Jwt, Moment};
 use crate::cli::probe::step::{Exchange, Shown, Step, Token, Walk};
-use crate::cli::probe::style::Ink;
+use crate::cli::probe::style::Palette;
 
 /// Writes all steps, notes, and the one line that says what came of it.
-pub(super) fn walk(walk: &Walk, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn walk(walk: &Walk, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     for each in &walk.steps {
         step(each, ink, out)?;
     }
@@ -27,7 +27,7 @@ pub(super) fn walk(walk: &Walk, ink: Ink, out: &mut dyn Write) -> io::Result<()>
     }
 }
 
-fn step(step: &Step, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+fn step(step: &Step, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     match step {
         Step::Request(exchange) => request(exchange, ink, out)?,
         Step::Challenge { scheme, parameters } => {
@@ -59,7 +59,7 @@ fn step(step: &Step, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn request(exchange: &Exchange, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+fn request(exchange: &Exchange, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     let with = match exchange.with {
         Shown::Nothing => "",
         Shown::Password => "  (with name and password)",
@@ -82,7 +82,7 @@ fn request(exchange: &Exchange, ink: Ink, out: &mut dyn Write) -> io::Result<()>
     exchange.errors.iter().try_for_each(|error| writeln!(out, "  {}", ink.warning(plain(error))))
 }
 
-fn token(token: &Token, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+fn token(token: &Token, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     let Token::Jwt { jwt: Jwt { header, claims }, times, .. } = token else {
         let Token::Opaque { characters } = token else { return Ok(()) };
         return writeln!(out, "{} opaque, {characters} characters", ink.strong("The token:"));
@@ -98,7 +98,7 @@ fn token(token: &Token, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
     rows(claims, times, ink, out)
 }
 
-fn rows(object: &Map<String, Value>, times: &[Moment], ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+fn rows(object: &Map<String, Value>, times: &[Moment], ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     object.iter().try_for_each(|(key, value)| {
         let moment = times.iter().find(|moment| moment.claim == key);
         let text = match (moment.and_then(|moment| moment.words.as_ref()), value) {
@@ -111,6 +111,6 @@ fn rows(object: &Map<String, Value>, times: &[Moment], ink: Ink, out: &mut dyn W
     })
 }
 
-fn row(key: &str, text: &str, ink: Ink, out: &mut dyn Write) -> io::Result<()> {
+fn row(key: &str, text: &str, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  {} {}", ink.name(format_args!("{:<8}", plain(key))), plain(text))
 }

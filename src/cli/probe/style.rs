@@ -9,14 +9,14 @@ use crate::config::Environment;
 
 /// Whether there is any colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ink {
+pub(crate) enum Palette {
     /// None: a file, a pipe, or somebody who wants none.
     Plain,
     /// A terminal's.
     Coloured,
 }
 
-impl Ink {
+impl Palette {
     /// Colours where `output` is a terminal, unless `NO_COLOR` (no-color.org) or `TERM=dumb` say otherwise.
     pub(crate) fn of(output: &impl IsTerminal, environment: &Environment) -> Self {
         let unwanted = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty())
@@ -80,14 +80,14 @@ mod tests {
 
     #[test]
     fn paper_has_no_colour() {
-        assert_eq!(Ink::Plain.bad("no").to_string(), "no");
-        let coloured = Ink::Coloured.bad("no").to_string();
+        assert_eq!(Palette::Plain.bad("no").to_string(), "no");
+        let coloured = Palette::Coloured.bad("no").to_string();
         assert!(coloured.starts_with("\u{1b}[") && coloured.ends_with("\u{1b}[0m"), "{coloured:?}");
     }
 
     #[test]
     fn a_file_is_not_coloured() {
         let file = tempfile::tempfile().unwrap();
-        assert_eq!(Ink::of(&file, &Environment::default()), Ink::Plain);
+        assert_eq!(Palette::of(&file, &Environment::default()), Palette::Plain);
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::probe::check::Check;
 use crate::cli::probe::format;
 use crate::clock;
 use crate::proto::{Action, Digest, RepositoryName};
-use crate::upstream::{Access, Error, Response};
+use crate::upstream::{Error, RequiredScope, Response};
 
 /// What is pushed.
 struct Parcel {
@@ -138,7 +138,7 @@ impl Examiner<'_> {
         let what = "mount";
         let to = RepositoryName::parse("mounted").ok()?.with_prefix(home.as_str()).ok()?;
         let target = format!("/v2/{to}/blobs/uploads/?mount={}&from={home}", parcel.digest);
-        let access = Access::Mount(to.clone(), home.clone());
+        let access = RequiredScope::Mount(to.clone(), home.clone());
         let posted = self.post(&target, access, &[], RequestBody::empty()).await;
         let posted = self.accepted(what, posted, &[StatusCode::CREATED, StatusCode::ACCEPTED]).await?;
         if posted.status == StatusCode::CREATED {
@@ -217,20 +217,20 @@ impl Examiner<'_> {
     }
 
     async fn give_up(&self, session: &str, home: &RepositoryName) -> Result<Response, Error> {
-        let access = Access::Cancel(home.clone());
+        let access = RequiredScope::Cancel(home.clone());
         self.put_out(&Method::DELETE, session, access, &[], RequestBody::empty()).await
     }
 
     async fn delete(&self, home: &RepositoryName, parcel: &Parcel) -> Result<Response, Error> {
         let target = self.path(&format!("/v2/{home}/blobs/{}", parcel.digest));
-        let access = Access::Repository(home.clone(), Action::Delete);
+        let access = RequiredScope::Repository(home.clone(), Action::Delete);
         self.put_out(&Method::DELETE, &target, access, &[], RequestBody::empty()).await
     }
 
     async fn post(
         &self,
         target: &str,
-        access: Access,
+        access: RequiredScope,
         fields: &[Field],
         body: RequestBody,
     ) -> Result<Response, Error> {
@@ -242,7 +242,7 @@ impl Examiner<'_> {
         &self,
         method: &Method,
         target: &str,
-        access: Access,
+        access: RequiredScope,
         fields: &[Field],
         mut body: RequestBody,
     ) -> Result<Response, Error> {
@@ -262,8 +262,8 @@ fn octets() -> Field {
     (header::CONTENT_TYPE, "application/octet-stream".to_owned())
 }
 
-fn push(home: &RepositoryName) -> Access {
-    Access::Repository(home.clone(), Action::Push)
+fn push(home: &RepositoryName) -> RequiredScope {
+    RequiredScope::Repository(home.clone(), Action::Push)
 }
 
 /// A location may have a query of its own.

@@ -11,7 +11,7 @@ fn config(before: &str, keys: &str) -> Config {
     read(&format!("{before}{LOGIN}{HUB}{keys}")).unwrap()
 }
 
-fn upstream_cache(keys: &str) -> UpstreamCache {
+fn upstream_cache(keys: &str) -> UpstreamCacheOptions {
     config("", keys).upstreams.remove(0).cache.unwrap()
 }
 
@@ -22,8 +22,8 @@ fn wrong(keys: &str) -> Vec<String> {
 
 const HOUR: u64 = 3600;
 
-fn defaults() -> UpstreamCache {
-    UpstreamCache {
+fn defaults() -> UpstreamCacheOptions {
+    UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(7 * 24 * HOUR),
         not_found_ttl: Duration::from_secs(30),
@@ -71,7 +71,7 @@ fn everything_written_about_a_cache_is_read() {
     );
     assert!(cache.keep[0].matches(&RepositoryName::parse("docker.io/library/alpine").unwrap()));
     assert_eq!(cache.keep.len(), 2);
-    let expected = UpstreamCache {
+    let expected = UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(90 * 60),
         stale_if_error: Duration::from_secs(30 * 24 * HOUR),
         not_found_ttl: Duration::ZERO,
@@ -253,7 +253,7 @@ fn every_key_of_a_cache_can_be_a_variable() {
         (PathBuf::from("kept"), 1 << 40, MinFree::Percent(7))
     );
     assert_eq!((cache.prefetch, cache.keep.len()), (false, 2));
-    let expected = UpstreamCache {
+    let expected = UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(60),
         stale_if_error: Duration::from_secs(48 * HOUR),
         not_found_ttl: Duration::from_secs(3),
@@ -292,14 +292,14 @@ fn mirror(variables: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     assemble(None, &least.iter().chain(variables).copied().collect(), Look::Away)
 }
 
-fn mirror_cache(variables: &[(&str, &str)]) -> Option<UpstreamCache> {
+fn mirror_cache(variables: &[(&str, &str)]) -> Option<UpstreamCacheOptions> {
     mirror(variables).unwrap().upstreams.remove(0).cache
 }
 
 #[test]
 fn the_registrys_ttl_turns_the_cache_on_and_is_how_long_it_serves_by_itself() {
     let ttl = |written| mirror_cache(&[("REGISTRY_PROXY_TTL", written)]).unwrap();
-    let asked_each_time = UpstreamCache { tag_ttl: Duration::ZERO, ..defaults() };
+    let asked_each_time = UpstreamCacheOptions { tag_ttl: Duration::ZERO, ..defaults() };
     assert_eq!(ttl("168h"), asked_each_time);
     assert_eq!(ttl("1.5h").stale_if_error, Duration::from_secs(5400));
     for never in ["0", "0s", "-1h", "100000h"] {

@@ -7,14 +7,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::body::RequestBody;
 use crate::clock;
-use crate::upstream::auth::credentials::{Grant, Who};
+use crate::upstream::auth::credentials::{Credential, UpstreamIdentity};
 use crate::upstream::auth::scheme::{Refusal, Scheme};
 use crate::upstream::auth::token;
 use crate::upstream::auth::token::{Key, Missing, Token, TokenError};
-use crate::upstream::auth::token_request::Errand;
-use crate::upstream::egress::Hop;
+use crate::upstream::auth::token_request::TokenRequest;
+use crate::upstream::egress::Destination;
 use crate::upstream::transport::client::Outgoing;
-use crate::upstream::{Access, Error, Request, Response, Subject, Unauthorized, Upstream, outgoing};
+use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Unauthorized, Upstream, outgoing};
 
 impl Upstream {
     /// Sends to the upstream itself, and answers its challenge: with what is known of it beforehand, and once more after
@@ -22,12 +22,12 @@ impl Upstream {
     pub(crate) async fn authorized(
         &self,
         worker: usize,
-        who: &Who,
-        hop: &Hop,
+        who: &UpstreamIdentity,
+        hop: &Destination,
         request: &mut Request<'_>,
     ) -> Result<Response, Error> {
         let began = clock::now();
-        if request.body.is_unfinished() && *who != Who::Anonymous && !self.known.is_settled() {
+        if request.body.is_unfinished() && *who != UpstreamIdentity::Anonymous && !self.known.is_settled() {
             // A body that flows can't be sent twice: what the upstream wants must be known before.
             self.ping(worker, HeaderMap::new()).await?;
         }
@@ -45,7 +45,7 @@ impl Upstream {
             let response = self.client.send(worker, hop, outgoing(request)).await?;
             self.rate_limits.note(&self.settings.name, who, &response);
             if response.status != StatusCode::UNAUTHORIZED {
-                if matches!(shown, Shown::Fixed(_)) {
+                if matches!(shown, Presented::Fixed(_)) {
                     self.standings.taken(who);
                 }
                 return Ok(response);
@@ -76,24 +76,26 @@ impl Upstream {
     async fn show(
         &self,
         worker: usize,
-        who: &Who,
-        access: &Access,
+        who: &UpstreamIdentity,
+        access: &RequiredScope,
         refusal: &Refusal,
         first: bool,
-    ) -> Result<Shown, Error> {
-        let Some(scheme) = self.known.get() else { return Ok(Shown::Unasked) };
+    ) -> Result<Presented, Error> {
+        let Some(scheme) = self.known.get() else { return Ok(Presented::Unasked) };
         if *scheme == Scheme::Basic {
             if self.standings.is_shunned(who) {
                 return Err(Error::Unauthorized(Unauthorized::Password));
             }
             return Ok(match self.credentials.grant(who).await? {
-                Grant::Password(login) => Shown::Fixed(token::basic(&login)),
-                Grant::RegistryToken(token) => token::bearer(&token).map_or(Shown::Nothing, Shown::Fixed),
-                Grant::Nothing | Grant::IdentityToken(_) => Shown::Nothing,
+                Credential::Password(login) => Presented::Fixed(token::basic(&login)),
+                Credential::RegistryToken(token) => {
+                    token::bearer(&token).map_or(Presented::Nothing, Presented::Fixed)
+                }
+                Credential::Nothing | Credential::IdentityToken(_) => Presented::Nothing,
             });
         }
         match self.token(worker, who, access, &scheme, refusal).await {
-            Ok((key, token)) => Ok(Shown::Token(key, token)),
+            Ok((key, token)) => Ok(Presented::Token(key, token)),
             Err(missing) if missing.error.is_refusal() => {
                 Err(self.refused_token(worker, who, access, &scheme, missing.error).await)
             }
@@ -102,7 +104,7 @@ impl Upstream {
                 let scheme = self.known.get().unwrap_or(scheme);
                 let token = self.token(worker, who, access, &scheme, refusal).await;
                 token
-                    .map(|(key, token)| Shown::Token(key, token))
+                    .map(|(key, token)| Presented::Token(key, token))
                     .map_err(|missing| Error::Token(missing.error))
             }
             Err(missing) => Err(Error::Token(missing.error)),
@@ -112,13 +114,13 @@ impl Upstream {
     async fn token(
         &self,
         worker: usize,
-        who: &Who,
-        access: &Access,
+        who: &UpstreamIdentity,
+        access: &RequiredScope,
         scheme: &Arc<Scheme>,
         refusal: &Refusal,
     ) -> Result<(Key, Arc<Token>), Missing> {
         let key = Key { who: who.clone(), scope: access.scope() };
-        let errand = Errand {
+        let errand = TokenRequest {
             upstream: self.me.clone(),
             who: who.clone(),
             scheme: scheme.clone(),
@@ -135,23 +137,23 @@ impl Upstream {
     async fn refused_token(
         &self,
         worker: usize,
-        who: &Who,
-        access: &Access,
+        who: &UpstreamIdentity,
+        access: &RequiredScope,
         scheme: &Arc<Scheme>,
         error: Arc<TokenError>,
     ) -> Error {
-        if *who == Who::Anonymous {
+        if *who == UpstreamIdentity::Anonymous {
             return Error::Unauthorized(Unauthorized::Insufficient);
         }
-        if *access == Access::Version {
+        if *access == RequiredScope::Version {
             return Error::Token(error);
         }
         if self.standings.is_believed(who) {
             return Error::Unauthorized(Unauthorized::Insufficient);
         }
         // A token of an earlier time says nothing of the credentials today.
-        self.tokens.drop_kept(&Key { who: who.clone(), scope: Access::Version.scope() });
-        match self.token(worker, who, &Access::Version, scheme, &Refusal::default()).await {
+        self.tokens.drop_kept(&Key { who: who.clone(), scope: RequiredScope::Version.scope() });
+        match self.token(worker, who, &RequiredScope::Version, scheme, &Refusal::default()).await {
             Ok(_) => {
                 self.standings.believe(who);
                 Error::Unauthorized(Unauthorized::Insufficient)
@@ -162,10 +164,10 @@ impl Upstream {
     }
 
     /// Credentials and tokens that are not good are not tried again with the very next request.
-    fn note_refusal(&self, who: &Who, shown: &Shown, meaning: Unauthorized) {
+    fn note_refusal(&self, who: &UpstreamIdentity, shown: &Presented, meaning: Unauthorized) {
         match (shown, meaning) {
-            (Shown::Fixed(_), Unauthorized::Password) => self.standings.refused(who),
-            (Shown::Token(key, _), Unauthorized::InvalidToken) => {
+            (Presented::Fixed(_), Unauthorized::Password) => self.standings.refused(who),
+            (Presented::Token(key, _), Unauthorized::InvalidToken) => {
                 self.tokens.fail(key.clone(), TokenError::NotTaken);
             }
             _ => {}
@@ -175,10 +177,10 @@ impl Upstream {
     /// A 401: learns from it, and says whether asking once more can help.
     fn refused(
         &self,
-        who: &Who,
-        shown: &Shown,
+        who: &UpstreamIdentity,
+        shown: &Presented,
         headers: &HeaderMap,
-        access: &Access,
+        access: &RequiredScope,
         began: Instant,
     ) -> Verdict {
         let (changed, refusal) = self.known.learn(headers);
@@ -187,20 +189,20 @@ impl Upstream {
         }
         match (shown, self.known.get().as_deref()) {
             (_, None) => Verdict::Final(Unauthorized::NoChallenge),
-            (Shown::Nothing, _) if !changed => Verdict::Final(Unauthorized::NoCredentials),
-            (Shown::Unasked, Some(Scheme::Basic)) if *who == Who::Anonymous => {
+            (Presented::Nothing, _) if !changed => Verdict::Final(Unauthorized::NoCredentials),
+            (Presented::Unasked, Some(Scheme::Basic)) if *who == UpstreamIdentity::Anonymous => {
                 Verdict::Final(Unauthorized::NoCredentials)
             }
-            (Shown::Unasked | Shown::Nothing, Some(_)) => {
+            (Presented::Unasked | Presented::Nothing, Some(_)) => {
                 Verdict::Again(refusal, Unauthorized::NoCredentials)
             }
-            (Shown::Fixed(_), Some(Scheme::Basic)) => {
+            (Presented::Fixed(_), Some(Scheme::Basic)) => {
                 // A helper may have another password by now.
                 self.credentials.refused(who);
                 Verdict::Again(refusal, Unauthorized::Password)
             }
-            (Shown::Fixed(_), Some(Scheme::Bearer(_))) => Verdict::Again(refusal, Unauthorized::Password),
-            (Shown::Token(key, token), _) => {
+            (Presented::Fixed(_), Some(Scheme::Bearer(_))) => Verdict::Again(refusal, Unauthorized::Password),
+            (Presented::Token(key, token), _) => {
                 let meaning = if refusal.invalid_token {
                     Unauthorized::InvalidToken
                 } else {
@@ -225,7 +227,7 @@ impl Upstream {
         let hop = self.reach.own(self.version_target());
         let (method, mut body) = (Method::GET, RequestBody::empty());
         let request =
-            Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Subject::Other };
+            Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
         let response = self.client.send(worker, &hop, request).await?;
         let changed = response.status == StatusCode::UNAUTHORIZED && self.known.learn(&response.headers).0;
         if changed {
@@ -246,7 +248,7 @@ impl Upstream {
 }
 
 /// What was shown to the upstream.
-enum Shown {
+enum Presented {
     /// Nothing: it was not known to want anything.
     Unasked,
     /// Nothing: there is none of what it wants.
@@ -256,7 +258,7 @@ enum Shown {
     Token(Key, Arc<Token>),
 }
 
-impl Shown {
+impl Presented {
     fn header(&self) -> Option<HeaderValue> {
         match self {
             Self::Unasked | Self::Nothing => None,

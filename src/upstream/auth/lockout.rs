@@ -11,10 +11,10 @@ use moka::sync::Cache;
 
 use crate::clock;
 use crate::config::limits;
-use crate::upstream::auth::credentials::Who;
+use crate::upstream::auth::credentials::UpstreamIdentity;
 
 /// How each identity of one upstream stands with it.
-pub(crate) struct Standings(Cache<Who, Standing>);
+pub(crate) struct Lockouts(Cache<UpstreamIdentity, Standing>);
 
 #[derive(Clone, Copy, Default)]
 struct Standing {
@@ -26,18 +26,18 @@ struct Standing {
     shunned: Option<Instant>,
 }
 
-impl Standings {
+impl Lockouts {
     pub(crate) fn new() -> Self {
         Self(Cache::builder().max_capacity(IDENTITIES).eviction_policy(EvictionPolicy::lru()).build())
     }
 
     /// Its credentials were looked at, and taken.
-    pub(crate) fn believe(&self, who: &Who) {
+    pub(crate) fn believe(&self, who: &UpstreamIdentity) {
         self.0.insert(who.clone(), Standing { believed: Some(clock::now()), ..Standing::default() });
     }
 
     /// Something came of its credentials: if they were refused before, that is over. Costs a look.
-    pub(crate) fn taken(&self, who: &Who) {
+    pub(crate) fn taken(&self, who: &UpstreamIdentity) {
         if self.0.get(who).is_some_and(|standing| standing.refusals > 0) {
             self.0.invalidate(who);
         }
@@ -45,8 +45,8 @@ impl Standings {
 
     /// Its credentials were refused: they are not shown again for a while, and each time for longer. A client that shows
     /// its own is held back where it logs in.
-    pub(crate) fn refused(&self, who: &Who) {
-        if matches!(who, Who::Client(_)) {
+    pub(crate) fn refused(&self, who: &UpstreamIdentity) {
+        if matches!(who, UpstreamIdentity::Client(_)) {
             return;
         }
         let before = self.0.get(who).unwrap_or_default();
@@ -57,13 +57,13 @@ impl Standings {
     }
 
     /// Whether its credentials were refused lately.
-    pub(crate) fn is_shunned(&self, who: &Who) -> bool {
+    pub(crate) fn is_shunned(&self, who: &UpstreamIdentity) -> bool {
         let until = self.0.get(who).and_then(|standing| standing.shunned);
         until.is_some_and(|until| clock::now() < until)
     }
 
     /// Whether its credentials were looked at a moment ago, and taken.
-    pub(crate) fn is_believed(&self, who: &Who) -> bool {
+    pub(crate) fn is_believed(&self, who: &UpstreamIdentity) -> bool {
         let believed = self.0.get(who).and_then(|standing| standing.believed);
         believed.is_some_and(|since| clock::now().duration_since(since) < limits::CREDENTIALS_BELIEVED)
     }
@@ -79,31 +79,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn refused_credentials_rest_for_longer_and_longer() {
-        let standings = Standings::new();
+        let standings = Lockouts::new();
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
-            standings.refused(&Who::Gateway);
+            standings.refused(&UpstreamIdentity::Gateway);
             tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert!(standings.is_shunned(&Who::Gateway), "{seconds}");
+            assert!(standings.is_shunned(&UpstreamIdentity::Gateway), "{seconds}");
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(!standings.is_shunned(&Who::Gateway), "{seconds}");
+            assert!(!standings.is_shunned(&UpstreamIdentity::Gateway), "{seconds}");
         }
-        assert!(!standings.is_shunned(&Who::User(0)));
-        standings.taken(&Who::Gateway);
-        standings.refused(&Who::Gateway);
+        assert!(!standings.is_shunned(&UpstreamIdentity::User(0)));
+        standings.taken(&UpstreamIdentity::Gateway);
+        standings.refused(&UpstreamIdentity::Gateway);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(!standings.is_shunned(&Who::Gateway), "once taken, all is forgiven");
+        assert!(!standings.is_shunned(&UpstreamIdentity::Gateway), "once taken, all is forgiven");
     }
 
     #[tokio::test(start_paused = true)]
     async fn credentials_that_were_looked_at_are_believed_for_a_moment() {
-        let standings = Standings::new();
-        assert!(!standings.is_believed(&Who::Gateway));
-        standings.believe(&Who::Gateway);
-        assert!(standings.is_believed(&Who::Gateway));
+        let standings = Lockouts::new();
+        assert!(!standings.is_believed(&UpstreamIdentity::Gateway));
+        standings.believe(&UpstreamIdentity::Gateway);
+        assert!(standings.is_believed(&UpstreamIdentity::Gateway));
         tokio::time::advance(limits::CREDENTIALS_BELIEVED).await;
-        assert!(!standings.is_believed(&Who::Gateway));
-        standings.believe(&Who::Gateway);
-        standings.refused(&Who::Gateway);
-        assert!(!standings.is_believed(&Who::Gateway));
+        assert!(!standings.is_believed(&UpstreamIdentity::Gateway));
+        standings.believe(&UpstreamIdentity::Gateway);
+        standings.refused(&UpstreamIdentity::Gateway);
+        assert!(!standings.is_believed(&UpstreamIdentity::Gateway));
     }
 }

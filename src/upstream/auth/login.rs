@@ -11,10 +11,10 @@ use crate::body::RequestBody;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::Secret;
-use crate::upstream::auth::credentials::Who;
+use crate::upstream::auth::credentials::UpstreamIdentity;
 use crate::upstream::auth::token::{Key, TokenError};
 use crate::upstream::transport::backoff::retry_after;
-use crate::upstream::{Access, Error, Request, Response, Subject, Unauthorized, Upstream};
+use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Unauthorized, Upstream};
 
 /// What an upstream's word on a name and a password is worth, and since when that is known. Held while it is found out.
 #[derive(Debug, Default)]
@@ -34,8 +34,8 @@ impl Judge {
     const fn verdict(self) -> Result<(), Error> {
         match self {
             Self::Sound => Ok(()),
-            Self::Open => Err(Error::Open),
-            Self::Nameless => Err(Error::Nameless),
+            Self::Open => Err(Error::AnonymousUpstream),
+            Self::Nameless => Err(Error::UsernameIgnored),
         }
     }
 }
@@ -48,7 +48,7 @@ impl Upstream {
     /// once by the same password under a made-up name and, if it says yes, once by a made-up password too.
     ///
     /// # Errors
-    /// When it can't be asked or doesn't say yes or no; [`Error::Open`] when it lets in anyone, and [`Error::Nameless`]
+    /// When it can't be asked or doesn't say yes or no; [`Error::AnonymousUpstream`] when it lets in anyone, and [`Error::UsernameIgnored`]
     /// when it lets in anyone who has some account: then its word on a client is worth nothing.
     pub(crate) async fn login(
         &self,
@@ -74,23 +74,23 @@ impl Upstream {
         match response.status {
             StatusCode::UNAUTHORIZED if self.known.get().is_some() => Ok(()),
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(Unauthorized::NoChallenge)),
-            status if status.is_success() => Err(Error::Open),
+            status if status.is_success() => Err(Error::AnonymousUpstream),
             _ => Err(neither(&response)),
         }
     }
 
     /// What it says of a name and a password.
     async fn judge(&self, worker: usize, client: Arc<Forwarded>, headers: &HeaderMap) -> Result<bool, Error> {
-        let who = Who::Client(client);
+        let who = UpstreamIdentity::Client(client);
         // A token of an earlier login says nothing of the password today.
-        self.tokens.drop_kept(&Key { who: who.clone(), scope: Access::Version.scope() });
+        self.tokens.drop_kept(&Key { who: who.clone(), scope: RequiredScope::Version.scope() });
         let mut request = Request {
             method: Method::GET,
             target: self.version_target(),
             headers: headers.clone(),
             body: &mut RequestBody::empty(),
-            access: Access::Version,
-            subject: Subject::Other,
+            access: RequiredScope::Version,
+            subject: Purpose::Other,
         };
         let hop = self.reach.own(request.target.clone());
         match self.authorized(worker, &who, &hop, &mut request).await {
@@ -132,7 +132,7 @@ impl Upstream {
         let name = format!("dockgate{}", made_up().expose());
         let stranger = Arc::new(Forwarded::new(&self.settings.name, name, password));
         let known = self.judge(worker, stranger.clone(), headers).await;
-        let key = Key { who: Who::Client(stranger), scope: Access::Version.scope() };
+        let key = Key { who: UpstreamIdentity::Client(stranger), scope: RequiredScope::Version.scope() };
         self.tokens.drop_kept(&key);
         known
     }

@@ -4,7 +4,7 @@ use crate::proto::{Action, RepositoryName, ResourceScope, Scope, ScopeSet};
 
 /// The least that a request needs; names are the upstream's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum RequiredScope {
     /// No more than to be somebody: `/v2/`.
     Version,
     /// An action on a repository.
@@ -17,7 +17,7 @@ pub(crate) enum Access {
     Catalog,
 }
 
-impl Access {
+impl RequiredScope {
     /// The scopes, divided by spaces (token auth, scope.md). Equal for equal accesses, and so the name under which a
     /// token is kept.
     pub(crate) fn scope(&self) -> String {
@@ -95,52 +95,52 @@ mod tests {
         RepositoryName::parse(name).unwrap()
     }
 
-    fn asked(access: &Access, challenged: &str) -> String {
+    fn asked(access: &RequiredScope, challenged: &str) -> String {
         access.scopes(&ScopeSet::parse(challenged)).to_string()
     }
 
     #[test]
     fn the_scope_is_the_least_that_is_needed() {
-        let pull = Access::Repository(name("library/alpine"), Action::Pull);
+        let pull = RequiredScope::Repository(name("library/alpine"), Action::Pull);
         assert_eq!(pull.scope(), "repository:library/alpine:pull");
         assert_eq!(asked(&pull, ""), "repository:library/alpine:pull");
         assert_eq!(asked(&pull, "repository:library/alpine:pull,push"), "repository:library/alpine:pull");
-        let push = Access::Repository(name("a"), Action::Push);
+        let push = RequiredScope::Repository(name("a"), Action::Push);
         assert_eq!(asked(&push, "repository:a:push,pull"), "repository:a:pull,push");
-        assert_eq!(asked(&Access::Version, "repository:a:pull"), "");
-        assert_eq!(asked(&Access::Catalog, "registry:catalog:*"), "registry:catalog:*");
+        assert_eq!(asked(&RequiredScope::Version, "repository:a:pull"), "");
+        assert_eq!(asked(&RequiredScope::Catalog, "registry:catalog:*"), "registry:catalog:*");
     }
 
     #[test]
     fn the_scopes_of_a_mount_are_in_one_token() {
-        let mount = Access::Mount(name("b"), name("a"));
+        let mount = RequiredScope::Mount(name("b"), name("a"));
         assert_eq!(asked(&mount, ""), "repository:a:pull repository:b:pull,push");
-        assert_eq!(asked(&Access::Mount(name("b"), name("b")), ""), "repository:b:pull,push");
+        assert_eq!(asked(&RequiredScope::Mount(name("b"), name("b")), ""), "repository:b:pull,push");
     }
 
     #[test]
     fn an_opaque_scope_takes_the_place_of_ours() {
-        assert_eq!(asked(&Access::Repository(name("a"), Action::Pull), "aws"), "aws");
+        assert_eq!(asked(&RequiredScope::Repository(name("a"), Action::Pull), "aws"), "aws");
     }
 
     #[test]
     fn a_registry_may_call_the_repository_otherwise_and_gets_no_more_actions() {
-        let pull = Access::Repository(name("a"), Action::Pull);
+        let pull = RequiredScope::Repository(name("a"), Action::Pull);
         assert_eq!(
             asked(&pull, "repository:group/a:pull,push,delete"),
             "repository:a:pull repository:group/a:pull"
         );
         assert_eq!(asked(&pull, "repository:other:push"), "repository:a:pull");
         assert_eq!(asked(&pull, "repository:a:Pull"), "repository:a:pull", "no word of the grammar");
-        assert_eq!(asked(&Access::Catalog, "repository:a:*"), "registry:catalog:*");
+        assert_eq!(asked(&RequiredScope::Catalog, "repository:a:*"), "registry:catalog:*");
     }
 
     #[test]
     fn a_delete_goes_by_the_name_that_the_registry_has_for_it() {
-        let delete = Access::Repository(name("a"), Action::Delete);
+        let delete = RequiredScope::Repository(name("a"), Action::Delete);
         assert_eq!(asked(&delete, "repository:a:*"), "repository:a:*");
         assert_eq!(asked(&delete, "repository:b:*"), "repository:a:delete");
-        let cancel = Access::Cancel(name("a"));
+        let cancel = RequiredScope::Cancel(name("a"));
         assert_eq!(asked(&cancel, ""), "repository:a:pull,push");
         assert_eq!(asked(&cancel, "repository:a:delete"), "repository:a:delete,pull,push");
     }

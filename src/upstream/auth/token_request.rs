@@ -3,24 +3,24 @@
 use std::sync::{Arc, Weak};
 
 use crate::proto::ScopeSet;
-use crate::upstream::auth::credentials::Who;
+use crate::upstream::auth::credentials::UpstreamIdentity;
 use crate::upstream::auth::scheme::Scheme;
 use crate::upstream::auth::token;
 use crate::upstream::auth::token::{Fetch, Token, TokenError};
-use crate::upstream::{Access, Upstream};
+use crate::upstream::{RequiredScope, Upstream};
 
 /// What it takes to ask for a token, now and when it is renewed.
 #[derive(Clone)]
-pub(crate) struct Errand {
+pub(crate) struct TokenRequest {
     pub(crate) upstream: Weak<Upstream>,
-    pub(crate) who: Who,
+    pub(crate) who: UpstreamIdentity,
     pub(crate) scheme: Arc<Scheme>,
-    pub(crate) access: Access,
+    pub(crate) access: RequiredScope,
     /// What the registry's own challenge named.
     pub(crate) challenged: ScopeSet,
 }
 
-impl Fetch for Errand {
+impl Fetch for TokenRequest {
     /// `None` where the upstream is no longer configured.
     async fn fetch(&self, worker: usize) -> Option<Result<Token, TokenError>> {
         let upstream = self.upstream.upgrade()?;
@@ -37,7 +37,7 @@ impl Fetch for Errand {
     }
 }
 
-impl Errand {
+impl TokenRequest {
     async fn ask(
         &self,
         upstream: &Upstream,
@@ -51,7 +51,7 @@ impl Errand {
         let asking = token::Asking { client: &upstream.client, reach: &upstream.reach, worker };
         let result = asking.fetch(bearer, &grant, self.access.scopes(&self.challenged)).await;
         // Where nothing in particular was asked for, it is the credentials that are refused.
-        if self.access == Access::Version && matches!(result, Err(TokenError::Refused { .. })) {
+        if self.access == RequiredScope::Version && matches!(result, Err(TokenError::Refused { .. })) {
             upstream.standings.refused(&self.who);
             upstream.credentials.refused(&self.who);
         }

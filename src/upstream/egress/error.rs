@@ -5,7 +5,7 @@ use crate::upstream::egress::url::UrlError;
 /// Why the gateway does not go where an upstream sends it. Messages name the key to set and what to write, and show
 /// host and port alone: path and query may open doors.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ReachError {
+pub(crate) enum EgressError {
     /// A realm or location that is no URL, or one that could be read in two ways.
     #[error("the upstream names a place that cannot be asked: {0}")]
     Url(UrlError),

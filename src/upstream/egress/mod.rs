@@ -1,7 +1,7 @@
 //! Whom the gateway talks with on behalf of an upstream, and at which addresses.
 //!
 //! What an upstream says leads elsewhere: a realm, a redirect, an upload's location. Here it is decided, for each of
-//! them, whether the gateway goes there at all. A [`Hop`] can be made nowhere else, and nothing is dialled without one.
+//! them, whether the gateway goes there at all. A [`Destination`] can be made nowhere else, and nothing is dialled without one.
 
 pub(crate) mod address;
 pub(crate) mod cdn;
@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(crate) use address::is_public;
-pub(crate) use error::ReachError;
+pub(crate) use error::EgressError;
 
 use crate::config;
 use crate::config::{HostPattern, NoProxy};
@@ -21,14 +21,14 @@ use crate::upstream::egress::url::{Origin, Url};
 
 /// Leave to send a request to one URL.
 #[derive(Debug, Clone)]
-pub(crate) struct Hop {
+pub(crate) struct Destination {
     url: Url,
     addresses: Addresses,
     own: bool,
     proxied: bool,
 }
 
-impl Hop {
+impl Destination {
     /// Where the request goes.
     pub(crate) fn url(&self) -> &Url {
         &self.url
@@ -40,8 +40,8 @@ impl Hop {
     }
 
     /// Whom a connection made for it is with.
-    pub(crate) fn peer(&self) -> Peer {
-        Peer { origin: self.url.origin.clone(), addresses: self.addresses }
+    pub(crate) fn peer(&self) -> ConnectionKey {
+        ConnectionKey { origin: self.url.origin.clone(), addresses: self.addresses }
     }
 
     /// Which addresses the host may have. Nobody can tell where [`Self::is_proxied`].
@@ -73,12 +73,12 @@ pub(crate) enum Addresses {
 /// not serve a request that may only go outside. The rest follows from the origin: whether it is the upstream's own,
 /// which decides on the certificates shown and wanted, and whether a proxy is on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Peer {
+pub(crate) struct ConnectionKey {
     pub(crate) origin: Arc<Origin>,
     pub(crate) addresses: Addresses,
 }
 
-impl Peer {
+impl ConnectionKey {
     /// Whether a connection to it may serve a request for `wanted`.
     pub(crate) fn serves(&self, wanted: &Self) -> bool {
         let allowed = self.addresses == Addresses::Public || wanted.addresses == Addresses::Any;
@@ -93,7 +93,7 @@ impl Peer {
 
 /// The rules of one upstream.
 #[derive(Debug)]
-pub(crate) struct Reach {
+pub(crate) struct EgressPolicy {
     own: Arc<Origin>,
     realm_hosts: Vec<HostPattern>,
     redirect_hosts: Vec<HostPattern>,
@@ -101,7 +101,7 @@ pub(crate) struct Reach {
     proxy: Option<NoProxy>,
 }
 
-impl Reach {
+impl EgressPolicy {
     pub(crate) fn new(settings: &config::Upstream) -> Self {
         let url = &settings.url;
         Self {
@@ -113,7 +113,7 @@ impl Reach {
     }
 
     /// The upstream itself. `target` is path and query.
-    pub(crate) fn own(&self, target: String) -> Hop {
+    pub(crate) fn own(&self, target: String) -> Destination {
         self.hop(Url { origin: self.own.clone(), target }, Addresses::Any)
     }
 
@@ -122,26 +122,26 @@ impl Reach {
     ///
     /// # Errors
     /// Where it is none of these, or plain http where the upstream is not; and where it is relative.
-    pub(crate) fn realm(&self, realm: &str) -> Result<Hop, ReachError> {
-        self.trusted(Url::parse(realm).map_err(ReachError::Url)?)
+    pub(crate) fn realm(&self, realm: &str) -> Result<Destination, EgressError> {
+        self.trusted(Url::parse(realm).map_err(EgressError::Url)?)
     }
 
     /// Where a token endpoint redirects to: as [`Self::realm`], but it may be relative to `from`.
-    pub(crate) fn realm_redirect(&self, from: &Url, location: &str) -> Result<Hop, ReachError> {
-        self.trusted(from.join(location).map_err(ReachError::Url)?)
+    pub(crate) fn realm_redirect(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
+        self.trusted(from.join(location).map_err(EgressError::Url)?)
     }
 
     /// Where a redirect leads that came in answer to `from`: to the upstream, to hosts in `redirect_hosts`, or where
     /// there are none to any host on the internet by https. Through a proxy: to where the upstream is known to keep its
     /// blobs. Whoever is elsewhere can't send us home: there we would be asking as who we are, on another's word.
-    pub(crate) fn redirect(&self, from: &Url, location: &str) -> Result<Hop, ReachError> {
-        let url = from.join(location).map_err(ReachError::Url)?;
+    pub(crate) fn redirect(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
+        let url = from.join(location).map_err(EgressError::Url)?;
         // A registry behind a TLS terminator often gets its own scheme wrong. One that redirects from http to https
         // means it: taken home, that redirect would lead back to itself.
         let open = url::leaves_port_open(location) && url.origin.https != self.own.https;
         let at_home = *from.origin == *self.own;
         if self.is_home(&url, open && at_home && from.target != url.target) {
-            return if at_home { Ok(self.own(url.target)) } else { Err(ReachError::SentBack) };
+            return if at_home { Ok(self.own(url.target)) } else { Err(EgressError::SentBack) };
         }
         let addresses = self.redirect_addresses(from, &url.origin)?;
         Ok(self.hop(url, addresses))
@@ -149,25 +149,25 @@ impl Reach {
 
     /// Where an upload goes on: at the upstream, or at a host that `redirect_hosts` names. Home only from there, as
     /// [`Self::redirect`].
-    pub(crate) fn upload(&self, from: &Url, location: &str) -> Result<Hop, ReachError> {
-        let url = from.join(location).map_err(ReachError::Url)?;
+    pub(crate) fn upload(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
+        let url = from.join(location).map_err(EgressError::Url)?;
         // Scheme and port are what a registry behind a proxy does not know of itself.
         if self.is_home(&url, url::leaves_port_open(location)) {
             let at_home = *from.origin == *self.own;
-            return if at_home { Ok(self.own(url.target)) } else { Err(ReachError::SentBack) };
+            return if at_home { Ok(self.own(url.target)) } else { Err(EgressError::SentBack) };
         }
         if let Some(addresses) = self.named_for_redirect(from, &url.origin) {
             return Ok(self.hop(url, addresses));
         }
-        Err(ReachError::ForeignUpload(entry(&url.origin)))
+        Err(EgressError::ForeignUpload(entry(&url.origin)))
     }
 
-    fn trusted(&self, url: Url) -> Result<Hop, ReachError> {
+    fn trusted(&self, url: Url) -> Result<Destination, EgressError> {
         let addresses = self.realm_addresses(&url.origin)?;
         Ok(self.hop(url, addresses))
     }
 
-    fn realm_addresses(&self, to: &Origin) -> Result<Addresses, ReachError> {
+    fn realm_addresses(&self, to: &Origin) -> Result<Addresses, EgressError> {
         let same_place = to.host == self.own.host && to.port == self.own.port;
         if *to == *self.own || (to.https && same_place) {
             return Ok(Addresses::Any);
@@ -179,27 +179,27 @@ impl Reach {
         match to.https {
             true if related => Ok(Addresses::Public),
             false if related || named(&self.realm_hosts, to, Plain::Default).is_some() => {
-                Err(ReachError::PlainRealm(entry(to)))
+                Err(EgressError::PlainRealm(entry(to)))
             }
-            _ => Err(ReachError::ForeignRealm(entry(to))),
+            _ => Err(EgressError::ForeignRealm(entry(to))),
         }
     }
 
-    fn redirect_addresses(&self, from: &Url, to: &Origin) -> Result<Addresses, ReachError> {
+    fn redirect_addresses(&self, from: &Url, to: &Origin) -> Result<Addresses, EgressError> {
         if let Some(addresses) = self.named_for_redirect(from, to) {
             return Ok(addresses);
         }
         if !self.redirect_hosts.is_empty() {
-            return Err(ReachError::UnlistedRedirect(entry(to)));
+            return Err(EgressError::UnlistedRedirect(entry(to)));
         }
         if is_private(&to.host) {
-            return Err(ReachError::PrivateRedirect(entry(to)));
+            return Err(EgressError::PrivateRedirect(entry(to)));
         }
         if !to.https && (self.own.https || from.origin.https) {
-            return Err(ReachError::PlainRedirect(entry(to)));
+            return Err(EgressError::PlainRedirect(entry(to)));
         }
         if self.is_proxied(to) && !self.is_known(to) {
-            return Err(ReachError::ProxiedRedirect(entry(to)));
+            return Err(EgressError::ProxiedRedirect(entry(to)));
         }
         Ok(Addresses::Public)
     }
@@ -224,9 +224,9 @@ impl Reach {
         self.proxy.as_ref().is_some_and(|except| !except.covers(&to.host, to.port))
     }
 
-    fn hop(&self, url: Url, addresses: Addresses) -> Hop {
+    fn hop(&self, url: Url, addresses: Addresses) -> Destination {
         let (own, proxied) = (*url.origin == *self.own, self.is_proxied(&url.origin));
-        Hop { url, addresses, own, proxied }
+        Destination { url, addresses, own, proxied }
     }
 }
 
@@ -263,7 +263,7 @@ fn entry(to: &Origin) -> String {
 }
 
 #[cfg(test)]
-impl Hop {
+impl Destination {
     /// A hop that no rule has seen.
     pub(crate) fn unchecked(origin: Origin, addresses: Addresses, own: bool, proxied: bool) -> Self {
         Self { url: Url { origin: Arc::new(origin), target: "/".to_owned() }, addresses, own, proxied }

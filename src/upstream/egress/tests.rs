@@ -7,44 +7,44 @@ use crate::upstream::egress::*;
 const HUB: &str = "https://registry-1.docker.io";
 
 /// The rules of an upstream with these keys in its table.
-fn reach(url: &str, keys: &str) -> Reach {
+fn reach(url: &str, keys: &str) -> EgressPolicy {
     reach_in(url, keys, &Environment::default())
 }
 
-fn reach_in(url: &str, keys: &str, environment: &Environment) -> Reach {
+fn reach_in(url: &str, keys: &str, environment: &Environment) -> EgressPolicy {
     let text =
         format!("[auth.htpasswd]\npath = \"users\"\n[[upstream]]\nname = \"up\"\nurl = {url:?}\n{keys}\n");
     let config = Config::from_toml(&text, "dockgate.toml", Path::new("/etc/dockgate"), environment).unwrap();
-    Reach::new(&config.upstreams[0])
+    EgressPolicy::new(&config.upstreams[0])
 }
 
-fn blob(reach: &Reach) -> Url {
+fn blob(reach: &EgressPolicy) -> Url {
     reach.own("/v2/a/blobs/sha256:0?x".into()).url().clone()
 }
 
 /// Where a request would go, or why there is none.
-fn verdict(result: Result<Hop, ReachError>) -> &'static str {
+fn verdict(result: Result<Destination, EgressError>) -> &'static str {
     match result {
         Ok(hop) if hop.is_own() => "the upstream",
         Ok(hop) if hop.addresses() == Addresses::Any => "any address",
         Ok(hop) if hop.is_proxied() => "by proxy",
         Ok(_) => "public addresses",
-        Err(ReachError::Url(_)) => "refused: no URL",
-        Err(ReachError::ForeignRealm(_)) => "refused: foreign realm",
-        Err(ReachError::PlainRealm(_)) => "refused: plain realm",
-        Err(ReachError::UnlistedRedirect(_)) => "refused: not in redirect_hosts",
-        Err(ReachError::PrivateRedirect(_)) => "refused: private",
-        Err(ReachError::PlainRedirect(_)) => "refused: plain redirect",
-        Err(ReachError::ProxiedRedirect(_)) => "refused: unknown behind proxy",
-        Err(ReachError::ForeignUpload(_)) => "refused: foreign upload",
-        Err(ReachError::SentBack) => "refused: sent back",
+        Err(EgressError::Url(_)) => "refused: no URL",
+        Err(EgressError::ForeignRealm(_)) => "refused: foreign realm",
+        Err(EgressError::PlainRealm(_)) => "refused: plain realm",
+        Err(EgressError::UnlistedRedirect(_)) => "refused: not in redirect_hosts",
+        Err(EgressError::PrivateRedirect(_)) => "refused: private",
+        Err(EgressError::PlainRedirect(_)) => "refused: plain redirect",
+        Err(EgressError::ProxiedRedirect(_)) => "refused: unknown behind proxy",
+        Err(EgressError::ForeignUpload(_)) => "refused: foreign upload",
+        Err(EgressError::SentBack) => "refused: sent back",
     }
 }
 
 /// `--nocapture` prints the table.
 #[test]
 fn attacks_on_realm_redirect_and_upload_lead_nowhere() {
-    type Rule = (&'static str, fn(&Reach, &str) -> Result<Hop, ReachError>);
+    type Rule = (&'static str, fn(&EgressPolicy, &str) -> Result<Destination, EgressError>);
     type Row = (Rule, &'static str, &'static str, &'static str, &'static str);
     let realm: Rule = ("realm", |reach, text| reach.realm(text));
     let redirect: Rule = ("redirect", |reach, text| reach.redirect(&blob(reach), text));
@@ -294,7 +294,7 @@ fn no_chain_of_redirects_falls_from_https_to_http() {
     let reach = reach("http://10.0.0.5:5000", "");
     let cdn = reach.redirect(&blob(&reach), "https://cdn.example/blob").unwrap();
     let next = reach.redirect(cdn.url(), "http://cdn.example/blob");
-    assert_eq!(next.unwrap_err(), ReachError::PlainRedirect("cdn.example:80".into()));
+    assert_eq!(next.unwrap_err(), EgressError::PlainRedirect("cdn.example:80".into()));
     let relative = reach.redirect(cdn.url(), "other").unwrap();
     assert_eq!(relative.url().expose(), "https://cdn.example/other");
     assert!(!relative.is_own());
@@ -316,7 +316,7 @@ fn hosts_that_are_dialled_without_the_proxy_are_judged_by_their_addresses() {
 #[test]
 fn errors_name_the_key_and_what_to_write_and_no_path() {
     let hub = reach(HUB, "");
-    let told = |result: Result<Hop, ReachError>| result.unwrap_err().to_string();
+    let told = |result: Result<Destination, EgressError>| result.unwrap_err().to_string();
     assert_eq!(
         told(hub.realm("https://evil.example/secret?token=secret")),
         "the realm is at evil.example, which is neither this registry's host nor of its domain; to trust it with the \
@@ -343,14 +343,15 @@ fn errors_name_the_key_and_what_to_write_and_no_path() {
         let trusting = reach(HUB, &format!("realm_hosts = [{entry:?}]"));
         assert_eq!(verdict(trusting.realm(location)), "any address", "{location}");
     }
-    assert_eq!(hub.realm("https://u:secret@a/").unwrap_err(), ReachError::Url(UrlError::UserInformation));
+    assert_eq!(hub.realm("https://u:secret@a/").unwrap_err(), EgressError::Url(UrlError::UserInformation));
     assert!(!hub.realm("https://u:secret@a/").unwrap_err().to_string().contains("secret"));
 }
 
 #[test]
 fn a_connection_serves_whoever_might_have_made_it() {
     let peer = |host: &str, addresses| {
-        Hop::unchecked(Origin { https: true, host: host.into(), port: 443 }, addresses, false, false).peer()
+        Destination::unchecked(Origin { https: true, host: host.into(), port: 443 }, addresses, false, false)
+            .peer()
     };
     let (any, public) = (peer("a.example", Addresses::Any), peer("a.example", Addresses::Public));
     assert!(any.serves(&any) && public.serves(&public) && public.serves(&any) && !any.serves(&public));

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::body::RequestBody;
 use crate::config;
-use crate::upstream::egress::{Hop, Peer};
+use crate::upstream::egress::{ConnectionKey, Destination};
 use crate::upstream::error::Error;
 use crate::upstream::transport::backoff::Backoff;
 use crate::upstream::transport::connect::{
@@ -18,10 +18,10 @@ use crate::upstream::transport::connect::{
 use crate::upstream::transport::download::Download;
 use crate::upstream::transport::http1::{Wire, WireError};
 use crate::upstream::transport::http2::{
-    Connection, Connections, Failure, Known, Outcome, Patience, Windows,
+    Connection, Connections, Failure, Known, Outcome, Timeouts, Windows,
 };
 use crate::upstream::transport::pool::Pool;
-use crate::upstream::{Health, Response, Subject};
+use crate::upstream::{Health, Purpose, Response};
 
 /// Speaks HTTP on behalf of one upstream, with it and with those that it sends us to.
 pub(crate) struct Client {
@@ -30,7 +30,7 @@ pub(crate) struct Client {
     connections: Connections,
     name: String,
     connect_timeout: Duration,
-    patience: Patience,
+    patience: Timeouts,
     retries: u32,
     health: Health,
 }
@@ -42,13 +42,13 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) headers: &'a mut HeaderMap,
     pub(crate) body: &'a mut RequestBody,
     /// What is asked for.
-    pub(crate) subject: Subject,
+    pub(crate) subject: Purpose,
 }
 
 impl Outgoing<'_> {
     /// Whether it is one of many small things, and not a transfer.
     fn is_small(&self) -> bool {
-        self.subject != Subject::Blob && !self.body.is_unfinished()
+        self.subject != Purpose::Blob && !self.body.is_unfinished()
     }
 }
 
@@ -69,7 +69,7 @@ impl Client {
             connections: Connections::new(workers),
             name: settings.name.clone(),
             connect_timeout: settings.connect_timeout,
-            patience: Patience { response: settings.response_timeout, stall: stall_timeout },
+            patience: Timeouts { response: settings.response_timeout, stall: stall_timeout },
             retries: settings.retries,
             health: Health::default(),
         })
@@ -93,7 +93,7 @@ impl Client {
     pub(crate) async fn send(
         self: &Arc<Self>,
         worker: usize,
-        hop: &Hop,
+        hop: &Destination,
         mut request: Outgoing<'_>,
     ) -> Result<Response, Error> {
         if let Ok(authority) = HeaderValue::try_from(hop.url().origin.authority()) {
@@ -117,7 +117,7 @@ impl Client {
     }
 
     /// Small requests that come together share one HTTP/2 connection: a burst makes one handshake, not one for each.
-    /// Who finds a kept HTTP/1.1 connection takes that, and who is alone makes one, which a blob then finds warm.
+    /// UpstreamIdentity finds a kept HTTP/1.1 connection takes that, and who is alone makes one, which a blob then finds warm.
     ///
     /// As measured with 2 KiB manifests, CPU of the gateway by HTTP/2 against HTTP/1.1: 0.25 times for 100 cold requests
     /// on 2 workers (4 handshakes, not 100; over 20 ms in a third of the time); warm, 1.3 times for up to 4 at a time,
@@ -125,7 +125,7 @@ impl Client {
     async fn send_once(
         self: &Arc<Self>,
         worker: usize,
-        hop: &Hop,
+        hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
         let peer = &hop.peer();
@@ -152,7 +152,7 @@ impl Client {
     async fn by_http1(
         self: &Arc<Self>,
         worker: usize,
-        hop: &Hop,
+        hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
         if let Some(wire) = self.pool.take(worker, &hop.peer()) {
@@ -175,7 +175,7 @@ impl Client {
     async fn by_shared_http2(
         self: &Arc<Self>,
         worker: usize,
-        hop: &Hop,
+        hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Option<Response>, Error> {
         for first in [true, false] {
@@ -203,7 +203,11 @@ impl Client {
 
     /// The connection that small requests share, made where there is none. `None` where it has no room, and where the
     /// server speaks HTTP/1.1.
-    async fn shared_http2(self: &Arc<Self>, worker: usize, hop: &Hop) -> Result<Option<Connection>, Error> {
+    async fn shared_http2(
+        self: &Arc<Self>,
+        worker: usize,
+        hop: &Destination,
+    ) -> Result<Option<Connection>, Error> {
         let dial = || self.clone().dial_shared(worker, hop.clone());
         let connection = match self.connections.get(worker, &hop.peer(), dial) {
             Known::Http1 => None,
@@ -213,7 +217,7 @@ impl Client {
         Ok(connection.filter(|connection| !connection.is_full()))
     }
 
-    async fn dial_shared(self: Arc<Self>, worker: usize, hop: Hop) -> Outcome {
+    async fn dial_shared(self: Arc<Self>, worker: usize, hop: Destination) -> Outcome {
         let connected = self.dialer.dial(&hop, Protocols::Http2, self.connect_timeout).await?;
         let peer = &hop.peer();
         if !connected.http2 {
@@ -230,7 +234,7 @@ impl Client {
     async fn by_own_http2(
         self: &Arc<Self>,
         worker: usize,
-        hop: &Hop,
+        hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
         let connected = self.dialer.dial(hop, Protocols::Http2, self.connect_timeout).await?;
@@ -245,7 +249,7 @@ impl Client {
 
     async fn start_http2(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         connected: Connected,
         windows: Windows,
     ) -> Result<Connection, DialError> {
@@ -258,7 +262,7 @@ impl Client {
         self: &Arc<Self>,
         worker: usize,
         mut wire: Wire,
-        hop: &Hop,
+        hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, WireError> {
         request.body.rewind();
@@ -269,7 +273,7 @@ impl Client {
     }
 
     /// The certificates that are shown where `hop` leads.
-    pub(crate) async fn certificates(&self, hop: &Hop) -> Result<Vec<Certificate>, DialError> {
+    pub(crate) async fn certificates(&self, hop: &Destination) -> Result<Vec<Certificate>, DialError> {
         self.dialer.certificates(hop, self.connect_timeout).await
     }
 
@@ -283,7 +287,7 @@ impl Client {
 /// Where a connection goes back to when its response is read.
 pub(crate) struct Home {
     client: Arc<Client>,
-    peer: Peer,
+    peer: ConnectionKey,
     worker: usize,
 }
 
@@ -326,9 +330,9 @@ mod tests {
 
     async fn asked(client: &Arc<Client>, port: u16, addresses: Addresses) -> Result<Response, Error> {
         let origin = Origin { https: false, host: "127.0.0.1".to_owned(), port };
-        let hop = Hop::unchecked(origin, addresses, false, false);
+        let hop = Destination::unchecked(origin, addresses, false, false);
         let (mut headers, mut body) = (HeaderMap::new(), RequestBody::empty());
-        let (method, subject) = (&Method::GET, Subject::Blob);
+        let (method, subject) = (&Method::GET, Purpose::Blob);
         client.send(0, &hop, Outgoing { method, headers: &mut headers, body: &mut body, subject }).await
     }
 

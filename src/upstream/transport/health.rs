@@ -34,7 +34,9 @@ impl Health {
     /// It answers, and not with what the gateway came for: its credentials are wrong, or there is no token for them.
     pub(crate) fn record_refusal(&self, error: &Error) {
         match error {
-            Error::Credentials(_) | Error::Token(_) | Error::Open | Error::Nameless => self.set(FAILED),
+            Error::Credentials(_) | Error::Token(_) | Error::AnonymousUpstream | Error::UsernameIgnored => {
+                self.set(FAILED)
+            }
             Error::Unauthorized(meaning) if *meaning != Unauthorized::Insufficient => self.set(FAILED),
             _ => {}
         }

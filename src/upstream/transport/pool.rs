@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::config::limits;
-use crate::upstream::egress::Peer;
+use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::http1::Wire;
 
 /// The idle connections of one upstream, to wherever its requests lead. Kept apart for each worker: a connection
@@ -13,7 +13,7 @@ use crate::upstream::transport::http1::Wire;
 pub(crate) struct Pool(Box<[Mutex<Vec<Idle>>]>);
 
 struct Idle {
-    peer: Peer,
+    peer: ConnectionKey,
     wire: Wire,
     since: Instant,
 }
@@ -25,7 +25,7 @@ impl Pool {
     }
 
     /// The connection that may serve `peer` and was used last, for it is the least likely to be dead.
-    pub(crate) fn take(&self, worker: usize, peer: &Peer) -> Option<Wire> {
+    pub(crate) fn take(&self, worker: usize, peer: &ConnectionKey) -> Option<Wire> {
         loop {
             let mut idle = self.lock(worker)?;
             let place = idle.iter().rposition(|idle| idle.peer.serves(peer))?;
@@ -38,12 +38,12 @@ impl Pool {
     }
 
     /// Whether there is a connection that may serve `peer`.
-    pub(crate) fn has(&self, worker: usize, peer: &Peer) -> bool {
+    pub(crate) fn has(&self, worker: usize, peer: &ConnectionKey) -> bool {
         self.lock(worker).is_some_and(|idle| idle.iter().any(|idle| idle.peer.serves(peer)))
     }
 
     /// Keeps a connection that can serve again, as long as there is room.
-    pub(crate) fn put(&self, worker: usize, peer: &Peer, mut wire: Wire) {
+    pub(crate) fn put(&self, worker: usize, peer: &ConnectionKey, mut wire: Wire) {
         if !wire.is_reusable() {
             return;
         }

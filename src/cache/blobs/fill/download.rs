@@ -13,14 +13,14 @@ use crate::cache::blobs::fill::verify::{Follower, Proof};
 use crate::cache::blobs::fill::{End, Fill, Head, RING_BYTES, Ring};
 use crate::cache::counters::Cause;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::origin::{Answer, Bytes as Part, Question};
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::origin::{ByteSpan as Part, OriginRequest, OriginResponse};
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Partial;
-use crate::cache::upstream_cache::Site;
+use crate::cache::upstream_cache::UpstreamCache;
 use crate::proto::{ContentRange, Digest, MediaType};
 
 /// Downloads what `fill` is of, on worker number `worker`, until it is proved, or nobody wants it.
-pub(crate) async fn run(fill: Arc<Fill>, site: Arc<Site>, worker: usize) {
+pub(crate) async fn run(fill: Arc<Fill>, site: Arc<UpstreamCache>, worker: usize) {
     let over = Over { fill: &fill, site: &site };
     let mut task =
         Task { fill: &fill, site: &site, worker, proof: None, batch: Vec::new(), batched: 0, announced: 0 };
@@ -35,7 +35,7 @@ pub(crate) async fn run(fill: Arc<Fill>, site: Arc<Site>, worker: usize) {
 /// Takes a fill off the list, however it ends.
 struct Over<'a> {
     fill: &'a Arc<Fill>,
-    site: &'a Site,
+    site: &'a UpstreamCache,
 }
 
 impl Drop for Over<'_> {
@@ -55,7 +55,7 @@ impl Drop for Over<'_> {
 
 struct Task<'a> {
     fill: &'a Arc<Fill>,
-    site: &'a Site,
+    site: &'a UpstreamCache,
     worker: usize,
     proof: Option<Proof>,
     /// Frames for the proof.
@@ -73,7 +73,7 @@ struct Flow {
     body: Body,
     head: Head,
     /// As whom it was asked.
-    repository: Repository,
+    repository: Requester,
     /// The repository's, when that was asked.
     generation: Generation,
 }
@@ -127,7 +127,7 @@ impl Task<'_> {
                     tracing::info!(upstream, digest = %self.fill.key.digest, %error, "a fill broke before its first byte");
                     let next = self.reopen(&flow.repository, &flow.head, flow.head.first).await;
                     *flow = next.ok_or_else(|| {
-                        self.refuse(None, &Refusal::unusable("an answer, and then nothing"));
+                        self.refuse(None, &CacheError::unusable("an answer, and then nothing"));
                         Some(Cause::Upstream)
                     })?;
                 }
@@ -166,7 +166,7 @@ impl Task<'_> {
             Err(Unopened::Another) => match behind {
                 Some(_) => self.ask(None, None, None, &mut Vec::new()).await.ok(),
                 None => {
-                    self.refuse(None, &Refusal::unusable("other bytes of a blob than were asked for"));
+                    self.refuse(None, &CacheError::unusable("other bytes of a blob than were asked for"));
                     None
                 }
             },
@@ -174,7 +174,7 @@ impl Task<'_> {
     }
 
     /// The rest from `at` on, as somebody else than the one as whom it was asked for before.
-    async fn reopen(&self, before: &Repository, head: &Head, at: u64) -> Option<Flow> {
+    async fn reopen(&self, before: &Requester, head: &Head, at: u64) -> Option<Flow> {
         let part = Part { first: at, last: head.end.map(|end| end.saturating_sub(1)) };
         let mut tried = vec![asker(before)];
         let flow = self.ask(Some(part), None, head.total, &mut tried).await.ok()?;
@@ -193,7 +193,7 @@ impl Task<'_> {
             let (mut repository, need) = self.candidate(tried).ok_or(Unopened::Refused)?;
             repository.worker = self.worker;
             let digest = self.fill.key.digest.clone();
-            let question = Question::Blob { digest, bytes, validator: validator.clone() };
+            let question = OriginRequest::Blob { digest, bytes, validator: validator.clone() };
             let generation = repository.generation();
             let refusal = match repository.ask(need, question).await {
                 Ok(answer) => match self.usable(answer, bytes, total, &repository, generation) {
@@ -218,16 +218,16 @@ impl Task<'_> {
     }
 
     /// The first of those who want it that has not been tried.
-    fn candidate(&self, tried: &[Asker]) -> Option<(Repository, Need)> {
+    fn candidate(&self, tried: &[Asker]) -> Option<(Requester, Priority)> {
         let state = self.fill.state();
         let left = || state.wanting.iter().filter(|wanting| !tried.contains(&asker(&wanting.repository)));
         // What a client waits for may be asked when what nobody waits for may not.
-        let wanting = left().find(|wanting| wanting.need == Need::Only).or_else(|| left().next());
+        let wanting = left().find(|wanting| wanting.need == Priority::Required).or_else(|| left().next());
         wanting.map(|wanting| (wanting.repository.clone(), wanting.need))
     }
 
     /// Tells all, or those for whom it is the same, that the upstream refuses.
-    fn refuse(&self, whom: Option<Asker>, refusal: &Refusal) {
+    fn refuse(&self, whom: Option<Asker>, refusal: &CacheError) {
         let mut state = self.fill.state();
         for wanting in &mut state.wanting {
             if whom.as_ref().is_none_or(|whom| asker(&wanting.repository) == *whom)
@@ -241,24 +241,24 @@ impl Task<'_> {
     /// What can be made of an answer. `None` in the error: it does not go on where it should.
     fn usable(
         &self,
-        answer: Answer,
+        answer: OriginResponse,
         bytes: Option<Part>,
         total: Option<u64>,
-        repository: &Repository,
+        repository: &Requester,
         generation: Generation,
-    ) -> Result<Flow, Option<Refusal>> {
+    ) -> Result<Flow, Option<CacheError>> {
         let coded = !is_plain(&answer.headers);
         if coded {
             self.fill.counters.fill_failed(Cause::Coding);
             let upstream = &*self.fill.key.upstream;
             tracing::error!(upstream, digest = %self.fill.key.digest, "the upstream sent a blob in a coding that nobody asked for");
-            return Err(Some(Refusal::unusable("a blob in a content coding that nobody asked for")));
+            return Err(Some(CacheError::unusable("a blob in a content coding that nobody asked for")));
         }
         let extent = extent(&answer);
         if bytes.is_some() && extent.is_none() {
             // A server that knows neither ranges nor lengths: it is not for the cache.
             let unknown = self.is_part() && answer.status == StatusCode::OK;
-            return Err(unknown.then_some(Refusal::Bypass));
+            return Err(unknown.then_some(CacheError::Bypass));
         }
         let whole = extent.map(|(.., total)| total);
         if total.is_some() && whole != total {
@@ -267,7 +267,7 @@ impl Task<'_> {
         if whole == Some(0) && !is_of_nothing(&self.fill.key.digest) {
             // There is no last byte to withhold.
             self.fill.counters.fill_failed(Cause::Length);
-            return Err(Some(Refusal::unusable("nothing for a blob that has bytes")));
+            return Err(Some(CacheError::unusable("nothing for a blob that has bytes")));
         }
         let content_type = answer.headers.get(header::CONTENT_TYPE).cloned();
         let etag = answer.headers.get(header::ETAG).cloned();
@@ -437,7 +437,7 @@ impl Task<'_> {
         let mut state = self.fill.state();
         let wanted = match state.kept {
             true => !state.wanting.is_empty(),
-            false => state.wanting.iter().any(|wanting| wanting.need != Need::Background),
+            false => state.wanting.iter().any(|wanting| wanting.need != Priority::Background),
         };
         let little = state.kept
             && head.total.is_some_and(|total| total - state.ring.end() <= FINISHED_BYTES.max(total / 10));
@@ -492,30 +492,30 @@ enum Flowed {
 /// Those for whom the upstream's no is the same.
 type Asker = (crate::proto::RepositoryName, Arc<str>);
 
-fn asker(repository: &Repository) -> Asker {
+fn asker(repository: &Requester) -> Asker {
     (repository.name.clone(), repository.source.account())
 }
 
 /// Whether it is the request that the upstream does not like, and nothing that it says of the blob.
-fn is_other(refusal: &Refusal) -> bool {
+fn is_other(refusal: &CacheError) -> bool {
     refusal.failure() == Some(crate::cache::origin::FailureKind::Other)
 }
 
 /// Whether a refusal is to the one who asked, so that another might get it.
-fn concerns_asker(refusal: &Refusal) -> bool {
+fn concerns_asker(refusal: &CacheError) -> bool {
     use crate::cache::origin::FailureKind as Kind;
     match refusal {
-        Refusal::Failure(failure) => match failure.kind {
+        CacheError::Origin(failure) => match failure.kind {
             Kind::NotFound | Kind::Denied | Kind::Credentials | Kind::Limited { .. } => true,
             Kind::Unreachable | Kind::Unusable | Kind::Other => false,
         },
-        Refusal::MayNotFetch | Refusal::Limited(_) => true,
+        CacheError::FetchForbidden | CacheError::RateLimited(_) => true,
         _ => false,
     }
 }
 
 /// The first byte of an answer, the byte behind its last, and the bytes of the whole; `None` where it does not say.
-pub(crate) fn extent(answer: &Answer) -> Option<(u64, u64, u64)> {
+pub(crate) fn extent(answer: &OriginResponse) -> Option<(u64, u64, u64)> {
     match answer.status {
         StatusCode::OK => answer.body.remaining().map(|length| (0, length, length)),
         StatusCode::PARTIAL_CONTENT => {
@@ -531,7 +531,7 @@ pub(crate) fn extent(answer: &Answer) -> Option<(u64, u64, u64)> {
 }
 
 /// The bytes from `at` up to `end` (the blob's end where there is none) of an answer that has them.
-pub(crate) fn exactly(answer: Answer, at: u64, end: Option<u64>) -> Option<Body> {
+pub(crate) fn exactly(answer: OriginResponse, at: u64, end: Option<u64>) -> Option<Body> {
     let (first, last, total) = extent(&answer).filter(|_| is_plain(&answer.headers))?;
     let end = end.unwrap_or(total);
     let has = first <= at && at <= end && end <= last;

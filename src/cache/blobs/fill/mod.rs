@@ -24,8 +24,8 @@ mod tests;
 
 use crate::cache::blobs::fill::verify::{Follower, Verdict};
 use crate::cache::counters::{Cause, Counters};
-use crate::cache::origin::Bytes;
-use crate::cache::requester::{Need, Refusal, Repository};
+use crate::cache::origin::ByteSpan;
+use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Content;
 use crate::proto::Digest;
 pub(crate) use reader::Reader;
@@ -42,14 +42,14 @@ pub(crate) struct Key {
     pub(crate) upstream: Arc<str>,
     pub(crate) digest: Digest,
     /// Some bytes alone: passed through to all who ask for the same, neither proved nor kept.
-    pub(crate) part: Option<Bytes>,
+    pub(crate) part: Option<ByteSpan>,
 }
 
 /// A download.
 pub(crate) struct Fill {
     key: Key,
     counters: Arc<Counters>,
-    state: Mutex<State>,
+    state: Mutex<FillState>,
     /// Something has changed that the task must look at.
     stir: Notify,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Head {
     pub(crate) etag: Option<HeaderValue>,
 }
 
-struct State {
+struct FillState {
     head: Option<Arc<Head>>,
     ring: Ring,
     /// What is in the file, and may be read there.
@@ -81,7 +81,7 @@ struct State {
     /// What comes is checked against the digest.
     proves: bool,
     /// Who wants it, in the order of coming: as each of them the upstream may be asked.
-    wanting: Vec<Wanting>,
+    wanting: Vec<Subscriber>,
     next: u64,
     /// How far the first of the readers is.
     furthest: u64,
@@ -104,24 +104,24 @@ enum End {
 }
 
 /// Somebody who wants a fill.
-struct Wanting {
+struct Subscriber {
     number: u64,
-    repository: Repository,
-    need: Need,
+    repository: Requester,
+    need: Priority,
     /// Tells it of the head.
-    opened: Option<oneshot::Sender<Result<Arc<Head>, Refusal>>>,
+    opened: Option<oneshot::Sender<Result<Arc<Head>, CacheError>>>,
 }
 
 /// The wish for a fill: as long as it lives, the fill goes on.
-pub(crate) struct Want {
+pub(crate) struct Subscription {
     pub(crate) fill: Arc<Fill>,
     number: u64,
-    opened: Option<oneshot::Receiver<Result<Arc<Head>, Refusal>>>,
+    opened: Option<oneshot::Receiver<Result<Arc<Head>, CacheError>>>,
 }
 
 impl Fills {
     /// Joins the fill of `key` for `repository`, or begins it on this runtime. Second: whether it was under way.
-    pub(crate) fn join(&self, key: Key, repository: &Repository, need: Need) -> (Want, bool) {
+    pub(crate) fn join(&self, key: Key, repository: &Requester, need: Priority) -> (Subscription, bool) {
         let mut fills = self.fills();
         match fills.entry(key.clone()) {
             Entry::Occupied(mut place) => match place.get().want(repository, need) {
@@ -141,9 +141,9 @@ impl Fills {
     }
 
     /// Joins the fill of `key` if there is one.
-    pub(crate) fn follow(&self, key: &Key, repository: &Repository) -> Option<Want> {
+    pub(crate) fn follow(&self, key: &Key, repository: &Requester) -> Option<Subscription> {
         let fill = self.fills().get(key).cloned();
-        fill.and_then(|fill| fill.want(repository, Need::Only))
+        fill.and_then(|fill| fill.want(repository, Priority::Required))
     }
 
     /// Whether a blob is on its way from `upstream`, for anybody.
@@ -152,7 +152,7 @@ impl Fills {
     }
 
     /// Whether a blob is on its way, and for other repositories than this alone.
-    pub(crate) fn is_foreign(&self, key: &Key, repository: &Repository) -> bool {
+    pub(crate) fn is_foreign(&self, key: &Key, repository: &Requester) -> bool {
         let fill = self.fills().get(key).cloned();
         fill.is_some_and(|fill| {
             let state = fill.state();
@@ -165,7 +165,7 @@ impl Fills {
         let fills = self.fills();
         let of_it = fills.iter().filter(|(key, _)| &*key.upstream == upstream);
         of_it
-            .filter(|(_, fill)| fill.state().wanting.iter().any(|wanting| wanting.need == Need::Only))
+            .filter(|(_, fill)| fill.state().wanting.iter().any(|wanting| wanting.need == Priority::Required))
             .count()
     }
 
@@ -206,12 +206,12 @@ impl Fills {
 }
 
 impl Fill {
-    fn begin(key: Key, repository: &Repository, need: Need) -> (Arc<Self>, Want) {
+    fn begin(key: Key, repository: &Requester, need: Priority) -> (Arc<Self>, Subscription) {
         let proves = key.part.is_none();
         let fill = Arc::new(Self {
             key,
             counters: repository.site.cache.counters.clone(),
-            state: Mutex::new(State::new(proves)),
+            state: Mutex::new(FillState::new(proves)),
             stir: Notify::new(),
         });
         let want = fill.enter(&mut fill.state(), repository, need);
@@ -220,7 +220,7 @@ impl Fill {
     }
 
     /// One more who wants it; `None` when it is over already.
-    fn want(self: &Arc<Self>, repository: &Repository, need: Need) -> Option<Want> {
+    fn want(self: &Arc<Self>, repository: &Requester, need: Priority) -> Option<Subscription> {
         let mut state = self.state();
         let usable = !state.closed && !matches!(state.end, End::Broken);
         // Of what is passed through, the beginning may be gone.
@@ -229,17 +229,22 @@ impl Fill {
         (usable && whole).then(|| self.enter(&mut state, repository, need))
     }
 
-    fn enter(self: &Arc<Self>, state: &mut State, repository: &Repository, need: Need) -> Want {
+    fn enter(
+        self: &Arc<Self>,
+        state: &mut FillState,
+        repository: &Requester,
+        need: Priority,
+    ) -> Subscription {
         let number = state.next;
         state.next += 1;
         let (sender, receiver) = oneshot::channel();
-        state.wanting.push(Wanting { number, repository: repository.clone(), need, opened: Some(sender) });
+        state.wanting.push(Subscriber { number, repository: repository.clone(), need, opened: Some(sender) });
         state.open();
         self.stir.notify_one();
-        Want { fill: self.clone(), number, opened: Some(receiver) }
+        Subscription { fill: self.clone(), number, opened: Some(receiver) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FillState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -256,7 +261,7 @@ impl Fill {
             if matches!(state.end, End::NotYet) {
                 state.end = End::Broken;
             }
-            let refusal = Refusal::unusable("a blob that is not what its digest says, or not whole");
+            let refusal = CacheError::unusable("a blob that is not what its digest says, or not whole");
             for opened in state.wanting.iter_mut().filter_map(|wanting| wanting.opened.take()) {
                 let _ = opened.send(Err(refusal.clone()));
             }
@@ -266,7 +271,7 @@ impl Fill {
     }
 }
 
-impl State {
+impl FillState {
     fn new(proves: bool) -> Self {
         Self {
             head: None,
@@ -371,12 +376,12 @@ impl Follower for Fill {
     }
 }
 
-impl Want {
+impl Subscription {
     /// Waits until the upstream has answered with a success.
     ///
     /// # Errors
     /// What the upstream said to whoever asks here, or to one for whom it is the same.
-    pub(crate) async fn head(&mut self) -> Result<Arc<Head>, Refusal> {
+    pub(crate) async fn head(&mut self) -> Result<Arc<Head>, CacheError> {
         if let Some(opened) = self.opened.take()
             && let Ok(answer) = opened.await
         {
@@ -384,7 +389,7 @@ impl Want {
         }
         let state = self.fill.state();
         let head = state.head.clone().filter(|_| !matches!(state.end, End::Broken));
-        head.ok_or(Refusal::Again)
+        head.ok_or(CacheError::Retry)
     }
 
     /// What it is of.
@@ -411,7 +416,7 @@ impl Want {
     }
 }
 
-impl Drop for Want {
+impl Drop for Subscription {
     fn drop(&mut self) {
         let number = self.number;
         self.fill.state().wanting.retain(|wanting| wanting.number != number);

@@ -10,14 +10,14 @@ use bytes::Bytes;
 use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::file_body::{FileReader, Read};
 use crate::cache::blobs::fill::ring::Place;
-use crate::cache::blobs::fill::{End, Fill, Want};
-use crate::cache::origin::{Bytes as Part, Question};
-use crate::cache::requester::{Need, Repository};
+use crate::cache::blobs::fill::{End, Fill, Subscription};
+use crate::cache::origin::{ByteSpan as Part, OriginRequest};
+use crate::cache::requester::{Priority, Requester};
 
 /// Bytes of a blob that is on its way.
 pub(crate) struct Reader {
-    want: Want,
-    repository: Repository,
+    want: Subscription,
+    repository: Requester,
     /// The next byte.
     at: u64,
     /// The byte behind the last; `None`: wherever the stream ends.
@@ -47,7 +47,7 @@ enum Step {
 
 impl Reader {
     /// Reads from `at` up to `end`, by `want`.
-    pub(crate) fn new(want: Want, repository: Repository, at: u64, end: Option<u64>) -> Self {
+    pub(crate) fn new(want: Subscription, repository: Requester, at: u64, end: Option<u64>) -> Self {
         let place = {
             let mut state = want.fill.state();
             // Where nothing is kept, the stream goes on for the sake of whoever is first.
@@ -176,12 +176,13 @@ impl Reader {
 }
 
 /// The rest of what a reader wants, by a request of its own.
-async fn rest(repository: Repository, fill: Arc<Fill>, at: u64, end: Option<u64>) -> Result<Body, BodyError> {
+async fn rest(repository: Requester, fill: Arc<Fill>, at: u64, end: Option<u64>) -> Result<Body, BodyError> {
     let missing = end.map_or(1, |end| end - at);
     let part = Part { first: at, last: end.map(|end| end - 1) };
     let digest = fill.key.digest.clone();
-    let question = Question::Blob { digest, bytes: Some(part), validator: None };
-    let answer = repository.ask(Need::Only, question).await.map_err(|_| BodyError::Short { missing })?;
+    let question = OriginRequest::Blob { digest, bytes: Some(part), validator: None };
+    let answer =
+        repository.ask(Priority::Required, question).await.map_err(|_| BodyError::Short { missing })?;
     crate::cache::blobs::fill::download::exactly(answer, at, end).ok_or(BodyError::Short { missing })
 }
 

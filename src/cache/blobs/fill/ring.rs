@@ -39,7 +39,7 @@ impl Ring {
         self.frames.back().map_or(0, |(_, frame)| frame.len() as u64)
     }
 
-    /// The next frame. Small ones are put together: each costs more than its bytes.
+    /// The next frame. SmallBlobs ones are put together: each costs more than its bytes.
     pub(crate) fn push(&mut self, frame: Bytes) {
         let at = self.end;
         self.end += frame.len() as u64;

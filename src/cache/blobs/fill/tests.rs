@@ -14,10 +14,10 @@ use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::fill::*;
-use crate::cache::origin::{Answer, Asking, FailureKind, Question, Source};
-use crate::cache::{Blob, Cache, Failure, Outcome, Site};
+use crate::cache::origin::{Asking, FailureKind, Origin, OriginRequest, OriginResponse};
+use crate::cache::{Blob, Cache, CacheStatus, OriginError, UpstreamCache};
 use crate::config;
-use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCache};
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::proto::{ByteRange, RepositoryName};
 
 /// An upstream of one blob, which gives it in frames that a test lets through one by one.
@@ -26,11 +26,9 @@ struct Given {
     /// Answers in its place, first.
     failures: Mutex<VecDeque<FailureKind>>,
     frames: Mutex<Option<mpsc::UnboundedReceiver<usize>>>,
-    asked: Mutex<Vec<Option<origin::Bytes>>>,
+    asked: Mutex<Vec<Option<ByteSpan>>>,
     held: AtomicUsize,
 }
-
-use crate::cache::origin;
 
 struct Paced {
     rest: Bytes,
@@ -78,14 +76,18 @@ impl Given {
         self.asked.lock().unwrap().len()
     }
 
-    fn answer(&self, question: Question) -> Result<Answer, Failure> {
-        let Question::Blob { bytes, .. } = question else {
+    fn answer(&self, question: OriginRequest) -> Result<OriginResponse, OriginError> {
+        let OriginRequest::Blob { bytes, .. } = question else {
             self.held.fetch_add(1, Ordering::Relaxed);
-            return Ok(Answer { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() });
+            return Ok(OriginResponse {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: Body::empty(),
+            });
         };
         self.asked.lock().unwrap().push(bytes);
         if let Some(kind) = self.failures.lock().unwrap().pop_front() {
-            return Err(Failure { kind, cause: Arc::new(crate::cache::requester::Unusable("nothing")) });
+            return Err(OriginError { kind, cause: Arc::new(crate::cache::requester::Unusable("nothing")) });
         }
         let blob = self.blob.lock().unwrap().clone();
         let total = blob.len();
@@ -104,14 +106,14 @@ impl Given {
             Some(frames) => Body::stream(Paced { rest, frames }),
             None => Body::full(rest),
         };
-        Ok(Answer { status, headers, body })
+        Ok(OriginResponse { status, headers, body })
     }
 }
 
 struct As(Arc<Given>, &'static str);
 
-impl Source for As {
-    fn ask(&self, _: usize, question: Question) -> Asking<'_> {
+impl Origin for As {
+    fn ask(&self, _: usize, question: OriginRequest) -> Asking<'_> {
         Box::pin(async move { self.0.answer(question) })
     }
 
@@ -121,7 +123,7 @@ impl Source for As {
 }
 
 struct Place {
-    site: Arc<Site>,
+    site: Arc<UpstreamCache>,
     _dir: tempfile::TempDir,
 }
 
@@ -132,14 +134,14 @@ impl Place {
         Self { site, _dir: dir }
     }
 
-    fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> Repository {
+    fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> Requester {
         let name = RepositoryName::parse(repository).unwrap();
         let permit = Permit::operator(Identity::Anonymous);
         self.site.repository(&permit, &name, 0, Arc::new(As(given.clone(), account)))
     }
 }
 
-fn site(path: &std::path::Path) -> Arc<Site> {
+fn site(path: &std::path::Path) -> Arc<UpstreamCache> {
     let settings = config::Cache {
         path: path.to_owned(),
         max_size: 1 << 30,
@@ -149,7 +151,7 @@ fn site(path: &std::path::Path) -> Arc<Site> {
     };
     let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
     let hour = std::time::Duration::from_secs(3600);
-    let cache = UpstreamCache {
+    let cache = UpstreamCacheOptions {
         tag_ttl: hour,
         stale_if_error: hour,
         not_found_ttl: hour,
@@ -157,7 +159,7 @@ fn site(path: &std::path::Path) -> Arc<Site> {
         pull_authorization: PullAuthorization::Shared,
         grant_stale: hour,
     };
-    Site::new(Cache::open(&settings), &upstream, &cache)
+    UpstreamCache::new(Cache::open(&settings), &upstream, &cache)
 }
 
 fn blob(length: usize) -> (Bytes, Digest) {
@@ -175,7 +177,7 @@ async fn read(mut body: Body) -> Result<Vec<u8>, BodyError> {
     Ok(all)
 }
 
-async fn whole(repository: &Repository, digest: &Digest) -> Blob {
+async fn whole(repository: &Requester, digest: &Digest) -> Blob {
     repository.blob(digest, None, false).await.unwrap()
 }
 
@@ -203,7 +205,7 @@ async fn many_readers_cost_one_download_and_the_next_costs_none() {
         tokio::task::yield_now().await;
     }
     let again = whole(&repository, &digest).await;
-    assert_eq!(again.outcome, Outcome::Hit);
+    assert_eq!(again.outcome, CacheStatus::Hit);
     assert_eq!(read(again.body).await.unwrap(), bytes);
     assert_eq!((given.asked(), given.held.load(Ordering::Relaxed)), (1, 0));
 }
@@ -223,7 +225,7 @@ async fn nobody_has_the_last_bytes_before_the_digest_holds() {
         }
         *given.blob.lock().unwrap() = bytes.clone();
         let got = whole(&repository, &digest).await;
-        assert_eq!(got.outcome, Outcome::Miss);
+        assert_eq!(got.outcome, CacheStatus::Miss);
         assert_eq!(read(got.body).await.unwrap(), bytes);
         assert_eq!(given.asked(), 2);
     }
@@ -247,7 +249,7 @@ async fn what_was_left_is_gone_on_with() {
     let again = whole(&repository, &digest).await;
     assert!(read(again.body).await.unwrap() == bytes);
     let asked = given.asked.lock().unwrap().clone();
-    assert_eq!(asked, [None, Some(origin::Bytes { first: 1_000_000, last: None })]);
+    assert_eq!(asked, [None, Some(ByteSpan { first: 1_000_000, last: None })]);
 }
 
 #[tokio::test]
@@ -257,7 +259,7 @@ async fn a_refusal_is_for_whom_it_was_and_the_next_is_asked_as() {
     given.failures.lock().unwrap().push_back(FailureKind::Denied);
     let (first, second) = (place.of(&given, "a/b", "x"), place.of(&given, "a/b", "y"));
     let (no, yes) = tokio::join!(first.blob(&digest, None, false), second.blob(&digest, None, false));
-    assert!(matches!(no, Err(Refusal::Failure(Failure { kind: FailureKind::Denied, .. }))));
+    assert!(matches!(no, Err(CacheError::Origin(OriginError { kind: FailureKind::Denied, .. }))));
     assert_eq!(read(yes.unwrap().body).await.unwrap(), bytes);
     assert_eq!(given.asked(), 2);
 }
@@ -272,7 +274,7 @@ async fn a_part_of_a_fill_waits_only_for_its_own_bytes() {
     let everything = whole(&repository, &digest).await;
     let range = ByteRange::parse(b"bytes=100-299999");
     let part = repository.blob(&digest, Some(&range), false).await.unwrap();
-    assert_eq!((part.total, part.outcome), (Some(1_000_000), Outcome::Fill));
+    assert_eq!((part.total, part.outcome), (Some(1_000_000), CacheStatus::Fill));
     assert_eq!(read(part.body).await.unwrap(), &bytes[100..300_000]);
     go.send(500_000).unwrap();
     assert_eq!(read(everything.body).await.unwrap(), bytes);
@@ -287,10 +289,10 @@ async fn a_part_of_what_is_not_here_is_passed_through_and_the_blob_fills_besides
     let range = ByteRange::parse(b"bytes=100-199");
     let part = repository.blob(&digest, Some(&range), false).await.unwrap();
     assert_eq!(read(part.body).await.unwrap(), &bytes[100..200]);
-    while repository.blob(&digest, Some(&range), false).await.unwrap().outcome != Outcome::Hit {
+    while repository.blob(&digest, Some(&range), false).await.unwrap().outcome != CacheStatus::Hit {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     let beyond = ByteRange::parse(b"bytes=1000000-");
     let beyond = repository.blob(&digest, Some(&beyond), false).await;
-    assert!(matches!(beyond, Err(Refusal::Unsatisfiable(1_000_000))));
+    assert!(matches!(beyond, Err(CacheError::Unsatisfiable(1_000_000))));
 }

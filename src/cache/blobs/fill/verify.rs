@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use crate::cache::store::hash_pool::Desk;
+use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::{Content, Partial};
 use crate::proto::{Algorithm, Digest};
 
 /// What is to be proved of one stream.
 pub(crate) struct Proof {
-    desk: Arc<Desk>,
+    desk: Arc<HashPool>,
     shared: Arc<Shared>,
 }
 
@@ -89,7 +89,7 @@ const AGAIN_BYTES: usize = 256 * 1024;
 impl Proof {
     /// For a stream that goes on behind what `partial` holds. `None` for a digest that can't be checked.
     pub(crate) fn new(
-        desk: &Arc<Desk>,
+        desk: &Arc<HashPool>,
         digest: &Digest,
         partial: Option<Partial>,
         follower: Arc<dyn Follower>,
@@ -150,7 +150,7 @@ impl Shared {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give(this: &Arc<Self>, desk: &Arc<Desk>) {
+    fn give(this: &Arc<Self>, desk: &Arc<HashPool>) {
         let (this, again) = (this.clone(), Arc::downgrade(desk));
         desk.give(move || {
             // A turn that breaks leaves the last verdict unsaid; its follower would wait for ever.

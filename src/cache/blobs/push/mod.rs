@@ -13,9 +13,9 @@ mod sessions;
 mod spool;
 
 use crate::body::Tap;
-use crate::cache::store::hash_pool::Desk;
+use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::{Kind, Store};
-use crate::cache::upstream_cache::Site;
+use crate::cache::upstream_cache::UpstreamCache;
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName};
 use sessions::Sessions;
@@ -24,7 +24,7 @@ use spool::{End, Spool};
 /// The uploads under way, of all upstreams.
 pub(crate) struct Pushes {
     store: Arc<Store>,
-    desk: Arc<Desk>,
+    desk: Arc<HashPool>,
     sessions: Arc<Sessions>,
     /// What waits to be written, of all of them, in bytes.
     backlog: Arc<AtomicUsize>,
@@ -39,12 +39,12 @@ pub(crate) struct Push {
 }
 
 impl Pushes {
-    pub(crate) fn new(store: Arc<Store>, desk: Arc<Desk>) -> Self {
+    pub(crate) fn new(store: Arc<Store>, desk: Arc<HashPool>) -> Self {
         Self { store, desk, sessions: Arc::default(), backlog: Arc::default() }
     }
 }
 
-impl Site {
+impl UpstreamCache {
     /// Begins the copy of an upload: whoever goes on with it finds it by the answer. `None`: there are too many.
     pub(crate) fn begin_push(&self) -> Option<String> {
         let Pushes { store, desk, sessions, backlog } = &self.cache.pushes;

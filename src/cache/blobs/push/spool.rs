@@ -13,14 +13,14 @@ use aws_lc_rs::digest;
 use bytes::Bytes;
 
 use crate::body::Tap;
-use crate::cache::store::hash_pool::Desk;
+use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::{Partial, Store};
 use crate::config::limits;
 use crate::proto::{Algorithm, Digest};
 
 /// The copy of an upload. Dropped, it is given up.
 pub(crate) struct Spool {
-    desk: Arc<Desk>,
+    desk: Arc<HashPool>,
     shared: Arc<Shared>,
 }
 
@@ -85,7 +85,7 @@ struct Open {
 
 /// The body's side of it.
 struct Copying {
-    desk: Arc<Desk>,
+    desk: Arc<HashPool>,
     shared: Arc<Shared>,
 }
 
@@ -93,7 +93,7 @@ impl Spool {
     /// For an upload to `upstream`. Makes no file before something comes. `backlog` counts what waits of all of them.
     pub(crate) fn new(
         store: Arc<Store>,
-        desk: Arc<Desk>,
+        desk: Arc<HashPool>,
         upstream: Arc<str>,
         backlog: Arc<AtomicUsize>,
     ) -> Self {
@@ -186,14 +186,14 @@ impl Shared {
         queue.lost = true;
     }
 
-    fn wake(this: &Arc<Self>, desk: &Arc<Desk>, mut queue: MutexGuard<'_, Queue>) {
+    fn wake(this: &Arc<Self>, desk: &Arc<HashPool>, mut queue: MutexGuard<'_, Queue>) {
         if !std::mem::replace(&mut queue.busy, true) {
             drop(queue);
             Self::give(this, desk);
         }
     }
 
-    fn give(this: &Arc<Self>, desk: &Arc<Desk>) {
+    fn give(this: &Arc<Self>, desk: &Arc<HashPool>) {
         let (this, again) = (this.clone(), Arc::downgrade(desk));
         desk.give(move || {
             if this.turn()

@@ -6,9 +6,9 @@ use tempfile::TempDir;
 use crate::cache::Cache;
 use crate::cache::blobs::push::*;
 use crate::config;
-use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCache};
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 
-fn place() -> (TempDir, Arc<Site>) {
+fn place() -> (TempDir, Arc<UpstreamCache>) {
     let dir = tempfile::tempdir().unwrap();
     let settings = config::Cache {
         path: dir.path().to_owned(),
@@ -19,7 +19,7 @@ fn place() -> (TempDir, Arc<Site>) {
     };
     let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
     let hour = Duration::from_secs(3600);
-    let cache = UpstreamCache {
+    let cache = UpstreamCacheOptions {
         tag_ttl: hour,
         stale_if_error: hour,
         not_found_ttl: hour,
@@ -27,7 +27,7 @@ fn place() -> (TempDir, Arc<Site>) {
         pull_authorization: PullAuthorization::Shared,
         grant_stale: hour,
     };
-    (dir, Site::new(Cache::open(&settings), &upstream, &cache))
+    (dir, UpstreamCache::new(Cache::open(&settings), &upstream, &cache))
 }
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -44,7 +44,7 @@ fn send(push: &Push, bytes: &'static [u8]) {
 }
 
 /// Whether the blob came to be kept.
-async fn is_kept(site: &Arc<Site>, digest: &Digest) -> bool {
+async fn is_kept(site: &Arc<UpstreamCache>, digest: &Digest) -> bool {
     for _ in 0..2000 {
         if site.cache().store().has(Kind::Blob, digest) {
             return true;

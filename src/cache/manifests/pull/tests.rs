@@ -12,16 +12,16 @@ fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
 }
 
-async fn get(place: &Place, text: &str) -> Result<Manifest, Refusal> {
+async fn get(place: &Place, text: &str) -> Result<Manifest, CacheError> {
     place.repository().manifest(&reference(text), &Accept::default(), false).await
 }
 
-async fn head(place: &Place, text: &str) -> Result<Manifest, Refusal> {
+async fn head(place: &Place, text: &str) -> Result<Manifest, CacheError> {
     place.repository().manifest(&reference(text), &Accept::default(), true).await
 }
 
 /// What a GET gives, and what the upstream was asked for it.
-async fn got(place: &Place, text: &str) -> (Outcome, String, Vec<String>) {
+async fn got(place: &Place, text: &str) -> (CacheStatus, String, Vec<String>) {
     let manifest = get(place, text).await.unwrap();
     let bytes = String::from_utf8(manifest.bytes.unwrap().to_vec()).unwrap();
     (manifest.outcome, bytes, place.registry.asked())
@@ -40,9 +40,9 @@ async fn a_tag_is_asked_for_by_head_and_its_manifest_by_digest() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     let expected = asked(&["HEAD v1", "GET DIGEST"], &digest);
-    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
-    assert_eq!(got(&place, "v1").await, (Outcome::Hit, image("a"), vec![]));
-    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Hit, image("a"), vec![]));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Miss, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), vec![]));
+    assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Hit, image("a"), vec![]));
 }
 
 #[tokio::test]
@@ -51,8 +51,11 @@ async fn a_warm_cache_costs_the_upstream_no_get() {
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
     for _ in 0..5 {
-        assert_eq!(got(&place, "v1").await, (Outcome::Revalidated, image("a"), vec!["HEAD v1".to_owned()]));
-        assert_eq!(got(&place, digest.as_str()).await, (Outcome::Hit, image("a"), vec![]));
+        assert_eq!(
+            got(&place, "v1").await,
+            (CacheStatus::Revalidated, image("a"), vec!["HEAD v1".to_owned()])
+        );
+        assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Hit, image("a"), vec![]));
     }
 }
 
@@ -65,7 +68,7 @@ async fn a_tag_that_has_moved_is_followed() {
     assert_eq!(got(&place, "v1").await.1, image("a"));
     place.age_tag("v1", HOUR + SECOND);
     let expected = asked(&["HEAD v1", "GET DIGEST"], &moved);
-    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("b"), expected));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Miss, image("b"), expected));
 }
 
 #[tokio::test]
@@ -96,7 +99,7 @@ async fn a_head_that_does_not_say_the_digest_is_followed_by_a_get_that_is_hashed
     place.registry.push("v1", &image("a"));
     place.registry.with().says_no_digest = true;
     let expected = vec!["HEAD v1".to_owned(), "GET v1".to_owned()];
-    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Miss, image("a"), expected));
     assert!(head(&place, "v1").await.unwrap().bytes.is_some());
 }
 
@@ -106,7 +109,7 @@ async fn where_head_is_not_served_get_is_asked() {
     place.registry.push("v1", &image("a"));
     place.registry.with().head_fails = Some(FailureKind::Other);
     let expected = vec!["HEAD v1".to_owned(), "GET v1".to_owned()];
-    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Miss, image("a"), expected));
 }
 
 #[tokio::test]
@@ -117,7 +120,7 @@ async fn a_head_fetches_no_body() {
         let first = head(&place, text).await.unwrap();
         let length = image("a").len() as u64;
         assert_eq!((first.digest, first.length, first.bytes), (digest.clone(), length, None));
-        assert_eq!(head(&place, text).await.unwrap().outcome, Outcome::Hit);
+        assert_eq!(head(&place, text).await.unwrap().outcome, CacheStatus::Hit);
     }
     // What the tag's HEAD said is also said of the digest.
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
@@ -132,7 +135,7 @@ async fn a_manifest_that_another_repository_brought_is_not_fetched_again() {
     let mut other = place.repository();
     other.name = RepositoryName::parse("c").unwrap();
     let manifest = other.manifest(&reference(digest.as_str()), &Accept::default(), false).await.unwrap();
-    assert_eq!(manifest.outcome, Outcome::Revalidated);
+    assert_eq!(manifest.outcome, CacheStatus::Revalidated);
     assert_eq!(place.registry.asked(), asked(&["HEAD DIGEST"], &digest));
 }
 
@@ -158,7 +161,7 @@ async fn when_the_upstream_fails_the_last_digest_serves_for_a_while() {
         got(&place, "v1").await;
         place.registry.with().fails = Some(kind);
         place.age_tag("v1", HOUR + HOUR - SECOND);
-        assert_eq!(got(&place, "v1").await.0, Outcome::Stale, "{kind:?}");
+        assert_eq!(got(&place, "v1").await.0, CacheStatus::Stale, "{kind:?}");
         place.age_tag("v1", HOUR + HOUR + SECOND);
         assert!(get(&place, "v1").await.is_err(), "{kind:?}");
     }
@@ -175,7 +178,7 @@ async fn after_the_registrys_own_no_nothing_serves_even_if_it_fails_later() {
         assert_eq!(kind(&place, "v1").await, Some(refusal));
         place.registry.with().fails = Some(FailureKind::Unreachable);
         assert_eq!(kind(&place, "v1").await, Some(FailureKind::Unreachable), "{refusal:?}");
-        assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Hit);
+        assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Hit);
     }
 }
 
@@ -188,8 +191,8 @@ async fn a_tag_that_moved_to_what_can_not_be_had_still_serves_what_it_was() {
     place.registry.with().get_fails = Some(FailureKind::Limited { retry_after: Some(SECOND) });
     place.age_tag("v1", HOUR + SECOND);
     let expected = asked(&["HEAD v1", "GET DIGEST"], &moved);
-    assert_eq!(got(&place, "v1").await, (Outcome::Stale, image("a"), expected));
-    assert_eq!(got(&place, "v1").await, (Outcome::Stale, image("a"), vec![]));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Stale, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Stale, image("a"), vec![]));
 }
 
 #[tokio::test]
@@ -202,7 +205,7 @@ async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked()
     place.registry.with().fails = Some(FailureKind::Limited { retry_after: Some(HOUR) });
     got(&place, "v1").await;
     place.registry.with().fails = None;
-    assert_eq!(got(&place, "v1").await, (Outcome::Stale, image("a"), vec![]));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Stale, image("a"), vec![]));
     assert_eq!(got(&place, "v2").await.2, asked(&["HEAD v2", "GET DIGEST"], &other));
 }
 
@@ -210,11 +213,11 @@ async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked()
 async fn a_manifest_that_is_not_there_is_not_asked_for_again_until_something_is_written() {
     let place = Place::new();
     assert_eq!(kind(&place, "v1").await, Some(FailureKind::NotFound));
-    assert!(matches!(get(&place, "v1").await, Err(Refusal::NotFound)));
+    assert!(matches!(get(&place, "v1").await, Err(CacheError::NotFound)));
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
     place.registry.push("v1", &image("a"));
     place.site.written(&name());
-    assert_eq!(got(&place, "v1").await.0, Outcome::Miss);
+    assert_eq!(got(&place, "v1").await.0, CacheStatus::Miss);
 }
 
 #[tokio::test]
@@ -266,7 +269,7 @@ async fn what_is_no_manifest_is_left_to_the_upstream() {
     let both = r#"{"layers":[],"manifests":[]}"#;
     let strange = place.registry.push_as("both", media_type::OCI_INDEX, both);
     for text in ["both", strange.as_str(), "blake3:abc"] {
-        assert!(matches!(get(&place, text).await, Err(Refusal::Bypass)), "{text}");
+        assert!(matches!(get(&place, text).await, Err(CacheError::Bypass)), "{text}");
     }
     assert!(place.site.ledger.tag(&name(), &Tag::parse("both").unwrap()).is_none());
 }
@@ -277,10 +280,10 @@ async fn a_client_that_does_not_take_what_is_kept_is_left_to_the_upstream() {
     place.registry.push("v1", &image("a"));
     let docker = Accept::from_lines([media_type::DOCKER_MANIFEST.as_bytes()]);
     let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
-    assert!(matches!(refusal, Refusal::Bypass));
+    assert!(matches!(refusal, CacheError::Bypass));
     let place = place.again(|settings| settings.offline = true);
     let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
-    assert!(matches!(refusal, Refusal::Offline));
+    assert!(matches!(refusal, CacheError::Offline));
 }
 
 #[tokio::test]
@@ -291,11 +294,11 @@ async fn offline_serves_what_is_here_however_old_and_asks_nothing() {
     place.age_tag("v1", 10_000 * HOUR);
     let place = place.again(|settings| settings.offline = true);
     for text in ["v1", digest.as_str()] {
-        assert_eq!(got(&place, text).await, (Outcome::Hit, image("a"), vec![]), "{text}");
+        assert_eq!(got(&place, text).await, (CacheStatus::Hit, image("a"), vec![]), "{text}");
         assert!(head(&place, text).await.is_ok());
     }
-    assert!(matches!(get(&place, "v2").await, Err(Refusal::Offline)));
-    assert!(matches!(get(&place, "blake3:abc").await, Err(Refusal::Offline)));
+    assert!(matches!(get(&place, "v2").await, Err(CacheError::Offline)));
+    assert!(matches!(get(&place, "blake3:abc").await, Err(CacheError::Offline)));
     assert!(place.registry.asked().is_empty());
 }
 
@@ -324,16 +327,16 @@ async fn a_record_that_is_older_than_a_day_is_asked_about_again() {
     got(&place, "v1").await;
     let age = |age: Duration| {
         let held = place.site.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
-        let held = Held { confirmed: clock::wall() - age, ..held };
+        let held = Membership { confirmed: clock::wall() - age, ..held };
         place.site.ledger.hold(&name(), Kind::Manifest, &digest, &held);
     };
     age(limits::RECORD_BELIEVED + SECOND);
     let expected = asked(&["HEAD DIGEST"], &digest);
-    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Revalidated, image("a"), expected));
-    assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Hit);
+    assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Revalidated, image("a"), expected));
+    assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Hit);
     age(limits::RECORD_BELIEVED + SECOND);
     place.registry.with().fails = Some(FailureKind::Unreachable);
-    assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Stale);
+    assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Stale);
     place.registry.with().fails = Some(FailureKind::NotFound);
     assert_eq!(kind(&place, digest.as_str()).await, Some(FailureKind::NotFound));
     assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
@@ -355,7 +358,7 @@ async fn what_was_kept_is_here_after_a_restart() {
     got(&place, "v1").await;
     let place = place.restarted();
     for text in ["v1", digest.as_str()] {
-        assert_eq!(got(&place, text).await, (Outcome::Hit, image("a"), vec![]), "{text}");
+        assert_eq!(got(&place, text).await, (CacheStatus::Hit, image("a"), vec![]), "{text}");
     }
 }
 
@@ -369,9 +372,9 @@ async fn what_the_disk_has_spoilt_is_fetched_again() {
     let file = file.join(&digest.encoded()[..2]).join(digest.encoded());
     std::fs::write(file, image("b")).unwrap();
     let expected = asked(&["GET DIGEST"], &digest);
-    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Miss, image("a"), expected));
+    assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Miss, image("a"), expected));
     let place = place.restarted();
-    assert_eq!(got(&place, "v1").await, (Outcome::Hit, image("a"), vec![]));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), vec![]));
 }
 
 #[tokio::test]
@@ -381,9 +384,9 @@ async fn what_a_repository_holds_is_asked_for_again_where_the_content_has_gone()
     got(&place, "v1").await;
     place.site.cache.store.remove(Kind::Manifest, &digest);
     let place = place.restarted();
-    assert_eq!(head(&place, "v1").await.unwrap().outcome, Outcome::Hit);
+    assert_eq!(head(&place, "v1").await.unwrap().outcome, CacheStatus::Hit);
     let expected = asked(&["HEAD v1", "GET DIGEST"], &digest);
-    assert_eq!(got(&place, "v1").await, (Outcome::Miss, image("a"), expected));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Miss, image("a"), expected));
 }
 
 #[tokio::test]
@@ -417,7 +420,7 @@ async fn held_up<T: Send + 'static>(
 async fn asking(
     place: &Place,
     text: &str,
-) -> (tokio::task::JoinHandle<Result<Manifest, Refusal>>, Arc<Semaphore>) {
+) -> (tokio::task::JoinHandle<Result<Manifest, CacheError>>, Arc<Semaphore>) {
     let (repository, reference) = (place.repository(), reference(text));
     held_up(place, async move { repository.manifest(&reference, &Accept::default(), false).await }).await
 }
@@ -444,7 +447,7 @@ async fn a_404_that_a_push_has_overtaken_is_not_remembered() {
     gate.add_permits(1000);
     assert!(asking.await.unwrap().is_err());
     assert_eq!(place.site.ledger.tag(&name(), &tag).unwrap().digest, digest);
-    assert_eq!(got(&place, "v1").await, (Outcome::Hit, image("a"), vec!["HEAD v1".to_owned()]));
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), vec!["HEAD v1".to_owned()]));
 }
 
 #[tokio::test]
@@ -481,16 +484,16 @@ async fn who_may_not_fetch_has_what_is_here_as_long_as_the_upstream_holds_it() {
     let get = async |text: &str| {
         place.repository_of_held().manifest(&reference(text), &Accept::default(), false).await
     };
-    assert!(matches!(get("v1").await, Err(Refusal::MayNotFetch)));
+    assert!(matches!(get("v1").await, Err(CacheError::FetchForbidden)));
     assert!(place.registry.asked().is_empty(), "of what is not here nothing is asked");
     got(&place, "v1").await;
     place.age_tag("v1", HOUR + SECOND);
-    assert_eq!(get("v1").await.unwrap().outcome, Outcome::Revalidated);
-    assert_eq!(get("v1").await.unwrap().outcome, Outcome::Hit);
+    assert_eq!(get("v1").await.unwrap().outcome, CacheStatus::Revalidated);
+    assert_eq!(get("v1").await.unwrap().outcome, CacheStatus::Hit);
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
     place.registry.push("v1", &image("b"));
     place.age_tag("v1", HOUR + SECOND);
-    assert!(matches!(get("v1").await, Err(Refusal::MayNotFetch)), "it has moved to what is not here");
+    assert!(matches!(get("v1").await, Err(CacheError::FetchForbidden)), "it has moved to what is not here");
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
     place.registry.delete(&digest);
     place.age_manifest(&digest, limits::RECORD_BELIEVED + SECOND);
@@ -524,7 +527,7 @@ async fn a_no_to_somebody_of_his_own_ends_nothing_for_all() {
         let result = place.repository_as("own").manifest(&reference("v1"), &Accept::default(), false).await;
         assert_eq!(result.unwrap_err().failure(), Some(refusal));
         place.registry.with().fails = Some(FailureKind::Unreachable);
-        assert_eq!(got(&place, "v1").await.0, Outcome::Stale, "{refusal:?}");
+        assert_eq!(got(&place, "v1").await.0, CacheStatus::Stale, "{refusal:?}");
     }
 }
 
@@ -535,8 +538,8 @@ async fn what_another_upstream_brought_serves_once_this_one_has_served_it() {
     got(&place, "v1").await;
     let place = place.elsewhere();
     let expected = asked(&["GET DIGEST"], &digest);
-    assert_eq!(got(&place, digest.as_str()).await, (Outcome::Miss, image("a"), expected));
-    assert_eq!(got(&place, digest.as_str()).await.0, Outcome::Hit);
+    assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Miss, image("a"), expected));
+    assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Hit);
     let place = place.elsewhere();
     assert_eq!(head(&place, digest.as_str()).await.unwrap().bytes, None, "by its word alone");
     place.registry.delete(&digest);
@@ -549,7 +552,7 @@ async fn a_manifests_own_type_goes_before_what_a_repository_calls_it() {
     let own = format!(r#"{{"mediaType":"{}",{}"#, media_type::OCI_MANIFEST, &image("a")[1..]);
     let digest = place.registry.push_as("v1", media_type::DOCKER_MANIFEST, &own);
     assert_eq!(get(&place, "v1").await.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
-    let called = |kind: &str| Held {
+    let called = |kind: &str| Membership {
         media_type: MediaType::parse(kind).ok(),
         size: Some(own.len() as u64),
         confirmed: clock::wall(),
@@ -567,7 +570,7 @@ async fn an_image_is_never_served_as_an_index() {
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
     let held = place.site.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
-    let held = Held { media_type: MediaType::parse(media_type::OCI_INDEX).ok(), ..held };
+    let held = Membership { media_type: MediaType::parse(media_type::OCI_INDEX).ok(), ..held };
     place.site.ledger.hold(&name(), Kind::Manifest, &digest, &held);
     assert_eq!(get(&place, digest.as_str()).await.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
     assert_eq!(place.registry.asked()[..1], asked(&["HEAD DIGEST"], &digest));

@@ -5,7 +5,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 
 use crate::cache::metadata::membership::*;
 use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
-use crate::cache::{FailureKind, Site};
+use crate::cache::{FailureKind, UpstreamCache};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -18,25 +18,25 @@ fn yes() -> Reply {
     Reply::Yes(vec![(CONTENT_TYPE, "application/octet-stream"), (CONTENT_LENGTH, "12")])
 }
 
-fn kind(result: Result<Held, Refusal>) -> FailureKind {
+fn kind(result: Result<Membership, CacheError>) -> FailureKind {
     match result {
-        Err(Refusal::Failure(failure)) => failure.kind,
+        Err(CacheError::Origin(failure)) => failure.kind,
         other => panic!("{other:?}"),
     }
 }
 
 /// The upstream said so of blob 1 this long ago.
-fn record(site: &Site, age: Duration) -> Held {
+fn record(site: &UpstreamCache, age: Duration) -> Membership {
     record_at(site, clock::wall() - age)
 }
 
-fn record_at(site: &Site, confirmed: SystemTime) -> Held {
-    let held = Held { media_type: None, size: Some(7), confirmed };
+fn record_at(site: &UpstreamCache, confirmed: SystemTime) -> Membership {
+    let held = Membership { media_type: None, size: Some(7), confirmed };
     site.ledger.hold(&repository(), Kind::Blob, &digest(1), &held);
     held
 }
 
-fn recorded(site: &Site) -> Option<Held> {
+fn recorded(site: &UpstreamCache) -> Option<Membership> {
     site.ledger.held(&repository(), Kind::Blob, &digest(1))
 }
 
@@ -60,7 +60,7 @@ async fn what_the_upstream_says_it_holds_is_asked_once() {
 #[tokio::test]
 async fn a_manifest_is_no_blob() {
     let (_directory, site) = site(|_| {});
-    let held = Held { media_type: None, size: None, confirmed: clock::wall() };
+    let held = Membership { media_type: None, size: None, confirmed: clock::wall() };
     site.ledger.hold(&repository(), Kind::Manifest, &digest(1), &held);
     assert_eq!(view(&site, "alice", &Script::new("")).known(&digest(1)), None);
 }
@@ -174,8 +174,8 @@ async fn offline_and_who_may_not_fetch_ask_nothing_of_what_is_not_known() {
     let (_directory, offline) = site(|settings| settings.offline = true);
     let (_other, online) = site(|_| {});
     let views = [view(&offline, "alice", &script), view_of_held(&online, "alice", &script)];
-    assert!(matches!(views[0].holds(&digest(1)).await, Err(Refusal::Offline)));
-    assert!(matches!(views[1].holds(&digest(1)).await, Err(Refusal::MayNotFetch)));
+    assert!(matches!(views[0].holds(&digest(1)).await, Err(CacheError::Offline)));
+    assert!(matches!(views[1].holds(&digest(1)).await, Err(CacheError::FetchForbidden)));
     for alpine in &views {
         let old = record(&alpine.site, 23 * HOUR);
         assert_eq!(alpine.holds(&digest(1)).await.unwrap(), old);

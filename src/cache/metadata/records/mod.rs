@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cache::metadata::record::{Held, Pointer};
+use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::store::{Access, Kind};
 use crate::clock;
 use crate::config::limits;
@@ -42,9 +42,9 @@ pub(crate) struct Ledger {
 
 /// What all ledgers have together.
 struct Shared {
-    held: Memory<Digest, Held>,
-    tags: Memory<Tag, Pointer>,
-    served: Memory<Digest, Held>,
+    held: Memory<Digest, Membership>,
+    tags: Memory<Tag, TagRecord>,
+    served: Memory<Digest, Membership>,
     locks: Locks,
     /// How many ledgers there have been.
     ledgers: AtomicU64,
@@ -118,12 +118,17 @@ impl Records {
 
 impl Ledger {
     /// Whether a repository holds something, by upstream's word there.
-    pub(crate) fn held(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) -> Option<Held> {
-        self.get(&self.shared.held, &self.look(kind.into(), repository, digest), Held::parse)
+    pub(crate) fn held(
+        &self,
+        repository: &RepositoryName,
+        kind: Kind,
+        digest: &Digest,
+    ) -> Option<Membership> {
+        self.get(&self.shared.held, &self.look(kind.into(), repository, digest), Membership::parse)
     }
 
     /// Upstream served or confirmed it there.
-    pub(crate) fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Held) {
+    pub(crate) fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Membership) {
         self.put(&self.shared.held, &self.look(kind.into(), repository, digest), held, &held.render());
     }
 
@@ -135,7 +140,7 @@ impl Ledger {
     /// Whether this upstream has served these very bytes, and they were proved, in whatever repository: only then does its
     /// word that a repository holds them open what is kept here.
     pub(crate) fn served(&self, digest: &Digest) -> bool {
-        self.get(&self.shared.served, &self.look_served(digest), Held::parse).is_some()
+        self.get(&self.shared.served, &self.look_served(digest), Membership::parse).is_some()
     }
 
     /// This upstream has served these very bytes, or taken them of a client, and they were proved.
@@ -143,17 +148,17 @@ impl Ledger {
         if self.served(digest) {
             return;
         }
-        let served = Held { media_type: None, size: None, confirmed: clock::wall() };
+        let served = Membership { media_type: None, size: None, confirmed: clock::wall() };
         self.put(&self.shared.served, &self.look_served(digest), &served, &served.render());
     }
 
     /// Where a tag pointed last.
-    pub(crate) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<Pointer> {
-        self.get(&self.shared.tags, &self.look(Place::Tags, repository, tag), Pointer::parse)
+    pub(crate) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
+        self.get(&self.shared.tags, &self.look(Place::Tags, repository, tag), TagRecord::parse)
     }
 
     /// Upstream said where it points.
-    pub(crate) fn point(&self, repository: &RepositoryName, tag: &Tag, pointer: &Pointer) {
+    pub(crate) fn point(&self, repository: &RepositoryName, tag: &Tag, pointer: &TagRecord) {
         self.put(&self.shared.tags, &self.look(Place::Tags, repository, tag), pointer, &pointer.render());
     }
 

@@ -26,16 +26,16 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn held(seconds: u64) -> Held {
-    Held {
+fn held(seconds: u64) -> Membership {
+    Membership {
         media_type: Some(MediaType::parse("application/json").unwrap()),
         size: Some(1),
         confirmed: at(seconds),
     }
 }
 
-fn pointer(number: u8) -> Pointer {
-    Pointer { digest: digest(number), confirmed: at(1) }
+fn pointer(number: u8) -> TagRecord {
+    TagRecord { digest: digest(number), confirmed: at(1) }
 }
 
 /// What one process has of `docker.io` in a directory.

@@ -56,8 +56,8 @@ fn digest(thing: u64) -> Digest {
 
 /// The part of the bytes read that were there.
 fn ours(reads: &[(Digest, u64)], room: u64) -> f64 {
-    let mut order = Order::default();
-    let mut there: HashMap<&Digest, (Ticket, u64)> = HashMap::new();
+    let mut order = EvictionQueue::default();
+    let mut there: HashMap<&Digest, (QueueEntry, u64)> = HashMap::new();
     let (mut taken, mut hit, mut all) = (0, 0, 0);
     for (now, (digest, size)) in reads.iter().enumerate() {
         all += size;
@@ -69,7 +69,7 @@ fn ours(reads: &[(Digest, u64)], room: u64) -> f64 {
         taken += size;
         while taken > room {
             let next =
-                order.next(|digest| there.get(digest).map_or(Standing::Out, |it| Standing::Free(it.0)));
+                order.next(|digest| there.get(digest).map_or(Candidate::Out, |it| Candidate::Free(it.0)));
             taken -= there.remove(&next.unwrap()).unwrap().1;
             order.settle(|_| true);
         }
@@ -122,13 +122,13 @@ fn more_bytes_are_found_than_by_least_recent_use() {
 
 #[test]
 fn among_equals_the_one_unused_for_the_longest_goes_first() {
-    let mut order = Order::default();
-    let mut tickets: HashMap<Digest, Ticket> = [(1, 30), (2, 10), (3, 20)]
+    let mut order = EvictionQueue::default();
+    let mut tickets: HashMap<Digest, QueueEntry> = [(1, 30), (2, 10), (3, 20)]
         .map(|(thing, last)| (digest(thing), order.enter(&digest(thing), last)))
         .into();
     order.used(tickets.get_mut(&digest(2)).unwrap(), 11);
     let mut out = Vec::new();
-    while let Some(next) = order.next(|digest| Standing::Free(tickets[digest])) {
+    while let Some(next) = order.next(|digest| Candidate::Free(tickets[digest])) {
         out.push(next);
     }
     assert_eq!(out, [3, 1, 2].map(digest));
@@ -136,26 +136,26 @@ fn among_equals_the_one_unused_for_the_longest_goes_first() {
 
 #[test]
 fn what_is_pinned_or_put_back_is_there_next_time() {
-    let mut order = Order::default();
-    let tickets: HashMap<Digest, Ticket> =
+    let mut order = EvictionQueue::default();
+    let tickets: HashMap<Digest, QueueEntry> =
         [1, 2, 3].map(|thing| (digest(thing), order.enter(&digest(thing), thing))).into();
     let pinned = |which: &Digest| {
-        if *which == digest(1) { Standing::Pinned(tickets[which]) } else { Standing::Free(tickets[which]) }
+        if *which == digest(1) { Candidate::Pinned(tickets[which]) } else { Candidate::Free(tickets[which]) }
     };
     assert_eq!(order.next(pinned), Some(digest(2)));
     order.settle(|_| false);
-    assert_eq!(order.next(|digest| Standing::Free(tickets[digest])), Some(digest(1)));
+    assert_eq!(order.next(|digest| Candidate::Free(tickets[digest])), Some(digest(1)));
     order.settle(|gone| *gone == digest(1));
-    assert_eq!(order.next(|digest| Standing::Free(tickets[digest])), Some(digest(2)));
+    assert_eq!(order.next(|digest| Candidate::Free(tickets[digest])), Some(digest(2)));
 }
 
 #[test]
 fn what_came_back_is_not_taken_for_what_went() {
-    let mut order = Order::default();
+    let mut order = EvictionQueue::default();
     let old = order.enter(&digest(1), 1);
     let new = order.enter(&digest(1), 2);
     assert_ne!(old, new);
-    let standing = |_: &Digest| Standing::Free(new);
+    let standing = |_: &Digest| Candidate::Free(new);
     assert_eq!(order.next(standing), Some(digest(1)));
     assert_eq!(order.next(standing), None);
 }

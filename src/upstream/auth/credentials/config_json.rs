@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::upstream::auth::credentials::docker_config::DockerConfigError;
-use crate::upstream::auth::credentials::grant::{Flaw, Grant};
+use crate::upstream::auth::credentials::grant::{Credential, Flaw};
 use crate::upstream::auth::credentials::program;
 use crate::upstream::auth::credentials::server::Server;
 
@@ -17,7 +17,7 @@ pub(crate) struct Entry {
     /// The NAME of the helper to ask first.
     pub(crate) helper: Option<String>,
     /// What serves where the helper has nothing, or there is none.
-    pub(crate) grant: Option<Grant>,
+    pub(crate) grant: Option<Credential>,
 }
 
 /// Reads what `bytes` hold for `server`. What they hold for others is not looked at.
@@ -61,7 +61,7 @@ impl File {
     }
 
     /// Where a helper has the credentials there is an entry all the same, and it is empty.
-    fn grant(&self, server: &Server) -> Result<Option<Grant>, Flaw> {
+    fn grant(&self, server: &Server) -> Result<Option<Credential>, Flaw> {
         let Some(auths) = &self.auths else { return Ok(None) };
         of(auths, server).flatten().find_map(|auth| auth.grant().transpose()).transpose()
     }
@@ -75,12 +75,12 @@ fn of<'a, T>(map: &'a BTreeMap<String, T>, server: &Server) -> impl Iterator<Ite
 
 impl Auth {
     /// A token beats a password: it is what the password was exchanged for.
-    fn grant(&self) -> Result<Option<Grant>, Flaw> {
+    fn grant(&self) -> Result<Option<Credential>, Flaw> {
         if let Some(token) = written(&self.registrytoken) {
-            return Grant::registry_token(token.to_owned()).map(Some);
+            return Credential::registry_token(token.to_owned()).map(Some);
         }
         if let Some(token) = written(&self.identitytoken) {
-            return Grant::identity_token(token.to_owned()).map(Some);
+            return Credential::identity_token(token.to_owned()).map(Some);
         }
         if let Some(auth) = written(&self.auth) {
             return decode(auth).map(Some);
@@ -90,7 +90,7 @@ impl Auth {
             (None, Some(password)) if password.is_empty() => Ok(None),
             (username, password) => {
                 let password = password.clone().unwrap_or_default();
-                Grant::password(username.unwrap_or_default().to_owned(), password).map(Some)
+                Credential::password(username.unwrap_or_default().to_owned(), password).map(Some)
             }
         }
     }
@@ -101,11 +101,11 @@ fn written(field: &Option<String>) -> Option<&str> {
 }
 
 /// Old versions of docker wrote NULs behind the password.
-fn decode(auth: &str) -> Result<Grant, Flaw> {
+fn decode(auth: &str) -> Result<Credential, Flaw> {
     let decoded = STANDARD.decode(auth.trim()).map_err(|_| Flaw::Encoding)?;
     let pair = String::from_utf8(decoded).map_err(|_| Flaw::Encoding)?;
     let (username, password) = pair.split_once(':').ok_or(Flaw::Encoding)?;
-    Grant::password(username.to_owned(), password.trim_end_matches('\0').to_owned())
+    Credential::password(username.to_owned(), password.trim_end_matches('\0').to_owned())
 }
 
 #[cfg(test)]
@@ -125,10 +125,10 @@ mod tests {
     fn shown(entry: &Entry) -> String {
         match &entry.grant {
             None => "none".into(),
-            Some(Grant::Nothing) => "nothing".into(),
-            Some(Grant::Password(login)) => format!("{}:{}", login.username, login.password.expose()),
-            Some(Grant::IdentityToken(token)) => format!("identity {}", token.expose()),
-            Some(Grant::RegistryToken(token)) => format!("registry {}", token.expose()),
+            Some(Credential::Nothing) => "nothing".into(),
+            Some(Credential::Password(login)) => format!("{}:{}", login.username, login.password.expose()),
+            Some(Credential::IdentityToken(token)) => format!("identity {}", token.expose()),
+            Some(Credential::RegistryToken(token)) => format!("registry {}", token.expose()),
         }
     }
 

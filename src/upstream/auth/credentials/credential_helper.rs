@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::upstream::auth::credentials::grant::Grant;
+use crate::upstream::auth::credentials::grant::Credential;
 use crate::upstream::auth::credentials::program::{HelperError, Program};
 
 /// A helper, asked for one registry. Cheap to clone.
@@ -24,7 +24,7 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 struct Kept {
-    outcome: Result<Grant, HelperError>,
+    outcome: Result<Credential, HelperError>,
     /// The end of the last run.
     ran: Instant,
     /// From then on it is asked for anew, and still serves meanwhile.
@@ -46,7 +46,7 @@ impl Helper {
 
     /// The last answer while it is good, else a new one. Callers at the same time, on any worker, share a run, which
     /// goes on when they go away. A failure is an answer for 10 s.
-    pub(crate) async fn grant(&self) -> Result<Grant, HelperError> {
+    pub(crate) async fn grant(&self) -> Result<Credential, HelperError> {
         if let Some(kept) = self.0.good() {
             if clock::now() >= kept.renewed_from {
                 self.renew();
@@ -96,13 +96,13 @@ impl Inner {
     }
 
     /// Only for who has the turn.
-    async fn run(&self) -> Result<Grant, HelperError> {
+    async fn run(&self) -> Result<Credential, HelperError> {
         let outcome = self.program.get(&self.server).await;
         self.keep(&outcome);
         outcome
     }
 
-    fn keep(&self, outcome: &Result<Grant, HelperError>) {
+    fn keep(&self, outcome: &Result<Credential, HelperError>) {
         let now = clock::now();
         let mut kept = self.kept();
         match kept.as_mut() {
@@ -121,7 +121,7 @@ impl Inner {
 }
 
 impl Kept {
-    fn new(outcome: Result<Grant, HelperError>, now: Instant) -> Self {
+    fn new(outcome: Result<Credential, HelperError>, now: Instant) -> Self {
         let (life, early) = if outcome.is_ok() { (LIFE, EARLY) } else { (PAUSE, Duration::ZERO) };
         Self { outcome, ran: now, renewed_from: now + life - early, good_until: now + life }
     }
@@ -194,7 +194,7 @@ mod tests {
 
     async fn secret(helper: &Helper) -> Result<String, HelperError> {
         match helper.grant().await? {
-            Grant::Password(login) => Ok(login.password.expose().to_owned()),
+            Credential::Password(login) => Ok(login.password.expose().to_owned()),
             other => panic!("{other:?}"),
         }
     }

@@ -13,7 +13,7 @@ use crate::upstream::auth::credentials::CredentialError;
 use crate::upstream::auth::credentials::config_json;
 use crate::upstream::auth::credentials::config_json::Entry;
 use crate::upstream::auth::credentials::credential_helper::Helper;
-use crate::upstream::auth::credentials::grant::{Flaw, Grant};
+use crate::upstream::auth::credentials::grant::{Credential, Flaw};
 use crate::upstream::auth::credentials::program::{HelperError, Program};
 use crate::upstream::auth::credentials::server::Server;
 
@@ -82,7 +82,7 @@ struct State {
 #[derive(Debug)]
 struct Found {
     helper: Option<(String, Helper)>,
-    grant: Option<Grant>,
+    grant: Option<Credential>,
 }
 
 impl DockerConfig {
@@ -94,7 +94,7 @@ impl DockerConfig {
 
     /// What the file, or the helper that it names, holds for the registry. Looks every 2 s whether the file has
     /// changed; one that is broken leaves in force what was read before.
-    pub(crate) async fn grant(&self) -> Result<Grant, CredentialError> {
+    pub(crate) async fn grant(&self) -> Result<Credential, CredentialError> {
         let result = async { self.found().await?.grant(&self.0.server).await }.await;
         result.map_err(|why| CredentialError::DockerConfig { file: self.0.path.clone(), why })
     }
@@ -123,7 +123,7 @@ impl DockerConfig {
 }
 
 impl Found {
-    async fn grant(&self, server: &Server) -> Result<Grant, DockerConfigError> {
+    async fn grant(&self, server: &Server) -> Result<Credential, DockerConfigError> {
         if let Some((_, helper)) = &self.helper {
             match helper.grant().await {
                 Err(HelperError::Nothing(_)) => {}
@@ -138,7 +138,7 @@ impl Found {
 }
 
 impl Inner {
-    /// Who finds that it is time to look is the one who does; who finds nothing at all yet looks for himself.
+    /// UpstreamIdentity finds that it is time to look is the one who does; who finds nothing at all yet looks for himself.
     fn is_due(&self) -> bool {
         let now = clock::now();
         let mut state = self.state();
@@ -238,7 +238,7 @@ mod tests {
 
     async fn secret(config: &DockerConfig) -> Result<String, DockerConfigError> {
         match config.grant().await {
-            Ok(Grant::Password(login)) => Ok(login.password.expose().to_owned()),
+            Ok(Credential::Password(login)) => Ok(login.password.expose().to_owned()),
             Ok(other) => panic!("{other:?}"),
             Err(CredentialError::DockerConfig { why, .. }) => Err(why),
             Err(other) => panic!("{other:?}"),

@@ -5,7 +5,7 @@ use crate::proto::Secret;
 
 /// What is shown to an upstream or to its token endpoint.
 #[derive(Debug, Clone)]
-pub(crate) enum Grant {
+pub(crate) enum Credential {
     /// Nothing.
     Nothing,
     /// Name and password.
@@ -36,7 +36,7 @@ pub(crate) enum Flaw {
     Token,
 }
 
-impl Grant {
+impl Credential {
     /// Name and password, where HTTP can carry them.
     pub(crate) fn password(username: String, password: String) -> Result<Self, Flaw> {
         if username.is_empty() {
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn flaw(username: &str, password: &str) -> Option<Flaw> {
-        Grant::password(username.into(), password.into()).err()
+        Credential::password(username.into(), password.into()).err()
     }
 
     #[test]
@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn a_token_that_would_break_a_header_is_refused() {
         for token in ["", "a b", "a\r\nb", "tökén"] {
-            assert_eq!(Grant::identity_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
-            assert_eq!(Grant::registry_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
+            assert_eq!(Credential::identity_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
+            assert_eq!(Credential::registry_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
         }
-        assert!(matches!(Grant::registry_token("ey.J+_~/-=".into()), Ok(Grant::RegistryToken(_))));
+        assert!(matches!(Credential::registry_token("ey.J+_~/-=".into()), Ok(Credential::RegistryToken(_))));
     }
 }

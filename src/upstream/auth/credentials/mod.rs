@@ -16,13 +16,13 @@ mod server;
 
 use credential_helper::Helper;
 use docker_config::{DockerConfig, DockerConfigError};
-pub(crate) use grant::Grant;
+pub(crate) use grant::Credential;
 use program::{HelperError, Program};
 use server::Server;
 
 /// One of the identities that the gateway has at an upstream. Two of them never share a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Who {
+pub(crate) enum UpstreamIdentity {
     /// Nobody in particular.
     Anonymous,
     /// The gateway itself.
@@ -33,7 +33,7 @@ pub(crate) enum Who {
     Client(Arc<Forwarded>),
 }
 
-impl std::fmt::Display for Who {
+impl std::fmt::Display for UpstreamIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Anonymous => f.write_str("anonymous"),
@@ -92,9 +92,9 @@ impl Credentials {
     }
 
     /// As whom `identity` is asked for. Costs no more than matching its name.
-    pub(crate) fn who(&self, identity: &Identity) -> Who {
+    pub(crate) fn who(&self, identity: &Identity) -> UpstreamIdentity {
         match identity {
-            Identity::Forwarded(client) if self.knows(client) => Who::Client(client.clone()),
+            Identity::Forwarded(client) if self.knows(client) => UpstreamIdentity::Client(client.clone()),
             Identity::User(name) => self.who_is(Some(name.as_str())),
             // Whom another upstream knows is nobody here.
             Identity::Anonymous | Identity::Forwarded(_) => self.who_is(None),
@@ -106,23 +106,23 @@ impl Credentials {
     /// # Errors
     /// [`CredentialError`] when the file or the helper gives nothing. Asked again at once it gives the same without
     /// running the helper.
-    pub(crate) async fn grant(&self, who: &Who) -> Result<Grant, CredentialError> {
+    pub(crate) async fn grant(&self, who: &UpstreamIdentity) -> Result<Credential, CredentialError> {
         match who {
-            Who::Anonymous => Ok(Grant::Nothing),
-            Who::Gateway => self.source.grant().await,
-            Who::User(number) => {
+            UpstreamIdentity::Anonymous => Ok(Credential::Nothing),
+            UpstreamIdentity::Gateway => self.source.grant().await,
+            UpstreamIdentity::User(number) => {
                 let user = self.users.get(*number);
-                Ok(user.map_or(Grant::Nothing, |user| Grant::Password(user.login.clone())))
+                Ok(user.map_or(Credential::Nothing, |user| Credential::Password(user.login.clone())))
             }
-            Who::Client(client) => Ok(Grant::Password(login(client))),
+            UpstreamIdentity::Client(client) => Ok(Credential::Password(login(client))),
         }
     }
 
     /// What `who` showed was refused: a helper is asked anew the next time, though never more often than every 10 s.
-    pub(crate) fn refused(&self, who: &Who) {
+    pub(crate) fn refused(&self, who: &UpstreamIdentity) {
         match (who, &self.source) {
-            (Who::Gateway, Source::Helper(helper)) => helper.refused(),
-            (Who::Gateway, Source::DockerConfig(file)) => file.refused(),
+            (UpstreamIdentity::Gateway, Source::Helper(helper)) => helper.refused(),
+            (UpstreamIdentity::Gateway, Source::DockerConfig(file)) => file.refused(),
             _ => {}
         }
     }
@@ -132,9 +132,9 @@ impl Credentials {
     }
 
     /// The first entry that is for the user decides; None is nobody in particular.
-    fn who_is(&self, user: Option<&str>) -> Who {
+    fn who_is(&self, user: Option<&str>) -> UpstreamIdentity {
         let is_for = |entry: &UserCredentials| entry.users.iter().any(|pattern| pattern.matches(user));
-        self.users.iter().position(is_for).map_or_else(|| self.source.who(), Who::User)
+        self.users.iter().position(is_for).map_or_else(|| self.source.who(), UpstreamIdentity::User)
     }
 }
 
@@ -152,17 +152,17 @@ impl Source {
     }
 
     /// As whom it lets those be asked for that nothing else is for.
-    fn who(&self) -> Who {
+    fn who(&self) -> UpstreamIdentity {
         match self {
-            Self::Anonymous | Self::Forward => Who::Anonymous,
-            Self::Login(_) | Self::Helper(_) | Self::DockerConfig(_) => Who::Gateway,
+            Self::Anonymous | Self::Forward => UpstreamIdentity::Anonymous,
+            Self::Login(_) | Self::Helper(_) | Self::DockerConfig(_) => UpstreamIdentity::Gateway,
         }
     }
 
-    async fn grant(&self) -> Result<Grant, CredentialError> {
+    async fn grant(&self) -> Result<Credential, CredentialError> {
         match self {
-            Self::Anonymous | Self::Forward => Ok(Grant::Nothing),
-            Self::Login(login) => Ok(Grant::Password(login.clone())),
+            Self::Anonymous | Self::Forward => Ok(Credential::Nothing),
+            Self::Login(login) => Ok(Credential::Password(login.clone())),
             Self::Helper(helper) => {
                 let failed = |why| CredentialError::Helper { program: helper.program(), why };
                 helper.grant().await.map_err(failed)

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::config::limits;
-use crate::upstream::auth::credentials::grant::{Flaw, Grant};
+use crate::upstream::auth::credentials::grant::{Credential, Flaw};
 
 /// Why a helper gave no credentials. Says nothing of what they would have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +65,7 @@ impl Program {
 
     /// Asks it for the credentials kept under `server`. Ends it, and what it has started, when it takes too long or
     /// nobody waits any more.
-    pub(crate) async fn get(&self, server: &str) -> Result<Grant, HelperError> {
+    pub(crate) async fn get(&self, server: &str) -> Result<Credential, HelperError> {
         let run = tokio::time::timeout(self.limit, self.run(server)).await;
         let (status, output) = run.map_err(|_| HelperError::Slow(self.limit))??;
         if status.success() { answer(&output) } else { Err(failure(status, &output, server)) }
@@ -130,13 +130,13 @@ struct Answer {
     secret: String,
 }
 
-fn answer(output: &[u8]) -> Result<Grant, HelperError> {
+fn answer(output: &[u8]) -> Result<Credential, HelperError> {
     // serde's error would repeat what it did not like.
     let Answer { username, secret } = serde_json::from_slice(output).map_err(|_| HelperError::Answer)?;
     if username == IDENTITY_TOKEN {
-        return Ok(Grant::identity_token(secret)?);
+        return Ok(Credential::identity_token(secret)?);
     }
-    Ok(Grant::password(username, secret)?)
+    Ok(Credential::password(username, secret)?)
 }
 
 /// Helpers say on their standard output what went wrong.

@@ -29,10 +29,10 @@ fn client(upstream: &str) -> Arc<Forwarded> {
     Arc::new(Forwarded::new(upstream, "carol".into(), Secret::new("hunter2")))
 }
 
-async fn shown(credentials: &Credentials, who: &Who) -> String {
+async fn shown(credentials: &Credentials, who: &UpstreamIdentity) -> String {
     match credentials.grant(who).await.unwrap() {
-        Grant::Nothing => "nothing".into(),
-        Grant::Password(login) => format!("{}:{}", login.username, login.password.expose()),
+        Credential::Nothing => "nothing".into(),
+        Credential::Password(login) => format!("{}:{}", login.username, login.password.expose()),
         other => panic!("{other:?}"),
     }
 }
@@ -40,11 +40,11 @@ async fn shown(credentials: &Credentials, who: &Who) -> String {
 #[test]
 fn who_nothing_else_is_for_is_asked_for_as_the_source_has_it() {
     for (source, expected) in [
-        (CredentialSource::Anonymous, Who::Anonymous),
-        (CredentialSource::Forward, Who::Anonymous),
-        (robot(), Who::Gateway),
-        (CredentialSource::Helper("x".into()), Who::Gateway),
-        (CredentialSource::DockerConfig("/x".into()), Who::Gateway),
+        (CredentialSource::Anonymous, UpstreamIdentity::Anonymous),
+        (CredentialSource::Forward, UpstreamIdentity::Anonymous),
+        (robot(), UpstreamIdentity::Gateway),
+        (CredentialSource::Helper("x".into()), UpstreamIdentity::Gateway),
+        (CredentialSource::DockerConfig("/x".into()), UpstreamIdentity::Gateway),
     ] {
         let credentials = credentials(source, &[]);
         assert_eq!(credentials.who(&Identity::Anonymous), expected);
@@ -63,10 +63,10 @@ fn the_first_entry_that_is_for_a_user_decides() {
     ];
     let credentials = credentials(robot(), &users);
     for (identity, expected) in [
-        (user("build-7"), Who::User(0)),
-        (user("alice"), Who::User(1)),
-        (Identity::Anonymous, Who::User(2)),
-        (user("bob"), Who::Gateway),
+        (user("build-7"), UpstreamIdentity::User(0)),
+        (user("alice"), UpstreamIdentity::User(1)),
+        (Identity::Anonymous, UpstreamIdentity::User(2)),
+        (user("bob"), UpstreamIdentity::Gateway),
     ] {
         assert_eq!(credentials.who(&identity), expected, "{identity}");
     }
@@ -78,30 +78,30 @@ fn a_client_is_itself_where_it_is_known_and_nobody_anywhere_else() {
     let own = Identity::Forwarded(client("internal"));
     let other = Identity::Forwarded(client("elsewhere"));
     let forwards = credentials(CredentialSource::Forward, &everyone);
-    assert_eq!(forwards.who(&own), Who::Client(client("internal")));
-    assert_eq!(forwards.who(&other), Who::Anonymous);
+    assert_eq!(forwards.who(&own), UpstreamIdentity::Client(client("internal")));
+    assert_eq!(forwards.who(&other), UpstreamIdentity::Anonymous);
     let keeps = credentials(robot(), &everyone);
-    assert_eq!((keeps.who(&own), keeps.who(&other)), (Who::Gateway, Who::Gateway));
-    assert_eq!(keeps.who(&user("alice")), Who::User(0));
+    assert_eq!((keeps.who(&own), keeps.who(&other)), (UpstreamIdentity::Gateway, UpstreamIdentity::Gateway));
+    assert_eq!(keeps.who(&user("alice")), UpstreamIdentity::User(0));
 }
 
 #[tokio::test]
 async fn everyone_shows_what_is_theirs() {
     let users = [(UserPattern::Anyone, "all")];
     let keeps = credentials(robot(), &users);
-    assert_eq!(shown(&keeps, &Who::Anonymous).await, "nothing");
-    assert_eq!(shown(&keeps, &Who::Gateway).await, "robot:hunter2");
-    assert_eq!(shown(&keeps, &Who::User(0)).await, "all:hunter2-all");
-    assert_eq!(shown(&keeps, &Who::User(1)).await, "nothing");
+    assert_eq!(shown(&keeps, &UpstreamIdentity::Anonymous).await, "nothing");
+    assert_eq!(shown(&keeps, &UpstreamIdentity::Gateway).await, "robot:hunter2");
+    assert_eq!(shown(&keeps, &UpstreamIdentity::User(0)).await, "all:hunter2-all");
+    assert_eq!(shown(&keeps, &UpstreamIdentity::User(1)).await, "nothing");
     let forwards = credentials(CredentialSource::Forward, &users);
-    assert_eq!(shown(&forwards, &Who::Client(client("internal"))).await, "carol:hunter2");
-    assert_eq!(shown(&forwards, &Who::Gateway).await, "nothing");
+    assert_eq!(shown(&forwards, &UpstreamIdentity::Client(client("internal"))).await, "carol:hunter2");
+    assert_eq!(shown(&forwards, &UpstreamIdentity::Gateway).await, "nothing");
 }
 
 #[tokio::test]
 async fn a_helper_that_is_not_there_is_named_with_its_key() {
     let credentials = credentials(CredentialSource::Helper("no-such-helper".into()), &[]);
-    let error = credentials.grant(&Who::Gateway).await.unwrap_err();
+    let error = credentials.grant(&UpstreamIdentity::Gateway).await.unwrap_err();
     let expected =
         "upstream.credentials.helper: docker-credential-no-such-helper: there is no such program on PATH";
     assert_eq!(error.to_string(), expected);
@@ -115,16 +115,16 @@ async fn a_refusal_is_heard_by_the_helper_alone() {
     let mut credentials = credentials(robot(), &[(UserPattern::Anyone, "all")]);
     credentials.source = Source::Helper(Helper::new(program, "r.example"));
     let runs = || std::fs::read_to_string(directory.path().join("runs")).unwrap().lines().count();
-    shown(&credentials, &Who::Gateway).await;
+    shown(&credentials, &UpstreamIdentity::Gateway).await;
     tokio::time::pause();
     tokio::time::advance(std::time::Duration::from_secs(60)).await;
     tokio::time::resume();
-    credentials.refused(&Who::User(0));
-    credentials.refused(&Who::Anonymous);
-    shown(&credentials, &Who::Gateway).await;
+    credentials.refused(&UpstreamIdentity::User(0));
+    credentials.refused(&UpstreamIdentity::Anonymous);
+    shown(&credentials, &UpstreamIdentity::Gateway).await;
     assert_eq!(runs(), 1);
-    credentials.refused(&Who::Gateway);
-    assert_eq!(shown(&credentials, &Who::Gateway).await, "robot:hunter2");
+    credentials.refused(&UpstreamIdentity::Gateway);
+    assert_eq!(shown(&credentials, &UpstreamIdentity::Gateway).await, "robot:hunter2");
     assert_eq!(runs(), 2);
 }
 
@@ -142,9 +142,12 @@ async fn no_secret_shows_in_debug_output() {
     for credentials in
         [credentials(robot(), &users), credentials(CredentialSource::DockerConfig(file), &users), helper]
     {
-        assert_eq!(shown(&credentials, &Who::Gateway).await, "robot:hunter2");
-        let grants = (credentials.grant(&Who::Gateway).await, credentials.grant(&Who::User(0)).await);
-        let seen = format!("{credentials:?} {grants:?} {:?}", Who::Client(client("internal")));
+        assert_eq!(shown(&credentials, &UpstreamIdentity::Gateway).await, "robot:hunter2");
+        let grants = (
+            credentials.grant(&UpstreamIdentity::Gateway).await,
+            credentials.grant(&UpstreamIdentity::User(0)).await,
+        );
+        let seen = format!("{credentials:?} {grants:?} {:?}", UpstreamIdentity::Client(client("internal")));
         assert!(seen.contains("robot") && !seen.contains("hunter2"), "{seen}");
     }
 }

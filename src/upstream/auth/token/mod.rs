@@ -20,9 +20,9 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::ScopeSet;
-use crate::upstream::auth::credentials::Who;
+use crate::upstream::auth::credentials::UpstreamIdentity;
 use crate::upstream::auth::scheme::Refusal;
-use crate::upstream::auth::scope::Access;
+use crate::upstream::auth::scope::RequiredScope;
 pub(crate) use lifetime::Lifetime;
 pub(crate) use request::TokenError;
 pub(crate) use request::{Asking, Bearer, Given, basic, bearer, is_redirect};
@@ -31,7 +31,7 @@ pub(crate) use request::{Asking, Bearer, Given, basic, bearer, is_redirect};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     /// As whom it was asked for.
-    pub(crate) who: Who,
+    pub(crate) who: UpstreamIdentity,
     /// What for.
     pub(crate) scope: String,
 }
@@ -69,7 +69,7 @@ impl Token {
     /// Whether another one could do better, after the upstream has refused this with `refusal` to a request for `access`
     /// that began at `began`: one that is not good is replaced unless it was made for this very request, and one that is
     /// not enough when it is old enough for rights to have changed, or when the registry calls the access otherwise.
-    pub(crate) fn may_be_bettered(&self, refusal: &Refusal, access: &Access, began: Instant) -> bool {
+    pub(crate) fn may_be_bettered(&self, refusal: &Refusal, access: &RequiredScope, began: Instant) -> bool {
         if refusal.invalid_token {
             return self.made < began;
         }

@@ -11,14 +11,14 @@ use crate::body::RequestBody;
 use crate::clock;
 use crate::config::{Login, limits};
 use crate::proto::{Authorization, Challenge, ScopeSet, Secret, TokenAnswer};
-use crate::upstream::auth::credentials::{CredentialError, Grant};
+use crate::upstream::auth::credentials::{Credential, CredentialError};
 use crate::upstream::auth::token::{Lifetime, Token};
-use crate::upstream::egress::{Hop, Reach, ReachError};
+use crate::upstream::egress::{Destination, EgressError, EgressPolicy};
 use crate::upstream::transport::backoff;
 use crate::upstream::transport::client::{Client, Outgoing};
-use crate::upstream::{Error, Response, Subject};
+use crate::upstream::{Error, Purpose, Response};
 
-/// Who gives the tokens for an upstream, as its challenge says.
+/// UpstreamIdentity gives the tokens for an upstream, as its challenge says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bearer {
     /// The URL of the token endpoint.
@@ -46,7 +46,7 @@ impl Bearer {
 pub(crate) enum TokenError {
     /// The realm is nowhere that the credentials may go.
     #[error(transparent)]
-    Reach(#[from] ReachError),
+    EgressPolicy(#[from] EgressError),
     /// There are no credentials to ask with.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
@@ -121,7 +121,7 @@ impl TokenError {
             | Self::NotTaken
             | Self::Busy
             | Self::Abandoned => false,
-            Self::Reach(_) | Self::Status { .. } | Self::Failed { .. } | Self::Answer { .. } => true,
+            Self::EgressPolicy(_) | Self::Status { .. } | Self::Failed { .. } | Self::Answer { .. } => true,
         }
     }
 
@@ -136,7 +136,7 @@ impl TokenError {
             | Self::Failed { .. }
             | Self::Answer { .. }
             | Self::NotTaken
-            | Self::Reach(_) => limits::TOKEN_FAILED_PAUSE,
+            | Self::EgressPolicy(_) => limits::TOKEN_FAILED_PAUSE,
             // Nobody was asked.
             Self::Shunned | Self::Abandoned | Self::Busy => Duration::ZERO,
         }
@@ -146,7 +146,7 @@ impl TokenError {
 /// Asks token endpoints on behalf of one upstream.
 pub(crate) struct Asking<'a> {
     pub(crate) client: &'a Arc<Client>,
-    pub(crate) reach: &'a Reach,
+    pub(crate) reach: &'a EgressPolicy,
     /// The worker that runs this.
     pub(crate) worker: usize,
 }
@@ -165,11 +165,11 @@ impl Asking<'_> {
     pub(crate) async fn fetch(
         &self,
         endpoint: &Bearer,
-        grant: &Grant,
+        grant: &Credential,
         scopes: ScopeSet,
     ) -> Result<Token, TokenError> {
         let asked = clock::now();
-        if let Grant::RegistryToken(token) = grant {
+        if let Credential::RegistryToken(token) = grant {
             return ready(token, scopes, asked, endpoint);
         }
         let Given { answer, header, date } = self.ask(endpoint, grant, &scopes).await?;
@@ -180,13 +180,13 @@ impl Asking<'_> {
     pub(crate) async fn ask(
         &self,
         endpoint: &Bearer,
-        grant: &Grant,
+        grant: &Credential,
         scopes: &ScopeSet,
     ) -> Result<Given, TokenError> {
         let (hop, response) = match grant {
-            Grant::IdentityToken(refresh) => self.post(endpoint, refresh, scopes).await?,
-            Grant::Password(login) => self.get(endpoint, Some(login), scopes).await?,
-            Grant::Nothing | Grant::RegistryToken(_) => self.get(endpoint, None, scopes).await?,
+            Credential::IdentityToken(refresh) => self.post(endpoint, refresh, scopes).await?,
+            Credential::Password(login) => self.get(endpoint, Some(login), scopes).await?,
+            Credential::Nothing | Credential::RegistryToken(_) => self.get(endpoint, None, scopes).await?,
         };
         let place = hop.url().to_string();
         let date = date(&response.headers);
@@ -204,7 +204,7 @@ impl Asking<'_> {
         bearer: &Bearer,
         login: Option<&Login>,
         scopes: &ScopeSet,
-    ) -> Result<(Hop, Response), TokenError> {
+    ) -> Result<(Destination, Response), TokenError> {
         let mut hop = self.reach.realm(&bearer.request_url(login, scopes))?;
         for _ in 0..limits::REDIRECTS {
             let mut headers = fields();
@@ -228,7 +228,7 @@ impl Asking<'_> {
         bearer: &Bearer,
         refresh: &Secret,
         scopes: &ScopeSet,
-    ) -> Result<(Hop, Response), TokenError> {
+    ) -> Result<(Destination, Response), TokenError> {
         let hop = self.reach.realm(&bearer.realm)?;
         let scope = scopes.to_string();
         let form = encoded([
@@ -248,12 +248,12 @@ impl Asking<'_> {
 
     async fn send(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         method: &Method,
         headers: &mut HeaderMap,
         body: &mut RequestBody,
     ) -> Result<Response, TokenError> {
-        let request = Outgoing { method, headers, body, subject: Subject::Other };
+        let request = Outgoing { method, headers, body, subject: Purpose::Other };
         let sent = self.client.send(self.worker, hop, request).await;
         let endpoint = || hop.url().to_string();
         let response =

@@ -58,7 +58,7 @@ fn tokens() -> Tokens<Endpoint> {
 }
 
 fn key(scope: &str) -> Key {
-    Key { who: Who::Gateway, scope: scope.to_owned() }
+    Key { who: UpstreamIdentity::Gateway, scope: scope.to_owned() }
 }
 
 fn shown(outcome: &Outcome) -> HeaderValue {
@@ -89,9 +89,9 @@ async fn two_scopes_and_two_identities_have_different_tokens() {
     let keys = [
         key("a"),
         key("b"),
-        Key { who: Who::Anonymous, ..key("a") },
-        Key { who: Who::User(0), ..key("a") },
-        Key { who: Who::User(1), ..key("a") },
+        Key { who: UpstreamIdentity::Anonymous, ..key("a") },
+        Key { who: UpstreamIdentity::User(0), ..key("a") },
+        Key { who: UpstreamIdentity::User(1), ..key("a") },
     ];
     let mut seen = std::collections::HashSet::new();
     for key in keys {

@@ -9,7 +9,7 @@ use crate::proto::rfc3339;
 pub(crate) struct Certificate {
     /// Its owner: `CN=registry.example.com, O=Example`. Empty where only its names say so.
     pub subject: String,
-    /// Who has signed it.
+    /// UpstreamIdentity has signed it.
     pub issuer: String,
     /// From when it is good.
     pub not_before: SystemTime,

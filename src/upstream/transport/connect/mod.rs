@@ -1,6 +1,6 @@
 //! Dialling: resolve, filter, connect to the very addresses that passed, and TLS where the URL says https.
 //!
-//! Nothing is dialled but a [`Hop`], which says which addresses its host may have and whether a proxy is on the way. A
+//! Nothing is dialled but a [`Destination`], which says which addresses its host may have and whether a proxy is on the way. A
 //! name is resolved once: what was checked is what is connected to, so that no second answer can slip in between.
 
 mod certificate;
@@ -26,7 +26,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config;
 use crate::config::Proxy;
-use crate::upstream::egress::Hop;
+use crate::upstream::egress::Destination;
 use crate::upstream::egress::url::Origin;
 use crate::upstream::transport::http1::Transport;
 
@@ -71,7 +71,7 @@ impl Dialer {
     /// [`DialError`], whose words name the key to set where one would help.
     pub(crate) async fn dial(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         protocols: Protocols,
         limit: Duration,
     ) -> Result<Connected, DialError> {
@@ -82,7 +82,7 @@ impl Dialer {
 
     async fn connect(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         protocols: Protocols,
         deadline: Instant,
     ) -> Result<Connected, DialError> {
@@ -98,7 +98,7 @@ impl Dialer {
 
     async fn connect_tls(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         tcp: Tcp,
         protocols: Protocols,
     ) -> Result<TlsStream<Tcp>, DialError> {
@@ -115,7 +115,7 @@ impl Dialer {
     /// As [`Self::dial`]: what is not accepted is not shown either.
     pub(crate) async fn certificates(
         &self,
-        hop: &Hop,
+        hop: &Destination,
         limit: Duration,
     ) -> Result<Vec<Certificate>, DialError> {
         let deadline = Instant::now() + limit;
@@ -129,12 +129,12 @@ impl Dialer {
         Ok(chain.iter().filter_map(|certificate| Certificate::parse(certificate)).collect())
     }
 
-    fn too_slow(&self, hop: &Hop) -> DialError {
+    fn too_slow(&self, hop: &Destination) -> DialError {
         let proxy = self.proxy_for(hop).map(tunnel::authority);
         DialError::Timeout { authority: hop.url().origin.authority(), proxy }
     }
 
-    async fn connect_tcp(&self, hop: &Hop, deadline: Instant) -> Result<Tcp, DialError> {
+    async fn connect_tcp(&self, hop: &Destination, deadline: Instant) -> Result<Tcp, DialError> {
         let origin: &Origin = &hop.url().origin;
         let Some(proxy) = self.proxy_for(hop) else {
             let connected = tcp::connect(&origin.host, origin.port, hop.addresses(), deadline).await;
@@ -148,7 +148,7 @@ impl Dialer {
         tunnel::open(proxy, origin, deadline).await.map_err(refused)
     }
 
-    fn proxy_for(&self, hop: &Hop) -> Option<&Proxy> {
+    fn proxy_for(&self, hop: &Destination) -> Option<&Proxy> {
         self.proxy.as_ref().filter(|_| hop.is_proxied())
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::egress::{Addresses, Hop, is_public};
+use crate::upstream::egress::{Addresses, Destination, is_public};
 use crate::upstream::transport::connect::error::DialError;
 use crate::upstream::transport::http1::Transport;
 
@@ -26,7 +26,7 @@ pub(crate) enum TcpError {
 }
 
 impl TcpError {
-    pub(crate) fn on_the_way_to(self, hop: &Hop) -> DialError {
+    pub(crate) fn on_the_way_to(self, hop: &Destination) -> DialError {
         let origin = &hop.url().origin;
         match self {
             Self::Resolve(source) => DialError::Resolve { host: origin.host.clone(), source },

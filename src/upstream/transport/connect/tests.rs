@@ -120,23 +120,23 @@ fn origin(https: bool, host: &str, port: u16) -> Origin {
 }
 
 /// By plain HTTP, to where no rule has looked.
-fn plain(host: &str, port: u16, addresses: Addresses) -> Hop {
-    Hop::unchecked(origin(false, host, port), addresses, false, false)
+fn plain(host: &str, port: u16, addresses: Addresses) -> Destination {
+    Destination::unchecked(origin(false, host, port), addresses, false, false)
 }
 
-fn own(port: u16) -> Hop {
-    Hop::unchecked(origin(true, "127.0.0.1", port), Addresses::Any, true, false)
+fn own(port: u16) -> Destination {
+    Destination::unchecked(origin(true, "127.0.0.1", port), Addresses::Any, true, false)
 }
 
-fn other(port: u16) -> Hop {
-    Hop::unchecked(origin(true, "127.0.0.1", port), Addresses::Any, false, false)
+fn other(port: u16) -> Destination {
+    Destination::unchecked(origin(true, "127.0.0.1", port), Addresses::Any, false, false)
 }
 
-async fn dial(settings: &config::Upstream, hop: &Hop) -> Result<Connected, DialError> {
+async fn dial(settings: &config::Upstream, hop: &Destination) -> Result<Connected, DialError> {
     Dialer::new(settings).unwrap().dial(hop, Protocols::Http1, LIMIT).await
 }
 
-async fn refusal(settings: &config::Upstream, hop: &Hop) -> DialError {
+async fn refusal(settings: &config::Upstream, hop: &Destination) -> DialError {
     dial(settings, hop).await.err().expect("nobody is there to connect to")
 }
 
@@ -374,8 +374,8 @@ fn behind(proxy: &Proxy) -> config::Upstream {
     config::Upstream { proxy: Some(proxy.clone()), ..settings() }
 }
 
-fn tunnelled(https: bool, host: &str, port: u16) -> Hop {
-    Hop::unchecked(origin(https, host, port), Addresses::Any, true, true)
+fn tunnelled(https: bool, host: &str, port: u16) -> Destination {
+    Destination::unchecked(origin(https, host, port), Addresses::Any, true, true)
 }
 
 #[tokio::test]
@@ -438,7 +438,7 @@ async fn a_hop_without_the_proxy_is_dialled_directly() {
 #[tokio::test]
 async fn an_address_that_is_not_public_is_not_asked_of_a_proxy_either() {
     let (proxy, asked) = proxy("HTTP/1.1 200 OK\r\n\r\n").await;
-    let hop = Hop::unchecked(origin(false, "127.0.0.1", 80), Addresses::Public, false, true);
+    let hop = Destination::unchecked(origin(false, "127.0.0.1", 80), Addresses::Public, false, true);
     let error = refusal(&behind(&proxy), &hop).await;
     assert!(matches!(error, DialError::Private { .. }), "{error:?}");
     assert_eq!(*asked.lock().unwrap(), "");

@@ -9,7 +9,7 @@ use futures_util::future::{Shared, WeakShared};
 
 use crate::clock;
 use crate::config::limits;
-use crate::upstream::egress::Peer;
+use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::connect::DialError;
 use crate::upstream::transport::http2::Connection;
 use crate::upstream::transport::http2::load::{Load, Share};
@@ -33,7 +33,7 @@ pub(crate) enum Known {
 /// A small request under way.
 pub(crate) struct Company {
     _share: Share,
-    /// Whether it is to share a connection with others. Who is alone is not; nor is, now and then, one of few: a
+    /// Whether it is to share a connection with others. UpstreamIdentity is alone is not; nor is, now and then, one of few: a
     /// connection of its own, kept afterwards, is dear to make and cheap to use.
     pub(crate) shares: bool,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Company {
 pub(crate) struct Connections(Box<[Mutex<Vec<Place>>]>);
 
 struct Place {
-    peer: Peer,
+    peer: ConnectionKey,
     state: State,
     /// It refuses HTTP/1.1.
     only: bool,
@@ -70,7 +70,7 @@ impl Connections {
     }
 
     /// A small request to `peer` begins; it ends when the answer is dropped.
-    pub(crate) fn enter(&self, worker: usize, peer: &Peer) -> Company {
+    pub(crate) fn enter(&self, worker: usize, peer: &ConnectionKey) -> Company {
         let Some(mut places) = self.lock(worker) else {
             return Company { _share: Arc::new(Load::default()).enter(), shares: false };
         };
@@ -89,7 +89,7 @@ impl Connections {
     }
 
     /// What is known of `peer`. Where nothing is, `dial` says how to find out, once for all who ask until it is known.
-    pub(crate) fn get<F>(&self, worker: usize, peer: &Peer, dial: impl FnOnce() -> F) -> Known
+    pub(crate) fn get<F>(&self, worker: usize, peer: &ConnectionKey, dial: impl FnOnce() -> F) -> Known
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
@@ -112,25 +112,25 @@ impl Connections {
     }
 
     /// From now on its small requests share `connection`.
-    pub(crate) fn share(&self, worker: usize, peer: &Peer, connection: Connection) {
+    pub(crate) fn share(&self, worker: usize, peer: &ConnectionKey, connection: Connection) {
         self.set(worker, peer, State::Connection(connection));
     }
 
     /// Its server has chosen HTTP/1.1, and is believed for a while.
-    pub(crate) fn note_http1(&self, worker: usize, peer: &Peer) {
+    pub(crate) fn note_http1(&self, worker: usize, peer: &ConnectionKey) {
         self.set(worker, peer, State::Http1);
         self.set_only(worker, peer, false);
     }
 
     /// Whether its server has refused HTTP/1.1.
-    pub(crate) fn is_only(&self, worker: usize, peer: &Peer) -> bool {
+    pub(crate) fn is_only(&self, worker: usize, peer: &ConnectionKey) -> bool {
         let known =
             |places: MutexGuard<'_, Vec<Place>>| places.iter().any(|place| place.only && place.peer == *peer);
         self.lock(worker).is_some_and(known)
     }
 
     /// Its server has refused HTTP/1.1, or does no longer.
-    pub(crate) fn set_only(&self, worker: usize, peer: &Peer, only: bool) {
+    pub(crate) fn set_only(&self, worker: usize, peer: &ConnectionKey, only: bool) {
         if let Some(mut places) = self.lock(worker) {
             place(&mut places, peer).only = only;
         }
@@ -158,7 +158,7 @@ impl Connections {
         }
     }
 
-    fn set(&self, worker: usize, peer: &Peer, state: State) {
+    fn set(&self, worker: usize, peer: &ConnectionKey, state: State) {
         if let Some(mut places) = self.lock(worker) {
             place(&mut places, peer).state = state;
         }
@@ -188,7 +188,7 @@ impl State {
 }
 
 /// The place of `peer`, made where there is none; the one that was used least gives way.
-fn place<'a>(places: &'a mut Vec<Place>, peer: &Peer) -> &'a mut Place {
+fn place<'a>(places: &'a mut Vec<Place>, peer: &ConnectionKey) -> &'a mut Place {
     if let Some(at) = places.iter().position(|place| place.peer == *peer) {
         return &mut places[at];
     }
@@ -215,9 +215,9 @@ mod tests {
     use crate::upstream::egress::Addresses;
     use crate::upstream::egress::url::Origin;
 
-    fn peer(host: &str) -> Peer {
+    fn peer(host: &str) -> ConnectionKey {
         let origin = Arc::new(Origin { https: true, host: host.to_owned(), port: 443 });
-        Peer { origin, addresses: Addresses::Any }
+        ConnectionKey { origin, addresses: Addresses::Any }
     }
 
     /// What `count` requests at the same time come to.
@@ -312,10 +312,10 @@ mod tests {
 
     #[test]
     fn what_leads_inside_is_not_shared_with_whoever_may_only_go_outside() {
-        let any = Peer { addresses: Addresses::Any, ..peer("a") };
-        let public = Peer { addresses: Addresses::Public, ..any.clone() };
+        let any = ConnectionKey { addresses: Addresses::Any, ..peer("a") };
+        let public = ConnectionKey { addresses: Addresses::Public, ..any.clone() };
         let (connections, dialled) = (Connections::new(1), std::cell::Cell::new(0));
-        let get = |peer: &Peer| {
+        let get = |peer: &ConnectionKey| {
             let dial = || {
                 dialled.set(dialled.get() + 1);
                 std::future::pending()

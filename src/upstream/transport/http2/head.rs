@@ -53,14 +53,14 @@ mod tests {
 
     use super::*;
     use crate::body::RequestBody;
-    use crate::upstream::Subject;
+    use crate::upstream::Purpose;
 
     fn head(method: &Method, url: &str, mut body: RequestBody) -> Request<()> {
         let mut headers = HeaderMap::from_iter([
             (header::HOST, HeaderValue::from_static("r.example")),
             (header::ACCEPT, HeaderValue::from_static("*/*")),
         ]);
-        let outgoing = Outgoing { method, headers: &mut headers, body: &mut body, subject: Subject::Other };
+        let outgoing = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
         request(&Url::parse(url).unwrap(), &outgoing).unwrap()
     }
 

@@ -36,7 +36,7 @@ use crate::upstream::transport::http1::{Transport, WireError};
 
 /// How long an upstream may take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// Over the answer's head, once it has the request.
     pub(crate) response: Duration,
     /// Between two pieces of a body, in either direction.
@@ -67,7 +67,7 @@ pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
     /// Bodies of answers included.
     load: Arc<Load>,
-    patience: Patience,
+    patience: Timeouts,
 }
 
 /// Why a request got no answer.
@@ -91,7 +91,7 @@ impl Connection {
     pub(crate) async fn start(
         io: Box<dyn Transport>,
         windows: Windows,
-        patience: Patience,
+        patience: Timeouts,
     ) -> io::Result<Self> {
         let io = WriteStall::new(io, patience.stall);
         let (sender, mut connection) = settings(windows).handshake(io).await.map_err(io::Error::other)?;

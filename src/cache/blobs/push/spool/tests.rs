@@ -13,7 +13,7 @@ use crate::config::MinFree;
 struct Place {
     dir: TempDir,
     store: Arc<Store>,
-    desk: Arc<Desk>,
+    desk: Arc<HashPool>,
     backlog: Arc<AtomicUsize>,
 }
 

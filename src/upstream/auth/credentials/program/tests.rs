@@ -14,13 +14,13 @@ pub(crate) fn install(directory: &Path, name: &str, script: &str) -> Program {
     Program { path, limit: DEADLINE }
 }
 
-async fn get(script: &str) -> Result<Grant, HelperError> {
+async fn get(script: &str) -> Result<Credential, HelperError> {
     let directory = tempfile::tempdir().unwrap();
     install(directory.path(), "test", script).get("r.example:5000").await
 }
 
 /// When a program was begun that has 300 ms, and what came of it.
-async fn ended(script: &str) -> (Instant, Result<Grant, HelperError>) {
+async fn ended(script: &str) -> (Instant, Result<Credential, HelperError>) {
     let directory = tempfile::tempdir().unwrap();
     let mut program = install(directory.path(), "test", script);
     program.limit = Duration::from_millis(300);
@@ -30,20 +30,20 @@ async fn ended(script: &str) -> (Instant, Result<Grant, HelperError>) {
 #[tokio::test]
 async fn a_helper_is_asked_on_its_standard_input_and_gives_name_and_secret() {
     let script = r#"printf '{"ServerURL":"x","Username":"%s","Secret":"%s"}' "$1" "$(cat)""#;
-    let Grant::Password(login) = get(script).await.unwrap() else { panic!("no password") };
+    let Credential::Password(login) = get(script).await.unwrap() else { panic!("no password") };
     assert_eq!((login.username.as_str(), login.password.expose()), ("get", "r.example:5000"));
 }
 
 #[tokio::test]
 async fn the_name_token_in_brackets_makes_the_secret_a_refresh_token() {
     let grant = get(r#"echo '{"Username":"<token>","Secret":"refresh-me"}'"#).await.unwrap();
-    assert!(matches!(grant, Grant::IdentityToken(token) if token.expose() == "refresh-me"));
+    assert!(matches!(grant, Credential::IdentityToken(token) if token.expose() == "refresh-me"));
 }
 
 #[tokio::test]
 async fn a_helper_that_reads_nothing_is_understood() {
     let script = r#"exec <&-; echo '{"Username":"a","Secret":"b"}'"#;
-    assert!(matches!(get(script).await, Ok(Grant::Password(_))));
+    assert!(matches!(get(script).await, Ok(Credential::Password(_))));
 }
 
 #[tokio::test]
