@@ -113,7 +113,7 @@ impl ByteRange {
 
 impl ByteRange {
     /// The only range, where it counts from the beginning: its first byte, and its last where it names one.
-    pub(crate) fn from_beginning(&self) -> Option<(u64, Option<u64>)> {
+    pub(crate) fn as_plain(&self) -> Option<(u64, Option<u64>)> {
         match *self.specs.as_slice() {
             [Spec::From(first)] => Some((first, None)),
             [Spec::Between(first, last)] if first <= last => Some((first, Some(last))),

@@ -398,5 +398,5 @@ fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
 
 /// One range that does not count from the end.
 fn simple(range: &ByteRange) -> Option<Part> {
-    range.from_beginning().map(|(first, last)| Part { first, last })
+    range.as_plain().map(|(first, last)| Part { first, last })
 }
