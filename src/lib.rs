@@ -16,7 +16,6 @@ pub(crate) mod demo;
 pub(crate) mod file_stamp;
 pub(crate) mod gateway;
 pub(crate) mod net;
-pub(crate) mod origin;
 pub(crate) mod proto;
 pub(crate) mod read_size;
 pub(crate) mod server;
@@ -24,47 +23,7 @@ pub(crate) mod single_flight;
 pub(crate) mod telemetry;
 pub(crate) mod upstream;
 
-pub use cli::run;
-
-/// The parts that the project's own tests and benches drive directly. Not a stable interface.
 #[doc(hidden)]
-pub mod internals {
-    pub use crate::app::{App, Origin};
-    pub use crate::authn::{Authenticator, HtpasswdFile, Identity, UserName};
-    pub use crate::authz::Rules;
-    pub use crate::config::{AccessRule, Config, Environment, RepositoryPattern};
-    pub use crate::proto::media_type::FULL_ACCEPT;
-    pub use crate::proto::scope::ScopeSet;
-    pub use crate::proto::{
-        Accept, Authorization, Challenge, Digest, ErrorBody, ErrorCode, Operation, RepositoryName, Secret,
-        Target,
-    };
+pub mod internals;
 
-    pub mod certificate {
-        pub use crate::cli::certificate::issue;
-    }
-    pub mod challenge {
-        pub use crate::proto::challenge::parse_all;
-    }
-    pub mod clock {
-        pub use crate::clock::{now, wall};
-    }
-    pub mod htpasswd {
-        pub use crate::authn::htpasswd::hash;
-    }
-    pub mod image {
-        pub use crate::demo::image::seed;
-    }
-    pub mod limits {
-        pub use crate::config::limits::{CATALOG_UPSTREAM_PAGES, HANDSHAKE_DEADLINE, TOKEN_FAILED_PAUSE};
-    }
-    pub mod link {
-        pub use crate::proto::link::next;
-    }
-    pub mod registry {
-        pub use crate::demo::registry::{Registry, sha256};
-    }
-    pub mod telemetry {
-        pub use crate::telemetry::{flush, start};
-    }
-}
+pub use cli::run;

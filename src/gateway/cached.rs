@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use crate::body::Body;
 use crate::cache::{Blob, CacheError, CacheStatus, Manifest, Requester, UpstreamCache};
 use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, code_for, set};
+use crate::gateway::origin::UpstreamSource;
 use crate::gateway::respond::Problem;
 use crate::gateway::{AuthorizedRequest, rewrite};
-use crate::origin::UpstreamSource;
 use crate::proto::{Accept, Action, ByteRange, ContentRange, Digest, ErrorCode, Reference, RepositoryName};
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");

@@ -9,8 +9,8 @@ use crate::authz::Permit;
 use crate::cache::UpstreamCache;
 use crate::cache::maintenance::WarmTarget;
 use crate::gateway::Core;
+use crate::gateway::origin::UpstreamSource;
 use crate::gateway::route::{Addressing, ResolvedRepository, RouteError, Routes};
-use crate::origin::UpstreamSource;
 use crate::proto::{ImageName, RepositoryName};
 use crate::upstream::Upstream;
 

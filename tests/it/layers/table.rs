@@ -1,7 +1,8 @@
 //! Which room may import which: the design as a table.
 
 /// The rooms that all others may import, in order: each may import those before it.
-pub(super) const BASE: &[&str] = &["proto", "config", "clock", "watch", "pace", "body", "telemetry", "io"];
+pub(super) const BASE: &[&str] =
+    &["proto", "config", "clock", "file_stamp", "read_size", "single_flight", "body", "telemetry", "net"];
 
 /// A room above the base.
 pub(super) struct Row {
@@ -23,6 +24,7 @@ pub(super) const TABLE: &[Row] = &[
     row("admin", &["cache", "gateway"], &[]),
     row("app", &["authn", "authz", "upstream", "cache", "gateway", "server", "admin"], &[]),
     row("cli", &["authn", "authz", "upstream", "cache", "gateway", "demo", "admin", "app"], &[]),
+    row("internals", &["authn", "authz", "demo", "app", "cli"], &[]),
 ];
 
 /// Imports that the design does not have and that are to go: an entry that nothing needs any more is a failure.

@@ -1,0 +1,39 @@
+//! The parts that the project's own tests and benches drive directly. Not a stable interface.
+
+pub use crate::app::{App, Origin};
+pub use crate::authn::{Authenticator, HtpasswdFile, Identity, UserName};
+pub use crate::authz::Rules;
+pub use crate::config::{AccessRule, Config, Environment, RepositoryPattern};
+pub use crate::proto::media_type::FULL_ACCEPT;
+pub use crate::proto::scope::ScopeSet;
+pub use crate::proto::{
+    Accept, Authorization, Challenge, Digest, ErrorBody, ErrorCode, Operation, RepositoryName, Secret, Target,
+};
+
+pub mod certificate {
+    pub use crate::cli::certificate::issue;
+}
+pub mod challenge {
+    pub use crate::proto::challenge::parse_all;
+}
+pub mod clock {
+    pub use crate::clock::{now, wall};
+}
+pub mod htpasswd {
+    pub use crate::authn::htpasswd::hash;
+}
+pub mod image {
+    pub use crate::demo::image::seed;
+}
+pub mod limits {
+    pub use crate::config::limits::{CATALOG_UPSTREAM_PAGES, HANDSHAKE_DEADLINE, TOKEN_FAILED_PAUSE};
+}
+pub mod link {
+    pub use crate::proto::link::next;
+}
+pub mod registry {
+    pub use crate::demo::registry::{Registry, sha256};
+}
+pub mod telemetry {
+    pub use crate::telemetry::{flush, start};
+}
