@@ -22,6 +22,7 @@ pub(crate) mod server;
 pub(crate) mod single_flight;
 pub(crate) mod telemetry;
 pub(crate) mod upstream;
+pub(crate) mod worker_id;
 
 #[doc(hidden)]
 pub mod internals;

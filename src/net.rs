@@ -20,8 +20,6 @@ pub(crate) struct Peer {
     pub address: IpAddr,
     /// Whether the connection is TLS that ends here.
     pub tls: bool,
-    /// The number of the worker that serves it.
-    pub worker: usize,
 }
 
 /// In a request's extensions: it came with both Transfer-Encoding and Content-Length, of which hyper shows only one.

@@ -17,7 +17,6 @@ pub(crate) struct Requester {
     pub(crate) permit: Permit,
     /// As the upstream calls it.
     pub(crate) name: RepositoryName,
-    pub(crate) worker: usize,
     pub(crate) source: Arc<dyn Origin>,
 }
 
@@ -110,7 +109,7 @@ impl Requester {
         let account = self.asked_as(&question);
         self.may_ask(need, &account)?;
         let is_own = !matches!(question, OriginRequest::Public(_));
-        let answer = self.source.ask(self.worker, question).await;
+        let answer = self.source.ask(question).await;
         let failure = answer.as_ref().err().map(|failure| failure.kind);
         self.learn(&account, failure);
         if is_own && failure == Some(FailureKind::Denied) {

@@ -139,7 +139,7 @@ pub(crate) fn failure(kind: FailureKind) -> OriginError {
 struct As(Arc<Registry>, &'static str);
 
 impl Origin for As {
-    fn ask(&self, _: usize, question: OriginRequest) -> Asking<'_> {
+    fn ask(&self, question: OriginRequest) -> Asking<'_> {
         Box::pin(async move {
             let gate = {
                 let mut holding = self.0.with();
@@ -223,13 +223,13 @@ impl Place {
 
     pub(crate) fn repository_as(&self, account: &'static str) -> Requester {
         let permit = Permit::operator(Identity::Anonymous);
-        self.site.repository(&permit, &name(), 0, Arc::new(As(self.registry.clone(), account)))
+        self.site.repository(&permit, &name(), Arc::new(As(self.registry.clone(), account)))
     }
 
     /// The same for one who may pull, but not fetch.
     pub(crate) fn repository_of_held(&self) -> Requester {
         let permit = crate::cache::origin::tests::permit("alice", false);
-        self.site.repository(&permit, &name(), 0, Arc::new(As(self.registry.clone(), "")))
+        self.site.repository(&permit, &name(), Arc::new(As(self.registry.clone(), "")))
     }
 
     /// Another upstream with the same registry behind the same cache, each time.

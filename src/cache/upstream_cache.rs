@@ -155,15 +155,13 @@ impl UpstreamCache {
     }
 
     /// One request's view of a repository, which the upstream calls `name` and everybody here `permit.repository()`.
-    /// `worker` is the number of the worker that runs the request.
     pub(crate) fn repository(
         self: &Arc<Self>,
         permit: &Permit,
         name: &RepositoryName,
-        worker: usize,
         source: Arc<dyn Origin>,
     ) -> Requester {
-        Requester { site: self.clone(), permit: permit.clone(), name: name.clone(), worker, source }
+        Requester { site: self.clone(), permit: permit.clone(), name: name.clone(), source }
     }
 
     /// A repository has been written to through this gateway: what is known not to be there may be there now, and what is

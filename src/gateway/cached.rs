@@ -34,7 +34,7 @@ impl AuthorizedRequest<'_> {
         let headers = self.core.lasting.via.mark_own(self.headers);
         let upstream = self.upstream()?.clone();
         let source = UpstreamSource::source(upstream, self.permit.clone(), place.remote.clone(), headers);
-        Ok(Some(site.repository(&self.permit, &place.remote, self.worker, source)))
+        Ok(Some(site.repository(&self.permit, &place.remote, source)))
     }
 
     /// A blob, whole or in part.

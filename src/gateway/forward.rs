@@ -74,7 +74,7 @@ impl AuthorizedRequest<'_> {
         };
         let method = method(&self.operation);
         let request = upstream::Request { method, target, headers, body, access, subject };
-        upstream.send(&self.permit, self.worker, request).await.map_err(|error| self.problem(upstream, error))
+        upstream.send(&self.permit, request).await.map_err(|error| self.problem(upstream, error))
     }
 
     /// What an upstream's failure is to the client.

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     fn peer(address: &str) -> Peer {
-        Peer { address: address.parse().unwrap(), tls: true, worker: 0 }
+        Peer { address: address.parse().unwrap(), tls: true }
     }
 
     fn asked(known: &[&str], host: &str) -> Result<String, Problem> {

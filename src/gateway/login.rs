@@ -23,10 +23,10 @@ impl IncomingRequest<'_> {
     ) -> Result<Identity, Problem> {
         let core = self.core;
         let ask = || {
-            let (upstream, client, worker) = (judge.upstream.clone(), client.clone(), self.peer.worker);
+            let (upstream, client) = (judge.upstream.clone(), client.clone());
             let mut headers = HeaderMap::new();
             core.lasting.via.mark(&self.parts.headers, &mut headers);
-            async move { upstream.login(worker, client, headers).await }
+            async move { upstream.login(client, headers).await }
         };
         let floor = core.settings.authenticator.floor();
         let failure = match core.lasting.logins.verify(&client, self.client, floor, ask).await {

@@ -230,7 +230,6 @@ pub(crate) struct AuthorizedRequest<'a> {
     naming: ClientLocations,
     way: Addressing<'a>,
     headers: &'a HeaderMap,
-    worker: usize,
 }
 
 impl IncomingRequest<'_> {
@@ -315,8 +314,8 @@ impl IncomingRequest<'_> {
         };
         let permit = permit.map_err(|denied| login().unwrap_or_else(|| denial(identity, &denied)))?;
         let headers = &self.parts.headers;
-        let (core, worker) = (self.core, self.peer.worker);
-        Ok(AuthorizedRequest { core, permit, operation: remote, place, naming, way, headers, worker })
+        let core = self.core;
+        Ok(AuthorizedRequest { core, permit, operation: remote, place, naming, way, headers })
     }
 }
 

@@ -39,34 +39,33 @@ impl UpstreamSource {
         Arc::new(Self { upstream, permit, repository, headers })
     }
 
-    async fn answer(&self, worker: usize, question: OriginRequest) -> Result<OriginResponse, OriginError> {
+    async fn answer(&self, question: OriginRequest) -> Result<OriginResponse, OriginError> {
         match question {
-            OriginRequest::BlobExists(digest) => self.exists(worker, self.blob(digest, true), false).await,
+            OriginRequest::BlobExists(digest) => self.exists(self.blob(digest, true), false).await,
             OriginRequest::Public(cache::Resource::Blob(digest)) => {
-                self.exists(worker, self.blob(digest, true), true).await
+                self.exists(self.blob(digest, true), true).await
             }
             OriginRequest::Public(cache::Resource::Manifest(reference)) => {
                 let operation = self.manifest(reference, true);
                 let headers = self.manifest_headers();
-                says_manifest(self.send(worker, Purpose::Other, operation, headers, true).await?)
+                says_manifest(self.send(Purpose::Other, operation, headers, true).await?)
             }
             OriginRequest::Blob { digest, bytes, validator } => {
                 let mut headers = self.headers.clone();
                 set_range(&mut headers, bytes, validator);
-                self.send(worker, Purpose::Blob, self.blob(digest, false), headers, false).await
+                self.send(Purpose::Blob, self.blob(digest, false), headers, false).await
             }
             OriginRequest::ManifestHead(reference) => {
                 let operation = self.manifest(reference, true);
                 let headers = self.manifest_headers();
-                says_manifest(self.send(worker, Purpose::Other, operation, headers, false).await?)
+                says_manifest(self.send(Purpose::Other, operation, headers, false).await?)
             }
             OriginRequest::Manifest(reference) => {
                 let operation = self.manifest(reference, false);
-                let answer =
-                    self.send(worker, Purpose::Other, operation, self.manifest_headers(), false).await?;
+                let answer = self.send(Purpose::Other, operation, self.manifest_headers(), false).await?;
                 held_whole(answer).await
             }
-            OriginRequest::Ping => self.ping(worker).await,
+            OriginRequest::Ping => self.ping().await,
         }
     }
 
@@ -86,15 +85,10 @@ impl UpstreamSource {
 
     /// HEAD; and where that is refused, which need not mean that GET would be (ECR Public answers 401, a signed URL for GET
     /// 403), a GET of the first byte. A redirect by itself says nothing: some registries send whatever they are asked for on.
-    async fn exists(
-        &self,
-        worker: usize,
-        operation: Operation,
-        nobody: bool,
-    ) -> Result<OriginResponse, OriginError> {
+    async fn exists(&self, operation: Operation, nobody: bool) -> Result<OriginResponse, OriginError> {
         let by_head = operation.clone();
         let headers = self.headers.clone();
-        match self.send(worker, Purpose::Existence, by_head, headers, nobody).await {
+        match self.send(Purpose::Existence, by_head, headers, nobody).await {
             Err(OriginError { kind: FailureKind::Denied | FailureKind::Other, .. }) => {}
             Err(failure) if is_by_challenge(&failure) => {}
             result => return says_blob(&operation, result?),
@@ -106,7 +100,7 @@ impl UpstreamSource {
             Operation::GetBlob { repository: repository.clone(), digest: digest.clone(), head: false };
         let mut headers = self.headers.clone();
         set_range(&mut headers, Some(cache::ByteSpan { first: 0, last: Some(0) }), None);
-        let answer = match self.send(worker, Purpose::Existence, by_get, headers, nobody).await {
+        let answer = match self.send(Purpose::Existence, by_get, headers, nobody).await {
             // It has no first byte, and is there.
             Err(failure) if is_empty_blob(&failure) => {
                 OriginResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() }
@@ -118,7 +112,6 @@ impl UpstreamSource {
 
     async fn send(
         &self,
-        worker: usize,
         subject: Purpose,
         operation: Operation,
         headers: HeaderMap,
@@ -129,8 +122,8 @@ impl UpstreamSource {
         let mut body = RequestBody::empty();
         let request = upstream::Request { method, target, headers, body: &mut body, access, subject };
         let sent = match nobody {
-            false => self.upstream.send(&self.permit, worker, request).await,
-            true => self.upstream.send_as_nobody(&self.permit, worker, request).await,
+            false => self.upstream.send(&self.permit, request).await,
+            true => self.upstream.send_as_nobody(&self.permit, request).await,
         };
         let mut answer = sent.map_err(|error| self.failure(&operation, error))?;
         let status = answer.status;
@@ -145,7 +138,7 @@ impl UpstreamSource {
         Err(failed(kind_of(&answer), problem))
     }
 
-    async fn ping(&self, worker: usize) -> Result<OriginResponse, OriginError> {
+    async fn ping(&self) -> Result<OriginResponse, OriginError> {
         let mut body = RequestBody::empty();
         let request = upstream::Request {
             method: Method::GET,
@@ -155,7 +148,7 @@ impl UpstreamSource {
             access: upstream::RequiredScope::Version,
             subject: Purpose::Other,
         };
-        match self.upstream.send(&self.permit, worker, request).await {
+        match self.upstream.send(&self.permit, request).await {
             Ok(answer) if answer.status.is_server_error() => {
                 let problem = forward::refused(&Operation::Version, &answer);
                 Err(failed(FailureKind::Unreachable, problem))
@@ -202,8 +195,8 @@ impl UpstreamSource {
 }
 
 impl cache::Origin for UpstreamSource {
-    fn ask(&self, worker: usize, question: OriginRequest) -> Asking<'_> {
-        Box::pin(self.answer(worker, question))
+    fn ask(&self, question: OriginRequest) -> Asking<'_> {
+        Box::pin(self.answer(question))
     }
 
     fn account(&self) -> Arc<str> {

@@ -57,7 +57,6 @@ pub(crate) struct Service {
 pub(super) async fn serve(
     mut socket: Socket,
     address: Option<IpAddr>,
-    worker: usize,
     service: Service,
     handler: impl Handler,
     drain: watch::Receiver<bool>,
@@ -66,7 +65,7 @@ pub(super) async fn serve(
     let spoken_for = spoken_for(&mut socket, address, &service.proxies);
     let named = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, spoken_for);
     let address = named.await.map_err(timed_out)??;
-    let mut peer = Peer { address, tls: service.tls.is_some(), worker };
+    let mut peer = Peer { address, tls: service.tls.is_some() };
     let Some(tls) = &service.tls else {
         return http_1(socket, peer, &service, handler, drain).await;
     };

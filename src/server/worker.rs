@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use crate::net::Socket;
 use crate::server::connection;
 use crate::server::connection::{Handler, Service};
+use crate::worker_id;
 
 /// A connection that has been accepted and not yet begun.
 pub(super) struct Accepted {
@@ -69,10 +70,10 @@ impl Worker {
         let load = Arc::new(AtomicUsize::new(0));
         let of_connections = load.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            worker_id::enter(number);
             runtime.block_on(async move {
                 while let Some(accepted) = accepted.recv().await {
-                    let connection =
-                        run(accepted, number, handler.clone(), drain.clone(), of_connections.clone());
+                    let connection = run(accepted, handler.clone(), drain.clone(), of_connections.clone());
                     tokio::spawn(connection);
                 }
             });
@@ -83,7 +84,6 @@ impl Worker {
 
 async fn run(
     accepted: Accepted,
-    worker: usize,
     handler: impl Handler,
     drain: watch::Receiver<bool>,
     load: Arc<AtomicUsize>,
@@ -91,7 +91,7 @@ async fn run(
     let _load = Load(load);
     let Accepted { socket, address, service, permit } = accepted;
     let result = match socket.register() {
-        Ok(socket) => connection::serve(socket, address, worker, service, handler, drain).await,
+        Ok(socket) => connection::serve(socket, address, service, handler, drain).await,
         Err(error) => Err(error),
     };
     if let Err(error) = result {

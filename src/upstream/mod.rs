@@ -92,8 +92,6 @@ pub(crate) struct Upstream {
     known: Known,
     tokens: Tokens<TokenRequest>,
     standings: Lockouts,
-    /// The number of the worker that does what no client waits for.
-    background: usize,
     rate_limits: RateLimits,
     judging: Judging,
     accounts: RandomState,
@@ -124,7 +122,6 @@ impl Upstream {
             known: Known::default(),
             tokens: Tokens::new(),
             standings: Lockouts::new(),
-            background: workers,
             rate_limits: RateLimits::default(),
             judging: Judging::default(),
             accounts: RandomState::new(),
@@ -136,11 +133,6 @@ impl Upstream {
     /// Its part of the configuration.
     pub(crate) fn settings(&self) -> &config::Upstream {
         &self.settings
-    }
-
-    /// The number of the worker that does what no client waits for: the runtime that calls [`maintain`](Self::maintain).
-    pub(crate) fn background(&self) -> usize {
-        self.background
     }
 
     /// How the last attempts to reach it went.
@@ -157,10 +149,10 @@ impl Upstream {
     /// end. To be called every second or two, always on the same runtime, which then does the renewing.
     pub(crate) fn maintain(&self) {
         self.client.sweep();
-        self.tokens.renew(self.background);
+        self.tokens.renew();
     }
 
-    /// Sends `request` from worker number `worker`, which must be the one that runs this, and waits for the answer's
+    /// Sends `request` and waits for the answer's
     /// head. Needs the permit for what the request does.
     ///
     /// The answer to the upstream's challenge is given here: the credentials are those that the permit's identity has
@@ -171,15 +163,10 @@ impl Upstream {
     ///
     /// # Errors
     /// When no answer came, or one that the client could do nothing with. An answer with any status but 401 is none.
-    pub(crate) async fn send(
-        &self,
-        permit: &Permit,
-        worker: usize,
-        mut request: Request<'_>,
-    ) -> Result<Response, Error> {
+    pub(crate) async fn send(&self, permit: &Permit, mut request: Request<'_>) -> Result<Response, Error> {
         let who = self.credentials.who(permit.identity());
-        let response = self.fetch(&who, worker, &mut request).await;
-        self.sent(who, worker, request, response)
+        let response = self.fetch(&who, &mut request).await;
+        self.sent(who, request, response)
     }
 
     /// As [`send`](Self::send), but as nobody in particular, whatever credentials there are: what comes is for everyone.
@@ -189,11 +176,10 @@ impl Upstream {
     pub(crate) async fn send_as_nobody(
         &self,
         _permit: &Permit,
-        worker: usize,
         mut request: Request<'_>,
     ) -> Result<Response, Error> {
-        let response = self.fetch(&UpstreamIdentity::Anonymous, worker, &mut request).await;
-        self.sent(UpstreamIdentity::Anonymous, worker, request, response)
+        let response = self.fetch(&UpstreamIdentity::Anonymous, &mut request).await;
+        self.sent(UpstreamIdentity::Anonymous, request, response)
     }
 
     /// As whom the upstream is asked for the holder of `permit`: a name for this process alone, which no other has. Clients with
@@ -218,7 +204,6 @@ impl Upstream {
     fn sent(
         &self,
         who: UpstreamIdentity,
-        worker: usize,
         request: Request<'_>,
         response: Result<Response, Error>,
     ) -> Result<Response, Error> {
@@ -231,28 +216,21 @@ impl Upstream {
         }
         let response = response?;
         Ok(match self.me.upgrade() {
-            Some(me) if request.subject == Purpose::Blob => {
-                ResumingBody::wrap(me, who, worker, request, response)
-            }
+            Some(me) if request.subject == Purpose::Blob => ResumingBody::wrap(me, who, request, response),
             _ => response,
         })
     }
 
     /// One answer, from wherever it comes, with whatever stream it has.
-    async fn fetch(
-        &self,
-        who: &UpstreamIdentity,
-        worker: usize,
-        request: &mut Request<'_>,
-    ) -> Result<Response, Error> {
+    async fn fetch(&self, who: &UpstreamIdentity, request: &mut Request<'_>) -> Result<Response, Error> {
         let mut hop = self.first_hop(&request.target)?;
         for _ in 0..=limits::REDIRECTS {
             // Nobody else sends us here: EgressPolicy sees to that.
             let mut response = if hop.is_own() {
-                self.authorized(worker, who, &hop, request).await?
+                self.authorized(who, &hop, request).await?
             } else {
                 request.headers.remove(header::AUTHORIZATION);
-                self.client.send(worker, &hop, outgoing(request)).await?
+                self.client.send(&hop, outgoing(request)).await?
             };
             if response.status == StatusCode::UNAUTHORIZED {
                 // Of whoever it is, the client must not be asked for a password.

@@ -22,7 +22,7 @@ use crate::upstream::transport::client::Outgoing;
 use crate::upstream::transport::connect::{Certificate, DialError, TlsSettingsError};
 use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Upstream};
 
-/// An upstream under examination. Runs on one thread, as worker number 0.
+/// An upstream under examination. Runs on one thread.
 pub(crate) struct Probe {
     upstream: Arc<Upstream>,
     permit: Permit,
@@ -117,7 +117,7 @@ impl Probe {
         set_authorization(&mut headers, pass.0.clone().filter(|_| way.is_own()));
         let mut body = RequestBody::empty();
         let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
-        self.upstream.client.send(WORKER, &way.0, request).await
+        self.upstream.client.send(&way.0, request).await
     }
 
     /// The name and password, or the token that came with the credentials; nothing where there are none.
@@ -153,7 +153,7 @@ impl Probe {
     /// When there is no token.
     pub(crate) async fn token(&self, errand: &ProbeTokenRequest) -> Result<TokenGiven, TokenError> {
         let Upstream { client, reach, .. } = &*self.upstream;
-        let asking = Asking { client, reach, worker: WORKER };
+        let asking = Asking { client, reach };
         let Given { answer, header, .. } =
             asking.ask(&errand.endpoint, &errand.grant, &errand.scopes).await?;
         self.hide(&answer.token);
@@ -165,7 +165,7 @@ impl Probe {
     /// # Errors
     /// As [`Upstream::send`].
     pub(crate) async fn send(&self, request: Request<'_>) -> Result<Response, Error> {
-        self.upstream.send(&self.permit, WORKER, request).await
+        self.upstream.send(&self.permit, request).await
     }
 
     /// The same, but the redirect is the answer.
@@ -173,7 +173,7 @@ impl Probe {
     /// # Errors
     /// As [`Upstream::send`].
     pub(crate) async fn send_here(&self, way: &Way, mut request: Request<'_>) -> Result<Response, Error> {
-        self.upstream.authorized(WORKER, &self.who, &way.0, &mut request).await
+        self.upstream.authorized(&self.who, &way.0, &mut request).await
     }
 
     /// Where an upload goes on: as [`Upstream::upload_location`].
@@ -252,9 +252,6 @@ impl Probe {
         }
     }
 }
-
-/// The only worker that there is.
-const WORKER: usize = 0;
 
 /// How long another guess may take.
 const SHORT: Duration = Duration::from_secs(3);

@@ -55,7 +55,6 @@ struct Rest {
     upstream: Arc<Upstream>,
     /// As whom the beginning was asked for, by a permit that was good for all of it.
     who: UpstreamIdentity,
-    worker: usize,
     target: String,
     headers: HeaderMap,
     access: RequiredScope,
@@ -73,7 +72,6 @@ impl ResumingBody {
     pub(crate) fn wrap(
         upstream: Arc<Upstream>,
         who: UpstreamIdentity,
-        worker: usize,
         request: Request<'_>,
         response: Response,
     ) -> Response {
@@ -84,7 +82,6 @@ impl ResumingBody {
         let rest = Rest {
             upstream,
             who,
-            worker,
             target: request.target,
             headers: request.headers,
             access: request.access,
@@ -194,7 +191,7 @@ impl Rest {
             access: self.access.clone(),
             subject: Purpose::Blob,
         };
-        let response = self.upstream.fetch(&self.who, self.worker, &mut request).await;
+        let response = self.upstream.fetch(&self.who, &mut request).await;
         let response = response.map_err(|_| NoRest::NotNow)?;
         match response.status {
             StatusCode::PARTIAL_CONTENT => self.part(at, end, response),

@@ -89,7 +89,7 @@ impl Requester {
         missing.into_iter().for_each(|part| queue.list(self, part));
         while queue.running < limits::PREFETCHES.min(queue.waiting.len()) {
             queue.running += 1;
-            tokio::spawn(run(Runner { site: self.site.clone(), worker: self.worker, ended: false }));
+            tokio::spawn(run(Runner { site: self.site.clone(), ended: false }));
         }
     }
 
@@ -106,7 +106,6 @@ impl Requester {
 /// One of the few that fetch ahead. It stays at one worker, whoever pulled.
 struct Runner {
     site: Arc<UpstreamCache>,
-    worker: usize,
     ended: bool,
 }
 
@@ -149,7 +148,7 @@ impl Runner {
 
     async fn fetch(&self, waiting: Waiting) {
         let _listed = Listed { site: &self.site, key: waiting.key() };
-        let repository = Requester { worker: self.worker, ..waiting.repository };
+        let repository = Requester { ..waiting.repository };
         if repository.is_missing(&waiting.part) {
             // Whoever pulled asks for it himself, and hears why it does not come.
             let _ = repository.fetch_ahead(&waiting.part.digest).await;

@@ -161,12 +161,12 @@ impl Requester {
     pub(crate) fn probe(&self) {
         let Some(opening) = self.site.breaker.opening() else { return };
         let site = Arc::downgrade(&self.site);
-        tokio::spawn(probe(site, self.source.clone(), self.worker, opening));
+        tokio::spawn(probe(site, self.source.clone(), opening));
     }
 }
 
 /// Ends with the site, too: after a change of the configuration there may be another.
-async fn probe(site: Weak<UpstreamCache>, source: Arc<dyn Origin>, worker: usize, opening: u64) {
+async fn probe(site: Weak<UpstreamCache>, source: Arc<dyn Origin>, opening: u64) {
     let pause = || site.upgrade().and_then(|site| site.breaker.pause(opening));
     loop {
         let Some(length) = pause() else { return };
@@ -174,7 +174,7 @@ async fn probe(site: Weak<UpstreamCache>, source: Arc<dyn Origin>, worker: usize
         if pause().is_none() {
             return;
         }
-        let silence = source.ask(worker, OriginRequest::Ping).await.err().map(|failure| failure.kind);
+        let silence = source.ask(OriginRequest::Ping).await.err().map(|failure| failure.kind);
         if silence != Some(FailureKind::Unreachable) {
             break;
         }

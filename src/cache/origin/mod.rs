@@ -17,9 +17,9 @@ use crate::proto::{Digest, Reference};
 
 /// One repository at its upstream, as seen by whoever asks here: by his permit and as his identity there.
 pub(crate) trait Origin: Send + Sync + 'static {
-    /// Asks from worker number `worker`, which must be the one that runs this. An answer is a success, or the redirect
+    /// Asks the upstream. An answer is a success, or the redirect
     /// that [`OriginRequest::BlobExists`] takes for one; whatever else the upstream says is a [`OriginError`].
-    fn ask(&self, worker: usize, question: OriginRequest) -> Asking<'_>;
+    fn ask(&self, question: OriginRequest) -> Asking<'_>;
 
     /// As whom the upstream is asked: those for whom it is the same share the upstream's limits.
     fn account(&self) -> Arc<str>;

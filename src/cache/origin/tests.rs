@@ -51,7 +51,7 @@ impl Script {
 }
 
 impl Origin for Script {
-    fn ask(&self, _: usize, question: OriginRequest) -> Asking<'_> {
+    fn ask(&self, question: OriginRequest) -> Asking<'_> {
         let question = name_of(&question);
         self.asked.lock().unwrap().push(question.clone());
         Box::pin(async move {
@@ -117,12 +117,12 @@ pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCacheOptions)) -> (T
 
 /// `library/alpine` for `user`, who is known to the upstream by `source`.
 pub(crate) fn view(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> Requester {
-    site.repository(&permit(user, true), &repository(), 0, source.clone())
+    site.repository(&permit(user, true), &repository(), source.clone())
 }
 
 /// The same for one who may pull, but not fetch.
 pub(crate) fn view_of_held(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> Requester {
-    site.repository(&permit(user, false), &repository(), 0, source.clone())
+    site.repository(&permit(user, false), &repository(), source.clone())
 }
 
 pub(crate) fn repository() -> RepositoryName {

@@ -21,7 +21,6 @@ impl Upstream {
     /// a 401 if that can help and the body can be sent again.
     pub(crate) async fn authorized(
         &self,
-        worker: usize,
         who: &UpstreamIdentity,
         hop: &Destination,
         request: &mut Request<'_>,
@@ -29,12 +28,12 @@ impl Upstream {
         let began = clock::now();
         if request.body.is_unfinished() && *who != UpstreamIdentity::Anonymous && !self.known.is_settled() {
             // A body that flows can't be sent twice: what the upstream wants must be known before.
-            self.ping(worker, HeaderMap::new()).await?;
+            self.ping(HeaderMap::new()).await?;
         }
         let (mut refusal, mut before) = (Refusal::default(), None::<(Option<HeaderValue>, Unauthorized)>);
         loop {
             let first = before.is_none();
-            let shown = self.show(worker, who, &request.access, &refusal, first).await?;
+            let shown = self.show(who, &request.access, &refusal, first).await?;
             let value = shown.header();
             if let Some((_, meaning)) = before.as_ref().filter(|(before, _)| *before == value) {
                 // The same would be refused the same.
@@ -42,7 +41,7 @@ impl Upstream {
                 return Err(Error::Unauthorized(*meaning));
             }
             set_authorization(&mut request.headers, value.clone());
-            let response = self.client.send(worker, hop, outgoing(request)).await?;
+            let response = self.client.send(hop, outgoing(request)).await?;
             self.rate_limits.note(&self.settings.name, who, &response);
             if response.status != StatusCode::UNAUTHORIZED {
                 if matches!(shown, Presented::Fixed(_)) {
@@ -53,7 +52,7 @@ impl Upstream {
             let mut verdict = self.refused(who, &shown, &response.headers, &request.access, began);
             if matches!(verdict, Verdict::Final(Unauthorized::NoChallenge)) && !self.known.is_settled() {
                 // Some say what they want at `/v2/` alone.
-                self.ping(worker, HeaderMap::new()).await?;
+                self.ping(HeaderMap::new()).await?;
                 if self.known.get().is_some() {
                     verdict = Verdict::Again(Refusal::default(), Unauthorized::NoChallenge);
                 }
@@ -75,7 +74,6 @@ impl Upstream {
     /// What is shown for a request; `refusal` is what the upstream said to the last attempt, if this is not the first.
     async fn show(
         &self,
-        worker: usize,
         who: &UpstreamIdentity,
         access: &RequiredScope,
         refusal: &Refusal,
@@ -94,15 +92,15 @@ impl Upstream {
                 Credential::Nothing | Credential::IdentityToken(_) => Presented::Nothing,
             });
         }
-        match self.token(worker, who, access, &scheme, refusal).await {
+        match self.token(who, access, &scheme, refusal).await {
             Ok((key, token)) => Ok(Presented::Token(key, token)),
             Err(missing) if missing.error.is_refusal() => {
-                Err(self.refused_token(worker, who, access, &scheme, missing.error).await)
+                Err(self.refused_token(who, access, &scheme, missing.error).await)
             }
             // Its token endpoint may be elsewhere by now.
-            Err(missing) if first && missing.is_news && self.has_moved(worker, &missing.error).await => {
+            Err(missing) if first && missing.is_news && self.has_moved(&missing.error).await => {
                 let scheme = self.known.get().unwrap_or(scheme);
-                let token = self.token(worker, who, access, &scheme, refusal).await;
+                let token = self.token(who, access, &scheme, refusal).await;
                 token
                     .map(|(key, token)| Presented::Token(key, token))
                     .map_err(|missing| Error::Token(missing.error))
@@ -113,7 +111,6 @@ impl Upstream {
 
     async fn token(
         &self,
-        worker: usize,
         who: &UpstreamIdentity,
         access: &RequiredScope,
         scheme: &Arc<Scheme>,
@@ -127,7 +124,7 @@ impl Upstream {
             access: access.clone(),
             challenged: refusal.scopes.clone(),
         };
-        let token = self.tokens.get(key.clone(), worker, errand).await?;
+        let token = self.tokens.get(key.clone(), errand).await?;
         Ok((key, token))
     }
 
@@ -136,7 +133,6 @@ impl Upstream {
     /// in particular has none to be wrong.
     async fn refused_token(
         &self,
-        worker: usize,
         who: &UpstreamIdentity,
         access: &RequiredScope,
         scheme: &Arc<Scheme>,
@@ -153,7 +149,7 @@ impl Upstream {
         }
         // A token of an earlier time says nothing of the credentials today.
         self.tokens.drop_kept(&Key { who: who.clone(), scope: RequiredScope::Version.scope() });
-        match self.token(worker, who, &RequiredScope::Version, scheme, &Refusal::default()).await {
+        match self.token(who, &RequiredScope::Version, scheme, &Refusal::default()).await {
             Ok(_) => {
                 self.standings.believe(who);
                 Error::Unauthorized(Unauthorized::Insufficient)
@@ -219,16 +215,12 @@ impl Upstream {
 
     /// Asks at `/v2/`, where registries say what they want. With the answer comes whether that is another thing than
     /// before.
-    pub(crate) async fn ping(
-        &self,
-        worker: usize,
-        mut headers: HeaderMap,
-    ) -> Result<(Response, bool), Error> {
+    pub(crate) async fn ping(&self, mut headers: HeaderMap) -> Result<(Response, bool), Error> {
         let hop = self.reach.own(self.version_target());
         let (method, mut body) = (Method::GET, RequestBody::empty());
         let request =
             Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
-        let response = self.client.send(worker, &hop, request).await?;
+        let response = self.client.send(&hop, request).await?;
         let changed = response.status == StatusCode::UNAUTHORIZED && self.known.learn(&response.headers).0;
         if changed {
             self.tokens.clear();
@@ -238,8 +230,8 @@ impl Upstream {
     }
 
     /// Whether the upstream has another token endpoint by now than the one that has failed so.
-    async fn has_moved(&self, worker: usize, error: &TokenError) -> bool {
-        error.may_be_of_the_place() && matches!(self.ping(worker, HeaderMap::new()).await, Ok((_, true)))
+    async fn has_moved(&self, error: &TokenError) -> bool {
+        error.may_be_of_the_place() && matches!(self.ping(HeaderMap::new()).await, Ok((_, true)))
     }
 
     pub(crate) fn version_target(&self) -> String {

@@ -50,27 +50,22 @@ impl Upstream {
     /// # Errors
     /// When it can't be asked or doesn't say yes or no; [`Error::AnonymousUpstream`] when it lets in anyone, and [`Error::UsernameIgnored`]
     /// when it lets in anyone who has some account: then its word on a client is worth nothing.
-    pub(crate) async fn login(
-        &self,
-        worker: usize,
-        client: Arc<Forwarded>,
-        headers: HeaderMap,
-    ) -> Result<bool, Error> {
+    pub(crate) async fn login(&self, client: Arc<Forwarded>, headers: HeaderMap) -> Result<bool, Error> {
         if let Some(judge) = fresh(*self.judging.0.lock().await) {
             judge.verdict()?;
         }
         // Asked without a password each time: one that lets in anyone by now, or at `/v2/`, would take any password there.
-        self.greet(worker, headers.clone()).await?;
-        let known = self.judge(worker, client.clone(), &headers).await?;
+        self.greet(headers.clone()).await?;
+        let known = self.judge(client.clone(), &headers).await?;
         if known {
-            self.examine(worker, &client, &headers).await?.verdict()?;
+            self.examine(&client, &headers).await?.verdict()?;
         }
         Ok(known)
     }
 
     /// Asks at `/v2/` without a password, and learns what it wants.
-    async fn greet(&self, worker: usize, headers: HeaderMap) -> Result<(), Error> {
-        let (response, _) = self.ping(worker, headers).await?;
+    async fn greet(&self, headers: HeaderMap) -> Result<(), Error> {
+        let (response, _) = self.ping(headers).await?;
         match response.status {
             StatusCode::UNAUTHORIZED if self.known.get().is_some() => Ok(()),
             StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(Unauthorized::NoChallenge)),
@@ -80,7 +75,7 @@ impl Upstream {
     }
 
     /// What it says of a name and a password.
-    async fn judge(&self, worker: usize, client: Arc<Forwarded>, headers: &HeaderMap) -> Result<bool, Error> {
+    async fn judge(&self, client: Arc<Forwarded>, headers: &HeaderMap) -> Result<bool, Error> {
         let who = UpstreamIdentity::Client(client);
         // A token of an earlier login says nothing of the password today.
         self.tokens.drop_kept(&Key { who: who.clone(), scope: RequiredScope::Version.scope() });
@@ -93,7 +88,7 @@ impl Upstream {
             subject: Purpose::Other,
         };
         let hop = self.reach.own(request.target.clone());
-        match self.authorized(worker, &who, &hop, &mut request).await {
+        match self.authorized(&who, &hop, &mut request).await {
             Ok(response) if response.status.is_success() => Ok(true),
             Ok(response) if response.status == StatusCode::FORBIDDEN => Ok(false),
             Ok(response) => Err(neither(&response)),
@@ -105,14 +100,14 @@ impl Upstream {
     }
 
     /// What its yes to `client` is worth: as it is known, else found out. Whoever comes meanwhile waits for it.
-    async fn examine(&self, worker: usize, client: &Forwarded, headers: &HeaderMap) -> Result<Judge, Error> {
+    async fn examine(&self, client: &Forwarded, headers: &HeaderMap) -> Result<Judge, Error> {
         let mut known = self.judging.0.lock().await;
         if let Some(judge) = fresh(*known) {
             return Ok(judge);
         }
-        let judge = if !self.knows_anyone_by(client.password().clone(), worker, headers).await? {
+        let judge = if !self.knows_anyone_by(client.password().clone(), headers).await? {
             Judge::Sound
-        } else if self.knows_anyone_by(made_up(), worker, headers).await? {
+        } else if self.knows_anyone_by(made_up(), headers).await? {
             Judge::Open
         } else {
             Judge::Nameless
@@ -122,16 +117,11 @@ impl Upstream {
     }
 
     /// Whether it says yes to this password under a name that nobody has.
-    async fn knows_anyone_by(
-        &self,
-        password: Secret,
-        worker: usize,
-        headers: &HeaderMap,
-    ) -> Result<bool, Error> {
+    async fn knows_anyone_by(&self, password: Secret, headers: &HeaderMap) -> Result<bool, Error> {
         // Letters and digits, no more than 30: others are no names at Docker Hub.
         let name = format!("dockgate{}", made_up().expose());
         let stranger = Arc::new(Forwarded::new(&self.settings.name, name, password));
-        let known = self.judge(worker, stranger.clone(), headers).await;
+        let known = self.judge(stranger.clone(), headers).await;
         let key = Key { who: UpstreamIdentity::Client(stranger), scope: RequiredScope::Version.scope() };
         self.tokens.drop_kept(&key);
         known

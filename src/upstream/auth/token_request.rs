@@ -22,10 +22,10 @@ pub(crate) struct TokenRequest {
 
 impl Fetch for TokenRequest {
     /// `None` where the upstream is no longer configured.
-    async fn fetch(&self, worker: usize) -> Option<Result<Token, TokenError>> {
+    async fn fetch(&self) -> Option<Result<Token, TokenError>> {
         let upstream = self.upstream.upgrade()?;
         let Scheme::Bearer(bearer) = &*self.scheme else { return None };
-        let result = self.ask(&upstream, worker, bearer).await;
+        let result = self.ask(&upstream, bearer).await;
         match &result {
             Ok(_) => upstream.standings.taken(&self.who),
             Err(TokenError::Shunned) => {}
@@ -38,17 +38,12 @@ impl Fetch for TokenRequest {
 }
 
 impl TokenRequest {
-    async fn ask(
-        &self,
-        upstream: &Upstream,
-        worker: usize,
-        bearer: &token::Bearer,
-    ) -> Result<Token, TokenError> {
+    async fn ask(&self, upstream: &Upstream, bearer: &token::Bearer) -> Result<Token, TokenError> {
         if upstream.standings.is_shunned(&self.who) {
             return Err(TokenError::Shunned);
         }
         let grant = upstream.credentials.grant(&self.who).await?;
-        let asking = token::Asking { client: &upstream.client, reach: &upstream.reach, worker };
+        let asking = token::Asking { client: &upstream.client, reach: &upstream.reach };
         let result = asking.fetch(bearer, &grant, self.access.scopes(&self.challenged)).await;
         // Where nothing in particular was asked for, it is the credentials that are refused.
         if self.access == RequiredScope::Version && matches!(result, Err(TokenError::Refused { .. })) {

@@ -85,14 +85,13 @@ impl Client {
         Backoff::new(if is_safe(method) { self.retries } else { 0 })
     }
 
-    /// Sends a request from worker number `worker`, which must be the one that runs this, and waits for the answer's
+    /// Sends a request and waits for the answer's
     /// head.
     ///
     /// GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with growing
     /// pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        worker: usize,
         hop: &Destination,
         mut request: Outgoing<'_>,
     ) -> Result<Response, Error> {
@@ -101,7 +100,7 @@ impl Client {
         }
         let mut backoff = self.backoff(request.method);
         loop {
-            let result = self.send_once(worker, hop, &mut request).await;
+            let result = self.send_once(hop, &mut request).await;
             if hop.is_own() {
                 self.health.record(&result);
             }
@@ -124,39 +123,37 @@ impl Client {
     /// 1.1 for 16 and 0.95 for 64. By this rule no warm load is further than the noise of 5 % from HTTP/1.1.
     async fn send_once(
         self: &Arc<Self>,
-        worker: usize,
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
         let peer = &hop.peer();
         let small = peer.origin.https && request.is_small();
-        let company = small.then(|| self.connections.enter(worker, peer));
-        let shares = company.as_ref().is_some_and(|company| company.shares) && !self.pool.has(worker, peer);
-        if shares && let Some(response) = self.by_shared_http2(worker, hop, request).await? {
+        let company = small.then(|| self.connections.enter(peer));
+        let shares = company.as_ref().is_some_and(|company| company.shares) && !self.pool.has(peer);
+        if shares && let Some(response) = self.by_shared_http2(hop, request).await? {
             return Ok(response);
         }
-        if !self.connections.is_only(worker, peer) {
-            match self.by_http1(worker, hop, request).await {
+        if !self.connections.is_only(peer) {
+            match self.by_http1(hop, request).await {
                 Err(Error::Dial(error)) if error.is_no_protocol() => {
-                    self.connections.set_only(worker, peer, true);
+                    self.connections.set_only(peer, true);
                 }
                 result => return result,
             }
         }
-        if small && let Some(response) = self.by_shared_http2(worker, hop, request).await? {
+        if small && let Some(response) = self.by_shared_http2(hop, request).await? {
             return Ok(response);
         }
-        self.by_own_http2(worker, hop, request).await
+        self.by_own_http2(hop, request).await
     }
 
     async fn by_http1(
         self: &Arc<Self>,
-        worker: usize,
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        if let Some(wire) = self.pool.take(worker, &hop.peer()) {
-            match self.exchange(worker, wire, hop, request).await {
+        if let Some(wire) = self.pool.take(&hop.peer()) {
+            match self.exchange(wire, hop, request).await {
                 // It was closed in the same moment: no attempt at all. Once, or a request that ends the upstream would
                 // go out on every connection there is.
                 Err(WireError::Closed | WireError::Io(_)) if !request.body.has_begun() => {}
@@ -164,7 +161,7 @@ impl Client {
             }
         }
         let connected = self.dialer.dial(hop, Protocols::Http1, self.connect_timeout).await?;
-        Ok(self.exchange(worker, self.wire(connected), hop, request).await?)
+        Ok(self.exchange(self.wire(connected), hop, request).await?)
     }
 
     fn wire(&self, connected: Connected) -> Wire {
@@ -174,24 +171,23 @@ impl Client {
     /// Sends a small request on the connection that all of them share. `None` where it has to go by another.
     async fn by_shared_http2(
         self: &Arc<Self>,
-        worker: usize,
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Option<Response>, Error> {
         for first in [true, false] {
-            let Some(connection) = self.shared_http2(worker, hop).await? else { return Ok(None) };
+            let Some(connection) = self.shared_http2(hop).await? else { return Ok(None) };
             request.body.rewind();
             let error = match connection.exchange(hop.url(), request).await {
                 Ok(response) => return Ok(Some(response)),
                 Err(Failure::Refused) => return Ok(None),
                 Err(Failure::Http1) => {
-                    self.connections.note_http1(worker, &hop.peer());
+                    self.connections.note_http1(&hop.peer());
                     return Ok(None);
                 }
                 Err(Failure::Gone) => None,
                 Err(Failure::Wire(error)) => Some(error),
             };
-            self.connections.forget(worker, &connection);
+            self.connections.forget(&connection);
             match error {
                 None => {}
                 Some(WireError::Io(_)) if first && is_safe(request.method) => {}
@@ -203,13 +199,9 @@ impl Client {
 
     /// The connection that small requests share, made where there is none. `None` where it has no room, and where the
     /// server speaks HTTP/1.1.
-    async fn shared_http2(
-        self: &Arc<Self>,
-        worker: usize,
-        hop: &Destination,
-    ) -> Result<Option<Connection>, Error> {
-        let dial = || self.clone().dial_shared(worker, hop.clone());
-        let connection = match self.connections.get(worker, &hop.peer(), dial) {
+    async fn shared_http2(self: &Arc<Self>, hop: &Destination) -> Result<Option<Connection>, Error> {
+        let dial = || self.clone().dial_shared(hop.clone());
+        let connection = match self.connections.get(&hop.peer(), dial) {
             Known::Http1 => None,
             Known::Connection(connection) => Some(connection),
             Known::Flight(flight) => flight.await.map_err(Error::Dial)?,
@@ -217,30 +209,29 @@ impl Client {
         Ok(connection.filter(|connection| !connection.is_full()))
     }
 
-    async fn dial_shared(self: Arc<Self>, worker: usize, hop: Destination) -> Outcome {
+    async fn dial_shared(self: Arc<Self>, hop: Destination) -> Outcome {
         let connected = self.dialer.dial(&hop, Protocols::Http2, self.connect_timeout).await?;
         let peer = &hop.peer();
         if !connected.http2 {
-            self.pool.put(worker, peer, self.wire(connected));
-            self.connections.note_http1(worker, peer);
+            self.pool.put(self.pool.here(), peer, self.wire(connected));
+            self.connections.note_http1(peer);
             return Ok(None);
         }
         let connection = self.start_http2(&hop, connected, Windows::SHARED).await?;
-        self.connections.share(worker, peer, connection.clone());
+        self.connections.share(peer, connection.clone());
         Ok(Some(connection))
     }
 
     /// Sends on a connection of its own, for a server that refuses HTTP/1.1.
     async fn by_own_http2(
         self: &Arc<Self>,
-        worker: usize,
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
         let connected = self.dialer.dial(hop, Protocols::Http2, self.connect_timeout).await?;
         if !connected.http2 {
-            self.connections.set_only(worker, &hop.peer(), false);
-            return Ok(self.exchange(worker, self.wire(connected), hop, request).await?);
+            self.connections.set_only(&hop.peer(), false);
+            return Ok(self.exchange(self.wire(connected), hop, request).await?);
         }
         let connection = self.start_http2(hop, connected, Windows::ALONE).await?;
         request.body.rewind();
@@ -260,14 +251,13 @@ impl Client {
 
     async fn exchange(
         self: &Arc<Self>,
-        worker: usize,
         mut wire: Wire,
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, WireError> {
         request.body.rewind();
         let head = wire.exchange(request.method, &hop.url().target, request.headers, request.body).await?;
-        let home = Home { client: self.clone(), peer: hop.peer(), worker };
+        let home = Home { client: self.clone(), peer: hop.peer(), place: self.pool.here() };
         let body = Download::body(home, wire, head.framing);
         Ok(Response { status: head.status, headers: head.headers, body })
     }
@@ -288,12 +278,12 @@ impl Client {
 pub(crate) struct Home {
     client: Arc<Client>,
     peer: ConnectionKey,
-    worker: usize,
+    place: usize,
 }
 
 impl Home {
     pub(crate) fn put_back(&self, wire: Wire) {
-        self.client.pool.put(self.worker, &self.peer, wire);
+        self.client.pool.put(self.place, &self.peer, wire);
     }
 
     pub(crate) fn stall_timeout(&self) -> Duration {
@@ -333,7 +323,7 @@ mod tests {
         let hop = Destination::unchecked(origin, addresses, false, false);
         let (mut headers, mut body) = (HeaderMap::new(), RequestBody::empty());
         let (method, subject) = (&Method::GET, Purpose::Blob);
-        client.send(0, &hop, Outgoing { method, headers: &mut headers, body: &mut body, subject }).await
+        client.send(&hop, Outgoing { method, headers: &mut headers, body: &mut body, subject }).await
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::http1::Wire;
+use crate::worker_id;
 
 /// The idle connections of one upstream, to wherever its requests lead. Kept apart for each worker: a connection
 /// belongs to the runtime that made it.
@@ -25,9 +26,9 @@ impl Pool {
     }
 
     /// The connection that may serve `peer` and was used last, for it is the least likely to be dead.
-    pub(crate) fn take(&self, worker: usize, peer: &ConnectionKey) -> Option<Wire> {
+    pub(crate) fn take(&self, peer: &ConnectionKey) -> Option<Wire> {
         loop {
-            let mut idle = self.lock(worker)?;
+            let mut idle = self.lock(self.here())?;
             let place = idle.iter().rposition(|idle| idle.peer.serves(peer))?;
             let mut wire = idle.remove(place).wire;
             drop(idle);
@@ -38,17 +39,23 @@ impl Pool {
     }
 
     /// Whether there is a connection that may serve `peer`.
-    pub(crate) fn has(&self, worker: usize, peer: &ConnectionKey) -> bool {
-        self.lock(worker).is_some_and(|idle| idle.iter().any(|idle| idle.peer.serves(peer)))
+    pub(crate) fn has(&self, peer: &ConnectionKey) -> bool {
+        self.lock(self.here()).is_some_and(|idle| idle.iter().any(|idle| idle.peer.serves(peer)))
     }
 
-    /// Keeps a connection that can serve again, as long as there is room.
-    pub(crate) fn put(&self, worker: usize, peer: &ConnectionKey, mut wire: Wire) {
+    /// Returns the place of the current thread's connections.
+    pub(crate) fn here(&self) -> usize {
+        worker_id::place(self.0.len())
+    }
+
+    /// Keeps a connection that can serve again, as long as there is room. `place` is where it was opened: only that
+    /// worker's runtime drives it.
+    pub(crate) fn put(&self, place: usize, peer: &ConnectionKey, mut wire: Wire) {
         if !wire.is_reusable() {
             return;
         }
         wire.rest();
-        if let Some(mut idle) = self.lock(worker)
+        if let Some(mut idle) = self.lock(place)
             && idle.len() < limits::UPSTREAM_IDLE_CONNECTIONS
         {
             idle.push(Idle { peer: peer.clone(), wire, since: clock::now() });
@@ -58,15 +65,14 @@ impl Pool {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self) {
         let now = clock::now();
-        for worker in 0..self.0.len() {
-            if let Some(mut idle) = self.lock(worker) {
-                idle.retain(|idle| now.duration_since(idle.since) < limits::UPSTREAM_IDLE_TIMEOUT);
-            }
+        for idle in &self.0 {
+            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|idle| now.duration_since(idle.since) < limits::UPSTREAM_IDLE_TIMEOUT);
         }
     }
 
-    fn lock(&self, worker: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
+    fn lock(&self, place: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
         // Nothing panics while it is held, and a list of connections is valid at any moment.
-        self.0.get(worker).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.get(place).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

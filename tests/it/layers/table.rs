@@ -1,8 +1,18 @@
 //! Which room may import which: the design as a table.
 
 /// The rooms that all others may import, in order: each may import those before it.
-pub(super) const BASE: &[&str] =
-    &["proto", "config", "clock", "file_stamp", "read_size", "single_flight", "body", "telemetry", "net"];
+pub(super) const BASE: &[&str] = &[
+    "proto",
+    "config",
+    "clock",
+    "file_stamp",
+    "read_size",
+    "worker_id",
+    "single_flight",
+    "body",
+    "telemetry",
+    "net",
+];
 
 /// A room above the base.
 pub(super) struct Row {

@@ -20,10 +20,10 @@ use crate::cache::upstream_cache::UpstreamCache;
 use crate::proto::{ContentRange, Digest, MediaType};
 
 /// Downloads what `fill` is of, on worker number `worker`, until it is proved, or nobody wants it.
-pub(crate) async fn run(fill: Arc<Fill>, site: Arc<UpstreamCache>, worker: usize) {
+pub(crate) async fn run(fill: Arc<Fill>, site: Arc<UpstreamCache>) {
     let over = Over { fill: &fill, site: &site };
     let mut task =
-        Task { fill: &fill, site: &site, worker, proof: None, batch: Vec::new(), batched: 0, announced: 0 };
+        Task { fill: &fill, site: &site, proof: None, batch: Vec::new(), batched: 0, announced: 0 };
     if let Err(cause) = task.download().await
         && let Some(cause) = cause
     {
@@ -56,7 +56,6 @@ impl Drop for Over<'_> {
 struct Task<'a> {
     fill: &'a Arc<Fill>,
     site: &'a UpstreamCache,
-    worker: usize,
     proof: Option<Proof>,
     /// Frames for the proof.
     batch: Vec<Bytes>,
@@ -190,8 +189,7 @@ impl Task<'_> {
         tried: &mut Vec<Asker>,
     ) -> Result<Flow, Unopened> {
         loop {
-            let (mut repository, need) = self.candidate(tried).ok_or(Unopened::Refused)?;
-            repository.worker = self.worker;
+            let (repository, need) = self.candidate(tried).ok_or(Unopened::Refused)?;
             let digest = self.fill.key.digest.clone();
             let question = OriginRequest::Blob { digest, bytes, validator: validator.clone() };
             let generation = repository.generation();

@@ -215,7 +215,7 @@ impl Fill {
             stir: Notify::new(),
         });
         let want = fill.enter(&mut fill.state(), repository, need);
-        tokio::spawn(download::run(fill.clone(), repository.site.clone(), repository.worker));
+        tokio::spawn(download::run(fill.clone(), repository.site.clone()));
         (fill, want)
     }
 

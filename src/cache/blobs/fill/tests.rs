@@ -113,7 +113,7 @@ impl Given {
 struct As(Arc<Given>, &'static str);
 
 impl Origin for As {
-    fn ask(&self, _: usize, question: OriginRequest) -> Asking<'_> {
+    fn ask(&self, question: OriginRequest) -> Asking<'_> {
         Box::pin(async move { self.0.answer(question) })
     }
 
@@ -137,7 +137,7 @@ impl Place {
     fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> Requester {
         let name = RepositoryName::parse(repository).unwrap();
         let permit = Permit::operator(Identity::Anonymous);
-        self.site.repository(&permit, &name, 0, Arc::new(As(given.clone(), account)))
+        self.site.repository(&permit, &name, Arc::new(As(given.clone(), account)))
     }
 }
 

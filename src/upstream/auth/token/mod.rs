@@ -85,8 +85,8 @@ impl Token {
 
 /// What it takes to ask for a token: once, and again when it is renewed.
 pub(crate) trait Fetch: Clone + Send + Sync + 'static {
-    /// Asks from worker number `worker`, which runs this. `None` where there is nobody left to ask for.
-    fn fetch(&self, worker: usize) -> impl Future<Output = Option<Result<Token, TokenError>>> + Send;
+    /// Asks for a token. `None` if the upstream is gone, so that none is needed.
+    fn fetch(&self) -> impl Future<Output = Option<Result<Token, TokenError>>> + Send;
 }
 
 /// What asking came to. Shared by all who waited for it.
@@ -153,7 +153,7 @@ impl<F: Fetch> Tokens<F> {
     }
 
     /// The token for `key`. One that is good costs a look; where there is none it is asked for, once for all who want it.
-    pub(crate) async fn get(&self, key: Key, worker: usize, fetch: F) -> Result<Arc<Token>, Missing> {
+    pub(crate) async fn get(&self, key: Key, fetch: F) -> Result<Arc<Token>, Missing> {
         let now = clock::now();
         match self.0.entries.get(&key) {
             Some(Entry::Kept(kept)) if now < kept.token.expires => {
@@ -165,7 +165,7 @@ impl<F: Fetch> Tokens<F> {
             }
             _ => {}
         }
-        let (mut flight, is_news) = self.take_off(key, worker, fetch);
+        let (mut flight, is_news) = self.take_off(key, fetch);
         let landed = flight.wait_for(Option::is_some).await;
         let outcome = landed.map_or(None, |outcome| outcome.clone());
         let token = outcome
@@ -200,22 +200,22 @@ impl<F: Fetch> Tokens<F> {
         self.0.entries.invalidate_all();
     }
 
-    /// Renews what is in use and near its end, in tasks that this worker, number `worker`, runs. To be called every few
+    /// Renews what is in use and near its end, in tasks of the current runtime. To be called every few
     /// seconds.
-    pub(crate) fn renew(&self, worker: usize) {
+    pub(crate) fn renew(&self) {
         let now = clock::now();
         for (key, entry) in &self.0.entries {
             let Entry::Kept(kept) = entry else { continue };
             let token = &kept.token;
             let due = (token.renew..token.expires).contains(&now) && token.used.load(Ordering::Relaxed);
             if due && !token.renewing.swap(true, Ordering::Relaxed) {
-                tokio::spawn(self.clone().renew_one(key, kept, worker));
+                tokio::spawn(self.clone().renew_one(key, kept));
             }
         }
     }
 
-    async fn renew_one(self, key: Arc<Key>, kept: Arc<Kept<F>>, worker: usize) {
-        let Some(outcome) = self.ask(&kept.fetch, worker).await else { return };
+    async fn renew_one(self, key: Arc<Key>, kept: Arc<Kept<F>>) {
+        let Some(outcome) = self.ask(&kept.fetch).await else { return };
         match outcome {
             Ok(token) if self.holds(&key, &kept.token) => {
                 self.keep(Key::clone(&key), Arc::new(token), kept.fetch.clone());
@@ -238,14 +238,14 @@ impl<F: Fetch> Tokens<F> {
         matches!(self.0.entries.get(key), Some(Entry::Kept(kept)) if Arc::ptr_eq(&kept.token, token))
     }
 
-    async fn ask(&self, fetch: &F, worker: usize) -> Option<Result<Token, TokenError>> {
+    async fn ask(&self, fetch: &F) -> Option<Result<Token, TokenError>> {
         // The semaphore is never closed.
         let _turn = self.0.requests.acquire().await.ok()?;
-        fetch.fetch(worker).await
+        fetch.fetch().await
     }
 
     /// The request for `key` that is under way, or a new one, and whether it is new.
-    fn take_off(&self, key: Key, worker: usize, fetch: F) -> (watch::Receiver<Option<Outcome>>, bool) {
+    fn take_off(&self, key: Key, fetch: F) -> (watch::Receiver<Option<Outcome>>, bool) {
         let mut flights = self.flights();
         if let Some(flight) = flights.get(&key).filter(|flight| flight.has_changed().is_ok()) {
             return (flight.clone(), false);
@@ -256,12 +256,12 @@ impl<F: Fetch> Tokens<F> {
         let (landing, flight) = watch::channel(None);
         flights.insert(key.clone(), flight.clone());
         drop(flights);
-        tokio::spawn(self.clone().fly(key, worker, fetch, landing));
+        tokio::spawn(self.clone().fly(key, fetch, landing));
         (flight, true)
     }
 
-    async fn fly(self, key: Key, worker: usize, fetch: F, landing: watch::Sender<Option<Outcome>>) {
-        let outcome = self.ask(&fetch, worker).await.map(|result| match result {
+    async fn fly(self, key: Key, fetch: F, landing: watch::Sender<Option<Outcome>>) {
+        let outcome = self.ask(&fetch).await.map(|result| match result {
             Ok(token) => {
                 let token = Arc::new(token);
                 self.keep(key.clone(), token.clone(), fetch);

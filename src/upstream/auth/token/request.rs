@@ -147,8 +147,6 @@ impl TokenError {
 pub(crate) struct Asking<'a> {
     pub(crate) client: &'a Arc<Client>,
     pub(crate) reach: &'a EgressPolicy,
-    /// The worker that runs this.
-    pub(crate) worker: usize,
 }
 
 /// What a token endpoint has given.
@@ -254,7 +252,7 @@ impl Asking<'_> {
         body: &mut RequestBody,
     ) -> Result<Response, TokenError> {
         let request = Outgoing { method, headers, body, subject: Purpose::Other };
-        let sent = self.client.send(self.worker, hop, request).await;
+        let sent = self.client.send(hop, request).await;
         let endpoint = || hop.url().to_string();
         let response =
             sent.map_err(|source| TokenError::Failed { endpoint: endpoint(), source: Box::new(source) })?;

@@ -20,12 +20,12 @@ impl Endpoint {
     }
 
     async fn get(&self, tokens: &Tokens<Self>, key: Key) -> Outcome {
-        tokens.get(key, 0, self.clone()).await.map_err(|missing| missing.error)
+        tokens.get(key, self.clone()).await.map_err(|missing| missing.error)
     }
 }
 
 impl Fetch for Endpoint {
-    async fn fetch(&self, _: usize) -> Option<Result<Token, TokenError>> {
+    async fn fetch(&self) -> Option<Result<Token, TokenError>> {
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
         let asked = clock::now();
         tokio::time::sleep(LATENCY).await;
@@ -51,7 +51,7 @@ fn tokens() -> Tokens<Endpoint> {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(15)).await;
-            looked_at.renew(0);
+            looked_at.renew();
         }
     });
     tokens
@@ -201,11 +201,11 @@ async fn a_renewal_with_refused_credentials_is_not_tried_again() {
 async fn who_asks_first_hears_news_and_who_comes_later_does_not() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.failing.store(true, Ordering::SeqCst);
-    let both = (tokens.get(key("a"), 0, endpoint.clone()), tokens.get(key("a"), 0, endpoint.clone()));
+    let both = (tokens.get(key("a"), endpoint.clone()), tokens.get(key("a"), endpoint.clone()));
     let (first, joined) = tokio::join!(both.0, both.1);
     assert!(first.unwrap_err().is_news);
     assert!(!joined.unwrap_err().is_news);
-    assert!(!tokens.get(key("a"), 0, endpoint.clone()).await.unwrap_err().is_news);
+    assert!(!tokens.get(key("a"), endpoint.clone()).await.unwrap_err().is_news);
 }
 
 #[tokio::test(start_paused = true)]

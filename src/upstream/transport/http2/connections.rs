@@ -13,6 +13,7 @@ use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::connect::DialError;
 use crate::upstream::transport::http2::Connection;
 use crate::upstream::transport::http2::load::{Load, Share};
+use crate::worker_id;
 
 /// What dialling came to, for all who waited for it: a connection to share, or `None` where the server chose HTTP/1.1.
 pub(crate) type Outcome = Result<Option<Connection>, Arc<DialError>>;
@@ -70,8 +71,8 @@ impl Connections {
     }
 
     /// A small request to `peer` begins; it ends when the answer is dropped.
-    pub(crate) fn enter(&self, worker: usize, peer: &ConnectionKey) -> Company {
-        let Some(mut places) = self.lock(worker) else {
+    pub(crate) fn enter(&self, peer: &ConnectionKey) -> Company {
+        let Some(mut places) = self.lock() else {
             return Company { _share: Arc::new(Load::default()).enter(), shares: false };
         };
         let place = place(&mut places, peer);
@@ -89,11 +90,11 @@ impl Connections {
     }
 
     /// What is known of `peer`. Where nothing is, `dial` says how to find out, once for all who ask until it is known.
-    pub(crate) fn get<F>(&self, worker: usize, peer: &ConnectionKey, dial: impl FnOnce() -> F) -> Known
+    pub(crate) fn get<F>(&self, peer: &ConnectionKey, dial: impl FnOnce() -> F) -> Known
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let Some(mut places) = self.lock(worker) else { return Known::Http1 };
+        let Some(mut places) = self.lock() else { return Known::Http1 };
         let place = place(&mut places, peer);
         match &place.state {
             State::Connection(connection) => return Known::Connection(connection.clone()),
@@ -112,33 +113,33 @@ impl Connections {
     }
 
     /// From now on its small requests share `connection`.
-    pub(crate) fn share(&self, worker: usize, peer: &ConnectionKey, connection: Connection) {
-        self.set(worker, peer, State::Connection(connection));
+    pub(crate) fn share(&self, peer: &ConnectionKey, connection: Connection) {
+        self.set(peer, State::Connection(connection));
     }
 
     /// Its server has chosen HTTP/1.1, and is believed for a while.
-    pub(crate) fn note_http1(&self, worker: usize, peer: &ConnectionKey) {
-        self.set(worker, peer, State::Http1);
-        self.set_only(worker, peer, false);
+    pub(crate) fn note_http1(&self, peer: &ConnectionKey) {
+        self.set(peer, State::Http1);
+        self.set_only(peer, false);
     }
 
     /// Whether its server has refused HTTP/1.1.
-    pub(crate) fn is_only(&self, worker: usize, peer: &ConnectionKey) -> bool {
+    pub(crate) fn is_only(&self, peer: &ConnectionKey) -> bool {
         let known =
             |places: MutexGuard<'_, Vec<Place>>| places.iter().any(|place| place.only && place.peer == *peer);
-        self.lock(worker).is_some_and(known)
+        self.lock().is_some_and(known)
     }
 
     /// Its server has refused HTTP/1.1, or does no longer.
-    pub(crate) fn set_only(&self, worker: usize, peer: &ConnectionKey, only: bool) {
-        if let Some(mut places) = self.lock(worker) {
+    pub(crate) fn set_only(&self, peer: &ConnectionKey, only: bool) {
+        if let Some(mut places) = self.lock() {
             place(&mut places, peer).only = only;
         }
     }
 
     /// `connection` is shared no more. What is under way on it goes on.
-    pub(crate) fn forget(&self, worker: usize, gone: &Connection) {
-        if let Some(mut places) = self.lock(worker) {
+    pub(crate) fn forget(&self, gone: &Connection) {
+        if let Some(mut places) = self.lock() {
             let is_gone =
                 |state: &State| matches!(state, State::Connection(connection) if connection.is(gone));
             places
@@ -151,22 +152,23 @@ impl Connections {
     /// Closes what has been idle for too long, and forgets what was learnt long ago.
     pub(crate) fn sweep(&self) {
         let now = clock::now();
-        for worker in 0..self.0.len() {
-            if let Some(mut places) = self.lock(worker) {
-                places.retain(|place| now.duration_since(place.used) < place.state.lasts());
-            }
+        for places in &self.0 {
+            let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+            places.retain(|place| now.duration_since(place.used) < place.state.lasts());
         }
     }
 
-    fn set(&self, worker: usize, peer: &ConnectionKey, state: State) {
-        if let Some(mut places) = self.lock(worker) {
+    fn set(&self, peer: &ConnectionKey, state: State) {
+        if let Some(mut places) = self.lock() {
             place(&mut places, peer).state = state;
         }
     }
 
-    fn lock(&self, worker: usize) -> Option<MutexGuard<'_, Vec<Place>>> {
+    fn lock(&self) -> Option<MutexGuard<'_, Vec<Place>>> {
         // Nothing panics while it is held, and a list of places is valid at any moment.
-        self.0.get(worker).map(|places| places.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0
+            .get(worker_id::place(self.0.len()))
+            .map(|places| places.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -222,7 +224,7 @@ mod tests {
 
     /// What `count` requests at the same time come to.
     fn enter(connections: &Connections, count: usize) -> Vec<bool> {
-        let all: Vec<_> = (0..count).map(|_| connections.enter(0, &peer("a"))).collect();
+        let all: Vec<_> = (0..count).map(|_| connections.enter(&peer("a"))).collect();
         all.iter().map(|company| company.shares).collect()
     }
 
@@ -230,7 +232,7 @@ mod tests {
         connections: &Connections,
         dial: impl Future<Output = Outcome> + Send + 'static,
     ) -> bool {
-        match connections.get(0, &peer("a"), || dial) {
+        match connections.get(&peer("a"), || dial) {
             Known::Flight(flight) => flight.await.is_ok(),
             Known::Connection(_) | Known::Http1 => panic!("it is known"),
         }
@@ -243,7 +245,7 @@ mod tests {
             assert_eq!(enter(&connections, 1), [false]);
         }
         assert_eq!(enter(&connections, 3), [false, true, true]);
-        let _elsewhere = connections.enter(0, &peer("b"));
+        let _elsewhere = connections.enter(&peer("b"));
         assert_eq!(enter(&connections, 1), [false], "another place is no company");
     }
 
@@ -264,8 +266,8 @@ mod tests {
             let _ = receiver.await;
             Ok(None)
         };
-        let Known::Flight(first) = connections.get(0, &peer("a"), || dial) else { panic!("it is known") };
-        let second = connections.get(0, &peer("a"), || async { panic!("it is dialled already") });
+        let Known::Flight(first) = connections.get(&peer("a"), || dial) else { panic!("it is known") };
+        let second = connections.get(&peer("a"), || async { panic!("it is dialled already") });
         let Known::Flight(second) = second else { panic!("it is known") };
         drop(first);
         sender.send(()).unwrap();
@@ -275,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_dial_that_nobody_waits_for_is_begun_anew() {
         let connections = Connections::new(1);
-        drop(connections.get(0, &peer("a"), std::future::pending));
+        drop(connections.get(&peer("a"), std::future::pending));
         assert!(dialled(&connections, async { Ok(None) }).await);
     }
 
@@ -290,9 +292,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn that_a_server_speaks_http1_is_forgotten_in_time() {
         let connections = Connections::new(1);
-        connections.note_http1(0, &peer("a"));
+        connections.note_http1(&peer("a"));
         connections.sweep();
-        let known = connections.get(0, &peer("a"), std::future::pending);
+        let known = connections.get(&peer("a"), std::future::pending);
         assert!(matches!(known, Known::Http1));
         tokio::time::advance(limits::UPSTREAM_PROTOCOL_KNOWN).await;
         connections.sweep();
@@ -302,12 +304,12 @@ mod tests {
     #[test]
     fn the_place_that_was_used_least_gives_way() {
         let connections = Connections::new(1);
-        connections.set_only(0, &peer("a"), true);
+        connections.set_only(&peer("a"), true);
         for number in 0..limits::UPSTREAM_IDLE_CONNECTIONS {
-            assert!(connections.is_only(0, &peer("a")), "{number}");
-            let _company = connections.enter(0, &peer(&format!("h{number}")));
+            assert!(connections.is_only(&peer("a")), "{number}");
+            let _company = connections.enter(&peer(&format!("h{number}")));
         }
-        assert!(!connections.is_only(0, &peer("a")));
+        assert!(!connections.is_only(&peer("a")));
     }
 
     #[test]
@@ -320,12 +322,12 @@ mod tests {
                 dialled.set(dialled.get() + 1);
                 std::future::pending()
             };
-            connections.get(0, peer, dial)
+            connections.get(peer, dial)
         };
         let flights = [get(&any), get(&any), get(&public)];
         assert!(flights.iter().all(|known| matches!(known, Known::Flight(_))));
         assert_eq!(dialled.get(), 2);
-        connections.note_http1(0, &any);
+        connections.note_http1(&any);
         assert!(matches!((get(&any), get(&public)), (Known::Http1, Known::Flight(_))));
     }
 }
