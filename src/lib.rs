@@ -14,6 +14,9 @@ pub(crate) mod clock;
 pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod file_stamp;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub(crate) mod gateway;
 pub(crate) mod net;
 pub(crate) mod proto;

@@ -7,7 +7,7 @@ mod activity;
 mod connection;
 mod head_scan;
 mod listener;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod tls;
 mod worker;
 

@@ -21,7 +21,7 @@ const LONGEST_BLOCK: usize = crate::config::limits::PROXY_HEADER_BYTES;
 ///
 /// # Errors
 /// `InvalidData` for anything else than a header of version 1 or 2.
-pub(super) async fn read(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
+pub(crate) async fn read(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let mut first = [0u8; 12];
     // The shortest line of version 1, "PROXY UNKNOWN\r\n", is longer than this.
     io.read_exact(&mut first).await?;

@@ -7,12 +7,12 @@ use crate::authn::{Forwarded, Identity};
 use crate::config;
 use crate::config::{CredentialSource, Login, UserCredentials};
 
-mod config_json;
+pub(crate) mod config_json;
 mod credential_helper;
 mod docker_config;
-mod grant;
-mod program;
-mod server;
+pub(crate) mod grant;
+pub(crate) mod program;
+pub(crate) mod server;
 
 use credential_helper::Helper;
 use docker_config::{DockerConfig, DockerConfigError};
