@@ -415,6 +415,24 @@ mod tests {
         (scheme, rest).prop_map(|(scheme, (params, token68))| Challenge { scheme, params, token68 })
     }
 
+    /// What another parser of the same grammar reads, if it takes the whole line.
+    fn oracle(line: &str) -> Option<Vec<Challenge>> {
+        let challenge = |read: http_auth::ChallengeRef<'_>| {
+            let param = |(key, value): &(&str, http_auth::ParamValue<'_>)| {
+                (key.to_ascii_lowercase(), value.to_unescaped())
+            };
+            let params = read.params.iter().map(param).collect();
+            Challenge { scheme: Scheme::named(read.scheme), params, token68: None }
+        };
+        http_auth::parser::ChallengeParser::new(line).map(|read| read.map(challenge).ok()).collect()
+    }
+
+    /// What is refused here on purpose.
+    fn is_refused(challenge: &Challenge) -> bool {
+        let keys: Vec<_> = challenge.params.iter().map(|(key, _)| key).collect();
+        keys.len() > PARAMETERS || (1..keys.len()).any(|at| keys[..at].contains(&keys[at]))
+    }
+
     proptest! {
         #[test]
         fn what_is_rendered_parses_back(challenges in proptest::collection::vec(any_challenge(), 0..4)) {
@@ -435,6 +453,18 @@ mod tests {
                 let keys: std::collections::BTreeSet<_> = challenge.params.iter().map(|(key, _)| key).collect();
                 prop_assert_eq!(keys.len(), challenge.params.len());
             }
+        }
+
+        #[test]
+        fn http_auth_reads_the_same(line in "((Basic|bearer|x!)( [a-d]{1,2}[ \t]?=[ \t]?([a-z:/]{1,3}|\"([a-z, =]|\\\\[a-z\"]){0,4}\"))?,? ?){0,4}") {
+            if let Some(expected) = oracle(&line).filter(|read| !read.iter().any(is_refused)) {
+                prop_assert_eq!(parse(line.as_bytes()), Parsed { challenges: expected, end: End::Complete });
+            }
+        }
+
+        #[test]
+        fn http_auth_reads_what_is_rendered(line in "(Basic|Bearer|x!)( [a-d]=\"[a-z, =]{0,4}\"(,[e-h]=\"[a-z, =]{0,4}\")?)?") {
+            prop_assert_eq!(oracle(&line), Some(parse(line.as_bytes()).challenges));
         }
     }
 }
