@@ -17,7 +17,7 @@ pub(super) struct Arrow<'t> {
 }
 
 impl Tree {
-    /// Every import between rooms, but those by the crate's root.
+    /// Every import between rooms, except those of the crate's root.
     pub(super) fn arrows(&self) -> Vec<Arrow<'_>> {
         self.found.mentions.iter().flat_map(|mention| self.arrows_of(mention)).collect()
     }
@@ -38,7 +38,7 @@ impl Tree {
         arrows
     }
 
-    /// The imports that the table does not have, one of each file and room.
+    /// Imports that the table does not allow, one for each file and imported room.
     pub(super) fn wrong_arrows(&self) -> Vec<String> {
         let mut wrong = BTreeMap::new();
         for arrow in self.arrows() {
@@ -59,7 +59,7 @@ impl Tree {
         paths.iter().any(|path| self.item_at(path) == Some(*item))
     }
 
-    /// The item that a path from the root names.
+    /// Returns the item that a path from the root names.
     pub(super) fn item_at(&self, path: &str) -> Option<usize> {
         let path: Vec<_> = path.split("::").map(str::to_owned).collect();
         self.resolve(0, &path).into_iter().find_map(|reached| match reached.end {
@@ -68,7 +68,7 @@ impl Tree {
         })
     }
 
-    /// What the table allows and nothing imports.
+    /// Entries of the table that nothing imports.
     pub(super) fn unneeded(&self) -> Vec<String> {
         let allowed = table::TABLE.iter().flat_map(|row| row.items.iter().map(move |item| (row.room, *item)));
         let allowed = allowed.chain(table::UNTIL_MOVED.iter().copied());
@@ -85,7 +85,7 @@ impl Tree {
             .collect()
     }
 
-    /// What of the grammar has a side effect, or waits.
+    /// Side effects and waits in the grammar.
     pub(super) fn impurities(&self) -> Vec<String> {
         let paths = self.found.mentions.iter().filter(|mention| self.room(mention.module) == "proto");
         let impure = |path: &[String]| is_any(table::IMPURE, path) && !is_any(table::ADDRESSES, path);
@@ -99,7 +99,7 @@ impl Tree {
             .collect()
     }
 
-    /// Paths that lead nowhere: whoever reads this may not trust the rest.
+    /// Imports that could not be resolved. Without them the other checks would miss arrows.
     pub(super) fn lost(&self) -> Vec<String> {
         let lost = self.found.mentions.iter().filter(|mention| {
             let reached = self.resolve(mention.module, &mention.path);

@@ -6,20 +6,20 @@ use super::mentions::{Call, Kind, Mention};
 use super::modules::Tree;
 use super::resolve::End;
 
-/// Files, all of which can be reached from each by imports.
+/// A set of files in which imports lead from each to every other.
 pub(super) struct Circle {
     pub(super) room: String,
     pub(super) files: Vec<usize>,
-    /// The imports among them, with a sample of each.
+    /// The imports among the files, with a sample of each.
     pub(super) edges: Vec<(usize, usize, String)>,
 }
 
-/// A sample of the imports of one file by another.
+/// A sample for each pair of files of which the first imports the second.
 type Edges = BTreeMap<(usize, usize), String>;
 
 impl Tree {
-    /// The imports between files of one room. A file imports another if it names an item that is defined there; a
-    /// module that declares another (`mod x;`), or hands on what is in it (`pub use x::Item;`), does not import it.
+    /// Returns the imports between files of one room. A file imports another if it names an item that is defined
+    /// there. Declarations (`mod x;`) and re-exports (`pub use x::Item;`) do not count.
     pub(super) fn edges(&self) -> Edges {
         let mut edges = Edges::new();
         let methods = self.methods();
@@ -80,7 +80,7 @@ impl Tree {
         methods
     }
 
-    /// The circles of all rooms, those with the most files first.
+    /// Returns the circles of all rooms, the largest first.
     pub(super) fn circles(&self) -> Vec<Circle> {
         let edges = self.edges();
         let mut next: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
@@ -98,7 +98,7 @@ impl Tree {
         circles
     }
 
-    /// The rooms that have a circle.
+    /// Returns the rooms that have a circle.
     pub(super) fn rooms_with_circles(&self) -> BTreeSet<String> {
         self.circles().into_iter().map(|circle| circle.room).collect()
     }
@@ -110,13 +110,13 @@ struct Methods<'t>(HashMap<&'t str, Vec<Method>>);
 struct Method {
     of: Option<usize>,
     file: usize,
-    /// It stands in an `impl` in another file than its type.
+    /// The method is in another file than its type.
     is_elsewhere: bool,
 }
 
 impl Methods<'_> {
-    /// The file of a method that stands in another file than its type. Without the type, the name must be that of one
-    /// function only: types are not inferred here.
+    /// Returns the file of a method that is in another file than its type. If `of` is unknown, only a unique name
+    /// counts, because types are not inferred here.
     fn elsewhere(&self, name: &str, of: Option<usize>) -> Option<usize> {
         let candidates = self.0.get(name)?;
         let mut candidates = candidates.iter().filter(|method| of.is_none() || method.of == of);
@@ -127,7 +127,7 @@ impl Methods<'_> {
     }
 }
 
-/// The strongly connected components of more than one node.
+/// Returns the strongly connected components with more than one node.
 fn components(nodes: usize, next: &BTreeMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
     let mut back: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (from, to) in next.iter().flat_map(|(from, to)| to.iter().map(move |to| (*from, *to))) {

@@ -1,4 +1,4 @@
-//! What `cargo test --test it layers -- --nocapture` prints.
+//! The output of `cargo test --test it layers -- --nocapture`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use super::mentions::{Function, Kind};
 use super::modules::Tree;
 
 impl Tree {
-    /// The rooms, the arrows between them, the circles within them and the lengths of functions.
+    /// Renders the rooms, the arrows between them, the circles in them and the lengths of functions.
     pub(super) fn listing(&self) -> String {
         let mut text = String::from("\nrooms (files) and what they import:\n");
         let mut arrows: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
@@ -24,7 +24,7 @@ impl Tree {
         text
     }
 
-    /// The circles, with one import of each of their edges.
+    /// Renders the circles with a sample of each import.
     pub(super) fn circles_listed(&self) -> String {
         let mut text = String::new();
         for circle in self.circles() {
@@ -45,8 +45,8 @@ impl Tree {
         text
     }
 
-    /// How long functions are, and how many are mentioned only once. Counted by name, so only those whose name no
-    /// other function has are counted there.
+    /// Renders the lengths of functions, and the share of functions that are mentioned once. Mentions are counted by
+    /// name, so only functions with a unique name count there.
     fn functions_listed(&self) -> String {
         let functions = &self.found.functions;
         let mut lines: Vec<_> = functions.iter().map(|function| function.lines).collect();

@@ -1,4 +1,4 @@
-//! What an item's code mentions: paths, methods, and the functions that it defines.
+//! Paths, method calls and functions in the code of an item.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use syn::{Block, Expr, Item, Signature, Token, Visibility};
 
 use super::modules::{Leaf, attributes, is_test, leaves};
 
-/// All that was found in a crate.
+/// Everything that was found in a crate.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) mentions: Vec<Mention>,
@@ -32,9 +32,9 @@ pub(super) struct Mention {
 pub(super) enum Kind {
     /// Anywhere but in a `use`.
     Code,
-    /// In a `use` for this module's own needs.
+    /// In a private `use`.
     Import,
-    /// In a `pub use`, of whatever visibility.
+    /// In a `pub use`, `pub(crate) use` and so on.
     ReExport,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Call {
     pub(super) module: usize,
     pub(super) name: String,
     pub(super) line: usize,
-    /// The type whose method it must be, where `self` is what it is called on.
+    /// The type of the method, known only for calls on `self`.
     pub(super) of: Option<Vec<String>>,
 }
 
@@ -53,13 +53,13 @@ pub(super) struct Function {
     pub(super) name: String,
     /// From its signature to its closing brace.
     pub(super) lines: usize,
-    /// The type in whose `impl` it stands.
+    /// The type of the surrounding `impl`.
     pub(super) of: Option<Vec<String>>,
-    /// It is called by way of a trait.
+    /// The function is part of a trait or of its implementation.
     pub(super) is_of_trait: bool,
 }
 
-/// Reads one item, and returns what it imports.
+/// Reads one item and returns its imports.
 pub(super) fn read(found: &mut Found, module: usize, item: &Item) -> Vec<Leaf> {
     let mut reader =
         Reader { found, module, imports: Vec::new(), locals: HashSet::new(), of: None, in_trait: false };
@@ -71,9 +71,9 @@ struct Reader<'f> {
     found: &'f mut Found,
     module: usize,
     imports: Vec<Leaf>,
-    /// The names of the variables of the function that is being read.
+    /// The variables of the function that is being read.
     locals: HashSet<String>,
-    /// What `Self` is.
+    /// The meaning of `Self`.
     of: Option<Vec<String>>,
     in_trait: bool,
 }
@@ -109,13 +109,14 @@ impl Reader<'_> {
         self.locals.extend(variables.0);
     }
 
-    /// Reads what a macro or an attribute is given, which need not be Rust.
+    /// Reads the arguments of a macro or an attribute, which need not be Rust. Paths of fewer than `least` segments do
+    /// not count.
     fn tokens(&mut self, tokens: TokenStream, least: usize) {
         let parser = Punctuated::<Expr, Token![,]>::parse_terminated;
         if least == 1
             && let Ok(expressions) = parser.parse2(tokens.clone())
         {
-            // What was just parsed does not live as long as what is read, and need not.
+            // The parsed expressions do not live as long as `self`.
             return expressions.iter().for_each(|expression| {
                 let of = self.of.clone();
                 let (locals, in_trait) = (self.locals.clone(), self.in_trait);
@@ -155,7 +156,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A path in a string of an attribute, as serde has them.
+    /// Reads a path in a string of an attribute, as in `#[serde(with = "path")]`.
     fn named_in(&mut self, literal: &proc_macro2::Literal) {
         let text = literal.to_string();
         if let Ok(path) = syn::parse_str::<syn::Path>(text.trim_matches('"')) {
@@ -293,7 +294,7 @@ fn names(path: &syn::Path) -> Vec<String> {
     path.segments.iter().map(|segment| segment.ident.to_string()).collect()
 }
 
-/// The path that begins at a word, and the place behind it.
+/// Returns the path that begins at a token, and the position behind it.
 fn path_at(tokens: &[TokenTree], mut at: usize) -> (Vec<String>, usize) {
     let mut path = Vec::new();
     while let Some(TokenTree::Ident(name)) = tokens.get(at) {

@@ -6,7 +6,7 @@ use syn::{Attribute, Item, UseTree};
 
 use super::mentions::{self, Found};
 
-/// A crate, without what is compiled for tests only.
+/// A crate without its test code.
 #[derive(Default)]
 pub(super) struct Tree {
     pub(super) files: Vec<File>,
@@ -29,17 +29,17 @@ pub(super) struct Module {
     pub(super) path: Vec<String>,
     pub(super) file: usize,
     pub(super) parent: Option<usize>,
-    /// What a name stands for. A name can stand for a module and a function at once.
+    /// The meanings of each name. A name can be both a module and a function.
     pub(super) names: HashMap<String, Vec<Named>>,
-    /// The paths whose names are all brought in.
+    /// The paths of glob imports.
     pub(super) globs: Vec<Vec<String>>,
 }
 
-/// What a name in a module stands for.
+/// A meaning of a name.
 pub(super) enum Named {
     Module(usize),
     Item(usize),
-    /// Whatever this path leads to.
+    /// The target of this path.
     Import(Vec<String>),
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Definition {
 /// One leaf of a `use`.
 pub(super) struct Leaf {
     pub(super) path: Vec<String>,
-    /// The name that it brings in; none for a glob.
+    /// The imported name. `None` for a glob.
     pub(super) name: Option<String>,
     pub(super) line: usize,
 }
@@ -128,12 +128,12 @@ impl Tree {
         self.modules[module].names.entry(name).or_default().push(named);
     }
 
-    /// The file that an item is defined in.
+    /// Returns the file that defines an item.
     pub(super) fn file_of(&self, item: usize) -> usize {
         self.modules[self.items[item].module].file
     }
 
-    /// The room that a module lies in: the first name of its path, or `lib`.
+    /// Returns the room of a module: the first name of its path, or `lib`.
     pub(super) fn room(&self, module: usize) -> &str {
         self.modules[module].path.first().map_or("lib", String::as_str)
     }
@@ -142,7 +142,7 @@ impl Tree {
         self.room(self.files[file].module)
     }
 
-    /// The rooms, each with the number of its files.
+    /// Returns the rooms with their numbers of files.
     pub(super) fn rooms(&self) -> BTreeMap<&str, usize> {
         let mut rooms = BTreeMap::new();
         for file in 0..self.files.len() {
@@ -151,13 +151,13 @@ impl Tree {
         rooms
     }
 
-    /// `cache/mod.rs:12`
+    /// Renders a place as `cache/mod.rs:12`.
     pub(super) fn place(&self, module: usize, line: usize) -> String {
         format!("{}:{line}", self.files[self.modules[module].file].name)
     }
 }
 
-/// Returns true for what is compiled for tests, or for tests and fuzzing, only.
+/// Returns true for code that is compiled only for tests, or only for tests and fuzzing.
 pub(super) fn is_test(attributes: &[Attribute]) -> bool {
     let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
     conditions.filter_map(|attribute| attribute.meta.require_list().ok()).any(|condition| {
@@ -166,7 +166,7 @@ pub(super) fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// The attributes of an item.
+/// Returns the attributes of an item.
 pub(super) fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
@@ -187,7 +187,7 @@ pub(super) fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// The name that an item defines.
+/// Returns the name that an item defines.
 fn name_of(item: &Item) -> Option<String> {
     let name = match item {
         Item::Const(item) => &item.ident,
@@ -204,7 +204,7 @@ fn name_of(item: &Item) -> Option<String> {
     Some(name.to_string())
 }
 
-/// The paths of a `use`, one by one.
+/// Returns the paths of a `use` one by one.
 pub(super) fn leaves(tree: &UseTree) -> Vec<Leaf> {
     let mut leaves = Vec::new();
     collect(tree, &[], &mut leaves);

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use super::modules::{Named, Tree};
 
-/// Where a path leads.
+/// The target of a path.
 #[derive(Clone, Debug)]
 pub(super) struct Reached {
-    /// The modules on the way.
+    /// The modules that the path leads through.
     pub(super) through: Vec<usize>,
     pub(super) end: End,
 }
@@ -15,17 +15,17 @@ pub(super) struct Reached {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Module(usize),
-    /// An item, and what the path names within it.
+    /// An item, and the rest of the path.
     Item(usize, Vec<String>),
-    /// It begins in this crate and names nothing in it.
+    /// The path begins in this crate and names nothing in it.
     Nothing,
 }
 
 type Seen = HashSet<(usize, String)>;
 
 impl Tree {
-    /// Follows a path from a module. Returns nothing for a path into another crate, and more than one end where a
-    /// name stands for several things.
+    /// Follows a path from a module. Returns nothing for a path into another crate, and several targets if a name has
+    /// several meanings.
     pub(super) fn resolve(&self, module: usize, path: &[String]) -> Vec<Reached> {
         self.follow(module, path, &mut Seen::new())
     }
@@ -56,7 +56,7 @@ impl Tree {
         if reached.is_empty() { vec![Reached { through, end: End::Nothing }] } else { reached }
     }
 
-    /// Looks up the first name of a path in a module, and goes on from there.
+    /// Looks up the first name of a path in a module and follows the rest.
     fn step(&self, module: usize, path: &[String], through: Vec<usize>, seen: &mut Seen) -> Vec<Reached> {
         let rest = &path[1..];
         let mut ends = Vec::new();
@@ -71,7 +71,7 @@ impl Tree {
                 End::Nothing => ends.push(Reached { through, end: End::Nothing }),
             }
         }
-        // Of several things of one name, the path means the one that has what it names next.
+        // A path means the one of several targets that contains its next name.
         if ends.iter().any(|reached| reached.end != End::Nothing) {
             ends.retain(|reached| reached.end != End::Nothing);
         }

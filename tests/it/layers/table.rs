@@ -1,6 +1,6 @@
-//! Which room may import which: the design as a table.
+//! The imports that the design allows between rooms.
 
-/// The rooms that all others may import, in order: each may import those before it.
+/// The base rooms, in order. Each may import the rooms before it, and all other rooms may import them.
 pub(super) const BASE: &[&str] = &[
     "proto",
     "config",
@@ -17,9 +17,9 @@ pub(super) const BASE: &[&str] = &[
 /// A room above the base.
 pub(super) struct Row {
     pub(super) room: &'static str,
-    /// The rooms that it may import besides the base. All stand above it in the table: so no two can know each other.
+    /// The rooms that it may import besides the base. All are above it in the table, so that rooms form no circle.
     pub(super) rooms: &'static [&'static str],
-    /// What it may import of other rooms.
+    /// The items that it may import from other rooms.
     pub(super) items: &'static [&'static str],
 }
 
@@ -37,33 +37,33 @@ pub(super) const TABLE: &[Row] = &[
     row("internals", &["authn", "authz", "demo", "app", "cli"], &[]),
 ];
 
-/// Imports that the design does not have and that are to go: an entry that nothing needs any more is a failure.
+/// Imports that contradict the design and must disappear. An entry that nothing needs any more is a failure.
 pub(super) const UNTIL_MOVED: &[(&str, &str)] = &[
-    // Identity is to lie in the base.
+    // Identity moves to the base.
     ("upstream", "authn::Identity"),
     ("upstream", "authn::Forwarded"),
     ("cache", "authn::Identity"),
-    // The access log is to be told by a callback.
+    // A callback replaces this.
     ("body", "telemetry::AccessRecord"),
 ];
 
-/// Rooms whose files import in a circle and are to be cut: an entry whose room has no circle any more is a failure.
+/// Rooms with circles that must be cut. An entry whose room has no circle any more is a failure.
 pub(super) const KNOWN_CIRCLES: &[&str] =
     &["admin", "authn", "cache", "cli", "config", "demo", "gateway", "proto", "telemetry", "upstream"];
 
-/// What the grammar must do without, as paths of other crates. Addresses are values; sockets are not.
+/// Paths of other crates that the grammar may not use. Addresses are values, so they are allowed.
 pub(super) const IMPURE: &[&str] =
     &["tokio", "std::fs", "std::io", "std::net", "std::process", "std::thread", "std::time"];
 pub(super) const ADDRESSES: &[&str] = &["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr"];
 
-/// Names of drawers into which anything goes.
-pub(super) const DRAWERS: &[&str] = &["common", "helper", "helpers", "misc", "shared", "util", "utils"];
+/// Names of modules that collect unrelated things.
+pub(super) const UNRELATED: &[&str] = &["common", "helper", "helpers", "misc", "shared", "util", "utils"];
 
 const fn row(room: &'static str, rooms: &'static [&'static str], items: &'static [&'static str]) -> Row {
     Row { room, rooms, items }
 }
 
-/// The rooms that a room may import as a whole. `None`: it is not in the table.
+/// Returns the rooms that a room may import as a whole, or `None` if the table does not have the room.
 pub(super) fn rooms_of(room: &str) -> Option<Vec<&'static str>> {
     if let Some(at) = BASE.iter().position(|base| *base == room) {
         return Some(BASE[..at].to_vec());
@@ -72,7 +72,7 @@ pub(super) fn rooms_of(room: &str) -> Option<Vec<&'static str>> {
     Some([BASE, row.rooms].concat())
 }
 
-/// What a room may import of rooms that it may not import as a whole.
+/// Returns the items that a room may import from rooms that it may not import as a whole.
 pub(super) fn items_of(room: &str) -> Vec<&'static str> {
     let row = TABLE.iter().filter(|row| row.room == room).flat_map(|row| row.items).copied();
     row.chain(UNTIL_MOVED.iter().filter(|(own, _)| *own == room).map(|(_, item)| *item)).collect()

@@ -1,10 +1,10 @@
-//! The reading itself, tried on small crates.
+//! Tests of the reading itself, on small crates.
 
 use std::collections::BTreeMap;
 
 use super::modules::Tree;
 
-/// A crate with the product's rooms, in which each file that is given says more.
+/// Returns a crate with the product's rooms. `files` are appended to its files.
 fn tree(files: &[(&str, &str)]) -> Tree {
     let mut sources: BTreeMap<String, String> = [
         ("proto/mod.rs", "pub mod digest; pub mod name; pub use digest::Digest; pub use name::Tag;"),
@@ -120,7 +120,7 @@ fn an_import_leads_to_the_file_that_defines_the_item() {
 }
 
 #[test]
-fn a_door_that_only_declares_and_hands_on_imports_nothing() {
+fn declarations_and_re_exports_are_no_imports() {
     assert_eq!(edges(&[("cache/mod.rs", "pub use store::Store;")]), Vec::<String>::new());
     assert_eq!(
         edges(&[("cache/mod.rs", "pub use store::Store; struct Cache(Store);")]),
@@ -143,7 +143,7 @@ fn a_variable_is_no_import() {
 }
 
 #[test]
-fn a_method_that_stands_apart_from_its_type_is_imported_by_its_call() {
+fn a_call_imports_a_method_outside_its_types_file() {
     let files = [
         ("cache/mod.rs", "pub use store::Store;"),
         ("cache/outcome.rs", "use super::Store; impl Store { pub fn sweep(&self) {} }"),
@@ -184,7 +184,7 @@ fn impurity_is_found_in_the_grammar_alone() {
     assert!(tree(&[("proto/name.rs", pure)]).impurities().is_empty());
 }
 
-/// The imports between files of the cache.
+/// Returns the imports between files of the cache.
 fn edges(files: &[(&str, &str)]) -> Vec<String> {
     let tree = tree(files);
     let name = |file: usize| tree.files[file].name.strip_prefix("cache/").unwrap_or_default();
