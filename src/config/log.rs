@@ -1,6 +1,6 @@
 //! `[log]`: what is told, and how.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use crate::config::nearest::nearest;
 use crate::config::reader::{Reader, ValueError};
@@ -47,7 +47,7 @@ fn level(written: &str) -> Result<String, ValueError> {
             "is not a log level; write for example \"{known}\" or \"info,hyper=debug\""
         )));
     }
-    let valid = EnvFilter::try_new(written).map(|_| written.to_owned());
+    let valid = written.parse::<Targets>().map(|_| written.to_owned());
     valid.map_err(|_| {
         ValueError::value("is not a log level; write for example \"info\" or \"info,hyper=debug\"")
     })

@@ -4,10 +4,12 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 mod access;
 mod sink;
@@ -30,13 +32,14 @@ pub struct LevelError(#[from] tracing_subscriber::filter::ParseError);
 /// # Errors
 /// [`LevelError`] for a level that is not in RUST_LOG's syntax.
 pub fn start(log: &Log) -> Result<Option<AccessLog>, LevelError> {
-    let filter = EnvFilter::try_new(&log.level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines).with_timer(Wall);
+    let filter: Targets = log.level.parse()?;
+    let lines = tracing_subscriber::fmt().with_writer(Lines).with_timer(Wall);
+    let lines = lines.with_max_level(LevelFilter::TRACE);
     // A second start in one process (the tests) keeps the first.
     let _ = if log.json {
-        builder.json().flatten_event(true).try_init()
+        lines.json().flatten_event(true).finish().with(filter).try_init()
     } else {
-        builder.with_ansi(false).try_init()
+        lines.with_ansi(false).finish().with(filter).try_init()
     };
     let wanted = log.access && tracing::enabled!(target: "access", tracing::Level::INFO);
     Ok(wanted.then(|| AccessLog::new(Sink::global(), log.json)))
