@@ -371,10 +371,18 @@ trust_dir() {
 }
 
 # need_crane, need_artifact: builds the tool into TOOLS/bin when it is not there yet.
-need_crane() { [ -x "$TOOLS/bin/crane" ] || go_as_user env GOBIN="$TOOLS/bin" go install "$CRANE"; }
+need_crane() { alone crane_is_built; }
+crane_is_built() { [ -x "$TOOLS/bin/crane" ] || go_as_user env GOBIN="$TOOLS/bin" go install "$CRANE"; }
 
-need_artifact() {
+need_artifact() { alone artifact_is_built; }
+artifact_is_built() {
     [ "$TOOLS/bin/artifact" -nt "$CLIENTS/oras/main.go" ] || go_as_user go -C "$CLIENTS/oras" build -o "$TOOLS/bin/artifact" .
+}
+
+# alone COMMAND...: waits until no other script runs a command this way.
+alone() {
+    mkdir -p "$TOOLS"
+    (flock 9 && "$@") 9>"$TOOLS/lock"
 }
 
 # With the home, and so the caches, of whoever runs the tests.
