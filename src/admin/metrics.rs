@@ -79,9 +79,9 @@ impl OfCache {
             fills: counters.fills(),
             fill_failures: Cause::ALL.map(|cause| (cause.as_str(), counters.fill_failures(cause))).into(),
             evicted: counters.evictions(),
-            bytes: vec![("blob", usage.blobs), ("manifest", usage.manifests), ("partial", usage.prefixes)],
+            bytes: vec![("blob", usage.blobs), ("manifest", usage.manifests), ("partial", usage.partials)],
             max_bytes: cache.max_size(),
-            trouble: cache.store().trouble().is_some(),
+            trouble: cache.store().degraded_reason().is_some(),
         }
     }
 }

@@ -60,7 +60,7 @@ impl AdminState {
 
     fn problems(&self, core: &Core) -> Vec<String> {
         let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        let trouble = cache(core).and_then(|cache| cache.store().trouble());
+        let trouble = cache(core).and_then(|cache| cache.store().degraded_reason());
         let trouble = trouble.map(|trouble| format!("cache: {trouble}"));
         problems.iter().map(|(what, text)| format!("{what}: {text}")).chain(trouble).collect()
     }

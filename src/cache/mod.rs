@@ -78,9 +78,9 @@ impl Cache {
     }
 
     /// The same to look at: nothing below the directory is made, written or removed.
-    pub(crate) fn look_at(settings: &config::Cache) -> Arc<Self> {
+    pub(crate) fn open_read_only(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
-        let store = Store::look_at(settings, counters.clone());
+        let store = Store::open_read_only(settings, counters.clone());
         Self::on(settings, store, counters)
     }
 

@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::Body;
-use crate::cache::manifests::memory::sha256;
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::origin::{Asking, FailureKind, Origin, OriginError, OriginRequest, OriginResponse};
 use crate::cache::store::Kind;
@@ -65,7 +64,7 @@ impl Registry {
     }
 
     pub(crate) fn push_as(&self, tag: &str, kind: &'static str, bytes: &str) -> Digest {
-        let digest = sha256(bytes.as_bytes());
+        let digest = Digest::sha256_of(bytes.as_bytes());
         let mut holding = self.with();
         holding.manifests.insert(digest.clone(), (kind, bytes.to_owned().into()));
         holding.tags.insert(tag.to_owned(), digest.clone());
@@ -281,6 +280,6 @@ pub(crate) async fn settle() {
 
 /// A manifest without layers, which differs from others by `mark`.
 pub(crate) fn image(mark: &str) -> String {
-    let config = sha256(mark.as_bytes());
+    let config = Digest::sha256_of(mark.as_bytes());
     format!(r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":{}}},"layers":[]}}"#, mark.len())
 }

@@ -7,7 +7,6 @@ use crate::cache::Cache;
 use crate::cache::blobs::prefetch::Prefetch;
 use crate::cache::manifests::document::Document;
 use crate::cache::manifests::listing::Lists;
-use crate::cache::manifests::memory;
 use crate::cache::manifests::pull::{Asked, Asking};
 use crate::cache::manifests::tag::PendingTags;
 use crate::cache::metadata::generation::Generation;
@@ -199,8 +198,7 @@ impl UpstreamCache {
         bytes: &[u8],
     ) {
         let repository = &writing.repository;
-        let document =
-            Document::parse(bytes, media_type.as_ref()).ok().filter(|_| memory::is_of(digest, bytes));
+        let document = Document::parse(bytes, media_type.as_ref()).ok().filter(|_| digest.is_of(bytes));
         let Some(document) = document else { return self.deleted(repository, reference) };
         let (before, generation) = self.cache.generations.advance(self.key(repository));
         let (size, confirmed) = (Some(bytes.len() as u64), clock::wall());

@@ -263,17 +263,17 @@ pub(crate) const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
 pub(crate) const RECORD_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Content that is said to be damaged is hashed again at most so often: it is up to 10 GiB to read, for one wrong word of an
 /// upstream about its length.
-pub(crate) const CACHE_DOUBT_PAUSE: Duration = Duration::from_secs(10 * 60);
-/// Prefixes that are left at a time: each is looked at when all is counted.
-pub(crate) const CACHE_PREFIXES: usize = 4096;
+pub(crate) const CACHE_VERIFY_PAUSE: Duration = Duration::from_secs(10 * 60);
+/// The most partial blobs that are left at a time: each is read when the disk is scanned.
+pub(crate) const CACHE_PARTIALS: usize = 4096;
 
-/// A prefix of fewer bytes is not left to be gone on with: it comes again in no time, and each is two files.
+/// A partial blob of fewer bytes is not left to be resumed: it comes again in no time, and each is two files.
 #[cfg(not(test))]
-pub(crate) const CACHE_PREFIX_LEAST: u64 = MIB as u64;
+pub(crate) const CACHE_PARTIAL_LEAST: u64 = MIB as u64;
 
 /// Tests leave less, to be quick.
 #[cfg(test)]
-pub(crate) const CACHE_PREFIX_LEAST: u64 = 2;
+pub(crate) const CACHE_PARTIAL_LEAST: u64 = 2;
 /// A record that its upstream has not confirmed for so long goes: nobody has pulled it for a month after the day on which
 /// it was believed unasked.
 pub(crate) const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);

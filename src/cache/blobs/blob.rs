@@ -192,7 +192,7 @@ impl Requester {
         if !agree {
             tracing::warn!(%digest, "a blob in the cache is not as long as the upstream says");
             self.site.cache.small.remove(digest);
-            self.site.cache.store.doubt(Kind::Blob, digest);
+            self.site.cache.store.schedule_verify(Kind::Blob, digest);
             self.site.ledger.release(&self.name, Kind::Blob, digest);
         }
         agree

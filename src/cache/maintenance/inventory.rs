@@ -74,8 +74,8 @@ pub(crate) fn stats(cache: &Cache, sites: &[Arc<UpstreamCache>], runs: bool) -> 
         max_size: cache.settings.max_size,
         blobs: usage.blobs,
         manifests: usage.manifests,
-        partial: usage.prefixes,
-        trouble: cache.store().trouble(),
+        partial: usage.partials,
+        trouble: cache.store().degraded_reason(),
         upstreams: sites.iter().map(|site| of_upstream(site, runs)).collect(),
         counted: runs.then(|| cache.counters().counted()),
     }

@@ -154,7 +154,7 @@ impl Warming<'_> {
     /// It may have passed without being kept.
     fn is_kept(&self, digest: &Digest) -> Result<u64, String> {
         let store = self.repository.site.cache().store();
-        let why = || store.trouble().unwrap_or_else(|| "there was no room for it".to_owned());
+        let why = || store.degraded_reason().unwrap_or_else(|| "there was no room for it".to_owned());
         store.length(Kind::Blob, digest).ok_or_else(|| format!("it was not kept: {}", why()))
     }
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{self, SHA256, SHA512};
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -12,7 +11,7 @@ use moka::sync::Cache;
 use crate::cache::manifests::document::Document;
 use crate::cache::store::{Content, Kind, Store};
 use crate::config::limits;
-use crate::proto::{Algorithm, Digest, MediaType};
+use crate::proto::{Digest, MediaType};
 
 /// The manifests in memory, by digest, whatever repository they came through.
 pub(crate) struct ManifestMemory(Cache<Digest, Arc<Kept>>);
@@ -65,7 +64,7 @@ impl ManifestMemory {
 
     fn read(store: &Store, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
         let bytes = read(&store.content(Kind::Manifest, digest)?).ok()?;
-        if !is_of(digest, &bytes) {
+        if !digest.is_of(&bytes) {
             tracing::warn!(%digest, "a manifest was spoilt on the disk");
             store.remove(Kind::Manifest, digest);
             return None;
@@ -94,28 +93,6 @@ impl Kept {
         const BLOB: usize = 128;
         ENTRY + self.bytes.len() + BLOB * self.document.blobs.len()
     }
-}
-
-/// Whether `digest` was made from `bytes`; of an algorithm that can't be checked here, nothing is.
-pub(crate) fn is_of(digest: &Digest, bytes: &[u8]) -> bool {
-    match digest.algorithm() {
-        Algorithm::Sha256 => sha256(bytes) == *digest,
-        Algorithm::Sha512 => sha512(bytes) == *digest,
-        Algorithm::Other => false,
-    }
-}
-
-/// The digest of `bytes` that most registries use.
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&SHA256, bytes).as_ref());
-    Digest::sha256(&hash)
-}
-
-fn sha512(bytes: &[u8]) -> Digest {
-    let mut hash = [0; 64];
-    hash.copy_from_slice(digest::digest(&SHA512, bytes).as_ref());
-    Digest::sha512(&hash)
 }
 
 fn read(content: &Content) -> io::Result<Vec<u8>> {

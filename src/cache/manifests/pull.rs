@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use crate::body::Body;
 use crate::cache::manifests::document::Document;
-use crate::cache::manifests::memory;
 use crate::cache::manifests::memory::Kept;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::Membership;
@@ -323,9 +322,9 @@ impl Requester {
         let said = ManifestHead::of(&headers, generation);
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(_) => said.digest.clone().unwrap_or_else(|| memory::sha256(&bytes)),
+            Reference::Tag(_) => said.digest.clone().unwrap_or_else(|| Digest::sha256_of(&bytes)),
         };
-        if !memory::is_of(&digest, &bytes) {
+        if !digest.is_of(&bytes) {
             return Err(self.manifest_differs(reference, &headers));
         }
         match Document::parse(&bytes, content_type(&headers).as_ref()) {

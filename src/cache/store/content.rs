@@ -1,16 +1,29 @@
-//! Content that is being read.
+//! Content in its place, and content that is being read.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::io::Read as _;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::manifests::memory::is_of;
-use crate::cache::store::index::Index;
-use crate::cache::store::layout::create_new_for;
-use crate::cache::store::sync::Job;
-use crate::cache::store::{Inner, Kind, integrity};
+use crate::cache::store::health::Health;
+use crate::cache::store::index::{Index, SharedIndex};
+use crate::cache::store::layout::{Kind, Layout};
+use crate::cache::store::maintenance_queue::MaintenanceQueue;
+use crate::cache::store::sync::{SyncJob, SyncQueue};
+use crate::cache::store::{files, integrity};
+use crate::config::limits;
 use crate::proto::Digest;
+
+/// The content in its place.
+pub(crate) struct Contents {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) index: SharedIndex,
+    pub(crate) health: Arc<Health>,
+    pub(crate) sync: Arc<SyncQueue>,
+    pub(crate) maintenance: Arc<MaintenanceQueue>,
+}
 
 /// Content that is being read. It is not evicted as long as this lives.
 pub(crate) struct Content {
@@ -22,33 +35,33 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// All of it, where it is small: it stays in memory for long, so it is hashed first. `None` where it can't be read, or is
-    /// not what its name says: then it is removed.
+    /// Returns all of it, where it is small. It stays in memory for long, so it is hashed first: what is damaged is removed, and
+    /// none is returned.
     pub(crate) fn bytes(&self) -> Option<bytes::Bytes> {
         let mut bytes = vec![0; usize::try_from(self.length).ok()?];
         self.file.read_exact_at(&mut bytes, 0).ok()?;
-        if !is_of(&self.pin.digest, &bytes) {
-            self.pin.store.discard(self.pin.kind, &self.pin.digest, &self.file);
+        if !self.pin.digest.is_of(&bytes) {
+            self.pin.contents.remove_damaged(self.pin.kind, &self.pin.digest, &self.file);
             return None;
         }
         Some(bytes.into())
     }
 
-    /// Content that is in its place, open as `file`, and has been pinned in the index, which called that pin `number`.
+    /// Returns content that is in its place, open as `file`, and pinned in the index with `number`.
     pub(crate) fn pinned(
-        store: &Arc<Inner>,
+        contents: &Arc<Contents>,
         kind: Kind,
         digest: &Digest,
         number: u64,
         file: Arc<File>,
         length: u64,
     ) -> Self {
-        Self { file, length, pin: Pin { store: store.clone(), kind, digest: digest.clone(), number } }
+        Self { file, length, pin: Pin { contents: contents.clone(), kind, digest: digest.clone(), number } }
     }
 }
 
 struct Pin {
-    store: Arc<Inner>,
+    contents: Arc<Contents>,
     kind: Kind,
     digest: Digest,
     number: u64,
@@ -56,91 +69,102 @@ struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.store.index().unpin(self.kind, &self.digest, self.number);
+        self.contents.index.lock().unpin(self.kind, &self.digest, self.number);
     }
 }
 
-impl Inner {
-    /// Opens content, if it is there and can be trusted.
-    pub(crate) fn content(self: &Arc<Self>, kind: Kind, digest: &Digest) -> Option<Content> {
+impl Contents {
+    /// Opens content, if it is there and can be trusted. Counts as a use.
+    pub(crate) fn open(self: &Arc<Self>, kind: Kind, digest: &Digest) -> Option<Content> {
         if !self.layout.is_readable() {
             return None;
         }
         let path = self.layout.content(kind, digest)?;
-        let file = match crate::cache::store::layout::open(&path) {
+        let file = match files::open(&path) {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
-                    self.index().gone(kind, digest);
+                    self.index.lock().remove(kind, digest);
                 }
                 return None;
             }
         };
-        let known = file.metadata().ok()?;
-        if !known.is_file() || !self.trusts(kind, digest, &file, &known) {
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || !self.trusts(kind, digest, &file, &metadata) {
             return None;
         }
         let file = Arc::new(file);
-        let noted = u64::try_from(known.atime()).unwrap_or_default();
-        let (pin, due) = self.index().pin(kind, digest, known.len(), crate::cache::store::now(), noted);
+        let noted = u64::try_from(metadata.atime()).unwrap_or_default();
+        let (pin, due) = self.index.lock().pin(kind, digest, metadata.len(), files::now(), noted);
         if due && self.layout.access().is_writable() {
-            self.sync.push(Job::Used { kind, digest: digest.clone() });
+            self.sync.push(SyncJob::Used { kind, digest: digest.clone() });
         }
-        Some(Content::pinned(self, kind, digest, pin, file, known.len()))
+        Some(Content::pinned(self, kind, digest, pin, file, metadata.len()))
     }
 
-    /// Whether content is there and can be trusted.
+    /// Returns true if content is there and can be trusted. Does not count as a use.
     pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
         let Some(path) = self.layout.content(kind, digest).filter(|_| self.layout.is_readable()) else {
             return false;
         };
-        let trusted = |known: &std::fs::Metadata| {
-            known.is_file() && (!integrity::is_doubtful(known) || self.index().is_pending(kind, digest))
+        let trusted = |metadata: &Metadata| {
+            metadata.is_file()
+                && (!integrity::is_doubtful(metadata) || self.index.lock().is_pending(kind, digest))
         };
-        let look = || std::fs::symlink_metadata(&path).is_ok_and(|known| trusted(&known));
-        // It may have been synced between the two looks of the first.
+        let look = || std::fs::symlink_metadata(&path).is_ok_and(|metadata| trusted(&metadata));
+        // It may have been synced between reading the metadata and the index.
         look() || look()
     }
 
-    /// Keeps a manifest; see [`Store::keep_manifest`](crate::cache::store::Store::keep_manifest).
-    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8]) {
+    /// Returns the bytes of small content unchecked. Does not count as a use.
+    pub(crate) fn peek(&self, kind: Kind, digest: &Digest) -> Option<Vec<u8>> {
+        let path = self.layout.content(kind, digest).filter(|_| self.layout.is_readable())?;
+        let file = files::open_without_atime(&path).ok()?;
+        let most = limits::MANIFEST_BYTES as u64;
+        let mut bytes = Vec::new();
+        let length = file.take(most + 1).read_to_end(&mut bytes).ok()?;
+        (length as u64 <= most).then_some(bytes)
+    }
+
+    /// Returns the length of content. Does not count as a use.
+    pub(crate) fn length(&self, kind: Kind, digest: &Digest) -> Option<u64> {
+        let path = self.layout.content(kind, digest).filter(|_| self.layout.is_readable())?;
+        std::fs::symlink_metadata(path).ok().map(|metadata| metadata.len())
+    }
+
+    /// Keeps a manifest, whose bytes have been checked against `digest`; see
+    /// [`Store::keep_manifest`](crate::cache::store::Store::keep_manifest).
+    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8], limit: u64) {
         let Some(path) = self.layout.content(Kind::Manifest, digest) else { return };
         let length = bytes.len() as u64;
-        if !self.keeps() || length > self.space.manifests() || self.has(Kind::Manifest, digest) {
+        if !self.takes_new() || length > limit || self.has(Kind::Manifest, digest) {
             return;
         }
-        let written =
-            create_new_for(&self.layout, &crate::cache::store::random_name("manifest"), |file, part| {
-                io::Write::write_all(&mut &*file, bytes)?;
-                integrity::mark(file)?;
-                self.place(Kind::Manifest, digest, part, &path, |index| {
-                    index.found(Kind::Manifest, digest, length, crate::cache::store::now());
-                })
-            });
+        let written = self.layout.create_partial_for(&files::random_name("manifest"), |file, part| {
+            io::Write::write_all(&mut &*file, bytes)?;
+            integrity::mark(file)?;
+            self.place(Kind::Manifest, digest, part, &path, |index| {
+                index.found(Kind::Manifest, digest, length, files::now());
+            })
+        });
         if let Err(error) = written {
-            self.trouble.met(&error);
+            self.health.report(&error);
         }
     }
 
-    /// Whether anything new is kept now.
-    pub(crate) fn keeps(&self) -> bool {
-        !self.trouble.is() && self.layout.access().is_writable()
+    /// Returns true if anything new is kept now.
+    pub(crate) fn takes_new(&self) -> bool {
+        !self.health.is_degraded() && self.layout.access().is_writable()
     }
 
-    /// Removes content that is not what its name says, unless another file is in its place by now.
-    fn discard(&self, kind: Kind, digest: &Digest, file: &File) {
-        let Some(path) = self.layout.content(kind, digest).filter(|_| self.layout.access().is_writable())
-        else {
-            return;
+    /// Removes content. Returns whether it was there.
+    pub(crate) fn remove(&self, kind: Kind, digest: &Digest) -> bool {
+        let writable = self.layout.access().is_writable();
+        let Some(path) = self.layout.content(kind, digest).filter(|_| writable) else {
+            return false;
         };
-        match integrity::remove_same(&path, file) {
-            Ok(true) => {
-                self.index().gone(kind, digest);
-                tracing::warn!(%digest, "content that was spoilt on the disk was removed from the cache");
-            }
-            Ok(false) => {}
-            Err(error) => self.trouble.met(&error),
-        }
+        self.index.lock().remove(kind, digest);
+        std::fs::remove_file(path).inspect_err(|error| self.health.report(error)).is_ok()
     }
 
     /// Puts a file that has been marked into its place, where `count` counts it, and has it synced.
@@ -148,30 +172,44 @@ impl Inner {
         &self,
         kind: Kind,
         digest: &Digest,
-        from: &std::path::Path,
-        to: &std::path::Path,
+        from: &Path,
+        to: &Path,
         count: impl FnOnce(&mut Index),
     ) -> io::Result<()> {
-        self.index().expect_sync(kind, digest);
+        self.index.lock().expect_sync(kind, digest);
         match self.layout.place(from, to) {
             Ok(directories) => {
-                count(&mut self.index());
-                self.sync.push(Job::Placed { kind, digest: digest.clone(), directories });
-                self.keeper.ring();
+                count(&mut self.index.lock());
+                self.sync.push(SyncJob::Placed { kind, digest: digest.clone(), directories });
+                self.maintenance.wake();
                 Ok(())
             }
             Err(error) => {
-                self.index().synced(kind, digest);
+                self.index.lock().synced(kind, digest);
                 Err(error)
             }
         }
     }
 
-    /// A marked file may not be on the disk. This process knows of those it put there itself.
-    fn trusts(&self, kind: Kind, digest: &Digest, file: &File, known: &std::fs::Metadata) -> bool {
-        // It may have been synced since it was looked at: then it is not pending, and not marked either.
-        !integrity::is_doubtful(known)
-            || self.index().is_pending(kind, digest)
-            || file.metadata().is_ok_and(|known| !integrity::is_doubtful(&known))
+    /// Removes content whose bytes do not have its digest, unless another file is in its place by now.
+    fn remove_damaged(&self, kind: Kind, digest: &Digest, file: &File) {
+        let writable = self.layout.access().is_writable();
+        let Some(path) = self.layout.content(kind, digest).filter(|_| writable) else { return };
+        match integrity::remove_same(&path, file) {
+            Ok(true) => {
+                self.index.lock().remove(kind, digest);
+                tracing::warn!(%digest, "content damaged on the disk was removed from the cache");
+            }
+            Ok(false) => {}
+            Err(error) => self.health.report(&error),
+        }
+    }
+
+    /// Returns true if a file can be trusted. One that is marked may not be on the disk, unless this process put it there.
+    fn trusts(&self, kind: Kind, digest: &Digest, file: &File, metadata: &Metadata) -> bool {
+        // It may have been synced since its metadata were read: then it is not pending, and not marked either.
+        !integrity::is_doubtful(metadata)
+            || self.index.lock().is_pending(kind, digest)
+            || file.metadata().is_ok_and(|metadata| !integrity::is_doubtful(&metadata))
     }
 }

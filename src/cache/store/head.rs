@@ -1,4 +1,4 @@
-//! What is noted beside a prefix: an HTTP header block, readable with `cat`.
+//! The file beside a partial that says what is known of the blob: an HTTP header block, readable with `cat`.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,8 @@ use std::path::Path;
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, ETAG};
 
-use crate::cache::store::layout::{Layout, WriteSmall, create, read_small};
+use crate::cache::store::files;
+use crate::cache::store::layout::Layout;
 use crate::proto::Digest;
 
 /// What is known of a blob on its way.
@@ -20,13 +21,13 @@ pub(crate) struct Head {
     pub(crate) total: Option<u64>,
     /// The upstream's strong validator.
     pub(crate) etag: Option<HeaderValue>,
-    /// Bytes that are there and synced.
+    /// Bytes that are written and synced.
     pub(crate) reached: u64,
 }
 
 impl Head {
-    /// That of a blob of which nothing is there. A weak validator is not kept: it can't prove that a rest belongs to a
-    /// prefix (RFC 9110, 13.1.5).
+    /// Returns the head of a blob of which nothing is written. A weak validator is not kept: it cannot prove that a rest belongs
+    /// to a beginning (RFC 9110, 13.1.5).
     pub(crate) fn new(
         upstream: &str,
         digest: &Digest,
@@ -37,29 +38,36 @@ impl Head {
         Self { digest: digest.clone(), upstream: upstream.to_owned(), total, etag, reached: 0 }
     }
 
-    /// That of the prefix called `name`. `None`: there is none, or it is not whole.
+    /// Reads the head of the partial called `name`; none if there is none, or if it is incomplete.
     pub(crate) fn read(layout: &Layout, name: &str) -> Option<Self> {
-        Self::parse(&read_small(&layout.partial(name, "head")).ok()?)
+        Self::parse(&files::read_small(&layout.partial(name, "head")).ok()?)
     }
 
-    /// How much of a prefix of `bytes` is to be gone on with. A whole blob is none: there must be something left to ask the
-    /// upstream for, by which it says that it still serves it to whoever asks.
+    /// Returns how many of a partial's `bytes` can be resumed from. All but one of a whole blob: something must be left to ask
+    /// the upstream for, whose answer shows that it still serves the blob to this requester.
     pub(crate) fn resumable(&self, bytes: u64) -> u64 {
         self.total.map_or(bytes, |total| bytes.min(total.saturating_sub(1)))
     }
 
     /// Writes it where [`put`](Self::put) will find it. `synced`: waits until it is on the disk.
     pub(crate) fn write(&self, new: &Path, synced: bool) -> io::Result<()> {
-        let file = create(new)?;
+        let file = files::create(new)?;
         if synced {
-            return file.write_all_and_sync(&self.render());
+            return files::write_and_sync(&file, &self.render());
         }
         io::Write::write_all(&mut &file, &self.render())
     }
 
-    /// Has what was written take the place of what was there.
+    /// Replaces the head by what was written.
     pub(crate) fn put(layout: &Layout, name: &str) -> io::Result<()> {
         fs::rename(layout.partial(name, "new"), layout.partial(name, "head"))
+    }
+
+    /// Returns what the names of all partials of this blob from this upstream begin with.
+    pub(crate) fn stem(&self) -> String {
+        let upstream = Digest::sha256_of(self.upstream.as_bytes());
+        let upstream = upstream.encoded().get(..16).unwrap_or_default();
+        format!("{}-{upstream}", self.digest.as_str().replace(':', "-"))
     }
 
     fn render(&self) -> Vec<u8> {
@@ -100,7 +108,7 @@ const DIGEST: &str = "docker-content-digest";
 const UPSTREAM: &str = "dockgate-upstream";
 const REACHED: &str = "dockgate-reached";
 
-/// There are five of ours; a file with more than twice that is none.
+/// Five are written; a file with more than twice that is not a head.
 const FIELDS: usize = 12;
 
 #[cfg(test)]
@@ -125,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prefix_of_a_head_is_one() {
+    fn a_truncated_head_is_none() {
         let whole = head().render();
         for length in 0..whole.len() {
             assert_eq!(Head::parse(&whole[..length]), None, "{length}");

@@ -1,4 +1,4 @@
-//! Whether the disk works.
+//! The state of the disk: whether anything can be kept on it now.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,55 +6,56 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-/// Why nothing can be kept now, if that is so.
+/// Whether storage works, and the reason if it does not.
 #[derive(Default)]
-pub(crate) struct Trouble {
-    is: AtomicBool,
-    text: Mutex<Option<String>>,
+pub(crate) struct Health {
+    degraded: AtomicBool,
+    reason: Mutex<Option<String>>,
 }
 
-impl Trouble {
-    /// Whether there is any.
-    pub(crate) fn is(&self) -> bool {
-        self.is.load(Ordering::Acquire)
+impl Health {
+    /// Returns true if nothing can be kept now.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.degraded.load(Ordering::Acquire)
     }
 
-    /// Which.
-    pub(crate) fn text(&self) -> Option<String> {
+    /// Returns the reason why nothing can be kept now, if that is so.
+    pub(crate) fn reason(&self) -> Option<String> {
         self.lock().clone()
     }
 
-    /// An error came up while something was to be kept. Not each means that the next will fail too.
-    pub(crate) fn met(&self, error: &io::Error) {
+    /// Takes note of an error that came up while something was to be kept. Not every error means that the next attempt will
+    /// fail too.
+    pub(crate) fn report(&self, error: &io::Error) {
         if let Some(what) = meaning(error) {
-            self.enter(format!("{what}: {error}"));
+            self.degrade(format!("{what}: {error}"));
         }
     }
 
-    /// Nothing can be kept.
-    pub(crate) fn enter(&self, text: String) {
+    /// Stops all keeping until [`recover`](Self::recover).
+    pub(crate) fn degrade(&self, reason: String) {
         let mut current = self.lock();
         if current.is_none() {
-            tracing::warn!(trouble = text, "nothing can be kept in the cache for now");
+            tracing::warn!(reason, "cache storage degraded; nothing is cached until it recovers");
         }
-        *current = Some(text);
-        self.is.store(true, Ordering::Release);
+        *current = Some(reason);
+        self.degraded.store(true, Ordering::Release);
     }
 
-    /// Something could be kept again.
-    pub(crate) fn end(&self) {
+    /// Ends that: something could be kept again.
+    pub(crate) fn recover(&self) {
         if self.lock().take().is_some() {
-            tracing::info!("the cache keeps again what passes");
+            tracing::info!("cache storage recovered; caching resumed");
         }
-        self.is.store(false, Ordering::Release);
+        self.degraded.store(false, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What an error says about the disk; `None` if it says nothing.
+/// Returns what an error says about the disk; none if it says nothing.
 fn meaning(error: &io::Error) -> Option<&'static str> {
     Some(match Errno::from_io_error(error)? {
         Errno::NOSPC => "the cache's disk is full",
@@ -73,25 +74,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_disk_s_errors_are_trouble_and_others_are_not() {
-        let trouble = Trouble::default();
+    fn only_errors_of_the_disk_degrade_it() {
+        let health = Health::default();
         for errno in [Errno::NOENT, Errno::MFILE, Errno::INTR] {
-            trouble.met(&errno.into());
-            assert!(!trouble.is(), "{errno}");
+            health.report(&errno.into());
+            assert!(!health.is_degraded(), "{errno}");
         }
         for errno in [Errno::NOTDIR, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS] {
-            trouble.met(&errno.into());
-            assert!(trouble.is(), "{errno}");
-            trouble.end();
+            health.report(&errno.into());
+            assert!(health.is_degraded(), "{errno}");
+            health.recover();
         }
     }
 
     #[test]
-    fn it_says_what_it_is_and_ends() {
-        let trouble = Trouble::default();
-        trouble.met(&Errno::NOSPC.into());
-        assert!(trouble.text().unwrap().starts_with("the cache's disk is full: "));
-        trouble.end();
-        assert_eq!((trouble.text(), trouble.is()), (None, false));
+    fn the_reason_is_kept_until_it_recovers() {
+        let health = Health::default();
+        health.report(&Errno::NOSPC.into());
+        assert!(health.reason().unwrap().starts_with("the cache's disk is full: "));
+        health.recover();
+        assert_eq!((health.reason(), health.is_degraded()), (None, false));
     }
 }

@@ -1,53 +1,73 @@
-//! Where everything is below the cache's directory, and that the directory is of this layout.
+//! Where everything is below the cache's directory, and that the directory has this layout.
 
-use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions};
+use std::fs::{self, DirEntry, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::cache::store::Kind;
+use crate::cache::store::files;
+use crate::cache::store::files::{entries, lock, make_dir, read_small, remove};
 use crate::proto::{Algorithm, Digest};
 
-/// The names below one directory.
+/// The kind of content, which decides how it is kept: blobs go first when room is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A layer or a configuration.
+    Blob,
+    /// A manifest or an index.
+    Manifest,
+}
+
+impl Kind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 2] = [Self::Blob, Self::Manifest];
+
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Blob => "blobs",
+            Self::Manifest => "manifests",
+        }
+    }
+}
+
+/// The paths below the cache's directory.
 pub(crate) struct Layout {
     root: PathBuf,
     access: Access,
 }
 
-/// What may be done below the directory. Whoever keeps something else there asks this first.
+/// What may be done below the directory. Everything that keeps files there asks this first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Access {
-    /// The directory has been seen to be of this layout.
+    /// The directory has been seen to have this layout.
     readable: Arc<AtomicBool>,
-    /// Nothing is written, made or removed, be it that it is another user's.
-    only_looks: bool,
+    /// Nothing is written, made or removed: the directory may be another user's.
+    read_only: bool,
 }
 
 impl Access {
-    /// Whether what is there may be read.
+    /// Returns true if what is there may be read.
     pub(crate) fn is_readable(&self) -> bool {
         self.readable.load(Ordering::Acquire)
     }
 
-    /// Whether something may be changed there.
+    /// Returns true if something may be changed there.
     pub(crate) fn is_writable(&self) -> bool {
-        !self.only_looks && self.is_readable()
+        !self.read_only && self.is_readable()
     }
 
-    /// To all, for tests of what is below a directory.
+    /// Access to everything, for tests of what is below a directory.
     #[cfg(test)]
     pub(crate) fn full() -> Self {
-        Self { readable: Arc::new(AtomicBool::new(true)), only_looks: false }
+        Self { readable: Arc::new(AtomicBool::new(true)), read_only: false }
     }
 }
 
-/// Why a directory can't be used.
+/// The reason why a directory cannot be used.
 #[derive(Debug, Error)]
 pub(crate) enum LayoutError {
     #[error("its layout has the version {0:?}, and this program knows {VERSION:?} alone")]
@@ -57,17 +77,17 @@ pub(crate) enum LayoutError {
 }
 
 impl Layout {
-    /// That below `root`, which need not exist yet. `only_looks`: nothing is ever changed there.
-    pub(crate) fn new(root: PathBuf, only_looks: bool) -> Self {
-        Self { root, access: Access { only_looks, ..Access::default() } }
+    /// Returns the layout below `root`, which need not exist yet. `read_only`: nothing is ever changed there.
+    pub(crate) fn new(root: PathBuf, read_only: bool) -> Self {
+        Self { root, access: Access { read_only, ..Access::default() } }
     }
 
-    /// What may be done there.
+    /// Returns what may be done there.
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -77,36 +97,36 @@ impl Layout {
         let version = self.claim();
         self.access.readable.store(version.is_ok(), Ordering::Release);
         version?;
-        if self.access.only_looks {
+        if self.access.read_only {
             return Ok(());
         }
-        make_dir(&self.partials())?;
+        make_dir(&self.partial_directory())?;
         for kind in Kind::ALL {
-            make_dir(&self.root.join(directory(kind)))?;
+            make_dir(&self.root.join(kind.directory()))?;
         }
         Ok(())
     }
 
-    /// Whether what is there may be read.
+    /// Returns true if what is there may be read.
     pub(crate) fn is_readable(&self) -> bool {
         self.access.is_readable()
     }
 
-    /// Where content is, if it is of an algorithm that can be checked here.
+    /// Returns where content is; none for an algorithm that is not checked here.
     pub(crate) fn content(&self, kind: Kind, digest: &Digest) -> Option<PathBuf> {
         let algorithm = algorithm(digest)?;
         let encoded = digest.encoded();
         let shard = encoded.get(..2)?;
         let mut path = PathBuf::with_capacity(self.root.as_os_str().len() + encoded.len() + 32);
         path.push(&self.root);
-        path.push(directory(kind));
+        path.push(kind.directory());
         path.push(algorithm);
         path.push(shard);
         path.push(encoded);
         Some(path)
     }
 
-    /// Renames `from` to where content belongs. Gives the directories that have to be synced for that to last.
+    /// Renames `from` to where content belongs. Returns the directories that have to be synced for that to last.
     pub(crate) fn place(&self, from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
         let shard = to.parent().unwrap_or(&self.root);
         match fs::rename(from, to) {
@@ -119,34 +139,42 @@ impl Layout {
         }
     }
 
-    /// Where prefixes are.
-    pub(crate) fn partials(&self) -> PathBuf {
+    /// Returns where partial files are.
+    pub(crate) fn partial_directory(&self) -> PathBuf {
         self.root.join("partial")
     }
 
-    /// The file beside the prefix called `name` that ends in `.suffix`; its bytes are in `part`.
+    /// Returns the path of the file of the partial called `name` that ends in `.suffix`; its bytes are in `part`.
     pub(crate) fn partial(&self, name: &str, suffix: &str) -> PathBuf {
-        self.partials().join(format!("{name}.{suffix}"))
+        self.partial_directory().join(format!("{name}.{suffix}"))
     }
 
-    /// A new file for a prefix, locked for the caller.
+    /// Creates a new partial file, locked for the caller.
     pub(crate) fn create_partial(&self, name: &str) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(NO_LINK)
-            .open(self.partial(name, "part"))?;
-        // Whoever cleans up may have been quicker: it was not locked for a moment.
+        let file = files::create_new(&self.partial(name, "part"))?;
+        // Another process may have tidied it away: it was not locked for a moment.
         if lock(&file)? { Ok(file) } else { Err(io::ErrorKind::ResourceBusy.into()) }
     }
 
-    /// The file of a prefix, locked for the caller; `None` while another has it, or if it is gone. A link is nobody's
-    /// prefix, and goes.
+    /// Creates a file for `fill` to write and to rename; removes it if that fails.
+    pub(crate) fn create_partial_for(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&File, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let file = self.create_partial(name)?;
+        let done = fill(&file, &self.partial(name, "part"));
+        if done.is_err() {
+            self.remove_partial(name)?;
+        }
+        done
+    }
+
+    /// Opens a partial file, locked for the caller; none while another has the lock, or if it is gone. A link is removed: it
+    /// was not made here.
     pub(crate) fn open_partial(&self, name: &str) -> io::Result<Option<File>> {
         let path = self.partial(name, "part");
-        match OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(&path) {
+        match files::open_writable(&path) {
             Ok(file) => Ok(lock(&file)?.then_some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
@@ -157,9 +185,9 @@ impl Layout {
         }
     }
 
-    /// Removes all files of a prefix, which must be locked by the caller or belong to nobody.
+    /// Removes all files of a partial, which the caller must have locked, or which has no bytes.
     pub(crate) fn remove_partial(&self, name: &str) -> io::Result<()> {
-        // The bytes go last: as long as they are there they show that the others belong to somebody.
+        // The bytes go last: as long as they are there, the lock on them protects the other files.
         remove(&self.partial(name, "head"))?;
         remove(&self.partial(name, "new"))?;
         if let Some((stem, _)) = name.rsplit_once('-') {
@@ -171,25 +199,27 @@ impl Layout {
         remove(&self.partial(name, "part"))
     }
 
-    /// The names of all files of prefixes, without their suffixes; some come more than once.
+    /// Returns the names of all partials, each once.
     pub(crate) fn partial_names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.partials())? {
+        for entry in fs::read_dir(self.partial_directory())? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
             if let Some((stem, "part" | "head" | "new")) = name.rsplit_once('.') {
                 names.push(stem.to_owned());
             }
         }
+        names.sort();
+        names.dedup();
         Ok(names)
     }
 
-    /// Goes through all content of a kind as it is on disk. What vanishes meanwhile is left out; so is what is not named
-    /// like content.
+    /// Calls `found` with all content of a kind that is on disk, until that returns false. Leaves out what vanishes meanwhile,
+    /// and what is not named like content.
     pub(crate) fn each(&self, kind: Kind, mut found: impl FnMut(Digest, &Path) -> bool) -> io::Result<()> {
         for algorithm in ["sha256", "sha512"] {
-            for shard in entries(&self.root.join(directory(kind)).join(algorithm))? {
+            for shard in entries(&self.root.join(kind.directory()).join(algorithm))? {
                 for file in entries(&shard.path())? {
-                    let Some(digest) = named(algorithm, &shard, &file) else { continue };
+                    let Some(digest) = digest_of(algorithm, &shard, &file) else { continue };
                     if !found(digest, &file.path()) {
                         return Ok(());
                     }
@@ -199,9 +229,9 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes sure that the directory is of this version.
+    /// Makes sure that the directory has this version.
     fn claim(&self) -> Result<(), LayoutError> {
-        if !self.access.only_looks {
+        if !self.access.read_only {
             make_dir(&self.root)?;
         }
         let version = self.root.join("version");
@@ -211,7 +241,7 @@ impl Layout {
                 let text = String::from_utf8_lossy(text.trim_ascii()).chars().take(20).collect();
                 Err(LayoutError::Version(text))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.access.only_looks => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.access.read_only => {
                 Ok(self.write_version(&version)?)
             }
             Err(error) => Err(error.into()),
@@ -219,83 +249,10 @@ impl Layout {
     }
 
     fn write_version(&self, version: &Path) -> io::Result<()> {
-        // Of its own name: another process may be starting on the directory too.
-        let new = self.root.join(crate::cache::store::random_name("version"));
-        create(&new)?.write_all_and_sync(format!("{VERSION}\n").as_bytes())?;
+        // With a random name: another process may be starting on the directory too.
+        let new = self.root.join(files::random_name("version"));
+        files::write_and_sync(&files::create(&new)?, format!("{VERSION}\n").as_bytes())?;
         fs::rename(new, version)
-    }
-}
-
-/// Makes a file of its own for `fill` to write and to rename; it is removed if that fails.
-pub(crate) fn create_new_for(
-    layout: &Layout,
-    name: &str,
-    fill: impl FnOnce(&File, &Path) -> io::Result<()>,
-) -> io::Result<()> {
-    let file = layout.create_partial(name)?;
-    let done = fill(&file, &layout.partial(name, "part"));
-    if done.is_err() {
-        layout.remove_partial(name)?;
-    }
-    done
-}
-
-/// A file, new or emptied, that others can't read.
-pub(crate) fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(NO_LINK).open(path)
-}
-
-/// A file, for reading. A link is none: all that is kept is files.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(NO_LINK).open(path)
-}
-
-/// The bytes of a small file; of a larger one those that it begins with.
-pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(open(path)?, SMALL), &mut bytes)?;
-    Ok(bytes)
-}
-
-/// Removes a file; one that is gone already is as good.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-/// Writing a small file whole.
-pub(crate) trait WriteSmall {
-    /// Writes all, and waits until it is on the disk.
-    fn write_all_and_sync(&self, bytes: &[u8]) -> io::Result<()>;
-}
-
-impl WriteSmall for File {
-    fn write_all_and_sync(&self, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(&mut &*self, bytes)?;
-        self.sync_data()
-    }
-}
-
-/// Locks a file that is still there.
-fn lock(file: &File) -> io::Result<bool> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        // One that was removed while it was being opened is nobody's prefix any more.
-        Ok(()) => Ok(file.metadata()?.nlink() > 0),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn directory(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Blob => "blobs",
-        Kind::Manifest => "manifests",
     }
 }
 
@@ -307,33 +264,15 @@ fn algorithm(digest: &Digest) -> Option<&'static str> {
     }
 }
 
-/// What is in a directory, or nothing where there is none.
-fn entries(path: &Path) -> io::Result<Vec<DirEntry>> {
-    match fs::read_dir(path) {
-        Ok(entries) => entries.collect(),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(Vec::new())
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn named(algorithm: &str, shard: &DirEntry, file: &DirEntry) -> Option<Digest> {
+fn digest_of(algorithm: &str, shard: &DirEntry, file: &DirEntry) -> Option<Digest> {
     let name = file.file_name().into_string().ok()?;
     let in_place = name.get(..2)? == shard.file_name();
     let digest = Digest::parse(&format!("{algorithm}:{name}")).ok()?;
     in_place.then_some(digest)
 }
 
-/// Whoever owns the directory must not be able to have another file written, be it by root: no link is followed in the last
-/// place of a path. That no program that is started gets the file is what the standard library sees to.
-const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
-
-/// What the note of a prefix that was left ends in.
+/// The suffix of the file that names the partial which was left last.
 pub(crate) const NOTE: &str = "left";
 
-/// More than any small file that is written here.
-const SMALL: u64 = 64 * 1024;
-
-/// Counts up when a program that knows only the number before could do harm.
+/// The layout's version: it counts up when a program that knows only the number before could do harm.
 const VERSION: &str = "1";

@@ -1,4 +1,4 @@
-//! What is done behind the streams: getting bytes onto the disk, and noting that they are there.
+//! The thread that syncs files, and notes that they are on the disk.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,15 +7,18 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::cache::store::partial::PartialFile;
-use crate::cache::store::{Inner, Kind, integrity};
+use crate::cache::store::health::Health;
+use crate::cache::store::index::SharedIndex;
+use crate::cache::store::layout::{Kind, Layout};
+use crate::cache::store::partial_file::{LeftPartials, PartialFile};
+use crate::cache::store::{files, integrity};
 use crate::proto::Digest;
 
-/// One thing to do.
-pub(crate) enum Job {
-    /// A prefix has grown.
+/// A piece of work for the thread.
+pub(crate) enum SyncJob {
+    /// A partial has grown.
     Reached(Arc<PartialFile>),
-    /// A prefix has been left by whoever wrote it.
+    /// A partial was left by its writer.
     Left(Arc<PartialFile>),
     /// Content is in its place.
     Placed { kind: Kind, digest: Digest, directories: Vec<PathBuf> },
@@ -23,28 +26,28 @@ pub(crate) enum Job {
     Used { kind: Kind, digest: Digest },
 }
 
-/// What is to be done, in order.
+/// The jobs that wait, in order.
 #[derive(Default)]
-pub(crate) struct Queue {
+pub(crate) struct SyncQueue {
     state: Mutex<SyncState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct SyncState {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<SyncJob>,
     busy: bool,
     closed: bool,
 }
 
-impl Queue {
-    /// Has something done, some time.
-    pub(crate) fn push(&self, job: Job) {
+impl SyncQueue {
+    /// Adds a job.
+    pub(crate) fn push(&self, job: SyncJob) {
         self.state().jobs.push_back(job);
         self.changed.notify_all();
     }
 
-    /// Nothing comes any more. What is there is still done.
+    /// Ends the thread once it has done what waits.
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
@@ -58,7 +61,7 @@ impl Queue {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<SyncJob> {
         let mut state = self.state();
         state.busy = false;
         self.changed.notify_all();
@@ -79,45 +82,53 @@ impl Queue {
     }
 }
 
-/// The thread: works until the queue is closed and empty.
-pub(crate) fn work(store: &Arc<Inner>) {
-    crate::cache::store::lower_priority();
-    while let Some(job) = store.sync.next() {
-        if let Err(error) = store.carry_out(job) {
-            store.trouble.met(&error);
-        }
-    }
+/// The work of the thread.
+pub(crate) struct Syncer {
+    pub(crate) queue: Arc<SyncQueue>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) index: SharedIndex,
+    pub(crate) left: Arc<LeftPartials>,
+    pub(crate) health: Arc<Health>,
 }
 
-impl Inner {
-    fn carry_out(&self, job: Job) -> io::Result<()> {
-        match job {
-            Job::Reached(slot) => {
-                slot.queued.store(false, Ordering::Release);
-                self.note_reached(&slot)
+impl Syncer {
+    /// Works until the queue is closed and empty.
+    pub(crate) fn run(&self) {
+        while let Some(job) = self.queue.next() {
+            if let Err(error) = self.carry_out(job) {
+                self.health.report(&error);
             }
-            Job::Left(slot) => {
-                let noted = self.note_reached(&slot).and_then(|()| self.note_left(&slot));
-                self.let_go(&slot);
+        }
+    }
+
+    fn carry_out(&self, job: SyncJob) -> io::Result<()> {
+        match job {
+            SyncJob::Reached(file) => {
+                file.queued.store(false, Ordering::Release);
+                file.sync(&self.layout)
+            }
+            SyncJob::Left(file) => {
+                let noted = file.sync(&self.layout).and_then(|()| file.note_left(&self.layout));
+                self.left.unlock(&file);
                 noted
             }
-            Job::Placed { kind, digest, directories } => {
+            SyncJob::Placed { kind, digest, directories } => {
                 let synced = self.sync_placed(kind, &digest, &directories);
-                self.index().synced(kind, &digest);
+                self.index.lock().synced(kind, &digest);
                 synced
             }
-            // A use that can't be noted costs a place in the order after a restart, and nothing else.
-            Job::Used { kind, digest } => {
+            // A use that cannot be noted costs a place in the order of eviction after a restart, and nothing else.
+            SyncJob::Used { kind, digest } => {
                 let _ = self.layout.content(kind, &digest).map(|path| integrity::note_use(&path));
                 Ok(())
             }
         }
     }
 
-    /// The file is opened anew, so that what waits here holds no files open.
+    /// Syncs content. Opens the file anew, so that what waits here holds no files open.
     fn sync_placed(&self, kind: Kind, digest: &Digest, directories: &[PathBuf]) -> io::Result<()> {
         let Some(path) = self.layout.content(kind, digest) else { return Ok(()) };
-        let file = match crate::cache::store::layout::open(&path) {
+        let file = match files::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
@@ -127,8 +138,8 @@ impl Inner {
         let synced = integrity::sync(&file);
         if synced.is_err() {
             // What the disk did not take must not be served once memory has forgotten it.
-            crate::cache::store::layout::remove(&path)?;
-            self.index().gone(kind, digest);
+            files::remove(&path)?;
+            self.index.lock().remove(kind, digest);
         }
         synced
     }

@@ -1,13 +1,22 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderValue;
 use tempfile::TempDir;
 
+use crate::cache::Counters;
+use crate::cache::store::files::now;
+use crate::cache::store::head::Head;
+use crate::cache::store::store::Usage;
 use crate::cache::store::*;
+use crate::clock;
+use crate::config;
 use crate::config::MinFree;
+use crate::proto::Digest;
 
 struct Place {
     dir: TempDir,
@@ -137,14 +146,14 @@ mod keeping {
         let file = fs::OpenOptions::new().write(true).open(place.blob(&bad)).unwrap();
         file.write_all_at(b"x", 4000).unwrap();
         for digest in [&good, &bad] {
-            store.doubt(Kind::Blob, digest);
+            store.schedule_verify(Kind::Blob, digest);
         }
         store.flush();
         assert!(has_blob(&store, &good) && !has_blob(&store, &bad));
         assert_eq!(store.usage().blobs.count, 1);
         let file = fs::OpenOptions::new().write(true).open(place.blob(&good)).unwrap();
         file.write_all_at(b"x", 4000).unwrap();
-        store.doubt(Kind::Blob, &good);
+        store.schedule_verify(Kind::Blob, &good);
         store.flush();
         assert!(has_blob(&store, &good), "it was looked at a moment ago");
     }
@@ -285,7 +294,7 @@ mod keeping {
         let expected = Usage {
             blobs: Amount { count: 2, bytes: 30 },
             manifests: Amount { count: 1, bytes: 30 },
-            prefixes: Amount { count: 1, bytes: 40 },
+            partials: Amount { count: 1, bytes: 40 },
             reserved: 0,
             counted: true,
             max_size: 1 << 30,
@@ -320,9 +329,9 @@ mod resuming {
                 store = place.open_at(place.path());
             }
             let partial = store.resume("hub", &digest).expect("it was left");
-            assert_eq!(partial.prefix(), at);
+            assert_eq!(partial.resumed_at(), at);
             assert_eq!(partial.head(), (Some(1000), Some(HeaderValue::from_static("\"x\""))));
-            assert_eq!(store.usage().prefixes.count, 0);
+            assert_eq!(store.usage().partials.count, 0);
             partial.write(at, &bytes[at as usize..][..100]).unwrap();
             partial.leave(at + 100);
         }
@@ -363,7 +372,7 @@ mod resuming {
             .join(place.partials().iter().find(|name| name.ends_with(".part")).unwrap());
         fs::write(&part, [&bytes[..], &[0; 500]].concat()).unwrap();
         let store = place.open_at(place.path());
-        assert_eq!(store.resume("hub", &digest).unwrap().prefix(), 1000);
+        assert_eq!(store.resume("hub", &digest).unwrap().resumed_at(), 1000);
     }
 
     #[test]
@@ -407,12 +416,12 @@ mod resuming {
         let store = place.open();
         leave(&store, &digest, 100, &bytes);
         let resumed = store.resume("hub", &digest).unwrap();
-        assert_eq!(resumed.prefix(), 99);
+        assert_eq!(resumed.resumed_at(), 99);
         resumed.leave(100);
         drop(store);
         let store = place.open();
         let resumed = store.resume("hub", &digest).unwrap();
-        assert_eq!(resumed.prefix(), 99);
+        assert_eq!(resumed.resumed_at(), 99);
         resumed.write(99, &bytes[99..]).unwrap();
         assert_eq!(read(&resumed.commit(100).unwrap()), bytes);
     }
@@ -425,20 +434,20 @@ mod resuming {
         for (age, (digest, bytes)) in blobs.iter().enumerate() {
             leave(&store, digest, 200, bytes);
             store.flush();
-            let mut index = store.inner.index();
+            let mut index = store.index.lock();
             let stem = stem_of_prefix(digest);
-            let name = index.prefixes_of(&stem).remove(0);
-            index.found_prefix(&name, 100, age as u64);
+            let name = index.partials_of(&stem).remove(0);
+            index.found_partial(&name, 100, age as u64);
         }
-        let victims = store.inner.index().evict_prefixes(2);
+        let victims = store.index.lock().evict_partials(2);
         assert_eq!(victims.len(), 1);
-        store.inner.remove_victims(victims);
+        store.space.remove_victims(victims);
         let there = blobs.map(|(digest, _)| store.resume("hub", &digest).is_some());
         assert_eq!(there, [false, true, true], "the oldest went");
     }
 
     fn stem_of_prefix(digest: &Digest) -> String {
-        partial::stem(&Head::new("hub", digest, None, None))
+        Head::new("hub", digest, None, None).stem()
     }
 
     #[test]
@@ -619,7 +628,7 @@ mod evicting {
         assert!(!has_blob(&store, &blob));
         let error = partial.write(90_000, &bytes[..20_000]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
-        assert!(store.trouble().is_none());
+        assert!(store.degraded_reason().is_none());
         partial.commit(90_000).unwrap();
         store.flush();
         assert_eq!((store.usage().blobs.bytes, store.usage().reserved), (90_000, 0));
@@ -651,7 +660,7 @@ mod two_processes {
         partial.write(0, &bytes).unwrap();
         let second = place.open();
         assert!(second.resume("hub", &digest).is_none());
-        assert_eq!(second.usage().prefixes.count, 0);
+        assert_eq!(second.usage().partials.count, 0);
         let other = begin(&second, &digest, 1000).unwrap();
         other.write(0, &bytes).unwrap();
         assert_eq!(read(&partial.commit(1000).unwrap()), bytes);
@@ -672,7 +681,7 @@ mod two_processes {
         partial.leave(1000);
         first.flush();
         let taken = second.resume("hub", &digest).expect("it was left");
-        assert_eq!(taken.prefix(), 1000);
+        assert_eq!(taken.resumed_at(), 1000);
         assert!(first.resume("hub", &digest).is_none());
     }
 
@@ -711,7 +720,7 @@ mod two_processes {
         let _ = begin(&store, &digest, 10);
         store.flush();
         let again = put(&store, 20, 10_000);
-        assert!(has_blob(&store, &again) && store.trouble().is_none());
+        assert!(has_blob(&store, &again) && store.degraded_reason().is_none());
     }
 }
 
@@ -736,9 +745,9 @@ mod others {
         std::os::unix::fs::symlink(&victim, partial.join(format!("{name}.new"))).unwrap();
         let store = place.open();
         assert!(store.resume("hub", &digest).is_none());
-        assert!(layout::create(&partial.join("link.new")).is_ok());
+        assert!(files::create(&partial.join("link.new")).is_ok());
         std::os::unix::fs::symlink(&victim, partial.join("other.new")).unwrap();
-        assert!(layout::create(&partial.join("other.new")).is_err());
+        assert!(files::create(&partial.join("other.new")).is_err());
         let (other, _) = content(2, 8);
         fs::create_dir_all(place.blob(&other).parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(&victim, place.blob(&other)).unwrap();
@@ -777,9 +786,9 @@ mod others {
             prefetch: false,
             keep: Vec::new(),
         };
-        let store = Store::look_at(&settings, Arc::default());
+        let store = Store::open_read_only(&settings, Arc::default());
         let usage = store.usage();
-        assert_eq!((usage.blobs.count, usage.prefixes.bytes, usage.counted), (1, 500, true));
+        assert_eq!((usage.blobs.count, usage.partials.bytes, usage.counted), (1, 500, true));
         let mut wrong = 0;
         store
             .verify(|_, _, verdict| {
@@ -794,7 +803,7 @@ mod others {
         drop(store);
         assert_eq!(everything(&place.path()), before);
         let missing = config::Cache { path: place.dir.path().join("missing"), ..settings };
-        assert!(Store::look_at(&missing, Arc::default()).trouble().is_some());
+        assert!(Store::open_read_only(&missing, Arc::default()).degraded_reason().is_some());
         assert!(!missing.path.exists());
     }
 
@@ -806,9 +815,9 @@ mod others {
         store.flush();
         fs::remove_file(place.blob(&blobs[0])).unwrap();
         assert_eq!(store.usage().blobs.count, 2);
-        store.inner.index().begin_round();
+        store.index.lock().begin_scan();
         for kind in Kind::ALL {
-            store.inner.forget_what_vanished(kind);
+            store.maintenance.forget_vanished(kind);
         }
         assert_eq!(store.usage().blobs, Amount { count: 1, bytes: 1000 });
     }
@@ -823,7 +832,7 @@ mod others {
         put(&store, 1, 1000);
         let _new = store.content(Kind::Blob, &blob).unwrap();
         drop(old);
-        let evicted = store.inner.index().evict(1000, 1 << 30, now(), false);
+        let evicted = store.index.lock().evict(1000, 1 << 30, now(), false);
         assert_eq!(evicted, Some(Vec::new()), "somebody reads it");
     }
 
@@ -846,18 +855,18 @@ mod others {
         let blob = put(&store, 1, 1000);
         // It would make some more room behind this, which is anybody's.
         store.flush();
-        store.inner.keeper.close();
+        store.queue.close();
         for seed in 2..65 {
-            store.inner.index().found(Kind::Blob, &content(seed, 8).0, 16 << 20, 0);
+            store.index.lock().found(Kind::Blob, &content(seed, 8).0, 16 << 20, 0);
         }
-        store.inner.index().found(Kind::Blob, &content(65, 8).0, (16 << 20) - 1000, 0);
-        let spools: Vec<_> = (0..10).map(|_| store.begin_nameless("hub").unwrap()).collect();
+        store.index.lock().found(Kind::Blob, &content(65, 8).0, (16 << 20) - 1000, 0);
+        let spools: Vec<_> = (0..10).map(|_| store.begin_unknown_digest("hub").unwrap()).collect();
         let taken = spools.iter().filter(|spool| spool.write(0, &[0; 1000]).is_ok()).count();
         assert!(taken > 0 && store.usage().reserved <= place.max_size / 10, "{:?}", store.usage());
         assert!(has_blob(&store, &blob));
         drop(spools);
         assert_eq!(store.usage().reserved, 0);
-        assert_eq!(store.inner.index().nameless, 0);
+        assert_eq!(store.index.lock().unknown_digest, 0);
     }
 }
 
@@ -894,7 +903,7 @@ mod after_a_crash {
         let (digest, bytes) = content(1, 1000);
         unsynced(&place, &digest, &bytes);
         assert!(!has_blob(&store, &digest) && !store.has(Kind::Blob, &digest));
-        store.inner.index().expect_sync(Kind::Blob, &digest);
+        store.index.lock().expect_sync(Kind::Blob, &digest);
         assert!(has_blob(&store, &digest) && store.has(Kind::Blob, &digest));
     }
 
@@ -919,7 +928,7 @@ mod after_a_crash {
         let mut expected = good;
         expected.push("stranger".to_owned());
         assert_eq!(place.partials(), expected);
-        assert_eq!(store.usage().prefixes, Amount { count: 1, bytes: 1000 });
+        assert_eq!(store.usage().partials, Amount { count: 1, bytes: 1000 });
     }
 
     #[test]
@@ -977,7 +986,7 @@ mod trouble_with_the_disk {
         let file = place.dir.path().join("file");
         fs::write(&file, "").unwrap();
         let store = place.open_at(file.join("cache"));
-        let trouble = store.trouble().expect("it is below a file");
+        let trouble = store.degraded_reason().expect("it is below a file");
         assert!(trouble.starts_with("something else is in the place of the cache's directory"), "{trouble}");
         let (digest, bytes) = content(1, 10);
         assert!(begin(&store, &digest, 10).is_none() && store.resume("hub", &digest).is_none());
@@ -985,9 +994,9 @@ mod trouble_with_the_disk {
         assert!(store.content(Kind::Manifest, &digest).is_none() && !store.has(Kind::Blob, &digest));
         store.for_each(Kind::Blob, |_| panic!("there is nothing")).unwrap();
         fs::remove_file(&file).unwrap();
-        store.inner.keeper.ring();
+        store.queue.wake();
         store.flush();
-        assert_eq!(store.trouble(), None);
+        assert_eq!(store.degraded_reason(), None);
         assert!(begin(&store, &digest, 10).is_some());
     }
 
@@ -1002,7 +1011,7 @@ mod trouble_with_the_disk {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
         let store = place.open();
-        assert!(store.trouble().unwrap().contains("version \"2\""));
+        assert!(store.degraded_reason().unwrap().contains("version \"2\""));
         assert!(begin(&store, &digest, 10).is_none() && !has_blob(&store, &digest));
         assert!(!store.remove(Kind::Blob, &digest) && path.exists());
         assert_eq!(place.partials(), ["old.head"]);
@@ -1018,15 +1027,15 @@ mod trouble_with_the_disk {
         place.free.store(999, Ordering::Relaxed);
         let (digest, _) = content(2, 10);
         assert!(begin(&store, &digest, 10).is_none());
-        assert!(store.trouble().unwrap().starts_with("the cache's disk is full"));
+        assert!(store.degraded_reason().unwrap().starts_with("the cache's disk is full"));
         assert!(has_blob(&store, &blob));
-        store.inner.keeper.ring();
+        store.queue.wake();
         store.flush();
-        assert!(store.trouble().is_some());
+        assert!(store.degraded_reason().is_some());
         place.free.store(5000, Ordering::Relaxed);
-        store.inner.keeper.ring();
+        store.queue.wake();
         store.flush();
-        assert_eq!(store.trouble(), None);
+        assert_eq!(store.degraded_reason(), None);
         assert!(begin(&store, &digest, 10).is_some());
     }
 
@@ -1042,7 +1051,7 @@ mod trouble_with_the_disk {
         assert!(begin(&store, &digest, 40_000).is_none(), "the other may write as much yet");
         drop(first);
         assert!(begin(&store, &digest, 99_000).is_some());
-        assert_eq!(store.trouble(), None);
+        assert_eq!(store.degraded_reason(), None);
     }
 
     #[test]
@@ -1052,7 +1061,7 @@ mod trouble_with_the_disk {
         let blobs = [1, 2, 3].map(|seed| put(&store, seed, 1000));
         store.flush();
         place.free.store(500, Ordering::Relaxed);
-        store.inner.keeper.ring();
+        store.queue.wake();
         store.flush();
         assert_eq!(blobs.iter().filter(|blob| has_blob(&store, blob)).count(), 2);
     }

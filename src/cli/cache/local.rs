@@ -102,12 +102,12 @@ impl Cold {
         let user = rustix::process::geteuid().as_raw();
         is_ours(path, doing, user)?;
         let cache = if doing == Doing::Reading || !owns(path, user) && doing == Doing::Verifying {
-            Cache::look_at(settings)
+            Cache::open_read_only(settings)
         } else {
             Cache::open(settings)
         };
         cache.store().flush();
-        match cache.store().trouble() {
+        match cache.store().degraded_reason() {
             Some(why) if doing == Doing::Writing => {
                 return Err(ColdError::Trouble { path: path.to_owned(), why });
             }

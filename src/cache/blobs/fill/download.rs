@@ -82,7 +82,7 @@ impl Task<'_> {
         let mut partial = self.resume();
         let mut flow = self.open(partial.as_ref()).await.ok_or(None)?;
         if flow.head.first == 0
-            && let Some(partial) = partial.take_if(|partial| partial.prefix() > 0)
+            && let Some(partial) = partial.take_if(|partial| partial.resumed_at() > 0)
         {
             partial.discard();
         }
@@ -149,7 +149,7 @@ impl Task<'_> {
 
     /// Asks for the stream, behind what `partial` has, as one after the other of those who want it.
     async fn open(&self, partial: Option<&Partial>) -> Option<Flow> {
-        let prefix = partial.map(|partial| (partial.prefix(), partial.head()));
+        let prefix = partial.map(|partial| (partial.resumed_at(), partial.head()));
         let behind = prefix.as_ref().filter(|(prefix, _)| *prefix > 0);
         let bytes = match (&self.fill.key.part, behind) {
             (Some(part), _) => Some(*part),

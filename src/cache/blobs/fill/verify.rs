@@ -95,7 +95,7 @@ impl Proof {
         follower: Arc<dyn Follower>,
     ) -> Option<Self> {
         let algorithm = algorithm(digest)?;
-        let prefix = partial.as_ref().map_or(0, Partial::prefix);
+        let prefix = partial.as_ref().map_or(0, Partial::resumed_at);
         let context = Some(digest::Context::new(algorithm));
         let work = Mutex::new(Work { context, partial, again: (0, prefix), at: prefix });
         let shared = Arc::new(Shared { follower, digest: digest.clone(), queue: Mutex::default(), work });

@@ -245,14 +245,14 @@ impl Shared {
                 open.hashed = open.written;
             }
         }
-        open.partial.landed(open.written);
+        open.partial.written(open.written);
         if frames.is_empty() { open.hash_on() } else { Ok(()) }
     }
 
     /// `None`: nothing can be kept now.
     fn opened<'a>(&self, copy: &'a mut Copy) -> Option<&'a mut Open> {
         if matches!(copy, Copy::Unborn) {
-            let partial = self.store.begin_nameless(&self.upstream)?;
+            let partial = self.store.begin_unknown_digest(&self.upstream)?;
             let context = digest::Context::new(&digest::SHA256);
             *copy =
                 Copy::Open(Open { partial, algorithm: Algorithm::Sha256, context, written: 0, hashed: 0 });

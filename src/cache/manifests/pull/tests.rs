@@ -441,7 +441,7 @@ async fn a_404_that_a_push_has_overtaken_is_not_remembered() {
     let place = Place::new();
     let (asking, gate) = asking(&place, "v1").await;
     let tag = Tag::parse("v1").unwrap();
-    let digest = memory::sha256(image("a").as_bytes());
+    let digest = Digest::sha256_of(image("a").as_bytes());
     let writing = place.site.begin_write(&name());
     place.site.pushed_manifest(&writing, &reference("v1"), &digest, None, image("a").as_bytes());
     gate.add_permits(1000);
@@ -455,13 +455,13 @@ async fn of_two_pushes_of_a_tag_at_once_nobody_knows_which_came_last() {
     let place = Place::new();
     let writings = [place.site.begin_write(&name()), place.site.begin_write(&name())];
     for (writing, mark) in writings.iter().zip(["a", "b"]) {
-        let digest = memory::sha256(image(mark).as_bytes());
+        let digest = Digest::sha256_of(image(mark).as_bytes());
         place.site.pushed_manifest(writing, &reference("v1"), &digest, None, image(mark).as_bytes());
         assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_some());
     }
     let tag = Tag::parse("v1").unwrap();
     assert_eq!(place.site.ledger.tag(&name(), &tag), None);
-    let digest = memory::sha256(image("c").as_bytes());
+    let digest = Digest::sha256_of(image("c").as_bytes());
     let writing = place.site.begin_write(&name());
     place.site.pushed_manifest(&writing, &reference("v1"), &digest, None, image("c").as_bytes());
     assert_eq!(place.site.ledger.tag(&name(), &tag).unwrap().digest, digest);
@@ -470,7 +470,7 @@ async fn of_two_pushes_of_a_tag_at_once_nobody_knows_which_came_last() {
 #[tokio::test]
 async fn a_push_that_is_not_what_its_digest_says_is_not_kept() {
     let place = Place::new();
-    let digest = memory::sha256(image("a").as_bytes());
+    let digest = Digest::sha256_of(image("a").as_bytes());
     let writing = place.site.begin_write(&name());
     place.site.pushed_manifest(&writing, &reference(digest.as_str()), &digest, None, image("b").as_bytes());
     assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());

@@ -1,0 +1,127 @@
+//! What the maintenance thread has to do.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::cache::store::index::Victim;
+use crate::cache::store::layout::Kind;
+use crate::clock;
+use crate::config::limits;
+use crate::proto::Digest;
+
+/// The queue of the maintenance thread, which wakes it and ends it.
+#[derive(Default)]
+pub(crate) struct MaintenanceQueue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct QueueState {
+    woken: bool,
+    busy: bool,
+    probe: bool,
+    victims: Vec<Victim>,
+    /// Content that is to be hashed again.
+    verify: Vec<(Kind, Digest)>,
+    /// Content that was last hashed so, and when.
+    verified: HashMap<(Kind, Digest), Instant>,
+}
+
+/// What has to be done at once.
+pub(crate) struct Due {
+    /// Files to be removed.
+    pub(crate) victims: Vec<Victim>,
+    /// The directory has to be probed.
+    pub(crate) probe: bool,
+}
+
+impl MaintenanceQueue {
+    /// Wakes the thread, as there is more content than before.
+    pub(crate) fn wake(&self) {
+        self.state().woken = true;
+        self.changed.notify_all();
+    }
+
+    /// Has the directory probed, as it is not what it was.
+    pub(crate) fn schedule_probe(&self) {
+        self.state().probe = true;
+        self.wake();
+    }
+
+    /// Has files removed that are out of the index: large ones take long.
+    pub(crate) fn schedule_removal(&self, victims: Vec<Victim>) {
+        if !victims.is_empty() {
+            self.state().victims.extend(victims);
+            self.wake();
+        }
+    }
+
+    /// Takes the files whose removal has not begun: the caller removes them.
+    pub(crate) fn take_removals(&self) -> Vec<Victim> {
+        std::mem::take(&mut self.state().victims)
+    }
+
+    /// Has content hashed again, unless that was done a short while ago: a wrong word of an upstream must not keep the disk
+    /// busy by being repeated.
+    pub(crate) fn schedule_verify(&self, kind: Kind, digest: &Digest) {
+        let (now, content) = (clock::now(), (kind, digest.clone()));
+        let mut state = self.state();
+        state.verified.retain(|_, verified| now.duration_since(*verified) < limits::CACHE_VERIFY_PAUSE);
+        if state.verified.len() < MOST_VERIFIED && !state.verified.contains_key(&content) {
+            state.verified.insert(content.clone(), now);
+            state.verify.push(content);
+            state.woken = true;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Takes the content that is to be hashed again.
+    pub(crate) fn take_verifications(&self) -> Vec<(Kind, Digest)> {
+        std::mem::take(&mut self.state().verify)
+    }
+
+    /// Ends the thread.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Returns true if the thread is to end.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Waits until the thread has nothing to do.
+    pub(crate) fn flush(&self) {
+        let mut state = self.state();
+        while state.busy || state.woken {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits to be woken, at most `patience`; not at all without it, as there is more to do anyway.
+    pub(crate) fn wait(&self, patience: Option<Duration>) -> Due {
+        let mut state = self.state();
+        if let Some(patience) = patience {
+            state.busy = false;
+            self.changed.notify_all();
+            let waited = self.changed.wait_timeout_while(state, patience, |state| !state.woken);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.woken = false;
+        state.busy = true;
+        Due { victims: std::mem::take(&mut state.victims), probe: std::mem::take(&mut state.probe) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The most content that is hashed again on request within that pause: with more, `dockgate cache verify` is due.
+const MOST_VERIFIED: usize = 1024;

@@ -1,0 +1,341 @@
+//! The store: composes its parts, and starts their threads.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+
+use crate::cache::Counters;
+use crate::cache::store::content::{Content, Contents};
+use crate::cache::store::head::Head;
+use crate::cache::store::health::Health;
+use crate::cache::store::index::{Amount, SharedIndex};
+use crate::cache::store::integrity;
+use crate::cache::store::integrity::Verdict;
+use crate::cache::store::layout::{Access, Kind, Layout};
+use crate::cache::store::maintenance::Maintenance;
+use crate::cache::store::maintenance_queue::MaintenanceQueue;
+use crate::cache::store::partial::{Partial, Partials};
+use crate::cache::store::partial_file::LeftPartials;
+use crate::cache::store::space;
+use crate::cache::store::space::{FreeSpace, Space};
+use crate::cache::store::sync::{SyncQueue, Syncer};
+use crate::config;
+use crate::proto::Digest;
+
+/// Content on disk. Dropped, it waits until everything is synced.
+pub(crate) struct Store {
+    pub(crate) index: SharedIndex,
+    layout: Arc<Layout>,
+    health: Arc<Health>,
+    contents: Arc<Contents>,
+    partials: Arc<Partials>,
+    pub(crate) space: Arc<Space>,
+    pub(crate) maintenance: Arc<Maintenance>,
+    pub(crate) queue: Arc<MaintenanceQueue>,
+    sync: Arc<SyncQueue>,
+    left: Arc<LeftPartials>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Blobs in place.
+    pub blobs: Amount,
+    /// Manifests in place.
+    pub manifests: Amount,
+    /// Partials that are not being written.
+    pub partials: Amount,
+    /// Bytes reserved for blobs on their way.
+    pub reserved: u64,
+    /// True if all has been counted since the start; until then there may be more.
+    pub counted: bool,
+    /// The most that is kept, in bytes.
+    pub max_size: u64,
+}
+
+/// Content on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Its last use, within an hour.
+    pub used: SystemTime,
+}
+
+impl Store {
+    /// Opens the store in the settings' directory, which is made where it is missing. Never fails, see
+    /// [`degraded_reason`](Self::degraded_reason). The disk is scanned behind this.
+    pub(crate) fn open(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
+        Self::open_on(settings, counters, Box::new(space::free_space))
+    }
+
+    /// Opens the store for reading alone: nothing is made, written or removed, or counted as a use, and no thread is started.
+    /// Everything is counted when this returns.
+    pub(crate) fn open_read_only(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
+        let store = Self::new(settings, counters, Box::new(space::free_space), true);
+        store.maintenance.scan_read_only();
+        Arc::new(store)
+    }
+
+    /// Opens the store on a disk of which `free` tells.
+    pub(crate) fn open_on(
+        settings: &config::Cache,
+        counters: Arc<Counters>,
+        free: Box<FreeSpace>,
+    ) -> Arc<Self> {
+        let mut store = Self::new(settings, counters, free, false);
+        store.maintenance.prepare();
+        store.queue.schedule_probe();
+        let maintenance = store.maintenance.clone();
+        let syncer = Syncer {
+            queue: store.sync.clone(),
+            layout: store.layout.clone(),
+            index: store.index.clone(),
+            left: store.left.clone(),
+            health: store.health.clone(),
+        };
+        let threads: [_; THREADS] = [
+            store.start("cache-upkeep", move || maintenance.run()),
+            store.start("cache-sync", move || syncer.run()),
+        ];
+        store.threads = threads.into_iter().flatten().collect();
+        Arc::new(store)
+    }
+
+    fn new(settings: &config::Cache, counters: Arc<Counters>, free: Box<FreeSpace>, read_only: bool) -> Self {
+        let layout = Arc::new(Layout::new(settings.path.clone(), read_only));
+        let index = SharedIndex::default();
+        let (health, queue) = (Arc::<Health>::default(), Arc::<MaintenanceQueue>::default());
+        let (sync, left) = (Arc::<SyncQueue>::default(), Arc::<LeftPartials>::default());
+        let space = Space::new(
+            settings,
+            free,
+            layout.clone(),
+            index.clone(),
+            health.clone(),
+            queue.clone(),
+            counters,
+        );
+        let contents = Arc::new(Contents {
+            layout: layout.clone(),
+            index: index.clone(),
+            health: health.clone(),
+            sync: sync.clone(),
+            maintenance: queue.clone(),
+        });
+        let partials = Partials::new(contents.clone(), space.clone(), left.clone());
+        let maintenance = Maintenance::new(contents.clone(), partials.clone(), space.clone());
+        let threads = Vec::new();
+        Self { index, layout, health, contents, partials, space, maintenance, queue, sync, left, threads }
+    }
+
+    fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // On Linux this is the calling thread's alone. Where it is not allowed, the thread runs at the usual priority.
+            let _ = rustix::process::nice(NICENESS);
+            work();
+        });
+        thread
+            .inspect_err(|error| {
+                self.health.degrade(format!("the cache's thread can't be started: {error}"));
+            })
+            .ok()
+    }
+
+    /// Returns what may be done in the directory.
+    pub(crate) fn access(&self) -> Access {
+        self.layout.access().clone()
+    }
+
+    /// Has `tend` called every hour, in the maintenance thread.
+    pub(crate) fn tend_by(&self, tend: impl Fn() + Send + Sync + 'static) {
+        self.maintenance.set_hourly(Arc::new(tend));
+    }
+
+    /// Opens content, if it is there and can be trusted. It is not evicted as long as the result lives. Counts as a use.
+    pub(crate) fn content(&self, kind: Kind, digest: &Digest) -> Option<Content> {
+        self.contents.open(kind, digest)
+    }
+
+    /// Returns the bytes of small content unchecked. Does not count as a use.
+    pub(crate) fn peek(&self, kind: Kind, digest: &Digest) -> Option<Vec<u8>> {
+        self.contents.peek(kind, digest)
+    }
+
+    /// Returns true if content is there and can be trusted. Does not count as a use.
+    pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
+        self.contents.has(kind, digest)
+    }
+
+    /// Returns the length of content. Does not count as a use.
+    pub(crate) fn length(&self, kind: Kind, digest: &Digest) -> Option<u64> {
+        self.contents.length(kind, digest)
+    }
+
+    /// Keeps a manifest, whose bytes have been checked against `digest`. Does nothing where it cannot be kept.
+    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8]) {
+        self.contents.keep_manifest(digest, bytes, self.space.manifest_limit());
+    }
+
+    /// Keeps `digest` from being evicted as long as this process runs, whether it is there yet or not.
+    pub(crate) fn keep(&self, digest: &Digest) {
+        self.index.lock().keep(digest);
+    }
+
+    /// Notes how many bytes records take of what manifests and records have together.
+    pub(crate) fn note_records(&self, bytes: u64) {
+        self.index.lock().records = bytes;
+        self.queue.wake();
+    }
+
+    /// Evicts nothing until `sort` has [kept](Self::keep) what must stay, in a thread of its own.
+    pub(crate) fn sort_out(&self, sort: impl FnOnce() + Send + 'static) {
+        self.index.lock().eviction_holds += 1;
+        let hold = EvictionHold { index: self.index.clone(), queue: self.queue.clone() };
+        let work = move || {
+            sort();
+            drop(hold);
+        };
+        // Without a thread the work is not done, and what was to stay is evicted like the rest.
+        let _ = std::thread::Builder::new().name("cache-sort".to_owned()).spawn(work);
+    }
+
+    /// Resumes a partial that an earlier fill from `upstream` left; none if there is none, or another process writes it.
+    pub(crate) fn resume(&self, upstream: &str, digest: &Digest) -> Option<Partial> {
+        self.partials.resume(upstream, digest)
+    }
+
+    /// Begins a partial for a blob of `total` bytes from `upstream`, and reserves room for it. None where it cannot be kept: no
+    /// room, or the disk does not work, or its digest cannot be checked here.
+    pub(crate) fn begin(
+        &self,
+        upstream: &str,
+        digest: &Digest,
+        total: Option<u64>,
+        etag: Option<&HeaderValue>,
+    ) -> Option<Partial> {
+        self.partials.begin(Head::new(upstream, digest, total, etag), false)
+    }
+
+    /// Begins a partial for a blob on its way to `upstream`, whose digest is not known before its end: see
+    /// [`Partial::commit_as`]. Room is taken as the blob comes, and beyond a tenth of `max_size` only where nothing has to be
+    /// evicted for it. None as of [`begin`](Self::begin).
+    pub(crate) fn begin_unknown_digest(&self, upstream: &str) -> Option<Partial> {
+        let mut random = [0; 32];
+        // Until its end it has a random digest, by which no request finds it; its file's name is random besides.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        self.partials.begin(Head::new(upstream, &Digest::sha256(&random), None, None), true)
+    }
+
+    /// Removes content. Returns whether it was there.
+    pub(crate) fn remove(&self, kind: Kind, digest: &Digest) -> bool {
+        self.contents.remove(kind, digest)
+    }
+
+    /// Has content hashed again that may be damaged, at most once in
+    /// [`CACHE_VERIFY_PAUSE`](crate::config::limits::CACHE_VERIFY_PAUSE), and removed if it is. Until then it is served.
+    pub(crate) fn schedule_verify(&self, kind: Kind, digest: &Digest) {
+        self.queue.schedule_verify(kind, digest);
+    }
+
+    /// Returns the reason why nothing can be kept now, if that is so.
+    pub(crate) fn degraded_reason(&self) -> Option<String> {
+        self.health.reason()
+    }
+
+    /// Returns how much is kept, as far as it has been counted.
+    pub(crate) fn usage(&self) -> Usage {
+        let index = self.index.lock();
+        Usage {
+            blobs: index.amount(Kind::Blob),
+            manifests: index.amount(Kind::Manifest),
+            partials: index.partials(),
+            reserved: index.reserved,
+            counted: index.counted,
+            max_size: self.space.max_size(),
+        }
+    }
+
+    /// Calls `each` with all content of a kind that is on the disk. Takes long: not for a worker's thread.
+    ///
+    /// # Errors
+    /// The system's, where a directory can't be read.
+    pub(crate) fn for_each(&self, kind: Kind, mut each: impl FnMut(Listed)) -> std::io::Result<()> {
+        self.walk(kind, |digest, path| {
+            if let Ok(metadata) = std::fs::symlink_metadata(path) {
+                let used = metadata.accessed().unwrap_or(UNIX_EPOCH);
+                each(Listed { digest, bytes: metadata.len(), used });
+            }
+            true
+        })
+    }
+
+    /// Hashes all content again until `each` returns false, and removes what is wrong, where anything may be removed. Takes
+    /// long: not for a worker's thread.
+    ///
+    /// # Errors
+    /// The system's, where a directory can't be read.
+    pub(crate) fn verify(&self, mut each: impl FnMut(Kind, &Digest, Verdict) -> bool) -> std::io::Result<()> {
+        let tidy = self.layout.access().is_writable();
+        for kind in Kind::ALL {
+            self.walk(kind, |digest, path| {
+                let Some(verdict) = integrity::verify(path, &digest, tidy, || false) else {
+                    return true;
+                };
+                if tidy && matches!(verdict, Verdict::Wrong) {
+                    self.index.lock().remove(kind, &digest);
+                }
+                each(kind, &digest, verdict)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything in its place is synced, and the disk has been scanned.
+    pub(crate) fn flush(&self) {
+        // Where a thread could not be started the wait would never end.
+        if self.threads.len() == THREADS {
+            self.sync.flush();
+            self.queue.flush();
+        }
+    }
+
+    fn walk(&self, kind: Kind, each: impl FnMut(Digest, &Path) -> bool) -> std::io::Result<()> {
+        if self.layout.is_readable() { self.layout.each(kind, each) } else { Ok(()) }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.sync.close();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Keeps everything from being evicted until it is dropped.
+struct EvictionHold {
+    index: SharedIndex,
+    queue: Arc<MaintenanceQueue>,
+}
+
+impl Drop for EvictionHold {
+    fn drop(&mut self) {
+        self.index.lock().eviction_holds -= 1;
+        self.queue.wake();
+    }
+}
+
+/// The threads: maintenance and sync.
+const THREADS: usize = 2;
+
+/// Half of the way to the lowest priority: an idle machine gives all it has, a busy one serves first.
+const NICENESS: i32 = 10;
