@@ -18,7 +18,9 @@ pub(crate) mod file_stamp;
 #[doc(hidden)]
 pub mod fuzz;
 pub(crate) mod gateway;
+pub(crate) mod meaning;
 pub(crate) mod net;
+pub(crate) mod origin;
 pub(crate) mod proto;
 pub(crate) mod read_size;
 pub(crate) mod server;

@@ -26,10 +26,8 @@ pub(crate) use crate::cache::blobs::blob::Blob;
 pub(crate) use crate::cache::blobs::push::Push;
 pub(crate) use crate::cache::manifests::pull::Manifest;
 pub(crate) use crate::cache::origin::breaker::BreakerState;
-pub(crate) use crate::cache::origin::{
-    Asking, ByteSpan, FailureKind, Origin, OriginError, OriginRequest, OriginResponse, Resource,
-};
-pub(crate) use crate::cache::requester::{CacheError, Requester, Unusable};
+pub(crate) use crate::cache::origin::{Asking, ByteSpan, Origin, OriginRequest, OriginResponse, Resource};
+pub(crate) use crate::cache::requester::{CacheError, Requester};
 pub(crate) use crate::cache::upstream_cache::UpstreamCache;
 pub(crate) use counters::{Cause, Counted, Counters};
 pub(crate) use outcome::CacheStatus;

@@ -6,12 +6,12 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::authn::Identity;
-use crate::cache::metadata::membership::{broken, is_no};
-use crate::cache::origin::{FailureKind, OriginRequest, Resource};
+use crate::cache::origin::{OriginRequest, Resource};
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::clock;
 use crate::config;
 use crate::config::PullAuthorization;
+use crate::meaning::Ends;
 use crate::proto::{Digest, Reference, RepositoryName};
 use crate::single_flight::SingleFlight;
 
@@ -148,12 +148,17 @@ impl Requester {
     async fn obtain_grant(&self, grant: &Grant, subject: &Resource) -> Result<(), CacheError> {
         let heard = self.hear_of_grant(grant, None, subject).await;
         match heard {
-            Some(Lookup { subject: other, result: Err(refusal) }) if other != *subject && is_no(&refusal) => {
+            Some(Lookup { subject: other, result: Err(refusal) })
+                if other != *subject && self.is_no(&refusal) =>
+            {
                 self.hear_of_grant(grant, Some(subject.clone()), subject).await
             }
             heard => heard,
         }
-        .map_or_else(|| Err(broken()), |heard| heard.result)
+        .map_or_else(
+            || Err(CacheError::unusable("no answer: the request for it ended")),
+            |heard| heard.result,
+        )
     }
 
     async fn hear_of_grant(&self, grant: &Grant, of: Option<Resource>, subject: &Resource) -> Option<Lookup> {
@@ -166,6 +171,11 @@ impl Requester {
         self.site.grants.asked.join(key, ask).await.0
     }
 
+    /// Returns true if the registry itself has said no to the requester.
+    fn is_no(&self, refusal: &CacheError) -> bool {
+        refusal.meaning().is_some_and(|meaning| self.ends(meaning) != Ends::Nothing)
+    }
+
     async fn ask_for_grant(&self, grant: &Grant, subject: &Resource) -> Result<(), CacheError> {
         let generation = self.generation();
         let question = match (&grant.0, subject) {
@@ -174,7 +184,7 @@ impl Requester {
             (Some(_), Resource::Manifest(reference)) => OriginRequest::ManifestHead(reference.clone()),
         };
         let answer = self.ask(Priority::Authorization, question).await.inspect_err(|refusal| {
-            if is_no(refusal) {
+            if self.is_no(refusal) {
                 self.site.grants.end(grant);
             }
         })?;
@@ -191,7 +201,7 @@ impl Requester {
 /// [`Priority::Authorization`] only where the probe has found nobody.
 fn is_out_of_reach(refusal: &CacheError) -> bool {
     match refusal {
-        CacheError::Origin(failure) => failure.kind == FailureKind::Unreachable,
+        CacheError::Origin(failure) => failure.meaning.is_registry_away(),
         CacheError::Offline | CacheError::CircuitOpen => true,
         _ => false,
     }

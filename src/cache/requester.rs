@@ -1,13 +1,16 @@
 //! One request's view of a repository: what it holds, by its upstream's word, and who asks.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::authz::Permit;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::origin::{FailureKind, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::cache::origin::breaker::Learned;
+use crate::cache::origin::{Origin, OriginRequest, OriginResponse, Resource};
 use crate::cache::upstream_cache::UpstreamCache;
 use crate::config::PullAuthorization;
+use crate::meaning::{Ends, Meaning, UpstreamFailure};
 use crate::proto::RepositoryName;
 
 /// A repository of an upstream, for whoever has the permit. Cheap to clone, for work in the background.
@@ -24,7 +27,7 @@ pub(crate) struct Requester {
 #[derive(Debug, Clone)]
 pub(crate) enum CacheError {
     /// The upstream gave nothing.
-    Origin(OriginError),
+    Origin(UpstreamFailure),
     /// The upstream has said lately that there is no such manifest.
     NotFound,
     /// It is not here, and whoever asks may not have it fetched.
@@ -60,13 +63,13 @@ pub(crate) enum Priority {
 impl CacheError {
     /// The upstream answered something that must not be passed on.
     pub(crate) fn unusable(reason: &'static str) -> Self {
-        Self::Origin(OriginError { kind: FailureKind::Unusable, cause: Arc::new(Unusable(reason)) })
+        Self::Origin(UpstreamFailure::unusable(reason))
     }
 
     /// Whether what is here already may serve in spite of it: the registry itself has not said no.
     pub(crate) fn allows_stale(&self) -> bool {
         match self {
-            Self::Origin(failure) => failure.kind.allows_stale(),
+            Self::Origin(failure) => failure.meaning.allows_stale(),
             Self::CircuitOpen | Self::RateLimited(_) => true,
             Self::NotFound
             | Self::FetchForbidden
@@ -77,19 +80,14 @@ impl CacheError {
         }
     }
 
-    /// What kind of failure it is, if the upstream was asked and gave nothing.
-    pub(crate) fn failure(&self) -> Option<FailureKind> {
+    /// Returns the meaning of the upstream's answer, if the upstream was asked and gave nothing.
+    pub(crate) fn meaning(&self) -> Option<Meaning> {
         match self {
-            Self::Origin(failure) => Some(failure.kind),
+            Self::Origin(failure) => Some(failure.meaning),
             _ => None,
         }
     }
 }
-
-/// An answer that must not be passed on.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the upstream sent {0}")]
-pub(crate) struct Unusable(pub &'static str);
 
 impl Requester {
     /// Asks the upstream, if it may be asked at all: not offline, not for bytes by whoever may not fetch, not while the
@@ -109,10 +107,11 @@ impl Requester {
         let account = self.asked_as(&question);
         self.may_ask(need, &account)?;
         let is_own = !matches!(question, OriginRequest::Public(_));
+        let object = self.object(&question);
         let answer = self.source.ask(question).await;
-        let failure = answer.as_ref().err().map(|failure| failure.kind);
-        self.learn(&account, failure);
-        if is_own && failure == Some(FailureKind::Denied) {
+        let meaning = answer.as_ref().err().map_or(Meaning::Usable, |failure| failure.meaning);
+        self.learn(&account, meaning, object);
+        if is_own && self.ends(meaning) == Ends::Grant {
             self.end_grant();
         }
         answer.map_err(CacheError::Origin)
@@ -142,17 +141,28 @@ impl Requester {
         self.site.generation(&self.name)
     }
 
-    /// What came of a question that was asked of the upstream elsewhere, which counts like those that are asked here.
-    pub(crate) fn learn_of(&self, failure: Option<FailureKind>) {
-        self.learn(&self.source.account(), failure);
+    /// Learns from an exchange with the upstream that the caller had itself; `object` is the path that was asked for.
+    pub(crate) fn learn_of(&self, meaning: Meaning, object: &str) {
+        self.learn(&self.source.account(), meaning, object_id(&self.name, &object));
     }
 
-    /// Whether the registry's no, of this kind, to whoever asks ends what is known here for all. In `"each"` nobody gets that
-    /// far who may not read the repository, and what it denies ends his own grant.
-    pub(crate) fn is_for_all(&self, failure: FailureKind) -> bool {
-        match self.site.settings.pull_authorization {
-            PullAuthorization::Shared => failure.is_refusal() && self.source.is_shared(),
-            PullAuthorization::Each => failure == FailureKind::NotFound,
+    /// Returns what of the things known here an answer to the requester ends.
+    pub(crate) fn ends(&self, meaning: Meaning) -> Ends {
+        meaning
+            .ends(self.site.settings.pull_authorization == PullAuthorization::Each, self.source.is_shared())
+    }
+
+    /// Returns a number for the object that a request is about, for the breaker's count of different ones.
+    fn object(&self, request: &OriginRequest) -> u64 {
+        match request {
+            OriginRequest::Blob { digest, .. } | OriginRequest::BlobExists(digest) => {
+                object_id(&self.name, digest)
+            }
+            OriginRequest::Public(Resource::Blob(digest)) => object_id(&self.name, digest),
+            OriginRequest::Public(Resource::Manifest(reference))
+            | OriginRequest::ManifestHead(reference)
+            | OriginRequest::Manifest(reference) => object_id(&self.name, reference),
+            OriginRequest::Ping => object_id(&self.name, &()),
         }
     }
 
@@ -167,11 +177,13 @@ impl Requester {
         self.site.limited.wait(&self.source.account()).map(CacheError::RateLimited)
     }
 
-    fn learn(&self, account: &Arc<str>, failure: Option<FailureKind>) {
-        if self.site.learn(failure) {
-            self.probe();
+    fn learn(&self, account: &Arc<str>, meaning: Meaning, object: u64) {
+        match self.site.learn(meaning, object) {
+            Learned::Nothing => {}
+            Learned::Opened => self.probe(),
+            Learned::Suspicion => self.confirm_silence(),
         }
-        if let Some(FailureKind::Limited { retry_after }) = failure {
+        if let Meaning::RateLimited { retry_after } = meaning {
             self.leave_alone(account, retry_after);
         }
     }
@@ -218,4 +230,10 @@ impl Requester {
     pub(crate) fn is_held_only(&self) -> bool {
         self.held_only().is_some()
     }
+}
+
+fn object_id(repository: &RepositoryName, object: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (repository, object).hash(&mut hasher);
+    hasher.finish()
 }

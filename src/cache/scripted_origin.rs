@@ -12,11 +12,12 @@ use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::Body;
 use crate::cache::metadata::record::{Membership, TagRecord};
-use crate::cache::origin::{Asking, FailureKind, Origin, OriginError, OriginRequest, OriginResponse};
+use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse};
 use crate::cache::store::Kind;
-use crate::cache::{Cache, Requester, Unusable, UpstreamCache};
+use crate::cache::{Cache, Requester, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
+use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -35,9 +36,9 @@ pub(crate) struct Holding {
     /// As `HEAD latest`.
     pub(crate) asked: Vec<String>,
     /// What comes of every question; of HEAD; of GET.
-    pub(crate) fails: Option<FailureKind>,
-    pub(crate) head_fails: Option<FailureKind>,
-    pub(crate) get_fails: Option<FailureKind>,
+    pub(crate) fails: Option<Meaning>,
+    pub(crate) head_fails: Option<Meaning>,
+    pub(crate) get_fails: Option<Meaning>,
     /// Who is refused.
     pub(crate) refused: Option<&'static str>,
     /// HEAD says nothing of the digest.
@@ -79,7 +80,7 @@ impl Registry {
 }
 
 impl Holding {
-    fn answer(&mut self, account: &str, question: &OriginRequest) -> Result<OriginResponse, OriginError> {
+    fn answer(&mut self, account: &str, question: &OriginRequest) -> Result<OriginResponse, UpstreamFailure> {
         let (method, reference) = match question {
             OriginRequest::ManifestHead(reference) => ("HEAD", reference.to_string()),
             OriginRequest::Manifest(reference) => ("GET", reference.to_string()),
@@ -90,7 +91,7 @@ impl Holding {
         };
         self.asked.push(format!("{method} {reference}").trim_end().to_owned());
         if self.refused == Some(account) {
-            return Err(failure(FailureKind::Denied));
+            return Err(failure(Meaning::Denied));
         }
         let kind = match method {
             "HEAD" => self.head_fails,
@@ -104,17 +105,17 @@ impl Holding {
             OriginRequest::ManifestHead(reference) => self.manifest(reference, true),
             OriginRequest::Manifest(reference) => self.manifest(reference, false),
             OriginRequest::Ping | OriginRequest::BlobExists(_) => Ok(answer(HeaderMap::new(), Bytes::new())),
-            _ => Err(failure(FailureKind::NotFound)),
+            _ => Err(failure(Meaning::NotFound)),
         }
     }
 
-    fn manifest(&self, reference: &Reference, head: bool) -> Result<OriginResponse, OriginError> {
+    fn manifest(&self, reference: &Reference, head: bool) -> Result<OriginResponse, UpstreamFailure> {
         let digest = match reference {
             Reference::Tag(tag) => self.tags.get(tag.as_str()),
             Reference::Digest(digest) => Some(digest),
         };
         let found = digest.and_then(|digest| Some((digest, self.manifests.get(digest)?)));
-        let (digest, (kind, bytes)) = found.ok_or_else(|| failure(FailureKind::NotFound))?;
+        let (digest, (kind, bytes)) = found.ok_or_else(|| failure(Meaning::NotFound))?;
         let bytes = self.forged.get(digest).unwrap_or(bytes);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -130,8 +131,8 @@ fn answer(headers: HeaderMap, bytes: Bytes) -> OriginResponse {
     OriginResponse { status: StatusCode::OK, headers, body: Body::full(bytes) }
 }
 
-pub(crate) fn failure(kind: FailureKind) -> OriginError {
-    OriginError { kind, cause: Arc::new(Unusable("nothing, for a test")) }
+pub(crate) fn failure(kind: Meaning) -> UpstreamFailure {
+    UpstreamFailure::of(kind)
 }
 
 /// A registry, as an account sees it.

@@ -6,11 +6,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::cache::{Blob, CacheError, CacheStatus, Manifest, Requester, UpstreamCache};
-use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, code_for, set};
-use crate::gateway::origin::UpstreamSource;
-use crate::gateway::respond::Problem;
+use crate::gateway::forward::set;
+use crate::gateway::respond::{Problem, code_for};
 use crate::gateway::{AuthorizedRequest, rewrite};
+use crate::origin::UpstreamOrigin;
 use crate::proto::{Accept, Action, ByteRange, ContentRange, Digest, ErrorCode, Reference, RepositoryName};
+use crate::upstream::DOCKER_CONTENT_DIGEST;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
@@ -33,7 +34,7 @@ impl AuthorizedRequest<'_> {
         let (Some(site), Some(place)) = (self.site(), &self.place) else { return Ok(None) };
         let headers = self.core.lasting.via.mark_own(self.headers);
         let upstream = self.upstream()?.clone();
-        let source = UpstreamSource::source(upstream, self.permit.clone(), place.remote.clone(), headers);
+        let source = UpstreamOrigin::new(upstream, self.permit.clone(), place.remote.clone(), headers);
         Ok(Some(site.repository(&self.permit, &place.remote, source)))
     }
 
@@ -165,11 +166,10 @@ impl AuthorizedRequest<'_> {
     pub(crate) fn cache_problem(&self, refusal: CacheError) -> Problem {
         let not_found = code_for(StatusCode::NOT_FOUND, &self.operation);
         match refusal {
-            CacheError::Origin(failure) => match failure.cause.downcast_ref::<Problem>() {
-                Some(Problem::Unauthorized(_)) => self.login(),
-                Some(problem) => problem.clone(),
-                None => Problem::Cached(crate::cache::Unusable("what can't be used")),
-            },
+            CacheError::Origin(failure) => {
+                let upstream = self.upstream().map(|upstream| upstream.settings().name.clone());
+                self.failed(&upstream.unwrap_or_default(), failure)
+            }
             CacheError::NotFound => {
                 Problem::NotCached(not_found, "the upstream has said lately that there is none")
             }
@@ -186,7 +186,7 @@ impl AuthorizedRequest<'_> {
                 ))
             }
             CacheError::CircuitOpen => Problem::CircuitOpen,
-            CacheError::RateLimited(wait) => crate::gateway::forward::limited(Some(wait)),
+            CacheError::RateLimited(wait) => Problem::RateLimited(wait),
             CacheError::Unsatisfiable(total) => Problem::Unsatisfiable(total),
             CacheError::Bypass | CacheError::Retry => {
                 Problem::NotCached(ErrorCode::Unavailable, "it was on its way, and did not come")

@@ -18,6 +18,7 @@ use crate::gateway::login;
 use crate::gateway::respond::Problem;
 use crate::gateway::rewrite;
 use crate::gateway::route::Route;
+use crate::meaning::Meaning;
 use crate::proto::{Link, Operation, Page, RepositoryName, link};
 use crate::upstream::RequiredScope;
 
@@ -136,7 +137,9 @@ impl Walk<'_> {
         let answer = self.allowed.send_to(&route.upstream, RequiredScope::Catalog, target, nothing).await;
         let answer = match answer {
             // Docker Hub's way of keeping its catalog to itself.
-            Err(Problem::NotThere(_)) => return Ok(UpstreamPage { names: Vec::new(), next: None }),
+            Err(Problem::Upstream { failure, .. }) if failure.meaning == Meaning::NotFound => {
+                return Ok(UpstreamPage { names: Vec::new(), next: None });
+            }
             answer => answer?,
         };
         if !answer.status.is_success() {
@@ -149,7 +152,7 @@ impl Walk<'_> {
         }
         let next = link::next(answer.headers.get_all(header::LINK).iter().map(|value| value.as_bytes()));
         let next = next.and_then(|target| target.split_once('?').map(|(_, query)| query.to_owned()));
-        let unusable = |reason| Problem::BadUpstreamResponse { name: settings.name.clone(), reason };
+        let unusable = |reason| Problem::unusable(&settings.name, reason);
         let bytes =
             collect(answer.body).await.ok_or_else(|| unusable("its catalog is too long or broke off"))?;
         let names = names(&bytes).ok_or_else(|| unusable("its catalog is not a list of repositories"))?;

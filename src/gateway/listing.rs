@@ -14,6 +14,7 @@ use crate::gateway::AuthorizedRequest;
 use crate::gateway::cached::mark;
 use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
+use crate::meaning::Meaning;
 use crate::proto::{Link, Operation, Tag, link, media_type};
 
 /// The tags, under the client's own name for the repository.
@@ -21,10 +22,10 @@ pub(crate) async fn tags(allowed: &AuthorizedRequest<'_>) -> Result<Response<Bod
     let repository = allowed.cached()?;
     let asked = asked(allowed, repository.as_ref()).await;
     let response = match (asked, repository) {
-        (Err(problem), Some(repository)) if problem.allows_stale() => {
+        (Err(Unlisted { problem, known_may_serve: true }), Some(repository)) => {
             return known_tags(allowed, &repository).await.ok_or(problem);
         }
-        (asked, _) => with_link(allowed, "tags/list", asked?),
+        (asked, _) => with_link(allowed, "tags/list", asked.map_err(|unlisted| unlisted.problem)?),
     };
     let same_name = allowed.operation.repository().is_some_and(|name| name.as_str() == allowed.naming.name());
     if same_name || !response.status().is_success() {
@@ -38,31 +39,47 @@ pub(crate) async fn referrers(allowed: &AuthorizedRequest<'_>) -> Result<Respons
     let repository = allowed.cached()?;
     let asked = asked(allowed, repository.as_ref()).await;
     match (asked, repository) {
-        (Err(problem), Some(repository)) if problem.allows_stale() => {
+        (Err(Unlisted { problem, known_may_serve: true }), Some(repository)) => {
             known_referrers(allowed, &repository).await.ok_or(problem)
         }
         (asked, _) => {
             let digest = allowed.operation.digest().map(ToString::to_string).unwrap_or_default();
-            Ok(with_link(allowed, &format!("referrers/{digest}"), asked?))
+            Ok(with_link(
+                allowed,
+                &format!("referrers/{digest}"),
+                asked.map_err(|unlisted| unlisted.problem)?,
+            ))
         }
     }
 }
 
-/// The upstream's answer, where it is to be asked.
+/// The reason why the upstream gave no list.
+struct Unlisted {
+    problem: Problem,
+    /// A list of what the cache knows may serve instead.
+    known_may_serve: bool,
+}
+
+/// Asks the upstream for a list, if it may be asked.
 async fn asked(
     allowed: &AuthorizedRequest<'_>,
     repository: Option<&Requester>,
-) -> Result<Response<Body>, Problem> {
-    match repository.and_then(Requester::refrains) {
-        Some(refusal) => Err(allowed.cache_problem(refusal)),
-        None => {
-            let asked = allowed.ask().await;
-            if let Some(repository) = repository {
-                repository.learn_of(asked.as_ref().err().map(Problem::means));
-            }
-            asked
-        }
+) -> Result<Response<Body>, Unlisted> {
+    if let Some(refusal) = repository.and_then(Requester::refrains) {
+        return Err(Unlisted { problem: allowed.cache_problem(refusal), known_may_serve: true });
     }
+    let asked = allowed.ask().await;
+    let meaning = match &asked {
+        Ok(_) => Meaning::Usable,
+        Err(Problem::Upstream { failure, .. }) => failure.meaning,
+        Err(Problem::Unauthorized(_)) => Meaning::LoginRefused,
+        Err(Problem::ClientGone) => Meaning::ClientGone,
+        Err(_) => Meaning::Loop,
+    };
+    if let Some(repository) = repository {
+        repository.learn_of(meaning, &allowed.operation.path_and_query());
+    }
+    asked.map_err(|problem| Unlisted { problem, known_may_serve: meaning.allows_stale() })
 }
 
 /// The tags that the cache knows, where the upstream can't be asked. `None` where it knows none.
@@ -129,10 +146,8 @@ async fn renamed(
     response: Response<Body>,
 ) -> Result<Response<Body>, Problem> {
     let (mut parts, body) = response.into_parts();
-    let unusable = |reason| {
-        let name = allowed.upstream().map(|upstream| upstream.settings().name.clone()).unwrap_or_default();
-        Problem::BadUpstreamResponse { name, reason }
-    };
+    let upstream = allowed.upstream()?;
+    let unusable = |reason| Problem::unusable(&upstream.settings().name, reason);
     let bytes = collect(body).await.ok_or_else(|| unusable("the list of tags is too long or broke off"))?;
     let list = with_name(&bytes, allowed.naming.name());
     let list = list.map_err(|_| unusable("the list of tags is not a JSON object"))?;

@@ -7,11 +7,10 @@ use http::HeaderMap;
 use crate::authn::{Failure, Forwarded, Identity, Judgement};
 use crate::authz::Denied;
 use crate::gateway::IncomingRequest;
-use crate::gateway::forward::limited;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::proto::Operation;
-use crate::upstream::{Error, TokenError};
+use crate::upstream::Error;
 
 impl IncomingRequest<'_> {
     /// The identity of a client, when the upstream that judges knows it by this name and password.
@@ -31,7 +30,7 @@ impl IncomingRequest<'_> {
         let floor = core.settings.authenticator.floor();
         let failure = match core.lasting.logins.verify(&client, self.client, floor, ask).await {
             Judgement::Right => return Ok(Identity::Forwarded(client)),
-            Judgement::Unasked(error) => return Err(unasked(judge, error)),
+            Judgement::Unasked(error) => return Err(unasked(judge, &error)),
             Judgement::Wrong => Failure::Invalid,
             Judgement::Throttled { retry_after } => Failure::Throttled { retry_after },
         };
@@ -40,17 +39,8 @@ impl IncomingRequest<'_> {
 }
 
 /// The client's password may be right: it is not asked for another.
-fn unasked(judge: &Route, error: Arc<Error>) -> Problem {
-    match &*error {
-        Error::Limited { retry_after } => return limited(*retry_after),
-        Error::Token(error) => {
-            if let TokenError::Limited { retry_after, .. } = &**error {
-                return limited(*retry_after);
-            }
-        }
-        _ => {}
-    }
-    Problem::Upstream { name: judge.name.to_string(), error }
+fn unasked(judge: &Route, error: &Error) -> Problem {
+    Problem::upstream(&judge.name, judge.upstream.no_answer(None, error), &Operation::Version)
 }
 
 /// Whom one upstream knows is nobody at another.

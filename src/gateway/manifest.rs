@@ -7,9 +7,10 @@ use tokio::sync::SemaphorePermit;
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
 use crate::gateway::AuthorizedRequest;
-use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, set};
+use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
 use crate::proto::{Digest, MediaType, Reference};
+use crate::upstream::DOCKER_CONTENT_DIGEST;
 
 /// A manifest: out of the cache, where there is one, else from the upstream.
 pub(crate) async fn get(

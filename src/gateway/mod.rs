@@ -32,7 +32,6 @@ pub(crate) mod image_resolver;
 pub(crate) mod listing;
 pub(crate) mod login;
 pub(crate) mod manifest;
-pub(crate) mod origin;
 pub(crate) mod respond;
 pub(crate) mod rewrite;
 pub(crate) mod route;

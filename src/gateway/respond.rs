@@ -3,7 +3,6 @@
 //! Each error knows whose fault it was, and that survives here: a client's mistake is a 4xx in the registry's own
 //! words, an upstream's failure a 502 or 504, and none of them is ever an HTML page.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +10,15 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::authn::Failure;
 use crate::body::Body;
-use crate::cache;
-use crate::cache::FailureKind;
+use crate::config::limits;
 use crate::gateway::handle::SealError;
 use crate::gateway::host::HostError;
 use crate::gateway::route::RouteError;
+use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{Access, Action, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
-use crate::upstream;
 
 /// Why a request is not answered with what it asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Problem {
     /// Its HTTP could be read in two ways, or breaks a rule that keeps proxies safe.
     Malformed(&'static str),
@@ -50,40 +48,19 @@ pub(crate) enum Problem {
     Busy,
     /// The client's own request broke off.
     ClientGone,
-    /// The upstream refused, and said so in a way that is the client's to know.
-    Refused { status: StatusCode, code: ErrorCode, message: Option<String>, retry_after: Option<HeaderValue> },
-    /// The upstream says that it is not there, or not for this gateway's account: which of them nobody can tell.
-    NotThere(ErrorCode),
-    /// The upstream gave no usable answer.
-    Upstream { name: String, error: Arc<upstream::Error> },
-    /// The upstream answered something that must not be passed on.
-    BadUpstreamResponse { name: String, reason: &'static str },
-    /// What the cache would have passed on is not for anybody.
-    Cached(cache::Unusable),
+    /// The upstream gave nothing usable. `code` is the one that fits the operation.
+    Upstream { upstream: Arc<str>, failure: UpstreamFailure, code: ErrorCode },
     /// No byte that is asked for is in the blob, which has this many.
     Unsatisfiable(u64),
     /// It is not in the cache, and the upstream is not asked. Holds what is missing.
     NotCached(ErrorCode, &'static str),
+    /// The upstream limits the rate of this account; it is asked again after this time.
+    RateLimited(Duration),
     /// The upstream has failed too often to be asked now.
     CircuitOpen,
     /// A handle could not be sealed.
     Seal(SealError),
 }
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Upstream { error, .. } => f.write_str(&chain(error)),
-            problem => {
-                let (status, body) = problem.status_and_body();
-                let message = body.errors.first().map(|error| error.message.clone());
-                write!(f, "{} {}", status.as_u16(), message.unwrap_or_default())
-            }
-        }
-    }
-}
-
-impl std::error::Error for Problem {}
 
 impl Problem {
     pub(crate) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
@@ -93,39 +70,22 @@ impl Problem {
         }
     }
 
-    /// Whether it is the upstream that can't be asked, so that what is known of it already may serve: the registry itself
-    /// has not said no.
-    pub(crate) fn allows_stale(&self) -> bool {
-        match self {
-            Self::Upstream { error, .. } => !matches!(**error, upstream::Error::Unauthorized(_)),
-            Self::Refused { status, .. } => {
-                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
-            }
-            Self::CircuitOpen | Self::NotCached(..) => true,
-            _ => false,
+    /// Returns the problem of an upstream that gave nothing usable for `operation`.
+    pub(crate) fn upstream(upstream: &str, failure: UpstreamFailure, operation: &Operation) -> Self {
+        match failure.meaning {
+            Meaning::ClientGone => return Self::ClientGone,
+            Meaning::Loop => return Self::Loop,
+            _ => {}
         }
+        let status = failure.meaning.client_status().and_then(|status| StatusCode::from_u16(status).ok());
+        let code = code_for(status.unwrap_or(StatusCode::BAD_GATEWAY), operation);
+        Self::Upstream { upstream: upstream.into(), failure, code }
     }
 
-    /// What an upstream's failure says of the upstream.
-    pub(crate) fn means(&self) -> FailureKind {
-        use upstream::Error;
-        match self {
-            Self::Upstream { error, .. } => match &**error {
-                Error::Dial(_) | Error::Timeout | Error::Broken(_) => FailureKind::Unreachable,
-                Error::Limited { retry_after } => FailureKind::Limited { retry_after: *retry_after },
-                Error::Token(_) | Error::Credentials(_) => FailureKind::Credentials,
-                _ => FailureKind::Other,
-            },
-            Self::Refused { status: StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT, .. } => {
-                FailureKind::Unusable
-            }
-            Self::Refused { status: StatusCode::TOO_MANY_REQUESTS, retry_after, .. } => {
-                let text = retry_after.as_ref().and_then(|value| value.to_str().ok());
-                let seconds = text.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-                FailureKind::Limited { retry_after: seconds }
-            }
-            _ => FailureKind::Other,
-        }
+    /// Returns the problem of an upstream's success that is not what was asked for.
+    pub(crate) fn unusable(upstream: &str, reason: &'static str) -> Self {
+        let failure = UpstreamFailure::unusable(reason);
+        Self::Upstream { upstream: upstream.into(), failure, code: ErrorCode::Unavailable }
     }
 
     /// The answer; `realm` is what a challenge is for.
@@ -145,8 +105,13 @@ impl Problem {
         match self {
             Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, realm.clone())),
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
-            Self::Refused { retry_after: Some(after), .. } => Some((header::RETRY_AFTER, after.clone())),
-            Self::Unsatisfiable(total) => {
+            Self::RateLimited(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
+            Self::Upstream { failure: UpstreamFailure { retry_after: Some(after), .. }, .. } => {
+                let seconds = after.as_secs().clamp(1, limits::LIMITED_PAUSE_MOST.as_secs());
+                Some((header::RETRY_AFTER, seconds.into()))
+            }
+            Self::Unsatisfiable(total)
+            | Self::Upstream { failure: UpstreamFailure { unsatisfied: Some(total), .. }, .. } => {
                 let range = HeaderValue::try_from(ContentRange::Unsatisfied { total: *total }.to_string());
                 range.ok().map(|range| (header::CONTENT_RANGE, range))
             }
@@ -196,14 +161,13 @@ impl Problem {
             Self::ClientGone => {
                 (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
             }
-            Self::Refused { status, code, message, .. } => (
-                *status,
-                message.as_ref().map_or_else(|| ErrorBody::new(*code), |message| text(*code, message)),
-            ),
-            Self::NotThere(code) => {
-                (S::NOT_FOUND, text(*code, "not there, or not for this gateway's account at the registry"))
+            Self::RateLimited(_) => (S::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests)),
+            Self::Upstream { failure, code, .. } => {
+                let status = failure.meaning.client_status().and_then(|status| S::from_u16(status).ok());
+                let body =
+                    failure.message.map_or_else(|| ErrorBody::new(*code), |message| text(*code, message));
+                (status.unwrap_or(S::BAD_GATEWAY), body)
             }
-            Self::Upstream { error, .. } => upstream(error),
             Self::Unsatisfiable(_) => (S::RANGE_NOT_SATISFIABLE, ErrorBody::new(ErrorCode::RangeInvalid)),
             Self::NotCached(code, reason) => (S::NOT_FOUND, text(*code, *reason)),
             Self::CircuitOpen => (
@@ -213,9 +177,6 @@ impl Problem {
                     "the upstream has failed several times and is left alone for a moment",
                 ),
             ),
-            Self::BadUpstreamResponse { .. } | Self::Cached(_) => {
-                (S::BAD_GATEWAY, text(ErrorCode::Unavailable, "the upstream's answer can't be used"))
-            }
             Self::Seal(_) => (S::INTERNAL_SERVER_ERROR, ErrorBody::new(ErrorCode::Unknown)),
         }
     }
@@ -223,14 +184,8 @@ impl Problem {
     /// Tells the operator what the client is not told.
     pub(crate) fn log(&self, request_id: &str) {
         match self {
-            Self::Upstream { name, error } => {
-                tracing::warn!(request_id, upstream = name, error = %chain(error), "no answer from the upstream");
-            }
-            Self::BadUpstreamResponse { name, reason } => {
-                tracing::warn!(request_id, upstream = name, reason, "the upstream's answer can't be used");
-            }
-            Self::Cached(reason) => {
-                tracing::warn!(request_id, %reason, "the upstream's answer can't be used")
+            Self::Upstream { upstream, failure, .. } if failure.meaning.client_status() >= Some(500) => {
+                tracing::warn!(request_id, upstream = &**upstream, meaning = ?failure.meaning, error = %failure, "no usable answer from the upstream");
             }
             Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
             Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),
@@ -247,43 +202,6 @@ fn route(error: &RouteError) -> (StatusCode, ErrorBody) {
     (status, ErrorBody::with_message(code, error.to_string()))
 }
 
-fn upstream(error: &upstream::Error) -> (StatusCode, ErrorBody) {
-    use upstream::{Error, TokenError};
-    let late = (StatusCode::GATEWAY_TIMEOUT, "the upstream does not answer");
-    let (status, message) = match error {
-        Error::Dial(error) if matches!(**error, upstream::DialError::Timeout { .. }) => late,
-        Error::Timeout => late,
-        Error::Dial(_) => (StatusCode::BAD_GATEWAY, "the upstream can't be reached"),
-        Error::Broken(_) => (StatusCode::BAD_GATEWAY, "the upstream broke off"),
-        Error::Client(_) => return Problem::ClientGone.status_and_body(),
-        Error::Loop => return Problem::Loop.status_and_body(),
-        Error::Limited { .. } => {
-            return (StatusCode::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests));
-        }
-        Error::Token(error) => match &**error {
-            TokenError::Failed { source, .. } => return upstream(source),
-            _ => (StatusCode::BAD_GATEWAY, "the upstream gives this gateway no token"),
-        },
-        // The client must not be asked for a password that cannot help.
-        Error::Credentials(_)
-        | Error::Unauthorized(_)
-        | Error::AnonymousUpstream
-        | Error::UsernameIgnored => {
-            (StatusCode::BAD_GATEWAY, "the upstream does not take this gateway's credentials")
-        }
-        Error::EgressPolicy(_) | Error::Redirect(_) => {
-            (StatusCode::BAD_GATEWAY, "the upstream's answer can't be used")
-        }
-    };
-    (status, ErrorBody::with_message(ErrorCode::Unavailable, message))
-}
-
-/// An error and all that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// The accesses that an operation asks for, as the body of a 401 lists them. Writing is asked for together with
 /// reading, as distribution does it.
 pub(crate) fn accesses(operation: &Operation) -> Vec<Access> {
@@ -296,4 +214,26 @@ pub(crate) fn accesses(operation: &Operation) -> Vec<Access> {
     };
     let Some(name) = operation.repository() else { return Vec::new() };
     actions.iter().map(|action| Access::repository(name.as_str(), action.as_str())).collect()
+}
+
+/// The code of a refusal whose own body says nothing in the registry's language.
+pub(crate) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
+    match status {
+        StatusCode::NOT_FOUND => match operation {
+            Operation::GetManifest { .. } | Operation::DeleteManifest { .. } => ErrorCode::ManifestUnknown,
+            Operation::GetBlob { .. } | Operation::DeleteBlob { .. } => ErrorCode::BlobUnknown,
+            Operation::UploadStatus { .. }
+            | Operation::PatchUpload { .. }
+            | Operation::FinishUpload { .. }
+            | Operation::CancelUpload { .. } => ErrorCode::BlobUploadUnknown,
+            _ => ErrorCode::NameUnknown,
+        },
+        StatusCode::FORBIDDEN => ErrorCode::Denied,
+        StatusCode::TOO_MANY_REQUESTS => ErrorCode::TooManyRequests,
+        StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_ACCEPTABLE => ErrorCode::Unsupported,
+        StatusCode::RANGE_NOT_SATISFIABLE => ErrorCode::RangeInvalid,
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::SizeInvalid,
+        status if status.is_server_error() => ErrorCode::Unavailable,
+        _ => ErrorCode::Unknown,
+    }
 }

@@ -12,13 +12,15 @@ use crate::body::{Body, RequestBody};
 use crate::cache::Push;
 use crate::clock;
 use crate::gateway::AuthorizedRequest;
-use crate::gateway::forward::{DOCKER_CONTENT_DIGEST, set};
+use crate::gateway::forward::set;
 use crate::gateway::handle::Kind;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Addressing;
+use crate::meaning::Meaning;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
-use crate::upstream::{Error, RequiredScope, TokenError};
+use crate::upstream::DOCKER_CONTENT_DIGEST;
+use crate::upstream::RequiredScope;
 
 /// How long an upload may be gone on with after it began. Registries forget theirs sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -106,17 +108,23 @@ async fn mount(
     }
 }
 
-/// Whether the upstream, or whoever gives its tokens, has answered and said no. An ordinary upload asks for less.
+/// Returns true if the upstream refuses the mount. An ordinary upload asks for less, and may succeed.
 fn is_refusal(problem: &Problem) -> bool {
     match problem {
-        Problem::Refused { .. }
-        | Problem::BadUpstreamResponse { .. }
-        | Problem::NotThere(_)
-        | Problem::Unauthorized(_) => true,
-        Problem::Upstream { error, .. } => match &**error {
-            Error::Unauthorized(_) | Error::Redirect(_) => true,
-            Error::Token(error) => matches!(**error, TokenError::Refused { .. } | TokenError::Status { .. }),
-            _ => false,
+        Problem::Unauthorized(_) => true,
+        Problem::Upstream { failure, .. } => match failure.meaning {
+            Meaning::NotFound
+            | Meaning::Hidden
+            | Meaning::Denied
+            | Meaning::LoginRefused
+            | Meaning::CredentialsRefused
+            | Meaning::RateLimited { .. }
+            | Meaning::Unavailable { .. }
+            | Meaning::StorageFailed
+            | Meaning::Unusable
+            | Meaning::NotOffered { .. }
+            | Meaning::Rejected { .. } => true,
+            Meaning::Usable | Meaning::ClientGone | Meaning::Loop => false,
         },
         _ => false,
     }
@@ -134,7 +142,7 @@ fn mountable(allowed: &AuthorizedRequest<'_>, from: &RepositoryName) -> Option<R
 fn start_target(allowed: &AuthorizedRequest<'_>, start: UploadStart) -> Result<String, Problem> {
     let repository = allowed.place.as_ref().map(|place| place.remote.clone());
     let repository = repository.ok_or(Problem::UploadUnknown)?;
-    Ok(allowed.target_of(&Operation::StartUpload { repository, start }, allowed.upstream()?))
+    Ok(allowed.upstream()?.target_of(&Operation::StartUpload { repository, start }))
 }
 
 /// Sends more, asks how far it has come, or gives it up.
@@ -270,19 +278,12 @@ fn sealed(
     }
     let upstream = allowed.upstream()?;
     let settings = upstream.settings();
-    let name = || settings.name.clone();
     let location = upstream.upload_location(target, response.headers());
-    let location =
-        match (location.map_err(|error| Problem::Upstream { name: name(), error: error.into() })?, &before) {
-            (Some(location), _) => location,
-            (None, Some(before)) => before.l.clone(),
-            (None, None) => {
-                return Err(Problem::BadUpstreamResponse {
-                    name: name(),
-                    reason: "an upload without a location",
-                });
-            }
-        };
+    let location = match (location.map_err(|error| allowed.problem(upstream, &error))?, &before) {
+        (Some(location), _) => location,
+        (None, Some(before)) => before.l.clone(),
+        (None, None) => return Err(Problem::unusable(&settings.name, "an upload without a location")),
+    };
     let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
     let (began, copy) = before.map_or_else(|| (now(), new_copy(allowed)), |before| (before.t, before.c));
     let handle = Handle {

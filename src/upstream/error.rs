@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use crate::body::BodyError;
 use crate::upstream::auth::credentials::CredentialError;
 use crate::upstream::auth::token::TokenError;
@@ -31,6 +33,14 @@ pub(crate) enum Error {
     /// It redirects in a way that cannot be followed.
     #[error("{0}")]
     Redirect(&'static str),
+    /// The registry redirected to storage, and storage gave nothing.
+    #[error("its storage {host}: {source}")]
+    Storage {
+        /// Host and port.
+        host: String,
+        /// What happened there.
+        source: StorageError,
+    },
     /// There are no credentials to show.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
@@ -60,6 +70,20 @@ pub(crate) enum Error {
     /// It wants other credentials than it was shown.
     #[error(transparent)]
     Unauthorized(Unauthorized),
+}
+
+/// Why storage gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StorageError {
+    /// It answered with this status.
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    /// It gave no answer.
+    #[error(transparent)]
+    NoAnswer(Box<Error>),
+    /// It failed several times in a row and is not asked for a moment.
+    #[error("circuit open: it failed several times in a row, and is not asked for a moment")]
+    CircuitOpen,
 }
 
 /// What a 401 of an upstream means.
@@ -121,6 +145,7 @@ impl Error {
             | Self::UsernameIgnored
             | Self::Limited { .. }
             | Self::Loop
+            | Self::Storage { .. }
             | Self::Token(_)
             | Self::Unauthorized(_) => false,
         }

@@ -13,12 +13,15 @@ use crate::config;
 use crate::config::{CredentialSource, Redirects, limits};
 use crate::file_stamp::Stamp;
 
+pub(crate) mod answer;
 pub(crate) mod auth;
 pub(crate) mod egress;
 pub(crate) mod error;
+pub(crate) mod operation;
 pub(crate) mod probe;
 pub(crate) mod rate_limit;
 pub(crate) mod resume;
+pub(crate) mod storage_circuit;
 pub(crate) mod transport;
 
 pub(crate) use crate::upstream::auth::credentials::CredentialError;
@@ -38,10 +41,12 @@ use crate::upstream::transport::client::{Client, Outgoing};
 pub(crate) use crate::upstream::transport::connect::TlsSettingsError;
 pub(crate) use crate::upstream::transport::connect::{Certificate, CertificateFault, DialError};
 pub(crate) use crate::upstream::transport::health::Health;
-pub(crate) use error::{Error, Unauthorized};
+pub(crate) use error::{Error, StorageError, Unauthorized};
+pub(crate) use operation::{DOCKER_CONTENT_DIGEST, method_of};
 pub(crate) use probe::{Pass, Probe, Way};
 pub(crate) use rate_limit::RateLimit;
 use rate_limit::RateLimits;
+use storage_circuit::StorageCircuits;
 
 /// A request as the upstream is to see it.
 #[derive(Debug)]
@@ -94,6 +99,7 @@ pub(crate) struct Upstream {
     standings: Lockouts,
     rate_limits: RateLimits,
     judging: Judging,
+    storage: StorageCircuits,
     accounts: RandomState,
     certificates: Vec<(PathBuf, Stamp)>,
     /// Itself, for the tasks that must not keep it alive.
@@ -124,6 +130,7 @@ impl Upstream {
             standings: Lockouts::new(),
             rate_limits: RateLimits::default(),
             judging: Judging::default(),
+            storage: StorageCircuits::default(),
             accounts: RandomState::new(),
             certificates,
             me: me.clone(),
@@ -223,18 +230,29 @@ impl Upstream {
 
     /// One answer, from wherever it comes, with whatever stream it has.
     async fn fetch(&self, who: &UpstreamIdentity, request: &mut Request<'_>) -> Result<Response, Error> {
+        match self.follow(who, request).await {
+            // A signed URL may have expired, or led to a host that is down: the registry gives another.
+            Err(Error::Storage { host, source }) if is_repeatable(request) => {
+                tracing::debug!(upstream = self.settings.name, host, error = %source, "asking for a fresh redirect");
+                self.follow(who, request).await
+            }
+            result => result,
+        }
+    }
+
+    async fn follow(&self, who: &UpstreamIdentity, request: &mut Request<'_>) -> Result<Response, Error> {
         let mut hop = self.first_hop(&request.target)?;
         for _ in 0..=limits::REDIRECTS {
-            // Nobody else sends us here: EgressPolicy sees to that.
+            // Only the egress policy lets a request lead here.
             let mut response = if hop.is_own() {
                 self.authorized(who, &hop, request).await?
             } else {
                 request.headers.remove(header::AUTHORIZATION);
-                self.client.send(&hop, outgoing(request)).await?
+                self.ask_storage(&hop, request).await?
             };
             if response.status == StatusCode::UNAUTHORIZED {
-                // Of whoever it is, the client must not be asked for a password.
-                return Err(Error::Redirect("where it redirects to wants credentials"));
+                // The client must not be asked for a password that another host wants.
+                return Err(Error::Redirect("the host of its upload location wants credentials"));
             }
             match self.next_hop(&hop, request, &mut response)? {
                 None => return Ok(response),
@@ -242,6 +260,50 @@ impl Upstream {
             }
         }
         Err(Error::Redirect("it redirects in circles"))
+    }
+
+    /// Sends a request to another host than the registry. What fails there is storage's failure, whatever it is, but for
+    /// its 429 and for a range that it can't satisfy, which are answers.
+    async fn ask_storage(&self, hop: &Destination, request: &mut Request<'_>) -> Result<Response, Error> {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            // An upload that goes on elsewhere: the answer is the client's.
+            return self.client.send(hop, outgoing(request)).await;
+        }
+        let host = hop.url().origin.authority();
+        let failed = |source| Error::Storage { host: host.clone(), source };
+        if !self.storage.admits(&host) {
+            return Err(failed(StorageError::CircuitOpen));
+        }
+        let response = match self.client.send_once(hop, outgoing(request)).await {
+            Ok(response) => response,
+            Err(Error::Client(error)) => return Err(Error::Client(error)),
+            Err(error) => {
+                self.storage_failed(&host);
+                return Err(failed(StorageError::NoAnswer(Box::new(error))));
+            }
+        };
+        if response.status.is_server_error() {
+            self.storage_failed(&host);
+        } else {
+            self.storage.answered(&host);
+        }
+        match response.status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(Error::Limited { retry_after: retry_after(&response.headers) })
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
+            status if status.is_client_error() || status.is_server_error() => {
+                Err(failed(StorageError::Status(status)))
+            }
+            _ => Ok(response),
+        }
+    }
+
+    fn storage_failed(&self, host: &str) {
+        if self.storage.failed(host) {
+            let upstream = &self.settings.name;
+            tracing::warn!(upstream, host, "circuit open: the storage host failed several times in a row");
+        }
     }
 
     fn first_hop(&self, target: &str) -> Result<Destination, Error> {
@@ -299,6 +361,11 @@ impl Upstream {
 fn certificates(settings: &config::Upstream) -> Vec<(PathBuf, Stamp)> {
     let pair = settings.client_certificate.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
     settings.ca.iter().chain(pair).map(|path| (path.clone(), Stamp::of(path))).collect()
+}
+
+/// Returns true if the request can be sent again: it reads, and has no body that has begun.
+fn is_repeatable(request: &Request<'_>) -> bool {
+    matches!(request.method, Method::GET | Method::HEAD) && !request.body.has_begun()
 }
 
 fn outgoing<'a>(request: &'a mut Request<'_>) -> Outgoing<'a> {

@@ -174,19 +174,58 @@ async fn a_redirect_that_cannot_be_followed_is_502() {
 }
 
 #[tokio::test]
-async fn what_a_cdn_refuses_is_never_the_clients_password() {
-    let (registry, cdn, gateway) = world("").await;
-    for (status, expected, code) in [
-        (401, 502, "UNAVAILABLE"),
-        (403, 403, "DENIED"),
-        (404, 404, "BLOB_UNKNOWN"),
-        (500, 502, "UNAVAILABLE"),
-    ] {
-        registry.expect("GET", blob(), to(&cdn.url("/x?sig=t0psecret")));
-        let page = Reply::status(status).body("<Error>t0psecret</Error>").header("Content-Type", "text/xml");
-        cdn.expect("GET", "/x?sig=t0psecret", page.header("WWW-Authenticate", "Basic realm=\"http\""));
-        gateway.get(&blob()).await.refuses(expected, code);
+async fn storage_that_refuses_is_502_after_a_fresh_redirect() {
+    for status in [400, 401, 403, 404, 410, 500, 503] {
+        let (registry, cdn, gateway) = world("").await;
+        for signature in ["t0psecret", "t0psecret2"] {
+            let target = format!("/x?sig={signature}");
+            registry.expect("GET", blob(), to(&cdn.url(&target)));
+            let page =
+                Reply::status(status).body("<Error>t0psecret</Error>").header("Content-Type", "text/xml");
+            cdn.expect("GET", target.as_str(), page.header("WWW-Authenticate", "Basic realm=\"http\""));
+        }
+        gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
     }
+}
+
+#[tokio::test]
+async fn a_fresh_redirect_mends_an_expired_signature() {
+    let (registry, cdn, gateway) = world("").await;
+    registry.expect("GET", blob(), to(&cdn.url("/x?sig=expired")));
+    cdn.expect("GET", "/x?sig=expired", Reply::status(403));
+    registry.expect("GET", blob(), to(&cdn.url("/x?sig=fresh")));
+    cdn.expect("GET", "/x?sig=fresh", Reply::status(200).body("bytes"));
+    assert_eq!(gateway.get(&blob()).await.is(200).text(), "bytes");
+}
+
+#[tokio::test]
+async fn storage_that_limits_the_rate_is_429() {
+    let (registry, cdn, gateway) = world("").await;
+    registry.expect("GET", blob(), to(&cdn.url("/x")));
+    cdn.expect("GET", "/x", Reply::status(429).header("Retry-After", "7"));
+    let answer = gateway.get(&blob()).await.refuses(429, "TOOMANYREQUESTS");
+    assert_eq!(answer.header("retry-after"), Some("7"));
+}
+
+#[tokio::test]
+async fn a_dead_storage_host_is_left_alone_and_the_registry_is_not() {
+    let (registry, cdn, gateway) = world("retries = 0").await;
+    registry.always("GET", "/v2/*", {
+        let location = cdn.url("/x");
+        move |_| to(&location)
+    });
+    cdn.always("GET", "/x", |_| Reply::status(500));
+    for _ in 0..3 {
+        gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+    }
+    let asked = cdn.connections();
+    for _ in 0..5 {
+        gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+    }
+    assert_eq!(cdn.connections(), asked, "its circuit is open");
+    registry.forget("GET", "/v2/*");
+    registry.expect("GET", MANIFEST, Reply::status(404));
+    gateway.get(MANIFEST).await.refuses(404, "MANIFEST_UNKNOWN");
 }
 
 /// A registry that redirects to places nobody has named; nothing there may hear of it.

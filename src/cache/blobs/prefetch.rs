@@ -179,10 +179,10 @@ impl Drop for Listed<'_> {
 
 #[cfg(test)]
 mod tests {
+    use crate::meaning::UNAVAILABLE;
     use tokio::sync::Semaphore;
 
     use super::*;
-    use crate::cache::origin::FailureKind;
     use crate::cache::scripted_origin::{HOUR, Place, SECOND, name, settle};
     use crate::proto::{Accept, Reference, media_type};
 
@@ -268,8 +268,8 @@ mod tests {
         let place = Place::prefetching();
         place.registry.push("v1", &image(3));
         pull(&place, "v1", false).await;
-        for _ in 0..3 {
-            let _ = place.site.learn(Some(FailureKind::Unreachable));
+        for object in 0..3 {
+            let _ = place.site.learn(UNAVAILABLE, object);
         }
         tokio::time::sleep(HOUR).await;
         let queue = place.site.prefetch.queue();

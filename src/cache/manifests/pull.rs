@@ -12,12 +12,13 @@ use crate::cache::manifests::document::Document;
 use crate::cache::manifests::memory::Kept;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::Membership;
-use crate::cache::origin::{FailureKind, OriginRequest, OriginResponse};
+use crate::cache::origin::{OriginRequest, OriginResponse};
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::{PullAuthorization, limits};
+use crate::meaning::{Ends, Meaning};
 use crate::proto::{Accept, Algorithm, Digest, MediaType, Reference, RepositoryName, media_type};
 
 /// A manifest, for the client.
@@ -215,7 +216,7 @@ impl Requester {
                         return Ok(manifest);
                     }
                 }
-                Err(refusal) if !is_unserved(&refusal) => return Err(refusal),
+                Err(refusal) if !is_about_the_form(&refusal) => return Err(refusal),
                 _ => {}
             }
         }
@@ -248,7 +249,7 @@ impl Requester {
         let mut asking = Asking { repository, reference, head, may_fetch, account: everybody };
         let (asked, joined) = self.fly_for_manifest(asking.clone(), &ask).await;
         let foreign = joined && asked.account != account;
-        if !foreign || !asked.came.as_ref().is_err_and(is_personal) {
+        if !foreign || !asked.came.as_ref().is_err_and(is_about_requester) {
             return asked.came.map(|manifest| following(manifest, joined, head));
         }
         asking.account = account;
@@ -374,11 +375,11 @@ impl Requester {
         refusal: CacheError,
         generation: Generation,
     ) -> CacheError {
-        let Some(failure) = refusal.failure() else { return refusal };
-        if self.is_for_all(failure) {
+        let Some(meaning) = refusal.meaning() else { return refusal };
+        if self.ends(meaning) == Ends::Entry {
             self.forget_manifest(reference, generation);
         }
-        if failure == FailureKind::NotFound && self.not_found_is_believed(reference) {
+        if meaning == Meaning::NotFound && self.not_found_is_believed(reference) {
             self.site.not_found.note(&self.name, generation, reference, &self.source.account());
         }
         refusal
@@ -443,15 +444,14 @@ pub(crate) fn need(old: Option<&Manifest>) -> Priority {
     if old.is_some() { Priority::Refresh } else { Priority::Required }
 }
 
-/// Whether this kind of question is not served there (405), so that another may be.
-pub(crate) fn is_unserved(refusal: &CacheError) -> bool {
-    refusal.failure() == Some(FailureKind::Other)
+/// Returns true if HEAD may be the reason of a refusal, so that GET may get another answer.
+pub(crate) fn is_about_the_form(refusal: &CacheError) -> bool {
+    refusal.meaning().is_some_and(Meaning::is_about_the_form)
 }
 
-/// Whether it may be another's fault: his credentials, or his limits.
-fn is_personal(refusal: &CacheError) -> bool {
-    use FailureKind::{Credentials, Denied, Limited, NotFound};
-    matches!(refusal.failure(), Some(NotFound | Denied | Credentials | Limited { .. }))
+/// Returns true if a refusal may be due to the credentials or limits of the account that asked.
+fn is_about_requester(refusal: &CacheError) -> bool {
+    refusal.meaning().is_some_and(Meaning::is_about_requester)
 }
 
 /// As it is for whoever joined a question that was under way.

@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::cache::manifests::pull::{Manifest, age, is_unserved, need, stale};
+use crate::cache::manifests::pull::{Manifest, age, is_about_the_form, need, stale};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::TagRecord;
-use crate::cache::origin::FailureKind;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::limits;
+use crate::meaning::Meaning;
 use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
 /// Where tags point whose manifests are not here, by the upstream's answers to HEAD.
@@ -106,7 +106,7 @@ impl Requester {
     async fn look_at_tag(&self, reference: &Reference, need: Priority) -> Result<Manifest, CacheError> {
         let found = match self.ask_head(reference, need).await {
             Ok(mut said) => said.digest.take().and_then(|digest| self.confirm_manifest(&digest, said)),
-            Err(refusal) if is_unserved(&refusal) => None,
+            Err(refusal) if is_about_the_form(&refusal) => None,
             Err(refusal) => return Err(refusal),
         };
         match found {
@@ -147,9 +147,7 @@ impl Requester {
                 Ok(found)
             }
             // It has moved on meanwhile, or HEAD tells of another form than GET.
-            Err(refusal) if refusal.failure() == Some(FailureKind::NotFound) => {
-                self.take_tag(tag, need).await
-            }
+            Err(refusal) if refusal.meaning() == Some(Meaning::NotFound) => self.take_tag(tag, need).await,
             Err(refusal) => Err(refusal),
         }
     }

@@ -7,12 +7,13 @@ use http::{StatusCode, header};
 
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::Membership;
-use crate::cache::origin::{FailureKind, OriginError, OriginRequest, OriginResponse};
+use crate::cache::origin::{OriginRequest, OriginResponse};
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::PullAuthorization;
 use crate::config::limits;
+use crate::meaning::Ends;
 use crate::proto::{ContentRange, Digest, MediaType};
 
 /// What came of asking whether a repository holds a blob, and as whom it was asked.
@@ -54,7 +55,7 @@ impl Requester {
         let old = old.filter(|held| held.age() < limits::RECORD_BELIEVED + self.site.settings.stale_if_error);
         let need = if old.is_some() { Priority::Refresh } else { Priority::Required };
         match (self.ask_whether_held(digest, need).await, old) {
-            (Err(refusal), Some(old)) if was_not_asked(&refusal) => Ok(old),
+            (Err(refusal), Some(old)) if refusal.allows_stale() => Ok(old),
             (result, _) => result,
         }
     }
@@ -115,7 +116,10 @@ impl Requester {
             }
             heard => heard,
         }
-        .map_or_else(|| Err(broken()), |heard| heard.result)
+        .map_or_else(
+            || Err(CacheError::unusable("no answer: the request for it ended")),
+            |heard| heard.result,
+        )
     }
 
     async fn hear_of_blob(&self, digest: &Digest, need: Priority, key: Arc<str>) -> Option<Lookup> {
@@ -130,7 +134,7 @@ impl Requester {
         let result = match self.ask(need, OriginRequest::BlobExists(digest.clone())).await {
             Ok(answer) => Ok(self.confirm_by(digest, &answer, generation)),
             Err(refusal) => {
-                if refusal.failure().is_some_and(|failure| self.is_for_all(failure)) {
+                if refusal.meaning().is_some_and(|meaning| self.ends(meaning) == Ends::Entry) {
                     self.site.release_since(generation, &self.name, Kind::Blob, digest);
                 }
                 Err(refusal)
@@ -139,33 +143,6 @@ impl Requester {
         Lookup { account: self.source.account(), result }
     }
 }
-
-/// Whether the registry itself has said no.
-pub(crate) fn is_no(refusal: &CacheError) -> bool {
-    matches!(refusal, CacheError::Origin(failure) if failure.kind.is_refusal())
-}
-
-/// The question broke off, which nobody answered.
-pub(crate) fn broken() -> CacheError {
-    CacheError::Origin(OriginError { kind: FailureKind::Other, cause: Arc::new(Broken) })
-}
-
-/// Whether the upstream could not be asked, and nothing speaks against what was believed.
-fn was_not_asked(refusal: &CacheError) -> bool {
-    match refusal {
-        CacheError::Origin(failure) => failure.kind.allows_stale(),
-        CacheError::FetchForbidden
-        | CacheError::Offline
-        | CacheError::CircuitOpen
-        | CacheError::RateLimited(_) => true,
-        CacheError::NotFound | CacheError::Unsatisfiable(_) | CacheError::Bypass | CacheError::Retry => false,
-    }
-}
-
-/// A question that nobody answered.
-#[derive(Debug, thiserror::Error)]
-#[error("asking the upstream broke off")]
-struct Broken;
 
 /// Type and size of a blob by a head. A redirect's are its own, and so is the length of what is encoded.
 fn described(answer: &OriginResponse) -> (Option<MediaType>, Option<u64>) {

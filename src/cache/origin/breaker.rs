@@ -3,19 +3,28 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::cache::origin::{FailureKind, Origin, OriginRequest};
+use crate::cache::origin::{Origin, OriginRequest};
 use crate::cache::requester::Requester;
 use crate::cache::upstream_cache::UpstreamCache;
 use crate::clock;
 use crate::config::limits;
+use crate::meaning::{Circuit, Meaning};
 
-/// Opens after [`limits::BREAKER_FAILURES`] failures to reach the upstream in a row; a probe in the background closes it.
+/// Opens when the registry host failed [`limits::BREAKER_FAILURES`] times in a row, for at least two different objects, or
+/// when `/v2/` does not answer either: one bad object does not close a healthy registry to others. A probe in the
+/// background closes it.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker(Mutex<Standing>);
 
 #[derive(Debug, Default)]
 struct Standing {
     failures: u32,
+    /// The object that the first of the failures was about.
+    first_object: u64,
+    /// At least one failure was about another object.
+    is_general: bool,
+    /// `/v2/` is being asked, since all failures are about one object.
+    is_suspected: bool,
     is_open: bool,
     /// How often it has opened: a probe that was started for an earlier time is over.
     openings: u64,
@@ -45,7 +54,18 @@ fn longer(pause: Duration) -> Duration {
     (pause * 2).clamp(limits::BREAKER_PAUSE, limits::BREAKER_PAUSE_MOST)
 }
 
-/// What a breaker is.
+/// The consequence of an exchange for the breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Learned {
+    /// None.
+    Nothing,
+    /// It has just opened: the upstream is to be probed until it answers.
+    Opened,
+    /// One object failed several times: `/v2/` is to be asked whether the registry is there at all.
+    Suspicion,
+}
+
+/// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BreakerState {
     /// The upstream is asked.
@@ -60,16 +80,42 @@ impl Breaker {
         !self.standing().is_open
     }
 
-    /// Nobody could be reached. The answer is whether it has just opened.
+    /// Notes that the registry gave no answer when it was asked for `object`.
     #[must_use]
-    pub(crate) fn failed(&self) -> bool {
+    fn failed(&self, object: u64) -> Learned {
         let mut standing = self.standing();
+        if standing.failures == 0 {
+            standing.first_object = object;
+            standing.is_general = false;
+        }
         standing.failures = standing.failures.saturating_add(1);
+        standing.is_general |= object != standing.first_object;
         if standing.is_open || standing.failures < limits::BREAKER_FAILURES {
+            return Learned::Nothing;
+        }
+        if standing.is_general {
+            standing.open();
+            return Learned::Opened;
+        }
+        match std::mem::replace(&mut standing.is_suspected, true) {
+            true => Learned::Nothing,
+            false => Learned::Suspicion,
+        }
+    }
+
+    /// Ends a suspicion; `silent` says that `/v2/` did not answer either. Returns true if it has just opened.
+    fn resolve(&self, silent: bool) -> bool {
+        let mut standing = self.standing();
+        standing.is_suspected = false;
+        if !silent {
+            standing.failures = 0;
             return false;
         }
-        standing.open();
-        true
+        let opens = !standing.is_open;
+        if opens {
+            standing.open();
+        }
+        opens
     }
 
     /// Whether it is open, and not by clients' questions alone: the probe has found nobody either.
@@ -121,32 +167,31 @@ impl Breaker {
 }
 
 impl UpstreamCache {
-    /// Something came of asking the upstream, or nothing did. The answer is whether a probe has to be started. Refusals of
-    /// any kind say that somebody is there; what can't be used, or was not for the upstream to answer, says nothing.
+    /// Learns what an exchange about `object` says of the registry host.
     #[must_use]
-    pub(crate) fn learn(&self, failure: Option<FailureKind>) -> bool {
-        match failure {
-            Some(FailureKind::Unreachable) => return self.failed(),
-            Some(FailureKind::Unusable | FailureKind::Other) => {}
-            _ => self.answered(),
+    pub(crate) fn learn(&self, meaning: Meaning, object: u64) -> Learned {
+        match meaning.circuit() {
+            Circuit::Failure => {
+                let learned = self.breaker.failed(object);
+                if learned == Learned::Opened {
+                    self.log_opened();
+                }
+                return learned;
+            }
+            Circuit::Reset => self.answered(),
+            Circuit::Unaffected => {}
         }
-        false
+        Learned::Nothing
     }
 
-    fn failed(&self) -> bool {
-        let opened = self.breaker.failed();
-        if opened {
-            tracing::info!(
-                upstream = self.name(),
-                "the upstream can't be reached; it is left alone, and probed"
-            );
-        }
-        opened
+    fn log_opened(&self) {
+        let upstream = self.name();
+        tracing::info!(upstream, "circuit open: the upstream does not answer; probing it until it does");
     }
 
     fn answered(&self) {
         if self.breaker.close() {
-            tracing::info!(upstream = self.name(), "the upstream answers again");
+            tracing::info!(upstream = self.name(), "circuit closed: the upstream answers again");
         }
     }
 
@@ -157,11 +202,25 @@ impl UpstreamCache {
 }
 
 impl Requester {
-    /// Asks the upstream in the background whether anybody is there, as whoever found that nobody was, until somebody is.
+    /// Probes the upstream in the background, with the credentials of the request that opened the breaker, until it
+    /// answers.
     pub(crate) fn probe(&self) {
         let Some(opening) = self.site.breaker.opening() else { return };
         let site = Arc::downgrade(&self.site);
         tokio::spawn(probe(site, self.source.clone(), opening));
+    }
+
+    /// Asks `/v2/` in the background, and opens the breaker if that does not answer either.
+    pub(crate) fn confirm_silence(&self) {
+        let requester = self.clone();
+        tokio::spawn(async move {
+            let answer = requester.source.ask(OriginRequest::Ping).await;
+            let silent = answer.is_err_and(|failure| failure.meaning.is_silence());
+            if requester.site.breaker.resolve(silent) {
+                requester.site.log_opened();
+                requester.probe();
+            }
+        });
     }
 }
 
@@ -174,8 +233,7 @@ async fn probe(site: Weak<UpstreamCache>, source: Arc<dyn Origin>, opening: u64)
         if pause().is_none() {
             return;
         }
-        let silence = source.ask(OriginRequest::Ping).await.err().map(|failure| failure.kind);
-        if silence != Some(FailureKind::Unreachable) {
+        if !source.ask(OriginRequest::Ping).await.is_err_and(|failure| failure.meaning.is_silence()) {
             break;
         }
         if let Some(site) = site.upgrade() {
@@ -192,36 +250,84 @@ mod tests {
     use super::*;
     use crate::cache::CacheError;
     use crate::cache::scripted_origin::{HOUR, Place, SECOND, image};
+    use crate::meaning::{Fault, UNAVAILABLE};
     use crate::proto::{Accept, Reference};
 
     async fn get(place: &Place) -> Result<(), CacheError> {
-        let reference = Reference::parse("v1").unwrap();
+        get_tag(place, "v1").await
+    }
+
+    async fn get_tag(place: &Place, tag: &str) -> Result<(), CacheError> {
+        let reference = Reference::parse(tag).unwrap();
         place.repository().manifest(&reference, &Accept::default(), false).await.map(drop)
     }
 
-    async fn fail(place: &Place, kind: FailureKind) {
-        place.registry.with().fails = Some(kind);
-        assert!(get(place).await.is_err());
+    /// Lets the request for another tag each time fail.
+    async fn fail(place: &Place, meaning: Meaning) {
+        place.registry.with().fails = Some(meaning);
+        let tag = format!("v{}", place.registry.with().begun);
+        assert!(get_tag(place, &tag).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_bad_object_opens_nothing_while_v2_answers() {
+        let place = Place::new();
+        place.registry.with().head_fails = Some(UNAVAILABLE);
+        place.registry.with().get_fails = Some(UNAVAILABLE);
+        for _ in 0..20 {
+            assert!(get(&place).await.is_err());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(place.site.breaker_state(), BreakerState::Closed);
+        assert!(place.registry.asked().contains(&"PING".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_bad_object_opens_it_when_v2_is_silent_too() {
+        let place = Place::new();
+        place.registry.with().fails = Some(UNAVAILABLE);
+        for _ in 0..3 {
+            assert!(get(&place).await.is_err());
+        }
+        tokio::time::sleep(SECOND / 10).await;
+        assert_eq!(place.site.breaker_state(), BreakerState::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_storage_and_bad_credentials_open_nothing() {
+        let meanings = [
+            Meaning::StorageFailed,
+            Meaning::CredentialsRefused,
+            Meaning::RateLimited { retry_after: None },
+            Meaning::Unavailable { late: false, of: Fault::TokenEndpoint },
+        ];
+        for meaning in meanings {
+            let place = Place::new();
+            for _ in 0..10 {
+                fail(&place, meaning).await;
+            }
+            assert_eq!(place.site.breaker_state(), BreakerState::Closed, "{meaning:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn answers_that_can_not_be_used_neither_open_nor_close_anything() {
         let place = Place::new();
         for _ in 0..5 {
-            fail(&place, FailureKind::Unusable).await;
+            fail(&place, Meaning::Unusable).await;
         }
         assert_eq!(place.site.breaker_state(), BreakerState::Closed);
-        for kind in [FailureKind::Unreachable, FailureKind::Unreachable, FailureKind::Unusable] {
+        for kind in [UNAVAILABLE, UNAVAILABLE, Meaning::Unusable] {
             fail(&place, kind).await;
         }
-        fail(&place, FailureKind::Unreachable).await;
+        fail(&place, UNAVAILABLE).await;
         assert_eq!(place.site.breaker_state(), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_upstream_that_fails_again_soon_is_left_alone_for_longer() {
         let breaker = Breaker::default();
-        let open = || (0..3).filter(|_| breaker.failed()).count();
+        let open = || (0..3).filter(|object| breaker.failed(*object) == Learned::Opened).count();
         let mut pauses = Vec::new();
         for closed in [0, 1, 1, 60] {
             tokio::time::advance(closed * SECOND).await;
@@ -236,7 +342,7 @@ mod tests {
         let place = Place::new();
         for _ in 0..3 {
             assert_eq!(place.site.breaker_state(), BreakerState::Closed);
-            fail(&place, FailureKind::Unreachable).await;
+            fail(&place, UNAVAILABLE).await;
         }
         place.registry.asked();
         place
@@ -260,7 +366,7 @@ mod tests {
         }
         let pauses: Vec<_> = probes.windows(2).map(|two| two[1] - two[0]).collect();
         assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30]);
-        place.registry.with().fails = Some(FailureKind::Denied);
+        place.registry.with().fails = Some(Meaning::Denied);
         tokio::time::sleep(31 * SECOND).await;
         assert_eq!(
             (place.registry.asked(), place.site.breaker_state()),
@@ -272,17 +378,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn refusals_and_answers_say_that_somebody_is_there() {
-        let refusals = [
-            FailureKind::Credentials,
-            FailureKind::Denied,
-            FailureKind::NotFound,
-            FailureKind::Limited { retry_after: None },
-        ];
+        let refusals =
+            [Meaning::Denied, Meaning::NotFound, Meaning::Hidden, Meaning::Rejected { status: 400 }];
         for refusal in refusals {
             let place = Place::with(|settings| settings.not_found_ttl = Duration::ZERO);
-            for kind in
-                [FailureKind::Unreachable, FailureKind::Unreachable, refusal, FailureKind::Unreachable]
-            {
+            for kind in [UNAVAILABLE, UNAVAILABLE, refusal, UNAVAILABLE] {
                 fail(&place, kind).await;
             }
             assert_eq!(place.site.breaker_state(), BreakerState::Closed, "{refusal:?}");
@@ -295,11 +395,13 @@ mod tests {
         place.registry.push("v1", &image("a"));
         get(&place).await.unwrap();
         place.age_tag("v1", HOUR + SECOND);
-        place.registry.with().fails = Some(FailureKind::Unreachable);
+        place.registry.with().fails = Some(UNAVAILABLE);
         for _ in 0..5 {
             get(&place).await.unwrap();
+            tokio::time::sleep(SECOND / 100).await;
         }
-        assert_eq!(place.registry.asked().len(), 2 + 3);
+        // Three requests for one object fail, and `/v2/` is asked.
+        assert_eq!(place.registry.asked().len(), 2 + 3 + 1);
     }
 
     #[tokio::test(start_paused = true)]

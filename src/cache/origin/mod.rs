@@ -3,22 +3,20 @@
 pub(crate) mod breaker;
 pub(crate) mod rate_limit;
 
-use std::error::Error;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::body::Body;
+use crate::meaning::UpstreamFailure;
 use crate::proto::{Digest, Reference};
 
 /// One repository at its upstream, as seen by whoever asks here: by his permit and as his identity there.
 pub(crate) trait Origin: Send + Sync + 'static {
     /// Asks the upstream. An answer is a success, or the redirect
-    /// that [`OriginRequest::BlobExists`] takes for one; whatever else the upstream says is a [`OriginError`].
+    /// that [`OriginRequest::BlobExists`] takes for one; whatever else the upstream says is a [`UpstreamFailure`].
     fn ask(&self, question: OriginRequest) -> Asking<'_>;
 
     /// As whom the upstream is asked: those for whom it is the same share the upstream's limits.
@@ -32,7 +30,8 @@ pub(crate) trait Origin: Send + Sync + 'static {
 }
 
 /// The answer to a [`OriginRequest`], under way.
-pub(crate) type Asking<'a> = Pin<Box<dyn Future<Output = Result<OriginResponse, OriginError>> + Send + 'a>>;
+pub(crate) type Asking<'a> =
+    Pin<Box<dyn Future<Output = Result<OriginResponse, UpstreamFailure>> + Send + 'a>>;
 
 /// What an upstream is asked.
 #[derive(Debug, Clone)]
@@ -94,66 +93,6 @@ pub(crate) struct OriginResponse {
     pub headers: HeaderMap,
     /// The body.
     pub body: Body,
-}
-
-/// Why an upstream gave nothing.
-#[derive(Debug, Clone)]
-pub(crate) struct OriginError {
-    /// What it means for what is here already.
-    pub kind: FailureKind,
-    /// What the gateway makes its answer from.
-    pub cause: Arc<dyn Error + Send + Sync>,
-}
-
-/// What a failure means for what is here already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FailureKind {
-    /// The registry says that it is not there (404, or Docker Hub's 401 with a good token).
-    NotFound,
-    /// The registry says that whoever asks may not (401, 403).
-    Denied,
-    /// It could not be reached or did not work: DNS, connect, time-out, a broken answer, 502, 503, 504.
-    Unreachable,
-    /// It answered what can't be used: another 5xx, a redirect to where nobody may go, a page, a manifest that is too long or
-    /// is not what its digest says. One bad object is enough for that, so it says nothing of the upstream as a whole.
-    Unusable,
-    /// 429, from the registry or from its token endpoint.
-    Limited {
-        /// When it wants to be asked again.
-        retry_after: Option<Duration>,
-    },
-    /// Its token endpoint failed, or refused the *gateway's* credentials. (A refusal of the client's own is
-    /// [`FailureKind::Denied`].)
-    Credentials,
-    /// The request itself can't be served: 400, 405, 416, the client is gone.
-    Other,
-}
-
-impl FailureKind {
-    /// Whether what is here already may serve in spite of it.
-    pub(crate) fn allows_stale(self) -> bool {
-        match self {
-            Self::Unreachable | Self::Unusable | Self::Limited { .. } | Self::Credentials => true,
-            Self::NotFound | Self::Denied | Self::Other => false,
-        }
-    }
-
-    /// Whether the registry itself has said no: what was believed of it is over.
-    pub(crate) fn is_refusal(self) -> bool {
-        matches!(self, Self::NotFound | Self::Denied)
-    }
-}
-
-impl fmt::Display for OriginError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.cause.fmt(f)
-    }
-}
-
-impl Error for OriginError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.cause.source()
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::cache::{Cache, Requester, UpstreamCache};
 use crate::config;
 use crate::config::access::{Actions, Effect};
 use crate::config::{AccessRule, Environment, PullAuthorization};
+use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{Digest, Operation, RepositoryName};
 
 /// An upstream's answers.
@@ -24,7 +25,7 @@ pub(crate) enum Reply {
     Yes(Vec<(header::HeaderName, &'static str)>),
     /// A redirect, which is a yes, with the same.
     Elsewhere(Vec<(header::HeaderName, &'static str)>),
-    No(FailureKind),
+    No(Meaning),
 }
 
 /// One account at a scripted upstream. What no script says is not found.
@@ -58,12 +59,10 @@ impl Origin for Script {
             // Under way for a moment, so that others can join.
             tokio::task::yield_now().await;
             let reply = self.replies.lock().unwrap().get(&question).cloned();
-            match reply.unwrap_or(Reply::No(FailureKind::NotFound)) {
+            match reply.unwrap_or(Reply::No(Meaning::NotFound)) {
                 Reply::Yes(fields) => Ok(answer(StatusCode::OK, fields)),
                 Reply::Elsewhere(fields) => Ok(answer(StatusCode::TEMPORARY_REDIRECT, fields)),
-                Reply::No(kind) => {
-                    Err(OriginError { kind, cause: Arc::new(std::io::Error::other("scripted")) })
-                }
+                Reply::No(kind) => Err(UpstreamFailure::of(kind)),
             }
         })
     }

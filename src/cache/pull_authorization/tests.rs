@@ -7,6 +7,7 @@ use tokio::time::advance;
 use crate::cache::UpstreamCache;
 use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
 use crate::cache::pull_authorization::*;
+use crate::meaning::{Meaning, UNAVAILABLE};
 
 const TTL: Duration = Duration::from_secs(300);
 const STALE: Duration = Duration::from_secs(3600);
@@ -19,7 +20,7 @@ fn each() -> (TempDir, Arc<UpstreamCache>) {
 fn reader(account: &str) -> Arc<Script> {
     let script = Script::new(account);
     for question in ["public blob 01", "public manifest latest"] {
-        script.on(question, Reply::No(FailureKind::Denied));
+        script.on(question, Reply::No(Meaning::Denied));
     }
     for question in ["held 01", "manifest head latest"] {
         script.on(question, Reply::Yes(vec![]));
@@ -27,7 +28,7 @@ fn reader(account: &str) -> Arc<Script> {
     script
 }
 
-fn all_fail(script: &Script, kind: FailureKind) {
+fn all_fail(script: &Script, kind: Meaning) {
     for question in ["public blob 01", "held 01", "public manifest latest", "manifest head latest"] {
         script.on(question, Reply::No(kind));
     }
@@ -37,11 +38,11 @@ fn latest() -> Reference {
     Reference::parse("latest").unwrap()
 }
 
-fn kind(result: Result<(), CacheError>) -> FailureKind {
+fn kind(result: Result<(), CacheError>) -> Meaning {
     match result {
         // The breaker has seen that by now.
-        Err(CacheError::CircuitOpen) => FailureKind::Unreachable,
-        Err(CacheError::Origin(failure)) => failure.kind,
+        Err(CacheError::CircuitOpen) => UNAVAILABLE,
+        Err(CacheError::Origin(failure)) => failure.meaning,
         other => panic!("{other:?}"),
     }
 }
@@ -75,12 +76,12 @@ async fn a_grant_is_for_one_identity_and_one_repository() {
     let (_directory, site) = each();
     let (alice, bob) = (reader("alice"), Script::new("bob"));
     assert!(view(&site, "alice", &alice).entitled(&latest()).await.is_ok());
-    bob.on("manifest head latest", Reply::No(FailureKind::Denied));
-    assert_eq!(kind(view(&site, "bob", &bob).entitled(&latest()).await), FailureKind::Denied);
+    bob.on("manifest head latest", Reply::No(Meaning::Denied));
+    assert_eq!(kind(view(&site, "bob", &bob).entitled(&latest()).await), Meaning::Denied);
     assert_eq!(bob.asked(), ["manifest head latest"], "that it is not for everyone is known");
     let mut elsewhere = view(&site, "alice", &bob);
     elsewhere.name = RepositoryName::parse("library/nginx").unwrap();
-    assert_eq!(kind(elsewhere.entitled(&latest()).await), FailureKind::Denied);
+    assert_eq!(kind(elsewhere.entitled(&latest()).await), Meaning::Denied);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +93,7 @@ async fn what_everyone_may_read_needs_no_grant() {
     assert!(view(&site, "bob", &script).entitled_to_blob(&digest(2)).await.is_ok());
     assert_eq!(script.asked(), ["public manifest latest"]);
     advance(TTL).await;
-    assert_eq!(kind(view(&site, "bob", &script).entitled_to_blob(&digest(2)).await), FailureKind::NotFound);
+    assert_eq!(kind(view(&site, "bob", &script).entitled_to_blob(&digest(2)).await), Meaning::NotFound);
     assert_eq!(script.asked(), ["public blob 02", "held 02"]);
     script.on("manifest head latest", Reply::Yes(vec![]));
     advance(TTL - Duration::from_secs(1)).await;
@@ -104,11 +105,11 @@ async fn what_everyone_may_read_needs_no_grant() {
 async fn that_everyone_could_not_be_asked_says_nothing() {
     let (_directory, site) = each();
     let script = reader("alice");
-    script.on("public manifest latest", Reply::No(FailureKind::Limited { retry_after: None }));
+    script.on("public manifest latest", Reply::No(Meaning::RateLimited { retry_after: None }));
     assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok(), "by his own right");
     let carol = view(&site, "carol", &script);
-    all_fail(&script, FailureKind::Unreachable);
-    assert_eq!(kind(carol.entitled(&latest()).await), FailureKind::Unreachable);
+    all_fail(&script, UNAVAILABLE);
+    assert_eq!(kind(carol.entitled(&latest()).await), UNAVAILABLE);
     assert!(!site.grants.is_private(&repository()));
     script.on("public manifest latest", Reply::Yes(vec![]));
     assert!(carol.entitled(&latest()).await.is_ok(), "asked again at once");
@@ -120,13 +121,13 @@ async fn a_dead_upstream_extends_a_grant_for_a_while() {
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
     assert!(alpine.entitled(&latest()).await.is_ok());
-    all_fail(&script, FailureKind::Unreachable);
+    all_fail(&script, UNAVAILABLE);
     advance(TTL + STALE - Duration::from_secs(1)).await;
     assert!(alpine.entitled(&latest()).await.is_ok());
     let bob = view(&site, "bob", &script);
-    assert_eq!(kind(bob.entitled(&latest()).await), FailureKind::Unreachable, "who had none has none");
+    assert_eq!(kind(bob.entitled(&latest()).await), UNAVAILABLE, "who had none has none");
     advance(Duration::from_secs(1)).await;
-    assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Unreachable);
+    assert_eq!(kind(alpine.entitled(&latest()).await), UNAVAILABLE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,17 +136,17 @@ async fn a_dead_upstream_extends_what_everyone_may_read_likewise() {
     let script = Script::new("alice");
     script.on("public manifest latest", Reply::Yes(vec![]));
     assert!(view(&site, "alice", &script).entitled(&latest()).await.is_ok());
-    all_fail(&script, FailureKind::Unreachable);
+    all_fail(&script, UNAVAILABLE);
     advance(TTL + STALE - Duration::from_secs(1)).await;
     assert!(view(&site, "bob", &script).entitled(&latest()).await.is_ok());
     advance(Duration::from_secs(1)).await;
-    assert_eq!(kind(view(&site, "bob", &script).entitled(&latest()).await), FailureKind::Unreachable);
+    assert_eq!(kind(view(&site, "bob", &script).entitled(&latest()).await), UNAVAILABLE);
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_else_extends_a_grant() {
-    let limited = FailureKind::Limited { retry_after: None };
-    for failure in [limited, FailureKind::Credentials, FailureKind::Other] {
+    let limited = Meaning::RateLimited { retry_after: None };
+    for failure in [limited, Meaning::CredentialsRefused, Meaning::Rejected { status: 400 }] {
         let (_directory, site) = each();
         let script = reader("alice");
         let alpine = view(&site, "alice", &script);
@@ -153,14 +154,14 @@ async fn nothing_else_extends_a_grant() {
         all_fail(&script, failure);
         advance(TTL).await;
         assert_eq!(kind(alpine.entitled(&latest()).await), failure);
-        all_fail(&script, FailureKind::Unreachable);
+        all_fail(&script, UNAVAILABLE);
         assert!(alpine.entitled(&latest()).await.is_ok(), "but it has not ended either");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_no_ends_a_grant() {
-    for refusal in [FailureKind::Denied, FailureKind::NotFound] {
+    for refusal in [Meaning::Denied, Meaning::NotFound] {
         let (_directory, site) = each();
         let script = reader("alice");
         let alpine = view(&site, "alice", &script);
@@ -168,8 +169,8 @@ async fn a_no_ends_a_grant() {
         all_fail(&script, refusal);
         advance(TTL).await;
         assert_eq!(kind(alpine.entitled(&latest()).await), refusal);
-        all_fail(&script, FailureKind::Unreachable);
-        assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Unreachable, "nothing to extend");
+        all_fail(&script, UNAVAILABLE);
+        assert_eq!(kind(alpine.entitled(&latest()).await), UNAVAILABLE, "nothing to extend");
     }
 }
 
@@ -208,7 +209,7 @@ async fn without_a_lifetime_every_request_asks_and_those_at_once_ask_once() {
     assert_eq!(script.asked(), questions);
     assert!(alpine.entitled(&wanted).await.is_ok());
     assert_eq!(script.asked(), questions);
-    all_fail(&script, FailureKind::Unreachable);
+    all_fail(&script, UNAVAILABLE);
     assert!(alpine.entitled(&wanted).await.is_ok(), "and a dead upstream extends it all the same");
     script.asked();
     script.on("public manifest latest", Reply::Yes(vec![]));
@@ -224,7 +225,7 @@ async fn what_is_not_there_for_one_says_nothing_of_what_another_asks_about() {
     let alpine = view(&site, "alice", &script);
     let (missing, there) = (Reference::parse("missing").unwrap(), latest());
     let (first, second) = tokio::join!(alpine.entitled(&missing), alpine.entitled(&there));
-    assert_eq!(kind(first), FailureKind::NotFound);
+    assert_eq!(kind(first), Meaning::NotFound);
     assert!(second.is_ok());
     assert_eq!(script.asked().iter().filter(|question| *question == "manifest head latest").count(), 1);
 }
@@ -255,12 +256,12 @@ async fn who_opens_the_breaker_himself_keeps_no_grant_by_that() {
     let alpine = view(&site, "alice", &script);
     assert!(alpine.entitled(&latest()).await.is_ok());
     advance(TTL).await;
-    all_fail(&script, FailureKind::Denied);
-    for _ in 0..3 {
-        let _ = site.learn(Some(FailureKind::Unreachable));
+    all_fail(&script, Meaning::Denied);
+    for object in 0..3 {
+        let _ = site.learn(UNAVAILABLE, object);
     }
     assert!(!site.breaker.is_closed());
-    assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Denied, "it is asked all the same");
+    assert_eq!(kind(alpine.entitled(&latest()).await), Meaning::Denied, "it is asked all the same");
     assert!(site.breaker.is_closed(), "somebody is there");
 }
 
@@ -271,10 +272,10 @@ async fn while_the_probe_finds_nobody_a_grant_is_extended_without_asking() {
     let alpine = view(&site, "alice", &script);
     assert!(alpine.entitled(&latest()).await.is_ok());
     advance(TTL).await;
-    all_fail(&script, FailureKind::Unreachable);
-    script.on("Ping", Reply::No(FailureKind::Unreachable));
-    for _ in 0..3 {
-        alpine.learn_of(Some(FailureKind::Unreachable));
+    all_fail(&script, UNAVAILABLE);
+    script.on("Ping", Reply::No(UNAVAILABLE));
+    for object in 0..3 {
+        alpine.learn_of(UNAVAILABLE, &object.to_string());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(site.breaker.is_confirmed());
@@ -290,8 +291,8 @@ async fn an_answer_that_can_not_be_used_extends_no_grant() {
     let alpine = view(&site, "alice", &script);
     assert!(alpine.entitled(&latest()).await.is_ok());
     advance(TTL).await;
-    all_fail(&script, FailureKind::Unusable);
-    assert_eq!(kind(alpine.entitled(&latest()).await), FailureKind::Unusable);
+    all_fail(&script, Meaning::Unusable);
+    assert_eq!(kind(alpine.entitled(&latest()).await), Meaning::Unusable);
 }
 
 #[tokio::test]
@@ -300,11 +301,11 @@ async fn whatever_is_denied_to_somebody_ends_his_grant_and_no_others() {
     let (alice, bob) = (reader("alice"), reader("bob"));
     let (of_alice, of_bob) = (view(&site, "alice", &alice), view(&site, "bob", &bob));
     assert!(of_alice.entitled(&latest()).await.is_ok() && of_bob.entitled(&latest()).await.is_ok());
-    all_fail(&alice, FailureKind::Denied);
+    all_fail(&alice, Meaning::Denied);
     assert!(of_alice.holds(&digest(1)).await.is_err());
     alice.asked();
     bob.asked();
-    assert_eq!(kind(of_alice.entitled(&latest()).await), FailureKind::Denied);
+    assert_eq!(kind(of_alice.entitled(&latest()).await), Meaning::Denied);
     assert!(of_bob.entitled(&latest()).await.is_ok());
     assert!(bob.asked().is_empty());
 }

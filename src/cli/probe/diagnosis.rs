@@ -130,6 +130,7 @@ impl Fault {
             Error::Timeout => Self::new(Kind::Unreachable, error.to_string()),
             Error::EgressPolicy(error) => Self::elsewhere(Kind::Redirect, error),
             Error::Redirect(why) => Self::new(Kind::Redirect, *why),
+            Error::Storage { .. } => Self::new(Kind::Redirect, format::chain(error)),
             Error::Credentials(error) => Self::new(Kind::Credentials, error.to_string()),
             Error::Token(error) => Self::of_token(error, None, now),
             Error::Unauthorized(meaning) => Self::of_refusal(*meaning),

@@ -3,6 +3,7 @@
 /// The base rooms, in order. Each may import the rooms before it, and all other rooms may import them.
 pub(super) const BASE: &[&str] = &[
     "proto",
+    "meaning",
     "config",
     "clock",
     "file_stamp",
@@ -28,7 +29,8 @@ pub(super) const TABLE: &[Row] = &[
     row("authz", &[], &["authn::Identity"]),
     row("upstream", &[], &["authz::Permit"]),
     row("cache", &[], &["authz::Permit"]),
-    row("gateway", &["authn", "authz", "upstream", "cache"], &[]),
+    row("origin", &["upstream", "cache"], &["authz::Permit"]),
+    row("gateway", &["authn", "authz", "upstream", "cache", "origin"], &[]),
     row("server", &[], &[]),
     row("demo", &[], &[]),
     row("admin", &["cache", "gateway"], &[]),

@@ -17,6 +17,7 @@ use crate::cache::origin::{ByteSpan as Part, OriginRequest, OriginResponse};
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Partial;
 use crate::cache::upstream_cache::UpstreamCache;
+use crate::meaning::Meaning;
 use crate::proto::{ContentRange, Digest, MediaType};
 
 /// Downloads what `fill` is of, on worker number `worker`, until it is proved, or nobody wants it.
@@ -201,11 +202,12 @@ impl Task<'_> {
                 },
                 Err(refusal) => refusal,
             };
-            if bytes.is_some() && !self.is_part() && is_other(&refusal) {
+            if bytes.is_some() && !self.is_part() && refusal.meaning().is_some_and(Meaning::is_about_the_form)
+            {
                 // It does not like to be asked for the rest.
                 return Err(Unopened::Another);
             }
-            let own = concerns_asker(&refusal);
+            let own = concerns_requester(&refusal);
             self.refuse(own.then(|| asker(&repository)), &refusal);
             if !own {
                 self.fill.counters.fill_failed(Cause::Upstream);
@@ -494,21 +496,17 @@ fn asker(repository: &Requester) -> Asker {
     (repository.name.clone(), repository.source.account())
 }
 
-/// Whether it is the request that the upstream does not like, and nothing that it says of the blob.
-fn is_other(refusal: &CacheError) -> bool {
-    refusal.failure() == Some(crate::cache::origin::FailureKind::Other)
-}
-
-/// Whether a refusal is to the one who asked, so that another might get it.
-fn concerns_asker(refusal: &CacheError) -> bool {
-    use crate::cache::origin::FailureKind as Kind;
+/// Returns true if a refusal is about the requester, so that another might get it.
+fn concerns_requester(refusal: &CacheError) -> bool {
     match refusal {
-        CacheError::Origin(failure) => match failure.kind {
-            Kind::NotFound | Kind::Denied | Kind::Credentials | Kind::Limited { .. } => true,
-            Kind::Unreachable | Kind::Unusable | Kind::Other => false,
-        },
+        CacheError::Origin(failure) => failure.meaning.is_about_requester(),
         CacheError::FetchForbidden | CacheError::RateLimited(_) => true,
-        _ => false,
+        CacheError::NotFound
+        | CacheError::Offline
+        | CacheError::CircuitOpen
+        | CacheError::Unsatisfiable(_)
+        | CacheError::Bypass
+        | CacheError::Retry => false,
     }
 }
 

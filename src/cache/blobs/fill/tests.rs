@@ -14,17 +14,18 @@ use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::fill::*;
-use crate::cache::origin::{Asking, FailureKind, Origin, OriginRequest, OriginResponse};
-use crate::cache::{Blob, Cache, CacheStatus, OriginError, UpstreamCache};
+use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse};
+use crate::cache::{Blob, Cache, CacheStatus, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
+use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{ByteRange, RepositoryName};
 
 /// An upstream of one blob, which gives it in frames that a test lets through one by one.
 struct Given {
     blob: Mutex<Bytes>,
     /// Answers in its place, first.
-    failures: Mutex<VecDeque<FailureKind>>,
+    failures: Mutex<VecDeque<Meaning>>,
     frames: Mutex<Option<mpsc::UnboundedReceiver<usize>>>,
     asked: Mutex<Vec<Option<ByteSpan>>>,
     held: AtomicUsize,
@@ -76,7 +77,7 @@ impl Given {
         self.asked.lock().unwrap().len()
     }
 
-    fn answer(&self, question: OriginRequest) -> Result<OriginResponse, OriginError> {
+    fn answer(&self, question: OriginRequest) -> Result<OriginResponse, UpstreamFailure> {
         let OriginRequest::Blob { bytes, .. } = question else {
             self.held.fetch_add(1, Ordering::Relaxed);
             return Ok(OriginResponse {
@@ -87,7 +88,7 @@ impl Given {
         };
         self.asked.lock().unwrap().push(bytes);
         if let Some(kind) = self.failures.lock().unwrap().pop_front() {
-            return Err(OriginError { kind, cause: Arc::new(crate::cache::requester::Unusable("nothing")) });
+            return Err(UpstreamFailure::of(kind));
         }
         let blob = self.blob.lock().unwrap().clone();
         let total = blob.len();
@@ -256,10 +257,10 @@ async fn what_was_left_is_gone_on_with() {
 async fn a_refusal_is_for_whom_it_was_and_the_next_is_asked_as() {
     let (place, (bytes, digest)) = (Place::new(), blob(100_000));
     let given = Given::new(bytes.clone());
-    given.failures.lock().unwrap().push_back(FailureKind::Denied);
+    given.failures.lock().unwrap().push_back(Meaning::Denied);
     let (first, second) = (place.of(&given, "a/b", "x"), place.of(&given, "a/b", "y"));
     let (no, yes) = tokio::join!(first.blob(&digest, None, false), second.blob(&digest, None, false));
-    assert!(matches!(no, Err(CacheError::Origin(OriginError { kind: FailureKind::Denied, .. }))));
+    assert!(matches!(no, Err(CacheError::Origin(UpstreamFailure { meaning: Meaning::Denied, .. }))));
     assert_eq!(read(yes.unwrap().body).await.unwrap(), bytes);
     assert_eq!(given.asked(), 2);
 }

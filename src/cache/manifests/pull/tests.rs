@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::cache::manifests::pull::*;
 use crate::cache::scripted_origin::{HOUR, Place, SECOND, image, name};
+use crate::meaning::{Meaning, UNAVAILABLE};
 use crate::proto::Tag;
 
 fn reference(text: &str) -> Reference {
@@ -27,8 +28,8 @@ async fn got(place: &Place, text: &str) -> (CacheStatus, String, Vec<String>) {
     (manifest.outcome, bytes, place.registry.asked())
 }
 
-async fn kind(place: &Place, text: &str) -> Option<FailureKind> {
-    get(place, text).await.unwrap_err().failure()
+async fn kind(place: &Place, text: &str) -> Option<Meaning> {
+    get(place, text).await.unwrap_err().meaning()
 }
 
 fn asked(what: &[&str], digest: &Digest) -> Vec<String> {
@@ -107,7 +108,7 @@ async fn a_head_that_does_not_say_the_digest_is_followed_by_a_get_that_is_hashed
 async fn where_head_is_not_served_get_is_asked() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
-    place.registry.with().head_fails = Some(FailureKind::Other);
+    place.registry.with().head_fails = Some(Meaning::Rejected { status: 400 });
     let expected = vec!["HEAD v1".to_owned(), "GET v1".to_owned()];
     assert_eq!(got(&place, "v1").await, (CacheStatus::Miss, image("a"), expected));
 }
@@ -148,14 +149,12 @@ async fn what_another_repository_has_is_not_served_where_the_upstream_does_not_h
     let mut other = place.repository();
     other.name = RepositoryName::parse("c").unwrap();
     let refusal = other.manifest(&reference(digest.as_str()), &Accept::default(), false).await.unwrap_err();
-    assert_eq!(refusal.failure(), Some(FailureKind::NotFound));
+    assert_eq!(refusal.meaning(), Some(Meaning::NotFound));
 }
 
 #[tokio::test]
 async fn when_the_upstream_fails_the_last_digest_serves_for_a_while() {
-    for kind in
-        [FailureKind::Unreachable, FailureKind::Credentials, FailureKind::Limited { retry_after: None }]
-    {
+    for kind in [UNAVAILABLE, Meaning::CredentialsRefused, Meaning::RateLimited { retry_after: None }] {
         let place = Place::new();
         place.registry.push("v1", &image("a"));
         got(&place, "v1").await;
@@ -169,15 +168,15 @@ async fn when_the_upstream_fails_the_last_digest_serves_for_a_while() {
 
 #[tokio::test]
 async fn after_the_registrys_own_no_nothing_serves_even_if_it_fails_later() {
-    for refusal in [FailureKind::NotFound, FailureKind::Denied] {
+    for refusal in [Meaning::NotFound, Meaning::Denied] {
         let place = Place::with(|settings| settings.not_found_ttl = Duration::ZERO);
         let digest = place.registry.push("v1", &image("a"));
         got(&place, "v1").await;
         place.registry.with().fails = Some(refusal);
         place.age_tag("v1", HOUR + SECOND);
         assert_eq!(kind(&place, "v1").await, Some(refusal));
-        place.registry.with().fails = Some(FailureKind::Unreachable);
-        assert_eq!(kind(&place, "v1").await, Some(FailureKind::Unreachable), "{refusal:?}");
+        place.registry.with().fails = Some(UNAVAILABLE);
+        assert_eq!(kind(&place, "v1").await, Some(UNAVAILABLE), "{refusal:?}");
         assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Hit);
     }
 }
@@ -188,7 +187,7 @@ async fn a_tag_that_moved_to_what_can_not_be_had_still_serves_what_it_was() {
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
     let moved = place.registry.push("v1", &image("b"));
-    place.registry.with().get_fails = Some(FailureKind::Limited { retry_after: Some(SECOND) });
+    place.registry.with().get_fails = Some(Meaning::RateLimited { retry_after: Some(SECOND) });
     place.age_tag("v1", HOUR + SECOND);
     let expected = asked(&["HEAD v1", "GET DIGEST"], &moved);
     assert_eq!(got(&place, "v1").await, (CacheStatus::Stale, image("a"), expected));
@@ -202,7 +201,7 @@ async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked()
     let other = place.registry.push("v2", &image("b"));
     got(&place, "v1").await;
     place.age_tag("v1", HOUR + SECOND);
-    place.registry.with().fails = Some(FailureKind::Limited { retry_after: Some(HOUR) });
+    place.registry.with().fails = Some(Meaning::RateLimited { retry_after: Some(HOUR) });
     got(&place, "v1").await;
     place.registry.with().fails = None;
     assert_eq!(got(&place, "v1").await, (CacheStatus::Stale, image("a"), vec![]));
@@ -212,7 +211,7 @@ async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked()
 #[tokio::test]
 async fn a_manifest_that_is_not_there_is_not_asked_for_again_until_something_is_written() {
     let place = Place::new();
-    assert_eq!(kind(&place, "v1").await, Some(FailureKind::NotFound));
+    assert_eq!(kind(&place, "v1").await, Some(Meaning::NotFound));
     assert!(matches!(get(&place, "v1").await, Err(CacheError::NotFound)));
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
     place.registry.push("v1", &image("a"));
@@ -225,7 +224,7 @@ async fn a_signature_that_is_not_there_is_asked_for_each_time() {
     let place = Place::new();
     let tag = format!("sha256-{}.sig", "a".repeat(64));
     for _ in 0..2 {
-        assert_eq!(kind(&place, &tag).await, Some(FailureKind::NotFound));
+        assert_eq!(kind(&place, &tag).await, Some(Meaning::NotFound));
     }
     assert_eq!(place.registry.asked().len(), 2);
 }
@@ -257,7 +256,7 @@ async fn bytes_that_are_not_what_the_digest_says_are_neither_served_nor_kept() {
     let digest = place.registry.push("v1", &image("a"));
     place.registry.with().forged.insert(digest.clone(), image("forged").into());
     for text in [digest.as_str(), "v1"] {
-        assert_eq!(kind(&place, text).await, Some(FailureKind::Unusable), "{text}");
+        assert_eq!(kind(&place, text).await, Some(Meaning::Unusable), "{text}");
     }
     place.registry.with().forged.clear();
     assert_eq!(got(&place, "v1").await.1, image("a"));
@@ -316,7 +315,7 @@ async fn one_clients_refusal_is_no_answer_to_another() {
     let (bad, good) = (ask("bad"), ask("good"));
     tokio::task::yield_now().await;
     gate.add_permits(1000);
-    assert_eq!(bad.await.unwrap().unwrap_err().failure(), Some(FailureKind::Denied));
+    assert_eq!(bad.await.unwrap().unwrap_err().meaning(), Some(Meaning::Denied));
     assert_eq!(good.await.unwrap().unwrap().digest, digest);
 }
 
@@ -335,10 +334,10 @@ async fn a_record_that_is_older_than_a_day_is_asked_about_again() {
     assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Revalidated, image("a"), expected));
     assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Hit);
     age(limits::RECORD_BELIEVED + SECOND);
-    place.registry.with().fails = Some(FailureKind::Unreachable);
+    place.registry.with().fails = Some(UNAVAILABLE);
     assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Stale);
-    place.registry.with().fails = Some(FailureKind::NotFound);
-    assert_eq!(kind(&place, digest.as_str()).await, Some(FailureKind::NotFound));
+    place.registry.with().fails = Some(Meaning::NotFound);
+    assert_eq!(kind(&place, digest.as_str()).await, Some(Meaning::NotFound));
     assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
 }
 
@@ -395,11 +394,11 @@ async fn where_each_asks_for_himself_a_no_to_one_ends_nothing_for_others() {
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
     place.age_tag("v1", HOUR + SECOND);
-    place.registry.with().fails = Some(FailureKind::Denied);
-    assert_eq!(kind(&place, "v1").await, Some(FailureKind::Denied));
+    place.registry.with().fails = Some(Meaning::Denied);
+    assert_eq!(kind(&place, "v1").await, Some(Meaning::Denied));
     assert!(place.site.ledger.tag(&name(), &Tag::parse("v1").unwrap()).is_some());
-    place.registry.with().fails = Some(FailureKind::Unreachable);
-    assert_eq!(kind(&place, "v1").await, Some(FailureKind::Unreachable), "his grant has ended");
+    place.registry.with().fails = Some(UNAVAILABLE);
+    assert_eq!(kind(&place, "v1").await, Some(UNAVAILABLE), "his grant has ended");
 }
 
 /// A question has been asked, and is not answered before permits come.
@@ -498,7 +497,7 @@ async fn who_may_not_fetch_has_what_is_here_as_long_as_the_upstream_holds_it() {
     place.registry.delete(&digest);
     place.age_manifest(&digest, limits::RECORD_BELIEVED + SECOND);
     let refusal = get(digest.as_str()).await.unwrap_err();
-    assert_eq!(refusal.failure(), Some(FailureKind::NotFound));
+    assert_eq!(refusal.meaning(), Some(Meaning::NotFound));
     assert_eq!(place.registry.asked(), asked(&["HEAD DIGEST"], &digest));
 }
 
@@ -507,7 +506,7 @@ async fn who_may_not_fetch_has_what_is_here_while_the_upstream_is_dead_but_not_f
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
-    place.registry.with().fails = Some(FailureKind::Unreachable);
+    place.registry.with().fails = Some(UNAVAILABLE);
     let repository = place.repository_of_held();
     for (age, serves) in [(HOUR + SECOND, true), (HOUR + HOUR + SECOND, false)] {
         place.age_tag("v1", age);
@@ -518,15 +517,15 @@ async fn who_may_not_fetch_has_what_is_here_while_the_upstream_is_dead_but_not_f
 
 #[tokio::test]
 async fn a_no_to_somebody_of_his_own_ends_nothing_for_all() {
-    for refusal in [FailureKind::NotFound, FailureKind::Denied] {
+    for refusal in [Meaning::NotFound, Meaning::Denied] {
         let place = Place::new();
         place.registry.push("v1", &image("a"));
         got(&place, "v1").await;
         place.age_tag("v1", HOUR + SECOND);
         place.registry.with().fails = Some(refusal);
         let result = place.repository_as("own").manifest(&reference("v1"), &Accept::default(), false).await;
-        assert_eq!(result.unwrap_err().failure(), Some(refusal));
-        place.registry.with().fails = Some(FailureKind::Unreachable);
+        assert_eq!(result.unwrap_err().meaning(), Some(refusal));
+        place.registry.with().fails = Some(UNAVAILABLE);
         assert_eq!(got(&place, "v1").await.0, CacheStatus::Stale, "{refusal:?}");
     }
 }

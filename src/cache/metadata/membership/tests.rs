@@ -3,14 +3,15 @@ use std::time::SystemTime;
 use futures_util::future::join_all;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 
+use crate::cache::UpstreamCache;
 use crate::cache::metadata::membership::*;
 use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
-use crate::cache::{FailureKind, UpstreamCache};
+use crate::meaning::{Meaning, UNAVAILABLE};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn no(kind: FailureKind) -> Reply {
+fn no(kind: Meaning) -> Reply {
     Reply::No(kind)
 }
 
@@ -18,9 +19,9 @@ fn yes() -> Reply {
     Reply::Yes(vec![(CONTENT_TYPE, "application/octet-stream"), (CONTENT_LENGTH, "12")])
 }
 
-fn kind(result: Result<Membership, CacheError>) -> FailureKind {
+fn kind(result: Result<Membership, CacheError>) -> Meaning {
     match result {
-        Err(CacheError::Origin(failure)) => failure.kind,
+        Err(CacheError::Origin(failure)) => failure.meaning,
         other => panic!("{other:?}"),
     }
 }
@@ -52,8 +53,8 @@ async fn what_the_upstream_says_it_holds_is_asked_once() {
     assert!(alpine.known(&digest(1)).is_some());
     assert!(view(&site, "bob", &script).holds(&digest(1)).await.is_ok());
     assert_eq!(script.asked(), ["held 01"]);
-    assert_eq!(kind(alpine.holds(&digest(2)).await), FailureKind::NotFound);
-    assert_eq!(kind(alpine.holds(&digest(2)).await), FailureKind::NotFound);
+    assert_eq!(kind(alpine.holds(&digest(2)).await), Meaning::NotFound);
+    assert_eq!(kind(alpine.holds(&digest(2)).await), Meaning::NotFound);
     assert_eq!(script.asked(), ["held 02", "held 02"], "a 404 is not believed");
 }
 
@@ -81,12 +82,12 @@ async fn all_who_ask_at_once_ask_once() {
 async fn one_accounts_no_is_no_answer_to_another() {
     let (_directory, site) = site(|_| {});
     let (alice, bob) = (Script::new("alice"), Script::new("bob"));
-    alice.on("held 01", no(FailureKind::Denied));
+    alice.on("held 01", no(Meaning::Denied));
     bob.on("held 01", yes());
     let (of_alice, of_bob) = (view(&site, "alice", &alice), view(&site, "bob", &bob));
     let wanted = digest(1);
     let (first, second) = tokio::join!(of_alice.holds(&wanted), of_bob.holds(&wanted));
-    assert_eq!(kind(first), FailureKind::Denied);
+    assert_eq!(kind(first), Meaning::Denied);
     assert!(second.is_ok());
     assert_eq!((alice.asked().len(), bob.asked().len()), (1, 1));
 }
@@ -124,7 +125,7 @@ async fn after_a_day_the_upstream_is_asked_again() {
 
 #[tokio::test]
 async fn a_no_ends_what_was_believed() {
-    for refusal in [FailureKind::NotFound, FailureKind::Denied] {
+    for refusal in [Meaning::NotFound, Meaning::Denied] {
         let (_directory, site) = site(|_| {});
         let script = Script::new("");
         script.on("held 01", no(refusal));
@@ -136,8 +137,8 @@ async fn a_no_ends_what_was_believed() {
 
 #[tokio::test]
 async fn what_was_believed_serves_while_the_upstream_cannot_be_asked() {
-    let limited = FailureKind::Limited { retry_after: None };
-    for failure in [FailureKind::Unreachable, limited, FailureKind::Credentials] {
+    let limited = Meaning::RateLimited { retry_after: None };
+    for failure in [UNAVAILABLE, limited, Meaning::CredentialsRefused] {
         let (_directory, site) = site(|settings| settings.stale_if_error = DAY);
         let script = Script::new("");
         script.on("held 01", no(failure));
@@ -152,9 +153,12 @@ async fn what_was_believed_serves_while_the_upstream_cannot_be_asked() {
     }
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
-    script.on("held 01", no(FailureKind::Other));
+    script.on("held 01", no(Meaning::Rejected { status: 400 }));
     record(&site, 2 * DAY);
-    assert_eq!(kind(view(&site, "alice", &script).holds(&digest(1)).await), FailureKind::Other);
+    assert_eq!(
+        kind(view(&site, "alice", &script).holds(&digest(1)).await),
+        Meaning::Rejected { status: 400 }
+    );
 }
 
 #[tokio::test]
@@ -194,9 +198,9 @@ async fn what_is_known_is_asked_about_again_for_whoever_may_not_fetch_too() {
     record(&site, 300 * DAY);
     assert!(alpine.holds(&digest(1)).await.unwrap().age() < HOUR);
     assert_eq!(script.asked(), ["held 01"]);
-    script.on("held 01", no(FailureKind::NotFound));
+    script.on("held 01", no(Meaning::NotFound));
     record(&site, 300 * DAY);
-    assert_eq!(kind(alpine.holds(&digest(1)).await), FailureKind::NotFound);
+    assert_eq!(kind(alpine.holds(&digest(1)).await), Meaning::NotFound);
     assert_eq!(recorded(&site), None);
 }
 
@@ -204,7 +208,7 @@ async fn what_is_known_is_asked_about_again_for_whoever_may_not_fetch_too() {
 async fn a_no_that_a_write_has_overtaken_releases_nothing() {
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
-    script.on("held 01", no(FailureKind::NotFound));
+    script.on("held 01", no(Meaning::NotFound));
     let alpine = view(&site, "alice", &script);
     let wanted = digest(1);
     let overtaking = async {
@@ -214,7 +218,7 @@ async fn a_no_that_a_write_has_overtaken_releases_nothing() {
         site.pushed_blob(&repository(), &wanted);
     };
     let (held, ()) = tokio::join!(alpine.holds(&wanted), overtaking);
-    assert_eq!(kind(held), FailureKind::NotFound);
+    assert_eq!(kind(held), Meaning::NotFound);
     assert!(recorded(&site).is_some());
 }
 
