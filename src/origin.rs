@@ -38,7 +38,7 @@ enum Account {
 impl UpstreamOrigin {
     /// Returns the origin for `repository`, which is the upstream's own name. `headers` go with every request, besides what
     /// it needs itself.
-    pub(crate) fn new(
+    pub(crate) fn shared(
         upstream: Arc<Upstream>,
         permit: Permit,
         repository: RepositoryName,

@@ -34,7 +34,7 @@ impl AuthorizedRequest<'_> {
         let (Some(site), Some(place)) = (self.site(), &self.place) else { return Ok(None) };
         let headers = self.core.lasting.via.mark_own(self.headers);
         let upstream = self.upstream()?.clone();
-        let source = UpstreamOrigin::new(upstream, self.permit.clone(), place.remote.clone(), headers);
+        let source = UpstreamOrigin::shared(upstream, self.permit.clone(), place.remote.clone(), headers);
         Ok(Some(site.repository(&self.permit, &place.remote, source)))
     }
 

@@ -51,7 +51,7 @@ impl Routes {
         let site = route.site.as_ref().ok_or_else(|| format!("\"{}\" has no cache", route.name))?;
         let permit = Permit::operator_at(Identity::Anonymous, place.canonical);
         let upstream = route.upstream.clone();
-        let source = UpstreamOrigin::new(upstream, permit.clone(), place.remote.clone(), HeaderMap::new());
+        let source = UpstreamOrigin::shared(upstream, permit.clone(), place.remote.clone(), HeaderMap::new());
         let repository = site.repository(&permit, &place.remote, source);
         Ok(WarmTarget { image: image.to_owned(), repository, reference: name.reference })
     }
