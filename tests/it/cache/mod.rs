@@ -9,6 +9,7 @@ mod crash;
 mod each;
 mod herd;
 mod lying;
+mod meanings;
 mod members;
 mod prefetch;
 mod ranges;
