@@ -14,11 +14,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::clock::Stall;
-use crate::telemetry::AccessRecord;
 
 /// Why a body that had begun could not be finished. The connection or stream is then torn down.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
+pub(crate) enum BodyError {
     /// The transport failed.
     #[error("the connection broke")]
     Io(#[source] std::io::Error),
@@ -51,7 +50,16 @@ pub(crate) trait Stream: Send {
     fn remaining(&self) -> Option<u64>;
 }
 
-/// Where the bytes of a response come from.
+/// Observes a response's body as it is sent. Dropped when the body ends, however it ends.
+pub(crate) trait Observer: Send {
+    /// Notes that `bytes` more were handed to the connection.
+    fn sent(&mut self, bytes: u64);
+
+    /// Notes that the body broke on its way.
+    fn broke(&mut self, error: &BodyError);
+}
+
+/// The origin of a response's bytes.
 enum Source {
     Full(Bytes),
     Stream(Box<dyn Stream>),
@@ -60,7 +68,7 @@ enum Source {
 /// A response's body.
 pub(crate) struct Body {
     source: Source,
-    record: Option<Box<AccessRecord>>,
+    observer: Option<Box<dyn Observer>>,
 }
 
 impl Body {
@@ -71,18 +79,18 @@ impl Body {
 
     /// Bytes that are held whole: errors, listings, small manifests.
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Full(bytes.into()), record: None }
+        Self { source: Source::Full(bytes.into()), observer: None }
     }
 
     /// A stream.
     pub(crate) fn stream(stream: impl Stream + 'static) -> Self {
-        Self { source: Source::Stream(Box::new(stream)), record: None }
+        Self { source: Source::Stream(Box::new(stream)), observer: None }
     }
 
-    /// Writes `record` to the access log when this body ends, however it ends.
+    /// Returns this body with `observer` attached, in the place of an earlier one.
     #[must_use]
-    pub(crate) fn recorded(mut self, record: Box<AccessRecord>) -> Self {
-        self.record = Some(record);
+    pub(crate) fn observed(mut self, observer: Box<dyn Observer>) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -118,10 +126,10 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let item = ready!(self.poll_data(cx));
-        if let Some(record) = &mut self.record {
+        if let Some(observer) = &mut self.observer {
             match &item {
-                Some(Ok(data)) => record.sent(data.len() as u64),
-                Some(Err(error)) => record.broke(error),
+                Some(Ok(data)) => observer.sent(data.len() as u64),
+                Some(Err(error)) => observer.broke(error),
                 None => {}
             }
         }

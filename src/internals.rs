@@ -35,5 +35,5 @@ pub mod registry {
     pub use crate::demo::registry::{Registry, sha256};
 }
 pub mod telemetry {
-    pub use crate::telemetry::{flush, start};
+    pub use crate::telemetry::log::{flush, start};
 }

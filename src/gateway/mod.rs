@@ -437,7 +437,7 @@ impl Record {
         let Some(mut access) = self.access else { return response };
         access.status = response.status().as_u16();
         access.cache = cached::word(response.headers());
-        response.map(|body| body.recorded(access))
+        response.map(|body| body.observed(access))
     }
 }
 

@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use http::HeaderValue;
 
-use crate::body::BodyError;
+use crate::body::{BodyError, Observer};
 use crate::clock;
 use crate::proto::{Digest, Reference, RepositoryName};
-use crate::telemetry::RequestId;
+use crate::telemetry::request_id::RequestId;
 use crate::telemetry::sink::Sink;
-use crate::telemetry::time::Stamped;
+use crate::telemetry::time::Timestamp;
 
 /// What is known of one request. Only what stands here is ever logged of it: no header that could hold a secret, and
 /// no path, since an upload's is a capability.
@@ -90,17 +90,17 @@ impl AccessLog {
     }
 }
 
-impl AccessRecord {
-    /// `bytes` more of the response's body were handed to the connection.
-    pub fn sent(&mut self, bytes: u64) {
+impl Observer for AccessRecord {
+    fn sent(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
 
-    /// The body broke on its way.
-    pub fn broke(&mut self, error: &BodyError) {
+    fn broke(&mut self, error: &BodyError) {
         self.error = Some(error.to_string());
     }
+}
 
+impl AccessRecord {
     fn write(&self, out: &mut String) {
         let mut line = Line { out, json: self.log.json };
         line.begin(self.operation, self.status);
@@ -161,7 +161,7 @@ impl Line<'_> {
             ("", "  INFO access: ")
         };
         self.out.push_str(before);
-        Stamped::push_now(self.out);
+        Timestamp::push_now(self.out);
         self.out.push_str(between);
         self.out.push_str(operation);
         self.out.push_str(if self.json { "\",\"status\":" } else { " " });

@@ -7,16 +7,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::clock;
 
 /// A second that has been written, which the next line most likely shares.
-pub(super) struct Stamped {
+pub(super) struct Timestamp {
     second: u64,
     text: String,
 }
 
-impl Stamped {
+impl Timestamp {
     /// Appends the time now.
     pub(super) fn push_now(out: &mut String) {
         thread_local! {
-            static LAST: RefCell<Stamped> = const { RefCell::new(Stamped { second: 0, text: String::new() }) };
+            static LAST: RefCell<Timestamp> = const { RefCell::new(Timestamp { second: 0, text: String::new() }) };
         }
         LAST.with_borrow_mut(|last| last.push(clock::wall(), out));
     }
@@ -67,10 +67,10 @@ mod tests {
             (1_709_251_199, "2024-02-29T23:59:59.000000Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
         ];
-        let mut stamped = Stamped { second: 0, text: String::new() };
+        let mut timestamp = Timestamp { second: 0, text: String::new() };
         for (seconds, text) in cases {
             let mut out = String::new();
-            stamped.push(UNIX_EPOCH + Duration::from_secs(seconds), &mut out);
+            timestamp.push(UNIX_EPOCH + Duration::from_secs(seconds), &mut out);
             assert_eq!(out, text);
         }
     }
