@@ -10,8 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::admin;
-use crate::admin::AdminState;
+use crate::admin::{AdminListener, AdminState};
 use crate::authn::htpasswd::{LoadError, Warning};
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
@@ -35,6 +34,9 @@ pub enum StartError {
     /// An address is taken, or not this machine's.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The admin listener's address is taken.
+    #[error("admin.address: {0}")]
+    Admin(#[source] ListenError),
     /// A certificate or key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -67,7 +69,7 @@ pub struct App {
     state: Arc<AdminState>,
     cache: Mutex<Option<Arc<Cache>>>,
     addresses: Vec<SocketAddr>,
-    admin_address: Option<SocketAddr>,
+    admin_listener: Option<AdminListener>,
     workers: usize,
 }
 
@@ -114,10 +116,10 @@ impl App {
         let gateway = Gateway::new(core.clone(), access_log);
         let server = Server::new(workers, config.server.max_connections, gateway)?;
         let state = Arc::new(AdminState::new(core.clone()));
-        let admin_address = match &config.admin {
-            Some(admin) => Some(admin::serve(admin.address, state.clone()).await?),
-            None => None,
-        };
+        let admin_listener = config.admin.as_ref();
+        let admin_listener =
+            admin_listener.map(|admin| AdminListener::start(admin.address, state.clone())).transpose();
+        let admin_listener = admin_listener.map_err(StartError::Admin)?;
         let service = service(&config, certificates.as_deref());
         for listener in listeners {
             server.accept(listener, service.clone());
@@ -132,7 +134,7 @@ impl App {
             state,
             cache,
             addresses,
-            admin_address,
+            admin_listener,
             workers,
         })
     }
@@ -142,9 +144,9 @@ impl App {
         &self.addresses
     }
 
-    /// Where the admin listener is, if there is one.
+    /// Returns the address of the admin listener, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_address
+        self.admin_listener.as_ref().map(AdminListener::address)
     }
 
     /// Looks at all files every two seconds, and takes over what has changed. Never ends.

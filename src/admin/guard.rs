@@ -1,11 +1,11 @@
-//! Who may ask: this machine, and no page in somebody's browser on it.
+//! Keeps out requests that a web page in a browser on this machine could cause.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{Request, header};
 
-/// A page in somebody's browser must not be able to ask here, be it by a name that resolves to loopback (the Host is
-/// then that name) or from another origin.
+/// Returns true if Host and Origin name this machine. A web page can send requests here by a name that resolves to loopback
+/// (Host is then that name) or from its own origin.
 pub(super) fn is_local<B>(request: &Request<B>) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
@@ -13,12 +13,12 @@ pub(super) fn is_local<B>(request: &Request<B>) -> bool {
     host.is_some_and(is_local_authority) && origin.is_none_or(local_origin)
 }
 
-/// A page can send a form anywhere, and a browser that is old enough sends it without an Origin. No form has this type,
-/// and to send it by a script the browser asks here first (Fetch, "CORS-preflight"), which is answered with 405.
-pub(super) fn is_no_form<B>(request: &Request<B>) -> bool {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| {
-        kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+/// Returns true if the body is JSON. A page can send a form anywhere, and an old browser sends it without an Origin. No form
+/// has this type, and before a script may send it the browser asks here (Fetch, "CORS-preflight"), which is answered with 405.
+pub(super) fn is_json<B>(request: &Request<B>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|text| {
+        text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
     })
 }
 
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_answered() {
+    fn only_names_of_this_machine_are_local() {
         for host in
             ["127.0.0.1:5001", "localhost:5001", "[::1]:5001", "localhost", "127.0.0.1", "127.9.9.9:1"]
         {
@@ -60,16 +60,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_form_can_send_changes_nothing() {
+    fn a_forms_content_type_is_refused() {
         let typed = |kind| Request::post("/").header(header::CONTENT_TYPE, kind).body(()).unwrap();
         for kind in ["application/json", "Application/JSON; charset=utf-8"] {
-            assert!(is_no_form(&typed(kind)), "{kind}");
+            assert!(is_json(&typed(kind)), "{kind}");
         }
         for kind in
             ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json", ""]
         {
-            assert!(!is_no_form(&typed(kind)), "{kind}");
+            assert!(!is_json(&typed(kind)), "{kind}");
         }
-        assert!(!is_no_form(&Request::post("/").body(()).unwrap()));
+        assert!(!is_json(&Request::post("/").body(()).unwrap()));
     }
 }

@@ -1,4 +1,4 @@
-//! `/metrics`: what is counted, in Prometheus' text.
+//! `/metrics`: counters and gauges, in Prometheus' text format.
 
 use std::fmt;
 
@@ -8,22 +8,21 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet,
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::admin::readiness;
-use crate::admin::readiness::AdminState;
+use crate::admin::response;
+use crate::admin::state::{AdminState, cache};
 use crate::body::Body;
-use crate::cache;
-use crate::cache::{Amount, Cache, CacheStatus, Cause};
+use crate::cache::{Amount, BreakerState, Cache, CacheStatus, Cause};
 
-/// What is known at one moment.
+/// All values at one moment.
 #[derive(Debug, Default)]
 struct Snapshot {
-    cache: Option<OfCache>,
-    /// Each upstream with a cache, and whether it is not asked for a moment.
+    cache: Option<CacheSnapshot>,
+    /// Each upstream with a cache, and whether its breaker is open.
     breakers: Vec<(String, bool)>,
 }
 
 #[derive(Debug, Default)]
-struct OfCache {
+struct CacheSnapshot {
     requests: Vec<(&'static str, u64)>,
     bytes_saved: u64,
     fills: u64,
@@ -31,34 +30,33 @@ struct OfCache {
     evicted: (u64, u64),
     bytes: Vec<(&'static str, Amount)>,
     max_bytes: u64,
-    trouble: bool,
+    degraded: bool,
 }
 
-/// Both formats are the same but for what ends them: what OpenMetrics asks for is a comment to Prometheus.
+/// The two formats that scrapers ask for. The text is the same: the `# EOF` that OpenMetrics needs is a comment in the other.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Answers a scrape. Nothing here reads a directory.
+/// Answers a scrape, without reading a directory.
 pub(super) fn answer<B>(request: &Request<B>, state: &AdminState) -> Response<Body> {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
     match Snapshot::of(state).encoded() {
-        Ok(text) => super::typed(StatusCode::OK, if open { OPEN_METRICS } else { PROMETHEUS }, text),
-        Err(_) => super::text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
+        Ok(text) => {
+            let content_type = if open { OPEN_METRICS } else { PROMETHEUS };
+            response::new(StatusCode::OK, content_type, Body::full(text))
+        }
+        Err(_) => response::text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics can't be written\n"),
     }
 }
 
 impl Snapshot {
     fn of(state: &AdminState) -> Self {
         let core = state.core();
-        let sites = readiness::sites(&core);
-        Self {
-            cache: readiness::cache(&core).map(|cache| OfCache::of(&cache)),
-            breakers: sites
-                .iter()
-                .map(|site| (site.name().to_owned(), site.breaker_state() == cache::BreakerState::Open))
-                .collect(),
-        }
+        let breakers = core.settings.sites.iter().map(|upstream_cache| {
+            (upstream_cache.name().to_owned(), upstream_cache.breaker_state() == BreakerState::Open)
+        });
+        Self { cache: cache(&core).map(|cache| CacheSnapshot::of(cache)), breakers: breakers.collect() }
     }
 
     fn encoded(self) -> Result<String, fmt::Error> {
@@ -70,7 +68,7 @@ impl Snapshot {
     }
 }
 
-impl OfCache {
+impl CacheSnapshot {
     fn of(cache: &Cache) -> Self {
         let (counters, usage) = (cache.counters(), cache.store().usage());
         Self {
@@ -81,7 +79,7 @@ impl OfCache {
             evicted: counters.evictions(),
             bytes: vec![("blob", usage.blobs), ("manifest", usage.manifests), ("partial", usage.partials)],
             max_bytes: cache.max_size(),
-            trouble: cache.store().degraded_reason().is_some(),
+            degraded: cache.store().degraded_reason().is_some(),
         }
     }
 }
@@ -89,7 +87,7 @@ impl OfCache {
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
-        out.gauge("dockgate_build_info", "The version that runs", &[(version(), 1)])?;
+        out.gauge("dockgate_build_info", "The running version", &[(version(), 1)])?;
         if let Some(cache) = &self.cache {
             cache.encode(&mut out)?;
         }
@@ -103,38 +101,38 @@ impl Collector for Snapshot {
             .collect();
         out.gauge(
             "dockgate_upstream_breaker_open",
-            "Whether an upstream has failed so often that it is not asked for a moment",
+            "1 while an upstream has failed so often that no request is sent to it",
             &breakers,
         )
     }
 }
 
-impl OfCache {
+impl CacheSnapshot {
     fn encode(&self, out: &mut Out<'_>) -> fmt::Result {
         out.counter(
             "dockgate_cache_requests",
-            "Requests that the cache answered, by what it did",
+            "Requests that the cache answered, by outcome",
             &labelled("outcome", &self.requests),
         )?;
         out.total(
             "dockgate_cache_bytes_saved",
-            "Bytes given to clients that no upstream had to send",
+            "Bytes sent to clients that no upstream had to send",
             self.bytes_saved,
         )?;
-        out.total("dockgate_cache_fills", "Blobs that were downloaded and proved", self.fills)?;
+        out.total("dockgate_cache_fills", "Blobs that were downloaded and verified", self.fills)?;
         out.counter(
             "dockgate_cache_fill_failures",
             "Downloads that failed, by cause",
             &labelled("cause", &self.fill_failures),
         )?;
-        out.total("dockgate_cache_evicted_blobs", "Blobs that made room", self.evicted.0)?;
-        out.total("dockgate_cache_evicted_bytes", "Bytes of blobs that made room", self.evicted.1)?;
+        out.total("dockgate_cache_evicted_blobs", "Blobs that were evicted", self.evicted.0)?;
+        out.total("dockgate_cache_evicted_bytes", "Bytes of blobs that were evicted", self.evicted.1)?;
         let bytes: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.bytes)).collect();
         out.gauge("dockgate_cache_bytes", "Bytes on disk", &labelled("kind", &bytes))?;
-        let contents: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.count)).collect();
-        out.gauge("dockgate_cache_objects", "Files on disk", &labelled("kind", &contents))?;
-        out.one("dockgate_cache_max_bytes", "The most that may be on disk", self.max_bytes)?;
-        out.one("dockgate_cache_degraded", "1 while nothing can be kept", u64::from(self.trouble))
+        let objects: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.count)).collect();
+        out.gauge("dockgate_cache_objects", "Files on disk", &labelled("kind", &objects))?;
+        out.one("dockgate_cache_max_bytes", "The configured limit of the bytes on disk", self.max_bytes)?;
+        out.one("dockgate_cache_degraded", "1 while the cache can store nothing", u64::from(self.degraded))
     }
 }
 
@@ -149,17 +147,17 @@ fn labelled(
     values.iter().map(|(word, value)| ([(label, *word)], *value)).collect()
 }
 
-/// Where metrics are written.
+/// An encoder of metrics.
 struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {
-    /// A counter without labels. `_total` is put behind the name of every counter.
+    /// Writes a counter without labels. The encoder appends `_total` to the name of every counter.
     fn total(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
-    /// A gauge without labels.
+    /// Writes a gauge without labels.
     fn one(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
@@ -183,14 +181,14 @@ mod tests {
 
     #[test]
     fn metrics_have_the_names_and_labels_that_are_documented() {
-        let cache = OfCache {
+        let cache = CacheSnapshot {
             requests: vec![("hit", 3), ("miss", 1)],
             bytes_saved: 1 << 40,
             fill_failures: vec![("digest", 2)],
             bytes: vec![("blob", Amount { count: 1, bytes: 7 })],
             max_bytes: 100,
-            trouble: true,
-            ..OfCache::default()
+            degraded: true,
+            ..CacheSnapshot::default()
         };
         let breakers = vec![("docker.io".to_owned(), true), ("a\"b".to_owned(), false)];
         let text = Snapshot { cache: Some(cache), breakers }.encoded().unwrap();

@@ -3,6 +3,8 @@
 //! One task accepts and hands connections to workers, each a thread with a runtime of its own: a connection, its
 //! requests and its upstream connections stay on one core, so that no frame crosses threads.
 
+mod accept;
+mod accepted;
 mod activity;
 mod connection;
 mod head_scan;
@@ -11,8 +13,7 @@ pub(crate) mod proxy_protocol;
 mod tls;
 mod worker;
 
+pub(crate) use accept::Server;
 pub(crate) use connection::{Handler, Service};
-pub(crate) use listener::ListenError;
-pub(crate) use listener::{Listener, Server};
-pub(crate) use tls::CertificateError;
-pub(crate) use tls::{Certificates, dns_names};
+pub(crate) use listener::{ListenError, Listener};
+pub(crate) use tls::{CertificateError, Certificates, dns_names};

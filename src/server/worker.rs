@@ -1,40 +1,22 @@
 //! The workers: one thread and one runtime for each core.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use crate::net::Socket;
-use crate::server::connection;
-use crate::server::connection::{Handler, Service};
+use crate::server::accepted::Accepted;
+use crate::server::connection::Handler;
 use crate::worker_id;
 
-/// A connection that has been accepted and not yet begun.
-pub(super) struct Accepted {
-    pub(super) socket: AcceptedSocket,
-    pub(super) address: Option<IpAddr>,
-    pub(super) service: Service,
-    /// Held until the connection ends.
-    pub(super) permit: OwnedSemaphorePermit,
-}
-
-/// A socket that belongs to no runtime.
-pub(super) enum AcceptedSocket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
-/// All workers, seen from whoever accepts.
+/// All workers, as the accepting task has them.
 #[derive(Clone)]
 pub(super) struct Workers(Arc<[Worker]>);
 
 struct Worker {
     inbox: mpsc::UnboundedSender<Accepted>,
-    /// Connections that it has.
+    /// The number of its connections.
     load: Arc<AtomicUsize>,
 }
 
@@ -57,7 +39,7 @@ impl Workers {
         let least = self.0.iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
         if let Some(worker) = least {
             worker.load.fetch_add(1, Ordering::Relaxed);
-            // A worker that is gone drops the connection, which is all that can be done.
+            // Fails only when the worker's thread is gone; the connection is then closed.
             let _ = worker.inbox.send(accepted);
         }
     }
@@ -68,13 +50,16 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (inbox, mut accepted) = mpsc::unbounded_channel::<Accepted>();
         let load = Arc::new(AtomicUsize::new(0));
-        let of_connections = load.clone();
+        let shared = load.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             worker_id::enter(number);
             runtime.block_on(async move {
                 while let Some(accepted) = accepted.recv().await {
-                    let connection = run(accepted, handler.clone(), drain.clone(), of_connections.clone());
-                    tokio::spawn(connection);
+                    let (load, handler, drain) = (Load(shared.clone()), handler.clone(), drain.clone());
+                    tokio::spawn(async move {
+                        accepted.serve(handler, drain).await;
+                        drop(load);
+                    });
                 }
             });
         })?;
@@ -82,39 +67,11 @@ impl Worker {
     }
 }
 
-async fn run(
-    accepted: Accepted,
-    handler: impl Handler,
-    drain: watch::Receiver<bool>,
-    load: Arc<AtomicUsize>,
-) {
-    let _load = Load(load);
-    let Accepted { socket, address, service, permit } = accepted;
-    let result = match socket.register() {
-        Ok(socket) => connection::serve(socket, address, service, handler, drain).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        tracing::debug!(client = address.map(tracing::field::display), error = %error, "the connection broke");
-    }
-    drop(permit);
-}
-
-/// One connection less when it goes, however it goes.
+/// A connection's share of its worker's load, taken off when this is dropped.
 struct Load(Arc<AtomicUsize>);
 
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl AcceptedSocket {
-    /// Makes the socket one of this thread's runtime.
-    fn register(self) -> io::Result<Socket> {
-        Ok(match self {
-            Self::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
-        })
     }
 }

@@ -8,35 +8,30 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use crate::admin::Answering;
 use crate::body::{BodyError, Stream};
 
-/// Lines that wait for a client who reads slowly.
+/// Lines that wait for a client that reads slowly.
 const WAITING: usize = 4096;
 
-/// A client who has read nothing for so long is gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a full queue is waited on. A client that has read nothing for so long is gone.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The lines, for the client.
-pub(super) struct Lines {
-    receiver: Receiver<Bytes>,
-    _busy: Answering,
-}
+/// The lines, as a response's body.
+pub(super) struct Lines(Receiver<Bytes>);
 
-/// Whoever does the work.
+/// The end at which lines are put in.
 #[derive(Clone)]
-pub(super) struct Teller(Sender<Bytes>);
+pub(super) struct LineSender(Sender<Bytes>);
 
-impl Lines {
-    pub(super) fn new(busy: Answering) -> (Teller, Self) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Teller(sender), Self { receiver, _busy: busy })
-    }
+/// Returns both ends.
+pub(super) fn channel() -> (LineSender, Lines) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (LineSender(sender), Lines(receiver))
 }
 
 impl Stream for Lines {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        self.receiver.poll_recv(cx).map(|line| line.map(Ok))
+        self.0.poll_recv(cx).map(|line| line.map(Ok))
     }
 
     fn remaining(&self) -> Option<u64> {
@@ -44,31 +39,31 @@ impl Stream for Lines {
     }
 }
 
-impl Teller {
-    /// Tells what has happened: whether there is still somebody who reads.
-    pub(super) async fn tell(&self, event: &impl Serialize) -> bool {
-        let told = tokio::time::timeout(PATIENCE, self.0.send(line(event))).await;
-        told.is_ok_and(|told| told.is_ok())
+impl LineSender {
+    /// Sends a line. Returns false once the client is gone.
+    pub(super) async fn send(&self, event: &impl Serialize) -> bool {
+        let sent = tokio::time::timeout(SEND_TIMEOUT, self.0.send(line(event))).await;
+        sent.is_ok_and(|sent| sent.is_ok())
     }
 
-    /// The same, from a thread that may wait.
-    pub(super) fn tell_and_wait(&self, event: &impl Serialize) -> bool {
-        Handle::current().block_on(self.tell(event))
+    /// Sends a line as [`LineSender::send`] does, from a thread that may block.
+    pub(super) fn send_blocking(&self, event: &impl Serialize) -> bool {
+        Handle::current().block_on(self.send(event))
     }
 
-    /// The same, and where nobody reads for the moment it stays untold.
-    pub(super) fn mention(&self, event: &impl Serialize) {
+    /// Sends a line if there is room for it, and drops it otherwise.
+    pub(super) fn try_send(&self, event: &impl Serialize) {
         let _ = self.0.try_send(line(event));
     }
 
-    /// Nobody reads any more.
-    pub(super) async fn gone(&self) {
+    /// Waits until the client is gone.
+    pub(super) async fn closed(&self) {
         self.0.closed().await;
     }
 }
 
 fn line(event: &impl Serialize) -> Bytes {
-    // An event has nothing in it that JSON has not.
+    // Events are structs of strings and numbers, which can always be serialized.
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
     line.into()

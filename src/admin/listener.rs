@@ -1,0 +1,83 @@
+//! The listener, and what it answers at which path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::admin::state::AdminState;
+use crate::admin::{api, guard, metrics, readiness, response};
+use crate::body::Body;
+use crate::config::{Address, limits};
+use crate::net::Peer;
+use crate::server::{Handler, ListenError, Listener, Server, Service};
+
+/// Connections that the admin listener has at a time.
+const CONNECTIONS: usize = 64;
+
+/// How long a connection lives on which nothing is being answered. A verification may take an hour.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a client may take no byte of an answer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A listener that answers until it is dropped.
+pub(crate) struct AdminListener {
+    _server: Server,
+    address: SocketAddr,
+}
+
+impl AdminListener {
+    /// Listens on `address`. Must be called within a runtime, on which it answers too: no worker's.
+    ///
+    /// # Errors
+    /// When the address can't be listened on.
+    pub(crate) fn start(address: SocketAddr, state: Arc<AdminState>) -> Result<Self, ListenError> {
+        let listener = Listener::bind(&Address::Tcp(address))?;
+        let address = listener.local_address().unwrap_or(address);
+        let server = Server::without_workers(CONNECTIONS, Admin(state));
+        let service = Service {
+            tls: None,
+            not_tls: Bytes::new(),
+            proxies: [].into(),
+            header_timeout: limits::HEADER_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            stall_timeout: STALL_TIMEOUT,
+        };
+        server.accept(listener, service);
+        Ok(Self { _server: server, address })
+    }
+
+    /// Returns the address in use.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+#[derive(Clone)]
+struct Admin(Arc<AdminState>);
+
+impl Handler for Admin {
+    async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+        let Self(state) = self;
+        if !guard::is_local(&request) {
+            return response::text(StatusCode::FORBIDDEN, "this listener is for this machine alone\n");
+        }
+        let path = request.uri().path();
+        if path == "/api" || path.starts_with("/api/") {
+            return api::answer(request, state).await;
+        }
+        if *request.method() != Method::GET && *request.method() != Method::HEAD {
+            return response::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        }
+        match path {
+            "/healthz" => response::text(StatusCode::OK, "ok\n"),
+            "/readyz" => readiness::answer(state),
+            "/metrics" => metrics::answer(&request, state),
+            _ => response::text(StatusCode::NOT_FOUND, "not found\n"),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The state of a gateway, as the admin listener sees it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::cache::Cache;
+use crate::gateway::Core;
+
+/// Jobs that run at a time: each may read the whole disk.
+const JOBS: usize = 4;
+
+/// The state of a gateway that runs.
+pub(crate) struct AdminState {
+    core: Arc<ArcSwap<Core>>,
+    draining: AtomicBool,
+    /// What could not be reloaded, and why.
+    problems: Mutex<Vec<(&'static str, String)>>,
+    jobs: Arc<Semaphore>,
+}
+
+impl AdminState {
+    /// Returns the state of a gateway that answers by `core`.
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>) -> Self {
+        let (draining, jobs) = (AtomicBool::new(false), Arc::new(Semaphore::new(JOBS)));
+        Self { core, draining, problems: Mutex::default(), jobs }
+    }
+
+    /// Makes the gateway unready for good: it ends.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `what` could not be reloaded, so that the old stays in force; or, with `None`, that it was.
+    pub(crate) fn note(&self, what: &'static str, problem: Option<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.retain(|(known, _)| *known != what);
+        problems.extend(problem.map(|problem| (what, problem)));
+    }
+
+    /// Returns a line for each problem.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.iter().map(|(what, problem)| format!("{what}: {problem}")).collect()
+    }
+
+    /// Returns what the gateway answers by now.
+    pub(super) fn core(&self) -> Arc<Core> {
+        self.core.load_full()
+    }
+
+    /// Takes a job's place, until the permit is dropped. `None` while as many jobs run as may.
+    pub(super) fn try_job(&self) -> Option<OwnedSemaphorePermit> {
+        self.jobs.clone().try_acquire_owned().ok()
+    }
+}
+
+/// Returns the cache of `core`'s upstreams, if any has one: they share it.
+pub(super) fn cache(core: &Core) -> Option<&Arc<Cache>> {
+    core.settings.sites.first().map(|upstream_cache| upstream_cache.cache())
+}

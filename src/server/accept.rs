@@ -1,0 +1,186 @@
+//! Accepting connections. The loop does nothing else: no client can keep another from being accepted.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::config::limits;
+use crate::server::accepted::Accepted;
+use crate::server::connection::{Handler, Service};
+use crate::server::listener::Listener;
+use crate::server::worker::Workers;
+
+/// A server: accepts on listeners until it is drained or dropped, and has the connections served.
+pub(crate) struct Server {
+    /// Takes a connection to where it is served. Must not wait.
+    assign: Arc<dyn Fn(Accepted) + Send + Sync>,
+    permits: Arc<Semaphore>,
+    most: u32,
+    drain: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Returns a server with `workers` workers, that has at most `most` connections at a time: further ones wait to be
+    /// accepted.
+    ///
+    /// # Errors
+    /// The system's, when it gives no thread.
+    pub(crate) fn new(workers: usize, most: usize, handler: impl Handler) -> io::Result<Self> {
+        let (drain, draining) = watch::channel(false);
+        let workers = Workers::start(workers, handler, &draining)?;
+        Ok(Self::assigning(most, drain, move |accepted| workers.assign(accepted)))
+    }
+
+    /// Returns a server without workers: connections are served on the runtime that accepts them.
+    pub(crate) fn without_workers(most: usize, handler: impl Handler) -> Self {
+        let (drain, draining) = watch::channel(false);
+        Self::assigning(most, drain, move |accepted| {
+            tokio::spawn(accepted.serve(handler.clone(), draining.clone()));
+        })
+    }
+
+    fn assigning(
+        most: usize,
+        drain: watch::Sender<bool>,
+        assign: impl Fn(Accepted) + Send + Sync + 'static,
+    ) -> Self {
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        Self { assign: Arc::new(assign), permits: Arc::new(Semaphore::new(most as usize)), most, drain }
+    }
+
+    /// Begins to accept on `listener`.
+    pub(crate) fn accept(&self, listener: Listener, service: Service) {
+        let (assign, permits) = (self.assign.clone(), self.permits.clone());
+        let mut drain = self.drain.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = accept(listener, service, &*assign, permits) => {}
+                _ = drain.wait_for(|drain| *drain) => {}
+            }
+        });
+    }
+
+    /// Stops accepting and waits until all connections have ended, for `limit` at most. Returns whether they have.
+    pub(crate) async fn drain(&self, limit: Duration) -> bool {
+        self.drain.send_replace(true);
+        let all = self.permits.acquire_many(self.most);
+        tokio::time::timeout(limit, all).await.is_ok()
+    }
+}
+
+async fn accept(
+    listener: Listener,
+    service: Service,
+    assign: &(dyn Fn(Accepted) + Send + Sync),
+    permits: Arc<Semaphore>,
+) {
+    let mut backoff = limits::ACCEPT_BACKOFF;
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, address)) => {
+                backoff = limits::ACCEPT_BACKOFF;
+                assign(Accepted { socket, address, service: service.clone(), permit });
+            }
+            Err(error) if is_the_clients(&error) => {}
+            // Out of file descriptors or memory: trying at once again would only burn the processor.
+            Err(error) => {
+                tracing::warn!(%error, wait_ms = backoff.as_millis(), "cannot accept connections; trying again");
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(limits::ACCEPT_BACKOFF_MOST);
+            }
+        }
+    }
+}
+
+/// Returns true if the connection was already gone when it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::body::Body;
+    use crate::config::Address;
+    use crate::net::Peer;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    #[derive(Clone)]
+    struct Hello;
+
+    impl Handler for Hello {
+        async fn answer(&self, _: Request<Incoming>, _: Peer) -> Response<Body> {
+            Response::new(Body::full("hello"))
+        }
+    }
+
+    /// Returns a server that has one connection at a time, and its address.
+    fn server() -> (Server, SocketAddr) {
+        let listener = Listener::bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
+        let address = listener.local_address().unwrap();
+        let server = Server::without_workers(1, Hello);
+        let service = Service {
+            tls: None,
+            not_tls: Bytes::new(),
+            proxies: [].into(),
+            header_timeout: TIMEOUT,
+            idle_timeout: TIMEOUT,
+            stall_timeout: TIMEOUT,
+        };
+        server.accept(listener, service);
+        (server, address)
+    }
+
+    async fn connect(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        stream
+    }
+
+    /// Returns what the server sends until it closes, or until a moment passes without a byte.
+    async fn received(stream: &mut TcpStream) -> (String, bool) {
+        let mut all = String::new();
+        let mut part = [0u8; 4096];
+        loop {
+            match tokio::time::timeout(Duration::from_millis(200), stream.read(&mut part)).await {
+                Ok(Ok(0) | Err(_)) => return (all, true),
+                Ok(Ok(length)) => all.push_str(&String::from_utf8_lossy(&part[..length])),
+                Err(_) => return (all, false),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_server_accepts_when_a_connection_ends() {
+        let (_server, address) = server();
+        let mut first = connect(address).await;
+        assert!(received(&mut first).await.0.ends_with("hello"));
+        let mut second = connect(address).await;
+        assert_eq!(received(&mut second).await, (String::new(), false));
+        drop(first);
+        assert!(received(&mut second).await.0.ends_with("hello"));
+    }
+
+    #[tokio::test]
+    async fn a_drained_server_ends_its_connections_and_accepts_no_more() {
+        let (server, address) = server();
+        let mut kept = connect(address).await;
+        assert!(!received(&mut kept).await.1, "a kept connection is left open");
+        assert!(server.drain(Duration::from_secs(10)).await);
+        assert!(received(&mut kept).await.1);
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}
