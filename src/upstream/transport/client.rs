@@ -134,7 +134,7 @@ impl Client {
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        let peer = &hop.peer();
+        let peer = &hop.key();
         let small = peer.origin.https && request.is_small();
         let company = small.then(|| self.connections.enter(peer));
         let shares = company.as_ref().is_some_and(|company| company.shares) && !self.pool.has(peer);
@@ -160,7 +160,7 @@ impl Client {
         hop: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        if let Some(wire) = self.pool.take(&hop.peer()) {
+        if let Some(wire) = self.pool.take(&hop.key()) {
             match self.exchange(wire, hop, request).await {
                 // It was closed in the same moment: no attempt at all. Once, or a request that ends the upstream would
                 // go out on every connection there is.
@@ -189,7 +189,7 @@ impl Client {
                 Ok(response) => return Ok(Some(response)),
                 Err(Failure::Refused) => return Ok(None),
                 Err(Failure::Http1) => {
-                    self.connections.note_http1(&hop.peer());
+                    self.connections.note_http1(&hop.key());
                     return Ok(None);
                 }
                 Err(Failure::Gone) => None,
@@ -209,7 +209,7 @@ impl Client {
     /// server speaks HTTP/1.1.
     async fn shared_http2(self: &Arc<Self>, hop: &Destination) -> Result<Option<Connection>, Error> {
         let dial = || self.clone().dial_shared(hop.clone());
-        let connection = match self.connections.get(&hop.peer(), dial) {
+        let connection = match self.connections.get(&hop.key(), dial) {
             Known::Http1 => None,
             Known::Connection(connection) => Some(connection),
             Known::Flight(flight) => flight.await.map_err(Error::Dial)?,
@@ -219,7 +219,7 @@ impl Client {
 
     async fn dial_shared(self: Arc<Self>, hop: Destination) -> Outcome {
         let connected = self.dialer.dial(&hop, Protocols::Http2, self.connect_timeout).await?;
-        let peer = &hop.peer();
+        let peer = &hop.key();
         if !connected.http2 {
             self.pool.put(self.pool.here(), peer, self.wire(connected));
             self.connections.note_http1(peer);
@@ -238,7 +238,7 @@ impl Client {
     ) -> Result<Response, Error> {
         let connected = self.dialer.dial(hop, Protocols::Http2, self.connect_timeout).await?;
         if !connected.http2 {
-            self.connections.set_only(&hop.peer(), false);
+            self.connections.set_only(&hop.key(), false);
             return Ok(self.exchange(self.wire(connected), hop, request).await?);
         }
         let connection = self.start_http2(hop, connected, Windows::ALONE).await?;
@@ -265,7 +265,7 @@ impl Client {
     ) -> Result<Response, WireError> {
         request.body.rewind();
         let head = wire.exchange(request.method, &hop.url().target, request.headers, request.body).await?;
-        let home = Home { client: self.clone(), peer: hop.peer(), place: self.pool.here() };
+        let home = Home { client: self.clone(), peer: hop.key(), place: self.pool.here() };
         let body = Download::body(home, wire, head.framing);
         Ok(Response { status: head.status, headers: head.headers, body })
     }

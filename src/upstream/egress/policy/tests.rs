@@ -1,33 +1,33 @@
 use std::path::Path;
 
 use crate::config::{Config, Environment};
+use crate::upstream::egress::policy::*;
 use crate::upstream::egress::url::UrlError;
-use crate::upstream::egress::*;
 
 const HUB: &str = "https://registry-1.docker.io";
 
 /// The rules of an upstream with these keys in its table.
-fn reach(url: &str, keys: &str) -> EgressPolicy {
-    reach_in(url, keys, &Environment::default())
+fn policy(url: &str, keys: &str) -> EgressPolicy {
+    policy_in(url, keys, &Environment::default())
 }
 
-fn reach_in(url: &str, keys: &str, environment: &Environment) -> EgressPolicy {
+fn policy_in(url: &str, keys: &str, environment: &Environment) -> EgressPolicy {
     let text =
         format!("[auth.htpasswd]\npath = \"users\"\n[[upstream]]\nname = \"up\"\nurl = {url:?}\n{keys}\n");
     let config = Config::from_toml(&text, "dockgate.toml", Path::new("/etc/dockgate"), environment).unwrap();
     EgressPolicy::new(&config.upstreams[0])
 }
 
-fn blob(reach: &EgressPolicy) -> Url {
-    reach.own("/v2/a/blobs/sha256:0?x".into()).url().clone()
+fn blob(policy: &EgressPolicy) -> Url {
+    policy.own("/v2/a/blobs/sha256:0?x".into()).url().clone()
 }
 
 /// Where a request would go, or why there is none.
 fn verdict(result: Result<Destination, EgressError>) -> &'static str {
     match result {
-        Ok(hop) if hop.is_own() => "the upstream",
-        Ok(hop) if hop.addresses() == Addresses::Any => "any address",
-        Ok(hop) if hop.is_proxied() => "by proxy",
+        Ok(destination) if destination.is_own() => "the upstream",
+        Ok(destination) if destination.addresses() == Addresses::Any => "any address",
+        Ok(destination) if destination.is_proxied() => "by proxy",
         Ok(_) => "public addresses",
         Err(EgressError::Url(_)) => "refused: no URL",
         Err(EgressError::ForeignRealm(_)) => "refused: foreign realm",
@@ -46,13 +46,13 @@ fn verdict(result: Result<Destination, EgressError>) -> &'static str {
 fn attacks_on_realm_redirect_and_upload_lead_nowhere() {
     type Rule = (&'static str, fn(&EgressPolicy, &str) -> Result<Destination, EgressError>);
     type Row = (Rule, &'static str, &'static str, &'static str, &'static str);
-    let realm: Rule = ("realm", |reach, text| reach.realm(text));
-    let redirect: Rule = ("redirect", |reach, text| reach.redirect(&blob(reach), text));
+    let realm: Rule = ("realm", |policy, text| policy.realm(text));
+    let redirect: Rule = ("redirect", |policy, text| policy.redirect(&blob(policy), text));
     let onward: Rule =
-        ("onward", |reach, text| reach.redirect(&Url::parse("https://cdn.example/b").unwrap(), text));
+        ("onward", |policy, text| policy.redirect(&Url::parse("https://cdn.example/b").unwrap(), text));
     let upload_on: Rule =
-        ("upload on", |reach, text| reach.upload(&Url::parse("https://cdn.example/u").unwrap(), text));
-    let upload: Rule = ("upload", |reach, text| reach.upload(&blob(reach), text));
+        ("upload on", |policy, text| policy.upload(&Url::parse("https://cdn.example/u").unwrap(), text));
+    let upload: Rule = ("upload", |policy, text| policy.upload(&blob(policy), text));
 
     const ACR: &str = "https://acme.azurecr.io";
     const ECR: &str = "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com";
@@ -211,7 +211,7 @@ fn attacks_on_realm_redirect_and_upload_lead_nowhere() {
         (upload, HUB, LISTED, "https://other.example/v2/a", "refused: foreign upload"),
     ];
     for ((name, rule), url, keys, text, expected) in rows {
-        let given = verdict(rule(&reach(url, keys), text));
+        let given = verdict(rule(&policy(url, keys), text));
         let registry = url.trim_start_matches("https://");
         let text = text.escape_default().to_string();
         println!("{given:<31}{name:<9}{registry:<45}{text:<50}{keys}");
@@ -243,16 +243,16 @@ fn the_challenges_of_real_registries_pass() {
         ("https://[::1]:5000", "https://[::1]:5000/auth"),
     ] {
         for keys in ["", "proxy = \"http://proxy.example:3128\""] {
-            let hop = reach(url, keys).realm(&format!("{realm}?tenant=a%2fb")).unwrap();
-            assert_eq!(hop.url().expose(), format!("{realm}?tenant=a%2fb"));
-            assert_eq!(hop.is_proxied(), !keys.is_empty(), "{url}");
+            let destination = policy(url, keys).realm(&format!("{realm}?tenant=a%2fb")).unwrap();
+            assert_eq!(destination.url().expose(), format!("{realm}?tenant=a%2fb"));
+            assert_eq!(destination.is_proxied(), !keys.is_empty(), "{url}");
         }
     }
 }
 
 #[test]
 fn a_token_endpoint_may_redirect_where_a_realm_may_be() {
-    let hub = reach(HUB, "");
+    let hub = policy(HUB, "");
     let from = hub.realm("https://auth.docker.io/token?a").unwrap().url().clone();
     for (location, given) in [
         ("/v2/token", "public addresses"),
@@ -273,29 +273,35 @@ fn at_home_scheme_and_port_are_the_upstreams_own() {
         ("http://r.example:5000", "https://R.example/b", "http://r.example:5000/b"),
         ("https://r.example", "HTTP://r.example./b", "https://r.example/b"),
     ] {
-        let reach = reach(url, "");
-        for hop in [reach.redirect(&blob(&reach), location), reach.upload(&blob(&reach), location)] {
-            let hop = hop.unwrap();
-            assert_eq!((hop.url().expose().as_str(), hop.is_own()), (home, true), "{location}");
+        let policy = policy(url, "");
+        for destination in
+            [policy.redirect(&blob(&policy), location), policy.upload(&blob(&policy), location)]
+        {
+            let destination = destination.unwrap();
+            assert_eq!(
+                (destination.url().expose().as_str(), destination.is_own()),
+                (home, true),
+                "{location}"
+            );
         }
     }
 }
 
 #[test]
 fn a_redirect_to_the_same_path_by_https_is_meant() {
-    let reach = reach("http://r.example", "");
-    let hop = reach.redirect(&blob(&reach), "https://r.example/v2/a/blobs/sha256:0?x").unwrap();
-    assert_eq!(hop.url().expose(), "https://r.example/v2/a/blobs/sha256:0?x");
-    assert_eq!((hop.is_own(), hop.addresses()), (false, Addresses::Public));
+    let policy = policy("http://r.example", "");
+    let destination = policy.redirect(&blob(&policy), "https://r.example/v2/a/blobs/sha256:0?x").unwrap();
+    assert_eq!(destination.url().expose(), "https://r.example/v2/a/blobs/sha256:0?x");
+    assert_eq!((destination.is_own(), destination.addresses()), (false, Addresses::Public));
 }
 
 #[test]
 fn no_chain_of_redirects_falls_from_https_to_http() {
-    let reach = reach("http://10.0.0.5:5000", "");
-    let cdn = reach.redirect(&blob(&reach), "https://cdn.example/blob").unwrap();
-    let next = reach.redirect(cdn.url(), "http://cdn.example/blob");
+    let policy = policy("http://10.0.0.5:5000", "");
+    let cdn = policy.redirect(&blob(&policy), "https://cdn.example/blob").unwrap();
+    let next = policy.redirect(cdn.url(), "http://cdn.example/blob");
     assert_eq!(next.unwrap_err(), EgressError::PlainRedirect("cdn.example:80".into()));
-    let relative = reach.redirect(cdn.url(), "other").unwrap();
+    let relative = policy.redirect(cdn.url(), "other").unwrap();
     assert_eq!(relative.url().expose(), "https://cdn.example/other");
     assert!(!relative.is_own());
 }
@@ -303,19 +309,19 @@ fn no_chain_of_redirects_falls_from_https_to_http() {
 #[test]
 fn hosts_that_are_dialled_without_the_proxy_are_judged_by_their_addresses() {
     let variables = [("HTTPS_PROXY", "http://proxy.example:3128"), ("NO_PROXY", "cdn.example")];
-    let reach = reach_in(HUB, "", &Environment::from(variables));
-    assert!(reach.own("/v2/".into()).is_proxied());
+    let policy = policy_in(HUB, "", &Environment::from(variables));
+    assert!(policy.own("/v2/".into()).is_proxied());
     for (location, given) in [
         ("https://cdn.example/", "public addresses"),
         ("https://other.example/", "refused: unknown behind proxy"),
     ] {
-        assert_eq!(verdict(reach.redirect(&blob(&reach), location)), given, "{location}");
+        assert_eq!(verdict(policy.redirect(&blob(&policy), location)), given, "{location}");
     }
 }
 
 #[test]
 fn errors_name_the_key_and_what_to_write_and_no_path() {
-    let hub = reach(HUB, "");
+    let hub = policy(HUB, "");
     let told = |result: Result<Destination, EgressError>| result.unwrap_err().to_string();
     assert_eq!(
         told(hub.realm("https://evil.example/secret?token=secret")),
@@ -337,10 +343,10 @@ fn errors_name_the_key_and_what_to_write_and_no_path() {
             text.contains(&format!("redirect_hosts = [{entry:?}]")) && !text.contains("secret"),
             "{text}"
         );
-        let listed = reach(HUB, &format!("redirect_hosts = [{entry:?}]"));
-        let hop = listed.redirect(&blob(&listed), location).unwrap();
-        assert_eq!(hop.addresses(), Addresses::Any, "{location}");
-        let trusting = reach(HUB, &format!("realm_hosts = [{entry:?}]"));
+        let listed = policy(HUB, &format!("redirect_hosts = [{entry:?}]"));
+        let destination = listed.redirect(&blob(&listed), location).unwrap();
+        assert_eq!(destination.addresses(), Addresses::Any, "{location}");
+        let trusting = policy(HUB, &format!("realm_hosts = [{entry:?}]"));
         assert_eq!(verdict(trusting.realm(location)), "any address", "{location}");
     }
     assert_eq!(hub.realm("https://u:secret@a/").unwrap_err(), EgressError::Url(UrlError::UserInformation));
@@ -351,7 +357,7 @@ fn errors_name_the_key_and_what_to_write_and_no_path() {
 fn a_connection_serves_whoever_might_have_made_it() {
     let peer = |host: &str, addresses| {
         Destination::unchecked(Origin { https: true, host: host.into(), port: 443 }, addresses, false, false)
-            .peer()
+            .key()
     };
     let (any, public) = (peer("a.example", Addresses::Any), peer("a.example", Addresses::Public));
     assert!(any.serves(&any) && public.serves(&public) && public.serves(&any) && !any.serves(&public));
@@ -360,11 +366,12 @@ fn a_connection_serves_whoever_might_have_made_it() {
 
 #[test]
 fn the_upstream_itself_is_one_peer_however_it_is_reached() {
-    let reach = reach("https://r.example", "redirect_hosts = [\"r.example\"]\nrealm_hosts = [\"r.example\"]");
-    let own = reach.own("/v2/".into()).peer();
-    let (from, place) = (blob(&reach), "https://r.example/x");
-    for hop in [reach.redirect(&from, place), reach.upload(&from, place), reach.realm(place)] {
-        let hop = hop.unwrap();
-        assert!(hop.is_own() && hop.peer() == own);
+    let policy =
+        policy("https://r.example", "redirect_hosts = [\"r.example\"]\nrealm_hosts = [\"r.example\"]");
+    let own = policy.own("/v2/".into()).key();
+    let (from, place) = (blob(&policy), "https://r.example/x");
+    for destination in [policy.redirect(&from, place), policy.upload(&from, place), policy.realm(place)] {
+        let destination = destination.unwrap();
+        assert!(destination.is_own() && destination.key() == own);
     }
 }
