@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::config::UpstreamUrl;
+use crate::upstream::auth::credentials::Credential;
 use crate::upstream::auth::credentials::config_json::{self, Entry};
-use crate::upstream::auth::credentials::grant::Credential;
 use crate::upstream::auth::credentials::program;
 use crate::upstream::auth::credentials::server::Server;
 
@@ -28,7 +28,7 @@ fn said(entry: &Entry) -> (Option<String>, Vec<String>) {
     if let Some(helper) = &entry.helper {
         assert!(program::is_name(helper) && !helper.contains('/'), "{helper}");
     }
-    let grant = match &entry.grant {
+    let credential = match &entry.credential {
         None | Some(Credential::Nothing) => vec![],
         Some(Credential::Password(login)) => {
             let (name, password) = (login.username.as_str(), login.password.expose());
@@ -41,5 +41,5 @@ fn said(entry: &Entry) -> (Option<String>, Vec<String>) {
             vec![token.expose().to_owned()]
         }
     };
-    (entry.helper.clone(), grant)
+    (entry.helper.clone(), credential)
 }

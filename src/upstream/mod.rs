@@ -25,7 +25,8 @@ pub(crate) mod storage_circuit;
 pub(crate) mod transport;
 
 pub(crate) use crate::upstream::auth::credentials::CredentialError;
-use crate::upstream::auth::credentials::{Credentials, UpstreamIdentity};
+use crate::upstream::auth::credentials::Credentials;
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::lockout::Lockouts;
 use crate::upstream::auth::login::Judging;
 use crate::upstream::auth::scheme::Known;
@@ -171,7 +172,7 @@ impl Upstream {
     /// # Errors
     /// When no answer came, or one that the client could do nothing with. An answer with any status but 401 is none.
     pub(crate) async fn send(&self, permit: &Permit, mut request: Request<'_>) -> Result<Response, Error> {
-        let who = self.credentials.who(permit.identity());
+        let who = self.credentials.identify(permit.identity());
         let response = self.fetch(&who, &mut request).await;
         self.sent(who, request, response)
     }
@@ -192,7 +193,7 @@ impl Upstream {
     /// As whom the upstream is asked for the holder of `permit`: a name for this process alone, which no other has. Clients with
     /// one name and two passwords are two.
     pub(crate) fn account(&self, permit: &Permit) -> Arc<str> {
-        match self.credentials.who(permit.identity()) {
+        match self.credentials.identify(permit.identity()) {
             who @ UpstreamIdentity::Client(_) => {
                 format!("client {:016x}", self.accounts.hash_one(&who)).into()
             }
@@ -203,7 +204,7 @@ impl Upstream {
     /// Whether it is asked for the holder of `permit` as it is for everyone who has no credentials of his own.
     pub(crate) fn is_everyones(&self, permit: &Permit) -> bool {
         matches!(
-            self.credentials.who(permit.identity()),
+            self.credentials.identify(permit.identity()),
             UpstreamIdentity::Anonymous | UpstreamIdentity::Gateway
         )
     }

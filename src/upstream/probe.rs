@@ -14,7 +14,8 @@ use crate::config;
 use crate::config::limits;
 use crate::proto::{Authorization, Challenge, ScopeSet, Secret, TokenAnswer};
 use crate::upstream::auth::challenge::set_authorization;
-use crate::upstream::auth::credentials::{Credential, CredentialError, UpstreamIdentity};
+use crate::upstream::auth::credentials::{Credential, CredentialError};
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::token;
 use crate::upstream::auth::token::{Asking, Bearer, Given, TokenError};
 use crate::upstream::egress::{Destination, EgressError};
@@ -61,7 +62,7 @@ impl Probe {
     /// When the TLS settings can't be used.
     pub(crate) fn new(settings: config::Upstream, permit: Permit) -> Result<Self, TlsSettingsError> {
         let upstream = Upstream::new(settings, limits::STALL_TIMEOUT, 1)?;
-        let who = upstream.credentials.who(permit.identity());
+        let who = upstream.credentials.identify(permit.identity());
         Ok(Self { upstream, permit, who, secrets: Mutex::default() })
     }
 
@@ -230,7 +231,7 @@ impl Probe {
     }
 
     async fn grant(&self) -> Result<Credential, CredentialError> {
-        let grant = self.upstream.credentials.grant(&self.who).await?;
+        let grant = self.upstream.credentials.credential(&self.who).await?;
         match &grant {
             Credential::Nothing => {}
             Credential::IdentityToken(secret) | Credential::RegistryToken(secret) => self.hide(secret),

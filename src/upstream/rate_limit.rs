@@ -9,7 +9,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::upstream::Response;
-use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::identity::UpstreamIdentity;
 
 /// An allowance, as an answer tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

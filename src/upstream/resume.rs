@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::body::{Body, BodyError, RequestBody, Stream};
 use crate::proto::ContentRange;
-use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::transport::backoff::Backoff;
 use crate::upstream::{Purpose, Request, Response, Upstream};

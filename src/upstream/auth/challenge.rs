@@ -7,7 +7,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::body::RequestBody;
 use crate::clock;
-use crate::upstream::auth::credentials::{Credential, UpstreamIdentity};
+use crate::upstream::auth::credentials::Credential;
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scheme::{Refusal, Scheme};
 use crate::upstream::auth::token;
 use crate::upstream::auth::token::{Key, Missing, Token, TokenError};
@@ -84,7 +85,7 @@ impl Upstream {
             if self.standings.is_shunned(who) {
                 return Err(Error::Unauthorized(Unauthorized::Password));
             }
-            return Ok(match self.credentials.grant(who).await? {
+            return Ok(match self.credentials.credential(who).await? {
                 Credential::Password(login) => Presented::Fixed(token::basic(&login)),
                 Credential::RegistryToken(token) => {
                     token::bearer(&token).map_or(Presented::Nothing, Presented::Fixed)

@@ -11,7 +11,7 @@ use moka::sync::Cache;
 
 use crate::clock;
 use crate::config::limits;
-use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::identity::UpstreamIdentity;
 
 /// How each identity of one upstream stands with it.
 pub(crate) struct Lockouts(Cache<UpstreamIdentity, Standing>);

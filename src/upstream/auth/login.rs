@@ -11,7 +11,7 @@ use crate::body::RequestBody;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::Secret;
-use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::token::{Key, TokenError};
 use crate::upstream::transport::backoff::retry_after;
 use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Unauthorized, Upstream};

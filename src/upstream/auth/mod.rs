@@ -2,6 +2,7 @@
 
 pub(crate) mod challenge;
 pub(crate) mod credentials;
+pub(crate) mod identity;
 pub(crate) mod lockout;
 pub(crate) mod login;
 pub(crate) mod scheme;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use crate::proto::ScopeSet;
-use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scheme::Scheme;
 use crate::upstream::auth::token;
 use crate::upstream::auth::token::{Fetch, Token, TokenError};
@@ -42,7 +42,7 @@ impl TokenRequest {
         if upstream.standings.is_shunned(&self.who) {
             return Err(TokenError::Shunned);
         }
-        let grant = upstream.credentials.grant(&self.who).await?;
+        let grant = upstream.credentials.credential(&self.who).await?;
         let asking = token::Asking { client: &upstream.client, reach: &upstream.reach };
         let result = asking.fetch(bearer, &grant, self.access.scopes(&self.challenged)).await;
         // Where nothing in particular was asked for, it is the credentials that are refused.

@@ -6,10 +6,49 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::upstream::auth::credentials::docker_config::DockerConfigError;
-use crate::upstream::auth::credentials::grant::{Credential, Flaw};
+use crate::upstream::auth::credentials::credential::{Credential, Flaw};
 use crate::upstream::auth::credentials::program;
+use crate::upstream::auth::credentials::program::HelperError;
 use crate::upstream::auth::credentials::server::Server;
+
+/// Why a docker `config.json` gave no credentials. Says nothing of what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DockerConfigError {
+    /// The gateway is ending, or has not come to it.
+    #[error("it has not been read")]
+    Unread,
+    /// The system did not let it be read.
+    #[error("it can't be read: {0}")]
+    Read(String),
+    /// Something else than what docker writes.
+    #[error("it is larger than {} MiB, which no config.json is", LARGEST_FILE / 1024 / 1024)]
+    TooLarge,
+    /// No JSON, or not what docker writes.
+    #[error("it is no config.json as docker writes it (line {line}, column {column})")]
+    Malformed {
+        /// Counted from 1; 0 where nothing is.
+        line: usize,
+        /// Counted from 1; 0 where nothing is.
+        column: usize,
+    },
+    /// The helper that it names for this registry would not be a program's name.
+    #[error("the helper that it names for {0} is no plain name")]
+    HelperName(String),
+    /// What it holds for this registry is of no use.
+    #[error("its entry for {0} is of no use: {1}")]
+    Flawed(String, Flaw),
+    /// The operator has named the file, and it does not know this registry.
+    #[error("it holds nothing for {0}")]
+    Nothing(String),
+    /// The helper that it names failed.
+    #[error("{program}: {why}")]
+    Helper {
+        /// What the helper is called.
+        program: String,
+        /// What it did.
+        why: HelperError,
+    },
+}
 
 /// What the file says of one registry.
 #[derive(Debug)]
@@ -17,7 +56,7 @@ pub(crate) struct Entry {
     /// The NAME of the helper to ask first.
     pub(crate) helper: Option<String>,
     /// What serves where the helper has nothing, or there is none.
-    pub(crate) grant: Option<Credential>,
+    pub(crate) credential: Option<Credential>,
 }
 
 /// Reads what `bytes` hold for `server`. What they hold for others is not looked at.
@@ -30,9 +69,9 @@ pub(crate) fn read(bytes: &[u8], server: &Server) -> Result<Entry, DockerConfigE
         return Err(DockerConfigError::HelperName(server.key().to_owned()));
     }
     let helper = helper.map(str::to_owned);
-    let grant =
-        file.grant(server).map_err(|flaw| DockerConfigError::Flawed(server.key().to_owned(), flaw))?;
-    Ok(Entry { helper, grant })
+    let credential =
+        file.credential(server).map_err(|flaw| DockerConfigError::Flawed(server.key().to_owned(), flaw))?;
+    Ok(Entry { helper, credential })
 }
 
 /// Go reads `null` as if the key were not there, and so do we.
@@ -61,9 +100,9 @@ impl File {
     }
 
     /// Where a helper has the credentials there is an entry all the same, and it is empty.
-    fn grant(&self, server: &Server) -> Result<Option<Credential>, Flaw> {
+    fn credential(&self, server: &Server) -> Result<Option<Credential>, Flaw> {
         let Some(auths) = &self.auths else { return Ok(None) };
-        of(auths, server).flatten().find_map(|auth| auth.grant().transpose()).transpose()
+        of(auths, server).flatten().find_map(|auth| auth.credential().transpose()).transpose()
     }
 }
 
@@ -75,7 +114,7 @@ fn of<'a, T>(map: &'a BTreeMap<String, T>, server: &Server) -> impl Iterator<Ite
 
 impl Auth {
     /// A token beats a password: it is what the password was exchanged for.
-    fn grant(&self) -> Result<Option<Credential>, Flaw> {
+    fn credential(&self) -> Result<Option<Credential>, Flaw> {
         if let Some(token) = written(&self.registrytoken) {
             return Credential::registry_token(token.to_owned()).map(Some);
         }
@@ -108,6 +147,9 @@ fn decode(auth: &str) -> Result<Credential, Flaw> {
     Credential::password(username.to_owned(), password.trim_end_matches('\0').to_owned())
 }
 
+/// A config.json, in bytes: thousands of registries. A larger one is most likely another file.
+pub(crate) const LARGEST_FILE: u64 = 1024 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +165,7 @@ mod tests {
 
     /// What serves where no helper does.
     fn shown(entry: &Entry) -> String {
-        match &entry.grant {
+        match &entry.credential {
             None => "none".into(),
             Some(Credential::Nothing) => "nothing".into(),
             Some(Credential::Password(login)) => format!("{}:{}", login.username, login.password.expose()),
@@ -173,7 +215,7 @@ mod tests {
         ] {
             let json = format!(r#"{{"auths":{{"{key}":{{"username":"u","password":"p"}}}}}}"#);
             let entry = read(json.as_bytes(), &server("r.example", port)).unwrap();
-            assert_eq!(entry.grant.is_some(), found, "{key} for {port}");
+            assert_eq!(entry.credential.is_some(), found, "{key} for {port}");
         }
     }
 

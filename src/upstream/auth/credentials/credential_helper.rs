@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::upstream::auth::credentials::grant::Credential;
+use crate::upstream::auth::credentials::credential::Credential;
 use crate::upstream::auth::credentials::program::{HelperError, Program};
 
 /// A helper, asked for one registry. Cheap to clone.
@@ -46,7 +46,7 @@ impl Helper {
 
     /// The last answer while it is good, else a new one. Callers at the same time, on any worker, share a run, which
     /// goes on when they go away. A failure is an answer for 10 s.
-    pub(crate) async fn grant(&self) -> Result<Credential, HelperError> {
+    pub(crate) async fn credential(&self) -> Result<Credential, HelperError> {
         if let Some(kept) = self.0.good() {
             if clock::now() >= kept.renewed_from {
                 self.renew();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     async fn secret(helper: &Helper) -> Result<String, HelperError> {
-        match helper.grant().await? {
+        match helper.credential().await? {
             Credential::Password(login) => Ok(login.password.expose().to_owned()),
             other => panic!("{other:?}"),
         }
@@ -286,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn a_run_survives_the_caller_that_began_it() {
         let scene = Scene::new("sleep 0.3");
-        let gone = tokio::time::timeout(Duration::from_millis(100), scene.helper.grant()).await;
+        let gone = tokio::time::timeout(Duration::from_millis(100), scene.helper.credential()).await;
         assert!(gone.is_err());
         assert_eq!((scene.secret().await, scene.runs()), (ok("one"), 1));
     }

@@ -9,52 +9,13 @@ use std::time::Instant;
 use crate::clock;
 use crate::config::limits;
 use crate::file_stamp::Stamp;
-use crate::upstream::auth::credentials::CredentialError;
 use crate::upstream::auth::credentials::config_json;
-use crate::upstream::auth::credentials::config_json::Entry;
+use crate::upstream::auth::credentials::config_json::{DockerConfigError, Entry, LARGEST_FILE};
+use crate::upstream::auth::credentials::credential::Credential;
 use crate::upstream::auth::credentials::credential_helper::Helper;
-use crate::upstream::auth::credentials::grant::{Credential, Flaw};
+use crate::upstream::auth::credentials::error::CredentialError;
 use crate::upstream::auth::credentials::program::{HelperError, Program};
 use crate::upstream::auth::credentials::server::Server;
-
-/// Why a docker `config.json` gave no credentials. Says nothing of what it holds.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DockerConfigError {
-    /// The gateway is ending, or has not come to it.
-    #[error("it has not been read")]
-    Unread,
-    /// The system did not let it be read.
-    #[error("it can't be read: {0}")]
-    Read(String),
-    /// Something else than what docker writes.
-    #[error("it is larger than {} MiB, which no config.json is", LARGEST_FILE / 1024 / 1024)]
-    TooLarge,
-    /// No JSON, or not what docker writes.
-    #[error("it is no config.json as docker writes it (line {line}, column {column})")]
-    Malformed {
-        /// Counted from 1; 0 where nothing is.
-        line: usize,
-        /// Counted from 1; 0 where nothing is.
-        column: usize,
-    },
-    /// The helper that it names for this registry would not be a program's name.
-    #[error("the helper that it names for {0} is no plain name")]
-    HelperName(String),
-    /// What it holds for this registry is of no use.
-    #[error("its entry for {0} is of no use: {1}")]
-    Flawed(String, Flaw),
-    /// The operator has named the file, and it does not know this registry.
-    #[error("it holds nothing for {0}")]
-    Nothing(String),
-    /// The helper that it names failed.
-    #[error("{program}: {why}")]
-    Helper {
-        /// What the helper is called.
-        program: String,
-        /// What it did.
-        why: HelperError,
-    },
-}
 
 /// A docker `config.json`, for one registry.
 #[derive(Debug)]
@@ -82,7 +43,7 @@ struct State {
 #[derive(Debug)]
 struct Found {
     helper: Option<(String, Helper)>,
-    grant: Option<Credential>,
+    credential: Option<Credential>,
 }
 
 impl DockerConfig {
@@ -94,8 +55,8 @@ impl DockerConfig {
 
     /// What the file, or the helper that it names, holds for the registry. Looks every 2 s whether the file has
     /// changed; one that is broken leaves in force what was read before.
-    pub(crate) async fn grant(&self) -> Result<Credential, CredentialError> {
-        let result = async { self.found().await?.grant(&self.0.server).await }.await;
+    pub(crate) async fn credential(&self) -> Result<Credential, CredentialError> {
+        let result = async { self.found().await?.credential(&self.0.server).await }.await;
         result.map_err(|why| CredentialError::DockerConfig { file: self.0.path.clone(), why })
     }
 
@@ -123,9 +84,9 @@ impl DockerConfig {
 }
 
 impl Found {
-    async fn grant(&self, server: &Server) -> Result<Credential, DockerConfigError> {
+    async fn credential(&self, server: &Server) -> Result<Credential, DockerConfigError> {
         if let Some((_, helper)) = &self.helper {
-            match helper.grant().await {
+            match helper.credential().await {
                 Err(HelperError::Nothing(_)) => {}
                 result => {
                     return result
@@ -133,7 +94,7 @@ impl Found {
                 }
             }
         }
-        self.grant.clone().ok_or_else(|| DockerConfigError::Nothing(server.key().to_owned()))
+        self.credential.clone().ok_or_else(|| DockerConfigError::Nothing(server.key().to_owned()))
     }
 }
 
@@ -174,7 +135,7 @@ impl Inner {
         let mut state = self.state();
         let old = state.found.take();
         let helper = entry.helper.map(|name| self.helper(name, old.as_deref()));
-        state.found = Some(Arc::new(Found { helper, grant: entry.grant }));
+        state.found = Some(Arc::new(Found { helper, credential: entry.credential }));
         (state.stamp, state.error) = (Some(stamp), None);
     }
 
@@ -209,9 +170,6 @@ fn read(path: &Path) -> io::Result<(Stamp, Vec<u8>)> {
     Ok((stamp, bytes))
 }
 
-/// A config.json, in bytes: thousands of registries. A larger one is most likely another file.
-const LARGEST_FILE: u64 = 1024 * 1024;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -237,7 +195,7 @@ mod tests {
     }
 
     async fn secret(config: &DockerConfig) -> Result<String, DockerConfigError> {
-        match config.grant().await {
+        match config.credential().await {
             Ok(Credential::Password(login)) => Ok(login.password.expose().to_owned()),
             Ok(other) => panic!("{other:?}"),
             Err(CredentialError::DockerConfig { why, .. }) => Err(why),
@@ -323,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn errors_name_the_key_and_the_file_and_show_nothing_of_it() {
         let (_directory, path, config) = written(r#"{"auths":{"r.example":{"auth":"hunter2"}}}"#);
-        let error = config.grant().await.unwrap_err();
+        let error = config.credential().await.unwrap_err();
         let expected = format!(
             "upstream.credentials.docker_config: {}: its entry for r.example is of no use: \"auth\" is not the \
              base64 of NAME:PASSWORD",
@@ -362,7 +320,7 @@ mod tests {
             "upstream.credentials.docker_config: {}: docker-credential-test: there is no such program on PATH",
             path.display()
         );
-        assert_eq!(config.grant().await.unwrap_err().to_string(), expected);
+        assert_eq!(config.credential().await.unwrap_err().to_string(), expected);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::config::limits;
-use crate::upstream::auth::credentials::grant::{Credential, Flaw};
+use crate::upstream::auth::credentials::credential::{Credential, Flaw};
 
 /// Why a helper gave no credentials. Says nothing of what they would have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::ScopeSet;
-use crate::upstream::auth::credentials::UpstreamIdentity;
+use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scheme::Refusal;
 use crate::upstream::auth::scope::RequiredScope;
 pub(crate) use lifetime::Lifetime;

@@ -36,8 +36,8 @@ async fn a_helper_is_asked_on_its_standard_input_and_gives_name_and_secret() {
 
 #[tokio::test]
 async fn the_name_token_in_brackets_makes_the_secret_a_refresh_token() {
-    let grant = get(r#"echo '{"Username":"<token>","Secret":"refresh-me"}'"#).await.unwrap();
-    assert!(matches!(grant, Credential::IdentityToken(token) if token.expose() == "refresh-me"));
+    let credential = get(r#"echo '{"Username":"<token>","Secret":"refresh-me"}'"#).await.unwrap();
+    assert!(matches!(credential, Credential::IdentityToken(token) if token.expose() == "refresh-me"));
 }
 
 #[tokio::test]

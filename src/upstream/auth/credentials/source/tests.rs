@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use crate::authn::UserName;
 use crate::config::{Config, Environment, Glob, UserPattern};
 use crate::proto::Secret;
 use crate::upstream::auth::credentials::program::tests::install;
-use crate::upstream::auth::credentials::*;
+use crate::upstream::auth::credentials::source::*;
 
 fn credentials(source: CredentialSource, users: &[(UserPattern, &str)]) -> Credentials {
     let toml =
@@ -30,7 +32,7 @@ fn client(upstream: &str) -> Arc<Forwarded> {
 }
 
 async fn shown(credentials: &Credentials, who: &UpstreamIdentity) -> String {
-    match credentials.grant(who).await.unwrap() {
+    match credentials.credential(who).await.unwrap() {
         Credential::Nothing => "nothing".into(),
         Credential::Password(login) => format!("{}:{}", login.username, login.password.expose()),
         other => panic!("{other:?}"),
@@ -47,8 +49,8 @@ fn who_nothing_else_is_for_is_asked_for_as_the_source_has_it() {
         (CredentialSource::DockerConfig("/x".into()), UpstreamIdentity::Gateway),
     ] {
         let credentials = credentials(source, &[]);
-        assert_eq!(credentials.who(&Identity::Anonymous), expected);
-        assert_eq!(credentials.who(&user("alice")), expected);
+        assert_eq!(credentials.identify(&Identity::Anonymous), expected);
+        assert_eq!(credentials.identify(&user("alice")), expected);
     }
 }
 
@@ -68,7 +70,7 @@ fn the_first_entry_that_is_for_a_user_decides() {
         (Identity::Anonymous, UpstreamIdentity::User(2)),
         (user("bob"), UpstreamIdentity::Gateway),
     ] {
-        assert_eq!(credentials.who(&identity), expected, "{identity}");
+        assert_eq!(credentials.identify(&identity), expected, "{identity}");
     }
 }
 
@@ -78,11 +80,14 @@ fn a_client_is_itself_where_it_is_known_and_nobody_anywhere_else() {
     let own = Identity::Forwarded(client("internal"));
     let other = Identity::Forwarded(client("elsewhere"));
     let forwards = credentials(CredentialSource::Forward, &everyone);
-    assert_eq!(forwards.who(&own), UpstreamIdentity::Client(client("internal")));
-    assert_eq!(forwards.who(&other), UpstreamIdentity::Anonymous);
+    assert_eq!(forwards.identify(&own), UpstreamIdentity::Client(client("internal")));
+    assert_eq!(forwards.identify(&other), UpstreamIdentity::Anonymous);
     let keeps = credentials(robot(), &everyone);
-    assert_eq!((keeps.who(&own), keeps.who(&other)), (UpstreamIdentity::Gateway, UpstreamIdentity::Gateway));
-    assert_eq!(keeps.who(&user("alice")), UpstreamIdentity::User(0));
+    assert_eq!(
+        (keeps.identify(&own), keeps.identify(&other)),
+        (UpstreamIdentity::Gateway, UpstreamIdentity::Gateway)
+    );
+    assert_eq!(keeps.identify(&user("alice")), UpstreamIdentity::User(0));
 }
 
 #[tokio::test]
@@ -101,7 +106,7 @@ async fn everyone_shows_what_is_theirs() {
 #[tokio::test]
 async fn a_helper_that_is_not_there_is_named_with_its_key() {
     let credentials = credentials(CredentialSource::Helper("no-such-helper".into()), &[]);
-    let error = credentials.grant(&UpstreamIdentity::Gateway).await.unwrap_err();
+    let error = credentials.credential(&UpstreamIdentity::Gateway).await.unwrap_err();
     let expected =
         "upstream.credentials.helper: docker-credential-no-such-helper: there is no such program on PATH";
     assert_eq!(error.to_string(), expected);
@@ -143,11 +148,12 @@ async fn no_secret_shows_in_debug_output() {
         [credentials(robot(), &users), credentials(CredentialSource::DockerConfig(file), &users), helper]
     {
         assert_eq!(shown(&credentials, &UpstreamIdentity::Gateway).await, "robot:hunter2");
-        let grants = (
-            credentials.grant(&UpstreamIdentity::Gateway).await,
-            credentials.grant(&UpstreamIdentity::User(0)).await,
+        let shown_all = (
+            credentials.credential(&UpstreamIdentity::Gateway).await,
+            credentials.credential(&UpstreamIdentity::User(0)).await,
         );
-        let seen = format!("{credentials:?} {grants:?} {:?}", UpstreamIdentity::Client(client("internal")));
+        let seen =
+            format!("{credentials:?} {shown_all:?} {:?}", UpstreamIdentity::Client(client("internal")));
         assert!(seen.contains("robot") && !seen.contains("hunter2"), "{seen}");
     }
 }

@@ -1,0 +1,27 @@
+//! Why there are no credentials to show.
+
+use std::path::PathBuf;
+
+use crate::upstream::auth::credentials::config_json::DockerConfigError;
+use crate::upstream::auth::credentials::program::HelperError;
+
+/// Why there are no credentials to show. Names the key that they should have come from, never what they are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CredentialError {
+    /// The helper gave none.
+    #[error("upstream.credentials.helper: {program}: {why}")]
+    Helper {
+        /// The helper's file name.
+        program: String,
+        /// Why it gave none.
+        why: HelperError,
+    },
+    /// The file gave none.
+    #[error("upstream.credentials.docker_config: {}: {why}", .file.display())]
+    DockerConfig {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: DockerConfigError,
+    },
+}
