@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::body::RequestBody;
 use crate::config::limits;
 use crate::upstream::transport::chunked::{Chunked, Malformed, Step};
-use crate::upstream::transport::http1::{Transport, Wire};
+use crate::upstream::transport::http1::{Http1Connection, Transport};
 
 /// Reads `data` as an upstream's answer over HTTP/1.1, to a GET and to a HEAD.
 pub fn http1_response(data: &[u8]) {
@@ -60,12 +60,13 @@ struct Answer {
 /// Sends a request to an upstream that answers `data`, at most `most` bytes per read.
 fn exchange(method: &Method, data: &[u8], most: usize) -> Result<Answer, String> {
     const LONG: Duration = Duration::from_secs(3600);
-    let mut wire = Wire::new(Box::new(Script { data: data.to_vec(), at: 0, most }), LONG, LONG);
+    let mut connection =
+        Http1Connection::new(Box::new(Script { data: data.to_vec(), at: 0, most }), LONG, LONG);
     let asked = async {
-        let head = wire.exchange(method, "/v2/", &HeaderMap::new(), &mut RequestBody::empty()).await;
+        let head = connection.exchange(method, "/v2/", &HeaderMap::new(), &mut RequestBody::empty()).await;
         let mut head = head.map_err(|error| error.to_string())?;
         let (mut body, mut broken) = (Vec::new(), None);
-        while let Some(piece) = poll_fn(|cx| wire.poll_body(cx, &mut head.framing)).await {
+        while let Some(piece) = poll_fn(|cx| connection.poll_body(cx, &mut head.framing)).await {
             match piece {
                 Ok(piece) => body.extend_from_slice(&piece),
                 Err(error) => {

@@ -12,8 +12,7 @@ use crate::authz::Permit;
 use crate::config::CredentialSource;
 use crate::meaning::{Fault, Meaning, UpstreamFailure};
 use crate::proto::ContentRange;
-use crate::upstream::auth::token::TokenError;
-use crate::upstream::{DialError, Error, Response, Unauthorized, Upstream, retry_after};
+use crate::upstream::{DialError, Error, Response, TokenError, Unauthorized, Upstream, retry_after};
 
 impl Upstream {
     /// Returns what an answer of the registry means by its head. Storage's failures are [`Error::Storage`] and never get

@@ -6,11 +6,11 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::body::BodyError;
+use crate::config::limits;
 use crate::upstream::auth::credentials::CredentialError;
-use crate::upstream::auth::token::TokenError;
 use crate::upstream::egress::EgressError;
 use crate::upstream::transport::connect::DialError;
-use crate::upstream::transport::http1::WireError;
+use crate::upstream::transport::http1::ExchangeError;
 
 /// Why an upstream gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -106,10 +106,112 @@ pub(crate) enum Unauthorized {
     Insufficient,
 }
 
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    /// The realm is nowhere that the credentials may go.
+    #[error(transparent)]
+    EgressPolicy(#[from] EgressError),
+    /// There are no credentials to ask with.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// The endpoint refuses the credentials.
+    #[error("the token endpoint {endpoint} refuses the credentials ({status})")]
+    Refused {
+        /// Scheme, host and path.
+        endpoint: String,
+        /// What it answered.
+        status: StatusCode,
+    },
+    /// The endpoint has been asked too often.
+    #[error("the token endpoint {endpoint} wants to be left alone (429)")]
+    Limited {
+        /// Scheme, host and path.
+        endpoint: String,
+        /// For how long, where it said so.
+        retry_after: Option<Duration>,
+    },
+    /// The endpoint answers something else.
+    #[error("the token endpoint {endpoint} answers {status}")]
+    Status {
+        /// Scheme, host and path.
+        endpoint: String,
+        /// What it answered.
+        status: StatusCode,
+    },
+    /// The endpoint could not be asked.
+    #[error("the token endpoint {endpoint}: {source}")]
+    Failed {
+        /// Scheme, host and path.
+        endpoint: String,
+        /// What happened.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The answer is too long, breaks off, or holds no token.
+    #[error("the token endpoint {endpoint} gives no token: {reason}")]
+    Answer {
+        /// Scheme, host and path.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The credentials were refused lately, and are not shown again for a while.
+    #[error("the credentials were refused a short while ago; they are not tried again yet")]
+    Shunned,
+    /// The registry does not take the tokens that its own token endpoint gives.
+    #[error("the registry takes none of its token endpoint's tokens: invalid_token")]
+    NotTaken,
+    /// Too many tokens are being asked for already.
+    #[error("too many tokens are wanted at once")]
+    Busy,
+    /// The task that asked has ended without an answer.
+    #[error("the request for a token was given up")]
+    Abandoned,
+}
+
+impl TokenError {
+    /// Whether the endpoint does not take the credentials.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Shunned)
+    }
+
+    /// Whether another token endpoint might have given one.
+    pub(crate) fn may_be_of_the_place(&self) -> bool {
+        match self {
+            Self::Limited { .. }
+            | Self::Refused { .. }
+            | Self::Shunned
+            | Self::Credentials(_)
+            | Self::NotTaken
+            | Self::Busy
+            | Self::Abandoned => false,
+            Self::EgressPolicy(_) | Self::Status { .. } | Self::Failed { .. } | Self::Answer { .. } => true,
+        }
+    }
+
+    /// How long not to ask again: what failed by accident is tried again soon, what was decided does not change so fast.
+    pub(crate) fn pause(&self) -> Duration {
+        match self {
+            Self::Limited { retry_after, .. } => retry_after
+                .unwrap_or(limits::REFUSED_PAUSE)
+                .clamp(limits::TOKEN_FAILED_PAUSE, limits::TOKEN_LIMITED_MOST),
+            Self::Refused { .. } | Self::Credentials(_) => limits::REFUSED_PAUSE,
+            Self::Status { .. }
+            | Self::Failed { .. }
+            | Self::Answer { .. }
+            | Self::NotTaken
+            | Self::EgressPolicy(_) => limits::TOKEN_FAILED_PAUSE,
+            // Nobody was asked.
+            Self::Shunned | Self::Abandoned | Self::Busy => Duration::ZERO,
+        }
+    }
+}
+
 /// An exchange that broke. Opaque: how it broke is for the log, not for decisions.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub(crate) struct BrokenExchange(WireError);
+pub(crate) struct BrokenExchange(ExchangeError);
 
 impl From<DialError> for Error {
     fn from(error: DialError) -> Self {
@@ -117,12 +219,12 @@ impl From<DialError> for Error {
     }
 }
 
-impl From<WireError> for Error {
-    fn from(error: WireError) -> Self {
+impl From<ExchangeError> for Error {
+    fn from(error: ExchangeError) -> Self {
         match error {
-            WireError::Body(error) => Self::Client(error),
-            WireError::Timeout(_) => Self::Timeout,
-            error @ (WireError::Closed | WireError::Io(_) | WireError::Malformed(_)) => {
+            ExchangeError::Body(error) => Self::Client(error),
+            ExchangeError::Timeout(_) => Self::Timeout,
+            error @ (ExchangeError::Closed | ExchangeError::Io(_) | ExchangeError::Malformed(_)) => {
                 Self::Broken(BrokenExchange(error))
             }
         }
@@ -135,7 +237,9 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Dial(error) => error.is_transient(),
-            Self::Broken(BrokenExchange(error)) => matches!(error, WireError::Closed | WireError::Io(_)),
+            Self::Broken(BrokenExchange(error)) => {
+                matches!(error, ExchangeError::Closed | ExchangeError::Io(_))
+            }
             Self::Timeout
             | Self::Client(_)
             | Self::EgressPolicy(_)
@@ -149,5 +253,21 @@ impl Error {
             | Self::Token(_)
             | Self::Unauthorized(_) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_after_of_a_token_endpoint_is_clamped() {
+        let pause = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            TokenError::Limited { endpoint: String::new(), retry_after }.pause()
+        };
+        assert_eq!(pause(0), limits::TOKEN_FAILED_PAUSE);
+        assert_eq!(pause(30), Duration::from_secs(30));
+        assert_eq!(pause(u64::MAX), limits::TOKEN_LIMITED_MOST);
     }
 }

@@ -16,18 +16,20 @@ use crate::proto::{Authorization, Challenge, ScopeSet, Secret, TokenAnswer};
 use crate::upstream::auth::challenge::set_authorization;
 use crate::upstream::auth::credentials::{Credential, CredentialError};
 use crate::upstream::auth::identity::UpstreamIdentity;
-use crate::upstream::auth::token;
-use crate::upstream::auth::token::{Asking, Bearer, Given, TokenError};
+use crate::upstream::auth::scheme::TokenEndpoint;
+use crate::upstream::auth::scope::RequiredScope;
+use crate::upstream::auth::token::{IssuedToken, TokenClient, basic, bearer, request_url};
 use crate::upstream::egress::{Destination, EgressError};
-use crate::upstream::transport::client::Outgoing;
+use crate::upstream::error::{Error, TokenError};
+use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
+use crate::upstream::registry::Upstream;
 use crate::upstream::transport::connect::{Certificate, DialError, TlsSettingsError};
-use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Upstream};
 
 /// An upstream under examination. Runs on one thread.
 pub(crate) struct Probe {
     upstream: Arc<Upstream>,
     permit: Permit,
-    who: UpstreamIdentity,
+    identity: UpstreamIdentity,
     /// What must not be read in anything that is told.
     secrets: Mutex<Vec<Secret>>,
 }
@@ -42,8 +44,8 @@ pub(crate) struct Pass(Option<HeaderValue>);
 
 /// A request for a token that has not been sent.
 pub(crate) struct ProbeTokenRequest {
-    endpoint: Bearer,
-    grant: Credential,
+    endpoint: TokenEndpoint,
+    credential: Credential,
     scopes: ScopeSet,
 }
 
@@ -62,8 +64,8 @@ impl Probe {
     /// When the TLS settings can't be used.
     pub(crate) fn new(settings: config::Upstream, permit: Permit) -> Result<Self, TlsSettingsError> {
         let upstream = Upstream::new(settings, limits::STALL_TIMEOUT, 1)?;
-        let who = upstream.credentials.identify(permit.identity());
-        Ok(Self { upstream, permit, who, secrets: Mutex::default() })
+        let identity = upstream.identity_of(&permit);
+        Ok(Self { upstream, permit, identity, secrets: Mutex::default() })
     }
 
     /// Its part of the configuration.
@@ -76,7 +78,7 @@ impl Probe {
     /// # Errors
     /// When there should be credentials and are none.
     pub(crate) async fn username(&self) -> Result<Option<String>, CredentialError> {
-        Ok(match self.grant().await? {
+        Ok(match self.credential().await? {
             Credential::Password(login) => Some(login.username),
             Credential::Nothing | Credential::IdentityToken(_) | Credential::RegistryToken(_) => None,
         })
@@ -87,12 +89,12 @@ impl Probe {
     /// # Errors
     /// As [`Self::username`].
     pub(crate) async fn is_somebody(&self) -> Result<bool, CredentialError> {
-        Ok(!matches!(self.grant().await?, Credential::Nothing))
+        Ok(!matches!(self.credential().await?, Credential::Nothing))
     }
 
     /// The upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
     pub(crate) fn own(&self, target: &str) -> Way {
-        Way(self.upstream.reach.own([self.settings().url.path.as_str(), target].concat()))
+        Way(self.upstream.egress().own([self.settings().url.path.as_str(), target].concat()))
     }
 
     /// Where a redirect leads that came in answer to `from`.
@@ -100,7 +102,7 @@ impl Probe {
     /// # Errors
     /// When the gateway would not follow it.
     pub(crate) fn redirect(&self, from: &Way, location: &str) -> Result<Way, EgressError> {
-        self.upstream.reach.redirect(from.0.url(), location).map(Way)
+        self.upstream.egress().redirect(from.0.url(), location).map(Way)
     }
 
     /// Sends one request and takes whatever answer comes: no challenge is answered, no redirect followed. `pass` is
@@ -118,7 +120,7 @@ impl Probe {
         set_authorization(&mut headers, pass.0.clone().filter(|_| way.is_own()));
         let mut body = RequestBody::empty();
         let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
-        self.upstream.client.send(&way.0, request).await
+        self.upstream.client().client().send(&way.0, request).await
     }
 
     /// The name and password, or the token that came with the credentials; nothing where there are none.
@@ -126,9 +128,9 @@ impl Probe {
     /// # Errors
     /// As [`Self::username`].
     pub(crate) async fn basic(&self) -> Result<Pass, CredentialError> {
-        Ok(Pass(match self.grant().await? {
-            Credential::Password(login) => Some(token::basic(&login)),
-            Credential::RegistryToken(token) => token::bearer(&token),
+        Ok(Pass(match self.credential().await? {
+            Credential::Password(login) => Some(basic(&login)),
+            Credential::RegistryToken(token) => bearer(&token),
             Credential::Nothing | Credential::IdentityToken(_) => None,
         }))
     }
@@ -137,26 +139,26 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Self::username`].
-    pub(crate) async fn errand(
+    pub(crate) async fn token_request(
         &self,
         challenge: &Challenge,
         access: &RequiredScope,
     ) -> Result<Option<ProbeTokenRequest>, CredentialError> {
-        let Some(endpoint) = Bearer::of(challenge) else { return Ok(None) };
+        let Some(endpoint) = TokenEndpoint::of(challenge) else { return Ok(None) };
         let challenged = challenge.param("scope").map(ScopeSet::parse).unwrap_or_default();
         let scopes = access.scopes(&challenged);
-        Ok(Some(ProbeTokenRequest { endpoint, grant: self.grant().await?, scopes }))
+        Ok(Some(ProbeTokenRequest { endpoint, credential: self.credential().await?, scopes }))
     }
 
     /// Sends it, by the rules of `realm_hosts`.
     ///
     /// # Errors
     /// When there is no token.
-    pub(crate) async fn token(&self, errand: &ProbeTokenRequest) -> Result<TokenGiven, TokenError> {
-        let Upstream { client, reach, .. } = &*self.upstream;
-        let asking = Asking { client, reach };
-        let Given { answer, header, .. } =
-            asking.ask(&errand.endpoint, &errand.grant, &errand.scopes).await?;
+    pub(crate) async fn token(&self, request: &ProbeTokenRequest) -> Result<TokenGiven, TokenError> {
+        let ProbeTokenRequest { endpoint, credential, scopes } = request;
+        let client =
+            TokenClient::new(self.upstream.client().client().clone(), self.upstream.egress().clone());
+        let IssuedToken { answer, header, .. } = client.ask(endpoint, credential, scopes).await?;
         self.hide(&answer.token);
         Ok(TokenGiven { answer, pass: Pass(Some(header)) })
     }
@@ -174,7 +176,7 @@ impl Probe {
     /// # Errors
     /// As [`Upstream::send`].
     pub(crate) async fn send_here(&self, way: &Way, mut request: Request<'_>) -> Result<Response, Error> {
-        self.upstream.authorized(&self.who, &way.0, &mut request).await
+        self.upstream.client().authenticator().send(&self.identity, &way.0, &mut request).await
     }
 
     /// Where an upload goes on: as [`Upstream::upload_location`].
@@ -190,11 +192,11 @@ impl Probe {
     /// # Errors
     /// When there is no connection.
     pub(crate) async fn certificates(&self) -> Result<Option<Vec<Certificate>>, DialError> {
-        let hop = self.own("/v2/").0;
-        if !hop.url().origin.https {
+        let destination = self.own("/v2/").0;
+        if !destination.url().origin.https {
             return Ok(None);
         }
-        self.upstream.client.certificates(&hop).await.map(Some)
+        self.upstream.client().client().certificates(&destination).await.map(Some)
     }
 
     /// Whether the upstream speaks the other of http and https at its port: the one that its URL does not say. It is
@@ -230,9 +232,9 @@ impl Probe {
         secrets.iter().fold(text.to_owned(), hidden)
     }
 
-    async fn grant(&self) -> Result<Credential, CredentialError> {
-        let grant = self.upstream.credentials.credential(&self.who).await?;
-        match &grant {
+    async fn credential(&self) -> Result<Credential, CredentialError> {
+        let credential = self.upstream.credentials().credential(&self.identity).await?;
+        match &credential {
             Credential::Nothing => {}
             Credential::IdentityToken(secret) | Credential::RegistryToken(secret) => self.hide(secret),
             Credential::Password(login) => {
@@ -243,7 +245,7 @@ impl Probe {
                 pair.into_iter().for_each(|pair| self.hide(&Secret::new(pair)));
             }
         }
-        Ok(grant)
+        Ok(credential)
     }
 
     fn hide(&self, secret: &Secret) {
@@ -289,7 +291,7 @@ impl Pass {
 impl ProbeTokenRequest {
     /// How it is asked for.
     pub(crate) fn method(&self) -> &'static str {
-        match self.grant {
+        match self.credential {
             Credential::IdentityToken(_) => "POST",
             Credential::Nothing | Credential::Password(_) | Credential::RegistryToken(_) => "GET",
         }
@@ -297,11 +299,11 @@ impl ProbeTokenRequest {
 
     /// The URL that is asked; there is no secret in it.
     pub(crate) fn url(&self) -> String {
-        match &self.grant {
+        match &self.credential {
             Credential::IdentityToken(_) => self.endpoint.realm.clone(),
-            Credential::Password(login) => self.endpoint.request_url(Some(login), &self.scopes),
+            Credential::Password(login) => request_url(&self.endpoint, Some(login), &self.scopes),
             Credential::Nothing | Credential::RegistryToken(_) => {
-                self.endpoint.request_url(None, &self.scopes)
+                request_url(&self.endpoint, None, &self.scopes)
             }
         }
     }
@@ -313,7 +315,7 @@ impl ProbeTokenRequest {
 
     /// Whether the credentials hold a token that serves as it is: then none is asked for.
     pub(crate) fn is_needless(&self) -> bool {
-        matches!(self.grant, Credential::RegistryToken(_))
+        matches!(self.credential, Credential::RegistryToken(_))
     }
 }
 
@@ -348,11 +350,11 @@ mod tests {
         let challenge = crate::proto::challenge::parse(line).challenges.remove(0);
         let access = RequiredScope::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
         for (login, account) in [(None, ""), (Some(("robot", "hunter2hunter2")), "account=robot&")] {
-            let errand =
-                probe("https://a.example", login).errand(&challenge, &access).await.unwrap().unwrap();
+            let request =
+                probe("https://a.example", login).token_request(&challenge, &access).await.unwrap().unwrap();
             let url = format!("https://a.example/token?{account}service=s&scope=repository%3Aa%3Apull");
-            assert_eq!((errand.method(), errand.url()), ("GET", url));
-            assert_eq!(errand.scope(), "repository:a:pull");
+            assert_eq!((request.method(), request.url()), ("GET", url));
+            assert_eq!(request.scope(), "repository:a:pull");
         }
     }
 

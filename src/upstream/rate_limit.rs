@@ -8,8 +8,8 @@ use http::{HeaderMap, StatusCode};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::upstream::Response;
 use crate::upstream::auth::identity::UpstreamIdentity;
+use crate::upstream::exchange::Response;
 
 /// An allowance, as an answer tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,31 +81,31 @@ impl Default for RateLimits {
 impl RateLimits {
     /// Keeps what an answer says, and tells the operator when it runs low or out. What is said to a client in refusing it
     /// is not kept: anybody may come with any name.
-    pub(crate) fn note(&self, upstream: &str, who: &UpstreamIdentity, response: &Response) {
+    pub(crate) fn note(&self, upstream: &str, identity: &UpstreamIdentity, response: &Response) {
         let Some(now) = RateLimit::of(&response.headers) else { return };
-        let before = self.0.get(who);
-        if is_known(who, response.status) {
-            self.0.insert(who.clone(), now.clone());
+        let before = self.0.get(identity);
+        if is_known(identity, response.status) {
+            self.0.insert(identity.clone(), now.clone());
         }
         let limited = response.status == StatusCode::TOO_MANY_REQUESTS;
         let newly_low = now.is_low() && !before.as_ref().is_some_and(RateLimit::is_low);
         if limited || newly_low {
-            tracing::warn!(upstream, identity = %who, left = %now, "the upstream's rate limit is near");
+            tracing::warn!(upstream, %identity, left = %now, "the upstream's rate limit is near");
         } else if before.as_ref() != Some(&now) {
-            tracing::debug!(upstream, identity = %who, left = %now, "the upstream's rate limit");
+            tracing::debug!(upstream, %identity, left = %now, "the upstream's rate limit");
         }
     }
 
     /// What each identity has left.
     #[cfg(test)]
     pub(crate) fn all(&self) -> Vec<(String, RateLimit)> {
-        self.0.iter().map(|(who, limit)| (who.to_string(), limit.clone())).collect()
+        self.0.iter().map(|(identity, limit)| (identity.to_string(), limit.clone())).collect()
     }
 }
 
 /// Whether the upstream is known to know this identity by such a name.
-fn is_known(who: &UpstreamIdentity, status: StatusCode) -> bool {
-    !matches!(who, UpstreamIdentity::Client(_)) || status.is_success() || status.is_redirection()
+fn is_known(identity: &UpstreamIdentity, status: StatusCode) -> bool {
+    !matches!(identity, UpstreamIdentity::Client(_)) || status.is_success() || status.is_redirection()
 }
 
 /// Identities that are remembered; where clients bring their own there may be many.
@@ -149,7 +149,8 @@ mod tests {
         limits.note("up", &UpstreamIdentity::Anonymous, &answer(&[("ratelimit-remaining", "5")]));
         limits.note("up", &UpstreamIdentity::Gateway, &answer(&[("ratelimit-remaining", "190")]));
         limits.note("up", &UpstreamIdentity::Gateway, &answer(&[]));
-        let mut all: Vec<_> = limits.all().into_iter().map(|(who, limit)| (who, limit.remaining)).collect();
+        let mut all: Vec<_> =
+            limits.all().into_iter().map(|(identity, limit)| (identity, limit.remaining)).collect();
         all.sort();
         assert_eq!(all, [("anonymous".to_owned(), 5), ("gateway".to_owned(), 190)]);
     }
@@ -178,6 +179,6 @@ mod tests {
         }
         limits.0.run_pending_tasks();
         assert!(limits.0.entry_count() <= IDENTITIES);
-        assert!(limits.all().iter().any(|(who, _)| who == "gateway"));
+        assert!(limits.all().iter().any(|(identity, _)| identity == "gateway"));
     }
 }

@@ -16,8 +16,9 @@ use crate::body::{Body, BodyError, RequestBody, Stream};
 use crate::proto::ContentRange;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scope::RequiredScope;
+use crate::upstream::exchange::{Purpose, Request, Response};
+use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::transport::backoff::Backoff;
-use crate::upstream::{Purpose, Request, Response, Upstream};
 
 /// The body of one answer, and what it takes to ask for its rest.
 pub(crate) struct ResumingBody {
@@ -52,9 +53,9 @@ struct Resumed {
 
 /// What it takes to ask for the rest of a blob.
 struct Rest {
-    upstream: Arc<Upstream>,
-    /// As whom the beginning was asked for, by a permit that was good for all of it.
-    who: UpstreamIdentity,
+    client: Arc<RedirectingClient>,
+    /// The identity that the beginning was asked for with, by a permit that was good for all of it.
+    identity: UpstreamIdentity,
     target: String,
     headers: HeaderMap,
     access: RequiredScope,
@@ -70,18 +71,18 @@ impl ResumingBody {
     /// Makes the stream of `response` one that goes on, if it is one that can: the answer to a GET, of known length, in
     /// no coding, and not already here as a whole.
     pub(crate) fn wrap(
-        upstream: Arc<Upstream>,
-        who: UpstreamIdentity,
+        client: Arc<RedirectingClient>,
+        identity: UpstreamIdentity,
         request: Request<'_>,
         response: Response,
     ) -> Response {
         let Some((at, end, total)) = extent(&request.method, &response) else { return response };
         let etag = response.headers.get(header::ETAG).filter(|etag| is_strong(etag)).cloned();
         let digest = response.headers.get(&DIGEST).cloned();
-        let attempts = upstream.client.backoff(&Method::GET);
+        let attempts = client.client().backoff(&Method::GET);
         let rest = Rest {
-            upstream,
-            who,
+            client,
+            identity,
             target: request.target,
             headers: request.headers,
             access: request.access,
@@ -108,10 +109,10 @@ impl ResumingBody {
     /// What was written to the client counts: a stream that makes headway may break as often as it likes. What is sent
     /// again only to be passed over must be worth it, or a blob could cost the upstream its square.
     fn broke(&mut self, error: BodyError) {
-        let name = &self.rest.upstream.settings().name;
+        let name = self.rest.client.upstream();
         tracing::info!(upstream = name, at = self.at, %error, "a blob's stream broke; going on where it did");
         if self.run >= HEADWAY.max(self.skipped) {
-            self.attempts = self.rest.upstream.client.backoff(&Method::GET);
+            self.attempts = self.rest.client.client().backoff(&Method::GET);
         }
         self.run = 0;
         let rest = self.rest.clone().ask(self.at, self.end, self.attempts.clone(), error);
@@ -172,7 +173,7 @@ impl Rest {
                 Ok(resumed) => return Ok((resumed, attempts)),
                 Err(NoRest::NotNow) => {}
                 Err(NoRest::Never(reason)) => {
-                    let name = &self.upstream.settings().name;
+                    let name = self.client.upstream();
                     tracing::warn!(upstream = name, at, reason, "the rest of a blob can't be had");
                     return Err(error);
                 }
@@ -191,7 +192,7 @@ impl Rest {
             access: self.access.clone(),
             subject: Purpose::Blob,
         };
-        let response = self.upstream.fetch(&self.who, &mut request).await;
+        let response = self.client.fetch(&self.identity, &mut request).await;
         let response = response.map_err(|_| NoRest::NotNow)?;
         match response.status {
             StatusCode::PARTIAL_CONTENT => self.part(at, end, response),

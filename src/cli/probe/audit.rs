@@ -162,12 +162,12 @@ impl Examiner<'_> {
     /// A token that is good for `/v2/`.
     async fn token(&mut self, challenges: &[Challenge]) -> Option<()> {
         for challenge in challenges {
-            let errand = match self.probe.errand(challenge, &RequiredScope::Version).await {
-                Ok(Some(errand)) if !errand.is_needless() => errand,
+            let request = match self.probe.token_request(challenge, &RequiredScope::Version).await {
+                Ok(Some(request)) if !request.is_needless() => request,
                 Ok(_) => continue,
                 Err(error) => return self.failed("token", &error.into()),
             };
-            match self.probe.token(&errand).await {
+            match self.probe.token(&request).await {
                 Ok(given) => {
                     let answer = &given.answer;
                     let kind = match Jwt::decode(answer.token.expose()) {

@@ -118,18 +118,18 @@ impl Walker<'_> {
     }
 
     async fn token(&mut self, challenge: &Challenge) -> Result<Option<Pass>, Fault> {
-        let errand = self.probe.errand(challenge, &self.place.access).await;
-        let Some(errand) = errand.map_err(|error| self.fault(&error.into()))? else { return Ok(None) };
-        if errand.is_needless() {
+        let request = self.probe.token_request(challenge, &self.place.access).await;
+        let Some(request) = request.map_err(|error| self.fault(&error.into()))? else { return Ok(None) };
+        if request.is_needless() {
             return Ok(None);
         }
         self.steps.push(Step::TokenRequest {
-            method: errand.method(),
-            url: self.probe.veiled(&errand.url()),
-            scope: self.probe.veiled(&errand.scope()),
+            method: request.method(),
+            url: self.probe.veiled(&request.url()),
+            scope: self.probe.veiled(&request.scope()),
             identity: self.username.unwrap_or("anonymous").to_owned(),
         });
-        let given = self.probe.token(&errand).await;
+        let given = self.probe.token(&request).await;
         let given = given.map_err(|error| Fault::of_token(&error, self.username, now()))?;
         let lifetime = given.answer.lifetime();
         let said = given.answer.expires_in.is_some();

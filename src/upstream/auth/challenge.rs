@@ -1,4 +1,4 @@
-//! Answering an upstream's challenge: what is shown to it, and what it says to that.
+//! Answers an upstream's challenges: presents credentials, and learns from its 401s.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,101 +7,236 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::body::RequestBody;
 use crate::clock;
-use crate::upstream::auth::credentials::Credential;
+use crate::config;
+use crate::upstream::auth::credentials::{Credential, Credentials};
 use crate::upstream::auth::identity::UpstreamIdentity;
-use crate::upstream::auth::scheme::{Refusal, Scheme};
-use crate::upstream::auth::token;
-use crate::upstream::auth::token::{Key, Missing, Token, TokenError};
-use crate::upstream::auth::token_request::TokenRequest;
-use crate::upstream::egress::Destination;
-use crate::upstream::transport::client::Outgoing;
-use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Unauthorized, Upstream, outgoing};
+use crate::upstream::auth::lockout::Lockouts;
+use crate::upstream::auth::scheme::{KnownScheme, Refusal, Scheme, TokenEndpoint};
+use crate::upstream::auth::scope::RequiredScope;
+use crate::upstream::auth::token::{
+    AccessToken, Missing, TokenCache, TokenClient, TokenKey, TokenRequest, TokenSource, basic, bearer,
+};
+use crate::upstream::egress::{Destination, EgressPolicy};
+use crate::upstream::error::{Error, TokenError, Unauthorized};
+use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
+use crate::upstream::rate_limit::RateLimits;
+use crate::upstream::transport::client::Client;
 
-impl Upstream {
-    /// Sends to the upstream itself, and answers its challenge: with what is known of it beforehand, and once more after
-    /// a 401 if that can help and the body can be sent again.
-    pub(crate) async fn authorized(
-        &self,
-        who: &UpstreamIdentity,
-        hop: &Destination,
-        request: &mut Request<'_>,
-    ) -> Result<Response, Error> {
-        let began = clock::now();
-        if request.body.is_unfinished() && *who != UpstreamIdentity::Anonymous && !self.known.is_settled() {
-            // A body that flows can't be sent twice: what the upstream wants must be known before.
-            self.ping(HeaderMap::new()).await?;
-        }
-        let (mut refusal, mut before) = (Refusal::default(), None::<(Option<HeaderValue>, Unauthorized)>);
-        loop {
-            let first = before.is_none();
-            let shown = self.show(who, &request.access, &refusal, first).await?;
-            let value = shown.header();
-            if let Some((_, meaning)) = before.as_ref().filter(|(before, _)| *before == value) {
-                // The same would be refused the same.
-                self.note_refusal(who, &shown, *meaning);
-                return Err(Error::Unauthorized(*meaning));
-            }
-            set_authorization(&mut request.headers, value.clone());
-            let response = self.client.send(hop, outgoing(request)).await?;
-            self.rate_limits.note(&self.settings.name, who, &response);
-            if response.status != StatusCode::UNAUTHORIZED {
-                if matches!(shown, Presented::Fixed(_)) {
-                    self.standings.taken(who);
-                }
-                return Ok(response);
-            }
-            let mut verdict = self.refused(who, &shown, &response.headers, &request.access, began);
-            if matches!(verdict, Verdict::Final(Unauthorized::NoChallenge)) && !self.known.is_settled() {
-                // Some say what they want at `/v2/` alone.
-                self.ping(HeaderMap::new()).await?;
-                if self.known.get().is_some() {
-                    verdict = Verdict::Again(Refusal::default(), Unauthorized::NoChallenge);
-                }
-            }
-            match verdict {
-                Verdict::Again(said, meaning) if first && !request.body.has_begun() => {
-                    (refusal, before) = (said, Some((value, meaning)));
-                }
-                // Another attempt would have helped.
-                Verdict::Again(_, meaning) if first => return Err(Error::Unauthorized(meaning)),
-                Verdict::Again(_, meaning) | Verdict::Final(meaning) => {
-                    self.note_refusal(who, &shown, meaning);
-                    return Err(Error::Unauthorized(meaning));
-                }
-            }
+/// Sends requests to one upstream's own host with the credentials that it asks for.
+pub(crate) struct Authenticator {
+    /// The upstream's name, for the log.
+    upstream: String,
+    /// The path of `/v2/`, below the path of the upstream's URL.
+    version_target: String,
+    client: Arc<Client>,
+    egress: Arc<EgressPolicy>,
+    credentials: Arc<Credentials>,
+    lockouts: Arc<Lockouts>,
+    scheme: KnownScheme,
+    tokens: TokenCache<TokenRequest>,
+    token_source: Arc<TokenSource>,
+    rate_limits: RateLimits,
+}
+
+impl Authenticator {
+    pub(crate) fn new(
+        settings: &config::Upstream,
+        client: Arc<Client>,
+        egress: Arc<EgressPolicy>,
+        credentials: Arc<Credentials>,
+    ) -> Self {
+        let lockouts = Arc::new(Lockouts::new());
+        let token_client = TokenClient::new(client.clone(), egress.clone());
+        let token_source =
+            TokenSource::new(settings.name.clone(), token_client, credentials.clone(), lockouts.clone());
+        Self {
+            upstream: settings.name.clone(),
+            version_target: [settings.url.path.as_str(), "/v2/"].concat(),
+            client,
+            egress,
+            credentials,
+            lockouts,
+            scheme: KnownScheme::default(),
+            tokens: TokenCache::new(),
+            token_source: Arc::new(token_source),
+            rate_limits: RateLimits::default(),
         }
     }
 
-    /// What is shown for a request; `refusal` is what the upstream said to the last attempt, if this is not the first.
-    async fn show(
+    /// Returns the upstream's name.
+    pub(crate) fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    /// Returns true if the upstream is known to want credentials.
+    pub(crate) fn knows_scheme(&self) -> bool {
+        self.scheme.get().is_some()
+    }
+
+    /// Renews the tokens that are in use and near their end. To be called every few seconds.
+    pub(crate) fn renew_tokens(&self) {
+        self.tokens.renew();
+    }
+
+    /// Drops the token that a login of `identity` got: a token of an earlier time says nothing of the password today.
+    pub(crate) fn forget_login(&self, identity: &UpstreamIdentity) {
+        self.tokens.drop_kept(&token_key(identity, &RequiredScope::Version));
+    }
+
+    /// Sends to the upstream itself and answers its challenge: first with what is known of it beforehand, and once more
+    /// after a 401 if that can help and the body can be sent again.
+    pub(crate) async fn send(
         &self,
-        who: &UpstreamIdentity,
-        access: &RequiredScope,
-        refusal: &Refusal,
-        first: bool,
-    ) -> Result<Presented, Error> {
-        let Some(scheme) = self.known.get() else { return Ok(Presented::Unasked) };
-        if *scheme == Scheme::Basic {
-            if self.standings.is_shunned(who) {
-                return Err(Error::Unauthorized(Unauthorized::Password));
-            }
-            return Ok(match self.credentials.credential(who).await? {
-                Credential::Password(login) => Presented::Fixed(token::basic(&login)),
-                Credential::RegistryToken(token) => {
-                    token::bearer(&token).map_or(Presented::Nothing, Presented::Fixed)
-                }
-                Credential::Nothing | Credential::IdentityToken(_) => Presented::Nothing,
-            });
+        identity: &UpstreamIdentity,
+        destination: &Destination,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
+        let began = clock::now();
+        let is_anonymous = *identity == UpstreamIdentity::Anonymous;
+        if request.body.is_unfinished() && !is_anonymous && !self.scheme.is_settled() {
+            // A streamed body can't be sent twice: what the upstream wants must be known before.
+            self.ping(HeaderMap::new()).await?;
         }
-        match self.token(who, access, &scheme, refusal).await {
+        let first = match self.attempt(identity, destination, request, None, began).await? {
+            Attempt::Answered(response) => return Ok(response),
+            Attempt::Refused(first) => first,
+        };
+        if first.retry.is_none() {
+            return Err(self.give_up(identity, &first));
+        }
+        if request.body.has_begun() {
+            return Err(Error::Unauthorized(first.meaning));
+        }
+        match self.attempt(identity, destination, request, Some(&first), began).await? {
+            Attempt::Answered(response) => Ok(response),
+            Attempt::Refused(second) => Err(self.give_up(identity, &second)),
+        }
+    }
+
+    /// Sends to `/v2/` and answers the challenge, as `docker login` does it.
+    pub(crate) async fn send_login(
+        &self,
+        identity: &UpstreamIdentity,
+        headers: HeaderMap,
+    ) -> Result<Response, Error> {
+        let mut request = Request {
+            method: Method::GET,
+            target: self.version_target.clone(),
+            headers,
+            body: &mut RequestBody::empty(),
+            access: RequiredScope::Version,
+            subject: Purpose::Other,
+        };
+        let destination = self.egress.own(request.target.clone());
+        self.send(identity, &destination, &mut request).await
+    }
+
+    /// Asks at `/v2/`, where registries say what they want, without credentials. Returns true with the answer if the
+    /// upstream wants something else than before.
+    pub(crate) async fn ping(&self, mut headers: HeaderMap) -> Result<(Response, bool), Error> {
+        let destination = self.egress.own(self.version_target.clone());
+        let (method, mut body) = (Method::GET, RequestBody::empty());
+        let request =
+            Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
+        let response = self.client.send(&destination, request).await?;
+        let changed = response.status == StatusCode::UNAUTHORIZED && self.learn(&response.headers).0;
+        self.scheme.settle();
+        Ok((response, changed))
+    }
+
+    /// Sends once. `before` is the refusal of the first attempt, if this is the second.
+    async fn attempt(
+        &self,
+        identity: &UpstreamIdentity,
+        destination: &Destination,
+        request: &mut Request<'_>,
+        before: Option<&Refused>,
+        began: Instant,
+    ) -> Result<Attempt, Error> {
+        let presented = self.present(identity, &request.access, before).await?;
+        let authorization = presented.authorization();
+        if let Some(Refused { meaning, .. }) =
+            before.filter(|it| it.presented.authorization() == authorization)
+        {
+            // The same credentials would be refused again.
+            return Ok(Attempt::Refused(Refused { presented, meaning: *meaning, retry: None }));
+        }
+        set_authorization(&mut request.headers, authorization);
+        let response = self.client.send(destination, request.outgoing()).await?;
+        self.rate_limits.note(&self.upstream, identity, &response);
+        if response.status != StatusCode::UNAUTHORIZED {
+            if matches!(presented, Presented::Fixed(_)) {
+                self.lockouts.taken(identity);
+            }
+            return Ok(Attempt::Answered(response));
+        }
+        let mut verdict = self.judge(identity, &presented, &response.headers, &request.access, began);
+        if verdict.meaning == Unauthorized::NoChallenge && !self.scheme.is_settled() {
+            // Some registries challenge at `/v2/` alone.
+            self.ping(HeaderMap::new()).await?;
+            verdict.retry = self.scheme.get().map(|_| Refusal::default());
+        }
+        let Verdict { meaning, retry } = verdict;
+        Ok(Attempt::Refused(Refused { presented, meaning, retry }))
+    }
+
+    /// Returns the error of a request that is not tried again. Credentials and tokens that were refused are not
+    /// presented again with the very next request.
+    fn give_up(&self, identity: &UpstreamIdentity, refused: &Refused) -> Error {
+        match (&refused.presented, refused.meaning) {
+            (Presented::Fixed(_), Unauthorized::Password) => self.lockouts.refused(identity),
+            (Presented::Token(key, _), Unauthorized::InvalidToken) => {
+                self.tokens.fail(key.clone(), TokenError::NotTaken);
+            }
+            _ => {}
+        }
+        Error::Unauthorized(refused.meaning)
+    }
+
+    /// Returns what to present for a request.
+    async fn present(
+        &self,
+        identity: &UpstreamIdentity,
+        access: &RequiredScope,
+        before: Option<&Refused>,
+    ) -> Result<Presented, Error> {
+        let Some(scheme) = self.scheme.get() else { return Ok(Presented::Unasked) };
+        match &*scheme {
+            Scheme::Basic => self.present_password(identity).await,
+            Scheme::Bearer(endpoint) => self.present_token(identity, access, endpoint, before).await,
+        }
+    }
+
+    async fn present_password(&self, identity: &UpstreamIdentity) -> Result<Presented, Error> {
+        if self.lockouts.is_shunned(identity) {
+            return Err(Error::Unauthorized(Unauthorized::Password));
+        }
+        Ok(match self.credentials.credential(identity).await? {
+            Credential::Password(login) => Presented::Fixed(basic(&login)),
+            Credential::RegistryToken(token) => bearer(&token).map_or(Presented::Nothing, Presented::Fixed),
+            Credential::Nothing | Credential::IdentityToken(_) => Presented::Nothing,
+        })
+    }
+
+    async fn present_token(
+        &self,
+        identity: &UpstreamIdentity,
+        access: &RequiredScope,
+        endpoint: &Arc<TokenEndpoint>,
+        before: Option<&Refused>,
+    ) -> Result<Presented, Error> {
+        let refusal = before.and_then(|before| before.retry.as_ref());
+        match self.token(identity, access, endpoint, refusal).await {
             Ok((key, token)) => Ok(Presented::Token(key, token)),
             Err(missing) if missing.error.is_refusal() => {
-                Err(self.refused_token(who, access, &scheme, missing.error).await)
+                Err(self.explain_refused_token(identity, access, endpoint, missing.error).await)
             }
-            // Its token endpoint may be elsewhere by now.
-            Err(missing) if first && missing.is_news && self.has_moved(&missing.error).await => {
-                let scheme = self.known.get().unwrap_or(scheme);
-                let token = self.token(who, access, &scheme, refusal).await;
+            // The token endpoint may have moved.
+            Err(missing) if before.is_none() && missing.is_news && self.has_moved(&missing.error).await => {
+                let Some(Scheme::Bearer(moved)) = self.scheme.get().as_deref().cloned() else {
+                    return Err(Error::Token(Arc::new(TokenError::Abandoned)));
+                };
+                let token = self.token(identity, access, &moved, refusal).await;
                 token
                     .map(|(key, token)| Presented::Token(key, token))
                     .map_err(|missing| Error::Token(missing.error))
@@ -112,47 +247,46 @@ impl Upstream {
 
     async fn token(
         &self,
-        who: &UpstreamIdentity,
+        identity: &UpstreamIdentity,
         access: &RequiredScope,
-        scheme: &Arc<Scheme>,
-        refusal: &Refusal,
-    ) -> Result<(Key, Arc<Token>), Missing> {
-        let key = Key { who: who.clone(), scope: access.scope() };
-        let errand = TokenRequest {
-            upstream: self.me.clone(),
-            who: who.clone(),
-            scheme: scheme.clone(),
+        endpoint: &Arc<TokenEndpoint>,
+        refusal: Option<&Refusal>,
+    ) -> Result<(TokenKey, Arc<AccessToken>), Missing> {
+        let key = token_key(identity, access);
+        let request = TokenRequest {
+            source: Arc::downgrade(&self.token_source),
+            identity: identity.clone(),
+            endpoint: endpoint.clone(),
             access: access.clone(),
-            challenged: refusal.scopes.clone(),
+            challenged: refusal.map(|refusal| refusal.scopes.clone()).unwrap_or_default(),
         };
-        let token = self.tokens.get(key.clone(), errand).await?;
+        let token = self.tokens.get(key.clone(), request).await?;
         Ok((key, token))
     }
 
-    /// What it means that there is no token for `access`: the credentials may be wrong, or what was asked for is not
-    /// there or not for them. That shows when they are shown for nothing in particular, as `docker login` does it. Nobody
-    /// in particular has none to be wrong.
-    async fn refused_token(
+    /// Returns what it means that the token endpoint refuses a token for `access`: wrong credentials, or a repository
+    /// that does not exist or is not for them. A token for no scope at all, as `docker login` asks for it, tells which.
+    /// An anonymous client has no credentials to be wrong.
+    async fn explain_refused_token(
         &self,
-        who: &UpstreamIdentity,
+        identity: &UpstreamIdentity,
         access: &RequiredScope,
-        scheme: &Arc<Scheme>,
+        endpoint: &Arc<TokenEndpoint>,
         error: Arc<TokenError>,
     ) -> Error {
-        if *who == UpstreamIdentity::Anonymous {
+        if *identity == UpstreamIdentity::Anonymous {
             return Error::Unauthorized(Unauthorized::Insufficient);
         }
         if *access == RequiredScope::Version {
             return Error::Token(error);
         }
-        if self.standings.is_believed(who) {
+        if self.lockouts.is_believed(identity) {
             return Error::Unauthorized(Unauthorized::Insufficient);
         }
-        // A token of an earlier time says nothing of the credentials today.
-        self.tokens.drop_kept(&Key { who: who.clone(), scope: RequiredScope::Version.scope() });
-        match self.token(who, &RequiredScope::Version, scheme, &Refusal::default()).await {
+        self.forget_login(identity);
+        match self.token(identity, &RequiredScope::Version, endpoint, None).await {
             Ok(_) => {
-                self.standings.believe(who);
+                self.lockouts.believe(identity);
                 Error::Unauthorized(Unauthorized::Insufficient)
             }
             Err(missing) if missing.error.is_refusal() => Error::Token(missing.error),
@@ -160,99 +294,107 @@ impl Upstream {
         }
     }
 
-    /// Credentials and tokens that are not good are not tried again with the very next request.
-    fn note_refusal(&self, who: &UpstreamIdentity, shown: &Presented, meaning: Unauthorized) {
-        match (shown, meaning) {
-            (Presented::Fixed(_), Unauthorized::Password) => self.standings.refused(who),
-            (Presented::Token(key, _), Unauthorized::InvalidToken) => {
-                self.tokens.fail(key.clone(), TokenError::NotTaken);
-            }
-            _ => {}
-        }
-    }
-
-    /// A 401: learns from it, and says whether asking once more can help.
-    fn refused(
+    /// Learns from a 401, and returns what it means and if another attempt can help.
+    fn judge(
         &self,
-        who: &UpstreamIdentity,
-        shown: &Presented,
+        identity: &UpstreamIdentity,
+        presented: &Presented,
         headers: &HeaderMap,
         access: &RequiredScope,
         began: Instant,
     ) -> Verdict {
-        let (changed, refusal) = self.known.learn(headers);
-        if changed {
-            self.tokens.clear();
-        }
-        match (shown, self.known.get().as_deref()) {
-            (_, None) => Verdict::Final(Unauthorized::NoChallenge),
-            (Presented::Nothing, _) if !changed => Verdict::Final(Unauthorized::NoCredentials),
-            (Presented::Unasked, Some(Scheme::Basic)) if *who == UpstreamIdentity::Anonymous => {
-                Verdict::Final(Unauthorized::NoCredentials)
+        let (changed, refusal) = self.learn(headers);
+        match (presented, self.scheme.get().as_deref()) {
+            (_, None) => Verdict::last(Unauthorized::NoChallenge),
+            (Presented::Nothing, _) if !changed => Verdict::last(Unauthorized::NoCredentials),
+            (Presented::Unasked, Some(Scheme::Basic)) if *identity == UpstreamIdentity::Anonymous => {
+                Verdict::last(Unauthorized::NoCredentials)
             }
             (Presented::Unasked | Presented::Nothing, Some(_)) => {
-                Verdict::Again(refusal, Unauthorized::NoCredentials)
+                Verdict::again(Unauthorized::NoCredentials, refusal)
             }
             (Presented::Fixed(_), Some(Scheme::Basic)) => {
                 // A helper may have another password by now.
-                self.credentials.refused(who);
-                Verdict::Again(refusal, Unauthorized::Password)
+                self.credentials.refused(identity);
+                Verdict::again(Unauthorized::Password, refusal)
             }
-            (Presented::Fixed(_), Some(Scheme::Bearer(_))) => Verdict::Again(refusal, Unauthorized::Password),
+            (Presented::Fixed(_), Some(Scheme::Bearer(_))) => Verdict::again(Unauthorized::Password, refusal),
             (Presented::Token(key, token), _) => {
-                let meaning = if refusal.invalid_token {
-                    Unauthorized::InvalidToken
-                } else {
-                    Unauthorized::Insufficient
+                let meaning = match refusal.invalid_token {
+                    true => Unauthorized::InvalidToken,
+                    false => Unauthorized::Insufficient,
                 };
                 if changed || token.may_be_bettered(&refusal, access, began) {
                     self.tokens.forget(key, token);
-                    return Verdict::Again(refusal, meaning);
+                    return Verdict::again(meaning, refusal);
                 }
-                Verdict::Final(meaning)
+                Verdict::last(meaning)
             }
         }
     }
 
-    /// Asks at `/v2/`, where registries say what they want. With the answer comes whether that is another thing than
-    /// before.
-    pub(crate) async fn ping(&self, mut headers: HeaderMap) -> Result<(Response, bool), Error> {
-        let hop = self.reach.own(self.version_target());
-        let (method, mut body) = (Method::GET, RequestBody::empty());
-        let request =
-            Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
-        let response = self.client.send(&hop, request).await?;
-        let changed = response.status == StatusCode::UNAUTHORIZED && self.known.learn(&response.headers).0;
+    /// Takes the scheme from a 401. Returns true if it has changed, with what else the 401 says.
+    fn learn(&self, headers: &HeaderMap) -> (bool, Refusal) {
+        let (changed, refusal) = self.scheme.learn(headers);
         if changed {
             self.tokens.clear();
         }
-        self.known.settle();
-        Ok((response, changed))
+        (changed, refusal)
     }
 
-    /// Whether the upstream has another token endpoint by now than the one that has failed so.
+    /// Returns true if the upstream names another token endpoint by now than the one that failed with `error`.
     async fn has_moved(&self, error: &TokenError) -> bool {
         error.may_be_of_the_place() && matches!(self.ping(HeaderMap::new()).await, Ok((_, true)))
     }
+}
 
-    pub(crate) fn version_target(&self) -> String {
-        [self.settings.url.path.as_str(), "/v2/"].concat()
+fn token_key(identity: &UpstreamIdentity, access: &RequiredScope) -> TokenKey {
+    TokenKey { identity: identity.clone(), scope: access.scope() }
+}
+
+/// The outcome of sending once.
+enum Attempt {
+    Answered(Response),
+    Refused(Refused),
+}
+
+/// A 401 to one attempt.
+struct Refused {
+    presented: Presented,
+    meaning: Unauthorized,
+    /// What the 401 says for another attempt, if one can help.
+    retry: Option<Refusal>,
+}
+
+/// What a 401 means, and what it says for another attempt if one can help.
+struct Verdict {
+    meaning: Unauthorized,
+    retry: Option<Refusal>,
+}
+
+impl Verdict {
+    fn last(meaning: Unauthorized) -> Self {
+        Self { meaning, retry: None }
+    }
+
+    fn again(meaning: Unauthorized, refusal: Refusal) -> Self {
+        Self { meaning, retry: Some(refusal) }
     }
 }
 
-/// What was shown to the upstream.
+/// The credentials that were presented to the upstream.
 enum Presented {
-    /// Nothing: it was not known to want anything.
+    /// None: the upstream was not known to want any.
     Unasked,
-    /// Nothing: there is none of what it wants.
+    /// None: there are none of the kind that it wants.
     Nothing,
     /// A password, or a token that came with the credentials.
     Fixed(HeaderValue),
-    Token(Key, Arc<Token>),
+    Token(TokenKey, Arc<AccessToken>),
 }
 
 impl Presented {
-    fn header(&self) -> Option<HeaderValue> {
+    fn authorization(&self) -> Option<HeaderValue> {
         match self {
             Self::Unasked | Self::Nothing => None,
             Self::Fixed(value) => Some(value.clone()),
@@ -261,13 +403,7 @@ impl Presented {
     }
 }
 
-/// What a 401 comes to.
-enum Verdict {
-    /// Another attempt may help. If there is none left, this is what it means.
-    Again(Refusal, Unauthorized),
-    Final(Unauthorized),
-}
-
+/// Sets or removes the Authorization field.
 pub(crate) fn set_authorization(headers: &mut HeaderMap, value: Option<HeaderValue>) {
     match value {
         Some(value) => headers.insert(header::AUTHORIZATION, value),

@@ -1,131 +1,141 @@
-//! Asking an upstream whether it knows a client.
+//! Asks an upstream if it accepts a client's name and password.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tokio::sync::Mutex;
 
 use crate::authn::Forwarded;
-use crate::body::RequestBody;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::Secret;
+use crate::upstream::auth::challenge::Authenticator;
 use crate::upstream::auth::identity::UpstreamIdentity;
-use crate::upstream::auth::token::{Key, TokenError};
+use crate::upstream::error::{Error, TokenError, Unauthorized};
+use crate::upstream::exchange::Response;
 use crate::upstream::transport::backoff::retry_after;
-use crate::upstream::{Error, Purpose, Request, RequiredScope, Response, Unauthorized, Upstream};
 
-/// What an upstream's word on a name and a password is worth, and since when that is known. Held while it is found out.
+/// Checks clients' passwords with an upstream, and checks that the upstream can tell right from wrong.
 #[derive(Debug, Default)]
-pub(crate) struct Judging(Mutex<Option<(Instant, Judge)>>);
+pub(crate) struct LoginCheck {
+    /// What the upstream's yes is worth, and since when that is known. Locked while it is found out.
+    judge: Mutex<Option<(Instant, Judge)>>,
+}
 
+/// What an upstream's yes to a name and a password is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Judge {
     /// It refuses a wrong name.
-    Sound,
-    /// It takes any name and any password.
-    Open,
-    /// It takes a right password under any name.
-    Nameless,
+    Reliable,
+    /// It accepts any name and any password.
+    AcceptsAnything,
+    /// It accepts a right password under any name.
+    IgnoresNames,
 }
 
 impl Judge {
     const fn verdict(self) -> Result<(), Error> {
         match self {
-            Self::Sound => Ok(()),
-            Self::Open => Err(Error::AnonymousUpstream),
-            Self::Nameless => Err(Error::UsernameIgnored),
+            Self::Reliable => Ok(()),
+            Self::AcceptsAnything => Err(Error::AnonymousUpstream),
+            Self::IgnoresNames => Err(Error::UsernameIgnored),
         }
     }
 }
 
-impl Upstream {
-    /// Whether this upstream knows `client`, by the name and password that it came with. `headers` go with all that is
-    /// asked of it at `/v2/`.
+impl LoginCheck {
+    /// Returns true if the upstream accepts the name and password of `client`. `headers` go with every request to `/v2/`.
     ///
-    /// Before the first yes is believed, and every five minutes, the upstream is asked about somebody who can't exist:
-    /// once by the same password under a made-up name and, if it says yes, once by a made-up password too.
+    /// Before the first yes is believed, and every five minutes, the upstream is asked about a user who can't exist:
+    /// with the same password under a made-up name and, if it says yes, with a made-up password too.
     ///
     /// # Errors
-    /// When it can't be asked or doesn't say yes or no; [`Error::AnonymousUpstream`] when it lets in anyone, and [`Error::UsernameIgnored`]
-    /// when it lets in anyone who has some account: then its word on a client is worth nothing.
-    pub(crate) async fn login(&self, client: Arc<Forwarded>, headers: HeaderMap) -> Result<bool, Error> {
-        if let Some(judge) = fresh(*self.judging.0.lock().await) {
+    /// When it can't be asked or says neither yes nor no; [`Error::AnonymousUpstream`] when it accepts anything, and
+    /// [`Error::UsernameIgnored`] when it accepts a right password under any name: then its yes is worth nothing.
+    pub(crate) async fn check(
+        &self,
+        upstream: &Authenticator,
+        client: Arc<Forwarded>,
+        headers: HeaderMap,
+    ) -> Result<bool, Error> {
+        if let Some(judge) = fresh(*self.judge.lock().await) {
             judge.verdict()?;
         }
-        // Asked without a password each time: one that lets in anyone by now, or at `/v2/`, would take any password there.
-        self.greet(headers.clone()).await?;
-        let known = self.judge(client.clone(), &headers).await?;
-        if known {
-            self.examine(&client, &headers).await?.verdict()?;
+        // Sent without a password each time: an upstream that has become anonymous accepts any password.
+        greet(upstream, headers.clone()).await?;
+        let accepted = accepts(upstream, client.clone(), &headers).await?;
+        if accepted {
+            self.judge(upstream, &client, &headers).await?.verdict()?;
         }
-        Ok(known)
+        Ok(accepted)
     }
 
-    /// Asks at `/v2/` without a password, and learns what it wants.
-    async fn greet(&self, headers: HeaderMap) -> Result<(), Error> {
-        let (response, _) = self.ping(headers).await?;
-        match response.status {
-            StatusCode::UNAUTHORIZED if self.known.get().is_some() => Ok(()),
-            StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(Unauthorized::NoChallenge)),
-            status if status.is_success() => Err(Error::AnonymousUpstream),
-            _ => Err(neither(&response)),
-        }
-    }
-
-    /// What it says of a name and a password.
-    async fn judge(&self, client: Arc<Forwarded>, headers: &HeaderMap) -> Result<bool, Error> {
-        let who = UpstreamIdentity::Client(client);
-        // A token of an earlier login says nothing of the password today.
-        self.tokens.drop_kept(&Key { who: who.clone(), scope: RequiredScope::Version.scope() });
-        let mut request = Request {
-            method: Method::GET,
-            target: self.version_target(),
-            headers: headers.clone(),
-            body: &mut RequestBody::empty(),
-            access: RequiredScope::Version,
-            subject: Purpose::Other,
-        };
-        let hop = self.reach.own(request.target.clone());
-        match self.authorized(&who, &hop, &mut request).await {
-            Ok(response) if response.status.is_success() => Ok(true),
-            Ok(response) if response.status == StatusCode::FORBIDDEN => Ok(false),
-            Ok(response) => Err(neither(&response)),
-            // The other meanings are not about the password: it may be right.
-            Err(Error::Unauthorized(Unauthorized::Password | Unauthorized::Insufficient)) => Ok(false),
-            Err(Error::Token(error)) if matches!(*error, TokenError::Refused { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What its yes to `client` is worth: as it is known, else found out. Whoever comes meanwhile waits for it.
-    async fn examine(&self, client: &Forwarded, headers: &HeaderMap) -> Result<Judge, Error> {
-        let mut known = self.judging.0.lock().await;
+    /// Returns what the upstream's yes to `client` is worth: as known, else found out, once for all who wait.
+    async fn judge(
+        &self,
+        upstream: &Authenticator,
+        client: &Forwarded,
+        headers: &HeaderMap,
+    ) -> Result<Judge, Error> {
+        let mut known = self.judge.lock().await;
         if let Some(judge) = fresh(*known) {
             return Ok(judge);
         }
-        let judge = if !self.knows_anyone_by(client.password().clone(), headers).await? {
-            Judge::Sound
-        } else if self.knows_anyone_by(made_up(), headers).await? {
-            Judge::Open
+        let judge = if !accepts_made_up_name(upstream, client.password().clone(), headers).await? {
+            Judge::Reliable
+        } else if accepts_made_up_name(upstream, made_up(), headers).await? {
+            Judge::AcceptsAnything
         } else {
-            Judge::Nameless
+            Judge::IgnoresNames
         };
         *known = Some((clock::now(), judge));
         Ok(judge)
     }
+}
 
-    /// Whether it says yes to this password under a name that nobody has.
-    async fn knows_anyone_by(&self, password: Secret, headers: &HeaderMap) -> Result<bool, Error> {
-        // Letters and digits, no more than 30: others are no names at Docker Hub.
-        let name = format!("dockgate{}", made_up().expose());
-        let stranger = Arc::new(Forwarded::new(&self.settings.name, name, password));
-        let known = self.judge(stranger.clone(), headers).await;
-        let key = Key { who: UpstreamIdentity::Client(stranger), scope: RequiredScope::Version.scope() };
-        self.tokens.drop_kept(&key);
-        known
+/// Asks at `/v2/` without a password, and learns what the upstream wants.
+async fn greet(upstream: &Authenticator, headers: HeaderMap) -> Result<(), Error> {
+    let (response, _) = upstream.ping(headers).await?;
+    match response.status {
+        StatusCode::UNAUTHORIZED if upstream.knows_scheme() => Ok(()),
+        StatusCode::UNAUTHORIZED => Err(Error::Unauthorized(Unauthorized::NoChallenge)),
+        status if status.is_success() => Err(Error::AnonymousUpstream),
+        _ => Err(neither(&response)),
     }
+}
+
+/// Returns true if the upstream accepts this name and password.
+async fn accepts(
+    upstream: &Authenticator,
+    client: Arc<Forwarded>,
+    headers: &HeaderMap,
+) -> Result<bool, Error> {
+    let identity = UpstreamIdentity::Client(client);
+    upstream.forget_login(&identity);
+    match upstream.send_login(&identity, headers.clone()).await {
+        Ok(response) if response.status.is_success() => Ok(true),
+        Ok(response) if response.status == StatusCode::FORBIDDEN => Ok(false),
+        Ok(response) => Err(neither(&response)),
+        // The other meanings are not about the password: it may be right.
+        Err(Error::Unauthorized(Unauthorized::Password | Unauthorized::Insufficient)) => Ok(false),
+        Err(Error::Token(error)) if matches!(*error, TokenError::Refused { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns true if the upstream accepts this password under a name that does not exist.
+async fn accepts_made_up_name(
+    upstream: &Authenticator,
+    password: Secret,
+    headers: &HeaderMap,
+) -> Result<bool, Error> {
+    // Letters and digits, at most 30: Docker Hub has no other names.
+    let name = format!("dockgate{}", made_up().expose());
+    let stranger = Arc::new(Forwarded::new(upstream.upstream(), name, password));
+    let accepted = accepts(upstream, stranger.clone(), headers).await;
+    upstream.forget_login(&UpstreamIdentity::Client(stranger));
+    accepted
 }
 
 fn fresh(known: Option<(Instant, Judge)>) -> Option<Judge> {
@@ -134,15 +144,15 @@ fn fresh(known: Option<(Instant, Judge)>) -> Option<Judge> {
     (age < limits::FORWARDED_JUDGE_LIFE).then_some(judge)
 }
 
-/// 64 bits that nobody could have guessed.
+/// Returns 64 bits that can't be guessed.
 fn made_up() -> Secret {
     let mut bytes = [0u8; 8];
-    // Where there is no randomness, the gateway has not started.
+    // Without randomness the gateway does not start.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     Secret::new(format!("{:016x}", u64::from_be_bytes(bytes)))
 }
 
-/// What an answer means that is no judgement.
+/// Returns the error of an answer that is neither yes nor no.
 fn neither(response: &Response) -> Error {
     match response.status {
         StatusCode::TOO_MANY_REQUESTS => {

@@ -8,4 +8,3 @@ pub(crate) mod login;
 pub(crate) mod scheme;
 pub(crate) mod scope;
 pub(crate) mod token;
-pub(crate) mod token_request;

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderValue, header};
 use crate::proto::challenge;
 use crate::proto::challenge::Challenge;
 use crate::proto::{BearerError, Scheme as Name, ScopeSet};
-use crate::upstream::auth::token::Bearer;
 
 /// The one way that an upstream wants credentials in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,52 +16,62 @@ pub(crate) enum Scheme {
     /// RFC 7617, on every request.
     Basic,
     /// A token of this endpoint.
-    Bearer(Bearer),
+    Bearer(Arc<TokenEndpoint>),
 }
 
-/// What is known of an upstream's scheme. Nothing, as long as it has not asked for credentials.
+/// The token endpoint that a Bearer challenge names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TokenEndpoint {
+    /// Its URL.
+    pub(crate) realm: String,
+    /// The service that the token is for.
+    pub(crate) service: Option<String>,
+}
+
+/// The scheme that an upstream is known to want. Empty as long as it has not asked for credentials.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownScheme {
     scheme: ArcSwapOption<Scheme>,
-    /// It has been asked at `/v2/`, where registries that want credentials say so.
+    /// It has answered at `/v2/`, where registries that want credentials say so.
     pinged: AtomicBool,
 }
 
-/// What a 401 says besides.
+/// What a 401 says besides the scheme.
 #[derive(Debug, Default)]
 pub(crate) struct Refusal {
-    /// What the registry calls what was asked for.
+    /// The scopes that the registry names for the request.
     pub(crate) scopes: ScopeSet,
     /// The token was not good at all, rather than not enough.
     pub(crate) invalid_token: bool,
 }
 
-impl Known {
+impl KnownScheme {
+    /// Returns the scheme; `None` where the upstream has not asked for credentials.
     pub(crate) fn get(&self) -> Option<Arc<Scheme>> {
         self.scheme.load_full()
     }
 
-    /// Whether it is known that nothing is asked for, or what is.
+    /// Returns true if it is known whether the upstream wants credentials.
     pub(crate) fn is_settled(&self) -> bool {
         self.pinged.load(Ordering::Relaxed) || self.scheme.load().is_some()
     }
 
-    /// It answered at `/v2/`, whatever it said.
+    /// Notes that the upstream answered at `/v2/`, whatever it said.
     pub(crate) fn settle(&self) {
         self.pinged.store(true, Ordering::Relaxed);
     }
 
-    /// Takes the scheme from a 401; the answer is whether it is another than before. One without a challenge changes
-    /// nothing: some registries challenge at `/v2/` alone.
+    /// Takes the scheme from a 401 and returns true if it differs from the one before. A 401 without a challenge
+    /// changes nothing: some registries challenge at `/v2/` alone.
     ///
-    /// Where there are several, Bearer goes first: its tokens say less of us than a password does.
+    /// Of several, Bearer is preferred: a token reveals less than a password does.
     pub(crate) fn learn(&self, headers: &HeaderMap) -> (bool, Refusal) {
         let challenges = challenge::parse_all(lines(headers));
-        let bearer = challenges.iter().find_map(|challenge| Some((challenge, Bearer::of(challenge)?)));
+        let bearer = challenges.iter().find_map(|challenge| Some((challenge, TokenEndpoint::of(challenge)?)));
         let refusal = bearer.as_ref().map(|(challenge, _)| Refusal::of(challenge)).unwrap_or_default();
         let basic = || challenges.iter().any(|challenge| challenge.scheme == Name::Basic);
         let scheme = match bearer {
-            Some((_, bearer)) => Scheme::Bearer(bearer),
+            Some((_, endpoint)) => Scheme::Bearer(Arc::new(endpoint)),
             None if basic() => Scheme::Basic,
             None => return (false, refusal),
         };
@@ -71,6 +80,15 @@ impl Known {
             self.scheme.store(Some(Arc::new(scheme)));
         }
         (!same, refusal)
+    }
+}
+
+impl TokenEndpoint {
+    /// Returns the endpoint of a Bearer challenge; `None` for another scheme, and for a challenge without a realm.
+    pub(crate) fn of(challenge: &Challenge) -> Option<Self> {
+        let bearer = challenge.scheme == Name::Bearer;
+        let realm = challenge.param("realm").filter(|_| bearer)?.to_owned();
+        Some(Self { realm, service: challenge.param("service").map(str::to_owned) })
     }
 }
 
@@ -92,7 +110,7 @@ mod tests {
     use super::*;
 
     fn learned(lines: &[&'static str]) -> (Option<Scheme>, Refusal) {
-        let known = Known::default();
+        let known = KnownScheme::default();
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(line));
@@ -102,11 +120,12 @@ mod tests {
     }
 
     fn bearer(realm: &str, service: Option<&str>) -> Option<Scheme> {
-        Some(Scheme::Bearer(Bearer { realm: realm.into(), service: service.map(Into::into) }))
+        let service = service.map(Into::into);
+        Some(Scheme::Bearer(Arc::new(TokenEndpoint { realm: realm.into(), service })))
     }
 
     #[test]
-    fn challenges_of_every_registry_are_understood() {
+    fn challenges_of_known_registries_are_understood() {
         let cases: &[(&[&'static str], Option<Scheme>, &str)] = &[
             (
                 &[
@@ -143,8 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn a_challenge_without_a_realm_names_no_token_endpoint() {
+        let challenges = challenge::parse_all([&b"Bearer service=\"s\", Basic realm=\"x\""[..]]);
+        assert_eq!(challenges.iter().find_map(TokenEndpoint::of), None);
+    }
+
+    #[test]
     fn a_401_without_a_challenge_changes_nothing() {
-        let known = Known::default();
+        let known = KnownScheme::default();
         let basic = HeaderValue::from_static("Basic realm=x");
         assert!(known.learn(&HeaderMap::from_iter([(header::WWW_AUTHENTICATE, basic.clone())])).0);
         assert!(!known.learn(&HeaderMap::new()).0);
@@ -153,11 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_not_good_is_told_from_one_that_is_not_enough() {
+    fn an_invalid_token_is_told_from_an_insufficient_one() {
         let line = |error: &str| format!(r#"Bearer realm="https://a/t",error="{error}""#);
         for (error, invalid) in [("invalid_token", true), ("insufficient_scope", false)] {
             let headers = HeaderMap::from_iter([(header::WWW_AUTHENTICATE, line(error).parse().unwrap())]);
-            assert_eq!(Known::default().learn(&headers).1.invalid_token, invalid);
+            assert_eq!(KnownScheme::default().learn(&headers).1.invalid_token, invalid);
         }
     }
 }

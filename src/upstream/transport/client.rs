@@ -7,49 +7,32 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use crate::body::RequestBody;
 use crate::config;
-use crate::upstream::egress::{ConnectionKey, Destination};
+use crate::upstream::egress::Destination;
 use crate::upstream::error::Error;
+use crate::upstream::exchange::{Outgoing, Response};
 use crate::upstream::transport::backoff::Backoff;
 use crate::upstream::transport::connect::{
     Certificate, Connected, DialError, Dialer, Protocols, TlsSettingsError,
 };
 use crate::upstream::transport::download::Download;
-use crate::upstream::transport::http1::{Wire, WireError};
+use crate::upstream::transport::health::Health;
+use crate::upstream::transport::http1::{ExchangeError, Http1Connection};
 use crate::upstream::transport::http2::{
     Connection, Connections, Failure, Known, Outcome, Timeouts, Windows,
 };
-use crate::upstream::transport::pool::Pool;
-use crate::upstream::{Health, Purpose, Response};
+use crate::upstream::transport::pool::{Pool, PoolSlot};
 
 /// Speaks HTTP on behalf of one upstream, with it and with those that it sends us to.
 pub(crate) struct Client {
     dialer: Dialer,
-    pool: Pool,
+    pool: Arc<Pool>,
     connections: Connections,
     name: String,
     connect_timeout: Duration,
-    patience: Timeouts,
+    timeouts: Timeouts,
     retries: u32,
     health: Health,
-}
-
-/// What is to be sent.
-pub(crate) struct Outgoing<'a> {
-    pub(crate) method: &'a Method,
-    /// All fields but Host and those that frame the body.
-    pub(crate) headers: &'a mut HeaderMap,
-    pub(crate) body: &'a mut RequestBody,
-    /// What is asked for.
-    pub(crate) subject: Purpose,
-}
-
-impl Outgoing<'_> {
-    /// Whether it is one of many small things, and not a transfer.
-    fn is_small(&self) -> bool {
-        self.subject != Purpose::Blob && !self.body.is_unfinished()
-    }
 }
 
 /// Whether a request changes nothing (RFC 9110 section 9.2.1).
@@ -65,11 +48,11 @@ impl Client {
     ) -> Result<Self, TlsSettingsError> {
         Ok(Self {
             dialer: Dialer::new(settings)?,
-            pool: Pool::new(workers),
+            pool: Arc::new(Pool::new(workers)),
             connections: Connections::new(workers),
             name: settings.name.clone(),
             connect_timeout: settings.connect_timeout,
-            patience: Timeouts { response: settings.response_timeout, stall: stall_timeout },
+            timeouts: Timeouts { response: settings.response_timeout, stall: stall_timeout },
             retries: settings.retries,
             health: Health::default(),
         })
@@ -92,14 +75,14 @@ impl Client {
     /// pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        hop: &Destination,
+        destination: &Destination,
         mut request: Outgoing<'_>,
     ) -> Result<Response, Error> {
-        set_host(hop, request.headers);
+        set_host(destination, request.headers);
         let mut backoff = self.backoff(request.method);
         loop {
-            let result = self.attempt(hop, &mut request).await;
-            if hop.is_own() {
+            let result = self.attempt(destination, &mut request).await;
+            if destination.is_own() {
                 self.health.record(&result);
             }
             let pause = match &result {
@@ -116,11 +99,11 @@ impl Client {
     /// Sends a request once, without trying again.
     pub(crate) async fn send_once(
         self: &Arc<Self>,
-        hop: &Destination,
+        destination: &Destination,
         mut request: Outgoing<'_>,
     ) -> Result<Response, Error> {
-        set_host(hop, request.headers);
-        self.attempt(hop, &mut request).await
+        set_host(destination, request.headers);
+        self.attempt(destination, &mut request).await
     }
 
     /// Small requests that come together share one HTTP/2 connection: a burst makes one handshake, not one for each.
@@ -131,74 +114,74 @@ impl Client {
     /// 1.1 for 16 and 0.95 for 64. By this rule no warm load is further than the noise of 5 % from HTTP/1.1.
     async fn attempt(
         self: &Arc<Self>,
-        hop: &Destination,
+        destination: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        let peer = &hop.key();
-        let small = peer.origin.https && request.is_small();
-        let company = small.then(|| self.connections.enter(peer));
-        let shares = company.as_ref().is_some_and(|company| company.shares) && !self.pool.has(peer);
-        if shares && let Some(response) = self.by_shared_http2(hop, request).await? {
+        let key = &destination.key();
+        let small = key.origin.https && request.is_small();
+        let company = small.then(|| self.connections.enter(key));
+        let shares = company.as_ref().is_some_and(|company| company.shares) && !self.pool.has(key);
+        if shares && let Some(response) = self.by_shared_http2(destination, request).await? {
             return Ok(response);
         }
-        if !self.connections.is_only(peer) {
-            match self.by_http1(hop, request).await {
+        if !self.connections.is_only(key) {
+            match self.by_http1(destination, request).await {
                 Err(Error::Dial(error)) if error.is_no_protocol() => {
-                    self.connections.set_only(peer, true);
+                    self.connections.set_only(key, true);
                 }
                 result => return result,
             }
         }
-        if small && let Some(response) = self.by_shared_http2(hop, request).await? {
+        if small && let Some(response) = self.by_shared_http2(destination, request).await? {
             return Ok(response);
         }
-        self.by_own_http2(hop, request).await
+        self.by_own_http2(destination, request).await
     }
 
     async fn by_http1(
         self: &Arc<Self>,
-        hop: &Destination,
+        destination: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        if let Some(wire) = self.pool.take(&hop.key()) {
-            match self.exchange(wire, hop, request).await {
+        if let Some(connection) = self.pool.take(&destination.key()) {
+            match self.exchange(connection, destination, request).await {
                 // It was closed in the same moment: no attempt at all. Once, or a request that ends the upstream would
                 // go out on every connection there is.
-                Err(WireError::Closed | WireError::Io(_)) if !request.body.has_begun() => {}
+                Err(ExchangeError::Closed | ExchangeError::Io(_)) if !request.body.has_begun() => {}
                 result => return Ok(result?),
             }
         }
-        let connected = self.dialer.dial(hop, Protocols::Http1, self.connect_timeout).await?;
-        Ok(self.exchange(self.wire(connected), hop, request).await?)
+        let connected = self.dialer.dial(destination, Protocols::Http1, self.connect_timeout).await?;
+        Ok(self.exchange(self.connection(connected), destination, request).await?)
     }
 
-    fn wire(&self, connected: Connected) -> Wire {
-        Wire::new(connected.io, self.patience.response, self.patience.stall)
+    fn connection(&self, connected: Connected) -> Http1Connection {
+        Http1Connection::new(connected.io, self.timeouts.response, self.timeouts.stall)
     }
 
     /// Sends a small request on the connection that all of them share. `None` where it has to go by another.
     async fn by_shared_http2(
         self: &Arc<Self>,
-        hop: &Destination,
+        destination: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Option<Response>, Error> {
         for first in [true, false] {
-            let Some(connection) = self.shared_http2(hop).await? else { return Ok(None) };
+            let Some(connection) = self.shared_http2(destination).await? else { return Ok(None) };
             request.body.rewind();
-            let error = match connection.exchange(hop.url(), request).await {
+            let error = match connection.exchange(destination.url(), request).await {
                 Ok(response) => return Ok(Some(response)),
                 Err(Failure::Refused) => return Ok(None),
                 Err(Failure::Http1) => {
-                    self.connections.note_http1(&hop.key());
+                    self.connections.note_http1(&destination.key());
                     return Ok(None);
                 }
                 Err(Failure::Gone) => None,
-                Err(Failure::Wire(error)) => Some(error),
+                Err(Failure::Exchange(error)) => Some(error),
             };
             self.connections.forget(&connection);
             match error {
                 None => {}
-                Some(WireError::Io(_)) if first && is_safe(request.method) => {}
+                Some(ExchangeError::Io(_)) if first && is_safe(request.method) => {}
                 Some(error) => return Err(error.into()),
             }
         }
@@ -207,9 +190,9 @@ impl Client {
 
     /// The connection that small requests share, made where there is none. `None` where it has no room, and where the
     /// server speaks HTTP/1.1.
-    async fn shared_http2(self: &Arc<Self>, hop: &Destination) -> Result<Option<Connection>, Error> {
-        let dial = || self.clone().dial_shared(hop.clone());
-        let connection = match self.connections.get(&hop.key(), dial) {
+    async fn shared_http2(self: &Arc<Self>, destination: &Destination) -> Result<Option<Connection>, Error> {
+        let dial = || self.clone().dial_shared(destination.clone());
+        let connection = match self.connections.get(&destination.key(), dial) {
             Known::Http1 => None,
             Known::Connection(connection) => Some(connection),
             Known::Flight(flight) => flight.await.map_err(Error::Dial)?,
@@ -217,62 +200,70 @@ impl Client {
         Ok(connection.filter(|connection| !connection.is_full()))
     }
 
-    async fn dial_shared(self: Arc<Self>, hop: Destination) -> Outcome {
-        let connected = self.dialer.dial(&hop, Protocols::Http2, self.connect_timeout).await?;
-        let peer = &hop.key();
+    async fn dial_shared(self: Arc<Self>, destination: Destination) -> Outcome {
+        let connected = self.dialer.dial(&destination, Protocols::Http2, self.connect_timeout).await?;
+        let key = &destination.key();
         if !connected.http2 {
-            self.pool.put(self.pool.here(), peer, self.wire(connected));
-            self.connections.note_http1(peer);
+            self.pool.put(self.pool.here(), key, self.connection(connected));
+            self.connections.note_http1(key);
             return Ok(None);
         }
-        let connection = self.start_http2(&hop, connected, Windows::SHARED).await?;
-        self.connections.share(peer, connection.clone());
+        let connection = self.start_http2(&destination, connected, Windows::SHARED).await?;
+        self.connections.share(key, connection.clone());
         Ok(Some(connection))
     }
 
     /// Sends on a connection of its own, for a server that refuses HTTP/1.1.
     async fn by_own_http2(
         self: &Arc<Self>,
-        hop: &Destination,
+        destination: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        let connected = self.dialer.dial(hop, Protocols::Http2, self.connect_timeout).await?;
+        let connected = self.dialer.dial(destination, Protocols::Http2, self.connect_timeout).await?;
         if !connected.http2 {
-            self.connections.set_only(&hop.key(), false);
-            return Ok(self.exchange(self.wire(connected), hop, request).await?);
+            self.connections.set_only(&destination.key(), false);
+            return Ok(self.exchange(self.connection(connected), destination, request).await?);
         }
-        let connection = self.start_http2(hop, connected, Windows::ALONE).await?;
+        let connection = self.start_http2(destination, connected, Windows::ALONE).await?;
         request.body.rewind();
-        connection.exchange(hop.url(), request).await.map_err(|failure| WireError::from(failure).into())
+        connection
+            .exchange(destination.url(), request)
+            .await
+            .map_err(|failure| ExchangeError::from(failure).into())
     }
 
     async fn start_http2(
         &self,
-        hop: &Destination,
+        destination: &Destination,
         connected: Connected,
         windows: Windows,
     ) -> Result<Connection, DialError> {
-        let authority = || hop.url().origin.authority();
-        let started = Connection::start(connected.io, windows, self.patience).await;
+        let authority = || destination.url().origin.authority();
+        let started = Connection::start(connected.io, windows, self.timeouts).await;
         started.map_err(|source| DialError::Connect { authority: authority(), source })
     }
 
     async fn exchange(
-        self: &Arc<Self>,
-        mut wire: Wire,
-        hop: &Destination,
+        &self,
+        mut connection: Http1Connection,
+        destination: &Destination,
         request: &mut Outgoing<'_>,
-    ) -> Result<Response, WireError> {
+    ) -> Result<Response, ExchangeError> {
         request.body.rewind();
-        let head = wire.exchange(request.method, &hop.url().target, request.headers, request.body).await?;
-        let home = Home { client: self.clone(), peer: hop.key(), place: self.pool.here() };
-        let body = Download::body(home, wire, head.framing);
+        let head = connection
+            .exchange(request.method, &destination.url().target, request.headers, request.body)
+            .await?;
+        let slot = PoolSlot::new(self.pool.clone(), destination.key());
+        let body = Download::body(slot, connection, head.framing, self.timeouts.stall);
         Ok(Response { status: head.status, headers: head.headers, body })
     }
 
-    /// The certificates that are shown where `hop` leads.
-    pub(crate) async fn certificates(&self, hop: &Destination) -> Result<Vec<Certificate>, DialError> {
-        self.dialer.certificates(hop, self.connect_timeout).await
+    /// The certificates that are shown where `destination` leads.
+    pub(crate) async fn certificates(
+        &self,
+        destination: &Destination,
+    ) -> Result<Vec<Certificate>, DialError> {
+        self.dialer.certificates(destination, self.connect_timeout).await
     }
 
     /// Closes the connections that have been idle for too long.
@@ -282,26 +273,9 @@ impl Client {
     }
 }
 
-fn set_host(hop: &Destination, headers: &mut HeaderMap) {
-    if let Ok(authority) = HeaderValue::try_from(hop.url().origin.authority()) {
+fn set_host(destination: &Destination, headers: &mut HeaderMap) {
+    if let Ok(authority) = HeaderValue::try_from(destination.url().origin.authority()) {
         headers.insert(header::HOST, authority);
-    }
-}
-
-/// Where a connection goes back to when its response is read.
-pub(crate) struct Home {
-    client: Arc<Client>,
-    peer: ConnectionKey,
-    place: usize,
-}
-
-impl Home {
-    pub(crate) fn put_back(&self, wire: Wire) {
-        self.client.pool.put(self.place, &self.peer, wire);
-    }
-
-    pub(crate) fn stall_timeout(&self) -> Duration {
-        self.client.patience.stall
     }
 }
 
@@ -311,9 +285,11 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::body::RequestBody;
     use crate::config::{Environment, limits};
     use crate::upstream::egress::Addresses;
     use crate::upstream::egress::url::Origin;
+    use crate::upstream::exchange::Purpose;
 
     /// A server that keeps its connections, on a loopback port.
     async fn server() -> u16 {
@@ -334,10 +310,10 @@ mod tests {
 
     async fn asked(client: &Arc<Client>, port: u16, addresses: Addresses) -> Result<Response, Error> {
         let origin = Origin { https: false, host: "127.0.0.1".to_owned(), port };
-        let hop = Destination::unchecked(origin, addresses, false, false);
+        let destination = Destination::unchecked(origin, addresses, false, false);
         let (mut headers, mut body) = (HeaderMap::new(), RequestBody::empty());
         let (method, subject) = (&Method::GET, Purpose::Blob);
-        client.send(&hop, Outgoing { method, headers: &mut headers, body: &mut body, subject }).await
+        client.send(&destination, Outgoing { method, headers: &mut headers, body: &mut body, subject }).await
     }
 
     #[tokio::test]

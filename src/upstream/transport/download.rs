@@ -1,41 +1,51 @@
 //! The body of an upstream's response, as a stream that drives its own connection.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::body::{Body, BodyError, Stream};
 use crate::clock::Stall;
 use crate::upstream::transport::chunked::Step;
-use crate::upstream::transport::client::Home;
-use crate::upstream::transport::http1::{Framing, Wire};
+use crate::upstream::transport::http1::{Framing, Http1Connection};
+use crate::upstream::transport::pool::PoolSlot;
 
-/// The body that follows a response's head on `wire`. The connection goes back to `home` once it is read whole.
+/// The body that follows a response's head on a connection. The connection returns to `slot` once it is read whole.
 pub(crate) struct Download {
-    wire: Option<Wire>,
+    connection: Option<Http1Connection>,
     framing: Framing,
     stall: Stall,
-    home: Home,
+    /// How long nothing may come.
+    limit: Duration,
+    slot: PoolSlot,
 }
 
 impl Download {
-    /// A body for the response: held whole when the head's last read brought all of it, else a stream.
-    pub(crate) fn body(home: Home, mut wire: Wire, mut framing: Framing) -> Body {
-        let whole = matches!(framing, Framing::Length(length @ ..=SMALL) if length <= wire.buffered() as u64);
-        if whole && let Ok(step) = wire.take_body(&mut framing) {
-            home.put_back(wire);
+    /// Returns the body of a response: held whole when the head's last read brought all of it, else a stream. `limit`:
+    /// how long nothing may come.
+    pub(crate) fn body(
+        slot: PoolSlot,
+        mut connection: Http1Connection,
+        mut framing: Framing,
+        limit: Duration,
+    ) -> Body {
+        let whole =
+            matches!(framing, Framing::Length(length @ ..=SMALL) if length <= connection.buffered() as u64);
+        if whole && let Ok(step) = connection.take_body(&mut framing) {
+            slot.put_back(connection);
             return match step {
                 Step::Data(data) => Body::full(data),
                 Step::End | Step::More => Body::empty(),
             };
         }
-        let stall = Stall::new(home.stall_timeout());
-        Body::stream(Self { wire: Some(wire), framing, stall, home })
+        let stall = Stall::new(limit);
+        Body::stream(Self { connection: Some(connection), framing, stall, limit, slot })
     }
 
     fn finish(&mut self) {
-        if let Some(wire) = self.wire.take() {
-            self.home.put_back(wire);
+        if let Some(connection) = self.connection.take() {
+            self.slot.put_back(connection);
         }
     }
 }
@@ -45,18 +55,18 @@ const SMALL: u64 = 8 * 1024;
 
 impl Stream for Download {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let Some(wire) = &mut self.wire else { return Poll::Ready(None) };
-        let Poll::Ready(item) = wire.poll_body(cx, &mut self.framing) else {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let Poll::Ready(item) = connection.poll_body(cx, &mut self.framing) else {
             ready!(self.stall.poll_waiting(cx));
-            self.wire = None;
-            return Poll::Ready(Some(Err(BodyError::Stalled(self.home.stall_timeout()))));
+            self.connection = None;
+            return Poll::Ready(Some(Err(BodyError::Stalled(self.limit))));
         };
         self.stall.progress();
         match &item {
             // hyper asks no further once Content-Length is reached, so that end has to be seen here.
             Some(Ok(_)) if self.remaining() == Some(0) => self.finish(),
             Some(Ok(_)) => {}
-            Some(Err(_)) => self.wire = None,
+            Some(Err(_)) => self.connection = None,
             None => self.finish(),
         }
         Poll::Ready(item)

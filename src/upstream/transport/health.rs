@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::upstream::{Error, Response, Unauthorized};
+use crate::upstream::error::{Error, Unauthorized};
+use crate::upstream::exchange::Response;
 
 /// The outcome of the last attempt to reach an upstream.
 #[derive(Debug, Default)]

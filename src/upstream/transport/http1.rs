@@ -30,7 +30,7 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
 
 /// Why an exchange failed before a response's head was there.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WireError {
+pub(crate) enum ExchangeError {
     /// The upstream closed the connection without a byte of an answer.
     #[error("the upstream closed the connection without an answer")]
     Closed,
@@ -68,7 +68,7 @@ pub(crate) enum Framing {
 }
 
 /// One connection.
-pub(crate) struct Wire {
+pub(crate) struct Http1Connection {
     io: WriteStall<Box<dyn Transport>>,
     read: BytesMut,
     /// What is still to be written: the head, or the size of a chunk, and then `batch`.
@@ -139,7 +139,7 @@ enum Sending {
     Last,
 }
 
-impl Wire {
+impl Http1Connection {
     /// Speaks HTTP on `io`. `response_timeout` is how long an answer may take once the request is sent, and
     /// `stall_timeout` how long the upstream may refuse to take a byte of it.
     pub(crate) fn new(io: Box<dyn Transport>, response_timeout: Duration, stall_timeout: Duration) -> Self {
@@ -191,7 +191,7 @@ impl Wire {
         target: &str,
         headers: &HeaderMap,
         body: &mut RequestBody,
-    ) -> Result<Head, WireError> {
+    ) -> Result<Head, ExchangeError> {
         self.begin(method, target, headers, body);
         let head = method == Method::HEAD;
         let mut sent = Ok(false);
@@ -208,14 +208,14 @@ impl Wire {
                 Poll::Ready(result) => {
                     self.keep_alive &= matches!(sent, Ok(true));
                     Poll::Ready(match (result, std::mem::replace(&mut sent, Ok(true))) {
-                        (Err(WireError::Closed | WireError::Io(_)), Err(error)) => Err(error),
+                        (Err(ExchangeError::Closed | ExchangeError::Io(_)), Err(error)) => Err(error),
                         (result, _) => result,
                     })
                 }
                 Poll::Pending if matches!(sent, Ok(false)) => Poll::Pending,
                 Poll::Pending => {
                     ready!(self.wait.poll_waiting(cx));
-                    let timeout = WireError::Timeout(self.response_timeout);
+                    let timeout = ExchangeError::Timeout(self.response_timeout);
                     Poll::Ready(Err(std::mem::replace(&mut sent, Ok(true)).err().unwrap_or(timeout)))
                 }
             }
@@ -255,13 +255,13 @@ impl Wire {
         out.extend_from_slice(b"\r\n");
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), WireError>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), ExchangeError>> {
         loop {
             if !self.batch.sealed {
-                ready!(self.poll_gather(cx, body)).map_err(WireError::Body)?;
+                ready!(self.poll_gather(cx, body)).map_err(ExchangeError::Body)?;
                 self.seal();
             }
-            ready!(self.poll_flush(cx)).map_err(WireError::Io)?;
+            ready!(self.poll_flush(cx)).map_err(ExchangeError::Io)?;
             if self.sending == Sending::Last {
                 return Poll::Ready(Ok(()));
             }
@@ -331,7 +331,7 @@ impl Wire {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, head_request: bool) -> Poll<Result<Head, WireError>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, head_request: bool) -> Poll<Result<Head, ExchangeError>> {
         loop {
             if !self.read.is_empty()
                 && let Some(head) = self.take_head(head_request)?
@@ -339,38 +339,40 @@ impl Wire {
                 return Poll::Ready(Ok(head));
             }
             if self.read.len() > limits::HEADER_BYTES {
-                return Poll::Ready(Err(WireError::Malformed("the head is too long")));
+                return Poll::Ready(Err(ExchangeError::Malformed("the head is too long")));
             }
             match ready!(self.poll_fill(cx, HEAD_READ)) {
                 Ok(1..) => self.silent = false,
                 // An answer that had begun shows that the request arrived: it must not look as if it had not.
-                _ if !self.silent => return Poll::Ready(Err(WireError::Malformed("the head is cut short"))),
-                Ok(0) => return Poll::Ready(Err(WireError::Closed)),
-                Err(error) => return Poll::Ready(Err(WireError::Io(error))),
+                _ if !self.silent => {
+                    return Poll::Ready(Err(ExchangeError::Malformed("the head is cut short")));
+                }
+                Ok(0) => return Poll::Ready(Err(ExchangeError::Closed)),
+                Err(error) => return Poll::Ready(Err(ExchangeError::Io(error))),
             }
         }
     }
 
     /// Parses one final head out of the buffer; `None` while it is incomplete.
-    fn take_head(&mut self, head_request: bool) -> Result<Option<Head>, WireError> {
+    fn take_head(&mut self, head_request: bool) -> Result<Option<Head>, ExchangeError> {
         loop {
             let mut slots = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
             let mut parsed = httparse::Response::new(&mut slots);
             let length = match parsed.parse(&self.read) {
                 Ok(httparse::Status::Complete(length)) => length,
                 Ok(httparse::Status::Partial) => return Ok(None),
-                Err(_) => return Err(WireError::Malformed("not an HTTP response")),
+                Err(_) => return Err(ExchangeError::Malformed("not an HTTP response")),
             };
             let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-            let status = status.ok_or(WireError::Malformed("no status"))?;
+            let status = status.ok_or(ExchangeError::Malformed("no status"))?;
             if status.is_informational() {
                 if status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Err(WireError::Malformed("it switches protocols unasked"));
+                    return Err(ExchangeError::Malformed("it switches protocols unasked"));
                 }
                 self.read.advance(length);
                 self.interim += 1;
                 if self.interim > INTERIM_MOST {
-                    return Err(WireError::Malformed("it says to wait again and again"));
+                    return Err(ExchangeError::Malformed("it says to wait again and again"));
                 }
                 continue;
             }
@@ -391,7 +393,7 @@ impl Wire {
         version: Version,
         headers: &HeaderMap,
         head_request: bool,
-    ) -> Result<Framing, WireError> {
+    ) -> Result<Framing, ExchangeError> {
         self.keep_alive = keeps_alive(version, headers);
         let framing = body_framing(status, version, headers, head_request)?;
         if matches!(framing, Framing::Close) {
@@ -451,11 +453,11 @@ impl Wire {
 }
 
 /// Whether no answer can be behind a send that failed so: the client is gone, or the upstream has long stood still.
-fn is_final(error: &WireError) -> bool {
+fn is_final(error: &ExchangeError) -> bool {
     match error {
-        WireError::Body(_) => true,
-        WireError::Io(error) => error.kind() == io::ErrorKind::TimedOut,
-        WireError::Closed | WireError::Timeout(_) | WireError::Malformed(_) => false,
+        ExchangeError::Body(_) => true,
+        ExchangeError::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        ExchangeError::Closed | ExchangeError::Timeout(_) | ExchangeError::Malformed(_) => false,
     }
 }
 
@@ -479,8 +481,8 @@ fn put_header(out: &mut BytesMut, name: &str, value: &[u8]) {
     }
 }
 
-fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, WireError> {
-    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| WireError::Malformed("a header's name"))
+fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, ExchangeError> {
+    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| ExchangeError::Malformed("a header's name"))
 }
 
 /// Where in `buffer` the value of `field` lies.
@@ -489,13 +491,13 @@ fn span(buffer: &[u8], field: &httparse::Header<'_>) -> std::ops::Range<usize> {
     start..start + field.value.len()
 }
 
-type Span = (Result<HeaderName, WireError>, std::ops::Range<usize>);
+type Span = (Result<HeaderName, ExchangeError>, std::ops::Range<usize>);
 
-fn headers_of(block: &Bytes, spans: Vec<Span>) -> Result<HeaderMap, WireError> {
+fn headers_of(block: &Bytes, spans: Vec<Span>) -> Result<HeaderMap, ExchangeError> {
     let mut headers = HeaderMap::with_capacity(spans.len());
     for (name, span) in spans {
         let value = HeaderValue::from_maybe_shared(block.slice(span));
-        headers.append(name?, value.map_err(|_| WireError::Malformed("a header's value"))?);
+        headers.append(name?, value.map_err(|_| ExchangeError::Malformed("a header's value"))?);
     }
     Ok(headers)
 }
@@ -519,17 +521,21 @@ fn body_framing(
     version: Version,
     headers: &HeaderMap,
     head_request: bool,
-) -> Result<Framing, WireError> {
+) -> Result<Framing, ExchangeError> {
     if head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Ok(Framing::Length(0));
     }
     let length = content_length(headers)?;
     match headers.get(header::TRANSFER_ENCODING) {
         None => Ok(length.map_or(Framing::Close, Framing::Length)),
-        Some(_) if length.is_some() => Err(WireError::Malformed("both Transfer-Encoding and Content-Length")),
-        Some(_) if version == Version::HTTP_10 => Err(WireError::Malformed("Transfer-Encoding in HTTP/1.0")),
+        Some(_) if length.is_some() => {
+            Err(ExchangeError::Malformed("both Transfer-Encoding and Content-Length"))
+        }
+        Some(_) if version == Version::HTTP_10 => {
+            Err(ExchangeError::Malformed("Transfer-Encoding in HTTP/1.0"))
+        }
         Some(coding) if is_chunked(coding, headers) => Ok(Framing::Chunked(Chunked::default())),
-        Some(_) => Err(WireError::Malformed("an unknown transfer coding")),
+        Some(_) => Err(ExchangeError::Malformed("an unknown transfer coding")),
     }
 }
 
@@ -539,15 +545,15 @@ fn is_chunked(coding: &HeaderValue, headers: &HeaderMap) -> bool {
 }
 
 /// The one Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, WireError> {
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
         let bytes = value.as_bytes();
         let digits = !bytes.is_empty() && bytes.len() < 19 && bytes.iter().all(u8::is_ascii_digit);
         let parsed = value.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
-        let parsed: u64 = parsed.ok_or(WireError::Malformed("Content-Length"))?;
+        let parsed: u64 = parsed.ok_or(ExchangeError::Malformed("Content-Length"))?;
         if length.is_some_and(|length| length != parsed) {
-            return Err(WireError::Malformed("two different Content-Lengths"));
+            return Err(ExchangeError::Malformed("two different Content-Lengths"));
         }
         length = Some(parsed);
     }

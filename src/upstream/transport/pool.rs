@@ -1,68 +1,68 @@
 //! Connections that wait for their next request.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::clock;
 use crate::config::limits;
 use crate::upstream::egress::ConnectionKey;
-use crate::upstream::transport::http1::Wire;
+use crate::upstream::transport::http1::Http1Connection;
 use crate::worker_id;
 
-/// The idle connections of one upstream, to wherever its requests lead. Kept apart for each worker: a connection
+/// The idle connections of one upstream, to itself and to where it redirects. Kept apart for each worker: a connection
 /// belongs to the runtime that made it.
 pub(crate) struct Pool(Box<[Mutex<Vec<Idle>>]>);
 
 struct Idle {
-    peer: ConnectionKey,
-    wire: Wire,
+    key: ConnectionKey,
+    connection: Http1Connection,
     since: Instant,
 }
 
 impl Pool {
-    /// For this many workers.
+    /// Creates a pool for this many workers.
     pub(crate) fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    /// The connection that may serve `peer` and was used last, for it is the least likely to be dead.
-    pub(crate) fn take(&self, peer: &ConnectionKey) -> Option<Wire> {
+    /// Takes the connection that may serve `key` and was used last: it is the least likely to be dead.
+    pub(crate) fn take(&self, key: &ConnectionKey) -> Option<Http1Connection> {
         loop {
             let mut idle = self.lock(self.here())?;
-            let place = idle.iter().rposition(|idle| idle.peer.serves(peer))?;
-            let mut wire = idle.remove(place).wire;
+            let at = idle.iter().rposition(|idle| idle.key.serves(key))?;
+            let mut connection = idle.remove(at).connection;
             drop(idle);
-            if !wire.is_stale() {
-                return Some(wire);
+            if !connection.is_stale() {
+                return Some(connection);
             }
         }
     }
 
-    /// Whether there is a connection that may serve `peer`.
-    pub(crate) fn has(&self, peer: &ConnectionKey) -> bool {
-        self.lock(self.here()).is_some_and(|idle| idle.iter().any(|idle| idle.peer.serves(peer)))
+    /// Returns true if there is a connection that may serve `key`.
+    pub(crate) fn has(&self, key: &ConnectionKey) -> bool {
+        self.lock(self.here()).is_some_and(|idle| idle.iter().any(|idle| idle.key.serves(key)))
     }
 
-    /// Returns the place of the current thread's connections.
+    /// Returns the current worker's number.
     pub(crate) fn here(&self) -> usize {
         worker_id::place(self.0.len())
     }
 
-    /// Keeps a connection that can serve again, as long as there is room. `place` is where it was opened: only that
-    /// worker's runtime drives it.
-    pub(crate) fn put(&self, place: usize, peer: &ConnectionKey, mut wire: Wire) {
-        if !wire.is_reusable() {
+    /// Keeps a connection that can serve again, as long as there is room. `worker` opened it: only that worker's runtime
+    /// drives it.
+    pub(crate) fn put(&self, worker: usize, key: &ConnectionKey, mut connection: Http1Connection) {
+        if !connection.is_reusable() {
             return;
         }
-        wire.rest();
-        if let Some(mut idle) = self.lock(place)
+        connection.rest();
+        if let Some(mut idle) = self.lock(worker)
             && idle.len() < limits::UPSTREAM_IDLE_CONNECTIONS
         {
-            idle.push(Idle { peer: peer.clone(), wire, since: clock::now() });
+            idle.push(Idle { key: key.clone(), connection, since: clock::now() });
         }
     }
 
-    /// Closes what has been idle for too long.
+    /// Closes the connections that have been idle for too long.
     pub(crate) fn sweep(&self) {
         let now = clock::now();
         for idle in &self.0 {
@@ -71,8 +71,27 @@ impl Pool {
         }
     }
 
-    fn lock(&self, place: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
+    fn lock(&self, worker: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
         // Nothing panics while it is held, and a list of connections is valid at any moment.
-        self.0.get(place).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.get(worker).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The place in a pool that a connection returns to when its response is read.
+pub(crate) struct PoolSlot {
+    pool: Arc<Pool>,
+    key: ConnectionKey,
+    worker: usize,
+}
+
+impl PoolSlot {
+    /// Creates the place of the current worker's connection to `key`.
+    pub(crate) fn new(pool: Arc<Pool>, key: ConnectionKey) -> Self {
+        let worker = pool.here();
+        Self { pool, key, worker }
+    }
+
+    pub(crate) fn put_back(&self, connection: Http1Connection) {
+        self.pool.put(self.worker, &self.key, connection);
     }
 }

@@ -10,8 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use crate::upstream::egress::{Addresses, Destination, is_public};
-use crate::upstream::transport::connect::error::DialError;
+use crate::upstream::egress::{Addresses, is_public};
 use crate::upstream::transport::http1::Transport;
 
 /// Why there is no TCP connection.
@@ -23,17 +22,6 @@ pub(crate) enum TcpError {
     Private,
     /// None took the connection; what the last one said.
     Connect(io::Error),
-}
-
-impl TcpError {
-    pub(crate) fn on_the_way_to(self, hop: &Destination) -> DialError {
-        let origin = &hop.url().origin;
-        match self {
-            Self::Resolve(source) => DialError::Resolve { host: origin.host.clone(), source },
-            Self::Private => DialError::Private { host: hop.entry() },
-            Self::Connect(source) => DialError::Connect { authority: origin.authority(), source },
-        }
-    }
 }
 
 /// Resolves `host`, a name or an address, and connects to those of its addresses that are `allowed`.

@@ -11,9 +11,17 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use crate::config::{KeyPair, Upstream};
-use crate::upstream::transport::connect::Protocols;
 use crate::upstream::transport::connect::error::TlsSettingsError;
 use crate::upstream::transport::connect::verifier::Verifier;
+
+/// What may be spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocols {
+    /// HTTP/1.1, which is what blobs are streamed over.
+    Http1,
+    /// HTTP/2 where the server takes it, else HTTP/1.1. Without TLS there is nothing to choose by: HTTP/1.1.
+    Http2,
+}
 
 /// HTTP/2 by its ALPN name (RFC 9113 section 3.1).
 pub(crate) const HTTP2: &[u8] = b"h2";

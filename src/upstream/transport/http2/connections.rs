@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::connect::DialError;
-use crate::upstream::transport::http2::Connection;
+use crate::upstream::transport::http2::connection::Connection;
 use crate::upstream::transport::http2::load::{Load, Share};
 use crate::worker_id;
 
@@ -21,7 +21,7 @@ pub(crate) type Outcome = Result<Option<Connection>, Arc<DialError>>;
 /// A connection that is being made. Whoever waits for it drives it; it is given up when nobody does.
 pub(crate) type Flight = Shared<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
-/// What is known of a peer.
+/// What is known of a key.
 pub(crate) enum Known {
     /// There is a connection.
     Connection(Connection),
@@ -44,7 +44,7 @@ pub(crate) struct Company {
 pub(crate) struct Connections(Box<[Mutex<Vec<Place>>]>);
 
 struct Place {
-    peer: ConnectionKey,
+    key: ConnectionKey,
     state: State,
     /// It refuses HTTP/1.1.
     only: bool,
@@ -70,12 +70,12 @@ impl Connections {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    /// A small request to `peer` begins; it ends when the answer is dropped.
-    pub(crate) fn enter(&self, peer: &ConnectionKey) -> Company {
+    /// A small request to `key` begins; it ends when the answer is dropped.
+    pub(crate) fn enter(&self, key: &ConnectionKey) -> Company {
         let Some(mut places) = self.lock() else {
             return Company { _share: Arc::new(Load::default()).enter(), shares: false };
         };
-        let place = place(&mut places, peer);
+        let place = place(&mut places, key);
         place.used = clock::now();
         let share = place.load.clone().enter();
         let shares = match share.number() {
@@ -89,13 +89,13 @@ impl Connections {
         Company { _share: share, shares }
     }
 
-    /// What is known of `peer`. Where nothing is, `dial` says how to find out, once for all who ask until it is known.
-    pub(crate) fn get<F>(&self, peer: &ConnectionKey, dial: impl FnOnce() -> F) -> Known
+    /// What is known of `key`. Where nothing is, `dial` says how to find out, once for all who ask until it is known.
+    pub(crate) fn get<F>(&self, key: &ConnectionKey, dial: impl FnOnce() -> F) -> Known
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
         let Some(mut places) = self.lock() else { return Known::Http1 };
-        let place = place(&mut places, peer);
+        let place = place(&mut places, key);
         match &place.state {
             State::Connection(connection) => return Known::Connection(connection.clone()),
             State::Http1 => return Known::Http1,
@@ -113,27 +113,27 @@ impl Connections {
     }
 
     /// From now on its small requests share `connection`.
-    pub(crate) fn share(&self, peer: &ConnectionKey, connection: Connection) {
-        self.set(peer, State::Connection(connection));
+    pub(crate) fn share(&self, key: &ConnectionKey, connection: Connection) {
+        self.set(key, State::Connection(connection));
     }
 
     /// Its server has chosen HTTP/1.1, and is believed for a while.
-    pub(crate) fn note_http1(&self, peer: &ConnectionKey) {
-        self.set(peer, State::Http1);
-        self.set_only(peer, false);
+    pub(crate) fn note_http1(&self, key: &ConnectionKey) {
+        self.set(key, State::Http1);
+        self.set_only(key, false);
     }
 
     /// Whether its server has refused HTTP/1.1.
-    pub(crate) fn is_only(&self, peer: &ConnectionKey) -> bool {
+    pub(crate) fn is_only(&self, key: &ConnectionKey) -> bool {
         let known =
-            |places: MutexGuard<'_, Vec<Place>>| places.iter().any(|place| place.only && place.peer == *peer);
+            |places: MutexGuard<'_, Vec<Place>>| places.iter().any(|place| place.only && place.key == *key);
         self.lock().is_some_and(known)
     }
 
     /// Its server has refused HTTP/1.1, or does no longer.
-    pub(crate) fn set_only(&self, peer: &ConnectionKey, only: bool) {
+    pub(crate) fn set_only(&self, key: &ConnectionKey, only: bool) {
         if let Some(mut places) = self.lock() {
-            place(&mut places, peer).only = only;
+            place(&mut places, key).only = only;
         }
     }
 
@@ -158,9 +158,9 @@ impl Connections {
         }
     }
 
-    fn set(&self, peer: &ConnectionKey, state: State) {
+    fn set(&self, key: &ConnectionKey, state: State) {
         if let Some(mut places) = self.lock() {
-            place(&mut places, peer).state = state;
+            place(&mut places, key).state = state;
         }
     }
 
@@ -189,9 +189,9 @@ impl State {
     }
 }
 
-/// The place of `peer`, made where there is none; the one that was used least gives way.
-fn place<'a>(places: &'a mut Vec<Place>, peer: &ConnectionKey) -> &'a mut Place {
-    if let Some(at) = places.iter().position(|place| place.peer == *peer) {
+/// The place of `key`, made where there is none; the one that was used least gives way.
+fn place<'a>(places: &'a mut Vec<Place>, key: &ConnectionKey) -> &'a mut Place {
+    if let Some(at) = places.iter().position(|place| place.key == *key) {
         return &mut places[at];
     }
     if places.len() >= limits::UPSTREAM_IDLE_CONNECTIONS
@@ -200,7 +200,7 @@ fn place<'a>(places: &'a mut Vec<Place>, peer: &ConnectionKey) -> &'a mut Place 
         places.swap_remove(oldest);
     }
     places.push(Place {
-        peer: peer.clone(),
+        key: key.clone(),
         state: State::Unknown,
         only: false,
         load: Arc::default(),
@@ -217,14 +217,14 @@ mod tests {
     use crate::upstream::egress::Addresses;
     use crate::upstream::egress::url::Origin;
 
-    fn peer(host: &str) -> ConnectionKey {
+    fn key(host: &str) -> ConnectionKey {
         let origin = Arc::new(Origin { https: true, host: host.to_owned(), port: 443 });
         ConnectionKey { origin, addresses: Addresses::Any }
     }
 
     /// What `count` requests at the same time come to.
     fn enter(connections: &Connections, count: usize) -> Vec<bool> {
-        let all: Vec<_> = (0..count).map(|_| connections.enter(&peer("a"))).collect();
+        let all: Vec<_> = (0..count).map(|_| connections.enter(&key("a"))).collect();
         all.iter().map(|company| company.shares).collect()
     }
 
@@ -232,7 +232,7 @@ mod tests {
         connections: &Connections,
         dial: impl Future<Output = Outcome> + Send + 'static,
     ) -> bool {
-        match connections.get(&peer("a"), || dial) {
+        match connections.get(&key("a"), || dial) {
             Known::Flight(flight) => flight.await.is_ok(),
             Known::Connection(_) | Known::Http1 => panic!("it is known"),
         }
@@ -245,7 +245,7 @@ mod tests {
             assert_eq!(enter(&connections, 1), [false]);
         }
         assert_eq!(enter(&connections, 3), [false, true, true]);
-        let _elsewhere = connections.enter(&peer("b"));
+        let _elsewhere = connections.enter(&key("b"));
         assert_eq!(enter(&connections, 1), [false], "another place is no company");
     }
 
@@ -266,8 +266,8 @@ mod tests {
             let _ = receiver.await;
             Ok(None)
         };
-        let Known::Flight(first) = connections.get(&peer("a"), || dial) else { panic!("it is known") };
-        let second = connections.get(&peer("a"), || async { panic!("it is dialled already") });
+        let Known::Flight(first) = connections.get(&key("a"), || dial) else { panic!("it is known") };
+        let second = connections.get(&key("a"), || async { panic!("it is dialled already") });
         let Known::Flight(second) = second else { panic!("it is known") };
         drop(first);
         sender.send(()).unwrap();
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_dial_that_nobody_waits_for_is_begun_anew() {
         let connections = Connections::new(1);
-        drop(connections.get(&peer("a"), std::future::pending));
+        drop(connections.get(&key("a"), std::future::pending));
         assert!(dialled(&connections, async { Ok(None) }).await);
     }
 
@@ -292,9 +292,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn that_a_server_speaks_http1_is_forgotten_in_time() {
         let connections = Connections::new(1);
-        connections.note_http1(&peer("a"));
+        connections.note_http1(&key("a"));
         connections.sweep();
-        let known = connections.get(&peer("a"), std::future::pending);
+        let known = connections.get(&key("a"), std::future::pending);
         assert!(matches!(known, Known::Http1));
         tokio::time::advance(limits::UPSTREAM_PROTOCOL_KNOWN).await;
         connections.sweep();
@@ -304,25 +304,25 @@ mod tests {
     #[test]
     fn the_place_that_was_used_least_gives_way() {
         let connections = Connections::new(1);
-        connections.set_only(&peer("a"), true);
+        connections.set_only(&key("a"), true);
         for number in 0..limits::UPSTREAM_IDLE_CONNECTIONS {
-            assert!(connections.is_only(&peer("a")), "{number}");
-            let _company = connections.enter(&peer(&format!("h{number}")));
+            assert!(connections.is_only(&key("a")), "{number}");
+            let _company = connections.enter(&key(&format!("h{number}")));
         }
-        assert!(!connections.is_only(&peer("a")));
+        assert!(!connections.is_only(&key("a")));
     }
 
     #[test]
     fn what_leads_inside_is_not_shared_with_whoever_may_only_go_outside() {
-        let any = ConnectionKey { addresses: Addresses::Any, ..peer("a") };
+        let any = ConnectionKey { addresses: Addresses::Any, ..key("a") };
         let public = ConnectionKey { addresses: Addresses::Public, ..any.clone() };
         let (connections, dialled) = (Connections::new(1), std::cell::Cell::new(0));
-        let get = |peer: &ConnectionKey| {
+        let get = |key: &ConnectionKey| {
             let dial = || {
                 dialled.set(dialled.get() + 1);
                 std::future::pending()
             };
-            connections.get(peer, dial)
+            connections.get(key, dial)
         };
         let flights = [get(&any), get(&any), get(&public)];
         assert!(flights.iter().all(|known| matches!(known, Known::Flight(_))));

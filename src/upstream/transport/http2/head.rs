@@ -5,8 +5,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 
 use crate::upstream::egress::url::Url;
-use crate::upstream::transport::client::Outgoing;
-use crate::upstream::transport::http1::{WireError, content_length};
+use crate::upstream::exchange::Outgoing;
+use crate::upstream::transport::http1::{ExchangeError, content_length};
 
 /// The head of `request`. `:authority` takes the place of Host (RFC 9113 section 8.3.1). `None` for a URL that can't be
 /// said to the byte.
@@ -40,7 +40,7 @@ fn uri(url: &Url) -> Option<Uri> {
 ///
 /// # Errors
 /// A Content-Length that is none, or two that differ.
-pub(crate) fn length(method: &Method, head: &Parts) -> Result<Option<u64>, WireError> {
+pub(crate) fn length(method: &Method, head: &Parts) -> Result<Option<u64>, ExchangeError> {
     if *method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Some(0));
     }
@@ -53,7 +53,7 @@ mod tests {
 
     use super::*;
     use crate::body::RequestBody;
-    use crate::upstream::Purpose;
+    use crate::upstream::exchange::Purpose;
 
     fn head(method: &Method, url: &str, mut body: RequestBody) -> Request<()> {
         let mut headers = HeaderMap::from_iter([

@@ -9,7 +9,7 @@ use h2::SendStream;
 
 use crate::body::RequestBody;
 use crate::clock::Stall;
-use crate::upstream::transport::http1::WireError;
+use crate::upstream::transport::http1::ExchangeError;
 
 /// What is still to be sent on one stream.
 pub(crate) struct Upload {
@@ -32,11 +32,11 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         body: &mut RequestBody,
-    ) -> Poll<Result<(), WireError>> {
+    ) -> Poll<Result<(), ExchangeError>> {
         loop {
             if self.piece.is_empty() {
                 match ready!(body.poll_data(cx)) {
-                    Some(piece) => self.piece = piece.map_err(WireError::Body)?,
+                    Some(piece) => self.piece = piece.map_err(ExchangeError::Body)?,
                     None => {
                         self.send(Bytes::new(), true);
                         return Poll::Ready(Ok(()));
@@ -47,7 +47,7 @@ impl Upload {
             let Poll::Ready(room) = self.poll_room(cx) else {
                 ready!(self.stall.poll_waiting(cx));
                 let error = io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing");
-                return Poll::Ready(Err(WireError::Io(error)));
+                return Poll::Ready(Err(ExchangeError::Io(error)));
             };
             self.stall.progress();
             let Some(room) = room else { return Poll::Ready(Ok(())) };

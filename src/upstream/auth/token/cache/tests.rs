@@ -1,7 +1,10 @@
-use crate::upstream::auth::token::*;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::proto::TokenAnswer;
+use http::HeaderValue;
+
+use crate::proto::{ScopeSet, TokenAnswer};
+use crate::upstream::auth::token::cache::*;
+use crate::upstream::auth::token::lifetime::Lifetime;
 
 /// A token endpoint that takes its time, and counts.
 #[derive(Clone, Default)]
@@ -19,13 +22,13 @@ impl Endpoint {
         self.asked.load(Ordering::SeqCst)
     }
 
-    async fn get(&self, tokens: &Tokens<Self>, key: Key) -> Outcome {
+    async fn get(&self, tokens: &TokenCache<Self>, key: TokenKey) -> Outcome {
         tokens.get(key, self.clone()).await.map_err(|missing| missing.error)
     }
 }
 
-impl Fetch for Endpoint {
-    async fn fetch(&self) -> Option<Result<Token, TokenError>> {
+impl FetchToken for Endpoint {
+    async fn fetch(&self) -> Option<Result<AccessToken, TokenError>> {
         let number = self.asked.fetch_add(1, Ordering::SeqCst);
         let asked = clock::now();
         tokio::time::sleep(LATENCY).await;
@@ -40,13 +43,13 @@ impl Fetch for Endpoint {
         let header = HeaderValue::try_from(format!("Bearer {number}")).unwrap();
         let lifetime = Lifetime::of(&answer, None, clock::wall());
         (!self.gone.load(Ordering::SeqCst))
-            .then(|| Ok(Token::new(header, ScopeSet::default(), asked, lifetime)))
+            .then(|| Ok(AccessToken::new(header, ScopeSet::default(), asked, lifetime)))
     }
 }
 
-/// Tokens that are looked at now and then; the gateway does so every two seconds.
-fn tokens() -> Tokens<Endpoint> {
-    let tokens = Tokens::new();
+/// TokenCache that are looked at now and then; the gateway does so every two seconds.
+fn tokens() -> TokenCache<Endpoint> {
+    let tokens = TokenCache::new();
     let looked_at = tokens.clone();
     tokio::spawn(async move {
         loop {
@@ -57,8 +60,8 @@ fn tokens() -> Tokens<Endpoint> {
     tokens
 }
 
-fn key(scope: &str) -> Key {
-    Key { who: UpstreamIdentity::Gateway, scope: scope.to_owned() }
+fn key(scope: &str) -> TokenKey {
+    TokenKey { identity: UpstreamIdentity::Gateway, scope: scope.to_owned() }
 }
 
 fn shown(outcome: &Outcome) -> HeaderValue {
@@ -89,9 +92,9 @@ async fn two_scopes_and_two_identities_have_different_tokens() {
     let keys = [
         key("a"),
         key("b"),
-        Key { who: UpstreamIdentity::Anonymous, ..key("a") },
-        Key { who: UpstreamIdentity::User(0), ..key("a") },
-        Key { who: UpstreamIdentity::User(1), ..key("a") },
+        TokenKey { identity: UpstreamIdentity::Anonymous, ..key("a") },
+        TokenKey { identity: UpstreamIdentity::User(0), ..key("a") },
+        TokenKey { identity: UpstreamIdentity::User(1), ..key("a") },
     ];
     let mut seen = std::collections::HashSet::new();
     for key in keys {

@@ -15,7 +15,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{Credentials, KeyPair, Login, NoProxy, Redirects, UpstreamUrl, limits};
 use crate::proto::Secret;
 use crate::upstream::egress::Addresses;
-use crate::upstream::transport::connect::*;
+use crate::upstream::transport::connect::CertificateFault;
+use crate::upstream::transport::connect::dialer::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -132,12 +133,12 @@ fn other(port: u16) -> Destination {
     Destination::unchecked(origin(true, "127.0.0.1", port), Addresses::Any, false, false)
 }
 
-async fn dial(settings: &config::Upstream, hop: &Destination) -> Result<Connected, DialError> {
-    Dialer::new(settings).unwrap().dial(hop, Protocols::Http1, LIMIT).await
+async fn dial(settings: &config::Upstream, destination: &Destination) -> Result<Connected, DialError> {
+    Dialer::new(settings).unwrap().dial(destination, Protocols::Http1, LIMIT).await
 }
 
-async fn refusal(settings: &config::Upstream, hop: &Destination) -> DialError {
-    dial(settings, hop).await.err().expect("nobody is there to connect to")
+async fn refusal(settings: &config::Upstream, destination: &Destination) -> DialError {
+    dial(settings, destination).await.err().expect("nobody is there to connect to")
 }
 
 /// An error and all that caused it.
@@ -225,9 +226,9 @@ async fn the_client_certificate_is_shown_to_the_upstream_alone() {
     let dialer = Dialer::new(&settings).unwrap();
     // By turns and over again: neither resumes a session of the other's.
     for _ in 0..2 {
-        for (hop, shown) in [(own(port), "1 shown"), (other(port), "0 shown")] {
-            let connected = dialer.dial(&hop, Protocols::Http1, LIMIT).await.unwrap();
-            assert_eq!(said(connected).await, shown, "{hop:?}");
+        for (destination, shown) in [(own(port), "1 shown"), (other(port), "0 shown")] {
+            let connected = dialer.dial(&destination, Protocols::Http1, LIMIT).await.unwrap();
+            assert_eq!(said(connected).await, shown, "{destination:?}");
         }
     }
 }
@@ -384,8 +385,8 @@ async fn a_tunnel_carries_what_is_said_after_the_answer() {
     let answer =
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 Connection established\r\nContent-Length: 5\r\n\r\n";
     let (proxy, asked) = proxy(answer).await;
-    let hop = tunnelled(false, "registry.example", 80);
-    let mut io = dial(&behind(&proxy), &hop).await.unwrap().io;
+    let destination = tunnelled(false, "registry.example", 80);
+    let mut io = dial(&behind(&proxy), &destination).await.unwrap().io;
     assert_eq!(
         *asked.lock().unwrap(),
         "CONNECT registry.example:80 HTTP/1.1\r\nHost: registry.example:80\r\n\r\n"
@@ -438,8 +439,8 @@ async fn a_hop_without_the_proxy_is_dialled_directly() {
 #[tokio::test]
 async fn an_address_that_is_not_public_is_not_asked_of_a_proxy_either() {
     let (proxy, asked) = proxy("HTTP/1.1 200 OK\r\n\r\n").await;
-    let hop = Destination::unchecked(origin(false, "127.0.0.1", 80), Addresses::Public, false, true);
-    let error = refusal(&behind(&proxy), &hop).await;
+    let destination = Destination::unchecked(origin(false, "127.0.0.1", 80), Addresses::Public, false, true);
+    let error = refusal(&behind(&proxy), &destination).await;
     assert!(matches!(error, DialError::Private { .. }), "{error:?}");
     assert_eq!(*asked.lock().unwrap(), "");
 }
@@ -487,11 +488,11 @@ async fn a_proxy_that_hangs_up_or_is_not_there_is_named() {
         tcp.write_all(b"HTTP/1.1 20").await.unwrap();
     });
     let proxy = Proxy { host: "127.0.0.1".to_owned(), port, login: None, except: NoProxy::default() };
-    let hop = tunnelled(false, "registry.example", 80);
-    let error = refusal(&behind(&proxy), &hop).await;
+    let destination = tunnelled(false, "registry.example", 80);
+    let error = refusal(&behind(&proxy), &destination).await;
     assert!(words(&error).contains("it is cut short"), "{error:?}");
     hung_up.await.unwrap();
-    let error = refusal(&behind(&proxy), &hop).await;
+    let error = refusal(&behind(&proxy), &destination).await;
     assert!(words(&error).contains("it cannot be connected to"), "{error:?}");
     assert!(error.is_transient());
 }
@@ -500,8 +501,8 @@ async fn a_proxy_that_hangs_up_or_is_not_there_is_named() {
 async fn a_slow_proxy_counts_against_connect_timeout() {
     let (proxy, _) = proxy("HTTP/1.1 200 ").await;
     let dialer = Dialer::new(&behind(&proxy)).unwrap();
-    let hop = tunnelled(true, "registry.example", 443);
-    let error = dialer.dial(&hop, Protocols::Http1, Duration::from_millis(100)).await.err().unwrap();
+    let destination = tunnelled(true, "registry.example", 443);
+    let error = dialer.dial(&destination, Protocols::Http1, Duration::from_millis(100)).await.err().unwrap();
     assert!(matches!(error, DialError::Timeout { .. }), "{error:?}");
     assert!(error.to_string().contains(&format!("through the proxy 127.0.0.1:{}", proxy.port)), "{error}");
 }

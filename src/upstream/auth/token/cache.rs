@@ -1,0 +1,242 @@
+//! The tokens of one upstream, kept as long as they are valid.
+//!
+//! Keyed by (upstream identity, scope). Concurrent misses make one request, in a task of its own, which goes on when its
+//! first requester has left. A token that is in use is renewed in the background ahead of its end: clients wait for the
+//! first token of a scope and for no other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::sync::{Semaphore, watch};
+
+use crate::clock;
+use crate::config::limits;
+use crate::upstream::auth::identity::UpstreamIdentity;
+use crate::upstream::auth::token::access_token::AccessToken;
+use crate::upstream::error::TokenError;
+
+/// The key that a token is kept under. Two identities never share a token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct TokenKey {
+    /// The identity whose credentials it was asked for with.
+    pub(crate) identity: UpstreamIdentity,
+    /// The scopes, divided by spaces.
+    pub(crate) scope: String,
+}
+
+/// A request for a token, which is repeated when the token is renewed.
+pub(crate) trait FetchToken: Clone + Send + Sync + 'static {
+    /// Asks for a token. `None` if the upstream is gone, so that none is needed.
+    fn fetch(&self) -> impl Future<Output = Option<Result<AccessToken, TokenError>>> + Send;
+}
+
+/// The outcome of a request for a token, shared by all who waited for it.
+type Outcome = Result<Arc<AccessToken>, Arc<TokenError>>;
+
+/// The reason why there is no token to show.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) error: Arc<TokenError>,
+    /// It was asked for just now, by this very request; else an earlier request has failed with this error already.
+    pub(crate) is_news: bool,
+}
+
+enum Entry<F> {
+    Kept(Arc<Kept<F>>),
+    /// Not asked again before then.
+    Failed(Arc<TokenError>, Instant),
+}
+
+struct Kept<F> {
+    token: Arc<AccessToken>,
+    fetch: F,
+}
+
+impl<F> Clone for Entry<F> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Kept(kept) => Self::Kept(kept.clone()),
+            Self::Failed(error, until) => Self::Failed(error.clone(), *until),
+        }
+    }
+}
+
+/// The tokens of one upstream. Cheap to clone.
+pub(crate) struct TokenCache<F>(Arc<Shared<F>>);
+
+impl<F> Clone for TokenCache<F> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Shared<F> {
+    /// moka bounds them, by bytes. The deadlines are in the values and asked of our own clock.
+    entries: Cache<TokenKey, Entry<F>>,
+    /// Requests under way.
+    flights: Mutex<HashMap<TokenKey, watch::Receiver<Option<Outcome>>>>,
+    /// Bounds the requests at a time.
+    requests: Semaphore,
+}
+
+impl<F: FetchToken> TokenCache<F> {
+    pub(crate) fn new() -> Self {
+        // Least recently used goes first: moka's default policy may refuse a fresh entry.
+        let entries = Cache::builder()
+            .max_capacity(limits::UPSTREAM_TOKEN_BYTES)
+            .weigher(|key: &TokenKey, entry: &Entry<F>| weight(key, entry))
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_idle(limits::UPSTREAM_TOKEN_IDLE)
+            .build();
+        let requests = Semaphore::new(limits::TOKEN_REQUESTS);
+        Self(Arc::new(Shared { entries, flights: Mutex::default(), requests }))
+    }
+
+    /// Returns the token for `key`. A valid one costs a look-up; a missing one is asked for once for all who wait.
+    pub(crate) async fn get(&self, key: TokenKey, fetch: F) -> Result<Arc<AccessToken>, Missing> {
+        let now = clock::now();
+        match self.0.entries.get(&key) {
+            Some(Entry::Kept(kept)) if !kept.token.is_expired(now) => {
+                kept.token.note_use();
+                return Ok(kept.token.clone());
+            }
+            Some(Entry::Failed(error, until)) if now < until => {
+                return Err(Missing { error, is_news: false });
+            }
+            _ => {}
+        }
+        let (mut flight, is_news) = self.take_off(key, fetch);
+        let landed = flight.wait_for(Option::is_some).await;
+        let outcome = landed.map_or(None, |outcome| outcome.clone());
+        let token = outcome
+            .unwrap_or_else(|| Err(Arc::new(TokenError::Abandoned)))
+            .map_err(|error| Missing { error, is_news })?;
+        token.note_use();
+        Ok(token)
+    }
+
+    /// Drops `token`, which was refused.
+    pub(crate) fn forget(&self, key: &TokenKey, token: &Arc<AccessToken>) {
+        if self.holds(key, token) {
+            self.0.entries.invalidate(key);
+        }
+    }
+
+    /// Drops the token for `key`, so that the next request asks for another. A failure stays for its time.
+    pub(crate) fn drop_kept(&self, key: &TokenKey) {
+        if let Some(Entry::Kept(_)) = self.0.entries.get(key) {
+            self.0.entries.invalidate(key);
+        }
+    }
+
+    /// Answers requests for `key` with `error` for its pause: the tokens that can be had are of no use.
+    pub(crate) fn fail(&self, key: TokenKey, error: TokenError) {
+        let until = clock::now() + error.pause();
+        self.0.entries.insert(key, Entry::Failed(Arc::new(error), until));
+    }
+
+    /// Drops everything: the upstream wants other tokens than before.
+    pub(crate) fn clear(&self) {
+        self.0.entries.invalidate_all();
+    }
+
+    /// Renews the tokens that are in use and near their end, in tasks of the current runtime. To be called every few
+    /// seconds.
+    pub(crate) fn renew(&self) {
+        let now = clock::now();
+        for (key, entry) in &self.0.entries {
+            let Entry::Kept(kept) = entry else { continue };
+            if kept.token.begin_renewal(now) {
+                tokio::spawn(self.clone().renew_one(key, kept));
+            }
+        }
+    }
+
+    async fn renew_one(self, key: Arc<TokenKey>, kept: Arc<Kept<F>>) {
+        let Some(outcome) = self.ask(&kept.fetch).await else { return };
+        match outcome {
+            Ok(token) if self.holds(&key, &kept.token) => {
+                self.keep(TokenKey::clone(&key), Arc::new(token), kept.fetch.clone());
+            }
+            Ok(_) => {}
+            // Repeated requests with a wrong password might lock the account.
+            Err(error) if error.is_refusal() => {}
+            Err(error) => {
+                tokio::time::sleep(error.pause().max(RENEWAL_PAUSE)).await;
+                kept.token.end_renewal();
+            }
+        }
+    }
+
+    fn keep(&self, key: TokenKey, token: Arc<AccessToken>, fetch: F) {
+        self.0.entries.insert(key, Entry::Kept(Arc::new(Kept { token, fetch })));
+    }
+
+    fn holds(&self, key: &TokenKey, token: &Arc<AccessToken>) -> bool {
+        matches!(self.0.entries.get(key), Some(Entry::Kept(kept)) if Arc::ptr_eq(&kept.token, token))
+    }
+
+    async fn ask(&self, fetch: &F) -> Option<Result<AccessToken, TokenError>> {
+        // The semaphore is never closed.
+        let _turn = self.0.requests.acquire().await.ok()?;
+        fetch.fetch().await
+    }
+
+    /// Returns the request for `key` that is under way, else begins one; true if it is new.
+    fn take_off(&self, key: TokenKey, fetch: F) -> (watch::Receiver<Option<Outcome>>, bool) {
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(&key).filter(|flight| flight.has_changed().is_ok()) {
+            return (flight.clone(), false);
+        }
+        if flights.len() >= limits::TOKEN_WAITING {
+            return (watch::channel(Some(Err(Arc::new(TokenError::Busy)))).1, false);
+        }
+        let (landing, flight) = watch::channel(None);
+        flights.insert(key.clone(), flight.clone());
+        drop(flights);
+        tokio::spawn(self.clone().fly(key, fetch, landing));
+        (flight, true)
+    }
+
+    async fn fly(self, key: TokenKey, fetch: F, landing: watch::Sender<Option<Outcome>>) {
+        let outcome = self.ask(&fetch).await.map(|result| match result {
+            Ok(token) => {
+                let token = Arc::new(token);
+                self.keep(key.clone(), token.clone(), fetch);
+                Ok(token)
+            }
+            Err(error) => {
+                let (error, until) = (Arc::new(error), clock::now());
+                let until = until + error.pause();
+                self.0.entries.insert(key.clone(), Entry::Failed(error.clone(), until));
+                Err(error)
+            }
+        });
+        // The token is kept by now: a request that finds no flight finds the token.
+        self.flights().remove(&key);
+        landing.send_replace(outcome);
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<TokenKey, watch::Receiver<Option<Outcome>>>> {
+        // Nothing panics while it is held.
+        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns about how many bytes an entry holds.
+fn weight<F>(key: &TokenKey, entry: &Entry<F>) -> u32 {
+    let entry = match entry {
+        Entry::Kept(kept) => kept.token.weight(),
+        Entry::Failed(..) => 256,
+    };
+    u32::try_from(entry + 2 * key.scope.len()).unwrap_or(u32::MAX)
+}
+
+/// Between two attempts to renew a token that is still good.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

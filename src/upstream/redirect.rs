@@ -1,0 +1,202 @@
+//! Requests to wherever an upstream redirects.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use crate::config;
+use crate::config::{Redirects, limits};
+use crate::upstream::auth::challenge::Authenticator;
+use crate::upstream::auth::identity::UpstreamIdentity;
+use crate::upstream::egress::{Destination, EgressError, EgressPolicy};
+use crate::upstream::error::{Error, StorageError};
+use crate::upstream::exchange::{Purpose, Request, Response, is_redirect};
+use crate::upstream::storage_circuit::StorageCircuits;
+use crate::upstream::transport::backoff::retry_after;
+use crate::upstream::transport::client::Client;
+
+/// Sends requests to one upstream, answers its challenges and follows its redirects.
+pub(crate) struct RedirectingClient {
+    authenticator: Authenticator,
+    client: Arc<Client>,
+    egress: Arc<EgressPolicy>,
+    redirects: Redirects,
+    storage: StorageCircuits,
+}
+
+impl RedirectingClient {
+    pub(crate) fn new(
+        settings: &config::Upstream,
+        authenticator: Authenticator,
+        client: Arc<Client>,
+        egress: Arc<EgressPolicy>,
+    ) -> Self {
+        Self {
+            authenticator,
+            client,
+            egress,
+            redirects: settings.redirects,
+            storage: StorageCircuits::default(),
+        }
+    }
+
+    /// Returns the upstream's name.
+    pub(crate) fn upstream(&self) -> &str {
+        self.authenticator.upstream()
+    }
+
+    pub(crate) fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Sends a request with the credentials of `identity` and returns the first answer that is no redirect to follow.
+    pub(crate) async fn fetch(
+        &self,
+        identity: &UpstreamIdentity,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
+        match self.follow(identity, request).await {
+            // A signed URL may have expired, or led to a host that is down: the registry gives another.
+            Err(Error::Storage { host, source }) if is_repeatable(request) => {
+                tracing::debug!(upstream = self.upstream(), host, error = %source, "asking for a fresh redirect");
+                self.follow(identity, request).await
+            }
+            result => result,
+        }
+    }
+
+    async fn follow(
+        &self,
+        identity: &UpstreamIdentity,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
+        let mut destination = self.first_destination(&request.target)?;
+        for _ in 0..=limits::REDIRECTS {
+            // Only the egress policy lets a request lead here.
+            let mut response = if destination.is_own() {
+                self.authenticator.send(identity, &destination, request).await?
+            } else {
+                request.headers.remove(header::AUTHORIZATION);
+                self.ask_storage(&destination, request).await?
+            };
+            if response.status == StatusCode::UNAUTHORIZED {
+                // The client must not be asked for a password that another host wants.
+                return Err(Error::Redirect("the host of its upload location wants credentials"));
+            }
+            match self.next_destination(&destination, request, &mut response)? {
+                None => return Ok(response),
+                Some(next) => destination = next,
+            }
+        }
+        Err(Error::Redirect("it redirects in circles"))
+    }
+
+    /// Sends a request to another host than the registry. What fails there is storage's failure, whatever it is, but for
+    /// its 429 and for a range that it can't satisfy, which are answers.
+    async fn ask_storage(
+        &self,
+        destination: &Destination,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            // An upload that continues elsewhere: the answer is the client's.
+            return self.client.send(destination, request.outgoing()).await;
+        }
+        let host = destination.url().origin.authority();
+        let failed = |source| Error::Storage { host: host.clone(), source };
+        if !self.storage.admits(&host) {
+            return Err(failed(StorageError::CircuitOpen));
+        }
+        let response = match self.client.send_once(destination, request.outgoing()).await {
+            Ok(response) => response,
+            Err(Error::Client(error)) => return Err(Error::Client(error)),
+            Err(error) => {
+                self.storage_failed(&host);
+                return Err(failed(StorageError::NoAnswer(Box::new(error))));
+            }
+        };
+        if response.status.is_server_error() {
+            self.storage_failed(&host);
+        } else {
+            self.storage.answered(&host);
+        }
+        match response.status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(Error::Limited { retry_after: retry_after(&response.headers) })
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
+            status if status.is_client_error() || status.is_server_error() => {
+                Err(failed(StorageError::Status(status)))
+            }
+            _ => Ok(response),
+        }
+    }
+
+    fn storage_failed(&self, host: &str) {
+        if self.storage.failed(host) {
+            let upstream = self.upstream();
+            tracing::warn!(upstream, host, "circuit open: the storage host failed several times in a row");
+        }
+    }
+
+    fn first_destination(&self, target: &str) -> Result<Destination, Error> {
+        if target.starts_with('/') {
+            return Ok(self.egress.own(target.to_owned()));
+        }
+        // The configuration may have changed since the location was sealed.
+        Ok(self.egress.upload(self.egress.own("/".to_owned()).url(), target)?)
+    }
+
+    /// Returns the destination that `response` redirects to; `None` where the response is the answer, with a redirect
+    /// for the client to follow made absolute.
+    fn next_destination(
+        &self,
+        from: &Destination,
+        request: &Request<'_>,
+        response: &mut Response,
+    ) -> Result<Option<Destination>, Error> {
+        if !response.status.is_redirection() || response.status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        if !is_redirect(response.status) {
+            return Err(Error::Redirect("it redirects in a way that nobody follows"));
+        }
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return Err(Error::Redirect("it redirects a write"));
+        }
+        let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or(Error::Redirect("it redirects to nowhere"))?;
+        let next = self.egress.redirect(from.url(), location);
+        let own = next.as_ref().is_ok_and(Destination::is_own);
+        if own || request.subject != Purpose::Blob || self.redirects == Redirects::Follow {
+            return Ok(Some(next?));
+        }
+        let url = from.url().join(location).map_err(EgressError::Url)?;
+        let location = HeaderValue::try_from(url.expose());
+        let location = location.map_err(|_| Error::Redirect("it redirects to nowhere"))?;
+        response.headers.insert(header::LOCATION, location);
+        Ok(None)
+    }
+
+    /// Returns where an upload continues, as `response` to a request for `target` says: path and query at the
+    /// upstream, or a whole URL where `redirect_hosts` names its host. `None` where it does not say.
+    ///
+    /// # Errors
+    /// [`Error::EgressPolicy`] when it is elsewhere, and when another host names the upstream.
+    pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
+        let Some(location) = headers.get(header::LOCATION) else { return Ok(None) };
+        let location = location.to_str().map_err(|_| Error::Redirect("its upload location is no URL"))?;
+        let from = self.first_destination(target)?;
+        let next = self.egress.upload(from.url(), location)?;
+        Ok(Some(if next.is_own() { next.url().target.clone() } else { next.url().expose() }))
+    }
+}
+
+/// Returns true if the request can be sent again: it reads, and has no body that has begun.
+fn is_repeatable(request: &Request<'_>) -> bool {
+    matches!(request.method, Method::GET | Method::HEAD) && !request.body.has_begun()
+}

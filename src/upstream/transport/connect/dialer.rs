@@ -1,0 +1,151 @@
+//! Makes the connections of one upstream.
+
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::time::Instant;
+
+use tokio_rustls::client::TlsStream;
+
+use crate::config;
+use crate::config::Proxy;
+use crate::upstream::egress::Destination;
+use crate::upstream::egress::url::Origin;
+use crate::upstream::transport::connect::certificate::Certificate;
+use crate::upstream::transport::connect::error::{DialError, TlsSettingsError};
+use crate::upstream::transport::connect::tcp::{Tcp, TcpError};
+use crate::upstream::transport::connect::tls::{Connectors, Protocols};
+use crate::upstream::transport::connect::{tcp, tls, tunnel};
+use crate::upstream::transport::http1::Transport;
+
+/// A connection on which nothing has been said yet.
+pub(crate) struct Connected {
+    /// The bytes.
+    pub(crate) io: Box<dyn Transport>,
+    /// Whether the server chose HTTP/2.
+    pub(crate) http2: bool,
+}
+
+/// Makes the connections of one upstream: to itself, and to where it sends us.
+pub(crate) struct Dialer {
+    tls: Connectors,
+    proxy: Option<Proxy>,
+}
+
+impl Dialer {
+    /// Reads the files that the TLS settings name. Dials nothing.
+    ///
+    /// # Errors
+    /// Names the key whose value can't be used.
+    pub(crate) fn new(settings: &config::Upstream) -> Result<Self, TlsSettingsError> {
+        if settings.url.https {
+            server_name(&settings.url.host)?;
+        }
+        Ok(Self { tls: Connectors::new(settings)?, proxy: settings.proxy.clone() })
+    }
+
+    /// Connects to where `destination` leads, within `limit`, TLS and the proxy's answer included.
+    ///
+    /// # Errors
+    /// [`DialError`], whose words name the key to set where one would help.
+    pub(crate) async fn dial(
+        &self,
+        destination: &Destination,
+        protocols: Protocols,
+        limit: Duration,
+    ) -> Result<Connected, DialError> {
+        let deadline = Instant::now() + limit;
+        let connected =
+            tokio::time::timeout_at(deadline, self.connect(destination, protocols, deadline)).await;
+        connected.unwrap_or_else(|_| Err(self.too_slow(destination)))
+    }
+
+    async fn connect(
+        &self,
+        destination: &Destination,
+        protocols: Protocols,
+        deadline: Instant,
+    ) -> Result<Connected, DialError> {
+        let tcp = self.connect_tcp(destination, deadline).await?;
+        let origin = &destination.url().origin;
+        if !origin.https {
+            return Ok(Connected { io: Box::new(tcp), http2: false });
+        }
+        let stream = self.connect_tls(destination, tcp, protocols).await?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+        Ok(Connected { io: Box::new(stream), http2 })
+    }
+
+    async fn connect_tls(
+        &self,
+        destination: &Destination,
+        tcp: Tcp,
+        protocols: Protocols,
+    ) -> Result<TlsStream<Tcp>, DialError> {
+        let origin = &destination.url().origin;
+        let failed = |source| DialError::Tls { authority: origin.authority(), source };
+        let name = server_name(&origin.host).map_err(|error| failed(std::io::Error::other(error)))?;
+        let connector = self.tls.connector(destination.is_own());
+        connector.with_alpn(tls::alpn(protocols)).connect(name, tcp).await.map_err(failed)
+    }
+
+    /// What the server shows of itself, its own certificate first; as far as it can be read. Connects for it.
+    ///
+    /// # Errors
+    /// As [`Self::dial`]: what is not accepted is not shown either.
+    pub(crate) async fn certificates(
+        &self,
+        destination: &Destination,
+        limit: Duration,
+    ) -> Result<Vec<Certificate>, DialError> {
+        let deadline = Instant::now() + limit;
+        let stream = async {
+            let tcp = self.connect_tcp(destination, deadline).await?;
+            self.connect_tls(destination, tcp, Protocols::Http1).await
+        };
+        let stream = tokio::time::timeout_at(deadline, stream).await;
+        let stream = stream.unwrap_or_else(|_| Err(self.too_slow(destination)))?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        Ok(chain.iter().filter_map(|certificate| Certificate::parse(certificate)).collect())
+    }
+
+    fn too_slow(&self, destination: &Destination) -> DialError {
+        let proxy = self.proxy_for(destination).map(tunnel::authority);
+        DialError::Timeout { authority: destination.url().origin.authority(), proxy }
+    }
+
+    async fn connect_tcp(&self, destination: &Destination, deadline: Instant) -> Result<Tcp, DialError> {
+        let origin: &Origin = &destination.url().origin;
+        let Some(proxy) = self.proxy_for(destination) else {
+            let connected = tcp::connect(&origin.host, origin.port, destination.addresses(), deadline).await;
+            return connected.map_err(|error| unreachable(error, destination));
+        };
+        // A name is the proxy's to resolve; an address is known here.
+        if tcp::is_forbidden_literal(&origin.host, destination.addresses()) {
+            return Err(DialError::Private { host: destination.entry() });
+        }
+        let refused = |source| DialError::Proxy { proxy: tunnel::authority(proxy), source };
+        tunnel::open(proxy, origin, deadline).await.map_err(refused)
+    }
+
+    fn proxy_for(&self, destination: &Destination) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| destination.is_proxied())
+    }
+}
+
+/// What the certificate must be for.
+fn server_name(host: &str) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
+    ServerName::try_from(host.to_owned())
+}
+
+fn unreachable(error: TcpError, destination: &Destination) -> DialError {
+    let origin = &destination.url().origin;
+    match error {
+        TcpError::Resolve(source) => DialError::Resolve { host: origin.host.clone(), source },
+        TcpError::Private => DialError::Private { host: destination.entry() },
+        TcpError::Connect(source) => DialError::Connect { authority: origin.authority(), source },
+    }
+}
+
+#[cfg(test)]
+mod tests;

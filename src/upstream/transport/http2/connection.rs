@@ -1,0 +1,205 @@
+//! One HTTP/2 connection to an upstream.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+
+use crate::body::RequestBody;
+use crate::clock::Stall;
+use crate::config::limits;
+use crate::net::WriteStall;
+use crate::upstream::egress::url::Url;
+use crate::upstream::exchange::{Outgoing, Response};
+use crate::upstream::transport::http1::{ExchangeError, Transport};
+use crate::upstream::transport::http2::download::Download;
+use crate::upstream::transport::http2::head;
+use crate::upstream::transport::http2::load::Load;
+use crate::upstream::transport::http2::upload::Upload;
+
+/// How long an upstream may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    /// Over the answer's head, once it has the request.
+    pub(crate) response: Duration,
+    /// Between two pieces of a body, in either direction.
+    pub(crate) stall: Duration,
+}
+
+/// How much the server may send ahead of its reader, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    stream: u32,
+    connection: u32,
+}
+
+impl Windows {
+    /// For small answers that share a connection: readers who read nothing must never use it up for the others.
+    pub(crate) const SHARED: Self = Self {
+        stream: limits::UPSTREAM_H2_SHARED_WINDOW_BYTES,
+        connection: limits::UPSTREAM_H2_SHARED_WINDOW_BYTES * limits::UPSTREAM_H2_STREAMS,
+    };
+    /// For a connection that carries one blob.
+    pub(crate) const ALONE: Self =
+        Self { stream: limits::H2_STREAM_WINDOW_BYTES, connection: limits::H2_CONNECTION_WINDOW_BYTES };
+}
+
+/// One connection. Cheap to clone; closed when nobody has it and no stream is open on it.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    sender: SendRequest<Bytes>,
+    /// Bodies of answers included.
+    load: Arc<Load>,
+    timeouts: Timeouts,
+}
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The connection takes no more requests, and has not processed this one.
+    Gone,
+    /// The server refused this request unprocessed, and may take others (RFC 9113 section 8.7).
+    Refused,
+    /// The server wants it by HTTP/1.1, or HTTP/2 has no way to say it.
+    Http1,
+    /// It may have been processed.
+    Exchange(ExchangeError),
+}
+
+impl Connection {
+    /// Begins HTTP/2 on `io` and drives it in a task of its own.
+    ///
+    /// # Errors
+    /// When the transport breaks.
+    pub(crate) async fn start(
+        io: Box<dyn Transport>,
+        windows: Windows,
+        timeouts: Timeouts,
+    ) -> io::Result<Self> {
+        let io = WriteStall::new(io, timeouts.stall);
+        let (sender, mut connection) = settings(windows).handshake(io).await.map_err(io::Error::other)?;
+        let load = Arc::new(Load::default());
+        let watch = connection.ping_pong().map(|pings| watch(pings, load.clone()));
+        tokio::spawn(async move {
+            // How it ended, all its streams are told.
+            match watch {
+                None => drop(connection.await),
+                Some(watch) => tokio::select! {
+                    _ = connection => {}
+                    () = watch => {}
+                },
+            }
+        });
+        Ok(Self { sender, load, timeouts })
+    }
+
+    /// Whether the server would let another request wait.
+    pub(crate) fn is_full(&self) -> bool {
+        let most = self.sender.current_max_send_streams().min(limits::UPSTREAM_H2_STREAMS as usize);
+        self.load.count() >= most
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.load.count() == 0
+    }
+
+    /// Whether both are the same connection.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.load, &other.load)
+    }
+
+    /// Sends a request, body and all, and waits for the answer's head.
+    ///
+    /// # Errors
+    /// [`Failure`], which says what may be done next.
+    pub(crate) async fn exchange(&self, url: &Url, request: &mut Outgoing<'_>) -> Result<Response, Failure> {
+        let share = self.load.clone().enter();
+        let head = head::request(url, request).ok_or(Failure::Http1)?;
+        let mut sender = self.sender.clone();
+        let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
+        let sent = ready.and_then(|()| sender.send_request(head, request.body.is_empty()));
+        let (answer, stream) = sent.map_err(|_| Failure::Gone)?;
+        let (parts, stream) = self.answer(answer, stream, request.body).await?.into_parts();
+        let length = head::length(request.method, &parts).map_err(Failure::Exchange)?;
+        let body = Download::new(stream, length, share, self.timeouts.stall).body().await;
+        Ok(Response { status: parts.status, headers: parts.headers, body })
+    }
+
+    async fn answer(
+        &self,
+        mut answer: ResponseFuture,
+        stream: SendStream<Bytes>,
+        body: &mut RequestBody,
+    ) -> Result<http::Response<RecvStream>, Failure> {
+        let mut upload = (!body.is_empty()).then(|| Upload::new(stream, self.timeouts.stall));
+        let mut wait = Stall::new(self.timeouts.response);
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
+                return Poll::Ready(answer.map_err(Failure::of));
+            }
+            if let Some(sending) = &mut upload {
+                ready!(sending.poll(cx, body)).map_err(Failure::Exchange)?;
+                upload = None;
+            }
+            ready!(wait.poll_waiting(cx));
+            Poll::Ready(Err(Failure::Exchange(ExchangeError::Timeout(self.timeouts.response))))
+        })
+        .await
+    }
+}
+
+impl From<Failure> for ExchangeError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Exchange(error) => error,
+            Failure::Gone | Failure::Refused => Self::Closed,
+            Failure::Http1 => Self::Malformed("it refuses HTTP/1.1 and HTTP/2 by turns"),
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => Self::Http1,
+            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Self::Refused,
+            // Streams up to the last that the server names go on: this one is behind it.
+            _ if error.is_go_away() && error.is_remote() => Self::Gone,
+            _ if error.is_library() => {
+                Self::Exchange(ExchangeError::Malformed("it breaks the rules of HTTP/2"))
+            }
+            _ => Self::Exchange(ExchangeError::Io(io::Error::other(error))),
+        }
+    }
+}
+
+fn settings(windows: Windows) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
+        .max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_send_buffer_size(limits::H2_SEND_BUFFER_BYTES);
+    builder
+}
+
+/// Ends when a server on which somebody waits has died without a word.
+async fn watch(mut pings: PingPong, load: Arc<Load>) {
+    loop {
+        tokio::time::sleep(limits::H2_KEEP_ALIVE_INTERVAL).await;
+        if load.count() == 0 {
+            continue;
+        }
+        let pong = tokio::time::timeout(limits::H2_KEEP_ALIVE_TIMEOUT, pings.ping(Ping::opaque())).await;
+        if !matches!(pong, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
