@@ -1,9 +1,10 @@
 //! The parts that the project's own tests and benches drive directly. Not a stable interface.
 
 pub use crate::app::{App, Origin};
-pub use crate::authn::{Authenticator, HtpasswdFile, Identity, UserName};
+pub use crate::authn::{Authenticator, HtpasswdFile};
 pub use crate::authz::Rules;
 pub use crate::config::{AccessRule, Config, Environment, RepositoryPattern};
+pub use crate::proto::identity::{Identity, UserName};
 pub use crate::proto::media_type::FULL_ACCEPT;
 pub use crate::proto::scope::ScopeSet;
 pub use crate::proto::{

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::authn::htpasswd::{HtpasswdFile, Reload};
-use crate::authn::identity::{Forwarded, Identity};
 use crate::authn::verifier::{Outcome, Verifier};
 use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
+use crate::proto::identity::{Forwarded, Identity};
 
 /// Decides who a request comes from. With no htpasswd file, and no upstream that judges, nobody can log in.
 pub struct Authenticator {

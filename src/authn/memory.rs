@@ -7,9 +7,9 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::authn::htpasswd::Line;
-use crate::authn::identity::Forwarded;
 use crate::clock;
 use crate::proto::Secret;
+use crate::proto::identity::Forwarded;
 
 /// Checked pairs of name and password, right ones apart from wrong ones, so that guesses push out no login.
 ///

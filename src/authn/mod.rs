@@ -9,7 +9,6 @@
 mod authenticator;
 mod bcrypt_pool;
 pub(crate) mod htpasswd;
-mod identity;
 mod memory;
 mod peer;
 mod rejection_floor;
@@ -22,5 +21,3 @@ pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;
 pub(crate) use htpasswd::{Htpasswd, Reload};
-pub(crate) use identity::{Forwarded, NameError};
-pub use identity::{Identity, UserName};

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::authn::identity::{Forwarded, UserName};
 use crate::authn::memory::{Fingerprint, Memory};
 use crate::authn::peer::Peer;
 use crate::authn::throttle::{Admission, Throttle};
 use crate::clock;
 use crate::config::limits;
+use crate::proto::identity::{Forwarded, UserName};
 
 /// What upstreams have said of the names and passwords of clients. `E` is why one can't be asked.
 pub(crate) struct UpstreamLogins<E> {

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::authn::bcrypt_pool::{Checks, Entry, Work};
 use crate::authn::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
-use crate::authn::identity::Identity;
 use crate::authn::memory::{Fingerprint, Memory};
 use crate::authn::peer::Peer;
 use crate::authn::rejection_floor::Pace;
 use crate::authn::throttle::{Admission, Throttle};
 use crate::clock;
 use crate::proto::Secret;
+use crate::proto::identity::Identity;
 
 /// Verifies passwords: remembers what it checked, checks the rest on threads of its own, and lets nobody learn
 /// from the time of an answer whether a name exists.

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::authn::Identity;
 use crate::config::{AccessRule, UserPattern};
+use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
 
 /// The proof that an operation is allowed. Its fields are private and only [`Rules`] makes one,

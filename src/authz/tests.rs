@@ -1,8 +1,8 @@
 //! Tests of what rules decide.
 
-use crate::authn::UserName;
 use crate::authz::*;
 use crate::config::{Config, Environment};
+use crate::proto::identity::UserName;
 use crate::proto::{Digest, Page, Reference, UploadStart};
 
 /// A rule as it is written: effect, users, repositories, actions.

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use crate::authn::Identity;
 use crate::cache::origin::{OriginRequest, Resource};
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::clock;
 use crate::config;
 use crate::config::PullAuthorization;
 use crate::meaning::Ends;
+use crate::proto::identity::Identity;
 use crate::proto::{Digest, Reference, RepositoryName};
 use crate::single_flight::SingleFlight;
 

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
 
-use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::Body;
 use crate::cache::metadata::record::{Membership, TagRecord};
@@ -18,6 +17,7 @@ use crate::cache::{Cache, Requester, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::meaning::{Meaning, UpstreamFailure};
+use crate::proto::identity::Identity;
 use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);

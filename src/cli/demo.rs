@@ -12,6 +12,8 @@ use tokio::net::TcpListener;
 use crate::app::App;
 use crate::authn::htpasswd::hash;
 use crate::cli::certificate;
+use crate::cli::exit::fail;
+use crate::cli::serve::{block_on, serve_until_signal};
 use crate::config::{Config, Environment};
 use crate::demo::image;
 use crate::demo::registry::Registry;
@@ -41,10 +43,9 @@ const COST: u32 = 10;
 pub(super) fn run(args: &DemoArgs) -> u8 {
     let place = match Place::new(args.dir.as_deref()) {
         Ok(place) => place,
-        Err(error) => return super::told(&error, 1),
+        Err(error) => return fail(&error, 1),
     };
-    let code =
-        super::block_on(serve(args.listen, &place.path)).map_or_else(|error| super::told(&error, 1), |()| 0);
+    let code = block_on(serve(args.listen, &place.path)).map_or_else(|error| fail(&error, 1), |()| 0);
     telemetry::flush();
     code
 }
@@ -89,7 +90,7 @@ async fn serve(listen: SocketAddr, dir: &Path) -> Result<(), Box<dyn std::error:
     let app = App::start(config, None, access_log).await?;
     let address = app.addresses().first().copied().unwrap_or(listen);
     io::stdout().write_all(greeting(address, dir).as_bytes())?;
-    super::serve::until_told_to_end(&app).await?;
+    serve_until_signal(&app).await?;
     Ok(())
 }
 

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::authn::Htpasswd;
 use crate::authn::htpasswd::{Change, EditError, Editor, HashError, hash};
-use crate::authn::{Htpasswd, NameError, UserName};
 use crate::cli::user::{PasswordError, ask_for_password, password_from};
 use crate::proto::Secret;
+use crate::proto::identity::{UserName, UserNameError};
 
 /// Do as Apache's htpasswd does, with bcrypt
 #[derive(Debug, Args)]
@@ -113,7 +114,7 @@ pub(crate) enum HtpasswdError {
     Usage(String),
     /// Not a name that can stand in the file.
     #[error(transparent)]
-    Name(#[from] NameError),
+    Name(#[from] UserNameError),
     /// The password cannot be used.
     #[error(transparent)]
     Password(#[from] PasswordError),

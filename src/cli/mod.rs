@@ -1,18 +1,18 @@
 //! The command line, one file per command.
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::future::Future;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::exit::fail;
 use crate::config::Environment;
 
 pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod check;
 pub(crate) mod demo;
+mod exit;
 pub(crate) mod health;
 pub(crate) mod htpasswd;
 pub(crate) mod probe;
@@ -88,28 +88,28 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Check(args) => check::run(args.config.as_deref(), &environment, &mut output, &mut messages),
         Command::User(args) => match user::run(&args, &mut input, &mut output) {
             Ok(code) => code,
-            Err(error) => told(&error, error.exit_code()),
+            Err(error) => fail(&error, error.exit_code()),
         },
         Command::Htpasswd(args) => {
             let done = htpasswd::run(&args, &mut input, &mut output, &mut messages);
-            done.map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+            done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Certificate(args) => {
-            certificate::run(&args, &mut output).map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+            certificate::run(&args, &mut output).map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Health(args) => {
             let done = health::run(&args, &environment, &mut output);
-            done.map_or_else(|error| told(&error, error.exit_code()), |()| 0)
+            done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Probe(args) => {
             let ink = probe::Palette::of(&output, &environment);
             let done = probe::run(&args, &environment, ink, &mut input, &mut output);
-            done.unwrap_or_else(|error| told(&error, error.exit_code()))
+            done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         Command::Cache(args) => {
             let terminal = messages.is_terminal() && environment.get("TERM") != Some("dumb");
             let done = cache::run(&args, &environment, terminal, &mut output, &mut messages);
-            done.unwrap_or_else(|error| told(&error, error.exit_code()))
+            done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         Command::Other(words) => refuse(&words),
     }
@@ -118,24 +118,7 @@ fn dispatch(cli: Cli) -> u8 {
 fn refuse(words: &[OsString]) -> u8 {
     let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
     if LATER.contains(&&*word) {
-        return told(&format!("\"{word}\" is not available in this version"), 2);
+        return fail(&format!("\"{word}\" is not available in this version"), 2);
     }
-    told(&format!("there is no command \"{word}\"; dockgate --help lists them"), 2)
-}
-
-fn told(error: &dyn Display, code: u8) -> u8 {
-    complain(error);
-    code
-}
-
-fn complain(error: &dyn Display) {
-    // Nobody is left to be told when standard error is gone.
-    let _ = writeln!(io::stderr(), "dockgate: {error}");
-}
-
-/// Runs `work` on a runtime of this thread: what accepts and watches; connections have threads of their own.
-fn block_on<T>(
-    work: impl Future<Output = Result<T, Box<dyn std::error::Error>>>,
-) -> Result<T, Box<dyn std::error::Error>> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    fail(&format!("there is no command \"{word}\"; dockgate --help lists them"), 2)
 }

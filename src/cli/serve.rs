@@ -1,11 +1,13 @@
 //! `dockgate serve`: runs the gateway.
 
+use std::future::Future;
 use std::path::PathBuf;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, Origin};
+use crate::cli::exit::fail;
 use crate::config::{Config, Environment};
 use crate::telemetry;
 
@@ -25,21 +27,15 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(args: &ServeArgs, environment: Environment) -> u8 {
     let config = match Config::check(args.config.as_deref(), &environment) {
         Ok(config) => config,
-        Err(errors) => {
-            super::complain(&errors);
-            return 2;
-        }
+        Err(errors) => return fail(&errors, 2),
     };
     let origin = Origin { path: args.config.clone(), environment };
-    let code = super::block_on(serve(config, origin)).unwrap_or_else(|error| {
-        super::complain(&error);
-        1
-    });
+    let code = block_on(serve(config, origin)).map_or_else(|error| fail(&error, 1), |()| 0);
     telemetry::flush();
     code
 }
 
-async fn serve(config: Config, origin: Origin) -> Result<u8, Box<dyn std::error::Error>> {
+async fn serve(config: Config, origin: Origin) -> Result<(), Box<dyn std::error::Error>> {
     let access_log = telemetry::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -51,12 +47,12 @@ async fn serve(config: Config, origin: Origin) -> Result<u8, Box<dyn std::error:
     if let Some(address) = app.admin_address() {
         tracing::info!(%address, "admin listener");
     }
-    until_told_to_end(&app).await?;
-    Ok(0)
+    serve_until_signal(&app).await?;
+    Ok(())
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
-pub(super) async fn until_told_to_end(app: &App) -> std::io::Result<()> {
+pub(super) async fn serve_until_signal(app: &App) -> std::io::Result<()> {
     let mut end = End::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let reloading = async {
@@ -73,9 +69,16 @@ pub(super) async fn until_told_to_end(app: &App) -> std::io::Result<()> {
     tracing::info!("draining");
     tokio::select! {
         finished = app.drain() => tracing::info!(finished, "drained"),
-        () = end.recv() => tracing::info!("told twice: ending at once"),
+        () = end.recv() => tracing::info!("second signal: exiting without waiting for transfers"),
     }
     Ok(())
+}
+
+/// Runs `work` on a runtime of this thread, which accepts and watches; connections have threads of their own.
+pub(super) fn block_on<T>(
+    work: impl Future<Output = Result<T, Box<dyn std::error::Error>>>,
+) -> Result<T, Box<dyn std::error::Error>> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// The signals that end the process.

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use crate::authn::Htpasswd;
 use crate::authn::htpasswd::{
     Change, EditError, Editor, HIGHEST_COST, HashError, LEAST_COST, LONGEST_PASSWORD, LoadError, hash,
 };
-use crate::authn::{Htpasswd, NameError, UserName};
 use crate::proto::Secret;
+use crate::proto::identity::{UserName, UserNameError};
 
 /// Manage the users of an htpasswd file
 #[derive(Debug, Args)]
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &UserArgs, input: &mut dyn Read, output: &mut dyn Write)
 pub(crate) enum UserError {
     /// Not a name that can stand in the file.
     #[error(transparent)]
-    Name(#[from] NameError),
+    Name(#[from] UserNameError),
     /// The file could not be edited.
     #[error("{}: {error}", file.display())]
     Edit {

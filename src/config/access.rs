@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::config::auth;
 use crate::config::credentials;
 use crate::config::credentials::CredentialSource;
 use crate::config::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
-use crate::config::reader::{Item, Reader, ValueError};
+use crate::config::reader::{Item, Reader};
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 use crate::config::upstream::Upstream;
+use crate::config::value_error::ValueError;
 use crate::proto::Action;
 
 /// One rule. The first that matches who, where and what decides.
@@ -210,7 +210,7 @@ impl Rules<'_> {
 
     /// Rules that allow nothing, or nothing that a rule before them does not deny to everybody.
     fn refuse_nothing(&self, root: &Reader<'_>) {
-        let logins = auth::login(root).is_some();
+        let logins = credentials::login_key(root).is_some();
         let nothing = |(at, rule)| granted(rule, &self.rules[..at], logins).grant_nothing();
         // Where it is said already that nobody can log in, this would say it again.
         let known = self.has_mistakes || self.rules.is_empty() || !logins && self.anonymous.is_none();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::config::reader::ValueError;
+use crate::config::value_error::ValueError;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

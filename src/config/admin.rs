@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use crate::config::address;
 use crate::config::address::{Address, is_any, is_loopback};
-use crate::config::reader::{Reader, ValueError};
+use crate::config::reader::Reader;
 use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
 use crate::config::server::Server;
+use crate::config::value_error::ValueError;
 
 /// The admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use crate::config::access::Rules;
 use crate::config::credentials;
-use crate::config::files::Reference;
-use crate::config::reader::{Reader, ValueError};
+use crate::config::reader::Reader;
+use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::value_error::ValueError;
 
 /// How people log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
     warn_of_strays(root);
     let auth = root.section("auth");
     let automatic = auth.parsed("challenge", challenge).unwrap_or_else(|| !auth.has("challenge"));
-    match (&rules.anonymous, login(root)) {
+    match (&rules.anonymous, credentials::login_key(root)) {
         (Some(anonymous), Some(login)) if automatic => anonymous.wrong(ValueError::Value(format!(
             "beside {login} needs the bearer challenge, which is not available in this version; {}",
             auth.advice("challenge = \"basic\"")
@@ -62,12 +63,6 @@ fn warn_of_strays(root: &Reader<'_>) {
          who was removed from it, and a user's own under a mistyped name",
         credentials.place_of("forward")
     ));
-}
-
-/// The way to log in, if there is one.
-pub(super) fn login(root: &Reader<'_>) -> Option<&'static str> {
-    let htpasswd = root.section("auth").has("htpasswd").then_some("auth.htpasswd");
-    htpasswd.or_else(|| credentials::forward(root).map(|_| "upstream.credentials.forward"))
 }
 
 fn nobody(auth: &Reader<'_>) -> String {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::config::credentials::{CredentialSource, Credentials};
 use crate::config::duration;
-use crate::config::files::Reference;
 use crate::config::limits;
 use crate::config::mistake::Place;
 use crate::config::pattern::{PatternError, RepositoryPattern};
-use crate::config::reader::{Reader, ValueError};
+use crate::config::reader::Reader;
+use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, key};
 use crate::config::size;
+use crate::config::value_error::ValueError;
 
 /// Where and how much the gateway keeps, of all upstreams together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::files::Reference;
 use crate::config::mistake::{ConfigErrors, Mistake, Place};
+use crate::config::reference::Reference;
 
 /// What the readers of the sections share: where paths begin, and what they found.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::config::files::Reference;
 use crate::config::pattern::UserPattern;
-use crate::config::reader::{Item, Reader, ValueError};
+use crate::config::reader::{Item, Reader};
+use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::value_error::ValueError;
 use crate::proto::Secret;
 
 /// As whom an upstream is asked. The default is: as nobody in particular.
@@ -87,6 +88,12 @@ pub(super) fn read(upstream: &Reader<'_>) -> Credentials {
 /// The credentials of the first upstream that judges the clients' own passwords.
 pub(super) fn forward<'a>(root: &Reader<'a>) -> Option<Reader<'a>> {
     root.tables("upstream").iter().filter_map(|table| table.optional("credentials")).find(forwards)
+}
+
+/// Returns the key that lets users log in, if one is set.
+pub(super) fn login_key(root: &Reader<'_>) -> Option<&'static str> {
+    let htpasswd = root.section("auth").has("htpasswd").then_some("auth.htpasswd");
+    htpasswd.or_else(|| forward(root).map(|_| "upstream.credentials.forward"))
 }
 
 /// Reports upstreams among several that forward and that no host says a password is for.

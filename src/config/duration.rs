@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::limits::TIMEOUT_MOST;
-use crate::config::reader::ValueError;
+use crate::config::value_error::ValueError;
 
 /// The units and their milliseconds. `ms` stands before `m`.
 const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
@@ -12,45 +12,7 @@ use rustls::{Error as TlsError, RootCertStore};
 
 use crate::config::context::Context;
 use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
-use crate::config::mistake::Place;
-
-/// A file, and where the configuration names it.
-#[derive(Debug, Clone)]
-pub(super) struct Located {
-    pub(super) path: PathBuf,
-    pub(super) place: Place,
-    pub(super) key: String,
-}
-
-/// What a file is named for.
-#[derive(Debug, Clone)]
-pub(super) enum Reference {
-    Htpasswd(Located),
-    Ca(Located),
-    Pair {
-        certificate: Located,
-        key: Located,
-    },
-    /// What an upstream is shown: not for the gateway to make.
-    ClientPair {
-        certificate: Located,
-        key: Located,
-    },
-    DockerConfig(Located),
-    /// Where something is kept; made when it is missing.
-    Folder(Located),
-}
-
-impl Reference {
-    /// The files, if it is an upstream that they are for. The others are watched by those who use them.
-    pub(super) fn of_upstream(&self) -> Vec<&Located> {
-        match self {
-            Self::Ca(file) | Self::DockerConfig(file) => vec![file],
-            Self::ClientPair { certificate, key } => vec![certificate, key],
-            Self::Htpasswd(_) | Self::Pair { .. } | Self::Folder(_) => Vec::new(),
-        }
-    }
-}
+use crate::config::reference::{Located, Reference};
 
 /// Reports every file that cannot serve.
 pub(super) fn check(context: &Context) {

@@ -1,10 +1,8 @@
 //! Host names and URLs, without resolving anything.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use crate::config::address;
-use crate::config::address::port;
-use crate::config::reader::ValueError;
+use crate::config::value_error::ValueError;
+use crate::proto::Authority;
+use crate::proto::authority::scheme_port;
 
 /// A URL in its parts, host in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,87 +33,26 @@ impl Url {
             return Err(ValueError::value("has a query or fragment; write it without"));
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = parse_host(authority).ok_or(NOT_A_URL)?;
+        let Authority { host, port } = Authority::parse(authority).map_err(|_| NOT_A_URL)?;
         let path = path.trim_end_matches('/').to_owned();
         check_path(&path)?;
-        Ok(Self { https, host, port: port.unwrap_or_else(|| default_port(https)), path })
+        Ok(Self { https, host, port: port.unwrap_or_else(|| scheme_port(https)), path })
     }
 
     /// `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
     pub(super) fn authority(&self) -> String {
-        authority(&self.host, self.port, self.https)
+        Authority::render(&self.host, self.port, self.https)
     }
 }
 
 const NOT_A_URL: &str = "is not a URL; write for example \"https://registry.example.com\"";
 
-/// `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
-pub(super) fn authority(host: &str, port: u16, https: bool) -> String {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    if port == default_port(https) { host } else { format!("{host}:{port}") }
-}
-
 /// A host with or without a port, in lower case and as a Host header has it.
 pub(super) fn parse_authority(written: &str) -> Result<String, ValueError> {
-    let (host, port) =
-        parse_host(written).ok_or("is not a host name; write for example \"registry.example.com\"")?;
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    Ok(match port {
-        Some(port) => format!("{host}:{port}"),
-        None => host,
-    })
-}
-
-fn default_port(https: bool) -> u16 {
-    if https { 443 } else { 80 }
-}
-
-/// A host, in lower case and without brackets, and its port.
-pub(super) fn parse_host(written: &str) -> Option<(String, Option<u16>)> {
-    if let Some(rest) = written.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']')?;
-        let address: Ipv6Addr = address.parse().ok()?;
-        let port = if rest.is_empty() { None } else { Some(nonzero(rest.strip_prefix(':')?)?) };
-        return Some((address.to_string(), port));
-    }
-    let (host, port) = match written.split_once(':') {
-        Some((host, digits)) => (host, Some(nonzero(digits)?)),
-        None => (written, None),
-    };
-    is_host_name(host).then(|| (host.to_ascii_lowercase(), port))
-}
-
-/// Whether a host, as [`parse_host`] gives it, is this machine itself (RFC 6761 section 6.3).
-pub(super) fn is_loopback(host: &str) -> bool {
-    let local = host == "localhost" || host.ends_with(".localhost");
-    local || host.parse().is_ok_and(address::is_loopback)
-}
-
-fn nonzero(digits: &str) -> Option<u16> {
-    port(digits).filter(|port| *port != 0)
-}
-
-/// Whether this can be a host's name or IPv4 address (RFC 1123 section 2.1), with the underscore that container networks
-/// use. What ends in a number is an address to many resolvers (`0x7f.1`, `2130706433`, `0177.0.0.1`), so it must be one
-/// that all read alike.
-pub(crate) fn is_host_name(host: &str) -> bool {
-    let last = host.rsplit('.').next().unwrap_or_default();
-    host.len() <= 253
-        && host.split('.').all(is_label)
-        && (!is_number(last) || host.parse::<Ipv4Addr>().is_ok())
-}
-
-fn is_label(label: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    (1..=63).contains(&label.len())
-        && label.bytes().all(plain)
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-}
-
-fn is_number(label: &str) -> bool {
-    let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
-    label.bytes().all(|b| b.is_ascii_digit()) || hex.is_some_and(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))
+    let authority = Authority::parse(written);
+    authority
+        .map(|authority| authority.to_string())
+        .map_err(|_| "is not a host name; write for example \"registry.example.com\"".into())
 }
 
 /// The path becomes part of every upstream path: nothing in it may be read in two ways.

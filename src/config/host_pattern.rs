@@ -3,8 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::host::parse_host;
-use crate::config::reader::ValueError;
+use crate::config::value_error::ValueError;
+use crate::proto::Authority;
+use crate::proto::authority::scheme_port;
 
 /// One entry: `host`, `host:port`, or `*.domain` with or without a port. Without a port it is the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,12 +18,11 @@ pub struct HostPattern {
 impl HostPattern {
     /// Whether it is for this host (lower case, IPv6 without brackets) and port, at a URL of that scheme.
     pub fn matches(&self, host: &str, port: u16, https: bool) -> bool {
-        let own_port = if https { 443 } else { 80 };
         let same_host = match self.host.strip_prefix('.') {
             Some(_) => host.len() > self.host.len() && host.ends_with(&self.host),
             None => host == self.host,
         };
-        same_host && port == self.port.unwrap_or(own_port)
+        same_host && port == self.port.unwrap_or_else(|| scheme_port(https))
     }
 
     /// Whether it names one host, and not all below a domain.
@@ -35,7 +35,7 @@ impl HostPattern {
             Some(rest) => (".", rest),
             None => ("", written),
         };
-        let (host, port) = parse_host(rest).ok_or(NOT_A_PATTERN)?;
+        let Authority { host, port } = Authority::parse(rest).map_err(|_| NOT_A_PATTERN)?;
         if !dot.is_empty() {
             check_domain(&host)?;
         }
@@ -61,12 +61,7 @@ const NOT_A_PATTERN: &str =
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let star = if self.host.starts_with('.') { "*" } else { "" };
-        match self.port {
-            Some(port) if self.host.contains(':') => write!(f, "[{}]:{port}", self.host),
-            None if self.host.contains(':') => write!(f, "[{}]", self.host),
-            Some(port) => write!(f, "{star}{}:{port}", self.host),
-            None => write!(f, "{star}{}", self.host),
-        }
+        write!(f, "{star}{}", Authority { host: self.host.clone(), port: self.port })
     }
 }
 

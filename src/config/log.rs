@@ -2,9 +2,9 @@
 
 use tracing_subscriber::filter::Targets;
 
-use crate::config::nearest::nearest;
-use crate::config::reader::{Reader, ValueError};
-use crate::config::schema::{EMPTY_TEXT, Key, Kind, Plain, key};
+use crate::config::reader::Reader;
+use crate::config::schema::{EMPTY_TEXT, Key, Kind, Plain, key, nearest};
+use crate::config::value_error::ValueError;
 
 /// How to log.
 #[derive(Debug, Clone, PartialEq, Eq)]

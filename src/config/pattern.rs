@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::config::reader::ValueError;
+use crate::config::value_error::ValueError;
 use crate::proto::RepositoryName;
 
 /// Who a rule is for.

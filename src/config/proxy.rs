@@ -9,10 +9,10 @@ use crate::config::context::Context;
 use crate::config::credentials;
 use crate::config::credentials::Login;
 use crate::config::environment::Environment;
-use crate::config::host::{is_loopback, parse_host};
 use crate::config::mistake::Place;
-use crate::config::reader::ValueError;
-use crate::proto::Secret;
+use crate::config::value_error::ValueError;
+use crate::proto::authority::is_loopback;
+use crate::proto::{Authority, Secret, percent};
 
 /// A proxy that is asked for a tunnel (CONNECT, RFC 9110 section 9.3.6) by plain HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Proxy {
             Some((login, authority)) => (Some(parse_login(login)?), authority),
             None => (None, rest),
         };
-        let (host, port) = parse_host(authority).ok_or_else(not_a_proxy)?;
+        let Authority { host, port } = Authority::parse(authority).map_err(|_| not_a_proxy())?;
         // curl would take 1080, Go 80, and most proxies are at 3128.
         let port = port.ok_or_else(|| {
             ValueError::hidden(
@@ -90,7 +90,7 @@ fn not_a_proxy() -> ValueError {
 fn parse_login(written: &str) -> Result<Login, ValueError> {
     let (username, password) = written.split_once(':').unwrap_or((written, ""));
     let decoded = |text| {
-        decode(text).ok_or_else(|| {
+        percent::decode(text).ok_or_else(|| {
             ValueError::hidden(
                 "the proxy's user name or password is not percent-encoded UTF-8; write for example %25 for \"%\"",
             )
@@ -98,18 +98,6 @@ fn parse_login(written: &str) -> Result<Login, ValueError> {
     };
     let username = credentials::username(&decoded(username)?)?;
     Ok(Login { username, password: Secret::new(decoded(password)?) })
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut pieces = text.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2)?;
-        let hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
-        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| hex)?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// The hosts of `NO_PROXY`, as curl and Go read it.

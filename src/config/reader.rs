@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::config::context::Context;
 use crate::config::duration;
-use crate::config::files::Located;
 use crate::config::mistake::Place;
+use crate::config::reference::Located;
 use crate::config::schema::below;
 use crate::config::tree::{EMPTY, Node, Table, Text, Value};
+use crate::config::value_error::ValueError;
 
 /// One table of the configuration, and the context that hears of its mistakes.
 #[derive(Debug, Clone)]
@@ -27,15 +28,6 @@ pub(super) struct Item<'a> {
     place: &'a Place,
     path: String,
     context: &'a Context,
-}
-
-/// Why a string is not what its key wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ValueError {
-    /// Goes behind the quoted string.
-    Value(String),
-    /// Stands alone: the string may hold a secret.
-    Hidden(String),
 }
 
 impl<'a> Reader<'a> {
@@ -267,22 +259,6 @@ impl<'a> Item<'a> {
             ValueError::Hidden(why) => why,
         };
         self.context.mistake(self.place, &self.path, text);
-    }
-}
-
-impl ValueError {
-    pub(super) fn value(why: &str) -> Self {
-        Self::Value(why.to_owned())
-    }
-
-    pub(super) fn hidden(why: &str) -> Self {
-        Self::Hidden(why.to_owned())
-    }
-}
-
-impl From<&str> for ValueError {
-    fn from(why: &str) -> Self {
-        Self::value(why)
     }
 }
 

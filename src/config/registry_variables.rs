@@ -5,8 +5,8 @@ use crate::config::duration;
 use crate::config::environment::Environment;
 use crate::config::limits::TIMEOUT_MOST;
 use crate::config::mistake::Place;
-use crate::config::reader::ValueError;
 use crate::config::tree::{Node, Table, Value};
+use crate::config::value_error::ValueError;
 
 /// What a variable of the registry means here.
 enum Meaning {

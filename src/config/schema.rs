@@ -1,7 +1,6 @@
 //! Which keys there are, what kind each is, and which are not available in this version.
 
 use crate::config::context::Context;
-use crate::config::nearest::nearest;
 use crate::config::tree::{Node, Table, Value};
 
 /// One key of a table.
@@ -120,6 +119,11 @@ pub(super) fn unavailable(name: &str) -> String {
 fn unknown(name: &str, keys: &[Key]) -> String {
     let known = nearest(name, available(keys).map(|key| key.name)).unwrap_or_default();
     format!("unknown key; the nearest is \"{known}\"")
+}
+
+/// Returns the candidate at the least edit distance; the first of several.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates.min_by_key(|candidate| strsim::levenshtein(word, candidate))
 }
 
 impl Kind {

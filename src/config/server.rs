@@ -10,10 +10,11 @@ use crate::config::address::Address;
 use crate::config::duration;
 use crate::config::host::Url;
 use crate::config::limits;
-use crate::config::reader::{Item, Reader, ValueError};
+use crate::config::reader::{Item, Reader};
 use crate::config::schema::{Key, Kind, key};
 use crate::config::tls;
 use crate::config::tls::Tls;
+use crate::config::value_error::ValueError;
 use crate::proto::Secret;
 
 /// The registry's own listeners.

@@ -1,6 +1,6 @@
 //! Numbers of bytes as people write them: `100GiB`, `500MB`, `4096`.
 
-use crate::config::reader::ValueError;
+use crate::config::value_error::ValueError;
 
 /// The units and their bytes, the larger first.
 const UNITS: &[(&str, u64)] = &[

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::config::files::{Located, Reference};
 use crate::config::reader::Reader;
+use crate::config::reference::{Located, Reference};
 use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
 
 /// What the gateway proves its name with.

@@ -11,18 +11,19 @@ use crate::config::context::Context;
 use crate::config::credentials;
 use crate::config::credentials::Credentials;
 use crate::config::environment::Environment;
-use crate::config::files::Reference;
-use crate::config::host;
 use crate::config::host::{Url, parse_authority};
 use crate::config::host_pattern::HostPattern;
 use crate::config::limits;
 use crate::config::proxy;
 use crate::config::proxy::Proxy;
-use crate::config::reader::{Reader, ValueError};
+use crate::config::reader::Reader;
+use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, key};
 use crate::config::tls;
 use crate::config::tls::KeyPair;
-use crate::proto::RepositoryName;
+use crate::config::value_error::ValueError;
+use crate::proto::authority::is_loopback;
+use crate::proto::{Authority, RepositoryName};
 
 /// A registry behind the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +111,7 @@ pub struct UpstreamUrl {
 impl UpstreamUrl {
     /// What the Host header says: the port is left out where it is the scheme's own.
     pub fn authority(&self) -> String {
-        host::authority(&self.host, self.port, self.https)
+        Authority::render(&self.host, self.port, self.https)
     }
 }
 
@@ -359,7 +360,7 @@ fn check_scheme(table: &Reader<'_>, url: &Url, rest: &UpstreamOptions) {
         let why = "can be shown by TLS alone, and the URL says http";
         table.wrong("client_certificate", format!("{why}; write https in the URL, or remove it"));
     }
-    if rest.credentials != Credentials::default() && !host::is_loopback(&url.host) {
+    if rest.credentials != Credentials::default() && !is_loopback(&url.host) {
         let place = table.place_of("credentials");
         let why = "passwords for this upstream travel unencrypted, since its URL says http";
         table.context.warn(format!("{place}: {why}"));

@@ -3,8 +3,7 @@
 use crate::config::context::Context;
 use crate::config::environment::{Environment, is_service_variable};
 use crate::config::mistake::Place;
-use crate::config::nearest::nearest;
-use crate::config::schema::{Key, Kind, Plain, available, find, unavailable};
+use crate::config::schema::{Key, Kind, Plain, available, find, nearest, unavailable};
 use crate::config::tree;
 use crate::config::tree::{Node, Table, Text, Value};
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
-use crate::authn::Identity;
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
 use crate::gateway::respond::{Problem, accesses, code_for};
 use crate::gateway::{AuthorizedRequest, rewrite};
 use crate::meaning::{Meaning, UpstreamFailure};
+use crate::proto::identity::Identity;
 use crate::proto::{ErrorBody, Operation, RepositoryName};
 use crate::upstream;
 use crate::upstream::{Purpose, RequiredScope, Upstream};

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::cache::UpstreamCache;
 use crate::cache::maintenance::WarmTarget;
 use crate::gateway::Core;
 use crate::gateway::route::{Addressing, ResolvedRepository, RouteError, Routes};
 use crate::origin::UpstreamOrigin;
+use crate::proto::identity::Identity;
 use crate::proto::{ImageName, RepositoryName};
 use crate::upstream::Upstream;
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::authn::{Failure, Forwarded, Identity, Judgement};
+use crate::authn::{Failure, Judgement};
 use crate::authz::Denied;
 use crate::gateway::IncomingRequest;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::proto::Operation;
+use crate::proto::identity::{Forwarded, Identity};
 use crate::upstream::Error;
 
 impl IncomingRequest<'_> {
@@ -62,10 +63,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::authn::UserName;
     use crate::config::{Config, Environment};
     use crate::gateway::route::Routes;
     use crate::proto::Secret;
+    use crate::proto::identity::UserName;
     use crate::upstream::Upstream;
 
     /// Upstreams that forward and others, each with what is written of it.

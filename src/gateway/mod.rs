@@ -10,12 +10,13 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
-use crate::authn::{Authenticator, Identity, UpstreamLogins};
+use crate::authn::{Authenticator, UpstreamLogins};
 use crate::authz::{Denied, Permit, Rules};
 use crate::body::{Body, RequestBody};
 use crate::cache::UpstreamCache;
 use crate::config::limits;
 use crate::net::{BothLengths, Peer};
+use crate::proto::identity::Identity;
 use crate::proto::{Challenge, Operation, Secret, Target};
 use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
 use crate::upstream;

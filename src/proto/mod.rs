@@ -5,29 +5,33 @@
 //! the clause that it obeys: the OCI distribution specification 1.1.1 ("distribution-spec"), the OCI image
 //! specification ("image-spec"), the Docker token documents ("token auth") or an RFC.
 
+pub(crate) mod authority;
 pub(crate) mod authorization;
 pub(crate) mod challenge;
 pub(crate) mod digest;
 pub(crate) mod error_code;
 pub(crate) mod hash;
 pub(crate) mod hop_by_hop;
+pub(crate) mod identity;
 pub(crate) mod image;
 pub(crate) mod link;
 pub(crate) mod media_type;
 pub(crate) mod name;
 pub(crate) mod operation;
 pub(crate) mod page;
+pub(crate) mod percent;
 pub(crate) mod query;
 pub(crate) mod range;
 pub(crate) mod reference;
-pub(crate) mod rfc3339;
 pub(crate) mod scope;
 pub(crate) mod secret;
 mod syntax;
 pub(crate) mod target;
+mod target_error;
 pub(crate) mod token;
 pub(crate) mod upload;
 
+pub(crate) use authority::Authority;
 pub use authorization::Authorization;
 pub use challenge::Challenge;
 pub(crate) use challenge::{BearerError, Scheme};
@@ -50,6 +54,6 @@ pub(crate) use reference::{Reference, Tag};
 pub(crate) use scope::{ResourceScope, Scope, ScopeSet};
 pub use secret::Secret;
 pub use target::Target;
-pub(crate) use target::TargetError;
+pub(crate) use target_error::TargetError;
 pub(crate) use token::TokenAnswer;
 pub(crate) use upload::UploadStart;

@@ -1,8 +1,7 @@
 //! The one parser and the one renderer of queries.
 
-use std::fmt::Write as _;
-
-use crate::proto::target::TargetError;
+use crate::proto::percent;
+use crate::proto::target_error::TargetError;
 
 /// The decoded value of a parameter that may occur once in the query `raw`.
 ///
@@ -66,9 +65,9 @@ pub(crate) fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> Stri
         if !query.is_empty() {
             query.push('&');
         }
-        encode(key, &mut query);
+        query.extend(percent::encode(key));
         query.push('=');
-        encode(&value, &mut query);
+        query.extend(percent::encode(&value));
     }
     query
 }
@@ -79,36 +78,7 @@ fn parse_pair(pair: &str) -> Option<(String, Option<String>)> {
 }
 
 fn decode(raw: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(raw.len());
-    let mut rest = raw.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        match first {
-            b'+' => decoded.push(b' '),
-            b'%' => {
-                let [high, low, tail @ ..] = tail else { return None };
-                decoded.push(hex(*high)? << 4 | hex(*low)?);
-                rest = tail;
-            }
-            byte => decoded.push(*byte),
-        }
-    }
-    String::from_utf8(decoded).ok()
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
-}
-
-fn encode(text: &str, into: &mut String) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            into.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(into, "%{byte:02X}");
-        }
-    }
+    percent::decode(&raw.replace('+', " "))
 }
 
 #[cfg(test)]

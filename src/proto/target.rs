@@ -1,14 +1,13 @@
 //! From a request's method, path and query to an [`Operation`].
 
-use thiserror::Error;
-
+use crate::proto::authority::Authority;
 use crate::proto::digest::Digest;
-use crate::proto::error_code::ErrorCode;
 use crate::proto::name::RepositoryName;
 use crate::proto::operation::Operation;
 use crate::proto::page::Page;
 use crate::proto::query::Query;
 use crate::proto::reference::{Reference, ReferenceError, Tag};
+use crate::proto::target_error::TargetError;
 use crate::proto::upload;
 use crate::proto::upload::UploadStart;
 
@@ -33,41 +32,6 @@ pub(crate) enum Method {
     Put,
     Patch,
     Delete,
-}
-
-/// Why a request is none of the API's, and which answer that is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum TargetError {
-    /// The path is outside the grammar: 404.
-    #[error("no such resource in the distribution API")]
-    NotFound,
-    /// The path has the API's shape, but the repository's name is outside the grammar: 400 `NAME_INVALID`.
-    #[error("invalid repository name")]
-    NameInvalid,
-    /// A digest, or what has a `:` in a digest's place, is malformed or missing: 400 `DIGEST_INVALID`.
-    #[error("invalid digest")]
-    DigestInvalid,
-    /// Reading a tag that cannot exist: 404 `MANIFEST_UNKNOWN`.
-    #[error("manifest unknown")]
-    TagUnknown,
-    /// Writing a tag that cannot exist: 400 `TAG_INVALID`.
-    #[error("invalid tag")]
-    TagInvalid,
-    /// The resource does not know the method: 405 `UNSUPPORTED`.
-    #[error("the operation is unsupported")]
-    MethodNotAllowed {
-        /// The value of the `Allow` header.
-        allow: &'static str,
-    },
-    /// A parameter is doubled, malformed or does not decode: 400.
-    #[error("invalid query parameter {parameter:?}")]
-    QueryInvalid {
-        /// Its name; empty when the parameter is none of ours.
-        parameter: &'static str,
-    },
-    /// An upload session that this program cannot have given out: 404 `BLOB_UPLOAD_UNKNOWN`.
-    #[error("blob upload unknown to registry")]
-    UploadUnknown,
 }
 
 impl Target {
@@ -103,41 +67,6 @@ impl Method {
             "DELETE" => Self::Delete,
             _ => return None,
         })
-    }
-}
-
-impl TargetError {
-    /// The HTTP status of the answer.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::NotFound | Self::TagUnknown | Self::UploadUnknown => 404,
-            Self::NameInvalid | Self::DigestInvalid | Self::TagInvalid | Self::QueryInvalid { .. } => 400,
-            Self::MethodNotAllowed { .. } => 405,
-        }
-    }
-
-    /// The code in the body of the answer.
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            Self::NotFound => ErrorCode::NameUnknown,
-            Self::NameInvalid => ErrorCode::NameInvalid,
-            Self::DigestInvalid => ErrorCode::DigestInvalid,
-            Self::TagUnknown => ErrorCode::ManifestUnknown,
-            Self::TagInvalid => ErrorCode::TagInvalid,
-            Self::MethodNotAllowed { .. } => ErrorCode::Unsupported,
-            Self::QueryInvalid { parameter } => code_of_parameter(parameter),
-            Self::UploadUnknown => ErrorCode::BlobUploadUnknown,
-        }
-    }
-}
-
-fn code_of_parameter(parameter: &str) -> ErrorCode {
-    match parameter {
-        "n" => ErrorCode::PaginationNumberInvalid,
-        "ns" => ErrorCode::NameInvalid,
-        "digest" | "digest-algorithm" => ErrorCode::DigestInvalid,
-        "tag" => ErrorCode::TagInvalid,
-        _ => ErrorCode::Unsupported,
     }
 }
 
@@ -223,13 +152,13 @@ impl<'a> Resource<'a> {
             Self::Catalog => Operation::Catalog { page: page(query, &[])? },
             Self::Manifest { name, reference } => manifest(method, repository(name)?, reference, query)?,
             Self::Blob { name, digest } => {
-                blob(method, repository(name)?, parse_digest(&decode_colon(digest))?)
+                blob(method, repository(name)?, Digest::parse(&decode_colon(digest))?)
             }
             Self::Tags { name } => {
                 Operation::ListTags { repository: repository(name)?, page: page(query, &[])? }
             }
             Self::Referrers { name, digest } => {
-                referrers(repository(name)?, parse_digest(&decode_colon(digest))?, query)?
+                referrers(repository(name)?, Digest::parse(&decode_colon(digest))?, query)?
             }
             Self::Uploads { name } => {
                 Operation::StartUpload { repository: repository(name)?, start: UploadStart::parse(query)? }
@@ -285,10 +214,6 @@ fn decode_colon(segment: &str) -> String {
 
 fn repository(name: &str) -> Result<RepositoryName, TargetError> {
     RepositoryName::parse(name).map_err(|_| TargetError::NameInvalid)
-}
-
-pub(super) fn parse_digest(text: &str) -> Result<Digest, TargetError> {
-    Digest::parse(text).map_err(|_| TargetError::DigestInvalid)
 }
 
 fn manifest(
@@ -348,7 +273,7 @@ fn upload(
 }
 
 fn final_digest(query: &Query) -> Result<Digest, TargetError> {
-    parse_digest(query.one("digest")?.ok_or(TargetError::DigestInvalid)?)
+    Ok(Digest::parse(query.one("digest")?.ok_or(TargetError::DigestInvalid)?)?)
 }
 
 fn page(query: &Query, known: &[&str]) -> Result<Page, TargetError> {
@@ -364,38 +289,9 @@ fn parse_count(text: &str) -> Result<u64, TargetError> {
 }
 
 fn namespace(query: &Query) -> Result<Option<String>, TargetError> {
-    match query.one("ns")? {
-        Some(ns) if is_authority(ns) => Ok(Some(ns.to_ascii_lowercase())),
-        Some(_) => Err(TargetError::QueryInvalid { parameter: "ns" }),
-        None => Ok(None),
-    }
-}
-
-/// `host[:port]`, where host is a name, an IPv4 address, or an IPv6 address in brackets (RFC 3986 section 3.2).
-fn is_authority(text: &str) -> bool {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    is_host(host) && port.is_none_or(is_port)
-}
-
-fn is_host(text: &str) -> bool {
-    match text.strip_prefix('[') {
-        Some(rest) => {
-            rest.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
-        }
-        None => text.len() <= 253 && text.split('.').all(is_label),
-    }
-}
-
-fn is_label(text: &str) -> bool {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    plain && !text.is_empty() && !text.starts_with('-') && !text.ends_with('-')
-}
-
-fn is_port(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port != 0)
+    let ns = query.one("ns")?.map(Authority::parse).transpose();
+    let ns = ns.map_err(|_| TargetError::QueryInvalid { parameter: "ns" })?;
+    Ok(ns.map(|authority| authority.to_string()))
 }
 
 #[cfg(test)]

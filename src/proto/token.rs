@@ -1,9 +1,9 @@
 //! What a token service answers.
 
+use jiff::Timestamp;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::proto::rfc3339;
 use crate::proto::secret::Secret;
 
 /// The longest answer that is read, in bytes. go-containerregistry reads no more either.
@@ -68,7 +68,7 @@ impl TokenAnswer {
 
     /// `issued_at` in seconds since 1970; `None` when missing or malformed.
     pub(crate) fn issued_at_unix(&self) -> Option<i64> {
-        rfc3339::unix_seconds(self.issued_at.as_deref()?)
+        self.issued_at.as_deref()?.parse().ok().map(Timestamp::as_second)
     }
 }
 
@@ -121,6 +121,8 @@ mod tests {
         assert_eq!(parse(r#"{"token":"x","expires_in":299.9}"#).lifetime(), 299);
         assert_eq!(parse(r#"{"token":"x","expires_in":1e300}"#).lifetime(), u64::MAX);
         assert_eq!(parse(r#"{"token":"x","issued_at":"now"}"#).issued_at_unix(), None);
+        let nanoseconds = r#"{"token":"x","issued_at":"2026-07-16T23:59:59.123456789+02:00"}"#;
+        assert_eq!(parse(nanoseconds).issued_at_unix(), Some(1_784_239_199));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::proto::digest::{Digest, is_algorithm};
 use crate::proto::name::RepositoryName;
 use crate::proto::query;
 use crate::proto::query::Query;
-use crate::proto::target::{TargetError, parse_digest};
+use crate::proto::target_error::TargetError;
 
 /// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
 pub(crate) const MAX_SESSION_LENGTH: usize = 16 * 1024;
@@ -50,7 +50,7 @@ impl UploadStart {
             return Ok(mount(query).unwrap_or(Self::Unmountable));
         }
         if let Some(digest) = query.one("digest")? {
-            return Ok(Self::Monolithic(parse_digest(digest)?));
+            return Ok(Self::Monolithic(Digest::parse(digest)?));
         }
         match query.one("digest-algorithm")? {
             Some(algorithm) if is_algorithm(algorithm) => Ok(Self::Algorithm(algorithm.into())),

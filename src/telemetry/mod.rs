@@ -9,4 +9,3 @@ mod time;
 pub(crate) use access::{AccessLog, AccessRecord, Subject};
 pub(crate) use log::{flush, start};
 pub(crate) use request_id::RequestId;
-pub(crate) use time::date_and_time;

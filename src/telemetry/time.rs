@@ -33,25 +33,10 @@ impl Timestamp {
     }
 }
 
-/// The time so many seconds after 1970: `2000-02-29T00:00:00`, in UTC.
-pub(crate) fn date_and_time(seconds: u64) -> String {
-    let (days, seconds) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
-}
-
-/// The date that is `days` after 1970-01-01, in the Gregorian calendar. Counts in eras of 400 years that begin on
-/// 1 March, so that the leap day is a year's last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+/// Formats the second `seconds` after 1970: `2000-02-29T00:00:00`, in UTC.
+fn date_and_time(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or_default();
+    jiff::Timestamp::from_second(seconds).unwrap_or_default().strftime("%FT%T").to_string()
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use std::error::Error as StdError;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::config::CredentialSource;
 use crate::meaning::{Fault, Meaning, UpstreamFailure};
 use crate::proto::ContentRange;
+use crate::proto::identity::Identity;
 use crate::upstream::{DialError, Error, Response, TokenError, Unauthorized, Upstream, retry_after};
 
 impl Upstream {

@@ -322,8 +322,8 @@ impl ProbeTokenRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::Identity;
     use crate::config::{CredentialSource, Environment, Login};
+    use crate::proto::identity::Identity;
 
     fn probe(url: &str, login: Option<(&str, &str)>) -> Probe {
         let mut settings = config::Upstream::at(url, &Environment::default()).unwrap();

@@ -116,9 +116,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::authn::Forwarded;
     use crate::body::Body;
     use crate::proto::Secret;
+    use crate::proto::identity::Forwarded;
 
     fn answer(fields: &[(&'static str, &str)]) -> Response {
         let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::authn::Forwarded;
 use crate::authz::Permit;
 use crate::config;
 use crate::config::CredentialSource;
 use crate::file_stamp::Stamp;
+use crate::proto::identity::Forwarded;
 use crate::upstream::auth::challenge::Authenticator;
 use crate::upstream::auth::credentials::Credentials;
 use crate::upstream::auth::identity::UpstreamIdentity;

@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::authn::htpasswd::{HIGHEST_COST, LARGEST_FILE, LEAST_COST, LONGEST_PASSWORD, Line};
-use crate::authn::identity::UserName;
+use crate::authn::htpasswd::table::{HIGHEST_COST, LARGEST_FILE, LEAST_COST, LONGEST_PASSWORD, Line};
 use crate::proto::Secret;
+use crate::proto::identity::UserName;
 use crate::telemetry::RequestId;
 
 /// The lines of a file, being edited. Nothing reaches the disk before [`Editor::save`].

@@ -1,13 +1,11 @@
 //! An htpasswd file that is watched: read again when it changes, the old table kept when the new is broken.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::authn::htpasswd::{Htpasswd, LARGEST_FILE, LoadError};
+use crate::authn::htpasswd::table::{Htpasswd, LoadError};
 use crate::file_stamp::Stamp;
 
 /// A path and what was last read from it.
@@ -24,7 +22,7 @@ impl HtpasswdFile {
     /// [`LoadError`]: a gateway must not start with a file that lets nobody in.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
-        let (table, stamp) = read(&path)?;
+        let (table, stamp) = Htpasswd::read_with_stamp(&path)?;
         Ok(Self { path, table: ArcSwap::from_pointee(table), seen: Mutex::new(stamp) })
     }
 
@@ -47,7 +45,7 @@ impl HtpasswdFile {
 
     /// Reads the file again, whether or not it looks changed.
     pub fn reload(&self) -> Reload {
-        match read(&self.path) {
+        match Htpasswd::read_with_stamp(&self.path) {
             Ok((table, stamp)) => self.swap(table, stamp),
             Err(error) => self.keep(error),
         }
@@ -82,22 +80,12 @@ pub enum Reload {
     Kept(LoadError),
 }
 
-/// Reads a whole file, with the stamp it had before the first byte was read: a change during reading is then
-/// seen at the next look.
-pub(super) fn read(path: &Path) -> Result<(Htpasswd, Stamp), LoadError> {
-    let file = File::open(path)?;
-    let stamp = Stamp::of_open(&file)?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(LoadError::TooLarge);
-    }
-    Ok((Htpasswd::parse(&bytes)?, stamp))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
+    use crate::authn::htpasswd::table::LARGEST_FILE;
 
     const ALICE: &str = "alice:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n";
 

@@ -1,4 +1,5 @@
 use crate::authn::htpasswd::*;
+use crate::proto::identity::UserNameError;
 
 const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
 
@@ -63,9 +64,9 @@ fn unusable_lines_are_warned_about_by_number() {
     );
     let expected = [
         (1, Reason::NoColon),
-        (2, Reason::Name(NameError::Empty)),
-        (3, Reason::Name(NameError::Reserved)),
-        (4, Reason::Name(NameError::Pattern('*'))),
+        (2, Reason::Name(UserNameError::Empty)),
+        (3, Reason::Name(UserNameError::Reserved)),
+        (4, Reason::Name(UserNameError::Pattern('*'))),
         (5, Reason::Damaged),
         (6, Reason::Cost),
     ];

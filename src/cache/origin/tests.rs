@@ -7,7 +7,6 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tempfile::TempDir;
 
-use crate::authn::{Identity, UserName};
 use crate::authz::{Permit, Rules};
 use crate::body::Body;
 use crate::cache::origin::*;
@@ -16,6 +15,7 @@ use crate::config;
 use crate::config::access::{Actions, Effect};
 use crate::config::{AccessRule, Environment, PullAuthorization};
 use crate::meaning::{Meaning, UpstreamFailure};
+use crate::proto::identity::{Identity, UserName};
 use crate::proto::{Digest, Operation, RepositoryName};
 
 /// An upstream's answers.

@@ -1,14 +1,15 @@
 //! `dockgate cache`: what is kept of upstreams; to look at it, check it, take from it and fill it.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cache::maintenance::{Event, PlatformError, Platforms, Removed, Selection, Verified};
-use crate::config::{Config, ConfigErrors, Environment};
+use crate::cache::maintenance::{Event, Platforms, Removed, Selection, Verified};
+use crate::config::{Config, Environment};
 
 mod bars;
+mod error;
 mod lists;
 mod local;
 mod look;
@@ -16,10 +17,9 @@ mod place;
 mod remote;
 mod tally;
 
-pub(crate) use crate::cli::cache::local::ColdError;
+pub(crate) use error::CacheError;
 use look::Look;
 use place::Place;
-pub(crate) use remote::RemoteError;
 
 /// Look after the pull-through cache
 #[derive(Debug, Args)]
@@ -101,42 +101,6 @@ struct Warm {
     platforms: Vec<String>,
     #[command(flatten)]
     of: Of,
-}
-
-/// Why nothing was done, or not all of it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CacheError {
-    /// The configuration can't be read.
-    #[error(transparent)]
-    Config(#[from] ConfigErrors),
-    /// There is nothing to look after.
-    #[error("no upstream has a cache; write [upstream.cache] below the [[upstream]] that is to have one")]
-    None,
-    /// Not a platform.
-    #[error(transparent)]
-    Platform(#[from] PlatformError),
-    /// The directory can't be used.
-    #[error(transparent)]
-    Cold(#[from] ColdError),
-    /// The gateway can't be asked.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
-    /// The answer can't be written.
-    #[error("cannot write: {0}")]
-    Output(#[from] io::Error),
-    /// It can't be written as JSON.
-    #[error("cannot write: {0}")]
-    Json(#[from] serde_json::Error),
-}
-
-impl CacheError {
-    /// 2 for what was written wrong, else 1.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_) | Self::None | Self::Platform(_) => 2,
-            Self::Cold(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
-        }
-    }
 }
 
 /// Runs a `cache` command and gives its exit code: 1 where something was wrong, missing or not to be had.

@@ -1,7 +1,7 @@
 //! Where the cache is: with a gateway that runs, or in a directory that nobody uses.
 
 use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
-use crate::cli::cache::CacheError;
+use crate::cli::cache::error::CacheError;
 use crate::cli::cache::local::{Cold, Doing};
 use crate::cli::cache::remote::Remote;
 use crate::config::Config;

@@ -1,21 +1,19 @@
 //! Looks at an upstream of the configuration as the gateway would use it.
 
-use aws_lc_rs::digest::{SHA256, digest};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::body::RequestBody;
-use crate::cli::probe::ProbeError;
 use crate::cli::probe::check::{Check, Table};
 use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::error::ProbeError;
+use crate::cli::probe::examiner::{Examiner, configured, sha256};
 use crate::cli::probe::format;
 use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::trace::{apart, date, fields, is_redirect, lifetime_words, now, parsed};
-use crate::config::{Redirects, limits};
-use crate::proto::{Action, Challenge, Digest, ErrorBody, Reference, RepositoryName, Scheme};
-use crate::upstream::{Certificate, Error, Pass, Probe, Purpose, Request, RequiredScope, Response};
+use crate::config::Redirects;
+use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
+use crate::upstream::{Certificate, Error, Pass, Probe, RequiredScope, Response};
 
 /// What is to be looked at.
 #[derive(Debug, Clone, Default)]
@@ -58,11 +56,6 @@ pub(super) async fn examine(probe: &Probe, wanted: Wanted) -> Table {
     let checks = examiner.checks;
     let identity = identity.unwrap_or_else(|| nameless.to_owned());
     Table { upstream, url, identity, checks, fault: None }.judged()
-}
-
-pub(super) struct Examiner<'a> {
-    pub(super) probe: &'a Probe,
-    pub(super) checks: Vec<Check>,
 }
 
 /// A blob to look at.
@@ -431,78 +424,6 @@ impl Examiner<'_> {
             Err(error) => self.failure(what, &error),
         }
     }
-
-    pub(super) fn add(&mut self, check: Check) {
-        self.checks.push(check.with_texts(|text| self.probe.veiled(&text)));
-    }
-
-    /// A row for what did not happen at all. `None`, for whoever ends with it.
-    pub(super) fn failed<T>(&mut self, what: &'static str, error: &Error) -> Option<T> {
-        self.add(self.failure(what, error));
-        None
-    }
-
-    pub(super) fn failure(&self, what: &'static str, error: &Error) -> Check {
-        Check::fault(what, configured(Fault::of(error, now())))
-    }
-
-    async fn get(
-        &self,
-        target: &str,
-        access: RequiredScope,
-        headers: &[(HeaderName, String)],
-    ) -> Result<Response, Error> {
-        self.send(&Method::GET, target, access, headers).await
-    }
-
-    /// As the gateway does it; a blob too is asked for as something else, so that its stream is left as it is.
-    async fn send(
-        &self,
-        method: &Method,
-        target: &str,
-        access: RequiredScope,
-        headers: &[(HeaderName, String)],
-    ) -> Result<Response, Error> {
-        let mut body = RequestBody::empty();
-        self.probe.send(self.request(method, target, access, headers, &mut body)).await
-    }
-
-    /// `target` begins with `/v2/`.
-    pub(super) fn request<'b>(
-        &self,
-        method: &Method,
-        target: &str,
-        access: RequiredScope,
-        further: &[(HeaderName, String)],
-        body: &'b mut RequestBody,
-    ) -> Request<'b> {
-        let mut headers = fields();
-        let further =
-            further.iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
-        headers.extend(further.map(|(name, value)| (name.clone(), value)));
-        let target = [self.probe.settings().url.path.as_str(), target].concat();
-        Request { method: method.clone(), target, headers, body, access, subject: Purpose::Other }
-    }
-
-    async fn json(&self, response: Response) -> Option<Value> {
-        serde_json::from_slice(&self.body(response).await?).ok()
-    }
-
-    async fn body(&self, response: Response) -> Option<Bytes> {
-        let whole = Limited::new(response.body, limits::MANIFEST_BYTES).collect();
-        let whole = tokio::time::timeout(limits::MANIFEST_DEADLINE, whole).await;
-        Some(whole.ok()?.ok()?.to_bytes())
-    }
-
-    /// What an answer that is no success says.
-    pub(super) async fn said(&self, response: Response) -> String {
-        let status = response.status;
-        let errors = self.body(response).await.and_then(|body| ErrorBody::parse(&body)).unwrap_or_default();
-        match errors.errors.first() {
-            Some(error) => format!("answers {status} ({}: {})", error.code, error.message),
-            None => format!("answers {status}"),
-        }
-    }
 }
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -514,17 +435,6 @@ fn pull(name: &RepositoryName) -> RequiredScope {
 fn speaks_http(probe: &Probe) -> Fault {
     let words = format!("{} is asked by https, and speaks http", probe.settings().url.authority());
     Fault::new(Kind::PlainHttp, words).advise("upstream.url = \"http://...\", if nobody else is on the way")
-}
-
-/// In the words of the configuration rather than of the command line.
-fn configured(fault: Fault) -> Fault {
-    match fault.kind {
-        Kind::NeedsLogin => fault.advise("set upstream.credentials"),
-        Kind::Certificate if fault.advice.as_ref().is_some_and(|advice| advice.contains("--ca")) => {
-            fault.advise("if that is right, trust whoever signed it: upstream.ca = \"FILE\"")
-        }
-        _ => fault,
-    }
 }
 
 /// The server's own certificate, and who vouches for it in the end.
@@ -550,8 +460,4 @@ fn digest_of(reference: &Reference) -> Option<Digest> {
         Reference::Digest(digest) => Some(digest.clone()),
         Reference::Tag(_) => None,
     }
-}
-
-pub(super) fn sha256(bytes: &[u8]) -> Option<Digest> {
-    Some(Digest::sha256(digest(&SHA256, bytes).as_ref().try_into().ok()?))
 }

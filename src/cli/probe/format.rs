@@ -2,21 +2,18 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::telemetry;
+use jiff::Timestamp;
 
 /// Seconds since 1970; before that, 0.
 pub(super) fn unix(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// `2026-11-22 10:00:00 UTC`; `None` for what is in no calendar here: before 1970 and after 9999.
+/// Formats seconds since 1970 as `2026-11-22 10:00:00 UTC`; `None` before 1970 and after 9999.
 pub(super) fn utc(seconds: i64) -> Option<String> {
-    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds <= LAST_SECOND)?;
-    Some(format!("{} UTC", telemetry::date_and_time(seconds).replace('T', " ")))
+    let time = Timestamp::from_second(seconds).ok().filter(|_| seconds >= 0)?;
+    Some(time.strftime("%F %T UTC").to_string())
 }
-
-/// 9999-12-31T23:59:59Z.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The two greatest units that there are: `4 min 58 s`, `1 h`, `2 d 3 h`.
 pub(in crate::cli) fn duration(seconds: u64) -> String {

@@ -1,7 +1,6 @@
 //! What `probe` is asked about: an image as docker names it, or a URL.
 
-use std::net::IpAddr;
-
+use crate::proto::authority::{Authority, is_loopback};
 use crate::proto::{ImageName, ImageNameError, Reference, RepositoryName, Target};
 use crate::upstream::RequiredScope;
 
@@ -67,28 +66,19 @@ impl Place {
             |why: ImageNameError| PlaceError(format!("{text:?} is neither an image nor a URL: {why}"));
         let ImageName { host, repository, reference, written } = ImageName::parse(text).map_err(wrong)?;
         let registry = host.as_ref().map_or_else(|| HUB_URL.to_owned(), |host| format!("https://{host}"));
+        let authority = Authority::parse(host.as_deref().unwrap_or_default());
         let may_be_host = !written.contains('/') && text.contains(['.', ':']);
         Ok(Self {
             registry,
             target: format!("/v2/{repository}/manifests/{reference}"),
             access: RequiredScope::Repository(repository.clone(), crate::proto::Action::Pull),
             image: Some(Image { repository, reference, may_be_host }),
-            may_be_plain: host.is_some_and(|host| is_loopback(&host)),
+            may_be_plain: authority.is_ok_and(|authority| is_loopback(&authority.host)),
         })
     }
 }
 
 const HUB_URL: &str = "https://registry-1.docker.io";
-
-/// `host`, or `host:port` with IPv6 addresses in brackets; without the brackets, the address alone.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None if host.matches(':').count() > 1 => host,
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
 
 fn access(target: &str) -> RequiredScope {
     let (path, query) = match target.split_once('?') {

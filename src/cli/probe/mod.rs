@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::authn::{Forwarded, Identity};
 use crate::authz::Permit;
 use crate::cli::user::{PasswordError, ask_for_password, password_from};
 use crate::config;
-use crate::config::{Config, ConfigErrors, CredentialSource, Environment, Login};
+use crate::config::{Config, CredentialSource, Environment, Login};
 use crate::proto::Secret;
-use crate::upstream::{CredentialError, Probe, TlsSettingsError};
+use crate::proto::identity::{Forwarded, Identity};
+use crate::upstream::Probe;
 
 mod audit;
 mod check;
 mod diagnosis;
+mod error;
+mod examiner;
 pub(super) mod format;
 mod image;
 mod jwt;
@@ -27,10 +29,11 @@ mod trace;
 mod write;
 
 use crate::cli::probe::diagnosis::Kind;
-pub(crate) use crate::cli::probe::style::Palette;
+pub(crate) use error::ProbeError;
+
 use image::Place;
-pub(crate) use image::PlaceError;
 use step::Walk;
+pub(crate) use style::Palette;
 
 /// Show what a registry asks for, step by step, and what is wrong with it
 #[derive(Debug, Args)]
@@ -67,42 +70,6 @@ pub(crate) struct ProbeArgs {
     /// The configuration; else as for serve
     #[arg(long, value_name = "FILE", requires = "upstream", conflicts_with = "place")]
     config: Option<PathBuf>,
-}
-
-/// Why nothing was probed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProbeError {
-    /// Neither image nor URL.
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// The registry's URL, the variables, or what else was written can't be used.
-    #[error("{0}")]
-    Usage(String),
-    /// The configuration can't be read.
-    #[error(transparent)]
-    Config(#[from] ConfigErrors),
-    /// The files for TLS can't be used.
-    #[error("{0}")]
-    Tls(#[from] TlsSettingsError),
-    /// There is no password.
-    #[error(transparent)]
-    Password(#[from] PasswordError),
-    /// There should be credentials and are none.
-    #[error(transparent)]
-    Credentials(#[from] CredentialError),
-    /// The answer could not be written, or nothing be started.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
-impl ProbeError {
-    /// 2 for what was written wrong, else 1.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Place(_) | Self::Usage(_) | Self::Config(_) | Self::Tls(_) => 2,
-            Self::Password(_) | Self::Credentials(_) | Self::Io(_) => 1,
-        }
-    }
 }
 
 /// Probes, and gives the exit code: 0 when it went through, or when nothing important is missing; else 1.

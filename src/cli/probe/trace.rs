@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use crate::cli::probe::diagnosis::{Fault, Kind};
 use crate::cli::probe::format;
-use crate::cli::probe::image::{Place, is_loopback};
+use crate::cli::probe::image::Place;
 use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::step::{Exchange, Header, Shown, Step, Token, TokenAnswer, Walk};
 use crate::clock;
 use crate::config::limits;
+use crate::proto::authority::is_loopback;
 use crate::proto::{Challenge, ErrorBody, Scheme, challenge};
 use crate::upstream::{Error, Pass, Probe, RateLimit, Response, Way};
 

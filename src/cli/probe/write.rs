@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
 
 use crate::body::RequestBody;
-use crate::cli::probe::audit::{Examiner, sha256};
 use crate::cli::probe::check::Check;
+use crate::cli::probe::examiner::{Examiner, sha256};
 use crate::cli::probe::format;
 use crate::clock;
 use crate::proto::{Action, Digest, RepositoryName};

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
 use crate::demo::registry::answer::{Answer, DOCKER_CONTENT_DIGEST, entity_tag, is_known_to_client};
-use crate::demo::registry::{Refusal, Registry};
+use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::state::Registry;
 use crate::proto::range::{ByteRange, ContentRange, Resolved, Span};
 use crate::proto::{Digest, RepositoryName};
 

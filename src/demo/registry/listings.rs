@@ -8,8 +8,9 @@ use http::{StatusCode, header};
 use serde::Serialize;
 
 use crate::demo::registry::answer::{Answer, OCI_FILTERS_APPLIED};
+use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::state::Registry;
 use crate::demo::registry::store::Manifest;
-use crate::demo::registry::{Refusal, Registry};
 use crate::proto::{Digest, Operation, Page, RepositoryName};
 
 /// How many repositories are on a page of `_catalog` unless another number is asked for, as in distribution.

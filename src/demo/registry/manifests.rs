@@ -10,10 +10,12 @@ use http_body_util::BodyExt;
 use crate::demo::registry::answer::{
     Answer, DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG, entity_tag, is_known_to_client,
 };
+use crate::demo::registry::digester;
 use crate::demo::registry::document::Document;
+use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::state::{Registry, repository};
 use crate::demo::registry::store::Manifest;
-use crate::demo::registry::{Refusal, Registry, digester};
-use crate::proto::{Digest, Reference, RepositoryName, Tag};
+use crate::proto::{Digest, Reference, RepositoryName, Tag, TargetError};
 
 /// distribution-spec, "Pushing Manifests": clients and registries expect at least 4 MiB to work; what is longer is
 /// answered 413.
@@ -24,6 +26,23 @@ const MOST_BYTES: usize = 4 << 20;
 const MOST_DRAINED: usize = 32 << 20;
 
 impl Registry {
+    /// Puts a manifest into a repository as `PUT` does, and gives its sha256 digest.
+    ///
+    /// Fails where that would: what the manifest names must be there already.
+    pub fn push_manifest(
+        &self,
+        name: &str,
+        tag: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Digest, Refusal> {
+        let name = repository(name)?;
+        let tag = Tag::parse(tag).map_err(|_| TargetError::TagInvalid)?;
+        let digest = digester::canonical(&bytes);
+        self.keep_manifest(&name, &digest, &[tag], Some(media_type), bytes)?;
+        Ok(digest)
+    }
+
     pub(super) fn get_manifest(
         &self,
         name: &RepositoryName,
@@ -64,7 +83,7 @@ impl Registry {
     }
 
     /// Checks and keeps a manifest, and gives its subject.
-    pub(super) fn keep_manifest(
+    fn keep_manifest(
         &self,
         name: &RepositoryName,
         digest: &Digest,

@@ -6,8 +6,9 @@ use http_body::Body;
 
 use crate::clock;
 use crate::demo::registry::answer::{Answer, DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID};
+use crate::demo::registry::refusal::Refusal;
+use crate::demo::registry::state::Registry;
 use crate::demo::registry::upload::{Lease, Upload};
-use crate::demo::registry::{Refusal, Registry};
 use crate::proto::range::UploadRange;
 use crate::proto::{Algorithm, Digest, RepositoryName, UploadStart};
 

@@ -12,7 +12,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::demo::registry::Registry;
+use crate::demo::registry::state::Registry;
 
 /// How long requests under way may go on after the shutdown.
 const DRAIN: Duration = Duration::from_secs(5);

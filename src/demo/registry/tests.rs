@@ -1,10 +1,14 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::HeaderName;
-use http_body_util::{BodyExt, StreamBody};
+use http::{HeaderMap, Request};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 
 use crate::demo::registry::*;
+use crate::proto::Digest;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

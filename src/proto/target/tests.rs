@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use crate::proto::error_code::ErrorCode;
 use crate::proto::operation::Action;
 use crate::proto::target::*;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::authn::Forwarded;
+use crate::proto::identity::Forwarded;
 
 /// One of the identities that the gateway has at an upstream. Two of them never share a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

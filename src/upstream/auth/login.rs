@@ -6,10 +6,10 @@ use std::time::Instant;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Mutex;
 
-use crate::authn::Forwarded;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::Secret;
+use crate::proto::identity::Forwarded;
 use crate::upstream::auth::challenge::Authenticator;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::error::{Error, TokenError, Unauthorized};

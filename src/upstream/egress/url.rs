@@ -3,10 +3,10 @@
 //! A signed URL is good for exactly the bytes that were signed: it is taken apart at the authority and no further.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use crate::config::{is_host_name, limits};
+use crate::config::limits;
+use crate::proto::authority::{Authority, AuthorityError, scheme_port};
 
 /// Where a connection leads to (RFC 6454 section 4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,9 +55,7 @@ pub(crate) enum UrlError {
 impl Origin {
     /// What the Host field says: the port is left out where it is the scheme's own; IPv6 addresses in brackets.
     pub(crate) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let own = if self.https { 443 } else { 80 };
-        if self.port == own { host } else { format!("{host}:{}", self.port) }
+        Authority::render(&self.host, self.port, self.https)
     }
 }
 
@@ -77,8 +75,8 @@ impl Url {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
         let https = is_https(scheme)?;
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let (host, port) = host_and_port(authority)?;
-        let port = port.unwrap_or(if https { 443 } else { 80 });
+        let Authority { host, port } = parse_authority(authority)?;
+        let port = port.unwrap_or_else(|| scheme_port(https));
         let slash = if target.starts_with('/') { "" } else { "/" };
         Ok(Self { origin: Arc::new(Origin { https, host, port }), target: format!("{slash}{target}") })
     }
@@ -173,38 +171,14 @@ fn has_scheme(reference: &str) -> bool {
     reference.find([':', '/', '?']).is_some_and(|at| reference.as_bytes()[at] == b':')
 }
 
-fn host_and_port(authority: &str) -> Result<(String, Option<u16>), UrlError> {
-    if authority.contains('@') {
+fn parse_authority(text: &str) -> Result<Authority, UrlError> {
+    if text.contains('@') {
         return Err(UrlError::UserInformation);
     }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (address, port) = rest.split_once(']').ok_or(UrlError::Host)?;
-            // No zone identifier (RFC 6874): it means something on one machine only.
-            let address: Ipv6Addr = address.parse().map_err(|_| UrlError::Host)?;
-            (address.to_string(), port)
-        }
-        None => {
-            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            (name(host)?, port)
-        }
-    };
-    Ok((host, port_of(port)?))
-}
-
-/// "" or `:443`.
-fn port_of(written: &str) -> Result<Option<u16>, UrlError> {
-    if written.is_empty() {
-        return Ok(None);
-    }
-    let digits = written.strip_prefix(':').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-    let port = digits.and_then(|digits| digits.parse().ok()).filter(|port| *port != 0);
-    port.map(Some).ok_or(UrlError::Port)
-}
-
-fn name(written: &str) -> Result<String, UrlError> {
-    let host = written.strip_suffix('.').unwrap_or(written);
-    if is_host_name(host) { Ok(host.to_ascii_lowercase()) } else { Err(UrlError::Host) }
+    Authority::parse_absolute(text).map_err(|error| match error {
+        AuthorityError::Host => UrlError::Host,
+        AuthorityError::Port => UrlError::Port,
+    })
 }
 
 /// RFC 3986 section 5.2.4, for a path that begins with a slash.

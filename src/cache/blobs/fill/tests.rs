@@ -10,7 +10,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::mpsc;
 
-use crate::authn::Identity;
 use crate::authz::Permit;
 use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::fill::*;
@@ -19,6 +18,7 @@ use crate::cache::{Blob, Cache, CacheStatus, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::meaning::{Meaning, UpstreamFailure};
+use crate::proto::identity::Identity;
 use crate::proto::{ByteRange, RepositoryName};
 
 /// An upstream of one blob, which gives it in frames that a test lets through one by one.

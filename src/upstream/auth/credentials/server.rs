@@ -1,8 +1,8 @@
 //! Under which names a registry's credentials are kept.
 
-use std::net::Ipv6Addr;
-
 use crate::config::UpstreamUrl;
+use crate::proto::Authority;
+use crate::proto::authority::scheme_port;
 
 /// A registry, as credential stores call it.
 #[derive(Debug, Clone)]
@@ -17,8 +17,7 @@ impl Server {
     /// The registry at `url`.
     pub(crate) fn of(url: &UpstreamUrl) -> Self {
         let key = if is_hub(&url.host) { HUB_KEY.to_owned() } else { url.authority() };
-        let own_port = if url.https { 443 } else { 80 };
-        Self { key, host: url.host.clone(), port: url.port, own_port }
+        Self { key, host: url.host.clone(), port: url.port, own_port: scheme_port(url.https) }
     }
 
     /// What a helper is asked for, and what `docker login` writes: `host` or `host:port`, and a URL of old for
@@ -34,7 +33,7 @@ impl Server {
         let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(&key);
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let whole = ["", "v1", "v1/", "v2", "v2/"].contains(&path);
-        whole && split(authority).is_some_and(|(host, port)| self.is_at(&host, port))
+        whole && Authority::parse(authority).is_ok_and(|there| self.is_at(&there.host, there.port))
     }
 
     fn is_at(&self, host: &str, port: Option<u16>) -> bool {
@@ -45,20 +44,6 @@ impl Server {
 
 fn is_hub(host: &str) -> bool {
     ["docker.io", "registry-1.docker.io", "index.docker.io"].contains(&host)
-}
-
-/// Host and port; IPv6 addresses without their brackets.
-fn split(authority: &str) -> Option<(String, Option<u16>)> {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']')?;
-        let address: Ipv6Addr = address.parse().ok()?;
-        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?.parse().ok()?) };
-        return Some((address.to_string(), port));
-    }
-    Some(match authority.split_once(':') {
-        Some((host, port)) => (host.to_owned(), Some(port.parse().ok()?)),
-        None => (authority.to_owned(), None),
-    })
 }
 
 /// Docker Hub's, since before there was a second version of the API.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::authn::{Forwarded, Identity};
 use crate::config;
 use crate::config::{CredentialSource, Login, UserCredentials};
+use crate::proto::identity::{Forwarded, Identity};
 use crate::upstream::auth::credentials::credential::Credential;
 use crate::upstream::auth::credentials::credential_helper::Helper;
 use crate::upstream::auth::credentials::docker_config::DockerConfig;

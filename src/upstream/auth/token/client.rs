@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use crate::body::RequestBody;
 use crate::clock;
 use crate::config::{Login, limits};
-use crate::proto::{Authorization, ScopeSet, Secret, TokenAnswer};
+use crate::proto::{Authorization, ScopeSet, Secret, TokenAnswer, percent};
 use crate::upstream::auth::credentials::Credential;
 use crate::upstream::auth::scheme::TokenEndpoint;
 use crate::upstream::auth::token::access_token::AccessToken;
@@ -236,19 +236,9 @@ fn encoded<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
         }
         out.push_str(name);
         out.push('=');
-        value.bytes().for_each(|byte| push_encoded(&mut out, byte));
+        out.extend(percent::encode(value));
     }
     out
-}
-
-fn push_encoded(out: &mut String, byte: u8) {
-    use std::fmt::Write as _;
-    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-        out.push(char::from(byte));
-    } else {
-        // Writing to a String can't fail.
-        let _ = write!(out, "%{byte:02X}");
-    }
 }
 
 fn date(headers: &HeaderMap) -> Option<std::time::SystemTime> {

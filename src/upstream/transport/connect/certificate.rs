@@ -2,14 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::proto::rfc3339;
-
 /// Whose a certificate is, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Certificate {
     /// Its owner: `CN=registry.example.com, O=Example`. Empty where only its names say so.
     pub subject: String,
-    /// UpstreamIdentity has signed it.
+    /// The name of the signer.
     pub issuer: String,
     /// From when it is good.
     pub not_before: SystemTime,
@@ -126,11 +124,8 @@ fn time(element: &Element<'_>) -> Option<SystemTime> {
         part(10, 12),
         part(12, 14)
     );
-    let seconds = rfc3339::unix_seconds(&written)?;
-    Some(match u64::try_from(seconds) {
-        Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds),
-        Err(_) => UNIX_EPOCH,
-    })
+    let time: jiff::Timestamp = written.parse().ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use crate::authn::UserName;
 use crate::config::{Config, Environment, Glob, UserPattern};
 use crate::proto::Secret;
+use crate::proto::identity::UserName;
 use crate::upstream::auth::credentials::program::tests::install;
 use crate::upstream::auth::credentials::source::*;
 

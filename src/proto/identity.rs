@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use crate::proto::Secret;
+use crate::proto::secret::Secret;
 
 /// Who a request comes from. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,12 +113,12 @@ impl UserName {
     /// Accepts a name that can stand in an htpasswd file, in a rule and in a log line.
     ///
     /// # Errors
-    /// [`NameError`] says what is wrong, without repeating the name.
-    pub fn parse(name: &str) -> Result<Self, NameError> {
+    /// [`UserNameError`] says what is wrong, without repeating the name.
+    pub fn parse(name: &str) -> Result<Self, UserNameError> {
         match name {
-            "" => Err(NameError::Empty),
-            ANONYMOUS => Err(NameError::Reserved),
-            _ if name.len() > LONGEST_NAME => Err(NameError::TooLong),
+            "" => Err(UserNameError::Empty),
+            ANONYMOUS => Err(UserNameError::Reserved),
+            _ if name.len() > LONGEST_NAME => Err(UserNameError::TooLong),
             _ => name.chars().try_for_each(allowed).map(|()| Self(name.into())),
         }
     }
@@ -143,7 +143,7 @@ impl std::borrow::Borrow<str> for UserName {
 
 /// Why a name cannot be a user's. The name itself is never repeated: people type passwords into name fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
+pub enum UserNameError {
     /// Nothing before the colon.
     #[error("the name is empty")]
     Empty,
@@ -164,11 +164,11 @@ pub enum NameError {
     TooLong,
 }
 
-fn allowed(c: char) -> Result<(), NameError> {
+fn allowed(c: char) -> Result<(), UserNameError> {
     match c {
-        ':' => Err(NameError::Colon),
-        '*' | '?' | '[' | ']' | '{' | '}' => Err(NameError::Pattern(c)),
-        _ if c.is_control() => Err(NameError::Control),
+        ':' => Err(UserNameError::Colon),
+        '*' | '?' | '[' | ']' | '{' | '}' => Err(UserNameError::Pattern(c)),
+        _ if c.is_control() => Err(UserNameError::Control),
         _ => Ok(()),
     }
 }
@@ -192,17 +192,17 @@ mod tests {
     #[test]
     fn names_that_rules_would_read_as_patterns_are_refused() {
         for c in "*?[]{}".chars() {
-            assert_eq!(UserName::parse(&format!("a{c}b")), Err(NameError::Pattern(c)));
+            assert_eq!(UserName::parse(&format!("a{c}b")), Err(UserNameError::Pattern(c)));
         }
     }
 
     #[test]
     fn reserved_empty_and_unwritable_names_are_refused() {
-        assert_eq!(UserName::parse(""), Err(NameError::Empty));
-        assert_eq!(UserName::parse("anonymous"), Err(NameError::Reserved));
-        assert_eq!(UserName::parse("repo:acme"), Err(NameError::Colon));
-        assert_eq!(UserName::parse("a\u{7f}"), Err(NameError::Control));
-        assert_eq!(UserName::parse(&"a".repeat(256)), Err(NameError::TooLong));
+        assert_eq!(UserName::parse(""), Err(UserNameError::Empty));
+        assert_eq!(UserName::parse("anonymous"), Err(UserNameError::Reserved));
+        assert_eq!(UserName::parse("repo:acme"), Err(UserNameError::Colon));
+        assert_eq!(UserName::parse("a\u{7f}"), Err(UserNameError::Control));
+        assert_eq!(UserName::parse(&"a".repeat(256)), Err(UserNameError::TooLong));
     }
 
     #[test]

@@ -1,0 +1,239 @@
+//! The users of one htpasswd file and their bcrypt hashes.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::file_stamp::Stamp;
+use crate::proto::Secret;
+use crate::proto::identity::{UserName, UserNameError};
+
+/// The users of one htpasswd file, as read at one moment.
+#[derive(Debug)]
+pub struct Htpasswd {
+    users: HashMap<UserName, Line>,
+    /// The names of lines that cannot be used.
+    others: HashSet<UserName>,
+    costliest: u32,
+    warnings: Vec<Warning>,
+}
+
+impl Htpasswd {
+    /// Reads the lines of an htpasswd file: `NAME:HASH`, blank lines and `#` comments skipped, split at the
+    /// first colon, a later line for the same name winning. A line that cannot be used is left out and warned
+    /// about.
+    ///
+    /// # Errors
+    /// [`LoadError::Empty`] when no line at all can be used: that is a mistake, not a wish to let nobody in.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
+        let mut users = HashMap::new();
+        let (mut others, mut warnings) = (HashSet::new(), Vec::new());
+        for (number, line) in lines(bytes) {
+            match Line::parse(number, line) {
+                Ok(line) => warnings.extend(insert(&mut users, line)),
+                Err(reason) => {
+                    others.extend(name_of(line));
+                    warnings.push(Warning { line: number, reason });
+                }
+            }
+        }
+        let costliest = users.values().map(Line::cost).max().ok_or(LoadError::Empty(warnings.len()))?;
+        Ok(Self { users, others, costliest, warnings })
+    }
+
+    /// Reads and parses a file.
+    ///
+    /// # Errors
+    /// [`LoadError`] when it cannot be read, is larger than 16 MiB, or has no usable line.
+    pub fn read(path: &Path) -> Result<Self, LoadError> {
+        Self::read_with_stamp(path).map(|(table, _)| table)
+    }
+
+    /// Reads and parses a file, and returns the stamp it had before the first byte was read: a change during reading
+    /// is then seen at the next look.
+    pub(super) fn read_with_stamp(path: &Path) -> Result<(Self, Stamp), LoadError> {
+        let file = File::open(path)?;
+        let stamp = Stamp::of_open(&file)?;
+        let mut bytes = Vec::new();
+        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LARGEST_FILE {
+            return Err(LoadError::TooLarge);
+        }
+        Ok((Self::parse(&bytes)?, stamp))
+    }
+
+    /// The line that decides for this user.
+    pub fn line(&self, user: &str) -> Option<&Line> {
+        self.users.get(user)
+    }
+
+    /// Whether a line is this user's, be it one that cannot be used.
+    pub fn names(&self, user: &str) -> bool {
+        self.users.contains_key(user) || self.others.contains(user)
+    }
+
+    /// How many users can log in.
+    pub fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The highest bcrypt cost in the file: how long a failure takes to answer.
+    pub fn costliest(&self) -> u32 {
+        self.costliest
+    }
+
+    /// What is wrong with the file, by line number, never with a line's content.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+}
+
+/// A usable line: a name and its bcrypt hash.
+pub struct Line {
+    name: UserName,
+    hash: Arc<str>,
+    cost: u32,
+    number: usize,
+}
+
+impl Line {
+    pub(super) fn parse(number: usize, line: &[u8]) -> Result<Self, Reason> {
+        let line = std::str::from_utf8(line).map_err(|_| Reason::NotText)?;
+        let (name, hash) = line.split_once(':').ok_or(Reason::NoColon)?;
+        let name = UserName::parse(name)?;
+        let cost = bcrypt_cost(hash)?;
+        Ok(Self { name, hash: hash.into(), cost, number })
+    }
+
+    /// Whose line it is.
+    pub fn name(&self) -> &UserName {
+        &self.name
+    }
+
+    /// The bcrypt cost: 2 to the power of this many rounds.
+    pub fn cost(&self) -> u32 {
+        self.cost
+    }
+
+    /// The number of the line in its file, from 1.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Checks a password, which takes the time that the cost asks for. One that bcrypt would cut short never
+    /// matches.
+    pub fn matches(&self, password: &Secret) -> bool {
+        !cut_short(password) && bcrypt::verify(password.expose(), &self.hash).unwrap_or(false)
+    }
+
+    /// The hash as it stands in the file.
+    pub(in crate::authn) fn hash(&self) -> &Arc<str> {
+        &self.hash
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("name", &self.name).field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// Something wrong with a line, by its number.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct Warning {
+    /// The line's number, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub reason: Reason,
+}
+
+/// What is wrong with a line. Never holds any of the line's content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Bytes that are not UTF-8.
+    #[error("not UTF-8 text")]
+    NotText,
+    /// Nothing separates a name from a hash.
+    #[error("no `:` between a name and a hash")]
+    NoColon,
+    /// The name cannot be a user's.
+    #[error(transparent)]
+    Name(#[from] UserNameError),
+    /// MD5, SHA, crypt or plain text.
+    #[error("not a bcrypt hash ($2a$, $2b$ or $2y$); make one with `dockgate user add` or `htpasswd -B`")]
+    NotBcrypt,
+    /// It begins like bcrypt, but is cut short or damaged.
+    #[error("a damaged bcrypt hash")]
+    Damaged,
+    /// A cost outside of what htpasswd writes; each step up doubles the time of every check.
+    #[error("a bcrypt cost outside {LEAST_COST} to {HIGHEST_COST}")]
+    Cost,
+    /// The same name again, further down: that one wins.
+    #[error("the same name stands again on line {0}, which wins")]
+    Overridden(usize),
+}
+
+/// Why a file gives no table.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be opened or read.
+    #[error("cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// The file has more than [`LARGEST_FILE`] bytes.
+    #[error("is larger than {} MiB", LARGEST_FILE >> 20)]
+    TooLarge,
+    /// No user could log in.
+    #[error("has no usable line ({0} unusable): add a user with `dockgate user add FILE NAME`")]
+    Empty(usize),
+}
+
+/// A file larger than this is not an htpasswd file: it would hold some 200 000 users.
+pub(crate) const LARGEST_FILE: u64 = 16 << 20;
+
+/// The least cost bcrypt knows.
+pub(crate) const LEAST_COST: u32 = 4;
+
+/// As Apache's htpasswd has it. A check at this cost takes some seconds.
+pub(crate) const HIGHEST_COST: u32 = 17;
+
+/// What bcrypt looks at; the rest of a longer password would be ignored, so none is accepted.
+pub(crate) const LONGEST_PASSWORD: usize = 72;
+
+/// Whether bcrypt would not look at all of a password: it ignores what follows the 72nd byte, and others stop
+/// at NUL, so that some other password would do as well.
+pub(crate) fn cut_short(password: &Secret) -> bool {
+    let bytes = password.expose().as_bytes();
+    bytes.len() > LONGEST_PASSWORD || bytes.contains(&0)
+}
+
+/// The lines that are neither blank nor comments, trimmed, with their numbers from 1.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let numbered = bytes.split(|&b| b == b'\n').enumerate();
+    numbered.map(|(i, line)| (i + 1, line.trim_ascii())).filter(|(_, l)| !l.is_empty() && l[0] != b'#')
+}
+
+/// Whose a line was meant to be.
+fn name_of(line: &[u8]) -> Option<UserName> {
+    let (name, _) = std::str::from_utf8(line).ok()?.split_once(':')?;
+    UserName::parse(name).ok()
+}
+
+fn insert(users: &mut HashMap<UserName, Line>, line: Line) -> Option<Warning> {
+    let wins = line.number;
+    let loser = users.insert(line.name.clone(), line)?;
+    Some(Warning { line: loser.number, reason: Reason::Overridden(wins) })
+}
+
+/// The cost of a well-formed bcrypt hash.
+fn bcrypt_cost(hash: &str) -> Result<u32, Reason> {
+    if !["$2a$", "$2b$", "$2y$"].iter().any(|prefix| hash.starts_with(prefix)) {
+        return Err(Reason::NotBcrypt);
+    }
+    let cost = hash.parse::<bcrypt::HashParts>().map_err(|_| Reason::Damaged)?.get_cost();
+    if (LEAST_COST..=HIGHEST_COST).contains(&cost) { Ok(cost) } else { Err(Reason::Cost) }
+}

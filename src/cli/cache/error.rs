@@ -1,0 +1,44 @@
+//! The ways in which a `cache` command fails.
+
+use std::io;
+
+use crate::cache::maintenance::PlatformError;
+use crate::cli::cache::local::ColdError;
+use crate::cli::cache::remote::RemoteError;
+use crate::config::ConfigErrors;
+
+/// Why nothing was done, or not all of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    /// The configuration can't be read.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// There is nothing to look after.
+    #[error("no upstream has a cache; write [upstream.cache] below the [[upstream]] that is to have one")]
+    None,
+    /// Not a platform.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    /// The directory can't be used.
+    #[error(transparent)]
+    Cold(#[from] ColdError),
+    /// The gateway can't be asked.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The answer can't be written.
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    /// It can't be written as JSON.
+    #[error("cannot write: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl CacheError {
+    /// 2 for what was written wrong, else 1.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::None | Self::Platform(_) => 2,
+            Self::Cold(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
+        }
+    }
+}

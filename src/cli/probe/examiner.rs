@@ -1,0 +1,109 @@
+//! The part of an audit that all its checks share: asking, and adding a row.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
+use http_body_util::{BodyExt, Limited};
+use serde_json::Value;
+
+use crate::body::RequestBody;
+use crate::cli::probe::check::Check;
+use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::trace::{fields, now};
+use crate::config::limits;
+use crate::proto::{Digest, ErrorBody};
+use crate::upstream::{Error, Probe, Purpose, Request, RequiredScope, Response};
+
+pub(super) struct Examiner<'a> {
+    pub(super) probe: &'a Probe,
+    pub(super) checks: Vec<Check>,
+}
+
+impl Examiner<'_> {
+    pub(super) fn add(&mut self, check: Check) {
+        self.checks.push(check.with_texts(|text| self.probe.veiled(&text)));
+    }
+
+    /// A row for what did not happen at all. `None`, for whoever ends with it.
+    pub(super) fn failed<T>(&mut self, what: &'static str, error: &Error) -> Option<T> {
+        self.add(self.failure(what, error));
+        None
+    }
+
+    pub(super) fn failure(&self, what: &'static str, error: &Error) -> Check {
+        Check::fault(what, configured(Fault::of(error, now())))
+    }
+
+    pub(super) async fn get(
+        &self,
+        target: &str,
+        access: RequiredScope,
+        headers: &[(HeaderName, String)],
+    ) -> Result<Response, Error> {
+        self.send(&Method::GET, target, access, headers).await
+    }
+
+    /// As the gateway does it; a blob too is asked for as something else, so that its stream is left as it is.
+    pub(super) async fn send(
+        &self,
+        method: &Method,
+        target: &str,
+        access: RequiredScope,
+        headers: &[(HeaderName, String)],
+    ) -> Result<Response, Error> {
+        let mut body = RequestBody::empty();
+        self.probe.send(self.request(method, target, access, headers, &mut body)).await
+    }
+
+    /// `target` begins with `/v2/`.
+    pub(super) fn request<'b>(
+        &self,
+        method: &Method,
+        target: &str,
+        access: RequiredScope,
+        further: &[(HeaderName, String)],
+        body: &'b mut RequestBody,
+    ) -> Request<'b> {
+        let mut headers = fields();
+        let further =
+            further.iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
+        headers.extend(further.map(|(name, value)| (name.clone(), value)));
+        let target = [self.probe.settings().url.path.as_str(), target].concat();
+        Request { method: method.clone(), target, headers, body, access, subject: Purpose::Other }
+    }
+
+    pub(super) async fn json(&self, response: Response) -> Option<Value> {
+        serde_json::from_slice(&self.body(response).await?).ok()
+    }
+
+    pub(super) async fn body(&self, response: Response) -> Option<Bytes> {
+        let whole = Limited::new(response.body, limits::MANIFEST_BYTES).collect();
+        let whole = tokio::time::timeout(limits::MANIFEST_DEADLINE, whole).await;
+        Some(whole.ok()?.ok()?.to_bytes())
+    }
+
+    /// What an answer that is no success says.
+    pub(super) async fn said(&self, response: Response) -> String {
+        let status = response.status;
+        let errors = self.body(response).await.and_then(|body| ErrorBody::parse(&body)).unwrap_or_default();
+        match errors.errors.first() {
+            Some(error) => format!("answers {status} ({}: {})", error.code, error.message),
+            None => format!("answers {status}"),
+        }
+    }
+}
+
+/// In the words of the configuration rather than of the command line.
+pub(super) fn configured(fault: Fault) -> Fault {
+    match fault.kind {
+        Kind::NeedsLogin => fault.advise("set upstream.credentials"),
+        Kind::Certificate if fault.advice.as_ref().is_some_and(|advice| advice.contains("--ca")) => {
+            fault.advise("if that is right, trust whoever signed it: upstream.ca = \"FILE\"")
+        }
+        _ => fault,
+    }
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> Option<Digest> {
+    Some(Digest::sha256(digest(&SHA256, bytes).as_ref().try_into().ok()?))
+}
