@@ -11,7 +11,7 @@ use crate::config::value_error::ValueError;
 pub struct Log {
     /// One JSON object a line, rather than text.
     pub json: bool,
-    /// `RUST_LOG`'s syntax; known to be valid.
+    /// Levels by module, as in `RUST_LOG`: `info,hyper=debug`. Known to be valid.
     pub level: String,
     /// One line a request.
     pub access: bool,

@@ -24,7 +24,7 @@ pub struct LevelError(#[from] tracing_subscriber::filter::ParseError);
 /// INFO and the target `access`, so `level = "warn"` silences them too.
 ///
 /// # Errors
-/// [`LevelError`] for a level that is not in RUST_LOG's syntax.
+/// [`LevelError`] for anything else than levels by module, as RUST_LOG has them.
 pub fn start(log: &Log) -> Result<Option<AccessLog>, LevelError> {
     let filter: Targets = log.level.parse()?;
     let lines = tracing_subscriber::fmt().with_writer(Lines).with_timer(Wall);
