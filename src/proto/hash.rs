@@ -18,6 +18,16 @@ impl Hasher {
         }
     }
 
+    /// Returns a hasher of the algorithm that most registries use.
+    pub(crate) fn sha256() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// Returns the algorithm.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        if self.0.algorithm() == &SHA512 { Algorithm::Sha512 } else { Algorithm::Sha256 }
+    }
+
     /// Hashes the next bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
@@ -38,7 +48,7 @@ impl Hasher {
 impl Digest {
     /// Returns the digest of `bytes` that most registries use.
     pub(crate) fn sha256_of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher(Context::new(&SHA256));
+        let mut hasher = Hasher::sha256();
         hasher.update(bytes);
         hasher.finish()
     }

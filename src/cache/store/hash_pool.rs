@@ -1,4 +1,7 @@
-//! The threads that hash and write: few, of low priority, and out of the workers' way.
+//! The threads that hash and write, out of the workers' way.
+//!
+//! The store's other threads, sync and maintenance, are not of this pool: each is one thread with jobs in order, which is waited
+//! for when the store closes, and runs at a lower priority.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 #[derive(Default)]
 pub(crate) struct HashPool(Arc<Shared>);
 
-/// A piece of work, of some milliseconds.
+/// A job of some milliseconds.
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -27,7 +30,7 @@ struct Queue {
 }
 
 impl HashPool {
-    /// Has `job` done, in the order of asking. Threads are started as they are needed, as many as there are cores.
+    /// Runs `job` after those that were given before. Threads are started as they are needed, as many as there are cores.
     pub(crate) fn give(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.0.queue();
         queue.jobs.push_back(Box::new(job));
@@ -66,7 +69,7 @@ impl Shared {
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
-                // A job that breaks has its own way of saying so when it is dropped.
+                // A job that panics must not end the thread. Its results are told of by what it drops.
                 let _ = catch_unwind(AssertUnwindSafe(job));
                 queue = self.queue();
             } else if queue.closed {
@@ -87,15 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_is_done_even_after_a_job_that_breaks() {
-        let desk = HashPool::default();
+    fn jobs_run_after_one_that_panics() {
+        let pool = HashPool::default();
         let (sender, receiver) = mpsc::channel();
-        desk.give(|| panic!("broken"));
+        pool.give(|| panic!("broken"));
         for number in 0..100 {
             let sender = sender.clone();
-            desk.give(move || sender.send(number).unwrap());
+            pool.give(move || sender.send(number).unwrap());
         }
-        drop(desk);
+        drop(pool);
         drop(sender);
         assert_eq!(receiver.iter().count(), 100);
     }

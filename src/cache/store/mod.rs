@@ -15,6 +15,7 @@
 //!
 //! Each part owns its state: [`index`] what is there, [`space`] the room, [`content`] the files in place, [`partial`] those on
 //! their way, [`health`] whether the disk works. [`sync`] and [`maintenance`] are the threads, and [`store`] composes them.
+//! A [`verifying_writer`] writes and hashes what comes, on the [`hash_pool`].
 
 pub(crate) mod content;
 pub(crate) mod eviction;
@@ -33,6 +34,7 @@ pub(crate) mod space;
 #[expect(clippy::module_inception, reason = "its main type; this file only declares and re-exports")]
 pub(crate) mod store;
 pub(crate) mod sync;
+pub(crate) mod verifying_writer;
 
 pub(crate) use content::Content;
 pub(crate) use index::Amount;

@@ -90,20 +90,11 @@ impl Partial {
         self.room().written(at);
     }
 
-    /// Puts the blob in its place, as its bytes have its digest, and syncs it behind this.
+    /// Puts the blob in its place, as its bytes have `digest`, and syncs it behind this.
     ///
     /// # Errors
     /// The system's, or that it has not `length` bytes; then it is gone.
-    pub(crate) fn commit(self, length: u64) -> io::Result<Content> {
-        let digest = self.file.head.digest.clone();
-        self.commit_as(&digest, length)
-    }
-
-    /// Puts a blob in its place that was begun before its digest was known: it is `digest`.
-    ///
-    /// # Errors
-    /// As of [`commit`](Self::commit).
-    pub(crate) fn commit_as(self, digest: &Digest, length: u64) -> io::Result<Content> {
+    pub(crate) fn commit(self, digest: &Digest, length: u64) -> io::Result<Content> {
         let pin = self.place(digest, length).inspect_err(|error| self.report(error))?;
         let contents = &self.partials.contents;
         Ok(Content::pinned(contents, Kind::Blob, digest, pin, self.file.file.clone(), length))

@@ -224,7 +224,7 @@ impl Store {
     }
 
     /// Begins a partial for a blob on its way to `upstream`, whose digest is not known before its end: see
-    /// [`Partial::commit_as`]. Room is taken as the blob comes, and beyond a tenth of `max_size` only where nothing has to be
+    /// [`Partial::commit`]. Room is taken as the blob comes, and beyond a tenth of `max_size` only where nothing has to be
     /// evicted for it. None as of [`begin`](Self::begin).
     pub(crate) fn begin_unknown_digest(&self, upstream: &str) -> Option<Partial> {
         let mut random = [0; 32];

@@ -108,7 +108,7 @@ fn put(store: &Store, seed: u64, length: usize) -> Digest {
     let (digest, bytes) = content(seed, length);
     let partial = begin(store, &digest, length as u64).expect("it should be kept");
     partial.write(0, &bytes).unwrap();
-    partial.commit(length as u64).unwrap();
+    partial.commit(&digest, length as u64).unwrap();
     digest
 }
 
@@ -166,7 +166,7 @@ mod keeping {
         let partial = begin(&store, &digest, 3000).unwrap();
         assert!(!has_blob(&store, &digest));
         partial.write(0, &bytes).unwrap();
-        assert_eq!(read(&partial.commit(3000).unwrap()), bytes);
+        assert_eq!(read(&partial.commit(&digest, 3000).unwrap()), bytes);
         assert_eq!(read(&store.content(Kind::Blob, &digest).unwrap()), bytes);
         drop(store);
         let store = place.open_at(place.path());
@@ -181,7 +181,7 @@ mod keeping {
         let digest = Digest::sha512(hash.as_ref().try_into().unwrap());
         let partial = begin(&store, &digest, 3).unwrap();
         partial.write(0, b"abc").unwrap();
-        partial.commit(3).unwrap();
+        partial.commit(&digest, 3).unwrap();
         assert!(has_blob(&store, &digest));
         let other = Digest::parse("blake3:abc").unwrap();
         assert!(begin(&store, &other, 3).is_none());
@@ -239,7 +239,7 @@ mod keeping {
         for (written, length) in [(99, 100), (100, 99)] {
             let partial = begin(&store, &digest, 100).unwrap();
             partial.write(0, &bytes[..written]).unwrap();
-            assert!(partial.commit(length).is_err());
+            assert!(partial.commit(&digest, length).is_err());
             assert!(!has_blob(&store, &digest));
         }
         assert!(place.partials().is_empty());
@@ -274,8 +274,8 @@ mod keeping {
         for partial in [&first, &second] {
             partial.write(0, &bytes).unwrap();
         }
-        let reader = first.commit(100).unwrap();
-        second.commit(100).unwrap();
+        let reader = first.commit(&digest, 100).unwrap();
+        second.commit(&digest, 100).unwrap();
         assert_eq!(read(&reader), bytes);
         assert_eq!(store.usage().blobs, Amount { count: 1, bytes: 100 });
         store.flush();
@@ -339,7 +339,7 @@ mod resuming {
         let partial = store.resume("hub", &digest).unwrap();
         assert!(store.resume("hub", &digest).is_none(), "it is taken");
         partial.write(700, &bytes[700..]).unwrap();
-        assert_eq!(read(&partial.commit(1000).unwrap()), bytes);
+        assert_eq!(read(&partial.commit(&digest, 1000).unwrap()), bytes);
         assert!(place.partials().is_empty());
         let mut start = [0; 400];
         reader.read_exact_at(&mut start, 0).unwrap();
@@ -423,7 +423,7 @@ mod resuming {
         let resumed = store.resume("hub", &digest).unwrap();
         assert_eq!(resumed.resumed_at(), 99);
         resumed.write(99, &bytes[99..]).unwrap();
-        assert_eq!(read(&resumed.commit(100).unwrap()), bytes);
+        assert_eq!(read(&resumed.commit(&digest, 100).unwrap()), bytes);
     }
 
     #[test]
@@ -629,7 +629,7 @@ mod evicting {
         let error = partial.write(90_000, &bytes[..20_000]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
         assert!(store.degraded_reason().is_none());
-        partial.commit(90_000).unwrap();
+        partial.commit(&digest, 90_000).unwrap();
         store.flush();
         assert_eq!((store.usage().blobs.bytes, store.usage().reserved), (90_000, 0));
     }
@@ -663,8 +663,8 @@ mod two_processes {
         assert_eq!(second.usage().partials.count, 0);
         let other = begin(&second, &digest, 1000).unwrap();
         other.write(0, &bytes).unwrap();
-        assert_eq!(read(&partial.commit(1000).unwrap()), bytes);
-        other.commit(1000).unwrap();
+        assert_eq!(read(&partial.commit(&digest, 1000).unwrap()), bytes);
+        other.commit(&digest, 1000).unwrap();
         first.flush();
         second.flush();
         assert!(has_blob(&first, &digest) && has_blob(&second, &digest));

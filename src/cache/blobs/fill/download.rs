@@ -9,22 +9,22 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::body::{Body, BodyError, Stream};
-use crate::cache::blobs::fill::verify::{Follower, Proof};
 use crate::cache::blobs::fill::{End, Fill, Head, RING_BYTES, Ring};
 use crate::cache::counters::Cause;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::origin::{ByteSpan as Part, OriginRequest, OriginResponse};
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Partial;
+use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter};
 use crate::cache::upstream_cache::UpstreamCache;
 use crate::meaning::Meaning;
-use crate::proto::{ContentRange, Digest, MediaType};
+use crate::proto::{ContentRange, Hasher, MediaType};
 
 /// Downloads what `fill` is of, on worker number `worker`, until it is proved, or nobody wants it.
 pub(crate) async fn run(fill: Arc<Fill>, site: Arc<UpstreamCache>) {
     let over = Over { fill: &fill, site: &site };
     let mut task =
-        Task { fill: &fill, site: &site, proof: None, batch: Vec::new(), batched: 0, announced: 0 };
+        Task { fill: &fill, site: &site, writer: None, batch: Vec::new(), batched: 0, announced: 0 };
     if let Err(cause) = task.download().await
         && let Some(cause) = cause
     {
@@ -57,8 +57,8 @@ impl Drop for Over<'_> {
 struct Task<'a> {
     fill: &'a Arc<Fill>,
     site: &'a UpstreamCache,
-    proof: Option<Proof>,
-    /// Frames for the proof.
+    writer: Option<VerifyingWriter>,
+    /// Frames for the writer.
     batch: Vec<Bytes>,
     batched: usize,
     /// Up to where the readers have been told.
@@ -264,7 +264,7 @@ impl Task<'_> {
         if total.is_some() && whole != total {
             return Err(None);
         }
-        if whole == Some(0) && !is_of_nothing(&self.fill.key.digest) {
+        if whole == Some(0) && !self.fill.key.digest.is_of(b"") {
             // There is no last byte to withhold.
             self.fill.counters.fill_failed(Cause::Length);
             return Err(Some(CacheError::unusable("nothing for a blob that has bytes")));
@@ -309,8 +309,10 @@ impl Task<'_> {
         state.open();
         drop(state);
         if !self.is_part() {
-            let follower: Arc<dyn Follower> = self.fill.clone();
-            self.proof = Proof::new(&cache.desk, digest, partial, follower);
+            let observer: Arc<dyn Observer> = self.fill.clone();
+            self.writer = Hasher::new(digest.algorithm()).map(|hasher| {
+                VerifyingWriter::new(&cache.desk, hasher, Target::Begun(partial), Source::Waits, observer)
+            });
         }
     }
 
@@ -384,7 +386,7 @@ impl Task<'_> {
             return;
         }
         self.batched += frame.len();
-        if self.proof.is_some() {
+        if self.writer.is_some() {
             self.batch.push(frame.clone());
         }
         // Looked up before: whoever has the list may wait for the state.
@@ -411,21 +413,21 @@ impl Task<'_> {
 
     fn flush(&mut self) {
         let bytes = std::mem::take(&mut self.batched);
-        let Some(proof) = self.proof.as_ref().filter(|_| !self.batch.is_empty()) else { return };
+        let Some(writer) = self.writer.as_ref().filter(|_| !self.batch.is_empty()) else { return };
         if bytes / self.batch.len() < SMALL_FRAME_BYTES {
             // Each frame costs more than these bytes.
             let whole = self.batch.drain(..).fold(Vec::with_capacity(bytes), |mut whole, frame| {
                 whole.extend_from_slice(&frame);
                 whole
             });
-            proof.push([whole.into()]);
+            writer.push([whole.into()]);
         } else {
-            proof.push(self.batch.drain(..));
+            writer.push(self.batch.drain(..));
         }
     }
 
     fn must_wait(&self) -> bool {
-        if self.proof.as_ref().is_some_and(Proof::is_full) {
+        if self.writer.as_ref().is_some_and(VerifyingWriter::is_full) {
             return true;
         }
         let state = self.fill.state();
@@ -448,8 +450,8 @@ impl Task<'_> {
     /// Leaves what is there for a later fill, which finds it as soon as this one is off the list.
     async fn leave(&mut self) {
         self.flush();
-        let Some(proof) = self.proof.take() else { return };
-        proof.leave();
+        let Some(writer) = self.writer.take() else { return };
+        writer.leave();
         while !self.fill.state().left {
             self.fill.stir.notified().await;
         }
@@ -457,8 +459,8 @@ impl Task<'_> {
 
     /// All is there: waits for the verdict.
     async fn finish(&mut self) -> Result<(), Stopped> {
-        match self.proof.take() {
-            Some(proof) => proof.finish(),
+        match self.writer.take() {
+            Some(writer) => writer.finish(self.fill.key.digest.clone()),
             None => self.fill.state().end = End::Proved { kept: None },
         }
         self.announce();
@@ -533,11 +535,6 @@ pub(crate) fn exactly(answer: OriginResponse, at: u64, end: Option<u64>) -> Opti
     let has = first <= at && at <= end && end <= last;
     let length = answer.body.remaining().is_none_or(|length| length == last - first);
     (has && length).then(|| Body::stream(Cut { body: answer.body, skip: at - first, left: end - at }))
-}
-
-/// Whether a digest is of no bytes at all.
-fn is_of_nothing(digest: &Digest) -> bool {
-    crate::cache::blobs::fill::verify::sum(digest, b"").is_some_and(|sum| sum == digest.encoded())
 }
 
 /// Digests are over the bytes without any coding.

@@ -16,17 +16,16 @@ use tokio::sync::{Notify, oneshot};
 pub(crate) mod download;
 pub(crate) mod reader;
 pub(crate) mod ring;
-pub(crate) mod verify;
 pub(crate) mod waiting;
 
 #[cfg(test)]
 mod tests;
 
-use crate::cache::blobs::fill::verify::{Follower, Verdict};
 use crate::cache::counters::{Cause, Counters};
 use crate::cache::origin::ByteSpan;
 use crate::cache::requester::{CacheError, Priority, Requester};
 use crate::cache::store::Content;
+use crate::cache::store::verifying_writer::{Observer, Verified};
 use crate::proto::Digest;
 pub(crate) use reader::Reader;
 use ring::Ring;
@@ -324,7 +323,7 @@ impl FillState {
     }
 }
 
-impl Follower for Fill {
+impl Observer for Fill {
     fn written(&self, at: u64) {
         let mut state = self.state();
         state.written = at;
@@ -348,18 +347,18 @@ impl Follower for Fill {
         self.stir.notify_one();
     }
 
-    fn proved(&self, verdict: Verdict) {
-        match verdict {
-            Verdict::Lost => {
+    fn verified(&self, result: Verified) {
+        match result {
+            Verified::Unknown => {
                 tracing::warn!(digest = %self.key.digest, "what an earlier download left can't be read; the blob is to be fetched anew");
                 self.broke(Cause::Disk);
             }
-            Verdict::Wrong => {
+            Verified::Wrong => {
                 let (upstream, digest) = (&*self.key.upstream, &self.key.digest);
                 tracing::error!(upstream, %digest, "the upstream sent bytes that are not what the digest says; nothing is kept");
                 self.broke(Cause::Digest);
             }
-            Verdict::Right(content) => {
+            Verified::Right(content) => {
                 self.counters.filled();
                 let mut state = self.state();
                 if content.is_some() {

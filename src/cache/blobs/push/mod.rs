@@ -48,7 +48,7 @@ impl UpstreamCache {
     /// Begins the copy of an upload: whoever goes on with it finds it by the answer. `None`: there are too many.
     pub(crate) fn begin_push(&self) -> Option<String> {
         let Pushes { store, desk, sessions, backlog } = &self.cache.pushes;
-        let spool = Spool::new(store.clone(), desk.clone(), self.name.clone(), backlog.clone());
+        let spool = Spool::new(store.clone(), desk, self.name.clone(), backlog.clone());
         sessions.open(spool)
     }
 

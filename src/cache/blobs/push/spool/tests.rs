@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use crate::cache::Counters;
 use crate::cache::blobs::push::spool::*;
 use crate::cache::store::Kind;
 use crate::config;
-use crate::config::MinFree;
+use crate::config::{MinFree, limits};
+use crate::proto::Algorithm;
 
 struct Place {
     dir: TempDir,
@@ -33,7 +35,7 @@ impl Place {
     }
 
     fn spool(&self) -> Spool {
-        Spool::new(self.store.clone(), self.desk.clone(), "up".into(), self.backlog.clone())
+        Spool::new(self.store.clone(), &self.desk, "up".into(), self.backlog.clone())
     }
 
     fn partials(&self) -> Vec<PathBuf> {
@@ -75,11 +77,9 @@ fn bytes(length: usize) -> Bytes {
 }
 
 fn sum(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    let sum = match algorithm {
-        Algorithm::Sha512 => digest::digest(&digest::SHA512, bytes),
-        _ => digest::digest(&digest::SHA256, bytes),
-    };
-    name(algorithm, sum.as_ref()).unwrap()
+    let mut hasher = Hasher::new(algorithm).unwrap();
+    hasher.update(bytes);
+    hasher.finish()
 }
 
 fn pass(spool: &Spool, bytes: &Bytes, length: usize) {

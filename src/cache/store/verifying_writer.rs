@@ -1,0 +1,493 @@
+//! Writing and hashing the bytes of a blob, behind its stream and off the workers' threads.
+//!
+//! Each frame is hashed from memory as it is written, so that nothing is read a second time. Two things are hashed from the file:
+//! what an earlier fill left, and what has left memory since hashing fell behind a source that does not wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::cache::store::content::Content;
+use crate::cache::store::hash_pool::HashPool;
+use crate::cache::store::partial::Partial;
+use crate::config::limits;
+use crate::proto::{Algorithm, Digest, Hasher};
+
+/// The writer of one blob, which compares it with its digest at the end. Dropped before, it discards what is there.
+pub(crate) struct VerifyingWriter {
+    input: WriterInput,
+}
+
+/// The side of a writer that takes bytes in.
+#[derive(Clone)]
+pub(crate) struct WriterInput {
+    pool: Arc<HashPool>,
+    shared: Arc<Shared>,
+}
+
+/// The file of a writer.
+pub(crate) enum Target {
+    /// A partial to go on with; none where the blob is hashed alone.
+    Begun(Option<Partial>),
+    /// A partial that is begun on the pool, since that waits for the disk. Without it the blob is given up.
+    Later(Box<dyn FnOnce() -> Option<Partial> + Send>),
+}
+
+/// What the source of the bytes does while the writer is behind.
+pub(crate) enum Source {
+    /// It waits while [`is_full`](VerifyingWriter::is_full), so that every frame is hashed from memory. If the disk fails,
+    /// hashing goes on.
+    Waits,
+    /// It does not wait: writing goes before hashing, and if the disk fails or falls behind, the blob is given up. The bytes
+    /// that wait of all such writers are counted here.
+    Runs(Arc<AtomicUsize>),
+}
+
+/// What is told of a writer's progress, on the pool's threads.
+pub(crate) trait Observer: Send + Sync {
+    /// All up to here is in the file.
+    fn written(&self, _at: u64) {}
+    /// There is room for more frames.
+    fn caught_up(&self) {}
+    /// The file takes no more.
+    fn disk_failed(&self, _error: &io::Error) {}
+    /// What is there has been left for a later fill.
+    fn left(&self) {}
+    /// The blob has been compared with its digest.
+    fn verified(&self, result: Verified);
+}
+
+/// The result of comparing a blob with its digest.
+pub(crate) enum Verified {
+    /// It has the digest, and was kept if it could be.
+    Right(Option<Content>),
+    /// It has not.
+    Wrong,
+    /// It was given up, or what was written cannot be read: nothing can be said.
+    Unknown,
+}
+
+struct Shared {
+    source: Source,
+    observer: Arc<dyn Observer>,
+    queue: Mutex<Queue>,
+    work: Mutex<Work>,
+}
+
+#[derive(Default)]
+struct Queue {
+    frames: VecDeque<Bytes>,
+    /// What the frames take in memory, in bytes.
+    weight: usize,
+    /// What the frames of this turn take, which are being written.
+    taken: usize,
+    /// Bytes that have come.
+    end: u64,
+    /// A turn is given to the pool.
+    busy: bool,
+    given_up: bool,
+    closed: bool,
+    close: Option<Close>,
+}
+
+/// How the stream ended.
+enum Close {
+    /// With its last byte, as this.
+    Whole(Digest),
+    /// Before.
+    Short,
+}
+
+/// What only the turn touches.
+struct Work {
+    target: Target,
+    /// None where nothing can be said of the whole any more.
+    hasher: Option<Hasher>,
+    /// Bytes that have been written, or passed where there is no file.
+    written: u64,
+    /// Of them, those that have been hashed.
+    hashed: u64,
+}
+
+impl VerifyingWriter {
+    /// Returns a writer that goes on behind what `target` holds. `hasher` has seen nothing.
+    pub(crate) fn new(
+        pool: &Arc<HashPool>,
+        hasher: Hasher,
+        target: Target,
+        source: Source,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let written = match &target {
+            Target::Begun(Some(partial)) => partial.resumed_at(),
+            Target::Begun(None) | Target::Later(_) => 0,
+        };
+        let work = Mutex::new(Work { target, hasher: Some(hasher), written, hashed: 0 });
+        let shared = Arc::new(Shared { source, observer, queue: Mutex::default(), work });
+        Self { input: WriterInput { pool: pool.clone(), shared } }
+    }
+
+    /// Returns true if the source has to wait until what came is written.
+    pub(crate) fn is_full(&self) -> bool {
+        self.input.shared.queue().is_full()
+    }
+
+    /// Takes more of a stream that waits.
+    pub(crate) fn push(&self, frames: impl IntoIterator<Item = Bytes>) {
+        let mut queue = self.input.shared.queue();
+        frames.into_iter().for_each(|frame| queue.push(frame));
+        self.input.wake(queue);
+    }
+
+    /// Returns the side that takes bytes in.
+    pub(crate) fn input(&self) -> WriterInput {
+        self.input.clone()
+    }
+
+    /// Returns the bytes that have come.
+    pub(crate) fn end(&self) -> u64 {
+        self.input.shared.queue().end
+    }
+
+    /// Compares the blob with `digest` once all is written; the result goes to the observer.
+    pub(crate) fn finish(self, digest: Digest) {
+        self.close(Close::Whole(digest));
+    }
+
+    /// Leaves what has come for a later fill.
+    pub(crate) fn leave(self) {
+        self.close(Close::Short);
+    }
+
+    fn close(&self, how: Close) {
+        let mut queue = self.input.shared.queue();
+        queue.closed = true;
+        queue.close = Some(how);
+        self.input.wake(queue);
+    }
+}
+
+impl Drop for VerifyingWriter {
+    fn drop(&mut self) {
+        let mut queue = self.input.shared.queue();
+        if !queue.closed && !queue.given_up {
+            self.input.shared.give_up(&mut queue);
+            self.input.wake(queue);
+        }
+    }
+}
+
+impl WriterInput {
+    /// Takes more of a stream that does not wait. Returns false if the blob is given up with this, as too much waits.
+    pub(crate) fn offer(&self, frame: &Bytes) -> bool {
+        let Source::Runs(backlog) = &self.shared.source else { return false };
+        let mut queue = self.shared.queue();
+        if queue.given_up || frame.is_empty() {
+            return true;
+        }
+        let weight = weight(frame);
+        let has_room = queue.weight + weight <= limits::PUSH_BACKLOG_BYTES
+            && backlog.load(Ordering::Relaxed) + weight <= limits::PUSH_BACKLOG_ALL_BYTES;
+        if has_room {
+            queue.push(frame.clone());
+            backlog.fetch_add(weight, Ordering::Relaxed);
+        } else {
+            self.shared.give_up(&mut queue);
+        }
+        self.wake(queue);
+        has_room
+    }
+
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
+        if !std::mem::replace(&mut queue.busy, true) {
+            drop(queue);
+            Shared::give(&self.shared, &self.pool);
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, frame: Bytes) {
+        self.weight += weight(&frame);
+        self.end += frame.len() as u64;
+        self.frames.push_back(frame);
+    }
+
+    fn is_full(&self) -> bool {
+        self.weight + self.taken >= TRAIL_BYTES
+    }
+}
+
+/// Frames for one turn.
+struct Turn {
+    frames: Vec<Bytes>,
+    given_up: bool,
+    /// Little is left, so that there is time to hash.
+    light: bool,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self.source, Source::Waits)
+    }
+
+    fn turn_bytes(&self) -> usize {
+        if self.waits() { TURN_BYTES } else { TURN_BYTES_UNPACED }
+    }
+
+    fn give(this: &Arc<Self>, pool: &Arc<HashPool>) {
+        let (this, again) = (this.clone(), Arc::downgrade(pool));
+        pool.give(move || {
+            // A turn that panics would leave the result unsaid, and its observer would wait for ever.
+            let turn = std::panic::AssertUnwindSafe(|| this.turn());
+            match std::panic::catch_unwind(turn) {
+                Ok(true) => {
+                    if let Some(pool) = again.upgrade() {
+                        Self::give(&this, &pool);
+                    }
+                }
+                Ok(false) => {}
+                Err(_) => {
+                    this.observer.left();
+                    this.observer.verified(Verified::Unknown);
+                }
+            }
+        });
+    }
+
+    /// Does what waits. Returns true if there is more.
+    fn turn(&self) -> bool {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.waits() && work.is_behind() {
+            self.catch_up(&mut work);
+            return true;
+        }
+        let turn = self.take();
+        if turn.given_up {
+            work.give_up();
+        } else {
+            self.write_and_hash(&mut work, &turn);
+        }
+        drop(turn);
+        let mut queue = self.queue();
+        let was_full = queue.is_full();
+        queue.taken = 0;
+        let more = !queue.frames.is_empty() || work.is_behind();
+        let close = if more { None } else { queue.close.take() };
+        let again = matches!(&close, Some(Close::Whole(digest)) if work.begin_again(digest.algorithm()));
+        if again {
+            queue.close = close;
+            return true;
+        }
+        queue.busy = more;
+        drop(queue);
+        if was_full {
+            self.observer.caught_up();
+        }
+        match close {
+            Some(Close::Whole(digest)) => {
+                let result = self.conclude(&mut work, &digest);
+                self.observer.verified(result);
+            }
+            Some(Close::Short) => {
+                if let Target::Begun(Some(partial)) = work.take_target() {
+                    partial.leave(work.written);
+                }
+                self.observer.left();
+            }
+            None => {}
+        }
+        more
+    }
+
+    fn take(&self) -> Turn {
+        let mut queue = self.queue();
+        let (mut frames, mut taken) = (Vec::new(), 0);
+        while taken < self.turn_bytes()
+            && let Some(frame) = queue.frames.pop_front()
+        {
+            taken += weight(&frame);
+            frames.push(frame);
+        }
+        queue.weight -= taken;
+        queue.taken = taken;
+        if let Source::Runs(backlog) = &self.source {
+            backlog.fetch_sub(taken, Ordering::Relaxed);
+        }
+        Turn { frames, given_up: queue.given_up, light: queue.weight <= limits::PUSH_BACKLOG_BYTES / 4 }
+    }
+
+    fn write_and_hash(&self, work: &mut Work, turn: &Turn) {
+        if turn.frames.is_empty() && self.waits() {
+            return;
+        }
+        let follows = self.waits() || (turn.light && !work.is_behind());
+        let written = work.write(&turn.frames);
+        work.written += turn.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        match (written, &self.source) {
+            (Ok(()), _) => self.note_written(work),
+            (Err(error), Source::Waits) => {
+                work.target = Target::Begun(None);
+                self.observer.disk_failed(&error);
+            }
+            (Err(error), Source::Runs(_)) => {
+                self.observer.disk_failed(&error);
+                return self.abandon(work);
+            }
+        }
+        if follows {
+            if let Some(hasher) = &mut work.hasher {
+                turn.frames.iter().for_each(|frame| hasher.update(frame));
+            }
+            work.hashed = work.written;
+        } else if turn.frames.is_empty() {
+            self.catch_up(work);
+        }
+    }
+
+    fn note_written(&self, work: &mut Work) {
+        let Target::Begun(Some(partial)) = &mut work.target else { return };
+        if self.waits() {
+            partial.reached(work.written);
+            self.observer.written(work.written);
+        } else {
+            partial.written(work.written);
+        }
+    }
+
+    /// Hashes some of what has left memory.
+    fn catch_up(&self, work: &mut Work) {
+        if work.hash_from_file(self.turn_bytes() as u64).is_ok() {
+            return;
+        }
+        if self.waits() {
+            (work.hasher, work.hashed) = (None, work.written);
+        } else {
+            self.abandon(work);
+        }
+    }
+
+    fn abandon(&self, work: &mut Work) {
+        work.give_up();
+        self.give_up(&mut self.queue());
+    }
+
+    fn conclude(&self, work: &mut Work, digest: &Digest) -> Verified {
+        let hasher = work.hasher.take().filter(|hasher| hasher.algorithm() == digest.algorithm());
+        let Some(hasher) = hasher else {
+            work.give_up();
+            return Verified::Unknown;
+        };
+        let Target::Begun(partial) = work.take_target() else { return Verified::Unknown };
+        if hasher.finish() != *digest {
+            return Verified::Wrong;
+        }
+        let kept = partial.map(|partial| partial.commit(digest, work.written)).transpose();
+        Verified::Right(kept.unwrap_or_else(|error| {
+            self.observer.disk_failed(&error);
+            None
+        }))
+    }
+
+    fn give_up(&self, queue: &mut Queue) {
+        let weight = std::mem::take(&mut queue.weight);
+        if let Source::Runs(backlog) = &self.source {
+            backlog.fetch_sub(weight, Ordering::Relaxed);
+        }
+        queue.frames.clear();
+        queue.given_up = true;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let weight = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner).weight;
+        if let Source::Runs(backlog) = &self.source {
+            backlog.fetch_sub(weight, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Work {
+    fn is_behind(&self) -> bool {
+        self.hashed < self.written
+    }
+
+    fn take_target(&mut self) -> Target {
+        std::mem::replace(&mut self.target, Target::Begun(None))
+    }
+
+    fn give_up(&mut self) {
+        self.target = Target::Begun(None);
+        (self.hasher, self.hashed) = (None, self.written);
+    }
+
+    /// Writes frames behind what is written, if there is a file.
+    fn write(&mut self, frames: &[Bytes]) -> io::Result<()> {
+        self.target = match self.take_target() {
+            Target::Later(begin) => Target::Begun(Some(begin().ok_or(io::ErrorKind::StorageFull)?)),
+            begun @ Target::Begun(_) => begun,
+        };
+        let Target::Begun(Some(partial)) = &self.target else { return Ok(()) };
+        let mut at = self.written;
+        for frame in frames {
+            partial.write(at, frame)?;
+            at += frame.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Hashes at most `most` bytes that are written and not hashed.
+    fn hash_from_file(&mut self, most: u64) -> io::Result<()> {
+        let (Target::Begun(Some(partial)), Some(hasher)) = (&self.target, &mut self.hasher) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let mut buffer = vec![0; READ_BYTES];
+        let end = self.written.min(self.hashed + most);
+        while self.hashed < end {
+            let most = usize::try_from(end - self.hashed).unwrap_or(READ_BYTES).min(READ_BYTES);
+            let length = partial.file().read_at(&mut buffer[..most], self.hashed)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hasher.update(&buffer[..length]);
+            self.hashed += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Begins to hash with another algorithm, if the digest turns out to be of that. Returns true if what is written has to be
+    /// hashed again.
+    fn begin_again(&mut self, algorithm: Algorithm) -> bool {
+        if self.hasher.as_ref().is_none_or(|hasher| hasher.algorithm() == algorithm) {
+            return false;
+        }
+        let Some(hasher) = Hasher::new(algorithm) else { return false };
+        (self.hasher, self.hashed) = (Some(hasher), 0);
+        self.written > 0
+    }
+}
+
+/// Returns what a frame takes in memory, with what holds it: of many small ones that is the most.
+fn weight(frame: &Bytes) -> usize {
+    frame.len() + FRAME_BYTES
+}
+
+/// Frames that wait, in bytes, before the source has to.
+const TRAIL_BYTES: usize = 8 * 1024 * 1024;
+/// What is done in one turn, before another stream has its own.
+const TURN_BYTES: usize = 4 * 1024 * 1024;
+/// The same of a source that does not wait: what waits of it must be written soon.
+const TURN_BYTES_UNPACED: usize = 1024 * 1024;
+/// What is read from the file at once.
+const READ_BYTES: usize = 256 * 1024;
+/// What a frame takes besides its bytes.
+const FRAME_BYTES: usize = 128;
