@@ -1,7 +1,90 @@
-//! dockgate: an authenticating gateway in front of container registries.
+//! dockgate: an authenticating gateway and pull-through cache in front of container registries.
 //!
-//! The request's way, from the edge inwards: [`server`] accepts and speaks TLS and HTTP, [`gateway`] parses the request
-//! with [`proto`], asks [`authn`] who it is and [`authz`] what they may do, and sends it on with [`upstream`].
+//! This page is the map. Each module's own documentation goes on from here.
+//!
+//! # The phases of a request
+//!
+//! ```text
+//! accept        server/accept          a connection permit; a worker of its own thread takes the connection
+//! TLS, HTTP     server/connection      handshake deadline, header, idle and stall limits, graceful end
+//! screen        gateway/screen, host   a request that could be read in two ways, or is for another host: 400, 421
+//! parse         proto/target           (method, path, query) -> Operation, strictly: 404, 405
+//! authenticate  authn                  Authorization -> Identity: 401 with one challenge, 429
+//! route         gateway/route          the repository's name -> upstream, and its one canonical name: 404
+//! authorize     authz                  (Identity, Operation) -> Permit: 403, or 401 to an anonymous client
+//! handle        gateway/blob, ...      one file per resource; asks the cache, else the upstream
+//! cache         cache                  hit, stale, join a download, miss; or a bypass, with its reason
+//! send          upstream               token, request, redirects, retries, resume; what the answer means
+//! rewrite       gateway/rewrite        headers, Location, Link and names in the client's words
+//! body          body                   frame by frame at the client's pace, length checked
+//! any error     gateway/respond        one exhaustive match -> status, OCI error body; one log line
+//! ```
+//!
+//! [`gateway`]'s `pipeline` is this chart as code. Cache and upstream take a `&Permit`, which only [`authz`] can make: a
+//! handler that forgets the check does not compile.
+//!
+//! # A blob that is not in the cache
+//!
+//! 1. `gateway/blob` asks the cache with the request's permit, digest and range.
+//! 2. The cache checks that this repository holds the digest, which a registry must have confirmed there, and that this
+//!    client may read it there.
+//! 3. The first request for a missing digest starts a download, which does not end with the client that caused it.
+//!    Others for the same digest join it.
+//! 4. The download asks the upstream through [`origin`]; [`upstream`] gets a token, follows the redirect to storage and
+//!    resumes a broken stream by `Range`.
+//! 5. Bytes go into a partial file and a ring of recent frames. A thread hashes them; readers follow at their own pace,
+//!    from the ring or from the file.
+//! 6. The last frame is withheld from all readers until the digest is proved. Then the file is renamed into the store.
+//! 7. A wrong digest or length tears down every reader's response; nothing is kept.
+//!
+//! # A tag
+//!
+//! 1. `gateway/manifest` asks the cache for the tag, with the client's Accept.
+//! 2. A record younger than `tag_ttl` names the digest; its manifest comes from memory or disk.
+//! 3. An older record, or none: one request for the tag is sent, whatever number of clients wait. It is a HEAD, which
+//!    Docker Hub does not count.
+//! 4. The same digest makes the record fresh again. Another one is fetched by digest, checked and recorded.
+//! 5. If the upstream fails or limits the rate, the old digest serves until `stale_if_error`. The registry's own 401, 403
+//!    or 404 ends it.
+//! 6. A push or delete through the gateway raises the repository's generation: an answer that was asked for before is not
+//!    recorded.
+//! 7. A client whose Accept excludes the manifest is sent on to the upstream.
+//!
+//! # An upload
+//!
+//! 1. `POST` begins it at the upstream, whose location is sealed, with repository, identity and time, into the client's
+//!    URL. Only the same identity can go on with it, at any replica with the same `secret`.
+//! 2. `PATCH` and `PUT` open the handle and stream the body to the upstream's location, frame by frame.
+//! 3. With a cache, a copy of the body is written to a spool file on the way and hashed.
+//! 4. The final `PUT` names the digest. If the upstream answers 201 and the copy has the digest, the copy becomes the
+//!    cached blob, and the repository holds it.
+//! 5. The answer's Location and digest are in the client's words, whatever the upstream sent.
+//! 6. A manifest is read whole first: one that is too large never reaches the upstream.
+//! 7. A client that leaves in the middle of a write counts as having written: what the write may have ended is not
+//!    believed any more.
+//!
+//! # The rooms
+//!
+//! A module may import those to the left of it in the base, and what its row names. A test (`tests/it/layers`) reads the
+//! imports and fails on any other, and on files within a module that import in a circle.
+//!
+//! ```text
+//! base      proto, meaning, config, clock, file_stamp, read_size, worker_id, single_flight, body, telemetry, net
+//! decide    authn      base                  who asks
+//!           authz      base                  what they may do; makes the Permit
+//! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
+//!           cache      base, Permit          content by digest, tags, who may read what; asks an Origin
+//!           origin     upstream, cache       the adapter by which the cache asks an upstream
+//! request   gateway    all above             the pipeline
+//! edge      server     base                  TCP, TLS, HTTP; knows nothing of registries
+//! top       admin      cache, gateway, server    health, metrics, operators' commands
+//!           demo       base                  a registry in memory
+//!           app, cli   all                   the wiring; one file per command
+//! ```
+//!
+//! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. Files are
+//! read and written on other threads: a disk that hangs holds up no worker. What is passed on is never held whole, except
+//! manifests, tokens, error bodies and lists, each with a limit in `config/limits`.
 
 pub(crate) mod admin;
 pub(crate) mod app;
