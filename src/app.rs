@@ -103,11 +103,11 @@ impl App {
         let authenticator = Authenticator::new(open_htpasswd(&config)?)?.forwarding(forwards(&config));
         let authenticator = Arc::new(authenticator);
         let upstreams = upstreams(&config, &[], workers)?;
-        let lasting = SharedState::new(config.server.secret.as_ref())?;
+        let shared = SharedState::new(config.server.secret.as_ref())?;
         let cache = config.cache.as_ref().map(Cache::open);
-        let sites = sites(&config, &[], cache.as_ref());
-        let settings = settings(&config, authenticator, upstreams, sites, certificates.as_deref());
-        let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, lasting)));
+        let upstream_caches = upstream_caches(&config, &[], cache.as_ref());
+        let settings = settings(&config, authenticator, upstreams, upstream_caches, certificates.as_deref());
+        let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, shared)));
         tokio::spawn(maintain(Arc::downgrade(&core)));
 
         let listeners: Vec<_> =
@@ -263,13 +263,15 @@ impl App {
         };
         let upstreams =
             upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
-        let sites = sites(&config, &core.settings.sites, self.cache(&config).as_ref());
-        let settings = settings(&config, authenticator, upstreams, sites, self.certificates.as_deref());
-        let mut lasting = core.lasting();
+        let upstream_caches =
+            upstream_caches(&config, &core.settings.upstream_caches, self.cache(&config).as_ref());
+        let settings =
+            settings(&config, authenticator, upstreams, upstream_caches, self.certificates.as_deref());
+        let mut shared = core.shared();
         if config.upstreams != before.upstreams {
-            lasting.forget_logins();
+            shared.forget_logins();
         }
-        self.core.store(Arc::new(Core::new(settings, lasting)));
+        self.core.store(Arc::new(Core::new(settings, shared)));
         *self.config() = config;
         Ok(())
     }
@@ -287,7 +289,7 @@ impl App {
         let core = self.core.load_full();
         let mut settings = core.settings.clone();
         change(&mut settings);
-        self.core.store(Arc::new(Core::new(settings, core.lasting())));
+        self.core.store(Arc::new(Core::new(settings, core.shared())));
     }
 }
 
@@ -358,7 +360,7 @@ fn settings(
     config: &Config,
     authenticator: Arc<Authenticator>,
     upstreams: Vec<Arc<Upstream>>,
-    sites: Vec<Arc<UpstreamCache>>,
+    upstream_caches: Vec<Arc<UpstreamCache>>,
     certificates: Option<&Certificates>,
 ) -> Settings {
     let logins = authenticator.has_logins();
@@ -366,7 +368,7 @@ fn settings(
         authenticator,
         rules: Rules::new(config.access.clone(), logins),
         upstreams,
-        sites,
+        upstream_caches,
         hosts: known_hosts(config, certificates),
         proxies: TrustedProxies(config.server.trusted_proxies.clone()),
         realm: config.auth.realm.clone(),
@@ -428,15 +430,15 @@ fn upstreams(
 }
 
 /// What is kept of the upstreams that have a cache. Where nothing has changed, it goes on with what it knows.
-fn sites(
+fn upstream_caches(
     config: &Config,
     before: &[Arc<UpstreamCache>],
     cache: Option<&Arc<Cache>>,
 ) -> Vec<Arc<UpstreamCache>> {
-    let site = |upstream: &config::Upstream| {
+    let upstream_cache = |upstream: &config::Upstream| {
         let (cache, settings) = cache.zip(upstream.cache.as_ref())?;
-        let same = before.iter().find(|site| site.is_of(upstream));
+        let same = before.iter().find(|known| known.is_of(upstream));
         Some(same.cloned().unwrap_or_else(|| UpstreamCache::new(cache.clone(), upstream, settings)))
     };
-    config.upstreams.iter().filter_map(site).collect()
+    config.upstreams.iter().filter_map(upstream_cache).collect()
 }

@@ -53,7 +53,7 @@ pub(super) fn answer<B>(request: &Request<B>, state: &AdminState) -> Response<Bo
 impl Snapshot {
     fn of(state: &AdminState) -> Self {
         let core = state.core();
-        let breakers = core.settings.sites.iter().map(|upstream_cache| {
+        let breakers = core.settings.upstream_caches.iter().map(|upstream_cache| {
             (upstream_cache.name().to_owned(), upstream_cache.breaker_state() == BreakerState::Open)
         });
         Self { cache: cache(&core).map(|cache| CacheSnapshot::of(cache)), breakers: breakers.collect() }

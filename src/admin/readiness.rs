@@ -30,7 +30,8 @@ fn upstreams(core: &Core) -> Map<String, Value> {
     let upstreams = core.settings.upstreams.iter().map(|upstream| {
         let name = &upstream.settings().name;
         let word = upstream.health().word();
-        let upstream_cache = core.settings.sites.iter().find(|upstream_cache| upstream_cache.name() == name);
+        let upstream_cache =
+            core.settings.upstream_caches.iter().find(|upstream_cache| upstream_cache.name() == name);
         let is_open = upstream_cache.is_some_and(|known| known.breaker_state() == BreakerState::Open);
         let word = if is_open { format!("{word}, circuit open") } else { word.to_owned() };
         (name.clone(), word.into())

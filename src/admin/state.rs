@@ -63,5 +63,5 @@ impl AdminState {
 
 /// Returns the cache of `core`'s upstreams, if any has one: they share it.
 pub(super) fn cache(core: &Core) -> Option<&Arc<Cache>> {
-    core.settings.sites.first().map(|upstream_cache| upstream_cache.cache())
+    core.settings.upstream_caches.first().map(|upstream_cache| upstream_cache.cache())
 }

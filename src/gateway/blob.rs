@@ -3,28 +3,28 @@
 use http::Response;
 
 use crate::body::Body;
-use crate::gateway::AuthorizedRequest;
+use crate::gateway::answer::Answer;
+use crate::gateway::authorized::AuthorizedRepository;
 use crate::gateway::respond::Problem;
+use crate::gateway::write_guard::WriteGuard;
 use crate::proto::{Digest, Reference};
 
-/// A blob, or a part of it: out of the cache, where there is one, else streamed from the upstream at the client's pace.
-pub(crate) async fn get(
-    allowed: &AuthorizedRequest<'_>,
+/// Returns a blob, or a part of it: out of the cache, if there is one, else streamed from the upstream at the client's pace.
+pub(super) async fn get(
+    request: &AuthorizedRepository<'_>,
     digest: &Digest,
     head: bool,
-) -> Result<Response<Body>, Problem> {
-    if let Some(repository) = allowed.cached()?
-        && let Some(response) = allowed.cached_blob(&repository, digest, head).await?
-    {
-        return Ok(response);
+) -> Result<Answer, Problem> {
+    match request.cached_blob(digest, head).await? {
+        Some(answer) => Ok(answer),
+        None => Ok(request.ask().await?.into()),
     }
-    allowed.ask().await
 }
 
-pub(crate) async fn delete(
-    allowed: &AuthorizedRequest<'_>,
+pub(super) async fn delete(
+    request: &AuthorizedRepository<'_>,
     digest: &Digest,
 ) -> Result<Response<Body>, Problem> {
-    let _deleted = allowed.unsettled(Some(&Reference::Digest(digest.clone())));
-    allowed.ask().await
+    let _guard = WriteGuard::new(request, Some(&Reference::Digest(digest.clone())));
+    request.ask().await
 }

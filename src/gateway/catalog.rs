@@ -1,7 +1,6 @@
 //! `_catalog`: the repositories of all upstreams that can list theirs, under their names here.
 //!
-//! Not part of the OCI specification, and asked for by people and by tools that mirror registries. The upstreams are
-//! asked one after another, in the order of the configuration; a page ends where the client's `n`, or the number of
+//! It is no part of the OCI specification; people and tools that mirror registries ask for it. The upstreams are asked one after another, in the order of the configuration; a page ends where the client's `n`, or the number of
 //! upstream pages that one request may cost, is reached, and a sealed cursor in `Link` says where.
 
 use http::{Response, header};
@@ -10,9 +9,9 @@ use serde_json::json;
 
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
-use crate::gateway::AuthorizedRequest;
+use crate::gateway::authorized::AuthorizedRequest;
 use crate::gateway::forward::set;
-use crate::gateway::handle::Kind;
+use crate::gateway::handle::HandleKind;
 use crate::gateway::listing::collect;
 use crate::gateway::login;
 use crate::gateway::respond::Problem;
@@ -25,70 +24,72 @@ use crate::upstream::RequiredScope;
 /// Entries of a page when the client does not say.
 const DEFAULT_ENTRIES: usize = 100;
 
-/// Where the next page begins.
+/// The beginning of the next page.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 struct Cursor {
-    /// The place of the upstream among those that are asked.
+    /// The upstream's index among those that are asked.
     u: usize,
     /// Its own cursor: the query of its next page.
     q: String,
-    /// The last of its names that was looked at, where a page of its was not used up.
+    /// The name after which to begin within its page, if the page was not used up.
     a: Option<String>,
 }
 
-/// One page of an upstream's own catalog.
+/// A page of an upstream's own catalog.
 struct UpstreamPage {
     names: Vec<RepositoryName>,
     /// The query of its next page.
     next: Option<String>,
 }
 
-pub(crate) async fn list(allowed: &AuthorizedRequest<'_>, page: &Page) -> Result<Response<Body>, Problem> {
-    let only = allowed.core.routes.only(allowed.way).map_err(Problem::Route)?;
+/// Returns a page of the repositories that the client may see.
+pub(super) async fn list(request: &AuthorizedRequest<'_>, page: &Page) -> Result<Response<Body>, Problem> {
+    let only = request.core.routes.only(request.addressing).map_err(Problem::Route)?;
     let mut routes: Vec<&Route> = match only {
-        Some(place) => allowed.core.routes.get(place).into_iter().collect(),
-        None => allowed.core.routes.iter().collect(),
+        Some(route) => vec![route],
+        None => request.core.routes.iter().collect(),
     };
-    routes.retain(|route| login::may_enter(allowed.permit.identity(), route));
+    routes.retain(|route| login::may_enter(request.permit.identity(), route));
     let wanted =
         page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(DEFAULT_ENTRIES).min(limits::CATALOG_ENTRIES);
-    let mut walk = Walk { allowed, routes, own_names: only.is_some(), wanted, names: Vec::new() };
+    let mut walk = Walk { request, routes, own_names: only.is_some(), wanted, names: Vec::new() };
     let begin = walk.begin(page);
     let end = if wanted == 0 { None } else { walk.run(begin).await? };
     walk.answer(end)
 }
 
+/// A walk through the upstreams' catalogs, for one page.
 struct Walk<'a> {
-    allowed: &'a AuthorizedRequest<'a>,
+    request: &'a AuthorizedRequest<'a>,
     routes: Vec<&'a Route>,
-    /// The client has named one upstream by its way: its repositories are listed as that way names them.
+    /// The client has addressed one upstream: its repositories are listed as that address names them.
     own_names: bool,
     wanted: usize,
     names: Vec<String>,
 }
 
 impl Walk<'_> {
-    /// `last` is one of our cursors, or the name after which to begin.
+    /// Returns where to begin: `last` is one of our cursors, or the name after which to begin.
     fn begin(&self, page: &Page) -> Cursor {
         let Some(last) = &page.last else { return Cursor::default() };
-        let sealed = self.allowed.core.lasting.sealer.open(Kind::Cursor, last);
+        let sealed = self.request.core.shared.sealer.open(HandleKind::Cursor, last);
         sealed.unwrap_or_else(|| self.begin_after(last))
     }
 
-    /// A name that was typed by hand: the upstream that it belongs to, after its name there.
+    /// Returns where to begin after a name: at the upstream that it belongs to, after its name there.
     fn begin_after(&self, last: &str) -> Cursor {
         let belongs = |route: &Route| last.strip_prefix(route.prefix())?.strip_prefix('/').map(str::to_owned);
         let found = self.routes.iter().enumerate().filter(|(_, route)| !route.prefix().is_empty());
-        let found = found.filter_map(|(place, route)| Some((place, belongs(route)?)));
-        let (place, after) =
-            found.max_by_key(|(place, _)| self.routes[*place].prefix().len()).unwrap_or_else(|| {
+        let found = found.filter_map(|(index, route)| Some((index, belongs(route)?)));
+        let (index, after) =
+            found.max_by_key(|(index, _)| self.routes[*index].prefix().len()).unwrap_or_else(|| {
                 let catch_all = self.routes.iter().position(|route| route.prefix().is_empty());
                 (catch_all.unwrap_or_default(), last.to_owned())
             });
-        Cursor { u: place, q: String::new(), a: Some(after) }
+        Cursor { u: index, q: String::new(), a: Some(after) }
     }
 
-    /// Collects names from `cursor` on; the answer is where to go on, if there is more.
+    /// Collects names from `cursor` on. Returns where to go on, if there is more.
     async fn run(&mut self, mut cursor: Cursor) -> Result<Option<Cursor>, Problem> {
         for _ in 0..limits::CATALOG_UPSTREAM_PAGES {
             let Some(route) = self.routes.get(cursor.u).copied() else { return Ok(None) };
@@ -104,14 +105,14 @@ impl Walk<'_> {
         Ok((cursor.u < self.routes.len()).then_some(cursor))
     }
 
-    /// Takes what the client may see of a page. `Some` where the page was not used up.
+    /// Takes the names of a page that the client may see. Returns where to go on if that is enough.
     fn take(&mut self, route: &Route, page: &UpstreamPage, cursor: &Cursor) -> Option<Cursor> {
         for remote in &page.names {
             if cursor.a.as_deref().is_some_and(|after| remote.as_str() <= after) {
                 continue;
             }
             let Ok(canonical) = route.canonical(remote) else { continue };
-            if !self.allowed.core.rules.may_list(&self.allowed.permit, &canonical) {
+            if !self.request.core.rules.may_list(&self.request.permit, &canonical) {
                 continue;
             }
             self.names.push(if self.own_names { remote.to_string() } else { canonical.to_string() });
@@ -128,15 +129,15 @@ impl Walk<'_> {
         None
     }
 
-    /// One page of an upstream. An upstream that has no catalog, or keeps it to itself, has no names to add.
+    /// Fetches one page of an upstream. One that has no catalog, or keeps it to itself, has no names to add.
     async fn fetch(&self, route: &Route, cursor: &Cursor) -> Result<UpstreamPage, Problem> {
         let settings = route.upstream.settings();
         let query = if cursor.q.is_empty() { self.first_query(cursor) } else { cursor.q.clone() };
         let target = format!("{}/v2/_catalog?{query}", settings.url.path);
         let nothing = &mut RequestBody::empty();
-        let answer = self.allowed.send_to(&route.upstream, RequiredScope::Catalog, target, nothing).await;
+        let answer = self.request.send_to(&route.upstream, RequiredScope::Catalog, target, nothing).await;
         let answer = match answer {
-            // Docker Hub's way of keeping its catalog to itself.
+            // Docker Hub keeps its catalog to itself this way.
             Err(Problem::Upstream { failure, .. }) if failure.meaning == Meaning::NotFound => {
                 return Ok(UpstreamPage { names: Vec::new(), next: None });
             }
@@ -146,7 +147,7 @@ impl Walk<'_> {
             tracing::debug!(
                 upstream = settings.name,
                 status = answer.status.as_u16(),
-                "it has no catalog for us"
+                "the upstream gives no catalog"
             );
             return Ok(UpstreamPage { names: Vec::new(), next: None });
         }
@@ -171,16 +172,17 @@ impl Walk<'_> {
         set(headers, header::CONTENT_TYPE, "application/json");
         rewrite::to_client(&Operation::Catalog { page: Page::default() }, headers);
         if let Some(end) = end {
-            let last = self.allowed.core.lasting.sealer.seal(Kind::Cursor, &end).map_err(Problem::Seal)?;
+            let last =
+                self.request.core.shared.sealer.seal(HandleKind::Cursor, &end).map_err(Problem::Seal)?;
             let page = Page { n: u64::try_from(self.wanted).ok(), last: Some(last), other: Vec::new() };
-            let target = format!("{}/_catalog?{}", self.allowed.naming.base(), page.render());
+            let target = format!("{}/_catalog?{}", self.request.locations.base(), page.render());
             set(headers, header::LINK, &Link::next(&target).to_string());
         }
         Ok(response)
     }
 }
 
-/// The names of a catalog. One that is outside the grammar could not be asked for, and is passed over.
+/// Returns the names of a catalog. One that is outside the grammar could not be asked for, and is left out.
 fn names(bytes: &[u8]) -> Option<Vec<RepositoryName>> {
     #[derive(Deserialize)]
     struct Catalog {

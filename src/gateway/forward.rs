@@ -1,14 +1,13 @@
-//! Asking the upstream for an allowed request, and what its answers mean here.
-
-use std::sync::Arc;
+//! Sending an authorized request to its upstream, and sorting the answer.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
+use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::respond::{Problem, accesses, code_for};
-use crate::gateway::{AuthorizedRequest, rewrite};
+use crate::gateway::rewrite;
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
 use crate::proto::{ErrorBody, Operation, RepositoryName};
@@ -16,53 +15,15 @@ use crate::upstream;
 use crate::upstream::{Purpose, RequiredScope, Upstream};
 
 impl AuthorizedRequest<'_> {
-    /// The upstream that holds the repository.
-    pub(crate) fn upstream(&self) -> Result<&Arc<Upstream>, Problem> {
-        let route = self.place.as_ref().and_then(|place| self.core.routes.get(place.route));
-        route.map(|route| &route.upstream).ok_or(Problem::Route(crate::gateway::route::RouteError::Unknown))
-    }
-
-    /// Sends the operation as it is, without a body.
-    pub(crate) async fn ask(&self) -> Result<Response<Body>, Problem> {
-        self.send(self.target()?, &mut RequestBody::empty()).await
-    }
-
-    /// Where the operation's resource is at the upstream.
-    pub(crate) fn target(&self) -> Result<String, Problem> {
-        Ok(self.upstream()?.target_of(&self.operation))
-    }
-
-    /// Sends the operation to `target` at the upstream, and sorts the answer: what comes back is a success, or a redirect
-    /// that is the client's to follow, stripped of what is not for the client.
-    pub(crate) async fn send(
-        &self,
-        target: String,
-        body: &mut RequestBody,
-    ) -> Result<Response<Body>, Problem> {
-        self.send_with(RequiredScope::of(&self.operation), target, body).await
-    }
-
-    /// The same, where more is needed than the operation says by itself.
-    pub(crate) async fn send_with(
-        &self,
-        access: RequiredScope,
-        target: String,
-        body: &mut RequestBody,
-    ) -> Result<Response<Body>, Problem> {
-        let upstream = self.upstream()?;
-        let answer = self.send_to(upstream, access, target, body).await?;
-        self.sort(answer).await
-    }
-
-    /// The answer as it came.
-    pub(crate) async fn send_to(
+    /// Sends the operation to `target` at `upstream`, and returns the answer as it came.
+    pub(super) async fn send_to(
         &self,
         upstream: &Upstream,
         access: RequiredScope,
         target: String,
         body: &mut RequestBody,
     ) -> Result<upstream::Response, Problem> {
-        let headers = rewrite::to_upstream(&self.operation, self.headers, &self.core.lasting.via);
+        let headers = rewrite::to_upstream(&self.operation, self.headers, &self.core.shared.via);
         let subject = match self.operation {
             Operation::GetBlob { .. } => Purpose::Blob,
             _ => Purpose::Other,
@@ -73,26 +34,59 @@ impl AuthorizedRequest<'_> {
     }
 
     /// Returns the answer to the client for an exchange with the upstream that gave nothing.
-    pub(crate) fn problem(&self, upstream: &Upstream, error: &upstream::Error) -> Problem {
+    pub(super) fn problem(&self, upstream: &Upstream, error: &upstream::Error) -> Problem {
         self.failed(&upstream.settings().name, upstream.no_answer(Some(&self.permit), error))
     }
 
     /// Returns the answer to the client for an upstream's failure.
-    pub(crate) fn failed(&self, upstream: &str, failure: UpstreamFailure) -> Problem {
+    pub(super) fn failed(&self, upstream: &str, failure: UpstreamFailure) -> Problem {
         match failure.meaning {
             Meaning::LoginRefused => self.login(),
             _ => Problem::upstream(upstream, failure, &self.operation),
         }
     }
 
-    /// The client's own password is not good any more, or needed after all.
-    pub(crate) fn login(&self) -> Problem {
+    /// Returns the challenge of a client whose own password the upstream takes no longer, or needs after all.
+    fn login(&self) -> Problem {
         if let Identity::Forwarded(client) = self.permit.identity() {
-            self.core.lasting.logins.forget(client);
+            self.core.shared.logins.forget(client);
         }
-        let name = RepositoryName::parse(self.naming.name()).ok();
+        let name = RepositoryName::parse(self.locations.name()).ok();
         let asked = name.map(|name| self.operation.clone().with_repository(name));
         Problem::Unauthorized(accesses(asked.as_ref().unwrap_or(&self.operation)))
+    }
+}
+
+impl AuthorizedRepository<'_> {
+    /// Sends the operation as it is, without a body.
+    pub(super) async fn ask(&self) -> Result<Response<Body>, Problem> {
+        self.send(self.target(), &mut RequestBody::empty()).await
+    }
+
+    /// Returns the request target of the operation at the upstream.
+    pub(super) fn target(&self) -> String {
+        self.upstream().target_of(&self.request.operation)
+    }
+
+    /// Sends the operation to `target` at the upstream, and sorts the answer: a success, a redirect that is the client's to
+    /// follow, or a refusal in the registry's own words is returned, without the headers that are not for the client.
+    pub(super) async fn send(
+        &self,
+        target: String,
+        body: &mut RequestBody,
+    ) -> Result<Response<Body>, Problem> {
+        self.send_with(RequiredScope::of(&self.request.operation), target, body).await
+    }
+
+    /// Sends the operation as [`AuthorizedRepository::send`] does, where it needs more than it says by itself.
+    pub(super) async fn send_with(
+        &self,
+        access: RequiredScope,
+        target: String,
+        body: &mut RequestBody,
+    ) -> Result<Response<Body>, Problem> {
+        let answer = self.request.send_to(self.upstream(), access, target, body).await?;
+        self.sort(answer).await
     }
 
     /// Sorts an answer by its meaning: refusals that are for the client go through with their body, as long as that is the
@@ -100,7 +94,7 @@ impl AuthorizedRequest<'_> {
     async fn sort(&self, mut answer: upstream::Response) -> Result<Response<Body>, Problem> {
         match Upstream::meaning_of(&answer) {
             Meaning::Usable => {
-                rewrite::to_client(&self.operation, &mut answer.headers);
+                rewrite::to_client(&self.request.operation, &mut answer.headers);
                 Ok(assemble(answer))
             }
             Meaning::NotFound | Meaning::NotOffered { .. } | Meaning::Rejected { .. } => {
@@ -116,23 +110,26 @@ impl AuthorizedRequest<'_> {
             | Meaning::Unusable
             | Meaning::ClientGone
             | Meaning::Loop => {
-                Err(self.failed(&self.upstream()?.settings().name, Upstream::refusal(&answer)))
+                Err(self.request.failed(&self.upstream().settings().name, Upstream::refusal(&answer)))
             }
         }
     }
 
     async fn pass_refusal(&self, status: StatusCode, mut answer: upstream::Response) -> Response<Body> {
-        rewrite::to_client(&self.operation, &mut answer.headers);
-        if self.operation.is_head() {
+        rewrite::to_client(&self.request.operation, &mut answer.headers);
+        if self.request.operation.is_head() {
             return assemble(answer);
         }
-        // Of a refusal's location nothing is known: a handle is made from those of successes alone.
+        // Only the locations of successes are rewritten; a refusal's could name any host.
         answer.headers.remove(header::LOCATION);
         let limited = Limited::new(answer.body, limits::ERROR_BODY_BYTES);
         let bytes = limited.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let known = ErrorBody::parse(&bytes).is_some_and(|body| !body.errors.is_empty());
-        let bytes =
-            if known { bytes } else { ErrorBody::new(code_for(status, &self.operation)).render().into() };
+        let bytes = if known {
+            bytes
+        } else {
+            ErrorBody::new(code_for(status, &self.request.operation)).render().into()
+        };
         answer.headers.remove(header::CONTENT_LENGTH);
         answer.headers.remove(header::CONTENT_ENCODING);
         answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -147,8 +144,8 @@ fn assemble(answer: upstream::Response) -> Response<Body> {
     response
 }
 
-/// Sets a header to text that is known to be one.
-pub(crate) fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+/// Sets a header to text that is known to be a header's value.
+pub(super) fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }

@@ -1,8 +1,8 @@
-//! Sealed handles: what an upstream gave us for later, given to the client in a form that only we can read.
+//! Sealed handles: state that the client keeps for the gateway and can't read.
 //!
-//! An upload's location at the upstream, and the place in a listing, go out as AES-256-GCM ciphertext in base64url.
-//! Clients re-encode queries, and some registries' upload paths lie outside the grammar: a handle survives both, and
-//! nobody can make one up or use another's.
+//! An upload's location at the upstream, and the position in a listing, go out as AES-256-GCM ciphertext in base64url.
+//! Clients re-encode queries, and some registries' upload paths lie outside the grammar: a handle survives both. A client
+//! can neither make one up nor use another's.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest;
@@ -13,25 +13,25 @@ use serde::de::DeserializeOwned;
 
 use crate::proto::Secret;
 
-/// Seals and opens handles.
-pub(crate) struct Sealer(LessSafeKey);
+/// The key that seals and opens handles.
+pub(super) struct Sealer(LessSafeKey);
 
-/// What a handle is for. One kind can't be opened as another.
+/// The purpose of a handle. One kind can't be opened as another.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
+pub(super) enum HandleKind {
     Upload,
     Cursor,
 }
 
-/// The randomness or the cipher failed, which does not happen on a working machine.
+/// A failure of the randomness or the cipher, which does not happen on a working machine.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("cannot seal a handle")]
 pub struct SealError;
 
 impl Sealer {
-    /// With the configured secret, so that all replicas and the next start can open the handles; without one, with a
+    /// Returns a sealer with the configured secret, so that all replicas and the next start can open the handles; without one, with a
     /// random key that ends with the process.
-    pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
+    pub(super) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let mut key = [0u8; 32];
         match secret {
             Some(secret) => {
@@ -44,7 +44,7 @@ impl Sealer {
         Ok(Self(LessSafeKey::new(key)))
     }
 
-    pub(crate) fn seal(&self, kind: Kind, content: &impl Serialize) -> Result<String, SealError> {
+    pub(super) fn seal(&self, kind: HandleKind, content: &impl Serialize) -> Result<String, SealError> {
         let mut nonce = [0u8; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SealError)?;
         let mut bytes = serde_json::to_vec(content).map_err(|_| SealError)?;
@@ -53,8 +53,8 @@ impl Sealer {
         Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &bytes].concat()))
     }
 
-    /// `None` for whatever was not sealed here, as this kind.
-    pub(crate) fn open<T: DeserializeOwned>(&self, kind: Kind, handle: &str) -> Option<T> {
+    /// Opens a handle. `None` if it was not sealed with this key, as this kind.
+    pub(super) fn open<T: DeserializeOwned>(&self, kind: HandleKind, handle: &str) -> Option<T> {
         let mut bytes = URL_SAFE_NO_PAD.decode(handle).ok()?;
         let sealed = bytes.split_off(NONCE_LEN.min(bytes.len()));
         let nonce = Nonce::assume_unique_for_key(bytes.try_into().ok()?);
@@ -64,7 +64,7 @@ impl Sealer {
     }
 }
 
-impl Kind {
+impl HandleKind {
     fn aad(self) -> Aad<&'static [u8]> {
         Aad::from(match self {
             Self::Upload => b"upload",
@@ -83,33 +83,36 @@ mod tests {
 
     #[test]
     fn a_handle_opens_with_the_same_secret_on_another_replica() {
-        let handle = sealer("s").seal(Kind::Upload, &"where").unwrap();
-        assert_eq!(sealer("s").open::<String>(Kind::Upload, &handle).as_deref(), Some("where"));
+        let handle = sealer("s").seal(HandleKind::Upload, &"where").unwrap();
+        assert_eq!(sealer("s").open::<String>(HandleKind::Upload, &handle).as_deref(), Some("where"));
     }
 
     #[test]
-    fn a_handle_opens_with_nothing_else() {
-        let handle = sealer("s").seal(Kind::Upload, &"where").unwrap();
-        assert_eq!(sealer("t").open::<String>(Kind::Upload, &handle), None);
-        assert_eq!(sealer("s").open::<String>(Kind::Cursor, &handle), None);
-        for place in 0..handle.len() {
+    fn a_handle_opens_with_no_other_key_or_kind() {
+        let handle = sealer("s").seal(HandleKind::Upload, &"where").unwrap();
+        assert_eq!(sealer("t").open::<String>(HandleKind::Upload, &handle), None);
+        assert_eq!(sealer("s").open::<String>(HandleKind::Cursor, &handle), None);
+        for index in 0..handle.len() {
             let mut forged = handle.clone().into_bytes();
-            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+            forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
             let forged = String::from_utf8(forged).unwrap();
-            assert_eq!(sealer("s").open::<String>(Kind::Upload, &forged), None, "changed at {place}");
+            assert_eq!(sealer("s").open::<String>(HandleKind::Upload, &forged), None, "changed at {index}");
         }
     }
 
     #[test]
-    fn no_garbage_is_a_handle() {
+    fn garbage_is_no_handle() {
         for garbage in ["", "0", "AAAA", "not base64!", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
-            assert_eq!(sealer("s").open::<String>(Kind::Upload, garbage), None);
+            assert_eq!(sealer("s").open::<String>(HandleKind::Upload, garbage), None);
         }
     }
 
     #[test]
-    fn two_handles_for_the_same_place_differ() {
+    fn two_handles_for_the_same_content_differ() {
         let sealer = Sealer::new(None).unwrap();
-        assert_ne!(sealer.seal(Kind::Upload, &"x").unwrap(), sealer.seal(Kind::Upload, &"x").unwrap());
+        assert_ne!(
+            sealer.seal(HandleKind::Upload, &"x").unwrap(),
+            sealer.seal(HandleKind::Upload, &"x").unwrap()
+        );
     }
 }

@@ -1,15 +1,14 @@
-//! Which hosts are served here, and what a request says its host is.
+//! The host that a request is for, and the hosts that are served.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, Uri, header};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use crate::gateway::respond::Problem;
 use crate::net::Peer;
 
-/// Why a request's host is refused.
+/// A refusal of a request's host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HostError {
     /// RFC 9112 section 3.2: exactly one Host field.
@@ -23,20 +22,11 @@ pub(crate) enum HostError {
     Misdirected,
 }
 
-impl HostError {
-    pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::NotOne | Self::Differ => StatusCode::BAD_REQUEST,
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        }
-    }
-}
-
-/// The hosts that are served. With none configured, any is.
+/// The hosts that are served: any, if none is configured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownHosts {
     exact: Vec<String>,
-    /// What follows the `*` of a certificate's wildcard name: `.example.com`.
+    /// The part behind the `*` of a certificate's wildcard name: `.example.com`.
     suffixes: Vec<String>,
     addresses: Vec<IpAddr>,
     /// Certificates, which may name addresses too.
@@ -44,7 +34,7 @@ pub(crate) struct KnownHosts {
 }
 
 impl KnownHosts {
-    /// `names` are host names without ports, IP addresses, or wildcards as certificates have them.
+    /// Returns the hosts of `names`, which are host names without ports, IP addresses, or wildcards as certificates have them.
     pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut known = Self::default();
         for name in names {
@@ -58,14 +48,14 @@ impl KnownHosts {
         known
     }
 
-    /// The same, and the addresses that `certificates` are for.
+    /// Returns these hosts and the addresses that `certificates` are for.
     #[must_use]
     pub(crate) fn with_certificates(mut self, certificates: Vec<CertificateDer<'static>>) -> Self {
         self.certificates = certificates;
         self
     }
 
-    fn certified(&self, address: IpAddr) -> bool {
+    fn is_certified(&self, address: IpAddr) -> bool {
         let name = ServerName::IpAddress(address.into());
         self.certificates.iter().any(|certificate| {
             let leaf = webpki::EndEntityCert::try_from(certificate);
@@ -83,13 +73,43 @@ impl KnownHosts {
 
     fn contains(&self, host: &str) -> bool {
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return address.is_loopback() || self.addresses.contains(&address) || self.certified(address);
+            return address.is_loopback() || self.addresses.contains(&address) || self.is_certified(address);
         }
         let wild = |suffix: &String| {
             // RFC 6125 section 6.4.3: a wildcard stands for one label.
             host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty() && !label.contains('.'))
         };
         host == "localhost" || self.exact.iter().any(|known| known == host) || self.suffixes.iter().any(wild)
+    }
+
+    /// Returns the host that a request is for, without its port and in lower case, once it is clear that there is just one and
+    /// that it is served. From a trusted proxy X-Forwarded-Host counts instead.
+    pub(super) fn host_of(
+        &self,
+        proxies: &TrustedProxies,
+        peer: Peer,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<String, HostError> {
+        let mut fields = headers.get_all(header::HOST).iter();
+        let field = fields.next().and_then(|value| value.to_str().ok());
+        if fields.next().is_some() {
+            return Err(HostError::NotOne);
+        }
+        let authority = match (uri.authority(), field) {
+            (Some(target), Some(field)) if !target.as_str().eq_ignore_ascii_case(field) => {
+                return Err(HostError::Differ);
+            }
+            (Some(target), _) => target.as_str(),
+            (None, Some(field)) => field,
+            (None, None) => return Err(HostError::NotOne),
+        };
+        let forwarded = || headers.get("x-forwarded-host").and_then(|value| value.to_str().ok());
+        let trusted = !proxies.0.is_empty() && proxies.contains(peer.address);
+        let authority = if trusted { forwarded().unwrap_or(authority) } else { authority };
+        let host = without_port(authority).trim_end_matches('.').to_ascii_lowercase();
+        self.check(&host)?;
+        Ok(host)
     }
 }
 
@@ -103,9 +123,9 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Who really asks: X-Forwarded-For read from the right to the first hop that is not trusted. From anyone but a
-    /// trusted proxy the header says nothing.
-    pub(crate) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    /// Returns the client's address: X-Forwarded-For, read from the right to the first hop that is not trusted. From a peer
+    /// that is no trusted proxy the header says nothing.
+    pub(super) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
         let mut client = canonical(peer.address);
         if self.0.is_empty() {
             return client;
@@ -124,49 +144,18 @@ impl TrustedProxies {
     }
 }
 
-/// An address with or without a port, as proxies write it.
+/// Parses an address with or without a port, as proxies write it.
 fn hop_address(text: &str) -> Option<IpAddr> {
     let bare = text.trim_matches(['[', ']']);
     bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// An IPv4 address that came through a dual-stack socket is the IPv4 address.
+/// Returns the IPv4 address of one that came through a dual-stack socket, and any other as it is.
 fn canonical(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(address) => Ipv6Addr::to_canonical(&address),
         IpAddr::V4(_) => address,
     }
-}
-
-/// The host that a request is for, without its port and in lower case, once it is clear that there is just one.
-///
-/// From a trusted proxy X-Forwarded-Host counts instead.
-pub(crate) fn host(
-    known: &KnownHosts,
-    proxies: &TrustedProxies,
-    peer: Peer,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<String, Problem> {
-    let mut fields = headers.get_all(header::HOST).iter();
-    let field = fields.next().and_then(|value| value.to_str().ok());
-    if fields.next().is_some() {
-        return Err(Problem::Host(HostError::NotOne));
-    }
-    let authority = match (uri.authority(), field) {
-        (Some(target), Some(field)) if !target.as_str().eq_ignore_ascii_case(field) => {
-            return Err(Problem::Host(HostError::Differ));
-        }
-        (Some(target), _) => target.as_str(),
-        (None, Some(field)) => field,
-        (None, None) => return Err(Problem::Host(HostError::NotOne)),
-    };
-    let forwarded = || headers.get("x-forwarded-host").and_then(|value| value.to_str().ok());
-    let trusted = !proxies.0.is_empty() && proxies.contains(peer.address);
-    let authority = if trusted { forwarded().unwrap_or(authority) } else { authority };
-    let host = without_port(authority).trim_end_matches('.').to_ascii_lowercase();
-    known.check(&host).map_err(Problem::Host)?;
-    Ok(host)
 }
 
 fn without_port(authority: &str) -> &str {
@@ -187,11 +176,11 @@ mod tests {
         Peer { address: address.parse().unwrap(), tls: true }
     }
 
-    fn asked(known: &[&str], host: &str) -> Result<String, Problem> {
+    fn asked(known: &[&str], host: &str) -> Result<String, HostError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
         let (known, proxies) = (KnownHosts::new(known.iter().copied()), TrustedProxies::default());
-        crate::gateway::host::host(&known, &proxies, peer("192.0.2.1"), &Uri::from_static("/v2/"), &headers)
+        known.host_of(&proxies, peer("192.0.2.1"), &Uri::from_static("/v2/"), &headers)
     }
 
     #[test]
@@ -206,7 +195,7 @@ mod tests {
             assert!(asked(&known, host).is_ok(), "{host}");
         }
         for host in ["example.com", "a.b.mirror.example", ".mirror.example", "192.0.2.8", "evil"] {
-            assert!(matches!(asked(&known, host), Err(Problem::Host(HostError::Misdirected))), "{host}");
+            assert!(matches!(asked(&known, host), Err(HostError::Misdirected)), "{host}");
         }
     }
 
@@ -216,18 +205,18 @@ mod tests {
     }
 
     #[test]
-    fn two_hosts_none_or_a_foreign_target_are_refused() {
+    fn a_request_without_just_one_host_is_refused() {
         let check = |uri: &'static str, hosts: &[&str]| {
             let mut headers = HeaderMap::new();
             for host in hosts {
                 headers.append(header::HOST, host.parse().unwrap());
             }
             let (known, proxies) = (KnownHosts::default(), TrustedProxies::default());
-            host(&known, &proxies, peer("192.0.2.1"), &Uri::from_static(uri), &headers)
+            known.host_of(&proxies, peer("192.0.2.1"), &Uri::from_static(uri), &headers)
         };
-        assert!(matches!(check("/v2/", &[]), Err(Problem::Host(HostError::NotOne))));
-        assert!(matches!(check("/v2/", &["a", "a"]), Err(Problem::Host(HostError::NotOne))));
-        assert!(matches!(check("http://b/v2/", &["a"]), Err(Problem::Host(HostError::Differ))));
+        assert!(matches!(check("/v2/", &[]), Err(HostError::NotOne)));
+        assert!(matches!(check("/v2/", &["a", "a"]), Err(HostError::NotOne)));
+        assert!(matches!(check("http://b/v2/", &["a"]), Err(HostError::Differ)));
         assert_eq!(check("http://A:5000/v2/", &["a:5000"]).unwrap(), "a");
     }
 
@@ -241,7 +230,11 @@ mod tests {
             }
             proxies.client(peer(peer_address), &headers).to_string()
         };
-        assert_eq!(client("192.0.2.1", &["203.0.113.9"]), "192.0.2.1", "from a stranger it says nothing");
+        assert_eq!(
+            client("192.0.2.1", &["203.0.113.9"]),
+            "192.0.2.1",
+            "an untrusted peer is the client itself"
+        );
         assert_eq!(client("10.0.0.1", &["203.0.113.9"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["6.6.6.6, 203.0.113.9, 10.0.0.2"]), "203.0.113.9");
         assert_eq!(client("10.0.0.1", &["6.6.6.6", "203.0.113.9:1234"]), "203.0.113.9");

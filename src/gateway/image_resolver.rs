@@ -7,72 +7,73 @@ use http::HeaderMap;
 use crate::authz::Permit;
 use crate::cache::UpstreamCache;
 use crate::cache::maintenance::WarmTarget;
-use crate::gateway::Core;
+use crate::gateway::core::Core;
 use crate::gateway::route::{Addressing, ResolvedRepository, RouteError, Routes};
 use crate::origin::UpstreamOrigin;
 use crate::proto::identity::Identity;
 use crate::proto::{ImageName, RepositoryName};
 use crate::upstream::Upstream;
 
-/// The ways to upstreams, where there is no gateway that runs.
-pub(crate) struct Ways(Routes);
+/// A resolver of image names, for when no gateway runs.
+pub(crate) struct ImageResolver(Routes);
 
-impl Ways {
-    /// To all of `upstreams`, of which `sites` is what is kept.
-    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<UpstreamCache>]) -> Self {
-        Self(Routes::new(upstreams, sites))
+impl ImageResolver {
+    /// Returns a resolver over all of `upstreams`, whose caches are `upstream_caches`.
+    pub(crate) fn new(upstreams: &[Arc<Upstream>], upstream_caches: &[Arc<UpstreamCache>]) -> Self {
+        Self(Routes::new(upstreams, upstream_caches))
     }
 
-    /// As [`Core::goal`].
+    /// Resolves an image as [`Core::warm_target`] does.
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn goal(&self, image: &str) -> Result<WarmTarget, String> {
-        self.0.goal(image)
+    pub(crate) fn warm_target(&self, image: &str) -> Result<WarmTarget, String> {
+        self.0.warm_target(image)
     }
 }
 
 impl Core {
-    /// Where an image is: named canonically, as behind one of the prefixes here, or as docker names it at its registry. What
-    /// is done with it must run on the runtime that does what no client waits for.
+    /// Returns the repository of an image, which is named canonically, as behind one of the prefixes here, or as docker names
+    /// it at its registry. Requests for it must run on the runtime of the background work.
     ///
     /// # Errors
-    /// Why it is nowhere, or nothing is kept of it.
-    pub(crate) fn goal(&self, image: &str) -> Result<WarmTarget, String> {
-        self.routes.goal(image)
+    /// A sentence that says why it is nowhere, or not cached.
+    pub(crate) fn warm_target(&self, image: &str) -> Result<WarmTarget, String> {
+        self.routes.warm_target(image)
     }
 }
 
 impl Routes {
-    fn goal(&self, image: &str) -> Result<WarmTarget, String> {
+    fn warm_target(&self, image: &str) -> Result<WarmTarget, String> {
         let name = ImageName::parse(image).map_err(|error| format!("that is no image: {error}"))?;
-        let place = self.place(&name).map_err(|error| error.to_string())?;
-        let route = self.get(place.route).ok_or_else(|| RouteError::Unknown.to_string())?;
-        let site = route.site.as_ref().ok_or_else(|| format!("\"{}\" has no cache", route.name))?;
-        let permit = Permit::operator_at(Identity::Anonymous, place.canonical);
-        let upstream = route.upstream.clone();
-        let source = UpstreamOrigin::shared(upstream, permit.clone(), place.remote.clone(), HeaderMap::new());
-        let repository = site.repository(&permit, &place.remote, source);
+        let resolved = self.resolve(&name).map_err(|error| error.to_string())?;
+        let route = resolved.route;
+        let upstream_cache = route.upstream_cache.as_ref();
+        let upstream_cache = upstream_cache.ok_or_else(|| format!("\"{}\" has no cache", route.name))?;
+        let permit = Permit::operator_at(Identity::Anonymous, resolved.canonical);
+        let (upstream, remote) = (route.upstream.clone(), resolved.remote);
+        let origin = UpstreamOrigin::shared(upstream, permit.clone(), remote.clone(), HeaderMap::new());
+        let repository = upstream_cache.repository(&permit, &remote, origin);
         Ok(WarmTarget { image: image.to_owned(), repository, reference: name.reference })
     }
 
-    /// A prefix of ours comes before a registry's name, and that before the upstream that takes all other names: else
-    /// `alpine` would be another image here than at docker.
-    fn place(&self, image: &ImageName) -> Result<ResolvedRepository, RouteError> {
-        let way = Addressing::default();
+    /// Finds the repository of an image. A prefix of ours comes before a registry's name, and that before the upstream that
+    /// takes all other names: else `alpine` would be another image here than at docker.
+    fn resolve(&self, image: &ImageName) -> Result<ResolvedRepository<'_>, RouteError> {
+        let addressing = Addressing::default();
         let written = RepositoryName::parse(&image.written).ok();
         if let Some(name) = &written
             && self.is_below_prefix(name)
         {
-            return self.find(way, name);
+            return self.find(addressing, name);
         }
         let host = image.host.as_deref().unwrap_or("docker.io");
-        match self.find(Addressing { ns: Some(host), ..way }, &image.repository) {
+        match self.find(Addressing { ns: Some(host), ..addressing }, &image.repository) {
             Err(RouteError::UnknownNamespace) => {}
             found => return found,
         }
         let named = image.repository.with_prefix(host).ok().filter(|name| self.is_below_prefix(name));
-        self.find(way, named.as_ref().or(written.as_ref()).ok_or(RouteError::Unknown)?)
+        self.find(addressing, named.as_ref().or(written.as_ref()).ok_or(RouteError::Unknown)?)
     }
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Environment};
 
-    /// The canonical name that an image has with these upstreams, each a name and a prefix.
+    /// Returns the canonical name that an image has with these upstreams, each a name and a prefix.
     fn found(upstreams: &[(&str, &str)], image: &str) -> Option<String> {
         let sections = upstreams.iter().map(|(name, prefix)| {
             format!("[[upstream]]\nname = \"{name}\"\nurl = \"https://{name}\"\nprefix = \"{prefix}\"\n")
@@ -96,8 +97,8 @@ mod tests {
         };
         let upstreams: Vec<_> = config.upstreams.into_iter().map(make).collect();
         let routes = Routes::new(&upstreams, &[]);
-        let place = routes.place(&ImageName::parse(image).unwrap());
-        place.ok().map(|place| place.canonical.to_string())
+        let resolved = routes.resolve(&ImageName::parse(image).unwrap());
+        resolved.ok().map(|resolved| resolved.canonical.to_string())
     }
 
     #[test]
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_found_by_its_name_wherever_it_is_kept() {
+    fn a_registrys_name_is_found_under_any_prefix() {
         let elsewhere = [("docker.io", "hub"), ("registry.example:5000", "own")];
         assert_eq!(found(&elsewhere, "alpine").as_deref(), Some("hub/library/alpine"));
         assert_eq!(found(&elsewhere, "hub/library/alpine").as_deref(), Some("hub/library/alpine"));
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_upstream_that_takes_all_names_takes_what_is_left() {
+    fn the_catch_all_upstream_takes_other_names() {
         let both = [("docker.io", "docker.io"), ("own", "")];
         assert_eq!(found(&both, "alpine").as_deref(), Some("docker.io/library/alpine"));
         assert_eq!(found(&[("own", "")], "team/app").as_deref(), Some("team/app"));

@@ -1,59 +1,58 @@
-//! Clients that an upstream knows: their names and passwords are for it to judge.
+//! Clients whose names and passwords an upstream judges.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
 
 use crate::authn::{Failure, Judgement};
 use crate::authz::Denied;
-use crate::gateway::IncomingRequest;
+use crate::gateway::core::Core;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::proto::Operation;
 use crate::proto::identity::{Forwarded, Identity};
-use crate::upstream::Error;
 
-impl IncomingRequest<'_> {
-    /// The identity of a client, when the upstream that judges knows it by this name and password.
-    pub(crate) async fn log_in(
-        &self,
-        judge: &Route,
-        client: Arc<Forwarded>,
-        operation: Option<&Operation>,
-    ) -> Result<Identity, Problem> {
-        let core = self.core;
-        let ask = || {
-            let (upstream, client) = (judge.upstream.clone(), client.clone());
-            let mut headers = HeaderMap::new();
-            core.lasting.via.mark(&self.parts.headers, &mut headers);
-            async move { upstream.login(client, headers).await }
-        };
-        let floor = core.settings.authenticator.floor();
-        let failure = match core.lasting.logins.verify(&client, self.client, floor, ask).await {
-            Judgement::Right => return Ok(Identity::Forwarded(client)),
-            Judgement::Unasked(error) => return Err(unasked(judge, &error)),
-            Judgement::Wrong => Failure::Invalid,
-            Judgement::Throttled { retry_after } => Failure::Throttled { retry_after },
-        };
-        Err(Problem::authentication(failure, operation))
-    }
+/// Returns the identity of a client if the upstream of `judge` takes its name and password. `headers` are the client's.
+pub(super) async fn log_in(
+    core: &Core,
+    judge: &Route,
+    client: Arc<Forwarded>,
+    address: IpAddr,
+    headers: &HeaderMap,
+    operation: Option<&Operation>,
+) -> Result<Identity, Problem> {
+    let ask = || {
+        let (upstream, client) = (judge.upstream.clone(), client.clone());
+        let mut out = HeaderMap::new();
+        core.shared.via.mark(headers, &mut out);
+        async move { upstream.login(client, out).await }
+    };
+    let floor = core.settings.authenticator.floor();
+    let failure = match core.shared.logins.verify(&client, address, floor, ask).await {
+        Judgement::Right => return Ok(Identity::Forwarded(client)),
+        // The password may be right: the client is not asked for another.
+        Judgement::Unasked(error) => {
+            let failure = judge.upstream.no_answer(None, &error);
+            return Err(Problem::upstream(&judge.name, failure, &Operation::Version));
+        }
+        Judgement::Wrong => Failure::Invalid,
+        Judgement::Throttled { retry_after } => Failure::Throttled { retry_after },
+    };
+    Err(Problem::authentication(failure, operation))
 }
 
-/// The client's password may be right: it is not asked for another.
-fn unasked(judge: &Route, error: &Error) -> Problem {
-    Problem::upstream(&judge.name, judge.upstream.no_answer(None, error), &Operation::Version)
-}
-
-/// Whom one upstream knows is nobody at another.
-pub(crate) fn may_enter(identity: &Identity, route: &Route) -> bool {
+/// Returns true if `identity` means something at the upstream of `route`: a client that one upstream knows is a stranger at
+/// all others.
+pub(super) fn may_enter(identity: &Identity, route: &Route) -> bool {
     match identity {
         Identity::Forwarded(client) => client.upstream() == &*route.name,
         Identity::Anonymous | Identity::User(_) => true,
     }
 }
 
-/// What is missing to a client of another upstream.
-pub(crate) fn stranger(operation: &Operation) -> Denied {
+/// Returns the denial of a client that another upstream knows.
+pub(super) fn stranger(operation: &Operation) -> Denied {
     Denied { repository: operation.repository().cloned(), action: operation.action() }
 }
 
@@ -69,7 +68,7 @@ mod tests {
     use crate::proto::identity::UserName;
     use crate::upstream::Upstream;
 
-    /// Upstreams that forward and others, each with what is written of it.
+    /// Returns routes to upstreams, each given by its name and further lines of its section.
     fn routes(upstreams: &[(&str, &str)]) -> Routes {
         let access = "[auth]\nchallenge = \"basic\"\n\
              [[access]]\nusers = [\"*\", \"anonymous\"]\nrepositories = [\"**\"]\nactions = [\"*\"]\n";
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_upstream_judges_or_the_one_that_the_host_is_of() {
+    fn the_only_upstream_or_the_hosts_own_judges() {
         let (forwards, plain) = ("credentials.forward = true", "");
         let only = routes(&[("one", forwards)]);
         assert_eq!((judge(&only, "localhost"), judge(&only, "")), (Some("one"), Some("one")));
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_one_upstream_knows_is_nobody_at_another() {
+    fn a_client_of_one_upstream_is_a_stranger_elsewhere() {
         let routes = routes(&[("one", ""), ("two", "")]);
         let client = Forwarded::new("one", "alice".to_owned(), Secret::new("pw"));
         let client = Identity::Forwarded(Arc::new(client));

@@ -6,36 +6,36 @@ use tokio::sync::SemaphorePermit;
 
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
-use crate::gateway::AuthorizedRequest;
+use crate::gateway::answer::Answer;
+use crate::gateway::authorized::AuthorizedRepository;
 use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
+use crate::gateway::write_guard::WriteGuard;
 use crate::proto::{Digest, MediaType, Reference};
 use crate::upstream::DOCKER_CONTENT_DIGEST;
 
-/// A manifest: out of the cache, where there is one, else from the upstream.
-pub(crate) async fn get(
-    allowed: &AuthorizedRequest<'_>,
+/// Returns a manifest: out of the cache, if there is one, else from the upstream.
+pub(super) async fn get(
+    request: &AuthorizedRepository<'_>,
     reference: &Reference,
     head: bool,
-) -> Result<Response<Body>, Problem> {
-    if let Some(repository) = allowed.cached()?
-        && let Some(response) = allowed.cached_manifest(&repository, reference, head).await?
-    {
-        return Ok(response);
+) -> Result<Answer, Problem> {
+    match request.cached_manifest(reference, head).await? {
+        Some(answer) => Ok(answer),
+        None => Ok(request.ask().await?.into()),
     }
-    allowed.ask().await
 }
 
-/// A manifest is small and is read whole before the upstream hears of it: one that is too large never gets there, and
-/// its digest is known even where the upstream does not say it.
-pub(crate) async fn put(
-    allowed: &AuthorizedRequest<'_>,
+/// Pushes a manifest. It is read whole before the upstream hears of it: one that is too large never gets there, and its
+/// digest is known even where the upstream does not say it.
+pub(super) async fn put(
+    request: &AuthorizedRepository<'_>,
     reference: &Reference,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
     let deadline = tokio::time::Instant::now() + limits::MANIFEST_DEADLINE;
     // Held until the upstream has answered.
-    let _room = tokio::time::timeout_at(deadline, room(allowed, body)).await.map_err(|_| Problem::Busy)?;
+    let _held = tokio::time::timeout_at(deadline, hold(request, body)).await.map_err(|_| Problem::Busy)?;
     let collected = tokio::time::timeout_at(deadline, body.collect(limits::MANIFEST_BYTES)).await;
     let bytes = collected.map_err(|_| Problem::ClientGone)?.map_err(|_| Problem::ClientGone)?;
     let bytes = bytes.ok_or(Problem::ManifestTooLarge)?;
@@ -43,18 +43,19 @@ pub(crate) async fn put(
         Reference::Digest(digest) => digest.clone(),
         Reference::Tag(_) => sha256(&bytes),
     };
-    let written = allowed.site().zip(allowed.place.as_ref());
-    let writing = written.map(|(site, place)| site.begin_write(&place.remote));
-    // Even a write that failed may have been done.
-    let unsettled = allowed.unsettled(Some(reference));
-    let mut response = allowed.send(allowed.target()?, &mut RequestBody::held(bytes.clone())).await?;
-    unsettled.settle();
-    if let (Some((site, place)), Some(writing)) = (written, writing) {
+    let (upstream_cache, remote) = (request.upstream_cache(), &request.repository.remote);
+    let writing = upstream_cache.map(|upstream_cache| (upstream_cache, upstream_cache.begin_write(remote)));
+    // A write that failed may have been done all the same.
+    let guard = WriteGuard::new(request, Some(reference));
+    let mut response = request.send(request.target(), &mut RequestBody::held(bytes.clone())).await?;
+    guard.settle();
+    if let Some((upstream_cache, writing)) = writing {
         match response.status() {
             StatusCode::CREATED => {
-                site.pushed_manifest(&writing, reference, &digest, allowed.media_type(), &bytes);
+                let media_type = media_type(request);
+                upstream_cache.pushed_manifest(&writing, reference, &digest, media_type, &bytes);
             }
-            _ => site.written(&place.remote),
+            _ => upstream_cache.written(remote),
         }
     }
     if response.status() == StatusCode::CREATED {
@@ -62,32 +63,31 @@ pub(crate) async fn put(
         if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
             set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
         }
-        set(headers, header::LOCATION, &allowed.naming.manifest(&Reference::Digest(digest)));
+        let location = request.request.locations.manifest(&Reference::Digest(digest));
+        set(headers, header::LOCATION, &location);
     }
     Ok(response)
 }
 
-/// Room for a manifest that is about to be held: all that are held at a time have [`limits::HELD_BYTES`] together.
-async fn room<'a>(allowed: &AuthorizedRequest<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
+/// Waits until a manifest may be held: all that are held at a time have [`limits::HELD_BYTES`] together.
+async fn hold<'a>(request: &AuthorizedRepository<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
     let most = limits::MANIFEST_BYTES as u64;
     let bytes = body.remaining().unwrap_or(most).min(most);
-    allowed.core.lasting.held.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
+    request.request.core.shared.held_bytes.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
 }
 
-pub(crate) async fn delete(
-    allowed: &AuthorizedRequest<'_>,
+pub(super) async fn delete(
+    request: &AuthorizedRepository<'_>,
     reference: &Reference,
 ) -> Result<Response<Body>, Problem> {
-    let _deleted = allowed.unsettled(Some(reference));
-    allowed.ask().await
+    let _guard = WriteGuard::new(request, Some(reference));
+    request.ask().await
 }
 
-impl AuthorizedRequest<'_> {
-    /// What the client says that it sends.
-    fn media_type(&self) -> Option<MediaType> {
-        let text = self.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-        MediaType::parse(text).ok()
-    }
+/// Returns the media type that the client declares.
+fn media_type(request: &AuthorizedRepository<'_>) -> Option<MediaType> {
+    let text = request.request.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    MediaType::parse(text).ok()
 }
 
 fn sha256(bytes: &[u8]) -> Digest {

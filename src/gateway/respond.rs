@@ -1,7 +1,7 @@
-//! Every refusal and failure to HTTP, in one place.
+//! The one place where refusals and failures become HTTP responses.
 //!
-//! Each error knows whose fault it was, and that survives here: a client's mistake is a 4xx in the registry's own
-//! words, an upstream's failure a 502 or 504, and none of them is ever an HTML page.
+//! A client's mistake is a 4xx in the registry's own words, an upstream's failure a 502 or 504, and none of them is ever an
+//! HTML page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,53 +17,53 @@ use crate::gateway::route::RouteError;
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{Access, Action, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
 
-/// Why a request is not answered with what it asked for.
+/// A request that is not answered with what it asked for.
 #[derive(Debug)]
-pub(crate) enum Problem {
-    /// Its HTTP could be read in two ways, or breaks a rule that keeps proxies safe.
+pub(super) enum Problem {
+    /// HTTP that could be read in two ways, or breaks a rule that keeps proxies safe.
     Malformed(&'static str),
-    /// Its head is longer than any client's should be.
+    /// A head longer than any client's should be.
     HeadTooLarge,
-    /// It is for a host that is not served here.
+    /// A host that is not served, or not just one host.
     Host(HostError),
-    /// It has already been here.
+    /// A request that has already been here.
     Loop,
-    /// It is outside the registry's grammar.
+    /// A request outside the registry's grammar.
     Target(TargetError),
-    /// It needs a login. Holds the accesses that it asked for, in the client's own names.
+    /// A login is needed. Holds the accesses that were asked for, in the client's own names.
     Unauthorized(Vec<Access>),
     /// Too many logins failed.
     Throttled(Duration),
-    /// Whoever asks may not. Holds the text that says what was missing.
+    /// The rules do not allow it. Holds the text that says what was missing.
     Denied(String),
     /// No upstream holds such a repository.
     Route(RouteError),
-    /// The upstream is only read from here.
+    /// A write to an upstream with `read_only`.
     ReadOnly,
-    /// The upload's handle is not one of ours, or not for this client.
+    /// An upload's handle that was not sealed here, or not for this client.
     UploadUnknown,
-    /// The manifest is larger than any registry must take.
+    /// A manifest larger than any registry must take.
     ManifestTooLarge,
-    /// Too much is held already.
+    /// Too many manifests are being pushed.
     Busy,
     /// The client's own request broke off.
     ClientGone,
     /// The upstream gave nothing usable. `code` is the one that fits the operation.
     Upstream { upstream: Arc<str>, failure: UpstreamFailure, code: ErrorCode },
-    /// No byte that is asked for is in the blob, which has this many.
+    /// A range outside the blob, which has this many bytes.
     Unsatisfiable(u64),
-    /// It is not in the cache, and the upstream is not asked. Holds what is missing.
+    /// Not in the cache, and the upstream is not asked. Holds the code for what is missing, and the reason.
     NotCached(ErrorCode, &'static str),
     /// The upstream limits the rate of this account; it is asked again after this time.
     RateLimited(Duration),
-    /// The upstream has failed too often to be asked now.
+    /// The upstream's circuit breaker is open.
     CircuitOpen,
     /// A handle could not be sealed.
     Seal(SealError),
 }
 
 impl Problem {
-    pub(crate) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
+    pub(super) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
         match failure {
             Failure::Invalid => Self::Unauthorized(operation.map(accesses).unwrap_or_default()),
             Failure::Throttled { retry_after } => Self::Throttled(retry_after),
@@ -71,7 +71,7 @@ impl Problem {
     }
 
     /// Returns the problem of an upstream that gave nothing usable for `operation`.
-    pub(crate) fn upstream(upstream: &str, failure: UpstreamFailure, operation: &Operation) -> Self {
+    pub(super) fn upstream(upstream: &str, failure: UpstreamFailure, operation: &Operation) -> Self {
         match failure.meaning {
             Meaning::ClientGone => return Self::ClientGone,
             Meaning::Loop => return Self::Loop,
@@ -83,27 +83,27 @@ impl Problem {
     }
 
     /// Returns the problem of an upstream's success that is not what was asked for.
-    pub(crate) fn unusable(upstream: &str, reason: &'static str) -> Self {
+    pub(super) fn unusable(upstream: &str, reason: &'static str) -> Self {
         let failure = UpstreamFailure::unusable(reason);
         Self::Upstream { upstream: upstream.into(), failure, code: ErrorCode::Unavailable }
     }
 
-    /// The answer; `realm` is what a challenge is for.
-    pub(crate) fn respond(&self, realm: &HeaderValue) -> Response<Body> {
+    /// Returns the response. `challenge` is the value of `WWW-Authenticate` in a 401.
+    pub(super) fn respond(&self, challenge: &HeaderValue) -> Response<Body> {
         let (status, body) = self.status_and_body();
         let mut response = Response::new(Body::full(body.render()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some((name, value)) = self.header(realm) {
+        if let Some((name, value)) = self.header(challenge) {
             headers.insert(name, value);
         }
         response
     }
 
-    fn header(&self, realm: &HeaderValue) -> Option<(header::HeaderName, HeaderValue)> {
+    fn header(&self, challenge: &HeaderValue) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
-            Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, realm.clone())),
+            Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, challenge.clone())),
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
             Self::RateLimited(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
             Self::Upstream { failure: UpstreamFailure { retry_after: Some(after), .. }, .. } => {
@@ -135,7 +135,7 @@ impl Problem {
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 text(ErrorCode::SizeInvalid, "the request's head is longer than 64 KiB"),
             ),
-            Self::Host(error) => (error.status(), text(ErrorCode::NameUnknown, error.to_string())),
+            Self::Host(error) => (host_status(error), text(ErrorCode::NameUnknown, error.to_string())),
             Self::Loop => (S::LOOP_DETECTED, text(ErrorCode::Unavailable, "the gateway is its own upstream")),
             Self::Target(error) => {
                 let status = S::from_u16(error.status()).unwrap_or(S::NOT_FOUND);
@@ -181,8 +181,8 @@ impl Problem {
         }
     }
 
-    /// Tells the operator what the client is not told.
-    pub(crate) fn log(&self, request_id: &str) {
+    /// Logs what the operator needs to know and the client is not told.
+    pub(super) fn log(&self, request_id: &str) {
         match self {
             Self::Upstream { upstream, failure, .. } if failure.meaning.client_status() >= Some(500) => {
                 tracing::warn!(request_id, upstream = &**upstream, meaning = ?failure.meaning, error = %failure, "no usable answer from the upstream");
@@ -194,6 +194,13 @@ impl Problem {
     }
 }
 
+fn host_status(error: &HostError) -> StatusCode {
+    match error {
+        HostError::NotOne | HostError::Differ => StatusCode::BAD_REQUEST,
+        HostError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+    }
+}
+
 fn route(error: &RouteError) -> (StatusCode, ErrorBody) {
     let (status, code) = match error {
         RouteError::Unknown | RouteError::UnknownNamespace => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
@@ -202,9 +209,9 @@ fn route(error: &RouteError) -> (StatusCode, ErrorBody) {
     (status, ErrorBody::with_message(code, error.to_string()))
 }
 
-/// The accesses that an operation asks for, as the body of a 401 lists them. Writing is asked for together with
-/// reading, as distribution does it.
-pub(crate) fn accesses(operation: &Operation) -> Vec<Access> {
+/// Returns the accesses that an operation asks for, as the body of a 401 lists them. Writing is asked for together with
+/// reading, as distribution does.
+pub(super) fn accesses(operation: &Operation) -> Vec<Access> {
     let actions: &[Action] = match operation.action() {
         None => &[],
         Some(Action::Catalog) => return vec![Access::catalog()],
@@ -216,8 +223,8 @@ pub(crate) fn accesses(operation: &Operation) -> Vec<Access> {
     actions.iter().map(|action| Access::repository(name.as_str(), action.as_str())).collect()
 }
 
-/// The code of a refusal whose own body says nothing in the registry's language.
-pub(crate) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
+/// Returns the code of a refusal whose own body is not an error of the registry API.
+pub(super) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
     match status {
         StatusCode::NOT_FOUND => match operation {
             Operation::GetManifest { .. } | Operation::DeleteManifest { .. } => ErrorCode::ManifestUnknown,

@@ -6,8 +6,8 @@ use crate::gateway::respond::Problem;
 use crate::proto::Operation;
 use crate::proto::hop_by_hop::{HOP_BY_HOP, connection_listed};
 
-/// What a request may carry upstream. Authorization and cookies are the gateway's, never the upstream's; everything
-/// that names a client (`X-Forwarded-*`, `Forwarded`) stays here too.
+/// The headers of a request that go upstream. Authorization and cookies are for the gateway, never for the upstream;
+/// everything that names a client (`X-Forwarded-*`, `Forwarded`) stays here too.
 const PASSED_UP: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::CONTENT_RANGE,
@@ -19,7 +19,7 @@ const PASSED_UP: [HeaderName; 8] = [
     header::USER_AGENT,
 ];
 
-/// An upstream's own fields that would bind or track a client: none reaches one.
+/// The headers of an upstream that would bind or track a client: none reaches it.
 const STRIPPED: [&str; 10] = [
     "set-cookie",
     "set-cookie2",
@@ -35,14 +35,14 @@ const STRIPPED: [&str; 10] = [
 
 /// The gateway's mark in Via (RFC 9110 section 7.6.3).
 #[derive(Clone, Debug)]
-pub(crate) struct Via {
+pub(super) struct Via {
     pseudonym: String,
     value: HeaderValue,
 }
 
 impl Via {
-    /// A mark that no other process has, so that a request which comes back is known.
-    pub(crate) fn new() -> Self {
+    /// Returns a mark that no other process has, by which a request that comes back is recognised.
+    pub(super) fn new() -> Self {
         let mut bytes = [0u8; 8];
         // Without randomness the mark is shared, which could only refuse a chain of two such gateways.
         let _ = aws_lc_rs::rand::fill(&mut bytes);
@@ -52,17 +52,17 @@ impl Via {
         Self { pseudonym, value }
     }
 
-    /// Marks what is sent on behalf of a request with `headers`.
-    pub(crate) fn mark(&self, headers: &HeaderMap, out: &mut HeaderMap) {
+    /// Adds the mark to `out`, which is sent on behalf of a request with `headers`.
+    pub(super) fn mark(&self, headers: &HeaderMap, out: &mut HeaderMap) {
         out.insert(header::VIA, self.value.clone());
         for earlier in headers.get_all(header::VIA) {
             out.append(header::VIA, earlier.clone());
         }
     }
 
-    /// Marks what the gateway asks for all of its clients on behalf of a request with `headers`: of those before, only the
-    /// marks of other gateways go with it, by which a loop is known.
-    pub(crate) fn mark_own(&self, headers: &HeaderMap) -> HeaderMap {
+    /// Returns the headers of a request that the gateway makes for all of its clients, caused by one with `headers`: of that
+    /// one, only the marks of other gateways go along, by which a loop is recognised.
+    pub(super) fn mark_own(&self, headers: &HeaderMap) -> HeaderMap {
         let mut out = HeaderMap::with_capacity(8);
         out.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         out.insert(
@@ -78,8 +78,8 @@ impl Via {
         out
     }
 
-    /// Whether a request has been here already.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Refuses a request that has been here already.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let seen = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
         if seen.into_iter().any(|value| value.contains(&self.pseudonym)) {
             Err(Problem::Loop)
@@ -89,17 +89,17 @@ impl Via {
     }
 }
 
-/// Whether it is the mark of a gateway like this one.
+/// Returns true for the mark of a gateway like this one.
 fn is_mark(text: &str) -> bool {
     let digits = text.strip_prefix("1.1 dockgate-");
     digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Gateways in a row whose marks are passed on.
+/// The most gateways in a row whose marks are passed on.
 const MARKS: usize = 16;
 
-/// The headers for an upstream, made from a client's.
-pub(crate) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
+/// Returns the headers for an upstream, made from a client's.
+pub(super) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(12);
     for name in &PASSED_UP {
         if let Some(value) = headers.get(name) {
@@ -117,7 +117,7 @@ pub(crate) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via)
     out
 }
 
-/// Several lines of a list field as one (RFC 9110 section 5.3): some registries read only the first.
+/// Joins the lines of a list field (RFC 9110 section 5.3): some registries read only the first.
 fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
@@ -132,9 +132,9 @@ fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     if joined.is_empty() { Some(first.clone()) } else { HeaderValue::from_bytes(&joined).ok() }
 }
 
-/// Takes from an upstream's headers what is not for the client: what belongs to this connection alone (RFC 9110
+/// Removes the headers of an upstream that are not for the client: what belongs to this connection alone (RFC 9110
 /// section 7.6.1), and what would bind or track it. Length and type are the body's, whatever Connection says of them.
-pub(crate) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
+pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
     let listed = connection_listed(headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
     for name in listed.iter().filter(|name| !matches!(name.as_str(), "content-length" | "content-type")) {
         headers.remove(name.as_str());
@@ -145,8 +145,9 @@ pub(crate) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, cache_control(operation));
 }
 
-/// What was served to one client is nobody else's (RFC 9111 section 3.5); what a digest names never changes.
-pub(crate) fn cache_control(operation: &Operation) -> HeaderValue {
+/// Returns the `Cache-Control` of an answer: it is for one client alone (RFC 9111 section 3.5), and what a digest names never
+/// changes.
+pub(super) fn cache_control(operation: &Operation) -> HeaderValue {
     let immutable = matches!(operation, Operation::GetBlob { .. })
         || matches!(operation, Operation::GetManifest { .. } if operation.digest().is_some());
     HeaderValue::from_static(if immutable { "private, max-age=31536000, immutable" } else { "no-cache" })
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_cookies_and_forwarded_names_never_go_upstream() {
+    fn credentials_and_client_names_never_go_upstream() {
         let mut headers = HeaderMap::new();
         for name in ["authorization", "cookie", "x-forwarded-for", "forwarded", "x-real-ip", "host", "expect"]
         {
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_everyone_has_nothing_of_whoever_asked_first() {
+    fn a_shared_request_has_nothing_of_its_client() {
         let mut headers = HeaderMap::new();
         headers.insert("user-agent", HeaderValue::from_static("evil"));
         headers.append("via", HeaderValue::from_static("1.1 evil, 1.1 dockgate-0123456789abcdef"));
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_lists_is_dropped_but_not_the_length() {
+    fn headers_that_connection_lists_are_dropped_except_the_length() {
         let mut headers = HeaderMap::new();
         headers.insert("connection", HeaderValue::from_static("X-Private, content-length, close"));
         headers.insert("x-private", HeaderValue::from_static("1"));

@@ -1,4 +1,4 @@
-//! Which upstream a repository belongs to, and what its one name is.
+//! From a repository's name, as a client gives it, to its upstream and its one name here.
 //!
 //! Whichever way a repository is reached, rules, logs and upstream see the same canonical name. `ns` is the client's
 //! word: it selects among the configured upstreams and is never dialled.
@@ -11,46 +11,44 @@ use crate::config::CredentialSource;
 use crate::proto::{NameError, RepositoryName};
 use crate::upstream::Upstream;
 
-/// The ways to the upstreams.
-pub(crate) struct Routes {
+/// The routes to the upstreams.
+pub(super) struct Routes {
     routes: Vec<Route>,
-    /// Virtual hosts, in lower case, each the place of its upstream.
+    /// Virtual hosts, in lower case, each with the index of its route.
     hosts: HashMap<String, usize>,
-    /// What containerd sends as `ns`.
+    /// The values of `ns` that containerd sends, each with the index of its route.
     names: HashMap<String, usize>,
 }
 
-/// One upstream, and what stands before its repositories' names here.
-pub(crate) struct Route {
-    pub(crate) upstream: Arc<Upstream>,
-    /// What is kept of it, where it has a cache.
-    pub(crate) site: Option<Arc<UpstreamCache>>,
+/// An upstream, and the prefix of its repositories' names here.
+pub(super) struct Route {
+    pub(super) upstream: Arc<Upstream>,
+    /// Its cache, if it has one.
+    pub(super) upstream_cache: Option<Arc<UpstreamCache>>,
     /// The upstream's name, shared with the log.
-    pub(crate) name: Arc<str>,
+    pub(super) name: Arc<str>,
     prefix: String,
     library: bool,
 }
 
-/// How a request says where it wants to go, apart from the repository's name.
+/// The parts of a request that select an upstream, besides the repository's name.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Addressing<'a> {
+pub(super) struct Addressing<'a> {
     /// The request's host without a port, in lower case.
-    pub(crate) host: &'a str,
+    pub(super) host: &'a str,
     /// PREFIX of `/PREFIX/v2/…`.
-    pub(crate) prefix: Option<&'a RepositoryName>,
+    pub(super) prefix: Option<&'a RepositoryName>,
     /// The `ns` parameter.
-    pub(crate) ns: Option<&'a str>,
+    pub(super) ns: Option<&'a str>,
 }
 
 /// A repository that has been found.
-#[derive(Debug)]
-pub(crate) struct ResolvedRepository {
-    /// Which of the routes leads there.
-    pub(crate) route: usize,
+pub(super) struct ResolvedRepository<'a> {
+    pub(super) route: &'a Route,
     /// Its one name here.
-    pub(crate) canonical: RepositoryName,
+    pub(super) canonical: RepositoryName,
     /// Its name at the upstream.
-    pub(crate) remote: RepositoryName,
+    pub(super) remote: RepositoryName,
 }
 
 /// Why a repository was not found.
@@ -67,134 +65,131 @@ pub(crate) enum RouteError {
 }
 
 impl Routes {
-    pub(crate) fn new(upstreams: &[Arc<Upstream>], sites: &[Arc<UpstreamCache>]) -> Self {
-        let routes: Vec<_> = upstreams.iter().map(|upstream| Route::new(upstream.clone(), sites)).collect();
+    pub(super) fn new(upstreams: &[Arc<Upstream>], upstream_caches: &[Arc<UpstreamCache>]) -> Self {
+        let routes: Vec<_> =
+            upstreams.iter().map(|upstream| Route::new(upstream.clone(), upstream_caches)).collect();
         let (mut hosts, mut names) = (HashMap::new(), HashMap::new());
-        for (place, route) in routes.iter().enumerate() {
+        for (index, route) in routes.iter().enumerate() {
             let settings = route.upstream.settings();
-            hosts.extend(settings.hosts.iter().map(|host| (host.to_ascii_lowercase(), place)));
-            names.entry(settings.url.authority().to_ascii_lowercase()).or_insert(place);
-            names.insert(settings.name.to_ascii_lowercase(), place);
+            hosts.extend(settings.hosts.iter().map(|host| (host.to_ascii_lowercase(), index)));
+            names.entry(settings.url.authority().to_ascii_lowercase()).or_insert(index);
+            names.insert(settings.name.to_ascii_lowercase(), index);
         }
         Self { routes, hosts, names }
     }
 
-    pub(crate) fn get(&self, route: usize) -> Option<&Route> {
-        self.routes.get(route)
-    }
-
-    /// The upstream that judges the names and passwords of clients that come to `host`: the only one, or the host's own.
-    pub(crate) fn judge(&self, host: &str) -> Option<&Route> {
-        let own = self.hosts.get(host).and_then(|place| self.routes.get(*place));
+    /// Returns the route whose upstream judges the names and passwords of clients that come to `host`: the only one, or the
+    /// host's own.
+    pub(super) fn judge(&self, host: &str) -> Option<&Route> {
         let only = || self.routes.first().filter(|_| self.routes.len() == 1);
-        own.or_else(only)
+        self.by_host(host)
+            .or_else(only)
             .filter(|route| route.upstream.settings().credentials.source == CredentialSource::Forward)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
 
-    /// Finds the repository that a client calls `name` when it comes by `way`.
-    pub(crate) fn find(
+    /// Finds the repository that a client calls `name`.
+    pub(super) fn find(
         &self,
-        way: Addressing<'_>,
+        addressing: Addressing<'_>,
         name: &RepositoryName,
-    ) -> Result<ResolvedRepository, RouteError> {
-        let full = match way.prefix {
+    ) -> Result<ResolvedRepository<'_>, RouteError> {
+        let full = match addressing.prefix {
             Some(prefix) => name.with_prefix(prefix.as_str())?,
             None => name.clone(),
         };
-        let place = match (self.hosts.get(way.host), self.namespace(way)?) {
-            (Some(host), Some(ns)) if *host != ns => return Err(RouteError::Disagree),
-            (Some(host), _) => self.within(*host, full)?,
+        let found = match (self.by_host(addressing.host), self.by_namespace(addressing)?) {
+            (Some(host), Some(ns)) if !std::ptr::eq(host, ns) => return Err(RouteError::Disagree),
+            (Some(host), _) => host.resolve(full)?,
             (None, Some(ns)) => match self.by_prefix(&full) {
-                Some((route, remote)) if route == ns => self.within(route, remote)?,
+                Some((route, remote)) if std::ptr::eq(route, ns) => ns.resolve(remote)?,
                 Some(_) => return Err(RouteError::Disagree),
-                None => self.within(ns, full)?,
+                None => ns.resolve(full)?,
             },
-            (None, None) => {
-                let (route, remote) = self
-                    .by_prefix(&full)
-                    .or_else(|| Some((self.catch_all()?, full)))
-                    .ok_or(RouteError::Unknown)?;
-                self.within(route, remote)?
-            }
+            (None, None) => match self.by_prefix(&full) {
+                Some((route, remote)) => route.resolve(remote)?,
+                None => {
+                    let catch_all = self.routes.iter().find(|route| route.prefix.is_empty());
+                    catch_all.ok_or(RouteError::Unknown)?.resolve(full)?
+                }
+            },
         };
-        self.is_unambiguous(&place).then_some(place).ok_or(RouteError::Unknown)
+        self.is_unambiguous(&found).then_some(found).ok_or(RouteError::Unknown)
     }
 
-    /// The upstream that a way leads to by itself, whatever the repository: for the catalog.
-    pub(crate) fn only(&self, way: Addressing<'_>) -> Result<Option<usize>, RouteError> {
-        if let Some(ns) = self.namespace(way)? {
-            return Ok(Some(ns));
+    /// Returns the route to which a request's addressing leads by itself, whatever the repository: for the catalog.
+    pub(super) fn only(&self, addressing: Addressing<'_>) -> Result<Option<&Route>, RouteError> {
+        if let Some(route) = self.by_namespace(addressing)?.or_else(|| self.by_host(addressing.host)) {
+            return Ok(Some(route));
         }
-        if let Some(host) = self.hosts.get(way.host) {
-            return Ok(Some(*host));
-        }
-        let Some(prefix) = way.prefix else { return Ok(None) };
-        let place = self.routes.iter().position(|route| route.prefix == prefix.as_str());
-        place.map(Some).ok_or(RouteError::Unknown)
+        let Some(prefix) = addressing.prefix else { return Ok(None) };
+        let route = self.routes.iter().find(|route| route.prefix == prefix.as_str());
+        route.map(Some).ok_or(RouteError::Unknown)
     }
 
-    fn namespace(&self, way: Addressing<'_>) -> Result<Option<usize>, RouteError> {
-        way.ns.map(|ns| self.names.get(ns).copied().ok_or(RouteError::UnknownNamespace)).transpose()
+    fn by_host(&self, host: &str) -> Option<&Route> {
+        self.hosts.get(host).and_then(|index| self.routes.get(*index))
     }
 
-    /// The longest prefix that leaves something of the name.
-    fn by_prefix(&self, name: &RepositoryName) -> Option<(usize, RepositoryName)> {
-        let rest = |(place, route): (usize, &Route)| {
-            let rest = (!route.prefix.is_empty()).then(|| name.strip_prefix(&route.prefix))??;
-            Some((route.prefix.len(), place, rest))
+    fn by_namespace(&self, addressing: Addressing<'_>) -> Result<Option<&Route>, RouteError> {
+        let Some(ns) = addressing.ns else { return Ok(None) };
+        let route = self.names.get(ns).and_then(|index| self.routes.get(*index));
+        route.map(Some).ok_or(RouteError::UnknownNamespace)
+    }
+
+    /// Returns the route with the longest prefix that leaves something of the name, and what it leaves.
+    fn by_prefix(&self, name: &RepositoryName) -> Option<(&Route, RepositoryName)> {
+        let rest = |route: &Route| match route.prefix.as_str() {
+            "" => None,
+            prefix => name.strip_prefix(prefix),
         };
-        let longest = self.routes.iter().enumerate().filter_map(rest).max_by_key(|(length, ..)| *length);
-        longest.map(|(_, place, rest)| (place, rest))
+        let matching = self.routes.iter().filter_map(|route| Some((route, rest(route)?)));
+        matching.max_by_key(|(route, _)| route.prefix.len())
     }
 
-    /// Whether a name is below one of the prefixes.
-    pub(crate) fn is_below_prefix(&self, name: &RepositoryName) -> bool {
+    /// Returns true if a name is below one of the prefixes.
+    pub(super) fn is_below_prefix(&self, name: &RepositoryName) -> bool {
         self.by_prefix(name).is_some()
     }
 
-    fn catch_all(&self) -> Option<usize> {
-        self.routes.iter().position(|route| route.prefix.is_empty())
-    }
-
-    fn within(&self, route: usize, remote: RepositoryName) -> Result<ResolvedRepository, RouteError> {
-        let found = self.routes.get(route).ok_or(RouteError::Unknown)?;
-        let remote = if found.library && !remote.as_str().contains('/') {
-            remote.with_prefix("library")?
-        } else {
-            remote
-        };
-        Ok(ResolvedRepository { route, canonical: found.canonical(&remote)?, remote })
-    }
-
-    /// A canonical name must lead back to where it came from: else two repositories would share it, and a rule for
-    /// the one would open the other.
-    fn is_unambiguous(&self, place: &ResolvedRepository) -> bool {
-        match self.by_prefix(&place.canonical) {
-            Some((route, remote)) => route == place.route && remote == place.remote,
-            None => self.routes.get(place.route).is_some_and(|route| route.prefix.is_empty()),
+    /// Returns true if the canonical name leads back to where it came from. Otherwise two repositories would share it, and a
+    /// rule for the one would open the other.
+    fn is_unambiguous(&self, found: &ResolvedRepository<'_>) -> bool {
+        match self.by_prefix(&found.canonical) {
+            Some((route, remote)) => std::ptr::eq(route, found.route) && remote == found.remote,
+            None => found.route.prefix.is_empty(),
         }
     }
 }
 
 impl Route {
-    fn new(upstream: Arc<Upstream>, sites: &[Arc<UpstreamCache>]) -> Self {
+    fn new(upstream: Arc<Upstream>, upstream_caches: &[Arc<UpstreamCache>]) -> Self {
         let settings = upstream.settings();
         let (prefix, library) = (settings.prefix.clone(), settings.library);
         let name = settings.name.as_str().into();
-        let site = sites.iter().find(|site| site.name() == settings.name).cloned();
-        Self { upstream, site, name, prefix, library }
+        let upstream_cache = upstream_caches.iter().find(|cache| cache.name() == settings.name).cloned();
+        Self { upstream, upstream_cache, name, prefix, library }
     }
 
-    /// The canonical name of what the upstream calls `remote`.
-    pub(crate) fn canonical(&self, remote: &RepositoryName) -> Result<RepositoryName, NameError> {
+    /// Returns the repository that the upstream calls `remote`, or `library/` and that (Docker Hub's official images).
+    fn resolve(&self, remote: RepositoryName) -> Result<ResolvedRepository<'_>, RouteError> {
+        let remote = if self.library && !remote.as_str().contains('/') {
+            remote.with_prefix("library")?
+        } else {
+            remote
+        };
+        Ok(ResolvedRepository { route: self, canonical: self.canonical(&remote)?, remote })
+    }
+
+    /// Returns the canonical name of what the upstream calls `remote`.
+    pub(super) fn canonical(&self, remote: &RepositoryName) -> Result<RepositoryName, NameError> {
         remote.with_prefix(&self.prefix)
     }
 
-    pub(crate) fn prefix(&self) -> &str {
+    pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 }

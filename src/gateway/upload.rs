@@ -1,7 +1,7 @@
 //! Uploads: end-4 to end-6, end-11, end-13 and cancelling.
 //!
-//! The upstream's location is sealed into the client's URL, together with where and for whom it is. Only the same
-//! identity, in the same repository, may go on with it.
+//! The upstream's location is sealed into the client's URL, together with the repository and the identity that it is for.
+//! Only the same identity, in the same repository, may go on with it.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::body::{Body, RequestBody};
 use crate::cache::Push;
 use crate::clock;
-use crate::gateway::AuthorizedRequest;
+use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::forward::set;
-use crate::gateway::handle::Kind;
+use crate::gateway::handle::HandleKind;
 use crate::gateway::respond::Problem;
-use crate::gateway::route::Addressing;
+use crate::gateway::write_guard::WriteGuard;
 use crate::meaning::Meaning;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
@@ -25,16 +25,16 @@ use crate::upstream::RequiredScope;
 /// How long an upload may be gone on with after it began. Registries forget theirs sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What a handle holds.
+/// The content of a handle.
 #[derive(Debug, Serialize, Deserialize)]
 struct Handle {
     /// The upstream's name.
     u: String,
     /// The repository's canonical name.
     r: String,
-    /// Who began it.
+    /// The name of the identity that began it.
     i: String,
-    /// When, in seconds since 1970.
+    /// When it began, in seconds since 1970.
     t: u64,
     /// Path and query at the upstream, byte for byte; or the URL at another host that the upload has been sent to.
     l: String,
@@ -46,13 +46,13 @@ struct Handle {
 /// Begins an upload, or mounts a blob from another repository.
 ///
 /// A mount that can't be is an ordinary upload, never an error: clients give up on one.
-pub(crate) async fn start(
-    allowed: &AuthorizedRequest<'_>,
+pub(super) async fn start(
+    request: &AuthorizedRepository<'_>,
     start: &UploadStart,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
     if let UploadStart::Mount { digest, from: Some(from) } = start
-        && let Some(mounted) = mount(allowed, digest, from).await?
+        && let Some(mounted) = mount(request, digest, from).await?
     {
         return Ok(mounted);
     }
@@ -60,49 +60,47 @@ pub(crate) async fn start(
         UploadStart::Mount { .. } | UploadStart::Unmountable => &UploadStart::Session,
         start => start,
     };
-    let target = start_target(allowed, start.clone())?;
+    let target = start_target(request, start.clone());
     let UploadStart::Monolithic(digest) = start else {
-        let response = allowed.send(target.clone(), body).await?;
-        return sealed(allowed, &target, None, response);
+        let response = request.send(target.clone(), body).await?;
+        return sealed(request, &target, None, response);
     };
-    let push = new_copy(allowed).and_then(|id| allowed.site()?.push(&id, Some(0)));
-    let unsettled = allowed.unsettled(None);
-    let sent = send_copied(allowed, target.clone(), body, push).await;
-    drop(unsettled);
+    let push = new_copy(request).and_then(|id| request.upstream_cache()?.push(&id, Some(0)));
+    let guard = WriteGuard::new(request, None);
+    let sent = send_copied(request, target.clone(), body, push).await;
+    drop(guard);
     let (response, push) = sent?;
     match response.status() {
-        StatusCode::CREATED => Ok(pushed(allowed, digest, push, response).await),
-        _ => sealed(allowed, &target, None, response),
+        StatusCode::CREATED => Ok(pushed(request, digest, push, response).await),
+        _ => sealed(request, &target, None, response),
     }
 }
 
-/// `Some` when the upstream has mounted the blob, or has begun an upload instead.
+/// Mounts the blob. `None` where that can't be: an ordinary upload is to begin.
 async fn mount(
-    allowed: &AuthorizedRequest<'_>,
+    request: &AuthorizedRepository<'_>,
     digest: &Digest,
     from: &RepositoryName,
 ) -> Result<Option<Response<Body>>, Problem> {
-    let Some(from) = mountable(allowed, from) else { return Ok(None) };
+    let Some(from) = mountable(request, from) else { return Ok(None) };
     let source = from.clone();
     let start = UploadStart::Mount { digest: digest.clone(), from: Some(from) };
-    let target = start_target(allowed, start)?;
-    let upstream = allowed.upstream()?;
-    // The upstream's refusal is not the client's: it gets an ordinary upload.
-    let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
-    let access = RequiredScope::Mount(place.remote.clone(), source);
-    let unsettled = allowed.unsettled(None);
-    let answer = allowed.send_with(access, target.clone(), &mut RequestBody::empty()).await;
-    drop(unsettled);
+    let target = start_target(request, start);
+    let access = RequiredScope::Mount(request.repository.remote.clone(), source);
+    let guard = WriteGuard::new(request, None);
+    let answer = request.send_with(access, target.clone(), &mut RequestBody::empty()).await;
+    drop(guard);
     match answer {
         Ok(response) if response.status() == StatusCode::CREATED => {
-            Ok(Some(pushed(allowed, digest, None, response).await))
+            Ok(Some(pushed(request, digest, None, response).await))
         }
         Ok(response) if response.status() == StatusCode::ACCEPTED => {
-            sealed(allowed, &target, None, response).map(Some)
+            sealed(request, &target, None, response).map(Some)
         }
         Err(problem) if !is_refusal(&problem) => Err(problem),
+        // The upstream's refusal is not the client's: it gets an ordinary upload.
         Ok(_) | Err(_) => {
-            tracing::debug!(upstream = upstream.settings().name, "the upstream refuses the mount");
+            tracing::debug!(upstream = request.upstream().settings().name, "the upstream refuses the mount");
             Ok(None)
         }
     }
@@ -130,118 +128,119 @@ fn is_refusal(problem: &Problem) -> bool {
     }
 }
 
-/// The source's name at the upstream, if it is at the same one and the client may read it.
-fn mountable(allowed: &AuthorizedRequest<'_>, from: &RepositoryName) -> Option<RepositoryName> {
-    let here = allowed.place.as_ref()?;
-    let way = Addressing { ..allowed.way };
-    let source = allowed.core.routes.find(way, from).ok()?;
-    let may = source.route == here.route && allowed.core.rules.may_mount(&allowed.permit, &source.canonical);
+/// Returns the source's name at the upstream, if it is at the same one and the client may read it.
+fn mountable(request: &AuthorizedRepository<'_>, from: &RepositoryName) -> Option<RepositoryName> {
+    let AuthorizedRepository { request, repository } = request;
+    let source = request.core.routes.find(request.addressing, from).ok()?;
+    let may = std::ptr::eq(source.route, repository.route)
+        && request.core.rules.may_mount(&request.permit, &source.canonical);
     may.then_some(source.remote)
 }
 
-fn start_target(allowed: &AuthorizedRequest<'_>, start: UploadStart) -> Result<String, Problem> {
-    let repository = allowed.place.as_ref().map(|place| place.remote.clone());
-    let repository = repository.ok_or(Problem::UploadUnknown)?;
-    Ok(allowed.upstream()?.target_of(&Operation::StartUpload { repository, start }))
+fn start_target(request: &AuthorizedRepository<'_>, start: UploadStart) -> String {
+    let repository = request.repository.remote.clone();
+    request.upstream().target_of(&Operation::StartUpload { repository, start })
 }
 
-/// Sends more, asks how far it has come, or gives it up.
-pub(crate) async fn go_on(
-    allowed: &AuthorizedRequest<'_>,
+/// Sends more of an upload, asks how far it has come, or cancels it.
+pub(super) async fn go_on(
+    request: &AuthorizedRepository<'_>,
     session: &str,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    let handle = open(allowed, session)?;
-    let copied = matches!(allowed.operation, Operation::PatchUpload { .. } | Operation::CancelUpload { .. });
-    let push = if copied { copy_of(allowed, &handle) } else { None };
-    let (response, push) = send_copied(allowed, handle.l.clone(), body, push).await?;
-    if matches!(allowed.operation, Operation::CancelUpload { .. }) {
+    let handle = open(request, session)?;
+    let copied =
+        matches!(request.request.operation, Operation::PatchUpload { .. } | Operation::CancelUpload { .. });
+    let push = if copied { copy_of(request, &handle) } else { None };
+    let (response, push) = send_copied(request, handle.l.clone(), body, push).await?;
+    if matches!(request.request.operation, Operation::CancelUpload { .. }) {
         return Ok(without_location(response));
     }
     if let Some(push) = push {
         push.keep();
     }
-    sealed(allowed, &handle.l.clone(), Some(handle), response)
+    sealed(request, &handle.l.clone(), Some(handle), response)
 }
 
-/// Sends the rest, if any, and names the digest of the whole.
-pub(crate) async fn finish(
-    allowed: &AuthorizedRequest<'_>,
+/// Sends the rest of an upload, if any, and names the digest of the whole.
+pub(super) async fn finish(
+    request: &AuthorizedRepository<'_>,
     session: &str,
     digest: &Digest,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    let handle = open(allowed, session)?;
-    let push = copy_of(allowed, &handle);
-    let unsettled = allowed.unsettled(None);
-    let sent = send_copied(allowed, with_digest(&handle.l, digest), body, push).await;
-    drop(unsettled);
+    let handle = open(request, session)?;
+    let push = copy_of(request, &handle);
+    let guard = WriteGuard::new(request, None);
+    let sent = send_copied(request, with_digest(&handle.l, digest), body, push).await;
+    drop(guard);
     let (response, push) = sent?;
     match response.status() {
-        StatusCode::CREATED => Ok(pushed(allowed, digest, push, response).await),
-        StatusCode::NO_CONTENT => Ok(created(allowed, digest, response)),
-        _ => sealed(allowed, &handle.l.clone(), Some(handle), response),
+        StatusCode::CREATED => Ok(pushed(request, digest, push, response).await),
+        StatusCode::NO_CONTENT => Ok(created(request, digest, response)),
+        _ => sealed(request, &handle.l.clone(), Some(handle), response),
     }
 }
 
-/// A copy of an upload that begins, where there is a cache.
-fn new_copy(allowed: &AuthorizedRequest<'_>) -> Option<String> {
-    allowed.site().and_then(|site| site.begin_push())
+/// Begins a copy of an upload, if there is a cache. Returns the copy's id.
+fn new_copy(request: &AuthorizedRepository<'_>) -> Option<String> {
+    request.upstream_cache()?.begin_push()
 }
 
-/// The copy of an upload that goes on, where there is one, and what the client sends now goes on where it ends.
-fn copy_of(allowed: &AuthorizedRequest<'_>, handle: &Handle) -> Option<Push> {
-    let range = allowed.headers.get(header::CONTENT_RANGE);
-    // Where a range can't be read, it does not go on there.
+/// Returns the copy of an upload that goes on, if there is one and the client goes on where it ends.
+fn copy_of(request: &AuthorizedRepository<'_>, handle: &Handle) -> Option<Push> {
+    let range = request.request.headers.get(header::CONTENT_RANGE);
+    // A range that can't be read matches no copy.
     let first = |range: UploadRange| range.0.first;
     let first = range.map(|range| UploadRange::parse(range.as_bytes()).map_or(u64::MAX, first));
-    allowed.site()?.push(handle.c.as_deref()?, first)
+    request.upstream_cache()?.push(handle.c.as_deref()?, first)
 }
 
-/// Sends a part of an upload. The copy comes back only where the upstream has taken all of what it copied.
+/// Sends a part of an upload. The copy is returned only if the upstream has taken all that was copied.
 async fn send_copied(
-    allowed: &AuthorizedRequest<'_>,
+    request: &AuthorizedRepository<'_>,
     target: String,
     body: &mut RequestBody,
     push: Option<Push>,
 ) -> Result<(Response<Body>, Option<Push>), Problem> {
     body.set_tap(push.as_ref().and_then(Push::tap));
-    let sent = allowed.send(target, body).await;
-    // What is read of a body that the upstream did not want is no part of the upload.
+    let sent = request.send(target, body).await;
+    // What is read from here on is a rest that the upstream did not want.
     body.set_tap(None);
     let response = sent?;
     let taken = response.status().is_success() && body.is_taken();
     Ok((response, push.filter(|_| taken)))
 }
 
-/// The upstream has said that the blob is there: the cache knows it too.
+/// Returns the answer to a blob's last part, and tells the cache that the upstream has the blob.
 async fn pushed(
-    allowed: &AuthorizedRequest<'_>,
+    request: &AuthorizedRepository<'_>,
     digest: &Digest,
     push: Option<Push>,
     response: Response<Body>,
 ) -> Response<Body> {
-    if let Some((site, place)) = allowed.site().zip(allowed.place.as_ref())
+    if let Some(upstream_cache) = request.upstream_cache()
         && is_named(&response, digest)
     {
-        site.pushed(&place.remote, digest, push).await;
+        upstream_cache.pushed(&request.repository.remote, digest, push).await;
     }
-    created(allowed, digest, response)
+    created(request, digest, response)
 }
 
-/// Whether the upstream speaks of this blob, as far as it says of which.
+/// Returns true unless the upstream names another digest.
 fn is_named(response: &Response<Body>, digest: &Digest) -> bool {
     let named = response.headers().get(DOCKER_CONTENT_DIGEST);
     named.is_none_or(|named| named.as_bytes() == digest.as_str().as_bytes())
 }
 
-fn open(allowed: &AuthorizedRequest<'_>, session: &str) -> Result<Handle, Problem> {
-    let handle: Option<Handle> = allowed.core.lasting.sealer.open(Kind::Upload, session);
+/// Opens a handle of this client, for this repository.
+fn open(request: &AuthorizedRepository<'_>, session: &str) -> Result<Handle, Problem> {
+    let AuthorizedRepository { request: AuthorizedRequest { core, permit, .. }, repository } = request;
+    let handle: Option<Handle> = core.shared.sealer.open(HandleKind::Upload, session);
     let handle = handle.ok_or(Problem::UploadUnknown)?;
-    let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
-    let same = handle.u == allowed.upstream()?.settings().name
-        && handle.r == place.canonical.as_str()
-        && handle.i == allowed.permit.identity().name();
+    let same = handle.u == *repository.route.name
+        && handle.r == repository.canonical.as_str()
+        && handle.i == permit.identity().name();
     let young = now().saturating_sub(handle.t) <= LIFETIME.as_secs();
     if same && young { Ok(handle) } else { Err(Problem::UploadUnknown) }
 }
@@ -250,10 +249,14 @@ fn now() -> u64 {
     clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The blob is there: its location and digest in the client's own words, whatever the upstream said.
-fn created(allowed: &AuthorizedRequest<'_>, digest: &Digest, mut response: Response<Body>) -> Response<Body> {
+/// Puts the blob's location and digest, in the client's own words, into the answer, whatever the upstream said.
+fn created(
+    request: &AuthorizedRepository<'_>,
+    digest: &Digest,
+    mut response: Response<Body>,
+) -> Response<Body> {
     let headers = response.headers_mut();
-    set(headers, header::LOCATION, &allowed.naming.blob(digest));
+    set(headers, header::LOCATION, &request.request.locations.blob(digest));
     if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
         set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
     }
@@ -265,10 +268,10 @@ fn without_location(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// The upload goes on: the upstream's new location, or the last one where it gave none, as a handle. `target` is what
-/// was asked.
+/// Seals the upstream's new location, or the last one if it gave none, into the answer's. `target` is the request target
+/// that was sent.
 fn sealed(
-    allowed: &AuthorizedRequest<'_>,
+    request: &AuthorizedRepository<'_>,
     target: &str,
     before: Option<Handle>,
     mut response: Response<Body>,
@@ -276,26 +279,26 @@ fn sealed(
     if !response.status().is_success() {
         return Ok(response);
     }
-    let upstream = allowed.upstream()?;
+    let (upstream, repository) = (request.upstream(), &request.repository);
     let settings = upstream.settings();
     let location = upstream.upload_location(target, response.headers());
-    let location = match (location.map_err(|error| allowed.problem(upstream, &error))?, &before) {
+    let location = match (location.map_err(|error| request.request.problem(upstream, &error))?, &before) {
         (Some(location), _) => location,
         (None, Some(before)) => before.l.clone(),
         (None, None) => return Err(Problem::unusable(&settings.name, "an upload without a location")),
     };
-    let place = allowed.place.as_ref().ok_or(Problem::UploadUnknown)?;
-    let (began, copy) = before.map_or_else(|| (now(), new_copy(allowed)), |before| (before.t, before.c));
+    let (began, copy) = before.map_or_else(|| (now(), new_copy(request)), |before| (before.t, before.c));
     let handle = Handle {
         u: settings.name.clone(),
-        r: place.canonical.to_string(),
-        i: allowed.permit.identity().name().to_owned(),
+        r: repository.canonical.to_string(),
+        i: request.request.permit.identity().name().to_owned(),
         t: began,
         l: location,
         c: copy,
     };
-    let handle = allowed.core.lasting.sealer.seal(Kind::Upload, &handle).map_err(Problem::Seal)?;
-    set(response.headers_mut(), header::LOCATION, &allowed.naming.upload(&handle));
+    let handle =
+        request.request.core.shared.sealer.seal(HandleKind::Upload, &handle).map_err(Problem::Seal)?;
+    set(response.headers_mut(), header::LOCATION, &request.request.locations.upload(&handle));
     Ok(response)
 }
 
@@ -304,14 +307,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handle_of_an_earlier_version_has_no_copy() {
+    fn a_handle_of_an_earlier_version_opens() {
         let earlier = r#"{"u":"up","r":"a","i":"alice","t":1,"l":"/v2/a/blobs/uploads/1"}"#;
         let handle: Handle = serde_json::from_str(earlier).unwrap();
         assert_eq!((handle.l.as_str(), handle.c.as_ref()), ("/v2/a/blobs/uploads/1", None));
         assert_eq!(
             serde_json::to_string(&handle).unwrap(),
             earlier,
-            "nor do they see one where there is none"
+            "a handle without a copy must look as before"
         );
     }
 }

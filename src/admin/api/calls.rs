@@ -59,7 +59,7 @@ pub(in crate::admin) async fn answer(request: Request<Incoming>, state: &Arc<Adm
     let Some(cache) = cache(&core).cloned() else {
         return refused(StatusCode::NOT_FOUND, "no upstream has a cache").respond();
     };
-    let call = Call { state, upstream_caches: core.settings.sites.clone(), cache };
+    let call = Call { state, upstream_caches: core.settings.upstream_caches.clone(), cache };
     call.answer(request).await.unwrap_or_else(|refused| refused.respond())
 }
 
@@ -156,7 +156,7 @@ impl Call<'_> {
 /// Pulls all of `images`, for as long as the client reads the lines. Must run on the runtime of the background work.
 async fn warm(state: &AdminState, images: &[String], platforms: &Platforms, sender: &LineSender) {
     let core = state.core();
-    let resolve = |image: &str| -> std::result::Result<WarmTarget, String> { core.goal(image) };
+    let resolve = |image: &str| -> std::result::Result<WarmTarget, String> { core.warm_target(image) };
     let tell = |event: Event| sender.try_send(&event);
     tokio::select! {
         done = maintenance::warm(images, platforms, &resolve, &tell) => {

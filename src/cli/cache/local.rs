@@ -15,7 +15,7 @@ use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Sta
 use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::Config;
-use crate::gateway::Ways;
+use crate::gateway::ImageResolver;
 use crate::upstream::{TlsSettingsError, Upstream};
 
 /// A directory that has not been opened.
@@ -146,10 +146,10 @@ impl Opened<'_> {
     ) -> Result<(), ColdError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ColdError::Start)?;
-        let ways = Ways::new(&self.upstreams()?, &self.sites);
+        let resolver = ImageResolver::new(&self.upstreams()?, &self.sites);
         runtime.block_on(async {
             let (sender, mut events) = mpsc::unbounded_channel();
-            let resolve = |image: &str| ways.goal(image);
+            let resolve = |image: &str| resolver.warm_target(image);
             let pass_on = |event| {
                 // Whoever reads is in this very function.
                 let _ = sender.send(event);

@@ -1,0 +1,98 @@
+//! The state that requests are answered by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::Semaphore;
+
+use crate::authn::{Authenticator, UpstreamLogins};
+use crate::authz::Rules;
+use crate::cache::UpstreamCache;
+use crate::config::limits;
+use crate::gateway::handle::{SealError, Sealer};
+use crate::gateway::host::{KnownHosts, TrustedProxies};
+use crate::gateway::rewrite::Via;
+use crate::gateway::route::Routes;
+use crate::proto::{Challenge, Secret};
+use crate::upstream;
+use crate::upstream::Upstream;
+
+/// The state that requests are answered by. A reload makes a new one and swaps it in whole.
+pub(crate) struct Core {
+    pub(super) rules: Rules,
+    pub(super) routes: Routes,
+    /// The value of `WWW-Authenticate`.
+    pub(super) challenge: HeaderValue,
+    /// The settings it was made from.
+    pub settings: Settings,
+    pub(super) shared: SharedState,
+}
+
+/// The parts of a [`Core`] that come from the configuration.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub authenticator: Arc<Authenticator>,
+    pub rules: Rules,
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The caches of those upstreams that have one.
+    pub upstream_caches: Vec<Arc<UpstreamCache>>,
+    /// The hosts that are served.
+    pub hosts: KnownHosts,
+    pub proxies: TrustedProxies,
+    /// The realm of challenges.
+    pub realm: String,
+    /// How long a client may send no byte of a body.
+    pub stall_timeout: Duration,
+}
+
+/// The state that outlives a reload: the key of the handles that clients hold, the mark by which loops are known, and the
+/// logins that upstreams have judged.
+#[derive(Clone)]
+pub(crate) struct SharedState {
+    pub(super) sealer: Arc<Sealer>,
+    pub(super) via: Via,
+    /// A permit for each byte of a request's body that is held whole.
+    pub(super) held_bytes: Arc<Semaphore>,
+    pub(super) logins: UpstreamLogins<upstream::Error>,
+}
+
+impl SharedState {
+    /// Returns a new state. `secret` seals upload URLs and page cursors; without one a key is made that ends with the
+    /// process.
+    ///
+    /// # Errors
+    /// When the machine has no randomness.
+    pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
+        let held_bytes = Arc::new(Semaphore::new(limits::HELD_BYTES));
+        let logins = UpstreamLogins::new().map_err(|_| SealError)?;
+        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held_bytes, logins })
+    }
+
+    /// Forgets all logins that upstreams have judged. The next core has other upstreams: what the old ones said, or are about
+    /// to say, does not count there.
+    pub(crate) fn forget_logins(&mut self) {
+        self.logins.forget_all();
+    }
+}
+
+impl Core {
+    /// Returns a core of `settings`, with the state of the one before it.
+    pub(crate) fn new(settings: Settings, shared: SharedState) -> Self {
+        let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
+        // The renderer drops control characters; what is left is always a header's value.
+        let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
+        Self {
+            rules: settings.rules.clone(),
+            routes: Routes::new(&settings.upstreams, &settings.upstream_caches),
+            challenge,
+            settings,
+            shared,
+        }
+    }
+
+    /// Returns the shared state, for the next core.
+    pub(crate) fn shared(&self) -> SharedState {
+        self.shared.clone()
+    }
+}

@@ -1,0 +1,278 @@
+//! The phases of a request: screen, parse, authenticate, route, authorize, handle.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::authz::Denied;
+use crate::body::{Body, RequestBody};
+use crate::cache::CacheStatus;
+use crate::config::limits;
+use crate::gateway::answer::{Answer, set_cache_status};
+use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
+use crate::gateway::client_locations::ClientLocations;
+use crate::gateway::core::Core;
+use crate::gateway::record::RequestRecord;
+use crate::gateway::respond::{Problem, accesses};
+use crate::gateway::route::Addressing;
+use crate::gateway::{blob, catalog, listing, login, manifest, screen, upload};
+use crate::net::Peer;
+use crate::proto::identity::Identity;
+use crate::proto::{Action, Operation, Target};
+use crate::telemetry::{AccessLog, RequestId};
+
+/// The handler of the registry's requests. All workers share one [`Core`].
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    core: Arc<ArcSwap<Core>>,
+    access_log: Option<AccessLog>,
+}
+
+impl Gateway {
+    /// Returns a gateway that answers each request by what `core` holds at the time.
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>, access_log: Option<AccessLog>) -> Self {
+        Self { core, access_log }
+    }
+
+    /// Answers one request. Never fails: every problem becomes a response of the registry's kind.
+    pub(crate) async fn handle(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let core = self.core.load_full();
+        let (parts, incoming) = request.into_parts();
+        let http2 = parts.version == Version::HTTP_2;
+        let expects = parts.headers.contains_key(header::EXPECT);
+        let head_request = parts.method == Method::HEAD;
+        let mut body = RequestBody::new(incoming, http2, core.settings.stall_timeout);
+        let client = core.settings.proxies.client(peer, &parts.headers);
+        let mut record = RequestRecord::new(self.access_log, client, &parts);
+
+        let request = IncomingRequest { core: &core, parts: &parts, peer, client };
+        let mut response = match request.answer(&mut body, &mut record).await {
+            Ok(answer) => answer_response(answer, &mut record),
+            Err(problem) => {
+                problem.log(record.id.as_str());
+                problem.respond(&core.challenge)
+            }
+        };
+        if body.is_unfinished() {
+            end_upload(body, expects);
+            if !http2 {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        set_common_headers(&mut response, &record.id);
+        if head_request {
+            keep_length(&mut response);
+        }
+        record.attach(response)
+    }
+}
+
+fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body> {
+    let mut response = answer.response;
+    if let Some(cache_status) = answer.cache_status {
+        record.set_cache_status(cache_status);
+        set_cache_status(response.headers_mut(), cache_status);
+    }
+    response
+}
+
+/// Sets the headers that every response has.
+fn set_common_headers(response: &mut Response<Body>, id: &RequestId) {
+    let headers = response.headers_mut();
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+        headers.insert("x-request-id", id);
+    }
+}
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// Makes a response one to HEAD: without a body, and with the length that GET would have had (RFC 9110 section 8.6).
+fn keep_length(response: &mut Response<Body>) {
+    let length = http_body::Body::size_hint(response.body()).exact();
+    let body = std::mem::replace(response.body_mut(), Body::empty());
+    drop(body);
+    if let (Some(length @ 1..), headers) = (length, response.headers_mut()) {
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+}
+
+/// Reads for a little while what a client still sends after its answer is made, so that a client which sends first and
+/// reads later finds the answer instead of a reset. A client that waits for `100 Continue` sends nothing, and reading would
+/// tell it to.
+///
+/// The stream is not ended before that time either: curl 7.88, for one, drops an HTTP/2 answer that comes together with the
+/// stream's reset.
+fn end_upload(mut body: RequestBody, expects: bool) {
+    if expects && !body.has_begun() {
+        return;
+    }
+    tokio::spawn(async move {
+        let deadline = tokio::time::Instant::now() + limits::REFUSED_UPLOAD_DEADLINE;
+        let drained = tokio::time::timeout_at(deadline, body.drain(limits::REFUSED_UPLOAD_BYTES)).await;
+        if drained.is_ok_and(|more| more) {
+            tokio::time::sleep_until(deadline).await;
+        }
+    });
+}
+
+/// A request that has arrived, of which nothing is known yet.
+struct IncomingRequest<'a> {
+    core: &'a Core,
+    parts: &'a Parts,
+    peer: Peer,
+    /// The client's address, as trusted proxies give it.
+    client: IpAddr,
+}
+
+/// A request that the rules allow.
+enum Authorized<'a> {
+    Registry(AuthorizedRequest<'a>),
+    Repository(AuthorizedRepository<'a>),
+}
+
+impl IncomingRequest<'_> {
+    async fn answer(&self, body: &mut RequestBody, record: &mut RequestRecord) -> Result<Answer, Problem> {
+        let (settings, headers, uri) = (&self.core.settings, &self.parts.headers, &self.parts.uri);
+        screen::check(self.parts)?;
+        let host =
+            settings.hosts.host_of(&settings.proxies, self.peer, uri, headers).map_err(Problem::Host)?;
+        let target = Target::parse(self.parts.method.as_str(), uri.path(), uri.query());
+        if let Ok(target) = &target {
+            record.set_operation(&target.operation);
+        }
+        // Before authentication, which may ask an upstream: that could be this gateway.
+        self.core.shared.via.check(headers)?;
+        let identity = self.authenticate(&host, target.as_ref().ok().map(|target| &target.operation)).await?;
+        record.set_identity(&identity);
+        let Target { prefix, ns, operation } = target.map_err(Problem::Target)?;
+        let addressing = Addressing { host: &host, prefix: prefix.as_ref(), ns: ns.as_deref() };
+        let mut answer = match self.authorize(addressing, &identity, operation, record)? {
+            Authorized::Registry(request) => serve_registry(&request).await?,
+            Authorized::Repository(request) => serve_repository(&request, body).await?,
+        };
+        if let Some(ns) = ns.as_deref().and_then(|ns| HeaderValue::from_str(ns).ok()) {
+            answer.response.headers_mut().insert("oci-namespace", ns);
+        }
+        Ok(answer)
+    }
+
+    async fn authenticate(&self, host: &str, operation: Option<&Operation>) -> Result<Identity, Problem> {
+        let mut fields = self.parts.headers.get_all(header::AUTHORIZATION).iter();
+        let field = fields.next().map(HeaderValue::as_bytes);
+        if fields.next().is_some() {
+            return Err(Problem::Malformed("two Authorization fields"));
+        }
+        let authenticator = &self.core.settings.authenticator;
+        if let Some(judge) = self.core.routes.judge(host)
+            && let Some(client) = authenticator.for_upstream(field, &judge.name)
+        {
+            let headers = &self.parts.headers;
+            return login::log_in(self.core, judge, client, self.client, headers, operation).await;
+        }
+        let result = match authenticator.remembered(field) {
+            Some(result) => result,
+            None => authenticator.authenticate(field, self.client).await,
+        };
+        result.map_err(|failure| Problem::authentication(failure, operation))
+    }
+
+    /// Finds the repository and asks the rules. An anonymous request that is not allowed is answered with a challenge
+    /// wherever logins exist, so that the answer tells nothing of which repositories there are.
+    fn authorize<'a>(
+        &'a self,
+        addressing: Addressing<'a>,
+        identity: &Identity,
+        operation: Operation,
+        record: &mut RequestRecord,
+    ) -> Result<Authorized<'a>, Problem> {
+        let (core, headers) = (self.core, &self.parts.headers);
+        let login = || {
+            let asks = identity.is_anonymous() && core.settings.authenticator.has_logins();
+            asks.then(|| Problem::Unauthorized(accesses(&operation)))
+        };
+        let denied = |denied: Denied| login().unwrap_or_else(|| denial(identity, &denied));
+        let Some(name) = operation.repository() else {
+            let permit = core.rules.authorize(identity, &operation).map_err(denied)?;
+            let locations = ClientLocations::new(addressing, None);
+            let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
+            return Ok(Authorized::Registry(request));
+        };
+        let repository = core.routes.find(addressing, name);
+        let repository = repository.map_err(|error| login().unwrap_or(Problem::Route(error)))?;
+        record.set_repository(&repository);
+        let canonical = operation.clone().with_repository(repository.canonical.clone());
+        let permit = if login::may_enter(identity, repository.route) {
+            core.rules.authorize(identity, &canonical)
+        } else {
+            Err(login::stranger(&canonical))
+        };
+        let permit = permit.map_err(denied)?;
+        let locations = ClientLocations::new(addressing, Some((name, &repository)));
+        let operation = operation.clone().with_repository(repository.remote.clone());
+        let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
+        Ok(Authorized::Repository(AuthorizedRepository { request, repository }))
+    }
+}
+
+async fn serve_registry(request: &AuthorizedRequest<'_>) -> Result<Answer, Problem> {
+    match &request.operation {
+        Operation::Catalog { page } => Ok(catalog::list(request, page).await?.into()),
+        // end-1. The gateway is a registry whatever its upstreams are doing.
+        _ => {
+            let mut response = Response::new(Body::full("{}"));
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            Ok(response.into())
+        }
+    }
+}
+
+async fn serve_repository(
+    request: &AuthorizedRepository<'_>,
+    body: &mut RequestBody,
+) -> Result<Answer, Problem> {
+    let action = request.request.operation.action();
+    if matches!(action, Some(Action::Push | Action::Delete)) && request.upstream().settings().read_only {
+        return Err(Problem::ReadOnly);
+    }
+    let mut answer = handle(request, body).await?;
+    // A read that the cache could have answered and did not.
+    if action == Some(Action::Pull) && request.upstream_cache().is_some() {
+        answer.cache_status.get_or_insert(CacheStatus::Miss);
+    }
+    Ok(answer)
+}
+
+async fn handle(request: &AuthorizedRepository<'_>, body: &mut RequestBody) -> Result<Answer, Problem> {
+    Ok(match &request.request.operation {
+        Operation::GetManifest { reference, head, .. } => manifest::get(request, reference, *head).await?,
+        Operation::PutManifest { reference, .. } => manifest::put(request, reference, body).await?.into(),
+        Operation::DeleteManifest { reference, .. } => manifest::delete(request, reference).await?.into(),
+        Operation::GetBlob { digest, head, .. } => blob::get(request, digest, *head).await?,
+        Operation::DeleteBlob { digest, .. } => blob::delete(request, digest).await?.into(),
+        Operation::ListTags { page, .. } => listing::tags(request, page).await?,
+        Operation::Referrers { digest, artifact_type, .. } => {
+            listing::referrers(request, digest, artifact_type.as_deref()).await?
+        }
+        Operation::StartUpload { start, .. } => upload::start(request, start, body).await?.into(),
+        Operation::UploadStatus { session, .. }
+        | Operation::PatchUpload { session, .. }
+        | Operation::CancelUpload { session, .. } => upload::go_on(request, session, body).await?.into(),
+        Operation::FinishUpload { session, digest, .. } => {
+            upload::finish(request, session, digest, body).await?.into()
+        }
+        Operation::Version | Operation::Catalog { .. } => serve_registry(&request.request).await?,
+    })
+}
+
+fn denial(identity: &Identity, denied: &Denied) -> Problem {
+    let action = denied.action.map_or("log in", |action| action.as_str());
+    let name = denied.repository.as_ref().map_or(String::new(), |name| format!(" {name}"));
+    Problem::Denied(format!("requested access to the resource is denied: {identity} may not {action}{name}"))
+}

@@ -1,0 +1,84 @@
+//! The access record of a request, filled in as the request is understood.
+
+use std::net::IpAddr;
+
+use http::request::Parts;
+use http::{Method, Response, header};
+
+use crate::body::Body;
+use crate::cache::CacheStatus;
+use crate::gateway::route::ResolvedRepository;
+use crate::proto::Operation;
+use crate::proto::identity::Identity;
+use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
+
+/// The id of a request, and its access record where there is an access log.
+pub(super) struct RequestRecord {
+    pub(super) id: RequestId,
+    access: Option<Box<AccessRecord>>,
+}
+
+impl RequestRecord {
+    pub(super) fn new(log: Option<AccessLog>, client: IpAddr, parts: &Parts) -> Self {
+        let id = RequestId::next();
+        let access = log.map(|log| {
+            let mut access = log.record(id, client);
+            access.operation = method_word(&parts.method);
+            access.agent = parts.headers.get(header::USER_AGENT).cloned();
+            access
+        });
+        Self { id, access }
+    }
+
+    pub(super) fn set_identity(&mut self, identity: &Identity) {
+        if let Some(access) = &mut self.access {
+            access.user = Some(identity.shared_name());
+        }
+    }
+
+    pub(super) fn set_operation(&mut self, operation: &Operation) {
+        if let Some(access) = &mut self.access {
+            access.operation = operation.label();
+            access.subject = match operation {
+                Operation::GetManifest { reference, .. }
+                | Operation::PutManifest { reference, .. }
+                | Operation::DeleteManifest { reference, .. } => Some(Subject::Manifest(reference.clone())),
+                operation => operation.digest().cloned().map(Subject::Digest),
+            };
+        }
+    }
+
+    pub(super) fn set_repository(&mut self, repository: &ResolvedRepository<'_>) {
+        if let Some(access) = &mut self.access {
+            access.repository = Some(repository.canonical.clone());
+            access.upstream = Some(repository.route.name.clone());
+        }
+    }
+
+    pub(super) fn set_cache_status(&mut self, cache_status: CacheStatus) {
+        if let Some(access) = &mut self.access {
+            access.cache = Some(cache_status.word());
+        }
+    }
+
+    /// Hands the record to the response's body, which writes it to the access log when it ends.
+    pub(super) fn attach(self, response: Response<Body>) -> Response<Body> {
+        let Some(mut access) = self.access else { return response };
+        access.status = response.status().as_u16();
+        response.map(|body| body.observed(access))
+    }
+}
+
+/// Returns a method's name for the log. A client can make up any method: it is logged as `other`.
+fn method_word(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
