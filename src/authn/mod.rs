@@ -1,6 +1,6 @@
 //! Who is asking: credentials to an identity.
 //!
-//! The way of a password: [`Authenticator`] reads the `Authorization` header, [`Verifier`] looks at what it
+//! The way of a password: [`Authenticator`] reads the `Authorization` header, [`verifier::Verifier`] looks at what it
 //! remembers, then at the throttle, and only then has the password checked on one of a few low-priority
 //! threads. Passwords are expensive, requests are not.
 //!
