@@ -52,7 +52,7 @@ pub(crate) use pattern::{Glob, PatternError, UserPattern};
 pub(crate) use proxy::{NoProxy, Proxy};
 pub(crate) use server::Server;
 pub(crate) use tls::{KeyPair, Tls};
-pub(crate) use upstream::{Redirects, Upstream, UpstreamUrl};
+pub(crate) use upstream::{Http2, Redirects, Upstream, UpstreamUrl};
 
 use context::Context;
 use reader::Reader;

@@ -54,6 +54,8 @@ pub struct Upstream {
     pub client_certificate: Option<KeyPair>,
     /// The proxy on the way to it.
     pub proxy: Option<Proxy>,
+    /// Which requests go over HTTP/2.
+    pub http2: Http2,
     /// Who follows a blob's redirect.
     pub redirects: Redirects,
     /// Hosts whose token endpoint may see the credentials, besides its own host and registrable domain.
@@ -83,6 +85,18 @@ impl Upstream {
         take_proxy(std::slice::from_mut(&mut upstream), environment, &context);
         context.finish().map(|_| upstream).map_err(|errors| errors.to_string())
     }
+}
+
+/// Which requests go over HTTP/2 where the server offers it by ALPN.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Http2 {
+    /// Those that come together; see the upstream's client.
+    #[default]
+    Auto,
+    /// All.
+    Always,
+    /// None: HTTP/2 is not offered.
+    Never,
 }
 
 /// Who follows a blob's redirect to another host.
@@ -136,6 +150,7 @@ pub(super) const KEYS: &[Key] = &[
     key("client_certificate", Kind::Text),
     key("client_key", Kind::Text),
     key("proxy", Kind::Text),
+    key("http2", Kind::Text),
     key("redirects", Kind::Text),
     key("realm_hosts", Kind::Texts),
     key("redirect_hosts", Kind::Texts),
@@ -206,6 +221,7 @@ struct UpstreamOptions {
     read_only: bool,
     client_certificate: Option<KeyPair>,
     proxy: Option<Proxy>,
+    http2: Http2,
     redirects: Redirects,
     realm_hosts: Vec<HostPattern>,
     redirect_hosts: Vec<HostPattern>,
@@ -227,6 +243,7 @@ impl UpstreamOptions {
             read_only,
             client_certificate: tls::client_pair(table),
             proxy: table.text("proxy").and_then(|item| item.parsed(Proxy::parse)),
+            http2: http2(table),
             redirects: redirects(table),
             realm_hosts: list(table, "realm_hosts", HostPattern::parse),
             redirect_hosts: list(table, "redirect_hosts", HostPattern::parse),
@@ -250,6 +267,7 @@ impl UpstreamOptions {
             read_only: self.read_only,
             client_certificate: self.client_certificate,
             proxy: self.proxy,
+            http2: self.http2,
             redirects: self.redirects,
             realm_hosts: self.realm_hosts,
             redirect_hosts: self.redirect_hosts,
@@ -271,6 +289,7 @@ impl Default for UpstreamOptions {
             read_only: false,
             client_certificate: None,
             proxy: None,
+            http2: Http2::default(),
             redirects: Redirects::default(),
             realm_hosts: Vec::new(),
             redirect_hosts: Vec::new(),
@@ -342,6 +361,14 @@ fn repository_path(written: &str) -> Result<String, ValueError> {
 
 fn list<T>(table: &Reader<'_>, key: &str, parse: impl Fn(&str) -> Result<T, ValueError>) -> Vec<T> {
     table.texts(key).iter().filter_map(|item| item.parsed(&parse)).collect()
+}
+
+fn http2(table: &Reader<'_>) -> Http2 {
+    match table.choice("http2", &["auto", "always", "never"]) {
+        Some("always") => Http2::Always,
+        Some("never") => Http2::Never,
+        _ => Http2::Auto,
+    }
 }
 
 fn redirects(table: &Reader<'_>) -> Redirects {

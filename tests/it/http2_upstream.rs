@@ -332,6 +332,42 @@ async fn a_hundred_cold_requests_make_two_connections_for_each_worker() {
 }
 
 #[tokio::test]
+async fn with_never_no_request_goes_by_http2() {
+    let server = Server::start(BOTH, |_| Reply::ok("{}")).await;
+    let gateway = server.gateway("http2 = \"never\"").await;
+    at_once(&gateway, 20).await;
+    assert_eq!((server.connections("h2"), server.requests().len()), (0, 20));
+}
+
+#[tokio::test]
+async fn with_always_every_request_goes_by_http2() {
+    let (content, target) = blob(100_000);
+    let served = content.clone();
+    let server = Server::start(BOTH, move |asked| match asked.target.as_str() {
+        MANIFEST => Reply::ok("{}"),
+        _ => Reply::ok(served.clone()),
+    })
+    .await;
+    let gateway = server.gateway("http2 = \"always\"").await;
+    at_once(&gateway, 20).await;
+    assert!(gateway.get(&target).await.is(200).body == content);
+    assert_eq!((server.connections("http/1.1"), server.requests().len()), (0, 21));
+}
+
+#[tokio::test]
+async fn with_always_http1_serves_where_it_is_all_there_is() {
+    let (content, target) = blob(100_000);
+    let served = content.clone();
+    let server = Server::start(&["http/1.1"], move |_| Reply::ok(served.clone())).await;
+    let gateway = server.gateway("http2 = \"always\"").await;
+    let mut client = gateway.connect().await;
+    for _ in 0..3 {
+        assert!(client.ask(&Request::get(&target)).await.is(200).body == content);
+    }
+    assert_eq!(server.log().connections.len(), 1);
+}
+
+#[tokio::test]
 async fn requests_that_come_one_by_one_need_one_connection() {
     let server = Server::start(BOTH, |_| Reply::ok("{}")).await;
     let gateway = server.gateway("").await;

@@ -236,6 +236,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
         )],
     ),
     (
+        "http2 = 'off'",
+        &[r#"dockgate.toml:3: upstream[0].http2: "off" is unknown; write "auto" or "always" or "never""#],
+    ),
+    (
         "redirects = 'allow'",
         &[r#"dockgate.toml:3: upstream[0].redirects: "allow" is unknown; write "follow" or "pass""#],
     ),
@@ -396,7 +400,7 @@ fn passwords_over_plain_http_are_warned_about_off_this_machine() {
 fn the_way_to_an_upstream_is_read() {
     let upstream = upstream(
         "client_certificate = 'c.crt'\nclient_key = '/c.key'\nproxy = 'http://me:p%40ss@Proxy:3128'\nredirects = 'pass'\n\
-         realm_hosts = ['auth.example:8443']\nredirect_hosts = ['*.cdn.example', '10.0.0.7']",
+         http2 = 'never'\nrealm_hosts = ['auth.example:8443']\nredirect_hosts = ['*.cdn.example', '10.0.0.7']",
     );
     let pair = upstream.client_certificate.unwrap();
     assert_eq!(pair.certificate, Path::new("/etc/dockgate/c.crt"));
@@ -405,6 +409,7 @@ fn the_way_to_an_upstream_is_read() {
     assert_eq!((proxy.host.as_str(), proxy.port), ("proxy", 3128));
     assert_eq!(proxy.login.unwrap().password.expose(), "p@ss");
     assert_eq!(upstream.redirects, Redirects::Pass);
+    assert_eq!(upstream.http2, Http2::Never);
     assert!(upstream.realm_hosts[0].matches("auth.example", 8443, true));
     let shown: Vec<String> = upstream.redirect_hosts.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["*.cdn.example", "10.0.0.7"]);

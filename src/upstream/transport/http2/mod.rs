@@ -12,3 +12,4 @@ mod upload;
 
 pub(crate) use connection::{Connection, Failure, Timeouts, Windows};
 pub(crate) use connections::{Connections, Known, Outcome};
+pub(crate) use load::Share;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Credentials, KeyPair, Login, NoProxy, Redirects, UpstreamUrl, limits};
+use crate::config::{Credentials, Http2, KeyPair, Login, NoProxy, Redirects, UpstreamUrl, limits};
 use crate::proto::Secret;
 use crate::upstream::egress::Addresses;
 use crate::upstream::transport::connect::CertificateFault;
@@ -108,6 +108,7 @@ fn settings() -> config::Upstream {
         library: false,
         client_certificate: None,
         proxy: None,
+        http2: Http2::Auto,
         redirects: Redirects::Follow,
         realm_hosts: Vec::new(),
         redirect_hosts: Vec::new(),
