@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -94,6 +94,11 @@ impl Body {
         self
     }
 
+    /// Returns the `length` bytes that follow the first `skip`. The end of this body before them is an error.
+    pub(crate) fn slice(self, skip: u64, length: u64) -> Self {
+        Self::stream(Slice { body: self, skip, left: length })
+    }
+
     /// The next piece; `None` is the good end.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match &mut self.source {
@@ -148,6 +153,39 @@ impl HttpBody for Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body").field("remaining", &self.remaining()).finish_non_exhaustive()
+    }
+}
+
+/// A body without its first bytes, and without those behind its last.
+struct Slice {
+    body: Body,
+    skip: u64,
+    left: u64,
+}
+
+impl Stream for Slice {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            if self.left == 0 {
+                return Poll::Ready(None);
+            }
+            let Some(item) = ready!(self.body.poll_data(cx)) else {
+                return Poll::Ready(Some(Err(BodyError::Short { missing: self.left })));
+            };
+            let mut data = item?;
+            let skipped = data.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+            data.advance(skipped);
+            self.skip -= skipped as u64;
+            data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= data.len() as u64;
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(data)));
+            }
+        }
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        Some(self.left)
     }
 }
 
@@ -383,5 +421,41 @@ mod tests {
                 assert!(!body.has_begun());
             }
         }
+    }
+
+    /// Three pieces that come one by one.
+    struct Pieces(std::vec::IntoIter<&'static str>);
+
+    impl Stream for Pieces {
+        fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+            Poll::Ready(self.0.next().map(|piece| Ok(Bytes::from_static(piece.as_bytes()))))
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    async fn sliced(skip: u64, length: u64) -> (String, Option<u64>) {
+        let body = Body::stream(Pieces(vec!["abc", "def", "gh"].into_iter()));
+        let (mut slice, mut read) = (body.slice(skip, length), String::new());
+        while let Some(item) = poll_fn(|cx| slice.poll_data(cx)).await {
+            match item {
+                Ok(data) => read.push_str(std::str::from_utf8(&data).unwrap()),
+                Err(BodyError::Short { missing }) => return (read, Some(missing)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (read, None)
+    }
+
+    #[tokio::test]
+    async fn a_slice_is_the_bytes_asked_for() {
+        for (skip, length, expected) in
+            [(0, 8, "abcdefgh"), (2, 3, "cde"), (3, 3, "def"), (7, 1, "h"), (9, 0, "")]
+        {
+            assert_eq!(sliced(skip, length).await, (expected.to_owned(), None));
+        }
+        assert_eq!(sliced(6, 4).await, ("gh".to_owned(), Some(2)), "it ends early");
     }
 }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::body::{Body, BodyError, RequestBody, Stream};
@@ -232,8 +232,7 @@ impl Rest {
     /// A 200 is the blob from its beginning: what is there already is passed over.
     fn whole(&self, at: u64, end: u64, response: Response) -> Result<Resumed, NoRest> {
         let same = response.body.remaining() == Some(self.total) && self.is_same(&response.headers);
-        let rest = Skipped { body: response.body, skip: at, left: end - at };
-        let resumed = || Resumed { body: Body::stream(rest), skipped: at };
+        let resumed = || Resumed { body: response.body.slice(at, end - at), skipped: at };
         same.then(resumed).ok_or(NoRest::Never("what it begins anew is not the same"))
     }
 
@@ -244,37 +243,6 @@ impl Rest {
             first.as_ref().zip(now).is_none_or(|(first, now)| first == now)
         };
         agree(&self.etag, etag) && agree(&self.digest, headers.get(&DIGEST)) && is_plain(headers)
-    }
-}
-
-/// A body without its first bytes, and without what comes after its last.
-struct Skipped {
-    body: Body,
-    skip: u64,
-    left: u64,
-}
-
-impl Stream for Skipped {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            if self.left == 0 {
-                return Poll::Ready(None);
-            }
-            let Some(item) = ready!(self.body.poll_data(cx)) else { return Poll::Ready(None) };
-            let mut data = item?;
-            let skipped = data.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-            data.advance(skipped);
-            self.skip -= skipped as u64;
-            data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= data.len() as u64;
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(data)));
-            }
-        }
-    }
-
-    fn remaining(&self) -> Option<u64> {
-        Some(self.left)
     }
 }
 

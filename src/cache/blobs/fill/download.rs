@@ -2,13 +2,13 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::body::{Body, BodyError, Stream};
+use crate::body::{Body, BodyError};
 use crate::cache::blobs::fill::{End, Fill, Head, RING_BYTES, Ring};
 use crate::cache::counters::Cause;
 use crate::cache::metadata::generation::Generation;
@@ -534,46 +534,13 @@ pub(crate) fn exactly(answer: OriginResponse, at: u64, end: Option<u64>) -> Opti
     let end = end.unwrap_or(total);
     let has = first <= at && at <= end && end <= last;
     let length = answer.body.remaining().is_none_or(|length| length == last - first);
-    (has && length).then(|| Body::stream(Cut { body: answer.body, skip: at - first, left: end - at }))
+    (has && length).then(|| answer.body.slice(at - first, end - at))
 }
 
 /// Digests are over the bytes without any coding.
 fn is_plain(headers: &HeaderMap) -> bool {
     let coding = headers.get(header::CONTENT_ENCODING);
     coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
-/// A body without its first bytes, and without what comes after its last.
-struct Cut {
-    body: Body,
-    skip: u64,
-    left: u64,
-}
-
-impl Stream for Cut {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        loop {
-            if self.left == 0 {
-                return Poll::Ready(None);
-            }
-            let Some(item) = ready!(self.body.poll_data(cx)) else {
-                return Poll::Ready(Some(Err(BodyError::Short { missing: self.left })));
-            };
-            let mut data = item?;
-            let skipped = data.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-            data.advance(skipped);
-            self.skip -= skipped as u64;
-            data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= data.len() as u64;
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(data)));
-            }
-        }
-    }
-
-    fn remaining(&self) -> Option<u64> {
-        Some(self.left)
-    }
 }
 
 /// Frames smaller than this, in bytes, are put together.
