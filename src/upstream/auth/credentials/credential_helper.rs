@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::single_flight::SingleFlight;
 use crate::upstream::auth::credentials::credential::Credential;
 use crate::upstream::auth::credentials::program::{HelperError, Program};
 
@@ -18,8 +19,7 @@ struct Inner {
     program: Program,
     server: String,
     kept: Mutex<Option<Kept>>,
-    /// Held by whoever runs the program.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    runs: SingleFlight<(), Result<Credential, HelperError>>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,8 +35,8 @@ struct Kept {
 impl Helper {
     /// `program`, to be asked for the credentials kept under `server`. Runs nothing yet.
     pub(crate) fn new(program: Program, server: &str) -> Self {
-        let (kept, turn) = (Mutex::default(), Arc::default());
-        Self(Arc::new(Inner { program, server: server.to_owned(), kept, turn }))
+        let (kept, runs) = (Mutex::default(), SingleFlight::default());
+        Self(Arc::new(Inner { program, server: server.to_owned(), kept, runs }))
     }
 
     /// What the program is called.
@@ -54,14 +54,15 @@ impl Helper {
             return kept.outcome;
         }
         let inner = self.0.clone();
-        let run = tokio::spawn(async move {
-            let _turn = inner.turn.lock().await;
+        let run = || async move {
+            // Another run may have ended a moment ago.
             match inner.good() {
                 Some(kept) => kept.outcome,
                 None => inner.run().await,
             }
-        });
-        run.await.unwrap_or(Err(HelperError::Interrupted))
+        };
+        let (outcome, _) = self.0.runs.join((), run).await;
+        outcome.unwrap_or(Err(HelperError::Interrupted))
     }
 
     /// The answer was refused: there is a new one as soon as 10 s have passed since the program ran. Until then the
@@ -73,18 +74,19 @@ impl Helper {
         }
     }
 
-    /// Runs the program behind the back of who asks, unless it runs already.
+    /// Runs the program in the background, unless it runs already.
     fn renew(&self) {
-        let Ok(turn) = self.0.turn.clone().try_lock_owned() else { return };
         let inner = self.0.clone();
-        tokio::spawn(async move {
-            // Another may have done it a moment ago.
-            if inner.good().is_none_or(|kept| clock::now() >= kept.renewed_from)
-                && let Err(error) = inner.run().await
-            {
+        self.0.runs.start((), || async move {
+            // Another run may have ended a moment ago.
+            if let Some(kept) = inner.good().filter(|kept| clock::now() < kept.renewed_from) {
+                return kept.outcome;
+            }
+            let outcome = inner.run().await;
+            if let Err(error) = &outcome {
                 tracing::warn!(helper = inner.program.name(), %error, "the helper can't renew its credentials");
             }
-            drop(turn);
+            outcome
         });
     }
 }
@@ -95,7 +97,7 @@ impl Inner {
         self.kept().as_ref().filter(|kept| now < kept.good_until).cloned()
     }
 
-    /// Only for who has the turn.
+    /// To be called by one task at a time.
     async fn run(&self) -> Result<Credential, HelperError> {
         let outcome = self.program.get(&self.server).await;
         self.keep(&outcome);
@@ -184,7 +186,7 @@ mod tests {
         /// Waits until the program has been run `count` times and its last answer is kept.
         async fn ran(&self, count: usize) {
             let ran = async {
-                while self.runs() < count || self.helper.0.turn.try_lock().is_err() {
+                while self.runs() < count || self.helper.0.runs.is_under_way(&()) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };

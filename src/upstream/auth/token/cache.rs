@@ -4,16 +4,16 @@
 //! first requester has left. A token that is in use is renewed in the background ahead of its end: clients wait for the
 //! first token of a scope and for no other.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::config::limits;
+use crate::single_flight::SingleFlight;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::token::access_token::AccessToken;
 use crate::upstream::error::TokenError;
@@ -77,7 +77,7 @@ struct Shared<F> {
     /// moka bounds them, by bytes. The deadlines are in the values and asked of our own clock.
     entries: Cache<TokenKey, Entry<F>>,
     /// Requests under way.
-    flights: Mutex<HashMap<TokenKey, watch::Receiver<Option<Outcome>>>>,
+    flights: SingleFlight<TokenKey, Option<Outcome>>,
     /// Bounds the requests at a time.
     requests: Semaphore,
 }
@@ -92,7 +92,7 @@ impl<F: FetchToken> TokenCache<F> {
             .time_to_idle(limits::UPSTREAM_TOKEN_IDLE)
             .build();
         let requests = Semaphore::new(limits::TOKEN_REQUESTS);
-        Self(Arc::new(Shared { entries, flights: Mutex::default(), requests }))
+        Self(Arc::new(Shared { entries, flights: SingleFlight::default(), requests }))
     }
 
     /// Returns the token for `key`. A valid one costs a look-up; a missing one is asked for once for all who wait.
@@ -108,12 +108,12 @@ impl<F: FetchToken> TokenCache<F> {
             }
             _ => {}
         }
-        let (mut flight, is_news) = self.take_off(key, fetch);
-        let landed = flight.wait_for(Option::is_some).await;
-        let outcome = landed.map_or(None, |outcome| outcome.clone());
-        let token = outcome
-            .unwrap_or_else(|| Err(Arc::new(TokenError::Abandoned)))
-            .map_err(|error| Missing { error, is_news })?;
+        let missing = |error| Missing { error: Arc::new(error), is_news: false };
+        let ask = || self.clone().ask_and_keep(key.clone(), fetch);
+        let flight = self.0.flights.join_at_most(limits::TOKEN_WAITING, key.clone(), ask).await;
+        let (outcome, joined) = flight.ok_or_else(|| missing(TokenError::Busy))?;
+        let outcome = outcome.flatten().unwrap_or_else(|| Err(Arc::new(TokenError::Abandoned)));
+        let token = outcome.map_err(|error| Missing { error, is_news: !joined })?;
         token.note_use();
         Ok(token)
     }
@@ -185,44 +185,21 @@ impl<F: FetchToken> TokenCache<F> {
         fetch.fetch().await
     }
 
-    /// Returns the request for `key` that is under way, else begins one; true if it is new.
-    fn take_off(&self, key: TokenKey, fetch: F) -> (watch::Receiver<Option<Outcome>>, bool) {
-        let mut flights = self.flights();
-        if let Some(flight) = flights.get(&key).filter(|flight| flight.has_changed().is_ok()) {
-            return (flight.clone(), false);
-        }
-        if flights.len() >= limits::TOKEN_WAITING {
-            return (watch::channel(Some(Err(Arc::new(TokenError::Busy)))).1, false);
-        }
-        let (landing, flight) = watch::channel(None);
-        flights.insert(key.clone(), flight.clone());
-        drop(flights);
-        tokio::spawn(self.clone().fly(key, fetch, landing));
-        (flight, true)
-    }
-
-    async fn fly(self, key: TokenKey, fetch: F, landing: watch::Sender<Option<Outcome>>) {
-        let outcome = self.ask(&fetch).await.map(|result| match result {
+    async fn ask_and_keep(self, key: TokenKey, fetch: F) -> Option<Outcome> {
+        // Kept before the flight ends: a request that finds no flight finds the token.
+        Some(match self.ask(&fetch).await? {
             Ok(token) => {
                 let token = Arc::new(token);
-                self.keep(key.clone(), token.clone(), fetch);
+                self.keep(key, token.clone(), fetch);
                 Ok(token)
             }
             Err(error) => {
                 let (error, until) = (Arc::new(error), clock::now());
                 let until = until + error.pause();
-                self.0.entries.insert(key.clone(), Entry::Failed(error.clone(), until));
+                self.0.entries.insert(key, Entry::Failed(error.clone(), until));
                 Err(error)
             }
-        });
-        // The token is kept by now: a request that finds no flight finds the token.
-        self.flights().remove(&key);
-        landing.send_replace(outcome);
-    }
-
-    fn flights(&self) -> MutexGuard<'_, HashMap<TokenKey, watch::Receiver<Option<Outcome>>>> {
-        // Nothing panics while it is held.
-        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        })
     }
 }
 
