@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use crate::admin::response;
 use crate::admin::state::{AdminState, cache};
 use crate::body::Body;
-use crate::cache::{Amount, BreakerState, Cache, CacheStatus, Cause};
+use crate::cache::{Amount, BreakerState, BypassReason, Cache, CacheStatus, Cause};
 
 /// All values at one moment.
 #[derive(Debug, Default)]
@@ -24,6 +24,7 @@ struct Snapshot {
 #[derive(Debug, Default)]
 struct CacheSnapshot {
     requests: Vec<(&'static str, u64)>,
+    bypasses: Vec<(&'static str, u64)>,
     bytes_saved: u64,
     fills: u64,
     fill_failures: Vec<(&'static str, u64)>,
@@ -73,6 +74,7 @@ impl CacheSnapshot {
         let (counters, usage) = (cache.counters(), cache.store().usage());
         Self {
             requests: CacheStatus::ALL.map(|outcome| (outcome.word(), counters.outcome(outcome))).into(),
+            bypasses: BypassReason::ALL.map(|reason| (reason.as_str(), counters.bypasses(reason))).into(),
             bytes_saved: counters.bytes_saved(),
             fills: counters.fills(),
             fill_failures: Cause::ALL.map(|cause| (cause.as_str(), counters.fill_failures(cause))).into(),
@@ -118,6 +120,11 @@ impl CacheSnapshot {
             "dockgate_cache_bytes_saved",
             "Bytes sent to clients that no upstream had to send",
             self.bytes_saved,
+        )?;
+        out.counter(
+            "dockgate_cache_bypasses",
+            "Requests that were left to the upstream and not cached, by reason",
+            &labelled("reason", &self.bypasses),
         )?;
         out.total("dockgate_cache_fills", "Blobs that were downloaded and verified", self.fills)?;
         out.counter(
@@ -184,6 +191,7 @@ mod tests {
         let cache = CacheSnapshot {
             requests: vec![("hit", 3), ("miss", 1)],
             bytes_saved: 1 << 40,
+            bypasses: vec![("unknown_length", 4)],
             fill_failures: vec![("digest", 2)],
             bytes: vec![("blob", Amount { count: 1, bytes: 7 })],
             max_bytes: 100,
@@ -197,6 +205,7 @@ mod tests {
             "dockgate_cache_requests_total{outcome=\"hit\"} 3",
             "dockgate_cache_requests_total{outcome=\"miss\"} 1",
             "dockgate_cache_bytes_saved_total 1099511627776",
+            "dockgate_cache_bypasses_total{reason=\"unknown_length\"} 4",
             "dockgate_cache_fills_total 0",
             "dockgate_cache_fill_failures_total{cause=\"digest\"} 2",
             "dockgate_cache_evicted_blobs_total 0",

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::error::BypassReason;
 use crate::cache::outcome::CacheStatus;
 
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     outcomes: [AtomicU64; 5],
+    bypasses: [AtomicU64; BypassReason::ALL.len()],
     /// Bytes given to clients that the upstream did not have to send.
     saved: AtomicU64,
     fills: AtomicU64,
@@ -93,6 +95,16 @@ impl Counters {
         self.outcomes[outcome as usize].load(Ordering::Relaxed)
     }
 
+    /// Counts a request that was left to the upstream.
+    pub(crate) fn bypassed(&self, reason: BypassReason) {
+        self.bypasses[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the requests that were left to the upstream for this reason.
+    pub(crate) fn bypasses(&self, reason: BypassReason) -> u64 {
+        self.bypasses[reason as usize].load(Ordering::Relaxed)
+    }
+
     pub(crate) fn saved(&self, bytes: u64) {
         self.saved.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -159,6 +171,8 @@ mod tests {
         counters.saved(10);
         counters.filled();
         counters.fill_failed(Cause::Digest);
+        counters.bypassed(BypassReason::Unsettled);
+        assert_eq!(counters.bypasses(BypassReason::Unsettled), 1);
         counters.evicted(7);
         counters.evicted(3);
         let counted = counters.counted();

@@ -13,7 +13,8 @@ use crate::body::Body;
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse};
 use crate::cache::store::Kind;
-use crate::cache::{Cache, Requester, UpstreamCache};
+use crate::cache::view::View;
+use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::meaning::{Meaning, UpstreamFailure};
@@ -217,19 +218,19 @@ impl Place {
     }
 
     /// The repository `a/b`.
-    pub(crate) fn repository(&self) -> Requester {
+    pub(crate) fn repository(&self) -> View {
         self.repository_as("")
     }
 
-    pub(crate) fn repository_as(&self, account: &'static str) -> Requester {
+    pub(crate) fn repository_as(&self, account: &'static str) -> View {
         let permit = Permit::operator(Identity::Anonymous);
-        self.site.repository(&permit, &name(), Arc::new(As(self.registry.clone(), account)))
+        View::new(&self.site, permit, name(), Arc::new(As(self.registry.clone(), account)))
     }
 
     /// The same for one who may pull, but not fetch.
-    pub(crate) fn repository_of_held(&self) -> Requester {
+    pub(crate) fn repository_of_held(&self) -> View {
         let permit = crate::cache::origin::tests::permit("alice", false);
-        self.site.repository(&permit, &name(), Arc::new(As(self.registry.clone(), "")))
+        View::new(&self.site, permit, name(), Arc::new(As(self.registry.clone(), "")))
     }
 
     /// Another upstream with the same registry behind the same cache, each time.

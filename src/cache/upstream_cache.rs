@@ -3,52 +3,49 @@
 use std::sync::Arc;
 
 use crate::authz::Permit;
-use crate::cache::Cache;
+use crate::cache::blobs::blob::Blob;
 use crate::cache::blobs::prefetch::Prefetch;
+use crate::cache::contents::Cache;
+use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::manifests::document::Document;
-use crate::cache::manifests::listing::Lists;
-use crate::cache::manifests::pull::{Asked, Asking};
-use crate::cache::manifests::tag::PendingTags;
+use crate::cache::manifests::fetch::ManifestFetcher;
+use crate::cache::manifests::listing::Listings;
+use crate::cache::manifests::manifest::Manifest;
+use crate::cache::manifests::pull::ManifestPulls;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::membership::Lookup;
-use crate::cache::metadata::negative_cache::NotFound;
+use crate::cache::metadata::grants::Grants;
+use crate::cache::metadata::membership::BlobMembership;
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::metadata::records::Ledger;
-use crate::cache::origin::Origin;
-use crate::cache::origin::breaker::Breaker;
-use crate::cache::origin::rate_limit::RateLimitPauses;
-use crate::cache::pull_authorization::Grants;
+use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::origin::breaker::BreakerState;
+use crate::cache::origin::gate::{Gate, Priority};
+use crate::cache::origin::{Origin, OriginRequest, OriginResponse};
+use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config;
-use crate::proto::{Digest, MediaType, Reference, RepositoryName, Tag};
-use crate::single_flight::SingleFlight;
+use crate::meaning::Meaning;
+use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
 
 /// One upstream's part of the cache.
 pub(crate) struct UpstreamCache {
     pub(crate) cache: Arc<Cache>,
     /// The upstream's name.
     pub(crate) name: Arc<str>,
-    /// What stands before its repositories' names here.
-    prefix: Box<str>,
     /// As it is configured.
     upstream: config::Upstream,
     pub(crate) settings: config::UpstreamCacheOptions,
+    pub(crate) metadata: Arc<UpstreamMetadata>,
+    /// The records in [`metadata`](Self::metadata).
     pub(crate) ledger: Ledger,
-    pub(crate) breaker: Breaker,
-    pub(crate) limited: RateLimitPauses,
-    pub(crate) not_found: NotFound,
-    pub(crate) grants: Grants,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) membership: Arc<BlobMembership>,
+    pub(crate) authorizer: Arc<PullAuthorizer>,
+    pub(crate) manifests: Arc<ManifestPulls>,
+    pub(crate) listings: Arc<Listings>,
     pub(crate) prefetch: Prefetch,
-    /// Manifests that are being asked for.
-    pub(crate) manifests: SingleFlight<Asking, Asked>,
-    /// Tags that the upstream has told of, whose manifests are not here.
-    pub(crate) seen: PendingTags,
-    /// Lists of what repositories are known to have, for when the upstream can't be asked.
-    pub(crate) lists: Lists,
-    /// Blobs of which the upstream is being asked whether a repository holds them.
-    pub(crate) held: SingleFlight<(RepositoryName, Digest, Arc<str>), Lookup>,
 }
 
 /// Something that is being written to a repository through this gateway.
@@ -67,59 +64,54 @@ impl UpstreamCache {
         settings: &config::UpstreamCacheOptions,
     ) -> Arc<Self> {
         let ledger = cache.records.ledger(&upstream.name, &upstream.url.to_string());
-        let site = Arc::new(Self {
-            name: upstream.name.as_str().into(),
-            prefix: upstream.prefix.as_str().into(),
+        let keep = &cache.settings.keep;
+        let (generations, store) = (cache.generations.clone(), cache.store.clone());
+        let metadata = UpstreamMetadata::new(upstream, keep, ledger.clone(), generations, store);
+        let metadata = Arc::new(metadata);
+        if settings.offline {
+            cache.records.never_expire();
+        }
+        if !keep.is_empty() {
+            let metadata = metadata.clone();
+            cache.store.sort_out(move || metadata.keep_all());
+        }
+        let name: Arc<str> = upstream.name.as_str().into();
+        let grants = Arc::new(Grants::new(settings));
+        let gate = Arc::new(Gate::new(name.clone(), settings, grants.clone()));
+        let membership = Arc::new(BlobMembership::new(gate.clone(), metadata.clone()));
+        let authorizer = PullAuthorizer {
+            mode: settings.pull_authorization,
+            shows_certificate: upstream.client_certificate.is_some(),
+            gate: gate.clone(),
+            metadata: metadata.clone(),
+            membership: membership.clone(),
+            grants,
+            lookups: Lookups::default(),
+        };
+        let authorizer = Arc::new(authorizer);
+        let memory = cache.manifests.clone();
+        let listings = Listings::new(
+            settings.tag_ttl,
+            gate.clone(),
+            metadata.clone(),
+            memory.clone(),
+            authorizer.clone(),
+        );
+        let fetcher = ManifestFetcher::new(name.clone(), settings, gate.clone(), metadata.clone(), memory);
+        Arc::new(Self {
+            name,
             upstream: upstream.clone(),
             settings: settings.clone(),
+            metadata,
             ledger,
-            breaker: Breaker::default(),
-            limited: RateLimitPauses::default(),
-            not_found: NotFound::new(settings.not_found_ttl),
-            grants: Grants::new(settings),
+            gate,
+            membership,
+            authorizer,
+            manifests: Arc::new(ManifestPulls::new(fetcher)),
+            listings: Arc::new(listings),
             prefetch: Prefetch::default(),
-            manifests: SingleFlight::default(),
-            seen: PendingTags::new(),
-            lists: Lists::default(),
-            held: SingleFlight::default(),
             cache,
-        });
-        if site.settings.offline {
-            site.cache.records.never_expire();
-        }
-        if !site.cache.settings.keep.is_empty() {
-            let kept = site.clone();
-            site.cache.store.sort_out(move || kept.keep_all());
-        }
-        site
-    }
-
-    /// Marks what is here already and must not be evicted.
-    fn keep_all(&self) {
-        for repository in self.ledger.repositories() {
-            if self.is_kept(&repository) {
-                let held =
-                    self.ledger.blobs(&repository).into_iter().chain(self.ledger.manifests(&repository));
-                held.for_each(|digest| self.cache.store.keep(&digest));
-            }
-        }
-    }
-
-    /// Whether what a repository holds is never evicted.
-    fn is_kept(&self, repository: &RepositoryName) -> bool {
-        let keep = &self.cache.settings.keep;
-        !keep.is_empty()
-            && repository
-                .with_prefix(&self.prefix)
-                .is_ok_and(|name| keep.iter().any(|pattern| pattern.matches(&name)))
-    }
-
-    /// A repository holds something, by its upstream's word there.
-    fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Membership) {
-        self.ledger.hold(repository, kind, digest, held);
-        if self.is_kept(repository) {
-            self.cache.store.keep(digest);
-        }
+        })
     }
 
     /// The cache that it is a part of.
@@ -138,11 +130,6 @@ impl UpstreamCache {
         self.upstream == *upstream && upstream.cache.as_ref() == Some(&self.settings)
     }
 
-    /// Whether the upstream is shown a certificate, whoever asks it: then nobody asks as nobody.
-    pub(crate) fn shows_certificate(&self) -> bool {
-        self.upstream.client_certificate.is_some()
-    }
-
     /// The upstream's name.
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -150,7 +137,7 @@ impl UpstreamCache {
 
     /// What everybody here calls the repository that the upstream calls `name`; none where that is too long for a name.
     pub(crate) fn canonical(&self, name: &RepositoryName) -> Option<RepositoryName> {
-        name.with_prefix(&self.prefix).ok()
+        self.metadata.canonical(name)
     }
 
     /// One request's view of a repository, which the upstream calls `name` and everybody here `permit.repository()`.
@@ -166,12 +153,12 @@ impl UpstreamCache {
     /// A repository has been written to through this gateway: what is known not to be there may be there now, and what is
     /// being asked of it may be out of date when it comes.
     pub(crate) fn written(&self, repository: &RepositoryName) {
-        self.cache.generations.advance(self.key(repository));
+        self.metadata.advance(repository);
     }
 
     /// Something is about to be written there through this gateway.
     pub(crate) fn begin_write(&self, repository: &RepositoryName) -> Writing {
-        Writing { repository: repository.clone(), generation: self.generation(repository) }
+        Writing { repository: repository.clone(), generation: self.metadata.generation(repository) }
     }
 
     /// Something has been deleted there through this gateway, or perhaps has.
@@ -180,8 +167,8 @@ impl UpstreamCache {
         match reference {
             Reference::Tag(tag) => self.ledger.forget_tag(repository, tag),
             Reference::Digest(digest) => {
-                self.release(repository, Kind::Manifest, digest);
-                self.release(repository, Kind::Blob, digest);
+                self.ledger.release(repository, Kind::Manifest, digest);
+                self.ledger.release(repository, Kind::Blob, digest);
             }
         }
     }
@@ -200,15 +187,15 @@ impl UpstreamCache {
         let repository = &writing.repository;
         let document = Document::parse(bytes, media_type.as_ref()).ok().filter(|_| digest.is_of(bytes));
         let Some(document) = document else { return self.deleted(repository, reference) };
-        let (before, generation) = self.cache.generations.advance(self.key(repository));
+        let (before, generation) = self.metadata.advance(repository);
         let (size, confirmed) = (Some(bytes.len() as u64), clock::wall());
         let held = Membership { media_type: Some(document.media_type), size, confirmed };
         self.cache.store.keep_manifest(digest, bytes);
         self.ledger.note_served(digest);
-        self.hold_since(generation, repository, Kind::Manifest, digest, &held);
+        self.metadata.hold_since(generation, repository, Kind::Manifest, digest, &held);
         match reference {
             Reference::Tag(tag) if before == writing.generation => {
-                self.point_since(
+                self.metadata.point_since(
                     generation,
                     repository,
                     tag,
@@ -222,79 +209,166 @@ impl UpstreamCache {
 
     /// A blob is at the upstream there, as it has said to a push through this gateway.
     pub(crate) fn pushed_blob(&self, repository: &RepositoryName, digest: &Digest) {
-        let (_, generation) = self.cache.generations.advance(self.key(repository));
+        let (_, generation) = self.metadata.advance(repository);
         let held = Membership { media_type: None, size: None, confirmed: clock::wall() };
-        self.hold_since(generation, repository, Kind::Blob, digest, &held);
+        self.metadata.hold_since(generation, repository, Kind::Blob, digest, &held);
     }
 
-    /// How often `repository` has been written to. What was asked for before counts for nothing.
-    pub(crate) fn generation(&self, repository: &RepositoryName) -> Generation {
-        self.cache.generations.of(self.key(repository))
-    }
-
-    /// A repository holds something, by its upstream's word there when it was at `generation`: whether that still counts.
-    pub(crate) fn hold_since(
+    /// Returns the manifest that `reference` names. A GET counts as a pull: its blobs may be fetched ahead. HEAD has `head`, and
+    /// causes no download that it does not need.
+    ///
+    /// # Errors
+    /// [`CacheError`]; [`CacheError::Bypass`] where what is held is of a type that `accept` excludes, and for what the cache
+    /// does not understand. Never that where the upstream must not be asked.
+    pub(crate) async fn manifest(
         &self,
-        generation: Generation,
-        repository: &RepositoryName,
-        kind: Kind,
-        digest: &Digest,
-        held: &Membership,
-    ) -> bool {
-        let hold = || self.hold(repository, kind, digest, held);
-        self.unless_written(repository, generation, hold, || self.release(repository, kind, digest))
-    }
-
-    /// A tag points there, likewise.
-    pub(crate) fn point_since(
-        &self,
-        generation: Generation,
-        repository: &RepositoryName,
-        tag: &Tag,
-        pointer: &TagRecord,
-    ) -> bool {
-        let point = || self.ledger.point(repository, tag, pointer);
-        self.unless_written(repository, generation, point, || self.ledger.forget_tag(repository, tag))
-    }
-
-    /// A repository does not hold something, likewise.
-    pub(crate) fn release_since(
-        &self,
-        generation: Generation,
-        repository: &RepositoryName,
-        kind: Kind,
-        digest: &Digest,
-    ) {
-        self.unless_written(repository, generation, || self.release(repository, kind, digest), || ());
-    }
-
-    /// Does `note`, unless `repository` has been written to since it was at `generation`; where it is written to meanwhile,
-    /// `undo` makes nothing known of it. The answer is whether it was not. Nobody waits for anybody's disk.
-    pub(crate) fn unless_written(
-        &self,
-        repository: &RepositoryName,
-        generation: Generation,
-        note: impl FnOnce(),
-        undo: impl FnOnce(),
-    ) -> bool {
-        if self.generation(repository) != generation {
-            return false;
+        requester: &Requester,
+        reference: &Reference,
+        accept: &Accept,
+        head: bool,
+    ) -> Result<Manifest, CacheError> {
+        self.authorizer.authorize_manifest(requester, reference).await?;
+        let manifest = self.manifests.pull(requester, reference, head).await;
+        let manifest = manifest.map_err(|refusal| self.count_bypass(refusal))?;
+        if !accept.accepts(&manifest.media_type) {
+            let held_only = self.gate.held_only(requester);
+            let bypass = || self.count_bypass(CacheError::Bypass(BypassReason::NotAccepted));
+            return Err(held_only.unwrap_or_else(bypass));
         }
-        note();
-        let unchanged = self.generation(repository) == generation;
-        if !unchanged {
-            undo();
+        if !head {
+            self.fetch_ahead(requester, &manifest);
         }
-        unchanged
+        Ok(manifest)
     }
 
-    fn release(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) {
-        self.ledger.release(repository, kind, digest);
+    /// Begins to fetch the blobs of an image that was pulled.
+    fn fetch_ahead(&self, requester: &Requester, manifest: &Manifest) {
+        if self.cache.settings.prefetch
+            && let Some(kept) = self.cache.manifests.load(&manifest.digest, Some(&manifest.media_type))
+            && kept.document.media_type == manifest.media_type
+            && kept.document.is_image()
+        {
+            requester.prefetch(&kept.document);
+        }
     }
 
-    /// What tells a repository apart from all other upstreams'. Not the site: after a change of the configuration there is
-    /// another, for the same records.
-    fn key<'a>(&'a self, repository: &'a RepositoryName) -> (&'a str, &'a RepositoryName) {
-        (&self.name, repository)
+    /// Returns the blob `digest`, or what `range` asks for of it; of HEAD, which has `head`, never more than what is known of
+    /// it.
+    ///
+    /// # Errors
+    /// [`CacheError`]. Whether the blob is here shows in none of them to a requester that may not have it.
+    pub(crate) async fn blob(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        range: Option<&ByteRange>,
+        head: bool,
+    ) -> Result<Blob, CacheError> {
+        requester.blob(digest, range, head).await.map_err(|refusal| self.count_bypass(refusal))
+    }
+
+    fn count_bypass(&self, refusal: CacheError) -> CacheError {
+        if let CacheError::Bypass(reason) = refusal {
+            self.cache.counters.bypassed(reason);
+        }
+        refusal
+    }
+
+    /// As [`Listings::known_tags`].
+    ///
+    /// # Errors
+    /// If the requester may not read the repository.
+    pub(crate) async fn known_tags(&self, requester: &Requester) -> Result<Vec<Tag>, CacheError> {
+        self.listings.known_tags(requester).await
+    }
+
+    /// As [`Listings::known_referrers`].
+    ///
+    /// # Errors
+    /// If the requester may not read the repository.
+    pub(crate) async fn known_referrers(
+        &self,
+        requester: &Requester,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<u8>, CacheError> {
+        self.listings.known_referrers(requester, subject, artifact_type).await
+    }
+
+    /// As [`Gate::refrains`].
+    pub(crate) fn refrains(&self, requester: &Requester) -> Option<CacheError> {
+        self.gate.refrains(requester)
+    }
+
+    /// As [`Gate::learn_of`].
+    pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
+        self.gate.learn_of(requester, meaning, object);
+    }
+
+    /// Returns the state of the upstream's breaker.
+    pub(crate) fn breaker_state(&self) -> BreakerState {
+        self.gate.breaker_state()
+    }
+}
+
+impl Requester {
+    /// Asks through the gate.
+    pub(crate) async fn ask(
+        &self,
+        priority: Priority,
+        request: OriginRequest,
+    ) -> Result<OriginResponse, CacheError> {
+        self.site.gate.ask(self, priority, request).await
+    }
+
+    /// As [`UpstreamMetadata::generation`].
+    pub(crate) fn generation(&self) -> Generation {
+        self.site.metadata.generation(&self.name)
+    }
+
+    /// As [`Gate::refrains`].
+    pub(crate) fn refrains(&self) -> Option<CacheError> {
+        self.site.gate.refrains(self)
+    }
+
+    /// As [`Gate::held_only`].
+    pub(crate) fn held_only(&self) -> Option<CacheError> {
+        self.site.gate.held_only(self)
+    }
+
+    /// Returns true if only what is held already may be given.
+    pub(crate) fn is_held_only(&self) -> bool {
+        self.held_only().is_some()
+    }
+
+    /// As [`BlobMembership::known`].
+    pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
+        self.site.membership.known(&self.name, digest)
+    }
+
+    /// As [`BlobMembership::holds`].
+    pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
+        self.site.membership.holds(self, digest).await
+    }
+
+    /// As [`BlobMembership::confirm`].
+    pub(crate) fn confirm_since(
+        &self,
+        generation: Generation,
+        digest: &Digest,
+        media_type: Option<MediaType>,
+        size: Option<u64>,
+    ) -> Membership {
+        self.site.membership.confirm(&self.name, generation, digest, media_type, size)
+    }
+
+    /// As [`BlobMembership::unconfirm`].
+    pub(crate) fn unconfirm(&self, digest: &Digest) {
+        self.site.membership.unconfirm(&self.name, digest);
+    }
+
+    /// As [`PullAuthorizer::authorize_blob`].
+    pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), CacheError> {
+        self.site.authorizer.authorize_blob(self, digest).await
     }
 }

@@ -1,9 +1,11 @@
 //! Requests to an upstream that has a cache: what the cache gives, as the registry's answer.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::body::Body;
-use crate::cache::{Blob, CacheError, Manifest, Requester};
+use crate::cache::{Blob, CacheError, Manifest, Requester, UpstreamCache};
 use crate::gateway::answer::Answer;
 use crate::gateway::authorized::AuthorizedRepository;
 use crate::gateway::forward::set;
@@ -14,27 +16,27 @@ use crate::proto::{Accept, ByteRange, ContentRange, Digest, ErrorCode, Reference
 use crate::upstream::DOCKER_CONTENT_DIGEST;
 
 impl AuthorizedRepository<'_> {
-    /// Returns the repository as the cache has it for this request, if the upstream has a cache.
-    pub(super) fn requester(&self) -> Option<Requester> {
+    /// Returns the upstream's cache and the requester that asks it, if the upstream has a cache.
+    pub(super) fn cached(&self) -> Option<(&Arc<UpstreamCache>, Requester)> {
         let upstream_cache = self.upstream_cache()?;
         let (permit, remote) = (&self.request.permit, &self.repository.remote);
         let headers = self.request.core.shared.via.mark_own(self.request.headers);
         let origin = UpstreamOrigin::shared(self.upstream().clone(), permit.clone(), remote.clone(), headers);
-        Some(upstream_cache.repository(permit, remote, origin))
+        Some((upstream_cache, upstream_cache.repository(permit, remote, origin)))
     }
 
     /// Returns a blob, whole or in part. `None`: it is for the upstream to answer.
     pub(super) async fn cached_blob(&self, digest: &Digest, head: bool) -> Result<Option<Answer>, Problem> {
-        let Some(requester) = self.requester() else { return Ok(None) };
+        let Some((upstream_cache, requester)) = self.cached() else { return Ok(None) };
         let etag = etag_of(digest);
         let unchanged = is_listed(self.request.headers, &header::IF_NONE_MATCH, &etag);
         let range = self.range(&etag).filter(|_| !unchanged);
-        match requester.blob(digest, range.as_ref(), head || unchanged).await {
+        match upstream_cache.blob(&requester, digest, range.as_ref(), head || unchanged).await {
             Ok(blob) => {
-                requester.site().cache().counters().answered(blob.outcome);
+                upstream_cache.cache().counters().answered(blob.outcome);
                 Ok(Some(self.blob_answer(blob, digest, etag, unchanged, head)))
             }
-            Err(CacheError::Bypass) => Ok(None),
+            Err(CacheError::Bypass(_)) => Ok(None),
             Err(error) => Err(self.cache_problem(error)),
         }
     }
@@ -74,15 +76,15 @@ impl AuthorizedRepository<'_> {
         reference: &Reference,
         head: bool,
     ) -> Result<Option<Answer>, Problem> {
-        let Some(requester) = self.requester() else { return Ok(None) };
+        let Some((upstream_cache, requester)) = self.cached() else { return Ok(None) };
         let lines = self.request.headers.get_all(header::ACCEPT);
         let accept = Accept::from_lines(lines.iter().map(HeaderValue::as_bytes));
-        match requester.manifest(reference, &accept, head).await {
+        match upstream_cache.manifest(&requester, reference, &accept, head).await {
             Ok(manifest) => {
-                requester.site().cache().counters().answered(manifest.outcome);
+                upstream_cache.cache().counters().answered(manifest.outcome);
                 Ok(Some(self.manifest_answer(manifest, head)))
             }
-            Err(CacheError::Bypass) => Ok(None),
+            Err(CacheError::Bypass(_)) => Ok(None),
             Err(error) => Err(self.cache_problem(error)),
         }
     }
@@ -144,7 +146,7 @@ impl AuthorizedRepository<'_> {
             CacheError::CircuitOpen => Problem::CircuitOpen,
             CacheError::RateLimited(wait) => Problem::RateLimited(wait),
             CacheError::Unsatisfiable(total) => Problem::Unsatisfiable(total),
-            CacheError::Bypass | CacheError::Retry => Problem::NotCached(
+            CacheError::Bypass(_) | CacheError::Retry => Problem::NotCached(
                 ErrorCode::Unavailable,
                 "the download that would have brought it ended without it",
             ),

@@ -53,8 +53,9 @@ impl Routes {
         let permit = Permit::operator_at(Identity::Anonymous, resolved.canonical);
         let (upstream, remote) = (route.upstream.clone(), resolved.remote);
         let origin = UpstreamOrigin::shared(upstream, permit.clone(), remote.clone(), HeaderMap::new());
-        let repository = upstream_cache.repository(&permit, &remote, origin);
-        Ok(WarmTarget { image: image.to_owned(), repository, reference: name.reference })
+        let requester = upstream_cache.repository(&permit, &remote, origin);
+        let (image, upstream_cache) = (image.to_owned(), upstream_cache.clone());
+        Ok(WarmTarget { image, upstream_cache, requester, reference: name.reference })
     }
 
     /// Finds the repository of an image. A prefix of ours comes before a registry's name, and that before the upstream that

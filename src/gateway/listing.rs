@@ -1,6 +1,7 @@
 //! Lists of one repository: tags (end-8) and referrers (end-12).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, header};
@@ -8,7 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::value::RawValue;
 
 use crate::body::Body;
-use crate::cache::{CacheStatus, Requester};
+use crate::cache::{CacheStatus, Requester, UpstreamCache};
 use crate::config::limits;
 use crate::gateway::answer::Answer;
 use crate::gateway::authorized::AuthorizedRepository;
@@ -19,10 +20,10 @@ use crate::proto::{Digest, Link, Page, Tag, link, media_type};
 
 /// Returns the tags, under the client's own name for the repository.
 pub(super) async fn tags(request: &AuthorizedRepository<'_>, page: &Page) -> Result<Answer, Problem> {
-    let requester = request.requester();
-    let response = match (asked(request, requester.as_ref()).await, requester) {
-        (Err(Unlisted { problem, known_may_serve: true }), Some(requester)) => {
-            return known_tags(request, &requester, page).await.ok_or(problem);
+    let cached = request.cached();
+    let response = match (asked(request, cached.as_ref()).await, cached) {
+        (Err(Unlisted { problem, known_may_serve: true }), Some((upstream_cache, requester))) => {
+            return known_tags(request, upstream_cache, &requester, page).await.ok_or(problem);
         }
         (asked, _) => with_link(request, "tags/list", asked.map_err(|unlisted| unlisted.problem)?),
     };
@@ -39,10 +40,10 @@ pub(super) async fn referrers(
     digest: &Digest,
     artifact_type: Option<&str>,
 ) -> Result<Answer, Problem> {
-    let requester = request.requester();
-    match (asked(request, requester.as_ref()).await, requester) {
-        (Err(Unlisted { problem, known_may_serve: true }), Some(requester)) => {
-            known_referrers(&requester, digest, artifact_type).await.ok_or(problem)
+    let cached = request.cached();
+    match (asked(request, cached.as_ref()).await, cached) {
+        (Err(Unlisted { problem, known_may_serve: true }), Some((upstream_cache, requester))) => {
+            known_referrers(upstream_cache, &requester, digest, artifact_type).await.ok_or(problem)
         }
         (asked, _) => {
             let response = asked.map_err(|unlisted| unlisted.problem)?;
@@ -61,9 +62,9 @@ struct Unlisted {
 /// Asks the upstream for a list, if it may be asked.
 async fn asked(
     request: &AuthorizedRepository<'_>,
-    requester: Option<&Requester>,
+    cached: Option<&(&Arc<UpstreamCache>, Requester)>,
 ) -> Result<Response<Body>, Unlisted> {
-    if let Some(error) = requester.and_then(Requester::refrains) {
+    if let Some(error) = cached.and_then(|(upstream_cache, requester)| upstream_cache.refrains(requester)) {
         return Err(Unlisted { problem: request.cache_problem(error), known_may_serve: true });
     }
     let asked = request.ask().await;
@@ -74,8 +75,8 @@ async fn asked(
         Err(Problem::ClientGone) => Meaning::ClientGone,
         Err(_) => Meaning::Loop,
     };
-    if let Some(requester) = requester {
-        requester.learn_of(meaning, &request.request.operation.path_and_query());
+    if let Some((upstream_cache, requester)) = cached {
+        upstream_cache.learn_of(requester, meaning, &request.request.operation.path_and_query());
     }
     asked.map_err(|problem| Unlisted { problem, known_may_serve: meaning.allows_stale() })
 }
@@ -83,10 +84,11 @@ async fn asked(
 /// Returns the tags that the cache knows. `None` where it knows none.
 async fn known_tags(
     request: &AuthorizedRepository<'_>,
+    upstream_cache: &UpstreamCache,
     requester: &Requester,
     page: &Page,
 ) -> Option<Answer> {
-    let tags = requester.known_tags().await.ok().filter(|tags| !tags.is_empty())?;
+    let tags = upstream_cache.known_tags(requester).await.ok().filter(|tags| !tags.is_empty())?;
     let after = |tag: &&str| page.last.as_deref().is_none_or(|last| *tag > last);
     let all: Vec<_> = tags.iter().map(Tag::as_str).filter(after).collect();
     let most = page.n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -103,11 +105,12 @@ async fn known_tags(
 
 /// Returns the referrers that the cache knows.
 async fn known_referrers(
+    upstream_cache: &UpstreamCache,
     requester: &Requester,
     digest: &Digest,
     artifact_type: Option<&str>,
 ) -> Option<Answer> {
-    let index = requester.known_referrers(digest, artifact_type).await.ok()?;
+    let index = upstream_cache.known_referrers(requester, digest, artifact_type).await.ok()?;
     let mut response = out_of_the_cache(index.into(), media_type::OCI_INDEX);
     if artifact_type.is_some() {
         set(response.headers_mut(), FILTERS_APPLIED, "artifactType");

@@ -10,10 +10,12 @@ use moka::sync::Cache;
 use crate::body::Body;
 use crate::cache::blobs::file_body::FileBody;
 use crate::cache::blobs::fill::{Head, Key, Reader, Subscription};
+use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::record::Membership;
 use crate::cache::origin::ByteSpan as Part;
+use crate::cache::origin::gate::Priority;
 use crate::cache::outcome::CacheStatus;
-use crate::cache::requester::{CacheError, Priority, Requester};
+use crate::cache::requester::Requester;
 use crate::cache::store::{Content, Kind};
 use crate::config::limits;
 use crate::proto::range::Resolved;
@@ -100,23 +102,23 @@ impl Requester {
         head: bool,
     ) -> Result<Blob, CacheError> {
         if digest.algorithm() == Algorithm::Other {
-            return Err(self.passed_on());
+            return Err(self.passed_on(BypassReason::UnknownAlgorithm));
         }
         self.entitled_to_blob(digest).await?;
         // A fill can end between a look and the next; one more finds what it has left.
         for _ in 0..3 {
             match self.look(digest, range, head).await {
                 Err(CacheError::Retry) => {}
-                Err(CacheError::Bypass) => return Err(self.passed_on()),
+                Err(CacheError::Bypass(reason)) => return Err(self.passed_on(reason)),
                 result => return result,
             }
         }
-        Err(self.passed_on())
+        Err(self.passed_on(BypassReason::Unsettled))
     }
 
     /// It is not for the cache: for the upstream, if that may be asked.
-    fn passed_on(&self) -> CacheError {
-        self.held_only().or_else(|| self.refrains()).unwrap_or(CacheError::Bypass)
+    fn passed_on(&self, reason: BypassReason) -> CacheError {
+        self.held_only().or_else(|| self.refrains()).unwrap_or(CacheError::Bypass(reason))
     }
 
     async fn look(&self, digest: &Digest, range: Option<&ByteRange>, head: bool) -> Result<Blob, CacheError> {
@@ -132,7 +134,7 @@ impl Requester {
         if let Some(held) = &known {
             if let Some(here) = self.here(digest) {
                 if !self.agree(&here, digest, held) {
-                    return Err(CacheError::Bypass);
+                    return Err(CacheError::Bypass(BypassReason::OtherLength));
                 }
                 let outcome = if asked { CacheStatus::Revalidated } else { CacheStatus::Hit };
                 return self.serve(here, held, range, head, outcome);
@@ -351,7 +353,7 @@ impl Requester {
     /// Fetches a blob that no client waits for, until it is here: whether it is.
     pub(crate) async fn fetch_ahead(&self, digest: &Digest) -> Result<(), CacheError> {
         if digest.algorithm() == Algorithm::Other {
-            return Err(CacheError::Bypass);
+            return Err(CacheError::Bypass(BypassReason::UnknownAlgorithm));
         }
         if self.known(digest).is_some() && self.is_here(digest) {
             return Ok(());
@@ -373,7 +375,7 @@ fn blob(head: &Head, span: Option<Span>, body: Body, joined: bool) -> Blob {
 
 fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -> Result<Blob, CacheError> {
     // Without a length the answer is not what clients need.
-    let total = held.size.ok_or(CacheError::Bypass)?;
+    let total = held.size.ok_or(CacheError::Bypass(BypassReason::UnknownLength))?;
     let span = match resolve(range, total)? {
         Asked::Whole => None,
         Asked::Part(span) => Some(span),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::cache::manifests::document::{Document, Part};
+use crate::cache::origin::breaker::BreakerState;
 use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::cache::upstream_cache::UpstreamCache;
@@ -99,7 +100,7 @@ impl Requester {
     }
 
     fn is_limited(&self) -> bool {
-        self.site.limited.wait(&self.source.account()).is_some()
+        self.site.gate.is_limited(self)
     }
 }
 
@@ -143,7 +144,7 @@ impl Runner {
     /// Whether the upstream lives, and not too many clients wait for it.
     fn may_go_on(&self) -> bool {
         let wanted = self.site.cache.fills.wanted(&self.site.name);
-        self.site.breaker.is_closed() && wanted < limits::PREFETCH_YIELDS
+        self.site.breaker_state() == BreakerState::Closed && wanted < limits::PREFETCH_YIELDS
     }
 
     async fn fetch(&self, waiting: Waiting) {
@@ -256,7 +257,7 @@ mod tests {
         let place = Place::prefetching();
         place.registry.push("v1", &image(0));
         pull(&place, "v1", false).await;
-        place.site.limited.note(&"".into(), Some(2 * SECOND)).unwrap();
+        place.site.gate.rate_limits().note(&"".into(), Some(2 * SECOND)).unwrap();
         tokio::time::sleep(SECOND).await;
         assert!(place.registry.asked().is_empty());
         tokio::time::sleep(2 * SECOND).await;
@@ -269,7 +270,7 @@ mod tests {
         place.registry.push("v1", &image(3));
         pull(&place, "v1", false).await;
         for object in 0..3 {
-            let _ = place.site.learn(UNAVAILABLE, object);
+            let _ = place.site.gate.breaker().note(UNAVAILABLE, object);
         }
         tokio::time::sleep(HOUR).await;
         let queue = place.site.prefetch.queue();
@@ -285,7 +286,7 @@ mod tests {
         let mut queue = Queue::default();
         for number in 0..=limits::PREFETCH_WAITING {
             let digest = Digest::parse(&digest(number)).unwrap();
-            queue.list(&repository, &Part { digest, size: None });
+            queue.list(&repository.requester, &Part { digest, size: None });
         }
         assert_eq!(
             (queue.waiting.len(), queue.listed.len()),

@@ -1,24 +1,29 @@
 //! Pulling images into a cache before anybody asks for them.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 
+use crate::cache::error::CacheError;
 use crate::cache::maintenance::event::{Event, Progress};
 use crate::cache::maintenance::platform::Platforms;
 use crate::cache::maintenance::reachable::Links;
 use crate::cache::manifests::document::{Document, Part};
-use crate::cache::requester::{CacheError, Requester};
+use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
+use crate::cache::upstream_cache::UpstreamCache;
 use crate::proto::{Accept, Digest, Reference};
 
 /// An image that is to be here.
 pub(crate) struct WarmTarget {
     /// As it was asked for.
     pub image: String,
-    /// Where it is.
-    pub repository: Requester,
+    /// The cache of the upstream where it is.
+    pub upstream_cache: Arc<UpstreamCache>,
+    /// The repository, and as whom it is asked.
+    pub requester: Requester,
     /// Which of the repository's manifests.
     pub reference: Reference,
 }
@@ -61,8 +66,8 @@ pub(crate) async fn warm(
 
 /// The answer is whether all of it is here.
 async fn one(goal: &WarmTarget, platforms: &Platforms, tell: Tell<'_>) -> bool {
-    let WarmTarget { image, repository, reference } = goal;
-    let warming = Warming { image, repository, platforms, tell };
+    let WarmTarget { image, upstream_cache, requester, reference } = goal;
+    let warming = Warming { image, upstream_cache, requester, platforms, tell };
     match warming.blobs(reference).await {
         Ok(blobs) => warming.fetch(blobs).await,
         Err(why) => {
@@ -74,7 +79,8 @@ async fn one(goal: &WarmTarget, platforms: &Platforms, tell: Tell<'_>) -> bool {
 
 struct Warming<'a> {
     image: &'a str,
-    repository: &'a Requester,
+    upstream_cache: &'a UpstreamCache,
+    requester: &'a Requester,
     platforms: &'a Platforms,
     tell: Tell<'a>,
 }
@@ -85,7 +91,8 @@ impl Warming<'_> {
         let mut ahead = vec![(reference.clone(), 0)];
         let (mut top, mut blobs) = (None, Vec::new());
         while let Some((reference, depth)) = ahead.pop() {
-            let manifest = self.repository.manifest(&reference, &Accept::default(), false).await;
+            let accept = Accept::default();
+            let manifest = self.upstream_cache.manifest(self.requester, &reference, &accept, false).await;
             let manifest = manifest.map_err(|refusal| words(&refusal))?;
             let bytes = manifest.bytes.unwrap_or_default();
             let listed = Links::parse(&bytes).map(|links| links.listed()).unwrap_or_default();
@@ -119,9 +126,9 @@ impl Warming<'_> {
 
     /// Also where it is here: the repository must be known to hold it.
     async fn blob(&self, blob: &Part) -> bool {
-        let cache = self.repository.site.cache();
+        let cache = self.upstream_cache.cache();
         let here = cache.store().has(Kind::Blob, &blob.digest);
-        let mut fetching = pin!(self.repository.fetch_ahead(&blob.digest));
+        let mut fetching = pin!(self.requester.fetch_ahead(&blob.digest));
         let fetched = loop {
             match tokio::time::timeout(PACE, &mut fetching).await {
                 Ok(fetched) => break fetched.map_err(|refusal| words(&refusal)),
@@ -142,7 +149,7 @@ impl Warming<'_> {
     }
 
     fn coming(&self, blob: &Part) {
-        let progress = self.repository.site.cache().fills.progress(&blob.digest);
+        let progress = self.upstream_cache.cache().fills.progress(&blob.digest);
         self.layer(blob, progress.map_or(0, |(done, _)| done), Progress::Coming);
     }
 
@@ -153,7 +160,7 @@ impl Warming<'_> {
 
     /// It may have passed without being kept.
     fn is_kept(&self, digest: &Digest) -> Result<u64, String> {
-        let store = self.repository.site.cache().store();
+        let store = self.upstream_cache.cache().store();
         let why = || store.degraded_reason().unwrap_or_else(|| "there was no room for it".to_owned());
         store.length(Kind::Blob, digest).ok_or_else(|| format!("it was not kept: {}", why()))
     }
@@ -181,6 +188,6 @@ fn words(refusal: &CacheError) -> String {
             format!("it has {length} bytes, and not those that were asked for")
         }
         CacheError::Retry => "it was on its way, and did not come".to_owned(),
-        CacheError::Bypass => "the cache can't keep what it is".to_owned(),
+        CacheError::Bypass(reason) => format!("it cannot be cached ({})", reason.as_str()),
     }
 }

@@ -2,63 +2,92 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cache::error::CacheError;
 use crate::cache::manifests::document::{Description, Document};
-use crate::cache::manifests::pull::age;
-use crate::cache::metadata::record::Membership;
-use crate::cache::requester::{CacheError, Requester};
+use crate::cache::manifests::memory::ManifestMemory;
+use crate::cache::metadata::record::{Membership, age};
+use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::origin::gate::Gate;
+use crate::cache::pull_authorization::PullAuthorizer;
+use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::config::limits;
 use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
 use crate::single_flight::SingleFlight;
 
-/// The lists that are being made, each once for all who ask.
-#[derive(Default)]
-pub(crate) struct Lists {
+/// The tags and referrers that are known of one upstream's repositories.
+pub(crate) struct Listings {
+    tag_ttl: Duration,
+    gate: Arc<Gate>,
+    metadata: Arc<UpstreamMetadata>,
+    memory: Arc<ManifestMemory>,
+    authorizer: Arc<PullAuthorizer>,
+    /// The lists that are being made, each once for all who ask.
     tags: SingleFlight<RepositoryName, Arc<[Tag]>>,
     referrers: SingleFlight<RepositoryName, Arc<[Referrer]>>,
 }
 
-impl Requester {
-    /// The tags that are known and could still be pulled, in ASCII order.
+impl Listings {
+    /// Returns the lists of what `metadata` knows, for requesters that `authorizer` lets pass. A tag is believed for `tag_ttl`.
+    pub(crate) fn new(
+        tag_ttl: Duration,
+        gate: Arc<Gate>,
+        metadata: Arc<UpstreamMetadata>,
+        memory: Arc<ManifestMemory>,
+        authorizer: Arc<PullAuthorizer>,
+    ) -> Self {
+        let (tags, referrers) = (SingleFlight::default(), SingleFlight::default());
+        Self { tag_ttl, gate, metadata, memory, authorizer, tags, referrers }
+    }
+
+    /// Returns the tags that are known and could still be pulled, in ASCII order.
     ///
     /// # Errors
-    /// Where whoever asks may not read the repository.
-    pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, CacheError> {
-        let repository = self.clone();
-        let list = || off_the_worker(move || repository.young_tags());
-        let tags = self.site.lists.tags.join(self.name.clone(), list).await.0.unwrap_or_default();
+    /// If the requester may not read the repository.
+    pub(crate) async fn known_tags(self: &Arc<Self>, requester: &Requester) -> Result<Vec<Tag>, CacheError> {
+        let repository = requester.repository();
+        let list = || {
+            let (this, repository) = (self.clone(), repository.clone());
+            off_the_worker(move || this.young_tags(&repository))
+        };
+        let tags = self.tags.join(repository.clone(), list).await.0.unwrap_or_default();
         if let Some(tag) = tags.first() {
-            self.entitled(&Reference::Tag(tag.clone())).await?;
+            self.authorizer.authorize_manifest(requester, &Reference::Tag(tag.clone())).await?;
         }
         Ok(tags.to_vec())
     }
 
-    fn young_tags(&self) -> Arc<[Tag]> {
-        let ledger = &self.site.ledger;
+    fn young_tags(&self, repository: &RepositoryName) -> Arc<[Tag]> {
+        let ledger = self.metadata.ledger();
         let is_young = |tag: &Tag| {
-            let pointer = ledger.tag(&self.name, tag);
-            pointer.is_some_and(|at| self.may_serve_stale(age(at.confirmed), self.site.settings.tag_ttl))
+            let record = ledger.tag(repository, tag);
+            record.is_some_and(|record| self.gate.may_serve_stale(age(record.confirmed), self.tag_ttl))
         };
-        ledger.tags(&self.name).into_iter().filter(is_young).collect()
+        ledger.tags(repository).into_iter().filter(is_young).collect()
     }
 
-    /// An image index of the manifests that are known to be about `subject`, in the order of their digests (end-12a); only
-    /// those of `artifact_type`, where there is one. Of a repository with very many not all are looked at.
+    /// Returns an image index of the manifests that are known to be about `subject`, in the order of their digests (end-12a);
+    /// only those of `artifact_type`, where there is one. Of a repository with very many not all are looked at.
     ///
     /// # Errors
-    /// As [`Requester::known_tags`].
+    /// As [`known_tags`](Self::known_tags).
     pub(crate) async fn known_referrers(
-        &self,
+        self: &Arc<Self>,
+        requester: &Requester,
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<u8>, CacheError> {
-        self.entitled(&Reference::Digest(subject.clone())).await?;
-        let repository = self.clone();
-        let list = || off_the_worker(move || repository.referrers());
-        let all = self.site.lists.referrers.join(self.name.clone(), list).await.0.unwrap_or_default();
+        self.authorizer.authorize_manifest(requester, &Reference::Digest(subject.clone())).await?;
+        let repository = requester.repository();
+        let list = || {
+            let (this, repository) = (self.clone(), repository.clone());
+            off_the_worker(move || this.all_referrers(&repository))
+        };
+        let all = self.referrers.join(repository.clone(), list).await.0.unwrap_or_default();
         let is_meant = |referrer: &&Referrer| {
             let kind = referrer.artifact_type.as_deref();
             referrer.subject == *subject && (artifact_type.is_none() || kind == artifact_type)
@@ -66,22 +95,22 @@ impl Requester {
         Ok(index(all.iter().filter(is_meant).collect()))
     }
 
-    /// Whatever they are about: who asks for one list after another has the manifests read once for those at a time.
-    fn referrers(&self) -> Arc<[Referrer]> {
+    /// Returns referrers of any subject: requests for one list after another have the manifests read once at a time.
+    fn all_referrers(&self, repository: &RepositoryName) -> Arc<[Referrer]> {
+        let ledger = self.metadata.ledger();
         let young = |digest| {
-            let held = self.site.ledger.held(&self.name, Kind::Manifest, &digest)?;
-            self.may_serve_stale(held.age(), limits::RECORD_BELIEVED).then_some((digest, held))
+            let held = ledger.held(repository, Kind::Manifest, &digest)?;
+            self.gate.may_serve_stale(held.age(), limits::RECORD_BELIEVED).then_some((digest, held))
         };
-        let held = self.site.ledger.manifests(&self.name).into_iter().filter_map(young);
+        let held = ledger.manifests(repository).into_iter().filter_map(young);
         held.take(limits::REFERRERS_READ).filter_map(|(digest, held)| self.referrer(&digest, &held)).collect()
     }
 
     fn referrer(&self, digest: &Digest, held: &Membership) -> Option<Referrer> {
-        let cache = &self.site.cache;
-        if !self.site.ledger.served(digest) {
+        if !self.metadata.ledger().served(digest) {
             return None;
         }
-        let kept = cache.hot.glance(&cache.store, digest, held.media_type.as_ref())?;
+        let kept = self.memory.glance(digest, held.media_type.as_ref())?;
         let document = Document::parse(&kept.bytes, held.media_type.as_ref()).ok()?;
         let subject = document.subject?;
         let Description { artifact_type, annotations } = Description::parse(&kept.bytes).ok()?;
@@ -96,7 +125,7 @@ impl Requester {
     }
 }
 
-/// Directories and files are read for a list.
+/// Makes a list on a thread that may wait for the disk.
 async fn off_the_worker<T: Send + 'static>(list: impl FnOnce() -> Arc<[T]> + Send + 'static) -> Arc<[T]>
 where
     Arc<[T]>: Send + Default,

@@ -13,75 +13,73 @@ use crate::cache::store::{Content, Kind, Store};
 use crate::config::limits;
 use crate::proto::{Digest, MediaType};
 
-/// The manifests in memory, by digest, whatever repository they came through.
-pub(crate) struct ManifestMemory(Cache<Digest, Arc<Kept>>);
+/// The manifests in memory, in front of those on disk, by digest, whatever repository they came through.
+pub(crate) struct ManifestMemory {
+    manifests: Cache<Digest, Arc<Kept>>,
+    store: Arc<Store>,
+}
 
-/// A manifest that is here.
+/// A manifest that is held.
 #[derive(Debug)]
 pub(crate) struct Kept {
     /// Its bytes.
     pub(crate) bytes: Bytes,
-    /// What it says. Its type may be another in another repository, where it does not say that itself.
+    /// Its parts. Its type may be another in another repository, where it does not say that itself.
     pub(crate) document: Document,
 }
 
 impl ManifestMemory {
-    /// None yet.
-    pub(crate) fn new() -> Self {
+    /// Returns those in front of `store`, none of them in memory yet.
+    pub(crate) fn new(store: Arc<Store>) -> Self {
         let weight = |_: &Digest, kept: &Arc<Kept>| u32::try_from(kept.weight()).unwrap_or(u32::MAX);
-        let cache = Cache::builder()
+        let manifests = Cache::builder()
             .max_capacity(limits::HOT_MANIFEST_BYTES)
             .weigher(weight)
             .time_to_live(limits::HOT_MANIFEST_LIFE)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self(cache)
+        Self { manifests, store }
     }
 
-    /// The manifest, from memory or from `store`; `media_type` is what a repository calls it, for one that does not say
-    /// so itself. One that the disk has spoilt is let go of.
-    pub(crate) fn load(
-        &self,
-        store: &Store,
-        digest: &Digest,
-        media_type: Option<&MediaType>,
-    ) -> Option<Arc<Kept>> {
-        if let Some(kept) = self.0.get(digest) {
+    /// Returns where manifests are on disk.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the manifest, from memory or from disk; `media_type` is what a repository calls it, for one that does not say
+    /// so itself. One that the disk has spoilt is removed.
+    pub(crate) fn load(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Arc<Kept>> {
+        if let Some(kept) = self.manifests.get(digest) {
             return Some(kept);
         }
-        Some(self.keep(digest, Self::read(store, digest, media_type)?))
+        Some(self.keep(digest, self.read(digest, media_type)?))
     }
 
-    /// The same, which displaces nothing that clients pull.
-    pub(crate) fn glance(
-        &self,
-        store: &Store,
-        digest: &Digest,
-        media_type: Option<&MediaType>,
-    ) -> Option<Arc<Kept>> {
-        self.0.get(digest).or_else(|| Self::read(store, digest, media_type).map(Arc::new))
+    /// Returns the manifest likewise, and displaces nothing that clients pull.
+    pub(crate) fn glance(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Arc<Kept>> {
+        self.manifests.get(digest).or_else(|| self.read(digest, media_type).map(Arc::new))
     }
 
-    fn read(store: &Store, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
-        let bytes = read(&store.content(Kind::Manifest, digest)?).ok()?;
+    fn read(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
+        let bytes = read(&self.store.content(Kind::Manifest, digest)?).ok()?;
         if !digest.is_of(&bytes) {
-            tracing::warn!(%digest, "a manifest was spoilt on the disk");
-            store.remove(Kind::Manifest, digest);
+            tracing::warn!(%digest, "a manifest on disk does not have its digest; it is removed");
+            self.store.remove(Kind::Manifest, digest);
             return None;
         }
         let document = Document::parse(&bytes, media_type).ok()?;
         Some(Kept { bytes: bytes.into(), document })
     }
 
-    /// Whether the manifest is here. No use.
-    pub(crate) fn has(&self, store: &Store, digest: &Digest) -> bool {
-        self.0.contains_key(digest) || store.has(Kind::Manifest, digest)
+    /// Returns true if the manifest is here. Does not count as a use.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.manifests.contains_key(digest) || self.store.has(Kind::Manifest, digest)
     }
 
-    /// A manifest has been proved to be what `digest` says.
+    /// Keeps a manifest in memory that has been proved to be what `digest` says.
     pub(crate) fn keep(&self, digest: &Digest, kept: Kept) -> Arc<Kept> {
         let kept = Arc::new(kept);
-        self.0.insert(digest.clone(), kept.clone());
+        self.manifests.insert(digest.clone(), kept.clone());
         kept
     }
 }

@@ -1,489 +1,324 @@
-//! Manifests, by tag and by digest.
+//! Pulls of manifests, by tag and by digest.
+//!
+//! A tag is asked for with HEAD, and its manifest by the digest that the answer gave. The record of a tag moves on only when
+//! the manifest is here: should that fail, the old one is still what serves. What upstreams are asked is shared by all who ask
+//! the same at the time: one flight for each tag, one for each digest.
 
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header};
-
-use crate::body::Body;
-use crate::cache::manifests::document::Document;
-use crate::cache::manifests::memory::Kept;
+use crate::cache::error::{BypassReason, CacheError};
+use crate::cache::manifests::fetch::ManifestFetcher;
+use crate::cache::manifests::manifest::Manifest;
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::record::Membership;
-use crate::cache::origin::{OriginRequest, OriginResponse};
+use crate::cache::metadata::record::{Membership, TagRecord, age};
+use crate::cache::origin::gate::Priority;
 use crate::cache::outcome::CacheStatus;
-use crate::cache::requester::{CacheError, Priority, Requester};
+use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
-use crate::clock;
-use crate::config::{PullAuthorization, limits};
-use crate::meaning::{Ends, Meaning};
-use crate::proto::{Accept, Algorithm, Digest, MediaType, Reference, RepositoryName, media_type};
+use crate::config::limits;
+use crate::meaning::Meaning;
+use crate::proto::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::single_flight::SingleFlight;
 
-/// A manifest, for the client.
-#[derive(Debug, Clone)]
-pub(crate) struct Manifest {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its type.
-    pub media_type: MediaType,
-    /// Bytes, for `Content-Length`.
-    pub length: u64,
-    /// Its bytes, never changed. Always there for a GET; for HEAD they may not be here at all.
-    pub bytes: Option<Bytes>,
-    /// What the cache did for it.
-    pub outcome: CacheStatus,
+/// The pulls of manifests from one upstream.
+pub(crate) struct ManifestPulls {
+    fetcher: ManifestFetcher,
+    /// Tags that are being asked for.
+    tags: SingleFlight<Flight<(Tag, Form)>, Landed<Resolved>>,
+    /// Manifests that are being asked for by their digests; the second of the name is true for a head.
+    digests: SingleFlight<Flight<(Digest, bool)>, Landed<Manifest>>,
 }
 
-/// What came of asking for a manifest, for all who asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    /// As whom the upstream was asked.
-    account: Arc<str>,
-    came: Result<Manifest, CacheError>,
-}
-
-/// A question for a manifest that is under way.
+/// The key of what is asked once for all who ask the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Asking {
+struct Flight<N> {
     repository: RepositoryName,
-    reference: Reference,
-    /// Whether its head is enough.
-    head: bool,
-    /// Whether those who ask may have it fetched: what the others hear may be no answer to them.
+    name: N,
+    /// Those who may not fetch are not answered by what those hear who may, and the other way round.
     may_fetch: bool,
-    /// For whom it is asked, where the answer is for nobody else.
+    /// The account for which it is asked, where the answer is for no other.
     account: Arc<str>,
 }
 
-impl Requester {
-    /// The manifest that `reference` names. A GET counts as a pull: its blobs may be fetched ahead. HEAD has `head`, and
-    /// causes no download that it does not need.
-    ///
-    /// # Errors
-    /// [`CacheError`]; [`CacheError::Bypass`] where what is kept is of a type that `accept` excludes, and for what the cache does
-    /// not understand. Never that where the upstream must not be asked.
-    pub(crate) async fn manifest(
-        &self,
-        reference: &Reference,
-        accept: &Accept,
-        head: bool,
-    ) -> Result<Manifest, CacheError> {
-        self.entitled(reference).await?;
-        let manifest = match reference {
-            Reference::Tag(tag) => self.by_tag(tag, head).await?,
-            Reference::Digest(digest) => self.by_digest(digest, head).await?,
-        };
-        if !accept.accepts(&manifest.media_type) {
-            return Err(self.held_only().unwrap_or(CacheError::Bypass));
-        }
-        if !head {
-            self.manifest_pulled(&manifest);
-        }
-        Ok(manifest)
-    }
-
-    fn manifest_pulled(&self, manifest: &Manifest) {
-        let cache = &self.site.cache;
-        if cache.settings.prefetch
-            && let Some(kept) = cache.hot.load(&cache.store, &manifest.digest, Some(&manifest.media_type))
-            && kept.document.media_type == manifest.media_type
-            && kept.document.is_image()
-        {
-            self.prefetch(&kept.document);
-        }
-    }
-
-    async fn by_digest(&self, digest: &Digest, head: bool) -> Result<Manifest, CacheError> {
-        let held = self.site.ledger.held(&self.name, Kind::Manifest, digest);
-        let age = held.as_ref().map_or(Duration::MAX, |held| age(held.confirmed));
-        if let Some(held) = &held
-            && (age <= limits::RECORD_BELIEVED || self.site.settings.offline)
-            && let Some(manifest) = self.serve_manifest(digest, held, head, CacheStatus::Hit)
-        {
-            return Ok(manifest);
-        }
-        let reference = Reference::Digest(digest.clone());
-        let here = || self.serve_manifest(digest, held.as_ref()?, head, CacheStatus::Stale);
-        self.may_be_there(&reference, here)?;
-        if digest.algorithm() == Algorithm::Other {
-            return Err(CacheError::Bypass);
-        }
-        let old = held.filter(|_| self.may_serve_stale(age, limits::RECORD_BELIEVED));
-        let old = old.and_then(|held| self.serve_manifest(digest, &held, head, CacheStatus::Stale));
-        let asked = self.digest_asked(digest, head, need(old.as_ref())).await;
-        if asked.as_ref().is_ok_and(|found| found.bytes.is_some()) {
-            self.target_arrived(digest);
-        }
-        stale(asked, old)
-    }
-
-    /// A manifest that is here, and of which the upstream has said lately that the repository holds it.
-    pub(crate) fn believed(&self, digest: &Digest) -> Option<Manifest> {
-        let held = self.site.ledger.held(&self.name, Kind::Manifest, digest)?;
-        let young = age(held.confirmed) <= limits::RECORD_BELIEVED;
-        young.then(|| self.serve_manifest(digest, &held, false, CacheStatus::Hit)).flatten()
-    }
-
-    /// Whether there is any use in asking the upstream. For whoever may not have it fetched there is where it is `here`, and
-    /// has to be asked about again: that is no fetch.
-    pub(crate) fn may_be_there(
-        &self,
-        reference: &Reference,
-        here: impl FnOnce() -> Option<Manifest>,
-    ) -> Result<(), CacheError> {
-        match self.held_only() {
-            Some(CacheError::FetchForbidden) if here().is_some() => {}
-            Some(refusal) => return Err(refusal),
-            None => {}
-        }
-        let account = self.source.account();
-        match self.site.not_found.knows(&self.name, self.generation(), reference, &account) {
-            true => Err(CacheError::NotFound),
-            false => Ok(()),
-        }
-    }
-
-    /// What the record `held` promises, if it is here. A head is here where the record is.
-    pub(crate) fn serve_manifest(
-        &self,
-        digest: &Digest,
-        held: &Membership,
-        head: bool,
-        outcome: CacheStatus,
-    ) -> Option<Manifest> {
-        if let Some((kept, media_type)) = self.manifest_here(digest, held.media_type.as_ref()) {
-            return Some(manifest(digest, media_type, &kept, outcome));
-        }
-        let (media_type, length) = held.media_type.clone().zip(held.size)?;
-        let found = Manifest { digest: digest.clone(), media_type, length, bytes: None, outcome };
-        (head && self.may_follow(outcome) && !self.is_served_here(digest)).then_some(found)
-    }
-
-    /// The manifest `digest`, if it is here, this upstream has served it, and it is one where it is called `media_type`; and
-    /// its type: its own word goes before that.
-    pub(crate) fn manifest_here(
-        &self,
-        digest: &Digest,
-        media_type: Option<&MediaType>,
-    ) -> Option<(Arc<Kept>, MediaType)> {
-        let cache = &self.site.cache;
-        if !self.site.ledger.served(digest) {
-            return None;
-        }
-        let kept = cache.hot.load(&cache.store, digest, media_type)?;
-        // Parsed already, by that name.
-        if media_type == Some(&kept.document.media_type) {
-            let media_type = kept.document.media_type.clone();
-            return Some((kept, media_type));
-        }
-        let document = Document::parse(&kept.bytes, media_type).ok()?;
-        Some((kept, document.media_type))
-    }
-
-    /// Whether the GET after this HEAD can still fetch what is not here.
-    fn may_follow(&self, outcome: CacheStatus) -> bool {
-        outcome != CacheStatus::Stale && !self.is_held_only()
-    }
-
-    /// Asks the upstream for a digest, once for all who ask.
-    pub(crate) async fn digest_asked(
-        &self,
-        digest: &Digest,
-        head: bool,
-        need: Priority,
-    ) -> Result<Manifest, CacheError> {
-        let reference = Reference::Digest(digest.clone());
-        self.manifest_asked(reference, head, move |repository, reference| async move {
-            repository.ask_digest(&reference, head, need).await
-        })
-        .await
-    }
-
-    async fn ask_digest(
-        &self,
-        reference: &Reference,
-        head: bool,
-        need: Priority,
-    ) -> Result<Manifest, CacheError> {
-        let Reference::Digest(digest) = reference else { return Err(CacheError::Bypass) };
-        if head || self.is_served_here(digest) {
-            match self.ask_head(reference, need).await {
-                Ok(said) if !said.denies(digest) => {
-                    let found = self.confirm_manifest(digest, said);
-                    if let Some(manifest) = found.filter(|found| head || found.bytes.is_some()) {
-                        return Ok(manifest);
-                    }
-                }
-                Err(refusal) if !is_about_the_form(&refusal) => return Err(refusal),
-                _ => {}
-            }
-        }
-        self.ask_whole(reference, need).await
-    }
-
-    /// Whether this upstream has served what is here: its word that a repository holds it is enough only then.
-    fn is_served_here(&self, digest: &Digest) -> bool {
-        let cache = &self.site.cache;
-        cache.hot.has(&cache.store, digest) && self.site.ledger.served(digest)
-    }
-
-    /// The answer of `ask`, once for all who ask this. Where somebody else's account was refused, that is no answer to
-    /// this one.
-    pub(crate) async fn manifest_asked<F>(
-        &self,
-        reference: Reference,
-        head: bool,
-        ask: impl Fn(Self, Reference) -> F,
-    ) -> Result<Manifest, CacheError>
-    where
-        F: Future<Output = Result<Manifest, CacheError>> + Send + 'static,
-    {
-        let account = self.source.account();
-        let everybody = match self.site.settings.pull_authorization {
-            PullAuthorization::Shared => "".into(),
-            PullAuthorization::Each => account.clone(),
-        };
-        let (repository, may_fetch) = (self.name.clone(), self.permit.may_fetch());
-        let mut asking = Asking { repository, reference, head, may_fetch, account: everybody };
-        let (asked, joined) = self.fly_for_manifest(asking.clone(), &ask).await;
-        let foreign = joined && asked.account != account;
-        if !foreign || !asked.came.as_ref().is_err_and(is_about_requester) {
-            return asked.came.map(|manifest| following(manifest, joined, head));
-        }
-        asking.account = account;
-        self.fly_for_manifest(asking, &ask).await.0.came
-    }
-
-    async fn fly_for_manifest<F>(&self, asking: Asking, ask: &impl Fn(Self, Reference) -> F) -> (Asked, bool)
-    where
-        F: Future<Output = Result<Manifest, CacheError>> + Send + 'static,
-    {
-        let account = self.source.account();
-        let start = || {
-            let (answer, account) = (ask(self.clone(), asking.reference.clone()), account.clone());
-            async move { Asked { came: answer.await, account } }
-        };
-        let (asked, joined) = self.site.manifests.join(asking.clone(), start).await;
-        let broken =
-            || Asked { account, came: Err(CacheError::unusable("no answer to the question for a manifest")) };
-        (asked.unwrap_or_else(broken), joined)
-    }
-
-    /// The upstream's word on what `reference` is.
-    pub(crate) async fn ask_head(
-        &self,
-        reference: &Reference,
-        need: Priority,
-    ) -> Result<ManifestHead, CacheError> {
-        let generation = self.generation();
-        let answer = self.ask(need, OriginRequest::ManifestHead(reference.clone())).await;
-        match answer {
-            Ok(answer) => Ok(ManifestHead::of(&answer.headers, generation)),
-            Err(refusal) => Err(self.manifest_refused(reference, refusal, generation)),
-        }
-    }
-
-    /// The upstream has said that the repository holds `digest`: that is recorded. The manifest, if it is here, or if its
-    /// head is known.
-    pub(crate) fn confirm_manifest(&self, digest: &Digest, said: ManifestHead) -> Option<Manifest> {
-        let before = self.site.ledger.held(&self.name, Kind::Manifest, digest);
-        let media_type = said.media_type.or_else(|| before?.media_type);
-        let found = match self.manifest_here(digest, media_type.as_ref()) {
-            Some((kept, media_type)) => manifest(digest, media_type, &kept, CacheStatus::Revalidated),
-            // What is here is no manifest of the type that the upstream says.
-            None if self.is_served_here(digest) => return None,
-            None => Manifest {
-                digest: digest.clone(),
-                media_type: media_type?,
-                length: said.length?,
-                bytes: None,
-                outcome: CacheStatus::Miss,
-            },
-        };
-        self.record_manifest(&found, said.generation);
-        Some(found)
-    }
-
-    /// Asks for a manifest whole, and keeps it if it is one.
-    pub(crate) async fn ask_whole(
-        &self,
-        reference: &Reference,
-        need: Priority,
-    ) -> Result<Manifest, CacheError> {
-        let generation = self.generation();
-        let answer = self.ask(need, OriginRequest::Manifest(reference.clone())).await;
-        let OriginResponse { status, headers, body } =
-            answer.map_err(|refusal| self.manifest_refused(reference, refusal, generation))?;
-        if status != StatusCode::OK {
-            return Err(CacheError::Bypass);
-        }
-        let bytes = whole(body).await?;
-        let said = ManifestHead::of(&headers, generation);
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(_) => said.digest.clone().unwrap_or_else(|| Digest::sha256_of(&bytes)),
-        };
-        if !digest.is_of(&bytes) {
-            return Err(self.manifest_differs(reference, &headers));
-        }
-        match Document::parse(&bytes, content_type(&headers).as_ref()) {
-            Ok(document) => Ok(self.keep_manifest(digest, Kept { bytes, document }, generation)),
-            Err(reason) => {
-                tracing::debug!(upstream = self.site.name(), %digest, %reason, "a manifest is not kept");
-                Err(CacheError::Bypass)
-            }
-        }
-    }
-
-    /// It has been proved.
-    fn keep_manifest(&self, digest: Digest, kept: Kept, generation: Generation) -> Manifest {
-        let cache = &self.site.cache;
-        cache.store.keep_manifest(&digest, &kept.bytes);
-        self.site.ledger.note_served(&digest);
-        let kept = cache.hot.keep(&digest, kept);
-        let found = manifest(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss);
-        self.record_manifest(&found, generation);
-        found
-    }
-
-    fn record_manifest(&self, found: &Manifest, generation: Generation) {
-        let held = Membership {
-            media_type: Some(found.media_type.clone()),
-            size: Some(found.length),
-            confirmed: clock::wall(),
-        };
-        self.site.hold_since(generation, &self.name, Kind::Manifest, &found.digest, &held);
-    }
-
-    /// The bytes are not what the digest says. Of a signed schema 1 that is so by right: its signatures do not count.
-    fn manifest_differs(&self, reference: &Reference, headers: &HeaderMap) -> CacheError {
-        if content_type(headers).is_some_and(|kind| kind == *media_type::DOCKER_SCHEMA1_SIGNED) {
-            return CacheError::Bypass;
-        }
-        let (upstream, repository) = (self.site.name(), self.name.as_str());
-        tracing::warn!(upstream, repository, %reference, "the upstream's manifest is not what its digest says");
-        CacheError::unusable("a manifest that is not what its digest says")
-    }
-
-    /// The upstream gave nothing: where the registry itself has said no, what was believed is over, unless the repository has
-    /// been written to since it was asked, at `generation`.
-    fn manifest_refused(
-        &self,
-        reference: &Reference,
-        refusal: CacheError,
-        generation: Generation,
-    ) -> CacheError {
-        let Some(meaning) = refusal.meaning() else { return refusal };
-        if self.ends(meaning) == Ends::Entry {
-            self.forget_manifest(reference, generation);
-        }
-        if meaning == Meaning::NotFound && self.not_found_is_believed(reference) {
-            self.site.not_found.note(&self.name, generation, reference, &self.source.account());
-        }
-        refusal
-    }
-
-    fn forget_manifest(&self, reference: &Reference, generation: Generation) {
-        match reference {
-            Reference::Tag(tag) => {
-                self.site.unless_written(&self.name, generation, || self.forget_tag(tag), || ());
-            }
-            Reference::Digest(digest) => {
-                self.site.release_since(generation, &self.name, Kind::Manifest, digest);
-            }
-        }
-    }
+/// The answer for all who joined a flight.
+#[derive(Debug, Clone)]
+struct Landed<T> {
+    /// The account as which the upstream was asked.
+    account: Arc<str>,
+    result: Result<T, CacheError>,
 }
 
-/// What an upstream says of a manifest without showing it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ManifestHead {
-    /// `Docker-Content-Digest`, of an algorithm that can be checked.
-    pub(crate) digest: Option<Digest>,
-    media_type: Option<MediaType>,
-    length: Option<u64>,
-    /// Where the repository was when it was asked.
+/// The way in which a tag is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Form {
+    /// By HEAD, if that is enough.
+    Head,
+    /// By GET.
+    Whole,
+}
+
+/// The manifest that a tag points to, perhaps without its bytes.
+#[derive(Debug, Clone)]
+struct Resolved {
+    manifest: Manifest,
+    /// The repository's, when the upstream was asked.
     generation: Generation,
 }
 
-impl ManifestHead {
-    fn of(headers: &HeaderMap, generation: Generation) -> Self {
-        let text = |name: HeaderName| headers.get(name)?.to_str().ok();
-        let digest = text(DOCKER_CONTENT_DIGEST).and_then(|digest| Digest::parse(digest).ok());
-        Self {
-            digest: digest.filter(|digest| digest.algorithm() != Algorithm::Other),
-            media_type: content_type(headers).filter(MediaType::is_manifest),
-            length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
-            generation,
+/// The place of a tag's pull on its way.
+enum State {
+    /// The upstream may have said lately where the tag points.
+    Remembered,
+    /// The upstream is to be asked where it points.
+    Resolve(Form),
+    /// The manifest to which it points is to be fetched.
+    Fetch(Digest, Generation),
+    /// The manifest is here: the record of the tag is to move on.
+    Record(Manifest, Generation),
+}
+
+/// The records that answer for a reference.
+struct Known {
+    /// The tag's, if the reference is one.
+    tag: Option<TagRecord>,
+    /// That of the manifest.
+    held: Option<Membership>,
+    /// Time since the upstream said so.
+    age: Duration,
+    /// How long it is believed.
+    ttl: Duration,
+}
+
+/// One request for a manifest that is not to be had from records alone.
+struct Pull<'a> {
+    pulls: &'a Arc<ManifestPulls>,
+    requester: &'a Requester,
+    head: bool,
+    priority: Priority,
+}
+
+impl ManifestPulls {
+    /// Returns the pulls by way of `fetcher`.
+    pub(crate) fn new(fetcher: ManifestFetcher) -> Self {
+        Self { fetcher, tags: SingleFlight::default(), digests: SingleFlight::default() }
+    }
+
+    /// Returns the manifest that `reference` names. HEAD has `head`, and causes no download that it does not need.
+    ///
+    /// # Errors
+    /// [`CacheError`]; [`CacheError::Bypass`] for what the cache does not understand. Never that where the upstream must not be
+    /// asked.
+    pub(crate) async fn pull(
+        self: &Arc<Self>,
+        requester: &Requester,
+        reference: &Reference,
+        head: bool,
+    ) -> Result<Manifest, CacheError> {
+        let gate = self.fetcher.gate();
+        let known = self.known(requester.repository(), reference);
+        let serve = |outcome| {
+            let digest = known.digest(reference)?;
+            self.fetcher.serve(requester, digest, known.held.as_ref()?, head, outcome)
+        };
+        if (known.age < known.ttl || gate.is_offline())
+            && let Some(manifest) = serve(CacheStatus::Hit)
+        {
+            return Ok(manifest);
+        }
+        let here = || serve(CacheStatus::Stale).is_some();
+        self.fetcher.may_be_there(requester, reference, here)?;
+        let old = gate.may_serve_stale(known.age, known.ttl).then(|| serve(CacheStatus::Stale)).flatten();
+        let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
+        let pull = Pull { pulls: self, requester, head, priority };
+        let pulled = match reference {
+            Reference::Tag(tag) => pull.tag(tag).await,
+            Reference::Digest(digest) => pull.digest(digest).await,
+        };
+        pulled.or_else(|refusal| old.filter(|_| refusal.allows_stale()).ok_or(refusal))
+    }
+
+    fn known(&self, repository: &RepositoryName, reference: &Reference) -> Known {
+        let ledger = self.fetcher.metadata().ledger();
+        let held = |digest: &Digest| ledger.held(repository, Kind::Manifest, digest);
+        match reference {
+            Reference::Tag(tag) => {
+                let record = ledger.tag(repository, tag);
+                Known {
+                    held: record.as_ref().and_then(|record| held(&record.digest)),
+                    age: record.as_ref().map_or(Duration::MAX, |record| age(record.confirmed)),
+                    ttl: self.fetcher.life(tag),
+                    tag: record,
+                }
+            }
+            Reference::Digest(digest) => {
+                let held = held(digest);
+                let age = held.as_ref().map_or(Duration::MAX, Membership::age);
+                Known { tag: None, held, age, ttl: limits::RECORD_BELIEVED }
+            }
+        }
+    }
+}
+
+impl Known {
+    fn digest<'a>(&'a self, reference: &'a Reference) -> Option<&'a Digest> {
+        match reference {
+            Reference::Tag(_) => self.tag.as_ref().map(|record| &record.digest),
+            Reference::Digest(digest) => Some(digest),
+        }
+    }
+}
+
+impl Pull<'_> {
+    /// Pulls by tag. Where the repository is written to meanwhile, it begins anew, once.
+    async fn tag(&self, tag: &Tag) -> Result<Manifest, CacheError> {
+        let (fetcher, repository) = (&self.pulls.fetcher, self.requester.repository());
+        let may_fetch = self.requester.may_fetch();
+        let mut may_restart = true;
+        let mut state = State::Remembered;
+        loop {
+            state = match state {
+                State::Remembered => match fetcher.pending(repository, tag) {
+                    Some(head) if self.head && may_fetch => {
+                        return Ok(Manifest::of_head(head, CacheStatus::Hit));
+                    }
+                    // It may have come since, by its digest: docker asks for tags with HEAD.
+                    Some(head) => match fetcher.believed(self.requester, &head.digest) {
+                        Some(manifest) => State::Record(manifest, head.generation),
+                        None if may_fetch => State::Fetch(head.digest, head.generation),
+                        None => State::Resolve(Form::Head),
+                    },
+                    None => State::Resolve(Form::Head),
+                },
+                State::Resolve(form) => {
+                    let Resolved { manifest, generation } = self.resolve(tag, form).await?;
+                    if manifest.bytes.is_some() || (self.head && may_fetch) {
+                        return Ok(manifest);
+                    }
+                    if !may_fetch {
+                        // It has moved on to what is not here.
+                        return Err(CacheError::FetchForbidden);
+                    }
+                    State::Fetch(manifest.digest, generation)
+                }
+                State::Fetch(digest, generation) => match self.fetch(&digest).await {
+                    Ok(manifest) => State::Record(manifest, generation),
+                    // It has moved on meanwhile, or HEAD tells of another form than GET.
+                    Err(refusal) if refusal.meaning() == Some(Meaning::NotFound) => {
+                        State::Resolve(Form::Whole)
+                    }
+                    Err(refusal) => return Err(refusal),
+                },
+                State::Record(manifest, generation) => {
+                    fetcher.arrived(repository, tag, &manifest.digest);
+                    let unchanged = fetcher.metadata().generation(repository) == generation;
+                    if unchanged || !std::mem::take(&mut may_restart) {
+                        return Ok(manifest);
+                    }
+                    State::Resolve(Form::Head)
+                }
+            }
         }
     }
 
-    /// Whether it is about another content than `digest`. Another algorithm says nothing.
-    fn denies(&self, digest: &Digest) -> bool {
-        self.digest.as_ref().is_some_and(|said| said.algorithm() == digest.algorithm() && said != digest)
-    }
-}
-
-/// How long ago that was. A clock that was set back is not believed more than one that was set forward.
-pub(crate) fn age(confirmed: SystemTime) -> Duration {
-    clock::wall().duration_since(confirmed).unwrap_or_else(|ahead| ahead.duration())
-}
-
-/// What was here serves where the upstream gave nothing, unless the registry itself has said no.
-pub(crate) fn stale(
-    asked: Result<Manifest, CacheError>,
-    old: Option<Manifest>,
-) -> Result<Manifest, CacheError> {
-    asked.or_else(|refusal| old.filter(|_| refusal.allows_stale()).ok_or(refusal))
-}
-
-/// How much it matters to hear from the upstream.
-pub(crate) fn need(old: Option<&Manifest>) -> Priority {
-    if old.is_some() { Priority::Refresh } else { Priority::Required }
-}
-
-/// Returns true if HEAD may be the reason of a refusal, so that GET may get another answer.
-pub(crate) fn is_about_the_form(refusal: &CacheError) -> bool {
-    refusal.meaning().is_some_and(Meaning::is_about_the_form)
-}
-
-/// Returns true if a refusal may be due to the credentials or limits of the account that asked.
-fn is_about_requester(refusal: &CacheError) -> bool {
-    refusal.meaning().is_some_and(Meaning::is_about_requester)
-}
-
-/// As it is for whoever joined a question that was under way.
-fn following(manifest: Manifest, joined: bool, head: bool) -> Manifest {
-    let fill = joined && !head && manifest.outcome == CacheStatus::Miss;
-    let outcome = if fill { CacheStatus::Fill } else { manifest.outcome };
-    Manifest { outcome, ..manifest }
-}
-
-fn manifest(digest: &Digest, media_type: MediaType, kept: &Kept, outcome: CacheStatus) -> Manifest {
-    let bytes = kept.bytes.clone();
-    Manifest { digest: digest.clone(), media_type, length: bytes.len() as u64, bytes: Some(bytes), outcome }
-}
-
-/// A copy: what comes may be a piece of a larger buffer, which would be held as long as the manifest.
-async fn whole(mut body: Body) -> Result<Bytes, CacheError> {
-    let mut bytes = Vec::new();
-    while let Some(data) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
-        let data = data.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
-        if bytes.len() + data.len() > limits::MANIFEST_BYTES {
-            return Err(CacheError::unusable("a manifest that is longer than one may be"));
+    /// Pulls by digest.
+    async fn digest(&self, digest: &Digest) -> Result<Manifest, CacheError> {
+        if digest.algorithm() == Algorithm::Other {
+            return Err(CacheError::Bypass(BypassReason::UnknownAlgorithm));
         }
-        bytes.extend_from_slice(&data);
+        self.fetch(digest).await
     }
-    Ok(bytes.into())
-}
 
-fn content_type(headers: &HeaderMap) -> Option<MediaType> {
-    MediaType::parse(headers.get(header::CONTENT_TYPE)?.to_str().ok()?).ok()
-}
+    /// Asks where a tag points, and notes that. Where the repository is written to meanwhile, it is asked again, once.
+    async fn resolve(&self, tag: &Tag, form: Form) -> Result<Resolved, CacheError> {
+        let priority = self.priority;
+        let (resolved, joined) = self
+            .share(&self.pulls.tags, (tag.clone(), form), |pulls, requester, (tag, form)| async move {
+                let fetcher = &pulls.fetcher;
+                let (repository, reference) = (requester.repository(), Reference::Tag(tag.clone()));
+                let mut may_repeat = true;
+                loop {
+                    let generation = fetcher.metadata().generation(repository);
+                    let manifest = match form {
+                        Form::Head => fetcher.ask_tag(&requester, &reference, priority).await?,
+                        Form::Whole => fetcher.ask_whole(&requester, &reference, priority).await?,
+                    };
+                    if fetcher.note_tag(repository, &tag, &manifest, generation)
+                        || !std::mem::take(&mut may_repeat)
+                    {
+                        return Ok(Resolved { manifest, generation });
+                    }
+                }
+            })
+            .await;
+        resolved
+            .map(|resolved| Resolved { manifest: resolved.manifest.following(joined, self.head), ..resolved })
+    }
 
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+    /// Asks for a manifest by its digest.
+    async fn fetch(&self, digest: &Digest) -> Result<Manifest, CacheError> {
+        let priority = self.priority;
+        let (fetched, joined) = self
+            .share(&self.pulls.digests, (digest.clone(), self.head), |pulls, requester, (digest, head)| {
+                async move {
+                    let fetcher = &pulls.fetcher;
+                    // It may have come between the look that found nothing and this.
+                    if let Some(manifest) = fetcher.believed(&requester, &digest) {
+                        return Ok(manifest);
+                    }
+                    let manifest = fetcher.ask_digest(&requester, &digest, head, priority).await?;
+                    if manifest.bytes.is_some() {
+                        fetcher.target_arrived(requester.repository(), &digest);
+                    }
+                    Ok(manifest)
+                }
+            })
+            .await;
+        fetched.map(|manifest| manifest.following(joined, self.head))
+    }
+
+    /// Asks once for all who ask the same, and returns whether that was under way. Where another account was refused, that is
+    /// no answer to this one.
+    async fn share<N, T, F>(
+        &self,
+        flights: &SingleFlight<Flight<N>, Landed<T>>,
+        name: N,
+        ask: impl Fn(Arc<ManifestPulls>, Requester, N) -> F,
+    ) -> (Result<T, CacheError>, bool)
+    where
+        N: Clone + Eq + Hash + Send + 'static,
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, CacheError>> + Send + 'static,
+    {
+        let account = self.requester.account();
+        let mut flight = Flight {
+            repository: self.requester.repository().clone(),
+            name,
+            may_fetch: self.requester.may_fetch(),
+            account: self.pulls.fetcher.gate().shared_account(self.requester),
+        };
+        loop {
+            let start = || {
+                let answer = ask(self.pulls.clone(), self.requester.clone(), flight.name.clone());
+                let account = account.clone();
+                async move { Landed { account, result: answer.await } }
+            };
+            let (landed, joined) = flights.join(flight.clone(), start).await;
+            let Some(landed) = landed else {
+                return (Err(CacheError::unusable("no answer: the request for it ended")), joined);
+            };
+            let is_foreign = joined && landed.account != account && flight.account != account;
+            let is_personal =
+                |refusal: &CacheError| refusal.meaning().is_some_and(Meaning::is_about_requester);
+            if !is_foreign || !landed.result.as_ref().is_err_and(is_personal) {
+                return (landed.result, joined);
+            }
+            flight.account = account.clone();
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -1,146 +1,171 @@
-//! Whether a repository holds a blob, by its upstream's word there.
+//! Membership of blobs: whether a repository holds one, by its upstream's word there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{StatusCode, header};
 
+use crate::cache::error::CacheError;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::Membership;
+use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{OriginRequest, OriginResponse};
-use crate::cache::requester::{CacheError, Priority, Requester};
+use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::clock;
-use crate::config::PullAuthorization;
 use crate::config::limits;
 use crate::meaning::Ends;
-use crate::proto::{ContentRange, Digest, MediaType};
+use crate::proto::{ContentRange, Digest, MediaType, RepositoryName};
+use crate::single_flight::SingleFlight;
 
-/// What came of asking whether a repository holds a blob, and as whom it was asked.
+/// The blobs that the repositories of one upstream hold, asked of the upstream where that is not known.
+pub(crate) struct BlobMembership {
+    gate: Arc<Gate>,
+    metadata: Arc<UpstreamMetadata>,
+    lookups: SingleFlight<(RepositoryName, Digest, Arc<str>), Lookup>,
+}
+
+/// The answer to whether a repository holds a blob, and the account that it was given to.
 #[derive(Clone)]
-pub(crate) struct Lookup {
+struct Lookup {
     account: Arc<str>,
     result: Result<Membership, CacheError>,
 }
 
-impl Membership {
-    /// How long ago the upstream said so. A clock that has been set back makes no record good for longer.
-    pub(crate) fn age(&self) -> Duration {
-        let age = clock::wall().duration_since(self.confirmed);
-        age.unwrap_or_else(|ahead| ahead.duration())
-    }
-}
-
-impl Requester {
-    /// What is known of a blob here, if that is not too old to be believed. Asks nobody.
-    pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
-        self.recorded_blob(digest).filter(|held| held.age() < limits::RECORD_BELIEVED)
+impl BlobMembership {
+    /// Returns what `metadata` knows of blobs, and what the upstream behind `gate` says of others.
+    pub(crate) fn new(gate: Arc<Gate>, metadata: Arc<UpstreamMetadata>) -> Self {
+        Self { gate, metadata, lookups: SingleFlight::default() }
     }
 
-    /// Whether the repository holds a blob, asked of the upstream there where that is not known, once for all who ask.
+    /// Returns the record of a blob, if it is not too old to be believed. Asks nothing.
+    pub(crate) fn known(&self, repository: &RepositoryName, digest: &Digest) -> Option<Membership> {
+        self.recorded(repository, digest).filter(|held| held.age() < limits::RECORD_BELIEVED)
+    }
+
+    /// Returns the record of a blob that the requester's repository holds; the upstream is asked where that is not known,
+    /// once for all who ask.
     ///
     /// # Errors
     /// The upstream's no, which ends what was believed; and why it could not be asked, where nothing was believed.
-    pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
-        let old = match self.recorded_blob(digest) {
+    pub(crate) async fn holds(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+    ) -> Result<Membership, CacheError> {
+        let old = match self.recorded(requester.repository(), digest) {
             Some(held) if held.age() < limits::RECORD_BELIEVED => return Ok(held),
             old => old,
         };
-        // Whoever may not have it fetched hears nothing of what is not here; asking whether it still is is no fetch.
-        let old = match (self.held_only(), old) {
+        // A requester that may not fetch learns nothing of what is not here; asking whether it still is there is no fetch.
+        let old = match (self.gate.held_only(requester), old) {
             (Some(refusal), None) => return Err(refusal),
-            (Some(CacheError::Offline), Some(old)) => return Ok(old),
+            (Some(_), Some(old)) if self.gate.is_offline() => return Ok(old),
             (_, old) => old,
         };
-        let old = old.filter(|held| held.age() < limits::RECORD_BELIEVED + self.site.settings.stale_if_error);
-        let need = if old.is_some() { Priority::Refresh } else { Priority::Required };
-        match (self.ask_whether_held(digest, need).await, old) {
+        let old = old.filter(|held| self.gate.may_serve_stale(held.age(), limits::RECORD_BELIEVED));
+        let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
+        match (self.ask_once(requester, digest, priority).await, old) {
             (Err(refusal), Some(old)) if refusal.allows_stale() => Ok(old),
             (result, _) => result,
         }
     }
 
-    /// Upstream has served or confirmed a blob here; it was asked when the repository was at `generation`. Where it has been
-    /// written to since, that may be out of date, and is for those who asked alone. What it did not say this time is still as it
-    /// was.
-    pub(crate) fn confirm_since(
+    /// Records that the upstream has served or confirmed a blob; it was asked when the repository was at `generation`. Where
+    /// the repository has been written to since, that may be out of date, and is for those who asked alone. What the upstream
+    /// did not say this time is still as it was.
+    pub(crate) fn confirm(
         &self,
+        repository: &RepositoryName,
         generation: Generation,
         digest: &Digest,
         media_type: Option<MediaType>,
         size: Option<u64>,
     ) -> Membership {
-        let old = self.recorded_blob(digest);
+        let old = self.recorded(repository, digest);
         let (old_type, old_size) = old.map_or((None, None), |old| (old.media_type, old.size));
         let held = Membership {
             media_type: media_type.or(old_type),
             size: size.or(old_size),
             confirmed: clock::wall(),
         };
-        self.site.hold_since(generation, &self.name, Kind::Blob, digest, &held);
+        self.metadata.hold_since(generation, repository, Kind::Blob, digest, &held);
         held
     }
 
-    /// Upstream has answered the question whether it has a blob here with `answer`, likewise.
+    /// Records that the upstream has answered the question whether it has a blob with `answer`, as [`confirm`](Self::confirm).
     pub(crate) fn confirm_by(
         &self,
+        repository: &RepositoryName,
         digest: &Digest,
         answer: &OriginResponse,
         generation: Generation,
     ) -> Membership {
         let (media_type, size) = described(answer);
-        self.confirm_since(generation, digest, media_type, size)
+        self.confirm(repository, generation, digest, media_type, size)
     }
 
-    /// What the upstream gave for a blob was not what its digest says: its word that it holds that counts for nothing.
-    pub(crate) fn unconfirm(&self, digest: &Digest) {
-        self.site.ledger.release(&self.name, Kind::Blob, digest);
+    /// Forgets that the repository holds a blob: what the upstream gave for it was not what its digest says.
+    pub(crate) fn unconfirm(&self, repository: &RepositoryName, digest: &Digest) {
+        self.metadata.ledger().release(repository, Kind::Blob, digest);
     }
 
-    fn recorded_blob(&self, digest: &Digest) -> Option<Membership> {
-        self.site.ledger.held(&self.name, Kind::Blob, digest)
+    fn recorded(&self, repository: &RepositoryName, digest: &Digest) -> Option<Membership> {
+        self.metadata.ledger().held(repository, Kind::Blob, digest)
     }
 
-    /// In `"shared"` one asks for all. Where others are known to the upstream as somebody else, its no to him is not one to
-    /// them.
-    async fn ask_whether_held(&self, digest: &Digest, need: Priority) -> Result<Membership, CacheError> {
-        let account = self.source.account();
-        let all = match self.site.settings.pull_authorization {
-            PullAuthorization::Shared => "".into(),
-            PullAuthorization::Each => account.clone(),
-        };
-        let heard = self.hear_of_blob(digest, need, all).await;
-        match heard {
+    /// Asks once for all, in `"shared"`. Where the others have accounts of their own at the upstream, its no to one is not one
+    /// to them.
+    async fn ask_once(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+        priority: Priority,
+    ) -> Result<Membership, CacheError> {
+        let account = requester.account();
+        let lookup = self.look_up(requester, digest, priority, self.gate.shared_account(requester)).await;
+        match lookup {
             Some(Lookup { account: other, result: Err(_) }) if other != account => {
-                self.hear_of_blob(digest, need, account).await
+                self.look_up(requester, digest, priority, account).await
             }
-            heard => heard,
+            lookup => lookup,
         }
         .map_or_else(
             || Err(CacheError::unusable("no answer: the request for it ended")),
-            |heard| heard.result,
+            |lookup| lookup.result,
         )
     }
 
-    async fn hear_of_blob(&self, digest: &Digest, need: Priority, key: Arc<str>) -> Option<Lookup> {
-        let key = (self.name.clone(), digest.clone(), key);
-        let (repository, digest) = (self.clone(), digest.clone());
-        let ask = || async move { repository.ask_for_blob(&digest, need).await };
-        self.site.held.join(key, ask).await.0
+    async fn look_up(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+        priority: Priority,
+        account: Arc<str>,
+    ) -> Option<Lookup> {
+        let key = (requester.repository().clone(), digest.clone(), account);
+        let ask = || {
+            let (this, requester, digest) = (self.clone(), requester.clone(), digest.clone());
+            async move { this.ask(&requester, &digest, priority).await }
+        };
+        self.lookups.join(key, ask).await.0
     }
 
-    async fn ask_for_blob(&self, digest: &Digest, need: Priority) -> Lookup {
-        let generation = self.generation();
-        let result = match self.ask(need, OriginRequest::BlobExists(digest.clone())).await {
-            Ok(answer) => Ok(self.confirm_by(digest, &answer, generation)),
+    async fn ask(&self, requester: &Requester, digest: &Digest, priority: Priority) -> Lookup {
+        let repository = requester.repository();
+        let generation = self.metadata.generation(repository);
+        let result = match self.gate.ask(requester, priority, OriginRequest::BlobExists(digest.clone())).await
+        {
+            Ok(answer) => Ok(self.confirm_by(repository, digest, &answer, generation)),
             Err(refusal) => {
-                if refusal.meaning().is_some_and(|meaning| self.ends(meaning) == Ends::Entry) {
-                    self.site.release_since(generation, &self.name, Kind::Blob, digest);
+                if refusal.meaning().is_some_and(|meaning| self.gate.ends(requester, meaning) == Ends::Entry)
+                {
+                    self.metadata.release_since(generation, repository, Kind::Blob, digest);
                 }
                 Err(refusal)
             }
         };
-        Lookup { account: self.source.account(), result }
+        Lookup { account: requester.account(), result }
     }
 }
 

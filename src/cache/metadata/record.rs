@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
+use crate::clock;
 use crate::proto::{Digest, MediaType};
 
 /// What a repository holds, by its upstream's word.
@@ -29,10 +30,20 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
+    /// How long ago the upstream said so. A clock that has been set back makes no record good for longer.
+    pub(crate) fn age(&self) -> Duration {
+        age(self.confirmed)
+    }
+
     /// Its type, for a client.
     pub(crate) fn content_type(&self) -> Option<HeaderValue> {
         self.media_type.as_ref().and_then(|kind| HeaderValue::from_str(kind.as_str()).ok())
     }
+}
+
+/// How long ago that was. A clock that was set back is not believed more than one that was set forward.
+pub(crate) fn age(confirmed: SystemTime) -> Duration {
+    clock::wall().duration_since(confirmed).unwrap_or_else(|ahead| ahead.duration())
 }
 
 /// Where a tag points, by its upstream's word.

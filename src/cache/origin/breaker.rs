@@ -4,8 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cache::origin::{Origin, OriginRequest};
-use crate::cache::requester::Requester;
-use crate::cache::upstream_cache::UpstreamCache;
 use crate::clock;
 use crate::config::limits;
 use crate::meaning::{Circuit, Meaning};
@@ -14,7 +12,11 @@ use crate::meaning::{Circuit, Meaning};
 /// when `/v2/` does not answer either: one bad object does not close a healthy registry to others. A probe in the
 /// background closes it.
 #[derive(Debug, Default)]
-pub(crate) struct Breaker(Mutex<Standing>);
+pub(crate) struct Breaker {
+    /// The upstream's name, for the log.
+    upstream: Arc<str>,
+    standing: Mutex<Standing>,
+}
 
 #[derive(Debug, Default)]
 struct Standing {
@@ -162,17 +164,32 @@ impl Breaker {
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl UpstreamCache {
-    /// Learns what an exchange about `object` says of the registry host.
+impl Breaker {
+    /// Returns the breaker of the upstream called `upstream`, closed.
+    pub(crate) fn new(upstream: Arc<str>) -> Self {
+        Self { upstream, standing: Mutex::default() }
+    }
+
+    /// Learns from an exchange about `object`, and asks `origin` in the background where it follows that the upstream is to
+    /// be probed.
+    pub(crate) fn learn(self: &Arc<Self>, origin: &Arc<dyn Origin>, meaning: Meaning, object: u64) {
+        match self.note(meaning, object) {
+            Learned::Nothing => {}
+            Learned::Opened => self.probe(origin),
+            Learned::Suspicion => self.confirm_silence(origin),
+        }
+    }
+
+    /// Notes what an exchange about `object` says of the registry host.
     #[must_use]
-    pub(crate) fn learn(&self, meaning: Meaning, object: u64) -> Learned {
+    pub(crate) fn note(&self, meaning: Meaning, object: u64) -> Learned {
         match meaning.circuit() {
             Circuit::Failure => {
-                let learned = self.breaker.failed(object);
+                let learned = self.failed(object);
                 if learned == Learned::Opened {
                     self.log_opened();
                 }
@@ -185,63 +202,55 @@ impl UpstreamCache {
     }
 
     fn log_opened(&self) {
-        let upstream = self.name();
+        let upstream = &*self.upstream;
         tracing::info!(upstream, "circuit open: the upstream does not answer; probing it until it does");
     }
 
     fn answered(&self) {
-        if self.breaker.close() {
-            tracing::info!(upstream = self.name(), "circuit closed: the upstream answers again");
+        if self.close() {
+            tracing::info!(upstream = &*self.upstream, "circuit closed: the upstream answers again");
         }
     }
 
-    /// Whether the upstream is asked, or left alone because it is dead.
-    pub(crate) fn breaker_state(&self) -> BreakerState {
-        self.breaker.state()
-    }
-}
-
-impl Requester {
     /// Probes the upstream in the background, with the credentials of the request that opened the breaker, until it
     /// answers.
-    pub(crate) fn probe(&self) {
-        let Some(opening) = self.site.breaker.opening() else { return };
-        let site = Arc::downgrade(&self.site);
-        tokio::spawn(probe(site, self.source.clone(), opening));
+    fn probe(self: &Arc<Self>, origin: &Arc<dyn Origin>) {
+        let Some(opening) = self.opening() else { return };
+        tokio::spawn(probe(Arc::downgrade(self), origin.clone(), opening));
     }
 
     /// Asks `/v2/` in the background, and opens the breaker if that does not answer either.
-    pub(crate) fn confirm_silence(&self) {
-        let requester = self.clone();
+    fn confirm_silence(self: &Arc<Self>, origin: &Arc<dyn Origin>) {
+        let (breaker, origin) = (self.clone(), origin.clone());
         tokio::spawn(async move {
-            let answer = requester.source.ask(OriginRequest::Ping).await;
+            let answer = origin.ask(OriginRequest::Ping).await;
             let silent = answer.is_err_and(|failure| failure.meaning.is_silence());
-            if requester.site.breaker.resolve(silent) {
-                requester.site.log_opened();
-                requester.probe();
+            if breaker.resolve(silent) {
+                breaker.log_opened();
+                breaker.probe(&origin);
             }
         });
     }
 }
 
-/// Ends with the site, too: after a change of the configuration there may be another.
-async fn probe(site: Weak<UpstreamCache>, source: Arc<dyn Origin>, opening: u64) {
-    let pause = || site.upgrade().and_then(|site| site.breaker.pause(opening));
+/// Ends with the breaker, too: after a change of the configuration there may be another.
+async fn probe(breaker: Weak<Breaker>, origin: Arc<dyn Origin>, opening: u64) {
+    let pause = || breaker.upgrade().and_then(|breaker| breaker.pause(opening));
     loop {
         let Some(length) = pause() else { return };
         tokio::time::sleep(length).await;
         if pause().is_none() {
             return;
         }
-        if !source.ask(OriginRequest::Ping).await.is_err_and(|failure| failure.meaning.is_silence()) {
+        if !origin.ask(OriginRequest::Ping).await.is_err_and(|failure| failure.meaning.is_silence()) {
             break;
         }
-        if let Some(site) = site.upgrade() {
-            site.breaker.confirm(opening);
+        if let Some(breaker) = breaker.upgrade() {
+            breaker.confirm(opening);
         }
     }
-    if let Some(site) = site.upgrade() {
-        site.answered();
+    if let Some(breaker) = breaker.upgrade() {
+        breaker.answered();
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the cache asks of upstreams. It knows none: the gateway hands it a [`Origin`] with each request.
 
 pub(crate) mod breaker;
+pub(crate) mod gate;
 pub(crate) mod rate_limit;
 
 use std::future::Future;

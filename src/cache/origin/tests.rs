@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use crate::authz::{Permit, Rules};
 use crate::body::Body;
 use crate::cache::origin::*;
-use crate::cache::{Cache, Requester, UpstreamCache};
+use crate::cache::view::View;
+use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::access::{Actions, Effect};
 use crate::config::{AccessRule, Environment, PullAuthorization};
@@ -115,13 +116,13 @@ pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCacheOptions)) -> (T
 }
 
 /// `library/alpine` for `user`, who is known to the upstream by `source`.
-pub(crate) fn view(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> Requester {
-    site.repository(&permit(user, true), &repository(), source.clone())
+pub(crate) fn view(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> View {
+    View::new(site, permit(user, true), repository(), source.clone())
 }
 
 /// The same for one who may pull, but not fetch.
-pub(crate) fn view_of_held(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> Requester {
-    site.repository(&permit(user, false), &repository(), source.clone())
+pub(crate) fn view_of_held(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> View {
+    View::new(site, permit(user, false), repository(), source.clone())
 }
 
 pub(crate) fn repository() -> RepositoryName {

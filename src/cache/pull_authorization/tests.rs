@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tempfile::TempDir;
@@ -7,6 +8,7 @@ use tokio::time::advance;
 use crate::cache::UpstreamCache;
 use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
 use crate::cache::pull_authorization::*;
+use crate::config;
 use crate::meaning::{Meaning, UNAVAILABLE};
 
 const TTL: Duration = Duration::from_secs(300);
@@ -79,8 +81,7 @@ async fn a_grant_is_for_one_identity_and_one_repository() {
     bob.on("manifest head latest", Reply::No(Meaning::Denied));
     assert_eq!(kind(view(&site, "bob", &bob).entitled(&latest()).await), Meaning::Denied);
     assert_eq!(bob.asked(), ["manifest head latest"], "that it is not for everyone is known");
-    let mut elsewhere = view(&site, "alice", &bob);
-    elsewhere.name = RepositoryName::parse("library/nginx").unwrap();
+    let elsewhere = view(&site, "alice", &bob).in_repository("library/nginx");
     assert_eq!(kind(elsewhere.entitled(&latest()).await), Meaning::Denied);
 }
 
@@ -110,7 +111,7 @@ async fn that_everyone_could_not_be_asked_says_nothing() {
     let carol = view(&site, "carol", &script);
     all_fail(&script, UNAVAILABLE);
     assert_eq!(kind(carol.entitled(&latest()).await), UNAVAILABLE);
-    assert!(!site.grants.is_private(&repository()));
+    assert!(!site.authorizer.grants.is_private(&repository()));
     script.on("public manifest latest", Reply::Yes(vec![]));
     assert!(carol.entitled(&latest()).await.is_ok(), "asked again at once");
 }
@@ -186,7 +187,7 @@ async fn offline_only_what_was_granted_lately_passes() {
     let offline = UpstreamCache::new(online.cache.clone(), &upstream, &settings);
     let alpine = view(&offline, "alice", &script);
     assert!(matches!(alpine.entitled(&latest()).await, Err(CacheError::Offline)));
-    offline.grants.give(&(Some(alpine.permit.identity().clone()), repository()));
+    offline.authorizer.grants.give(&(Some(alpine.requester.identity().clone()), repository()));
     advance(TTL + STALE - Duration::from_secs(1)).await;
     assert!(alpine.entitled(&latest()).await.is_ok());
     advance(Duration::from_secs(1)).await;
@@ -258,11 +259,11 @@ async fn who_opens_the_breaker_himself_keeps_no_grant_by_that() {
     advance(TTL).await;
     all_fail(&script, Meaning::Denied);
     for object in 0..3 {
-        let _ = site.learn(UNAVAILABLE, object);
+        let _ = site.gate.breaker().note(UNAVAILABLE, object);
     }
-    assert!(!site.breaker.is_closed());
+    assert!(!site.gate.breaker().is_closed());
     assert_eq!(kind(alpine.entitled(&latest()).await), Meaning::Denied, "it is asked all the same");
-    assert!(site.breaker.is_closed(), "somebody is there");
+    assert!(site.gate.breaker().is_closed(), "somebody is there");
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,10 +276,10 @@ async fn while_the_probe_finds_nobody_a_grant_is_extended_without_asking() {
     all_fail(&script, UNAVAILABLE);
     script.on("Ping", Reply::No(UNAVAILABLE));
     for object in 0..3 {
-        alpine.learn_of(UNAVAILABLE, &object.to_string());
+        site.learn_of(&alpine.requester, UNAVAILABLE, &object.to_string());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(site.breaker.is_confirmed());
+    assert!(site.gate.breaker().is_confirmed());
     script.asked();
     assert!(alpine.entitled(&latest()).await.is_ok());
     assert!(script.asked().is_empty());

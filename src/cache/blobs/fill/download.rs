@@ -11,9 +11,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use crate::body::{Body, BodyError};
 use crate::cache::blobs::fill::{End, Fill, Head, RING_BYTES, Ring};
 use crate::cache::counters::Cause;
+use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::generation::Generation;
+use crate::cache::origin::gate::Priority;
 use crate::cache::origin::{ByteSpan as Part, OriginRequest, OriginResponse};
-use crate::cache::requester::{CacheError, Priority, Requester};
+use crate::cache::requester::Requester;
 use crate::cache::store::Partial;
 use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter};
 use crate::cache::upstream_cache::UpstreamCache;
@@ -258,7 +260,7 @@ impl Task<'_> {
         if bytes.is_some() && extent.is_none() {
             // A server that knows neither ranges nor lengths: it is not for the cache.
             let unknown = self.is_part() && answer.status == StatusCode::OK;
-            return Err(unknown.then_some(CacheError::Bypass));
+            return Err(unknown.then_some(CacheError::Bypass(BypassReason::NoRanges)));
         }
         let whole = extent.map(|(.., total)| total);
         if total.is_some() && whole != total {
@@ -507,7 +509,7 @@ fn concerns_requester(refusal: &CacheError) -> bool {
         | CacheError::Offline
         | CacheError::CircuitOpen
         | CacheError::Unsatisfiable(_)
-        | CacheError::Bypass
+        | CacheError::Bypass(_)
         | CacheError::Retry => false,
     }
 }

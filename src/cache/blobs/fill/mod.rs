@@ -22,8 +22,10 @@ pub(crate) mod waiting;
 mod tests;
 
 use crate::cache::counters::{Cause, Counters};
+use crate::cache::error::CacheError;
 use crate::cache::origin::ByteSpan;
-use crate::cache::requester::{CacheError, Priority, Requester};
+use crate::cache::origin::gate::Priority;
+use crate::cache::requester::Requester;
 use crate::cache::store::Content;
 use crate::cache::store::verifying_writer::{Observer, Verified};
 use crate::proto::Digest;

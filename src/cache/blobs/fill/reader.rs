@@ -11,8 +11,9 @@ use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::file_body::{FileReader, Read};
 use crate::cache::blobs::fill::ring::Place;
 use crate::cache::blobs::fill::{End, Fill, Subscription};
+use crate::cache::origin::gate::Priority;
 use crate::cache::origin::{ByteSpan as Part, OriginRequest};
-use crate::cache::requester::{Priority, Requester};
+use crate::cache::requester::Requester;
 
 /// Bytes of a blob that is on its way.
 pub(crate) struct Reader {

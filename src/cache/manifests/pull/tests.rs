@@ -6,8 +6,10 @@ use tokio::sync::Semaphore;
 
 use crate::cache::manifests::pull::*;
 use crate::cache::scripted_origin::{HOUR, Place, SECOND, image, name};
+use crate::clock;
+use crate::config::PullAuthorization;
 use crate::meaning::{Meaning, UNAVAILABLE};
-use crate::proto::Tag;
+use crate::proto::{Accept, MediaType, media_type};
 
 fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
@@ -133,8 +135,7 @@ async fn a_manifest_that_another_repository_brought_is_not_fetched_again() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
-    let mut other = place.repository();
-    other.name = RepositoryName::parse("c").unwrap();
+    let other = place.repository().in_repository("c");
     let manifest = other.manifest(&reference(digest.as_str()), &Accept::default(), false).await.unwrap();
     assert_eq!(manifest.outcome, CacheStatus::Revalidated);
     assert_eq!(place.registry.asked(), asked(&["HEAD DIGEST"], &digest));
@@ -146,8 +147,7 @@ async fn what_another_repository_has_is_not_served_where_the_upstream_does_not_h
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
     place.registry.delete(&digest);
-    let mut other = place.repository();
-    other.name = RepositoryName::parse("c").unwrap();
+    let other = place.repository().in_repository("c");
     let refusal = other.manifest(&reference(digest.as_str()), &Accept::default(), false).await.unwrap_err();
     assert_eq!(refusal.meaning(), Some(Meaning::NotFound));
 }
@@ -268,7 +268,7 @@ async fn what_is_no_manifest_is_left_to_the_upstream() {
     let both = r#"{"layers":[],"manifests":[]}"#;
     let strange = place.registry.push_as("both", media_type::OCI_INDEX, both);
     for text in ["both", strange.as_str(), "blake3:abc"] {
-        assert!(matches!(get(&place, text).await, Err(CacheError::Bypass)), "{text}");
+        assert!(matches!(get(&place, text).await, Err(CacheError::Bypass(_))), "{text}");
     }
     assert!(place.site.ledger.tag(&name(), &Tag::parse("both").unwrap()).is_none());
 }
@@ -279,7 +279,7 @@ async fn a_client_that_does_not_take_what_is_kept_is_left_to_the_upstream() {
     place.registry.push("v1", &image("a"));
     let docker = Accept::from_lines([media_type::DOCKER_MANIFEST.as_bytes()]);
     let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
-    assert!(matches!(refusal, CacheError::Bypass));
+    assert!(matches!(refusal, CacheError::Bypass(BypassReason::NotAccepted)));
     let place = place.again(|settings| settings.offline = true);
     let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
     assert!(matches!(refusal, CacheError::Offline));
@@ -473,7 +473,7 @@ async fn a_push_that_is_not_what_its_digest_says_is_not_kept() {
     let writing = place.site.begin_write(&name());
     place.site.pushed_manifest(&writing, &reference(digest.as_str()), &digest, None, image("b").as_bytes());
     assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
-    assert!(!place.site.cache.hot.has(&place.site.cache.store, &digest));
+    assert!(!place.site.cache.manifests.has(&digest));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -6,6 +6,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use crate::cache::UpstreamCache;
 use crate::cache::metadata::membership::*;
 use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
+use crate::config::PullAuthorization;
 use crate::meaning::{Meaning, UNAVAILABLE};
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,106 @@
+//! The contents of a cache, shared by all upstreams.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cache::blobs::blob::SmallBlobs;
+use crate::cache::blobs::fill::Fills;
+use crate::cache::blobs::push::Pushes;
+use crate::cache::counters::Counters;
+use crate::cache::manifests::memory::ManifestMemory;
+use crate::cache::metadata::generation::Generations;
+use crate::cache::metadata::records::Records;
+use crate::cache::store::Store;
+use crate::cache::store::hash_pool::HashPool;
+use crate::config;
+
+/// The content and records of all upstreams.
+pub(crate) struct Cache {
+    pub(crate) settings: config::Cache,
+    pub(crate) store: Arc<Store>,
+    pub(crate) records: Records,
+    pub(crate) fills: Fills,
+    /// How often each upstream's repositories have been written to.
+    pub(crate) generations: Arc<Generations>,
+    pub(crate) desk: Arc<HashPool>,
+    pub(crate) pushes: Pushes,
+    /// SmallBlobs blobs, in memory.
+    pub(crate) small: SmallBlobs,
+    /// Manifests, in memory.
+    pub(crate) manifests: Arc<ManifestMemory>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Cache {
+    /// The cache in the settings' directory. Never fails: where the directory can't be used, nothing is kept until it
+    /// can. Does not wait until what is there has been counted.
+    pub(crate) fn open(settings: &config::Cache) -> Arc<Self> {
+        let counters = Arc::new(Counters::default());
+        let store = Store::open(settings, counters.clone());
+        let cache = Self::on(settings, store, counters);
+        let tended = Arc::downgrade(&cache);
+        cache.store.tend_by(move || {
+            if let Some(cache) = tended.upgrade() {
+                cache.records.count();
+                cache.store.note_records(cache.records.bytes());
+            }
+        });
+        cache
+    }
+
+    /// The same to look at: nothing below the directory is made, written or removed.
+    pub(crate) fn open_read_only(settings: &config::Cache) -> Arc<Self> {
+        let counters = Arc::new(Counters::default());
+        let store = Store::open_read_only(settings, counters.clone());
+        Self::on(settings, store, counters)
+    }
+
+    fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Arc<Self> {
+        let records = Records::new(settings.path.join("records"), store.access());
+        let desk = Arc::<HashPool>::default();
+        let pushes = Pushes::new(store.clone(), desk.clone());
+        let manifests = Arc::new(ManifestMemory::new(store.clone()));
+        Arc::new(Self {
+            settings: settings.clone(),
+            store,
+            records,
+            fills: Fills::default(),
+            generations: Arc::default(),
+            desk,
+            pushes,
+            small: SmallBlobs::new(),
+            manifests,
+            counters,
+        })
+    }
+
+    /// The gateway ends: what is on its way is left such that the next one goes on with it. Waits until that is on the
+    /// disk.
+    pub(crate) async fn close(self: &Arc<Self>) {
+        while self.fills.end() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let cache = self.clone();
+        let _ = tokio::task::spawn_blocking(move || cache.store.flush()).await;
+    }
+
+    /// What is counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Where content is.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The most that it may hold, in bytes.
+    pub(crate) fn max_size(&self) -> u64 {
+        self.settings.max_size
+    }
+
+    /// Its directory.
+    pub(crate) fn path(&self) -> &PathBuf {
+        &self.settings.path
+    }
+}

@@ -1,0 +1,381 @@
+//! Manifests that are here, and how others come: asked for, checked, recorded.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use crate::cache::error::{BypassReason, CacheError};
+use crate::cache::manifests::document::Document;
+use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type, whole};
+use crate::cache::manifests::memory::{Kept, ManifestMemory};
+use crate::cache::metadata::generation::Generation;
+use crate::cache::metadata::negative_cache::NotFound;
+use crate::cache::metadata::record::Membership;
+use crate::cache::metadata::tags::{PendingTags, TagHead, life};
+use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::origin::gate::{Gate, Priority};
+use crate::cache::origin::{OriginRequest, OriginResponse};
+use crate::cache::outcome::CacheStatus;
+use crate::cache::requester::Requester;
+use crate::cache::store::Kind;
+use crate::clock;
+use crate::config::{UpstreamCacheOptions, limits};
+use crate::meaning::{Ends, Meaning};
+use crate::proto::{Digest, MediaType, Reference, RepositoryName, Tag, media_type};
+
+/// The manifests of one upstream, here and there.
+pub(crate) struct ManifestFetcher {
+    /// The upstream's name, for the log.
+    upstream: Arc<str>,
+    options: UpstreamCacheOptions,
+    gate: Arc<Gate>,
+    metadata: Arc<UpstreamMetadata>,
+    memory: Arc<ManifestMemory>,
+    not_found: NotFound,
+    pending: PendingTags,
+}
+
+impl ManifestFetcher {
+    /// Returns the manifests that `metadata` knows of and `memory` has, and those behind `gate`.
+    pub(crate) fn new(
+        upstream: Arc<str>,
+        options: &UpstreamCacheOptions,
+        gate: Arc<Gate>,
+        metadata: Arc<UpstreamMetadata>,
+        memory: Arc<ManifestMemory>,
+    ) -> Self {
+        let not_found = NotFound::new(options.not_found_ttl);
+        let options = options.clone();
+        Self { upstream, options, gate, metadata, memory, not_found, pending: PendingTags::new() }
+    }
+
+    /// Returns the gate to the upstream.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Returns the records.
+    pub(crate) fn metadata(&self) -> &UpstreamMetadata {
+        &self.metadata
+    }
+
+    /// Returns how long a tag is believed.
+    pub(crate) fn life(&self, tag: &Tag) -> std::time::Duration {
+        life(tag, self.options.tag_ttl)
+    }
+
+    /// Returns a manifest that is here, and of which the upstream has said lately that the repository holds it.
+    pub(crate) fn believed(&self, requester: &Requester, digest: &Digest) -> Option<Manifest> {
+        let held = self.metadata.ledger().held(requester.repository(), Kind::Manifest, digest)?;
+        let is_young = held.age() < limits::RECORD_BELIEVED;
+        is_young.then(|| self.serve(requester, digest, &held, false, CacheStatus::Hit)).flatten()
+    }
+
+    /// Returns what the record `held` promises, if it is here. A head is here where the record is.
+    pub(crate) fn serve(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        held: &Membership,
+        head: bool,
+        outcome: CacheStatus,
+    ) -> Option<Manifest> {
+        if let Some((kept, media_type)) = self.kept(digest, held.media_type.as_ref()) {
+            return Some(Manifest::of(digest, media_type, &kept, outcome));
+        }
+        let (media_type, length) = held.media_type.clone().zip(held.size)?;
+        // The GET after this HEAD must still be able to fetch it.
+        let may_follow = outcome != CacheStatus::Stale && self.gate.held_only(requester).is_none();
+        let found = Manifest { digest: digest.clone(), media_type, length, bytes: None, outcome };
+        (head && may_follow && !self.is_served(digest)).then_some(found)
+    }
+
+    /// Returns the manifest `digest`, if it is here, this upstream has served it, and it is one where it is called
+    /// `media_type`; and its type: its own word goes before that.
+    fn kept(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<(Arc<Kept>, MediaType)> {
+        if !self.metadata.ledger().served(digest) {
+            return None;
+        }
+        let kept = self.memory.load(digest, media_type)?;
+        // Parsed already, by that name.
+        if media_type == Some(&kept.document.media_type) {
+            let media_type = kept.document.media_type.clone();
+            return Some((kept, media_type));
+        }
+        let document = Document::parse(&kept.bytes, media_type).ok()?;
+        Some((kept, document.media_type))
+    }
+
+    /// Returns true if this upstream has served what is here: its word that a repository holds it is enough only then.
+    fn is_served(&self, digest: &Digest) -> bool {
+        self.memory.has(digest) && self.metadata.ledger().served(digest)
+    }
+
+    /// Returns an error if there is no use in asking the upstream. For a requester that may not fetch there is where the
+    /// manifest is `here`, and has to be asked about again: that is no fetch.
+    pub(crate) fn may_be_there(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        here: impl FnOnce() -> bool,
+    ) -> Result<(), CacheError> {
+        match self.gate.held_only(requester) {
+            Some(CacheError::FetchForbidden) if here() => {}
+            Some(refusal) => return Err(refusal),
+            None => {}
+        }
+        let repository = requester.repository();
+        let generation = self.metadata.generation(repository);
+        match self.not_found.knows(repository, generation, reference, &requester.account()) {
+            true => Err(CacheError::NotFound),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns where a tag points, by an answer that still counts and whose manifest was not here.
+    pub(crate) fn pending(&self, repository: &RepositoryName, tag: &Tag) -> Option<TagHead> {
+        let head = self.pending.get(repository, tag)?;
+        let is_young = crate::cache::metadata::record::age(head.confirmed) < self.life(tag);
+        (is_young && head.generation == self.metadata.generation(repository)).then_some(head)
+    }
+
+    /// Notes where a tag points: its record moves on if the manifest is here. Returns true if nothing was written since the
+    /// upstream was asked, at `generation`.
+    pub(crate) fn note_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        manifest: &Manifest,
+        generation: Generation,
+    ) -> bool {
+        let Manifest { digest, media_type, length, .. } = manifest.clone();
+        let head = TagHead { digest, media_type, length, confirmed: clock::wall(), generation };
+        if manifest.bytes.is_some() {
+            return self.point(repository, tag, &head);
+        }
+        let unchanged = self.metadata.generation(repository) == generation;
+        if unchanged {
+            self.pending.insert(repository, tag, head);
+        }
+        unchanged
+    }
+
+    /// Moves the record of `tag` on to a manifest that is here now, if the upstream has said that it points there.
+    pub(crate) fn arrived(&self, repository: &RepositoryName, tag: &Tag, digest: &Digest) {
+        if let Some(head) = self.pending.get(repository, tag)
+            && head.digest == *digest
+        {
+            self.point(repository, tag, &head);
+        }
+    }
+
+    fn point(&self, repository: &RepositoryName, tag: &Tag, head: &TagHead) -> bool {
+        let record = head.record();
+        let pointed = self.metadata.point_since(head.generation, repository, tag, &record);
+        if pointed {
+            self.pending.remove(repository, tag);
+        }
+        pointed
+    }
+
+    /// Asks for the head of a manifest: the upstream's word on it.
+    async fn ask_head(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        priority: Priority,
+    ) -> Result<ManifestHead, CacheError> {
+        let generation = self.metadata.generation(requester.repository());
+        match self.gate.ask(requester, priority, OriginRequest::ManifestHead(reference.clone())).await {
+            Ok(answer) => Ok(ManifestHead::of(&answer.headers, generation)),
+            Err(refusal) => Err(self.refused(requester, reference, refusal, generation)),
+        }
+    }
+
+    /// Asks where a tag points. Its manifest comes with it where it is here already, or where HEAD does not say enough.
+    pub(crate) async fn ask_tag(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        priority: Priority,
+    ) -> Result<Manifest, CacheError> {
+        let found = match self.ask_head(requester, reference, priority).await {
+            Ok(mut said) => {
+                let digest = said.digest.take();
+                digest.and_then(|digest| self.confirm(requester.repository(), &digest, said))
+            }
+            Err(refusal) if is_about_the_form(&refusal) => None,
+            Err(refusal) => return Err(refusal),
+        };
+        match found {
+            Some(found) => Ok(found),
+            None => self.ask_whole(requester, reference, priority).await,
+        }
+    }
+
+    /// Asks for a manifest by its digest: by HEAD where that is enough, or where it is here and only the repository's holding
+    /// it is in question.
+    pub(crate) async fn ask_digest(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        head: bool,
+        priority: Priority,
+    ) -> Result<Manifest, CacheError> {
+        let reference = Reference::Digest(digest.clone());
+        if head || self.is_served(digest) {
+            match self.ask_head(requester, &reference, priority).await {
+                Ok(said) if !said.denies(digest) => {
+                    let found = self.confirm(requester.repository(), digest, said);
+                    if let Some(manifest) = found.filter(|found| head || found.bytes.is_some()) {
+                        return Ok(manifest);
+                    }
+                }
+                Err(refusal) if !is_about_the_form(&refusal) => return Err(refusal),
+                _ => {}
+            }
+        }
+        self.ask_whole(requester, &reference, priority).await
+    }
+
+    /// Records that the upstream has said that the repository holds `digest`. Returns the manifest, if it is here, or if its
+    /// head is known.
+    fn confirm(&self, repository: &RepositoryName, digest: &Digest, said: ManifestHead) -> Option<Manifest> {
+        let before = self.metadata.ledger().held(repository, Kind::Manifest, digest);
+        let media_type = said.media_type.or_else(|| before?.media_type);
+        let found = match self.kept(digest, media_type.as_ref()) {
+            Some((kept, media_type)) => Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated),
+            // What is here is no manifest of the type that the upstream says.
+            None if self.is_served(digest) => return None,
+            None => Manifest {
+                digest: digest.clone(),
+                media_type: media_type?,
+                length: said.length?,
+                bytes: None,
+                outcome: CacheStatus::Miss,
+            },
+        };
+        self.record(repository, &found, said.generation);
+        Some(found)
+    }
+
+    /// Asks for a manifest whole, and keeps it if it is one.
+    pub(crate) async fn ask_whole(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        priority: Priority,
+    ) -> Result<Manifest, CacheError> {
+        let generation = self.metadata.generation(requester.repository());
+        let answer = self.gate.ask(requester, priority, OriginRequest::Manifest(reference.clone())).await;
+        let OriginResponse { status, headers, body } =
+            answer.map_err(|refusal| self.refused(requester, reference, refusal, generation))?;
+        if status != StatusCode::OK {
+            return Err(CacheError::Bypass(BypassReason::StrangeStatus));
+        }
+        let bytes = whole(body).await?;
+        let said = ManifestHead::of(&headers, generation);
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(_) => said.digest.unwrap_or_else(|| Digest::sha256_of(&bytes)),
+        };
+        if !digest.is_of(&bytes) {
+            return Err(self.differs(requester.repository(), reference, &headers));
+        }
+        match Document::parse(&bytes, content_type(&headers).as_ref()) {
+            Ok(document) => {
+                let found = self.keep(digest, Kept { bytes, document });
+                self.record(requester.repository(), &found, generation);
+                Ok(found)
+            }
+            Err(reason) => {
+                let upstream = &*self.upstream;
+                tracing::debug!(upstream, %digest, %reason, "the upstream's manifest is not understood; it is not cached");
+                Err(CacheError::Bypass(BypassReason::NotUnderstood))
+            }
+        }
+    }
+
+    /// Keeps a manifest that has been proved.
+    fn keep(&self, digest: Digest, kept: Kept) -> Manifest {
+        self.memory.store().keep_manifest(&digest, &kept.bytes);
+        self.metadata.ledger().note_served(&digest);
+        let kept = self.memory.keep(&digest, kept);
+        Manifest::of(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss)
+    }
+
+    fn record(&self, repository: &RepositoryName, found: &Manifest, generation: Generation) {
+        let held = Membership {
+            media_type: Some(found.media_type.clone()),
+            size: Some(found.length),
+            confirmed: clock::wall(),
+        };
+        self.metadata.hold_since(generation, repository, Kind::Manifest, &found.digest, &held);
+    }
+
+    /// Returns the error for bytes that are not what the digest says. Of a signed schema 1 that is so by right: its signatures
+    /// do not count.
+    fn differs(&self, repository: &RepositoryName, reference: &Reference, headers: &HeaderMap) -> CacheError {
+        if content_type(headers).is_some_and(|kind| kind == *media_type::DOCKER_SCHEMA1_SIGNED) {
+            return CacheError::Bypass(BypassReason::SignedSchema1);
+        }
+        let (upstream, repository) = (&*self.upstream, repository.as_str());
+        tracing::warn!(upstream, repository, %reference, "the upstream's manifest does not have its digest; it is not served");
+        CacheError::unusable("a manifest that is not what its digest says")
+    }
+
+    /// Forgets what the upstream's refusal ends, unless the repository has been written to since it was asked, at
+    /// `generation`, and hands the refusal on.
+    fn refused(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        refusal: CacheError,
+        generation: Generation,
+    ) -> CacheError {
+        let Some(meaning) = refusal.meaning() else { return refusal };
+        let repository = requester.repository();
+        if self.gate.ends(requester, meaning) == Ends::Entry {
+            self.forget(repository, reference, generation);
+        }
+        if meaning == Meaning::NotFound && self.is_remembered(reference) {
+            self.not_found.note(repository, generation, reference, &requester.account());
+        }
+        refusal
+    }
+
+    fn forget(&self, repository: &RepositoryName, reference: &Reference, generation: Generation) {
+        match reference {
+            Reference::Tag(tag) => {
+                let forget = || {
+                    self.metadata.ledger().forget_tag(repository, tag);
+                    self.pending.remove(repository, tag);
+                };
+                self.metadata.unless_written(repository, generation, forget, || ());
+            }
+            Reference::Digest(digest) => {
+                self.metadata.release_since(generation, repository, Kind::Manifest, digest);
+            }
+        }
+    }
+
+    /// Returns true if it may be remembered for `not_found_ttl` that `reference` is not there.
+    fn is_remembered(&self, reference: &Reference) -> bool {
+        match reference {
+            Reference::Tag(tag) => life(tag, self.options.not_found_ttl) == self.options.not_found_ttl,
+            Reference::Digest(_) => true,
+        }
+    }
+
+    /// Moves the record on of the tag that was seen last to point to a manifest which is here now.
+    pub(crate) fn target_arrived(&self, repository: &RepositoryName, digest: &Digest) {
+        if let Some(tag) = self.pending.take_target(repository, digest) {
+            self.arrived(repository, &tag, digest);
+        }
+    }
+}
+
+/// Returns true if HEAD may be the reason of a refusal, so that GET may get another answer.
+fn is_about_the_form(refusal: &CacheError) -> bool {
+    refusal.meaning().is_some_and(Meaning::is_about_the_form)
+}

@@ -1,0 +1,104 @@
+//! A manifest for the client, and the upstream's word on one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+
+use crate::body::Body;
+use crate::cache::error::CacheError;
+use crate::cache::manifests::memory::Kept;
+use crate::cache::metadata::generation::Generation;
+use crate::cache::metadata::tags::TagHead;
+use crate::cache::outcome::CacheStatus;
+use crate::config::limits;
+use crate::proto::{Algorithm, Digest, MediaType};
+
+/// A manifest, for the client.
+#[derive(Debug, Clone)]
+pub(crate) struct Manifest {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its type.
+    pub media_type: MediaType,
+    /// Its length in bytes, for `Content-Length`.
+    pub length: u64,
+    /// Its bytes, never changed. Always there for a GET; for HEAD they may not be here at all.
+    pub bytes: Option<Bytes>,
+    /// What the cache did for it.
+    pub outcome: CacheStatus,
+}
+
+impl Manifest {
+    /// Returns the manifest that is `kept`, which this repository calls `media_type`.
+    pub(crate) fn of(digest: &Digest, media_type: MediaType, kept: &Arc<Kept>, outcome: CacheStatus) -> Self {
+        let bytes = kept.bytes.clone();
+        let length = bytes.len() as u64;
+        Self { digest: digest.clone(), media_type, length, bytes: Some(bytes), outcome }
+    }
+
+    /// Returns the manifest as far as a HEAD of its tag has told of it.
+    pub(crate) fn of_head(head: TagHead, outcome: CacheStatus) -> Self {
+        Self { digest: head.digest, media_type: head.media_type, length: head.length, bytes: None, outcome }
+    }
+
+    /// Returns the manifest as it is for a requester that `joined` a fetch under way.
+    pub(crate) fn following(self, joined: bool, head: bool) -> Self {
+        let fill = joined && !head && self.outcome == CacheStatus::Miss;
+        let outcome = if fill { CacheStatus::Fill } else { self.outcome };
+        Self { outcome, ..self }
+    }
+}
+
+/// The upstream's word on a manifest that it has not shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ManifestHead {
+    /// `Docker-Content-Digest`, of an algorithm that can be checked.
+    pub(crate) digest: Option<Digest>,
+    /// `Content-Type`, where that is a manifest's.
+    pub(crate) media_type: Option<MediaType>,
+    /// `Content-Length`.
+    pub(crate) length: Option<u64>,
+    /// The repository's, when the upstream was asked.
+    pub(crate) generation: Generation,
+}
+
+impl ManifestHead {
+    /// Returns what `headers` say, of a repository that was at `generation`.
+    pub(crate) fn of(headers: &HeaderMap, generation: Generation) -> Self {
+        let text = |name: HeaderName| headers.get(name)?.to_str().ok();
+        let digest = text(DOCKER_CONTENT_DIGEST).and_then(|digest| Digest::parse(digest).ok());
+        Self {
+            digest: digest.filter(|digest| digest.algorithm() != Algorithm::Other),
+            media_type: content_type(headers).filter(MediaType::is_manifest),
+            length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+            generation,
+        }
+    }
+
+    /// Returns true if it is about another content than `digest`. Another algorithm says nothing.
+    pub(crate) fn denies(&self, digest: &Digest) -> bool {
+        self.digest.as_ref().is_some_and(|said| said.algorithm() == digest.algorithm() && said != digest)
+    }
+}
+
+/// Reads a manifest whole. Returns a copy: what comes may be a piece of a larger buffer, which would be held as long as the
+/// manifest.
+pub(crate) async fn whole(mut body: Body) -> Result<Bytes, CacheError> {
+    let mut bytes = Vec::new();
+    while let Some(data) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
+        let data = data.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
+        if bytes.len() + data.len() > limits::MANIFEST_BYTES {
+            return Err(CacheError::unusable("a manifest that is longer than one may be"));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.into())
+}
+
+/// Returns the `Content-Type`, where it is one.
+pub(crate) fn content_type(headers: &HeaderMap) -> Option<MediaType> {
+    MediaType::parse(headers.get(header::CONTENT_TYPE)?.to_str().ok()?).ok()
+}
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");

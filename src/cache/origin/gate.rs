@@ -1,0 +1,205 @@
+//! The gate to one upstream: decides whether it may be asked, asks it, and learns from its answers.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::error::CacheError;
+use crate::cache::metadata::grants::Grants;
+use crate::cache::origin::breaker::{Breaker, BreakerState};
+use crate::cache::origin::rate_limit::RateLimitPauses;
+use crate::cache::origin::{OriginRequest, OriginResponse, Resource};
+use crate::cache::requester::Requester;
+use crate::config::{PullAuthorization, UpstreamCacheOptions};
+use crate::meaning::{Ends, Meaning};
+use crate::proto::RepositoryName;
+
+/// How much a question matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// Nothing that is here can serve: asked even while the upstream limits us.
+    Required,
+    /// Something that is here can serve, if need be.
+    Refresh,
+    /// Nobody waits for it.
+    Background,
+    /// Whether somebody may read: asked also while the breaker is open, until the probe has found nobody either. Who has
+    /// opened it himself must not gain by that.
+    Authorization,
+}
+
+/// The gate to one upstream.
+pub(crate) struct Gate {
+    /// The upstream's name, for the log.
+    upstream: Arc<str>,
+    options: UpstreamCacheOptions,
+    breaker: Arc<Breaker>,
+    rate_limits: RateLimitPauses,
+    grants: Arc<Grants>,
+}
+
+impl Gate {
+    /// Returns the gate to the upstream called `upstream`. A denial ends the requester's grant in `grants`.
+    pub(crate) fn new(upstream: Arc<str>, options: &UpstreamCacheOptions, grants: Arc<Grants>) -> Self {
+        let breaker = Arc::new(Breaker::new(upstream.clone()));
+        Self { upstream, options: options.clone(), breaker, rate_limits: RateLimitPauses::default(), grants }
+    }
+
+    /// Asks the upstream, if it may be asked at all: not offline, not for bytes by a requester that may not fetch, not while
+    /// the breaker is open (but see [`Priority::Authorization`]), and while the upstream limits the account only what nothing
+    /// here can serve.
+    ///
+    /// # Errors
+    /// [`CacheError::Offline`], [`CacheError::FetchForbidden`], [`CacheError::CircuitOpen`], [`CacheError::RateLimited`], each
+    /// without having asked; else the upstream's.
+    pub(crate) async fn ask(
+        &self,
+        requester: &Requester,
+        priority: Priority,
+        request: OriginRequest,
+    ) -> Result<OriginResponse, CacheError> {
+        if !requester.may_fetch() && request.is_for_bytes() {
+            return Err(CacheError::FetchForbidden);
+        }
+        let is_own = !matches!(request, OriginRequest::Public(_));
+        let account = if is_own { requester.account() } else { "".into() };
+        self.admit(priority, &account)?;
+        let object = object_of(requester.repository(), &request);
+        let answer = requester.origin().ask(request).await;
+        let meaning = answer.as_ref().err().map_or(Meaning::Usable, |failure| failure.meaning);
+        self.learn(requester, &account, meaning, object);
+        if is_own && self.ends(requester, meaning) == Ends::Grant {
+            self.end_grant(requester);
+        }
+        answer.map_err(CacheError::Origin)
+    }
+
+    fn admit(&self, priority: Priority, account: &str) -> Result<(), CacheError> {
+        if self.options.offline {
+            return Err(CacheError::Offline);
+        }
+        let is_open = match priority {
+            Priority::Authorization => self.breaker.is_confirmed(),
+            Priority::Required | Priority::Refresh | Priority::Background => !self.breaker.is_closed(),
+        };
+        if is_open {
+            return Err(CacheError::CircuitOpen);
+        }
+        match self.rate_limits.wait(account) {
+            Some(wait) if !matches!(priority, Priority::Required | Priority::Authorization) => {
+                Err(CacheError::RateLimited(wait))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Learns from an exchange with the upstream that the caller had itself; `object` is the path that was asked for.
+    pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
+        self.learn(requester, &requester.account(), meaning, object_id(requester.repository(), &object));
+    }
+
+    fn learn(&self, requester: &Requester, account: &Arc<str>, meaning: Meaning, object: u64) {
+        self.breaker.learn(requester.origin(), meaning, object);
+        if let Meaning::RateLimited { retry_after } = meaning
+            && let Some(pause) = self.rate_limits.note(account, retry_after)
+        {
+            let (upstream, seconds) = (&*self.upstream, pause.as_secs());
+            tracing::info!(
+                upstream,
+                seconds,
+                "the upstream limits us; only what nothing here can serve is asked for"
+            );
+        }
+    }
+
+    fn end_grant(&self, requester: &Requester) {
+        if self.options.pull_authorization == PullAuthorization::Each {
+            self.grants.end(&(Some(requester.identity().clone()), requester.repository().clone()));
+        }
+    }
+
+    /// Returns what of the things known here an answer to the requester ends.
+    pub(crate) fn ends(&self, requester: &Requester, meaning: Meaning) -> Ends {
+        let each = self.options.pull_authorization == PullAuthorization::Each;
+        meaning.ends(each, requester.origin().is_shared())
+    }
+
+    /// Returns why only what is held already may be given to the requester, if that is so.
+    pub(crate) fn held_only(&self, requester: &Requester) -> Option<CacheError> {
+        if !requester.may_fetch() {
+            return Some(CacheError::FetchForbidden);
+        }
+        self.options.offline.then_some(CacheError::Offline)
+    }
+
+    /// Returns why the upstream is not to be asked now for what is known here as well, if that is so.
+    pub(crate) fn refrains(&self, requester: &Requester) -> Option<CacheError> {
+        if self.options.offline {
+            return Some(CacheError::Offline);
+        }
+        if !self.breaker.is_closed() {
+            return Some(CacheError::CircuitOpen);
+        }
+        self.rate_limits.wait(&requester.account()).map(CacheError::RateLimited)
+    }
+
+    /// Returns true if the upstream limits the requester's account.
+    pub(crate) fn is_limited(&self, requester: &Requester) -> bool {
+        self.rate_limits.wait(&requester.account()).is_some()
+    }
+
+    /// Returns true if what the upstream confirmed `age` ago, and what is believed for `ttl`, may serve while it cannot be
+    /// asked.
+    pub(crate) fn may_serve_stale(&self, age: Duration, ttl: Duration) -> bool {
+        self.options.offline || age <= ttl.saturating_add(self.options.stale_if_error)
+    }
+
+    /// Returns true if the upstream is never asked (`offline`).
+    pub(crate) fn is_offline(&self) -> bool {
+        self.options.offline
+    }
+
+    /// Returns the key by which requesters share one exchange: none of theirs, or in `"each"` their own account.
+    pub(crate) fn shared_account(&self, requester: &Requester) -> Arc<str> {
+        match self.options.pull_authorization {
+            PullAuthorization::Shared => "".into(),
+            PullAuthorization::Each => requester.account(),
+        }
+    }
+
+    /// Returns the state of the upstream's breaker, for metrics and `/readyz`.
+    pub(crate) fn breaker_state(&self) -> BreakerState {
+        self.breaker.state()
+    }
+
+    /// Returns the breaker, for tests of what happens while it is open.
+    #[cfg(test)]
+    pub(crate) fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    /// Returns the pauses of the accounts, for tests.
+    #[cfg(test)]
+    pub(crate) fn rate_limits(&self) -> &RateLimitPauses {
+        &self.rate_limits
+    }
+}
+
+/// Returns a number for the object that a request is about, for the breaker's count of different ones.
+fn object_of(repository: &RepositoryName, request: &OriginRequest) -> u64 {
+    match request {
+        OriginRequest::Blob { digest, .. }
+        | OriginRequest::BlobExists(digest)
+        | OriginRequest::Public(Resource::Blob(digest)) => object_id(repository, digest),
+        OriginRequest::Public(Resource::Manifest(reference))
+        | OriginRequest::ManifestHead(reference)
+        | OriginRequest::Manifest(reference) => object_id(repository, reference),
+        OriginRequest::Ping => object_id(repository, &()),
+    }
+}
+
+fn object_id(repository: &RepositoryName, object: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (repository, object).hash(&mut hasher);
+    hasher.finish()
+}

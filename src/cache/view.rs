@@ -1,0 +1,73 @@
+//! A requester and the cache that it asks, for tests.
+
+use std::sync::Arc;
+
+use crate::authz::Permit;
+use crate::cache::error::CacheError;
+use crate::cache::manifests::manifest::Manifest;
+use crate::cache::metadata::record::Membership;
+use crate::cache::origin::Origin;
+use crate::cache::requester::Requester;
+use crate::cache::upstream_cache::UpstreamCache;
+use crate::proto::{Accept, Digest, Reference, RepositoryName, Tag};
+
+/// A requester, and the cache that it asks.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub(crate) site: Arc<UpstreamCache>,
+    pub(crate) requester: Requester,
+}
+
+impl View {
+    pub(crate) fn new(
+        site: &Arc<UpstreamCache>,
+        permit: Permit,
+        repository: RepositoryName,
+        origin: Arc<dyn Origin>,
+    ) -> Self {
+        Self { site: site.clone(), requester: site.repository(&permit, &repository, origin) }
+    }
+
+    /// The same, in another repository.
+    pub(crate) fn in_repository(mut self, repository: &str) -> Self {
+        self.requester.name = RepositoryName::parse(repository).unwrap();
+        self
+    }
+
+    pub(crate) async fn manifest(
+        &self,
+        reference: &Reference,
+        accept: &Accept,
+        head: bool,
+    ) -> Result<Manifest, CacheError> {
+        self.site.manifest(&self.requester, reference, accept, head).await
+    }
+
+    pub(crate) async fn entitled(&self, reference: &Reference) -> Result<(), CacheError> {
+        self.site.authorizer.authorize_manifest(&self.requester, reference).await
+    }
+
+    pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), CacheError> {
+        self.site.authorizer.authorize_blob(&self.requester, digest).await
+    }
+
+    pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
+        self.site.membership.known(self.requester.repository(), digest)
+    }
+
+    pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
+        self.site.membership.holds(&self.requester, digest).await
+    }
+
+    pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, CacheError> {
+        self.site.known_tags(&self.requester).await
+    }
+
+    pub(crate) async fn known_referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<u8>, CacheError> {
+        self.site.known_referrers(&self.requester, subject, artifact_type).await
+    }
+}
