@@ -276,7 +276,7 @@ impl App {
         Ok(())
     }
 
-    /// Where content is kept. Once it is open it stays: another place takes a restart.
+    /// Where content is kept. Once it is open it stays: another path needs a restart.
     fn cache(&self, config: &Config) -> Option<Arc<Cache>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.is_none() {
@@ -320,7 +320,7 @@ fn warn_of_restart(before: &Config, now: &Config) {
         ("cache", before.cache.is_some() && before.cache != now.cache),
     ];
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-        tracing::warn!(key, "a change of this takes a restart");
+        tracing::warn!(key, "changing this key needs a restart");
     }
 }
 

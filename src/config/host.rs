@@ -5,7 +5,7 @@ use crate::proto::Authority;
 use crate::proto::authority::scheme_port;
 
 /// A URL in its parts, host in lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Url {
     pub(super) https: bool,
     /// IPv6 addresses without their brackets.

@@ -21,6 +21,7 @@ use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, key};
 use crate::config::tls;
 use crate::config::tls::KeyPair;
+use crate::config::tree::EMPTY;
 use crate::config::value_error::ValueError;
 use crate::proto::authority::is_loopback;
 use crate::proto::{Authority, RepositoryName};
@@ -80,8 +81,8 @@ impl Upstream {
             ValueError::Value(text) => format!("{url:?} {text}"),
             ValueError::Hidden(text) => text,
         })?;
-        let mut upstream =
-            UpstreamOptions::default().upstream(default_name(&parsed).to_owned(), parsed, String::new());
+        let name = default_name(&parsed).to_owned();
+        let mut upstream = Self::read(&Reader::root(&EMPTY, &context), name, parsed, String::new());
         take_proxy(std::slice::from_mut(&mut upstream), environment, &context);
         context.finish().map(|_| upstream).map_err(|errors| errors.to_string())
     }
@@ -189,12 +190,11 @@ fn none(root: &Reader<'_>) -> String {
     format!("there is no registry to stand in front of; {advice}")
 }
 
-/// None where what it would be called is not known.
+/// Reads a table. `None` if its URL or prefix is missing or malformed; the mistakes of its other keys are reported even
+/// so.
 fn upstream(table: &Reader<'_>) -> Option<Upstream> {
     let name = table.parsed("name", name);
     let url = url(table, name.as_deref());
-    // Everything else is read first: its mistakes are wanted too.
-    let rest = UpstreamOptions::of(table);
     let named = name.is_some() || !table.has("name");
     let prefix = match (&name, &url) {
         _ if !named => None,
@@ -202,38 +202,28 @@ fn upstream(table: &Reader<'_>) -> Option<Upstream> {
         (None, Some(url)) => prefix(table, default_name(url)),
         (None, None) => None,
     };
-    let url = url?;
-    check_scheme(table, &url, &rest);
-    check_cache(table, &rest);
-    let prefix = prefix?;
+    let is_whole = prefix.is_some() && url.is_some();
+    let has_url = url.is_some();
+    let url = url.unwrap_or_default();
     let name = name.unwrap_or_else(|| default_name(&url).to_owned());
-    Some(rest.upstream(name, url, prefix))
+    let upstream = Upstream::read(table, name, url, prefix.unwrap_or_default());
+    if has_url {
+        check_scheme(table, &upstream);
+        check_cache(table, &upstream);
+    }
+    is_whole.then_some(upstream)
 }
 
-/// What depends on no other key.
-struct UpstreamOptions {
-    hosts: Vec<String>,
-    ca: Option<PathBuf>,
-    insecure: bool,
-    connect_timeout: Duration,
-    response_timeout: Duration,
-    retries: u32,
-    read_only: bool,
-    client_certificate: Option<KeyPair>,
-    proxy: Option<Proxy>,
-    http2: Http2,
-    redirects: Redirects,
-    realm_hosts: Vec<HostPattern>,
-    redirect_hosts: Vec<HostPattern>,
-    credentials: Credentials,
-    cache: Option<UpstreamCacheOptions>,
-}
-
-impl UpstreamOptions {
-    fn of(table: &Reader<'_>) -> Self {
+impl Upstream {
+    /// Reads all keys but those that say what it is called and where it is.
+    fn read(table: &Reader<'_>, name: String, url: Url, prefix: String) -> Self {
         let read_only = table.flag("read_only", table.has("cache"));
         let retries = table.number("retries", (0, limits::RETRIES_MOST), i64::from(limits::RETRIES));
         Self {
+            library: name == HUB || is_hub(&url.host),
+            name,
+            url: UpstreamUrl { https: url.https, host: url.host, port: url.port, path: url.path },
+            prefix,
             hosts: list(table, "hosts", parse_authority),
             ca: ca(table),
             insecure: table.flag("insecure", false),
@@ -249,52 +239,6 @@ impl UpstreamOptions {
             redirect_hosts: list(table, "redirect_hosts", HostPattern::parse),
             credentials: credentials::read(table),
             cache: cache::read_upstream(table, read_only),
-        }
-    }
-
-    fn upstream(self, name: String, url: Url, prefix: String) -> Upstream {
-        Upstream {
-            library: name == HUB || is_hub(&url.host),
-            name,
-            url: UpstreamUrl { https: url.https, host: url.host, port: url.port, path: url.path },
-            prefix,
-            hosts: self.hosts,
-            ca: self.ca,
-            insecure: self.insecure,
-            connect_timeout: self.connect_timeout,
-            response_timeout: self.response_timeout,
-            retries: self.retries,
-            read_only: self.read_only,
-            client_certificate: self.client_certificate,
-            proxy: self.proxy,
-            http2: self.http2,
-            redirects: self.redirects,
-            realm_hosts: self.realm_hosts,
-            redirect_hosts: self.redirect_hosts,
-            credentials: self.credentials,
-            cache: self.cache,
-        }
-    }
-}
-
-impl Default for UpstreamOptions {
-    fn default() -> Self {
-        Self {
-            hosts: Vec::new(),
-            ca: None,
-            insecure: false,
-            connect_timeout: limits::CONNECT_TIMEOUT,
-            response_timeout: limits::RESPONSE_TIMEOUT,
-            retries: limits::RETRIES,
-            read_only: false,
-            client_certificate: None,
-            proxy: None,
-            http2: Http2::default(),
-            redirects: Redirects::default(),
-            realm_hosts: Vec::new(),
-            redirect_hosts: Vec::new(),
-            credentials: Credentials::default(),
-            cache: None,
         }
     }
 }
@@ -378,30 +322,30 @@ fn redirects(table: &Reader<'_>) -> Redirects {
     }
 }
 
-/// Looks for what plain HTTP cannot do, and for what it had better not carry.
-fn check_scheme(table: &Reader<'_>, url: &Url, rest: &UpstreamOptions) {
-    if url.https {
+/// Reports what plain HTTP cannot do, and warns of passwords that it would carry.
+fn check_scheme(table: &Reader<'_>, upstream: &Upstream) {
+    if upstream.url.https {
         return;
     }
-    if rest.client_certificate.is_some() {
+    if upstream.client_certificate.is_some() {
         let why = "can be shown by TLS alone, and the URL says http";
         table.wrong("client_certificate", format!("{why}; write https in the URL, or remove it"));
     }
-    if rest.credentials != Credentials::default() && !is_loopback(&url.host) {
+    if upstream.credentials != Credentials::default() && !is_loopback(&upstream.url.host) {
         let place = table.place_of("credentials");
         let why = "passwords for this upstream travel unencrypted, since its URL says http";
         table.context.warn(format!("{place}: {why}"));
     }
 }
 
-/// Looks for what cannot be beside a cache, and for what had better be said there.
-fn check_cache(table: &Reader<'_>, rest: &UpstreamOptions) {
-    if rest.cache.is_some() && rest.redirects == Redirects::Pass {
+/// Reports what cannot stand beside a cache, and warns where sharing it needs a decision.
+fn check_cache(table: &Reader<'_>, upstream: &Upstream) {
+    if upstream.cache.is_some() && upstream.redirects == Redirects::Pass {
         let why =
             "would send clients past the cache to where the upstream redirects, so nothing could be kept";
         table.wrong("redirects", format!("\"pass\" {why}; write \"follow\", or remove [upstream.cache]"));
     }
-    cache::warn_of_sharing(table, &rest.credentials);
+    cache::warn_of_sharing(table, &upstream.credentials);
 }
 
 fn ca(table: &Reader<'_>) -> Option<PathBuf> {
