@@ -41,22 +41,22 @@ const COST: u32 = 10;
 
 /// Serves until Ctrl-C. The answer is the exit code.
 pub(super) fn run(args: &DemoArgs) -> u8 {
-    let place = match Place::new(args.dir.as_deref()) {
-        Ok(place) => place,
+    let directory = match DemoDirectory::new(args.dir.as_deref()) {
+        Ok(directory) => directory,
         Err(error) => return fail(&error, 1),
     };
-    let code = block_on(serve(args.listen, &place.path)).map_or_else(|error| fail(&error, 1), |()| 0);
+    let code = block_on(serve(args.listen, &directory.path)).map_or_else(|error| fail(&error, 1), |()| 0);
     telemetry::flush();
     code
 }
 
 /// The demo's directory; a temporary one goes with it.
-struct Place {
+struct DemoDirectory {
     path: PathBuf,
     temporary: bool,
 }
 
-impl Place {
+impl DemoDirectory {
     fn new(dir: Option<&Path>) -> io::Result<Self> {
         if let Some(dir) = dir {
             fs::create_dir_all(dir)?;
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for DemoDirectory {
     fn drop(&mut self) {
         if self.temporary {
             let _ = fs::remove_dir_all(&self.path);

@@ -102,8 +102,8 @@ fn dispatch(cli: Cli) -> u8 {
             done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Probe(args) => {
-            let ink = probe::Palette::of(&output, &environment);
-            let done = probe::run(&args, &environment, ink, &mut input, &mut output);
+            let palette = probe::Palette::of(&output, &environment);
+            let done = probe::run(&args, &environment, palette, &mut input, &mut output);
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         Command::Cache(args) => {

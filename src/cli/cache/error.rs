@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::cache::maintenance::PlatformError;
-use crate::cli::cache::local::ColdError;
+use crate::cli::cache::local::LocalCacheError;
 use crate::cli::cache::remote::RemoteError;
 use crate::config::ConfigErrors;
 
@@ -21,7 +21,7 @@ pub(crate) enum CacheError {
     Platform(#[from] PlatformError),
     /// The directory can't be used.
     #[error(transparent)]
-    Cold(#[from] ColdError),
+    Local(#[from] LocalCacheError),
     /// The gateway can't be asked.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -38,7 +38,7 @@ impl CacheError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::None | Self::Platform(_) => 2,
-            Self::Cold(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
+            Self::Local(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
         }
     }
 }

@@ -19,30 +19,30 @@ use crate::gateway::ImageResolver;
 use crate::upstream::{TlsSettingsError, Upstream};
 
 /// A directory that has not been opened.
-pub(super) struct Cold(Config);
+pub(super) struct LocalCache(Config);
 
 /// One that has been.
 pub(super) struct Opened<'a> {
     config: &'a Config,
     cache: Arc<Cache>,
-    sites: Vec<Arc<UpstreamCache>>,
+    caches: Vec<Arc<UpstreamCache>>,
 }
 
 /// What is to be done in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doing {
+pub(super) enum Intent {
     /// Looking, which touches nothing.
-    Reading,
+    Read,
     /// Hashing all again. What is wrong is taken away, where that is this user's.
-    Verifying,
-    Removing,
+    Verify,
+    Remove,
     /// New files, which may be the first.
-    Writing,
+    Write,
 }
 
 /// Why a directory can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ColdError {
+pub(crate) enum LocalCacheError {
     /// It is not there, or not for whoever asks.
     #[error("{}: {error}", path.display())]
     Io {
@@ -87,51 +87,51 @@ pub(crate) enum ColdError {
     Start(#[source] io::Error),
 }
 
-impl Cold {
+impl LocalCache {
     pub(super) fn new(config: Config) -> Self {
         Self(config)
     }
 
     /// Opens it, and waits until what is there has been counted.
-    pub(super) fn open(&self, doing: Doing) -> Result<Opened<'_>, ColdError> {
+    pub(super) fn open(&self, intent: Intent) -> Result<Opened<'_>, LocalCacheError> {
         let config = &self.0;
         let Some(settings) = &config.cache else {
             return Err(failed(Path::new(""))(io::ErrorKind::NotFound.into()));
         };
         let path = settings.path.as_path();
         let user = rustix::process::geteuid().as_raw();
-        is_ours(path, doing, user)?;
-        let cache = if doing == Doing::Reading || !owns(path, user) && doing == Doing::Verifying {
+        is_ours(path, intent, user)?;
+        let cache = if intent == Intent::Read || !owns(path, user) && intent == Intent::Verify {
             Cache::open_read_only(settings)
         } else {
             Cache::open(settings)
         };
         cache.store().flush();
         match cache.store().degraded_reason() {
-            Some(why) if doing == Doing::Writing => {
-                return Err(ColdError::Trouble { path: path.to_owned(), why });
+            Some(why) if intent == Intent::Write => {
+                return Err(LocalCacheError::Trouble { path: path.to_owned(), why });
             }
             _ => {}
         }
-        let sites = config.upstreams.iter().filter_map(|upstream| {
+        let caches = config.upstreams.iter().filter_map(|upstream| {
             upstream.cache.as_ref().map(|settings| UpstreamCache::new(cache.clone(), upstream, settings))
         });
-        let sites = sites.collect();
-        Ok(Opened { config, cache, sites })
+        let caches = caches.collect();
+        Ok(Opened { config, cache, caches })
     }
 }
 
 impl Opened<'_> {
     pub(super) fn stats(&self) -> Stats {
-        maintenance::stats(&self.cache, &self.sites, false)
+        maintenance::stats(&self.cache, &self.caches, false)
     }
 
     pub(super) fn list(&self, selection: &Selection) -> Vec<Entry> {
-        maintenance::list(&self.sites, selection)
+        maintenance::list(&self.caches, selection)
     }
 
     pub(super) fn remove(&self, selection: &Selection) -> Removed {
-        maintenance::remove(&self.cache, &self.sites, selection)
+        maintenance::remove(&self.cache, &self.caches, selection)
     }
 
     pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) {
@@ -143,10 +143,10 @@ impl Opened<'_> {
         images: &[String],
         platforms: &Platforms,
         tell: &mut dyn FnMut(Event) -> bool,
-    ) -> Result<(), ColdError> {
+    ) -> Result<(), LocalCacheError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(ColdError::Start)?;
-        let resolver = ImageResolver::new(&self.upstreams()?, &self.sites);
+        let runtime = runtime.map_err(LocalCacheError::Start)?;
+        let resolver = ImageResolver::new(&self.upstreams()?, &self.caches);
         runtime.block_on(async {
             let (sender, mut events) = mpsc::unbounded_channel();
             let resolve = |image: &str| resolver.warm_target(image);
@@ -175,10 +175,10 @@ impl Opened<'_> {
         Ok(())
     }
 
-    fn upstreams(&self) -> Result<Vec<Arc<Upstream>>, ColdError> {
+    fn upstreams(&self) -> Result<Vec<Arc<Upstream>>, LocalCacheError> {
         let stall = self.config.server.stall_timeout;
         let make = |settings: &config::Upstream| {
-            let failed = |error| ColdError::Upstream { name: settings.name.clone(), error };
+            let failed = |error| LocalCacheError::Upstream { name: settings.name.clone(), error };
             Upstream::new(settings.clone(), stall, 1).map_err(failed)
         };
         self.config.upstreams.iter().map(make).collect()
@@ -186,13 +186,13 @@ impl Opened<'_> {
 }
 
 /// Whether `user` may do that there. A directory that is to be written to need not be there yet.
-fn is_ours(path: &Path, doing: Doing, user: u32) -> Result<(), ColdError> {
+fn is_ours(path: &Path, intent: Intent, user: u32) -> Result<(), LocalCacheError> {
     match fs::metadata(path) {
         Ok(known) if known.uid() == user => Ok(()),
         // Whoever may look there can; nothing is touched for that.
-        Ok(_) if matches!(doing, Doing::Reading | Doing::Verifying) => Ok(()),
-        Ok(known) => Err(ColdError::Foreign { path: path.to_owned(), owner: known.uid(), user }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && doing == Doing::Writing => Ok(()),
+        Ok(_) if matches!(intent, Intent::Read | Intent::Verify) => Ok(()),
+        Ok(known) => Err(LocalCacheError::Foreign { path: path.to_owned(), owner: known.uid(), user }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && intent == Intent::Write => Ok(()),
         Err(error) => Err(failed(path)(error)),
     }
 }
@@ -201,9 +201,9 @@ fn owns(path: &Path, user: u32) -> bool {
     fs::metadata(path).is_ok_and(|known| known.uid() == user) || !path.exists()
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> ColdError {
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> LocalCacheError {
     let path = path.to_owned();
-    |error| ColdError::Io { path, error }
+    |error| LocalCacheError::Io { path, error }
 }
 
 #[cfg(test)]
@@ -214,12 +214,12 @@ mod tests {
     fn nobody_writes_into_a_directory_of_somebody_else() {
         let dir = tempfile::tempdir().unwrap();
         let owner = fs::metadata(dir.path()).unwrap().uid();
-        assert!(is_ours(dir.path(), Doing::Writing, owner).is_ok());
-        for doing in [Doing::Reading, Doing::Verifying] {
-            assert!(is_ours(dir.path(), doing, owner + 1).is_ok());
+        assert!(is_ours(dir.path(), Intent::Write, owner).is_ok());
+        for intent in [Intent::Read, Intent::Verify] {
+            assert!(is_ours(dir.path(), intent, owner + 1).is_ok());
         }
-        assert!(is_ours(dir.path(), Doing::Removing, owner + 1).is_err());
-        let error = is_ours(dir.path(), Doing::Writing, owner + 1).unwrap_err().to_string();
+        assert!(is_ours(dir.path(), Intent::Remove, owner + 1).is_err());
+        let error = is_ours(dir.path(), Intent::Write, owner + 1).unwrap_err().to_string();
         assert!(error.contains(&format!("belongs to another user ({owner})")), "{error}");
         assert!(error.contains(&format!("sudo -u '#{owner}'")), "{error}");
     }
@@ -228,9 +228,9 @@ mod tests {
     fn a_directory_that_is_not_there_is_only_to_be_filled() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("cache");
-        assert!(is_ours(&missing, Doing::Writing, 0).is_ok());
-        for doing in [Doing::Reading, Doing::Removing] {
-            assert!(matches!(is_ours(&missing, doing, 0), Err(ColdError::Io { .. })));
+        assert!(is_ours(&missing, Intent::Write, 0).is_ok());
+        for intent in [Intent::Read, Intent::Remove] {
+            assert!(matches!(is_ours(&missing, intent, 0), Err(LocalCacheError::Io { .. })));
         }
     }
 }

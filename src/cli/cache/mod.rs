@@ -8,18 +8,18 @@ use clap::{Args, Subcommand};
 use crate::cache::maintenance::{Event, Platforms, Removed, Selection, Verified};
 use crate::config::{Config, Environment};
 
+mod access;
 mod bars;
 mod error;
 mod lists;
 mod local;
 mod look;
-mod place;
 mod remote;
 mod tally;
 
+use access::CacheAccess;
 pub(crate) use error::CacheError;
 use look::Look;
-use place::Place;
 
 /// Look after the pull-through cache
 #[derive(Debug, Args)]
@@ -116,7 +116,7 @@ pub(crate) fn run(
     output: &mut dyn Write,
     messages: &mut dyn Write,
 ) -> Result<u8, CacheError> {
-    let place = |of: &Of| Place::find(Config::load(of.config.as_deref(), environment)?);
+    let place = |of: &Of| CacheAccess::find(Config::load(of.config.as_deref(), environment)?);
     match &args.command {
         Command::Stats(shown) => {
             let stats = place(&shown.of)?.stats()?;
@@ -152,7 +152,7 @@ fn json(value: &impl serde::Serialize, output: &mut dyn Write) -> Result<(), Cac
 }
 
 fn verify(
-    place: &Place,
+    place: &CacheAccess,
     terminal: bool,
     output: &mut dyn Write,
     messages: &mut dyn Write,
@@ -172,7 +172,7 @@ fn verify(
 }
 
 fn warm(
-    place: &Place,
+    place: &CacheAccess,
     args: &Warm,
     platforms: &Platforms,
     terminal: bool,

@@ -19,7 +19,7 @@ struct Line {
 }
 
 /// A configuration, and the registry that it names.
-struct Place {
+struct CacheAccess {
     dir: tempfile::TempDir,
     registry: Registry,
 }
@@ -31,7 +31,7 @@ struct Told {
     err: String,
 }
 
-impl Place {
+impl CacheAccess {
     fn new() -> Self {
         let registry = Registry::new();
         image::seed(&registry).unwrap();
@@ -113,7 +113,7 @@ impl Place {
 
 #[test]
 fn a_gateway_that_runs_is_asked_instead() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let text = fs::read_to_string(place.config()).unwrap();
     let text = text.replace("address = \"\"", &format!("address = \"127.0.0.1:{port}\""));
@@ -138,7 +138,7 @@ fn a_gateway_that_runs_is_asked_instead() {
 
 #[test]
 fn an_image_is_pulled_for_the_platforms_that_are_wanted() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     let told = place.run(&["warm", "up/hello:multi", "--platform", "linux/arm64"]);
     assert_eq!(told.code, 0, "{}{}", told.out, told.err);
     assert!(
@@ -158,7 +158,7 @@ fn an_image_is_pulled_for_the_platforms_that_are_wanted() {
 
 #[test]
 fn what_can_not_be_had_is_named_and_the_rest_is_pulled() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     let told = place.run(&["warm", "up/hello:none", "quay.io/o/i", "up/hello:1.0-amd64"]);
     assert_eq!(told.code, 1);
     assert!(told.out.ends_with("1 image is here, 2 are not\n"), "{}", told.out);
@@ -173,7 +173,7 @@ fn what_can_not_be_had_is_named_and_the_rest_is_pulled() {
 
 #[test]
 fn what_is_here_is_counted_and_listed() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     place.run(&["warm", "up/hello:1.0-amd64", "up/hello:multi", "--platform", "linux/amd64"]);
     let stats = place.json(&["stats", "--json"]);
     assert_eq!((&stats["blobs"]["count"], &stats["manifests"]["count"]), (&2.into(), &2.into()), "{stats}");
@@ -193,7 +193,7 @@ fn what_is_here_is_counted_and_listed() {
 
 #[test]
 fn what_is_wrong_is_found_and_removed() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     place.run(&["warm", "up/hello:1.0-amd64"]);
     assert_eq!(place.run(&["verify"]).out, "3 files, all of them what their names say\n");
     let digest = &place.blobs("1.0-amd64")[0];
@@ -207,7 +207,7 @@ fn what_is_wrong_is_found_and_removed() {
 
 #[test]
 fn an_image_is_removed_with_what_nothing_else_needs() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     place.run(&["warm", "up/hello:1.0-amd64", "up/hello:1.0-arm64"]);
     let (amd64, arm64) = (place.blobs("1.0-amd64"), place.blobs("1.0-arm64"));
     assert_eq!(amd64[1], arm64[1], "the layer is the same");
@@ -232,7 +232,7 @@ fn an_image_is_removed_with_what_nothing_else_needs() {
 
 #[test]
 fn what_is_not_there_is_said_and_not_made() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     for words in [&["stats"][..], &["list"], &["verify"], &["remove", "**"]] {
         let error = place.try_run(words).err().map(|error| (error.exit_code(), error.to_string())).unwrap();
         assert!(error.0 == 1 && error.1.contains("No such file"), "{error:?}");
@@ -242,7 +242,7 @@ fn what_is_not_there_is_said_and_not_made() {
 
 #[test]
 fn without_a_cache_there_is_nothing_to_look_after() {
-    let place = Place::new();
+    let place = CacheAccess::new();
     let text = fs::read_to_string(place.config()).unwrap().replace("[upstream.cache]", "");
     fs::write(place.config(), text.replace("[cache]\npath = \"cache\"\n", "")).unwrap();
     let error = place.try_run(&["stats"]).err().unwrap();
@@ -257,7 +257,7 @@ fn the_command_line_is_checked_before_anything_is_done() {
     {
         assert!(Line::try_parse_from(words).is_err(), "{words:?}");
     }
-    let place = Place::new();
+    let place = CacheAccess::new();
     let error = place.try_run(&["warm", "up/hello", "--platform", "linux"]).err().unwrap();
     assert_eq!(error.exit_code(), 2);
 }

@@ -4,13 +4,13 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::body::RequestBody;
+use crate::cli::probe::auditor::{Auditor, configured, sha256};
 use crate::cli::probe::check::{Check, Table};
-use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::diagnosis::{Diagnosis, Kind};
 use crate::cli::probe::error::ProbeError;
-use crate::cli::probe::examiner::{Examiner, configured, sha256};
 use crate::cli::probe::format;
 use crate::cli::probe::jwt::Jwt;
-use crate::cli::probe::trace::{apart, date, fields, is_redirect, lifetime_words, now, parsed};
+use crate::cli::probe::trace::{apart, date, fields, format_lifetime, is_redirect, now, parsed};
 use crate::config::Redirects;
 use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
 use crate::upstream::{Certificate, Error, Pass, Probe, RequiredScope, Response};
@@ -42,20 +42,20 @@ impl Wanted {
 }
 
 /// Looks at everything. Changes nothing unless `wanted` says so.
-pub(super) async fn examine(probe: &Probe, wanted: Wanted) -> Table {
+pub(super) async fn run(probe: &Probe, wanted: Wanted) -> Table {
     let settings = probe.settings();
     let identity = probe.username().await.ok().flatten();
     let somebody = probe.is_somebody().await.unwrap_or_default();
     let nameless = if somebody { "the holder of a token" } else { "anonymous" };
     let (upstream, url) = (settings.name.clone(), settings.url.to_string());
-    let mut examiner = Examiner { probe, checks: Vec::new() };
+    let mut auditor = Auditor { probe, checks: Vec::new() };
     // What is wrong here is wrong with all that follows.
-    if examiner.door().await.is_some() {
-        examiner.inside(&wanted).await;
+    if auditor.door().await.is_some() {
+        auditor.inside(&wanted).await;
     }
-    let checks = examiner.checks;
+    let checks = auditor.checks;
     let identity = identity.unwrap_or_else(|| nameless.to_owned());
-    Table { upstream, url, identity, checks, fault: None }.judged()
+    Table { upstream, url, identity, checks, diagnosis: None }.judged()
 }
 
 /// A blob to look at.
@@ -64,7 +64,7 @@ struct Blob {
     size: u64,
 }
 
-impl Examiner<'_> {
+impl Auditor<'_> {
     /// Connection, challenge, token, login. `None` where there is no way in.
     async fn door(&mut self) -> Option<()> {
         self.tls().await?;
@@ -98,9 +98,9 @@ impl Examiner<'_> {
             }
             Ok(Some(chain)) => self.add(Check::ok("TLS", shown(&chain))),
             Err(error) => {
-                let fault = Fault::of(&error.into(), now());
-                let other = fault.kind == Kind::Tls && self.probe.speaks_the_other().await;
-                self.add(Check::fault("TLS", if other { speaks_http(self.probe) } else { fault }));
+                let diagnosis = Diagnosis::of(&error.into(), now());
+                let other = diagnosis.kind == Kind::Tls && self.probe.speaks_the_other().await;
+                self.add(Check::diagnosed("TLS", if other { speaks_http(self.probe) } else { diagnosis }));
                 return None;
             }
         }
@@ -125,7 +125,7 @@ impl Examiner<'_> {
             }
             StatusCode::UNAUTHORIZED => {
                 let found = "401 without Basic or Bearer: nobody can answer that";
-                self.add(Check::fault("challenge", Fault::new(Kind::NoRegistry, found)));
+                self.add(Check::diagnosed("challenge", Diagnosis::new(Kind::NoRegistry, found)));
                 return None;
             }
             status if status.is_success() => {
@@ -133,7 +133,7 @@ impl Examiner<'_> {
             }
             status => {
                 let found = format!("/v2/ answers {status}");
-                self.add(Check::fault("challenge", Fault::new(Kind::NoRegistry, found)));
+                self.add(Check::diagnosed("challenge", Diagnosis::new(Kind::NoRegistry, found)));
                 return None;
             }
         }
@@ -168,16 +168,16 @@ impl Examiner<'_> {
                         None => format!("opaque, {} characters", answer.token.expose().chars().count()),
                     };
                     let said = answer.expires_in.is_some();
-                    let life = lifetime_words(answer.lifetime(), said, answer.issued_at_unix());
+                    let life = format_lifetime(answer.lifetime(), said, answer.issued_at_unix());
                     self.add(Check::ok("realm", format::plain(challenge.param("realm").unwrap_or_default())));
                     self.add(Check::ok("token", format!("{kind}, {life}")));
                 }
                 Err(error) => {
                     let name = self.probe.username().await.ok().flatten();
-                    let fault = Fault::of_token(&error, name.as_deref(), now());
-                    let row = if fault.kind == Kind::RealmElsewhere { "realm" } else { "token" };
-                    let fault = configured(fault);
-                    self.add(Check::fault(row, fault));
+                    let diagnosis = Diagnosis::of_token(&error, name.as_deref(), now());
+                    let row = if diagnosis.kind == Kind::RealmElsewhere { "realm" } else { "token" };
+                    let diagnosis = configured(diagnosis);
+                    self.add(Check::diagnosed(row, diagnosis));
                     return None;
                 }
             }
@@ -406,7 +406,7 @@ impl Examiner<'_> {
                 return None;
             }
             Err(error) => {
-                self.add(Check::fault("redirects", Fault::elsewhere(Kind::Redirect, &error)));
+                self.add(Check::diagnosed("redirects", Diagnosis::elsewhere(Kind::Redirect, &error)));
                 return None;
             }
         }
@@ -432,9 +432,10 @@ fn pull(name: &RepositoryName) -> RequiredScope {
     RequiredScope::Repository(name.clone(), Action::Pull)
 }
 
-fn speaks_http(probe: &Probe) -> Fault {
+fn speaks_http(probe: &Probe) -> Diagnosis {
     let words = format!("{} is asked by https, and speaks http", probe.settings().url.authority());
-    Fault::new(Kind::PlainHttp, words).advise("upstream.url = \"http://...\", if nobody else is on the way")
+    Diagnosis::new(Kind::PlainHttp, words)
+        .advise("upstream.url = \"http://...\", if nobody else is on the way")
 }
 
 /// The server's own certificate, and who vouches for it in the end.

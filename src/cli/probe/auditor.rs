@@ -8,18 +8,18 @@ use serde_json::Value;
 
 use crate::body::RequestBody;
 use crate::cli::probe::check::Check;
-use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::diagnosis::{Diagnosis, Kind};
 use crate::cli::probe::trace::{fields, now};
 use crate::config::limits;
 use crate::proto::{Digest, ErrorBody};
 use crate::upstream::{Error, Probe, Purpose, Request, RequiredScope, Response};
 
-pub(super) struct Examiner<'a> {
+pub(super) struct Auditor<'a> {
     pub(super) probe: &'a Probe,
     pub(super) checks: Vec<Check>,
 }
 
-impl Examiner<'_> {
+impl Auditor<'_> {
     pub(super) fn add(&mut self, check: Check) {
         self.checks.push(check.with_texts(|text| self.probe.veiled(&text)));
     }
@@ -31,7 +31,7 @@ impl Examiner<'_> {
     }
 
     pub(super) fn failure(&self, what: &'static str, error: &Error) -> Check {
-        Check::fault(what, configured(Fault::of(error, now())))
+        Check::diagnosed(what, configured(Diagnosis::of(error, now())))
     }
 
     pub(super) async fn get(
@@ -94,13 +94,13 @@ impl Examiner<'_> {
 }
 
 /// In the words of the configuration rather than of the command line.
-pub(super) fn configured(fault: Fault) -> Fault {
-    match fault.kind {
-        Kind::NeedsLogin => fault.advise("set upstream.credentials"),
-        Kind::Certificate if fault.advice.as_ref().is_some_and(|advice| advice.contains("--ca")) => {
-            fault.advise("if that is right, trust whoever signed it: upstream.ca = \"FILE\"")
+pub(super) fn configured(diagnosis: Diagnosis) -> Diagnosis {
+    match diagnosis.kind {
+        Kind::NeedsLogin => diagnosis.advise("set upstream.credentials"),
+        Kind::Certificate if diagnosis.advice.as_ref().is_some_and(|advice| advice.contains("--ca")) => {
+            diagnosis.advise("if that is right, trust whoever signed it: upstream.ca = \"FILE\"")
         }
-        _ => fault,
+        _ => diagnosis,
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::diagnosis::{Diagnosis, Kind};
 use crate::cli::probe::format::plain;
 use crate::cli::probe::style::Palette;
 
@@ -18,7 +18,8 @@ pub(super) struct Table {
     pub(super) identity: String,
     pub(super) checks: Vec<Check>,
     /// The first that is bad.
-    pub(super) fault: Option<Fault>,
+    #[serde(rename = "fault")]
+    pub(super) diagnosis: Option<Diagnosis>,
 }
 
 /// One row.
@@ -75,8 +76,8 @@ impl Check {
         Self::of(what, Outcome::Skipped, found)
     }
 
-    pub(super) fn fault(what: &'static str, fault: Fault) -> Self {
-        Self { kind: fault.kind, advice: fault.advice, ..Self::bad(what, fault.message) }
+    pub(super) fn diagnosed(what: &'static str, diagnosis: Diagnosis) -> Self {
+        Self { kind: diagnosis.kind, advice: diagnosis.advice, ..Self::bad(what, diagnosis.message) }
     }
 
     pub(super) fn advise(self, advice: impl Into<String>) -> Self {
@@ -97,57 +98,57 @@ impl Check {
         Self { what, result, found: found.into(), advice: None, kind: Kind::Answer }
     }
 
-    fn as_fault(&self) -> Fault {
+    fn diagnosis(&self) -> Diagnosis {
         let message = match self.kind {
             Kind::Answer => format!("{}: {}", self.what, self.found),
             _ => self.found.clone(),
         };
-        Fault { kind: self.kind, message, advice: self.advice.clone() }
+        Diagnosis { kind: self.kind, message, advice: self.advice.clone() }
     }
 }
 
 impl Table {
     /// Names the first row that is bad.
     pub(super) fn judged(self) -> Self {
-        let fault = self.checks.iter().find(|check| check.result == Outcome::Bad).map(Check::as_fault);
-        Self { fault, ..self }
+        let diagnosis = self.checks.iter().find(|check| check.result == Outcome::Bad).map(Check::diagnosis);
+        Self { diagnosis, ..self }
     }
 
     /// Whether nothing important is missing.
     pub(super) fn is_good(&self) -> bool {
-        self.fault.is_none()
+        self.diagnosis.is_none()
     }
 
-    pub(super) fn print(&self, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn print(&self, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
         let title = format!("{} at {}, asked as {}", self.upstream, self.url, self.identity);
-        writeln!(out, "{}\n", ink.strong(plain(&title)))?;
+        writeln!(out, "{}\n", palette.strong(plain(&title)))?;
         let width = self.checks.iter().map(|check| check.what.len()).max().unwrap_or_default();
         for check in &self.checks {
-            row(check, width, ink, out)?;
+            row(check, width, palette, out)?;
         }
         writeln!(out)?;
         let minor = self.checks.iter().filter(|check| check.result == Outcome::Minor).count();
-        match &self.fault {
-            Some(fault) => writeln!(out, "{}", ink.bad(fault)),
+        match &self.diagnosis {
+            Some(diagnosis) => writeln!(out, "{}", palette.bad(diagnosis)),
             None if minor > 0 => {
-                writeln!(out, "{} nothing important is missing; {minor} partly", ink.good("ok:"))
+                writeln!(out, "{} nothing important is missing; {minor} partly", palette.good("ok:"))
             }
-            None => writeln!(out, "{} everything works through this gateway", ink.good("ok:")),
+            None => writeln!(out, "{} everything works through this gateway", palette.good("ok:")),
         }
     }
 }
 
-fn row(check: &Check, width: usize, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
+fn row(check: &Check, width: usize, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
     let word = format!("{:<6}", check.result.word());
     let word = match check.result {
-        Outcome::Ok => ink.good(word),
-        Outcome::Minor => ink.warning(word),
-        Outcome::Bad => ink.bad(word),
-        Outcome::Skipped => ink.faint(word),
+        Outcome::Ok => palette.good(word),
+        Outcome::Minor => palette.warning(word),
+        Outcome::Bad => palette.bad(word),
+        Outcome::Skipped => palette.faint(word),
     };
     let what = format!("{:<width$}", check.what);
     let advice = check.advice.as_ref().map(|advice| format!("; {}", plain(advice))).unwrap_or_default();
-    writeln!(out, "  {}  {word}  {}{advice}", ink.name(what), plain(&check.found))
+    writeln!(out, "  {}  {word}  {}{advice}", palette.name(what), plain(&check.found))
 }
 
 #[cfg(test)]
@@ -156,7 +157,7 @@ mod tests {
 
     fn table(checks: Vec<Check>) -> Table {
         let (upstream, url) = ("a.example".to_owned(), "https://a.example".to_owned());
-        Table { upstream, url, identity: "anonymous".to_owned(), checks, fault: None }.judged()
+        Table { upstream, url, identity: "anonymous".to_owned(), checks, diagnosis: None }.judged()
     }
 
     fn printed(table: &Table) -> String {

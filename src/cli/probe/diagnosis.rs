@@ -11,7 +11,7 @@ use crate::upstream::{CertificateFault, DialError, EgressError, Error, RateLimit
 
 /// What is wrong. `Display` is the line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Fault {
+pub(super) struct Diagnosis {
     pub(super) kind: Kind,
     pub(super) message: String,
     /// What to do about it.
@@ -100,7 +100,7 @@ impl Kind {
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let repeats = self.message.strip_prefix(self.kind.title()).is_some_and(|rest| rest.starts_with(' '));
         if !repeats {
@@ -114,7 +114,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-impl Fault {
+impl Diagnosis {
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), advice: None }
     }
@@ -187,14 +187,13 @@ impl Fault {
             F::NotYetValid { not_before: Some(time) } => format!("it is not valid before {}", moment(*time)),
             other => other.to_string(),
         };
-        let fault_said =
-            Self::new(Kind::Certificate, format!("{authority} shows one that is refused: {why}"));
+        let diagnosis = Self::new(Kind::Certificate, format!("{authority} shows one that is refused: {why}"));
         match fault {
-            F::UnknownIssuer | F::SelfSigned | F::OtherKey | F::NoRoots => fault_said.advise(
+            F::UnknownIssuer | F::SelfSigned | F::OtherKey | F::NoRoots => diagnosis.advise(
                 "if that is right, trust whoever signed it: --ca FILE, or upstream.ca in the configuration",
             ),
-            F::NotYetValid { .. } => fault_said.advise("or the clock here is behind"),
-            _ => fault_said,
+            F::NotYetValid { .. } => diagnosis.advise("or the clock here is behind"),
+            _ => diagnosis,
         }
     }
 
@@ -218,8 +217,8 @@ impl Fault {
                 Self::limited(&who, until.map(|after| now.saturating_add(after)), now)
             }
             (TokenError::Failed { source, .. }, _) => {
-                let fault = Self::of(source, now);
-                Self { message: format!("the token endpoint: {}", fault.message), ..fault }
+                let diagnosis = Self::of(source, now);
+                Self { message: format!("the token endpoint: {}", diagnosis.message), ..diagnosis }
             }
             (TokenError::Shunned, _) => Self::new(Kind::WrongPassword, error.to_string()),
             (
@@ -271,8 +270,8 @@ mod tests {
 
     const NOW: i64 = 1_795_341_600;
 
-    fn line(fault: &Fault) -> String {
-        fault.to_string()
+    fn line(diagnosis: &Diagnosis) -> String {
+        diagnosis.to_string()
     }
 
     #[test]
@@ -280,14 +279,17 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_secs(1_795_341_600 - 86_400);
         let expired = CertificateFault::Expired { not_after: Some(time) };
         assert_eq!(
-            line(&Fault::of_certificate("a:5000", &expired, NOW)),
+            line(&Diagnosis::of_certificate("a:5000", &expired, NOW)),
             "certificate: a:5000 shows one that is refused: it expired on 2026-11-21 10:00:00 UTC, 1 d ago"
         );
         let early = CertificateFault::NotYetValid { not_before: Some(time + Duration::from_secs(86_460)) };
         assert!(
-            line(&Fault::of_certificate("a", &early, NOW)).ends_with("in 1 min; or the clock here is behind")
+            line(&Diagnosis::of_certificate("a", &early, NOW))
+                .ends_with("in 1 min; or the clock here is behind")
         );
-        assert!(line(&Fault::of_certificate("a", &CertificateFault::SelfSigned, NOW)).contains("--ca FILE"));
+        assert!(
+            line(&Diagnosis::of_certificate("a", &CertificateFault::SelfSigned, NOW)).contains("--ca FILE")
+        );
     }
 
     #[test]
@@ -300,7 +302,10 @@ mod tests {
         ] {
             let headers = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             let headers: HeaderMap = headers.collect();
-            assert_eq!(line(&Fault::of_limit(&headers, NOW)), format!("limited: too many requests{until}"));
+            assert_eq!(
+                line(&Diagnosis::of_limit(&headers, NOW)),
+                format!("limited: too many requests{until}")
+            );
         }
     }
 
@@ -308,8 +313,8 @@ mod tests {
     fn a_refusing_token_endpoint_is_told_from_one_that_wants_a_name() {
         let refused =
             TokenError::Refused { endpoint: "https://a/t".into(), status: StatusCode::UNAUTHORIZED };
-        assert_eq!(Fault::of_token(&refused, Some("jo"), NOW).kind, Kind::WrongPassword);
-        let fault = Fault::of_token(&refused, None, NOW);
-        assert_eq!((fault.kind, fault.advice.as_deref()), (Kind::NeedsLogin, Some("-u NAME")));
+        assert_eq!(Diagnosis::of_token(&refused, Some("jo"), NOW).kind, Kind::WrongPassword);
+        let diagnosis = Diagnosis::of_token(&refused, None, NOW);
+        assert_eq!((diagnosis.kind, diagnosis.advice.as_deref()), (Kind::NeedsLogin, Some("-u NAME")));
     }
 }

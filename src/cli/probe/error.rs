@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::cli::probe::image::PlaceError;
+use crate::cli::probe::image::ProbeTargetError;
 use crate::cli::user::PasswordError;
 use crate::config::ConfigErrors;
 use crate::upstream::{CredentialError, TlsSettingsError};
@@ -12,7 +12,7 @@ use crate::upstream::{CredentialError, TlsSettingsError};
 pub(crate) enum ProbeError {
     /// Neither image nor URL.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    ProbeTarget(#[from] ProbeTargetError),
     /// The registry's URL, the variables, or what else was written can't be used.
     #[error("{0}")]
     Usage(String),
@@ -37,7 +37,7 @@ impl ProbeError {
     /// 2 for what was written wrong, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Place(_) | Self::Usage(_) | Self::Config(_) | Self::Tls(_) => 2,
+            Self::ProbeTarget(_) | Self::Usage(_) | Self::Config(_) | Self::Tls(_) => 2,
             Self::Password(_) | Self::Credentials(_) | Self::Io(_) => 1,
         }
     }

@@ -6,7 +6,7 @@ use crate::upstream::RequiredScope;
 
 /// A place at a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ProbeTarget {
     /// The URL of the registry, without `/v2/`.
     pub(super) registry: String,
     /// Path and query below it; begins with `/v2/`.
@@ -31,14 +31,14 @@ pub(super) struct Image {
 /// Why a text is neither.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct PlaceError(String);
+pub(crate) struct ProbeTargetError(String);
 
-impl Place {
+impl ProbeTarget {
     /// Reads `docker pull`'s argument, or a URL.
     ///
     /// # Errors
     /// What is wrong with it. Never shows a URL that may hold a password.
-    pub(super) fn parse(text: &str) -> Result<Self, PlaceError> {
+    pub(super) fn parse(text: &str) -> Result<Self, ProbeTargetError> {
         let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
         if lower.starts_with("http://") || lower.starts_with("https://") {
             return Self::of_url(text);
@@ -47,9 +47,9 @@ impl Place {
     }
 
     /// What follows `/v2/` is asked; without it, `/v2/` itself. Whether the rest is a URL is decided elsewhere.
-    fn of_url(url: &str) -> Result<Self, PlaceError> {
+    fn of_url(url: &str) -> Result<Self, ProbeTargetError> {
         if !url.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(PlaceError("the URL holds characters that no URL has".to_owned()));
+            return Err(ProbeTargetError("the URL holds characters that no URL has".to_owned()));
         }
         let url = url.split('#').next().unwrap_or_default();
         let (registry, target) = match url.find("/v2/") {
@@ -61,9 +61,9 @@ impl Place {
         Ok(Self { access: access(&target), registry, target, image: None, may_be_plain: false })
     }
 
-    fn of_image(text: &str) -> Result<Self, PlaceError> {
+    fn of_image(text: &str) -> Result<Self, ProbeTargetError> {
         let wrong =
-            |why: ImageNameError| PlaceError(format!("{text:?} is neither an image nor a URL: {why}"));
+            |why: ImageNameError| ProbeTargetError(format!("{text:?} is neither an image nor a URL: {why}"));
         let ImageName { host, repository, reference, written } = ImageName::parse(text).map_err(wrong)?;
         let registry = host.as_ref().map_or_else(|| HUB_URL.to_owned(), |host| format!("https://{host}"));
         let authority = Authority::parse(host.as_deref().unwrap_or_default());
@@ -115,7 +115,7 @@ mod tests {
             ("Registry/a", "https://Registry", "a", "latest", false),
             ("registry:5000/a", "https://registry:5000", "a", "latest", false),
         ] {
-            let place = Place::parse(text).unwrap();
+            let place = ProbeTarget::parse(text).unwrap();
             let image = place.image.unwrap();
             assert_eq!(
                 (place.registry.as_str(), image.repository.as_str(), image.reference.to_string().as_str()),
@@ -132,7 +132,7 @@ mod tests {
         for (text, may_be_host) in
             [("ghcr.io", true), ("localhost:5000", true), ("alpine", false), ("a/b:1", false)]
         {
-            assert_eq!(Place::parse(text).unwrap().image.unwrap().may_be_host, may_be_host, "{text}");
+            assert_eq!(ProbeTarget::parse(text).unwrap().image.unwrap().may_be_host, may_be_host, "{text}");
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
             ("https://a/v2/nonsense", "https://a", "/v2/nonsense", RequiredScope::Version),
             ("https://docker.io", HUB_URL, "/v2/", RequiredScope::Version),
         ] {
-            let place = Place::parse(text).unwrap();
+            let place = ProbeTarget::parse(text).unwrap();
             assert_eq!(
                 (place.registry.as_str(), place.target.as_str(), place.access),
                 (registry, target, access),
@@ -175,7 +175,7 @@ mod tests {
             "http://a/ b",
             "https://a/v2/\r\nx",
         ] {
-            assert!(Place::parse(text).is_err(), "{text}");
+            assert!(ProbeTarget::parse(text).is_err(), "{text}");
         }
     }
 }

@@ -15,10 +15,10 @@ use crate::proto::identity::{Forwarded, Identity};
 use crate::upstream::Probe;
 
 mod audit;
+mod auditor;
 mod check;
 mod diagnosis;
 mod error;
-mod examiner;
 pub(super) mod format;
 mod image;
 mod jwt;
@@ -31,8 +31,8 @@ mod write;
 use crate::cli::probe::diagnosis::Kind;
 pub(crate) use error::ProbeError;
 
-use image::Place;
-use step::Walk;
+use image::ProbeTarget;
+use step::Trace;
 pub(crate) use style::Palette;
 
 /// Show what a registry asks for, step by step, and what is wrong with it
@@ -79,24 +79,24 @@ pub(crate) struct ProbeArgs {
 pub(crate) fn run(
     args: &ProbeArgs,
     environment: &Environment,
-    ink: Palette,
+    palette: Palette,
     input: &mut dyn Read,
     output: &mut dyn Write,
 ) -> Result<u8, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match (&args.place, &args.upstream) {
         (Some(text), _) => {
-            let place = Place::parse(text)?;
+            let place = ProbeTarget::parse(text)?;
             let settings = settings(args, &place, environment, input)?;
-            let walk = runtime.block_on(walk_to(&place, text, settings))?;
-            report(args, &walk, |out| print::walk(&walk, ink, out), output)?;
-            Ok(u8::from(walk.fault.is_some()))
+            let trace = runtime.block_on(trace_to(&place, text, settings))?;
+            report(args, &trace, |out| print::trace(&trace, palette, out), output)?;
+            Ok(u8::from(trace.diagnosis.is_some()))
         }
         (None, Some(name)) => {
             let probe = configured(args, name, environment, input)?;
             let wanted = audit::Wanted::parse(args.repository.as_deref(), args.write)?;
-            let table = runtime.block_on(audit::examine(&probe, wanted));
-            report(args, &table, |out| table.print(ink, out), output)?;
+            let table = runtime.block_on(audit::run(&probe, wanted));
+            report(args, &table, |out| table.print(palette, out), output)?;
             Ok(u8::from(!table.is_good()))
         }
         (None, None) => Err(ProbeError::Usage("name an image, a URL or --upstream".to_owned())),
@@ -119,7 +119,7 @@ fn report(
 /// The settings of a registry that is in no configuration.
 fn settings(
     args: &ProbeArgs,
-    place: &Place,
+    place: &ProbeTarget,
     environment: &Environment,
     input: &mut dyn Read,
 ) -> Result<config::Upstream, ProbeError> {
@@ -147,20 +147,20 @@ fn password(args: &ProbeArgs, input: &mut dyn Read) -> Result<Secret, PasswordEr
 }
 
 /// Walks, and where docker would fall back to plain HTTP, walks again.
-async fn walk_to(place: &Place, asked: &str, settings: config::Upstream) -> Result<Walk, ProbeError> {
+async fn trace_to(place: &ProbeTarget, asked: &str, settings: config::Upstream) -> Result<Trace, ProbeError> {
     let probe = Probe::new(settings.clone(), Permit::operator(Identity::Anonymous))?;
     let username = probe.username().await?;
-    let walk = trace::walk(&probe, place, asked, username.as_deref()).await;
-    let plain = walk.fault.as_ref().is_some_and(|fault| fault.kind == Kind::PlainHttp);
+    let trace = trace::run(&probe, place, asked, username.as_deref()).await;
+    let plain = trace.diagnosis.as_ref().is_some_and(|diagnosis| diagnosis.kind == Kind::PlainHttp);
     if !(plain && place.may_be_plain) {
-        return Ok(walk);
+        return Ok(trace);
     }
     let mut settings = settings;
     settings.url.https = false;
     let probe = Probe::new(settings, Permit::operator(Identity::Anonymous))?;
-    let mut walk = trace::walk(&probe, place, asked, username.as_deref()).await;
-    walk.notes.insert(0, "it speaks plain HTTP, which will do on this machine alone".to_owned());
-    Ok(walk)
+    let mut trace = trace::run(&probe, place, asked, username.as_deref()).await;
+    trace.notes.insert(0, "it speaks plain HTTP, which will do on this machine alone".to_owned());
+    Ok(trace)
 }
 
 /// The upstream of that name, as the gateway would ask it.

@@ -1,4 +1,4 @@
-//! The walk, for people.
+//! The trace, for people.
 
 use std::io::{self, Write};
 
@@ -8,97 +8,102 @@ use serde_json::{Map, Value};
 use crate::cli::probe::format;
 use crate::cli::probe::format::plain;
 use crate::cli::probe::jwt::{Jwt, Moment};
-use crate::cli::probe::step::{Exchange, Shown, Step, Token, Walk};
+use crate::cli::probe::step::{Exchange, Shown, Step, Token, Trace};
 use crate::cli::probe::style::Palette;
 
 /// Writes all steps, notes, and the one line that says what came of it.
-pub(super) fn walk(walk: &Walk, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
-    for each in &walk.steps {
-        step(each, ink, out)?;
+pub(super) fn trace(trace: &Trace, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
+    for each in &trace.steps {
+        step(each, palette, out)?;
     }
-    for note in &walk.notes {
-        writeln!(out, "{} {}", ink.warning("note:"), plain(note))?;
+    for note in &trace.notes {
+        writeln!(out, "{} {}", palette.warning("note:"), plain(note))?;
     }
-    match (&walk.fault, &walk.result) {
-        (Some(fault), _) => writeln!(out, "{}", ink.bad(fault)),
+    match (&trace.diagnosis, &trace.result) {
+        (Some(diagnosis), _) => writeln!(out, "{}", palette.bad(diagnosis)),
         (None, result) => {
-            writeln!(out, "{} {}", ink.good("ok:"), plain(result.as_deref().unwrap_or_default()))
+            writeln!(out, "{} {}", palette.good("ok:"), plain(result.as_deref().unwrap_or_default()))
         }
     }
 }
 
-fn step(step: &Step, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
+fn step(step: &Step, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
     match step {
-        Step::Request(exchange) => request(exchange, ink, out)?,
+        Step::Request(exchange) => request(exchange, palette, out)?,
         Step::Challenge { scheme, parameters } => {
-            writeln!(out, "{} {}", ink.strong("It asks for"), ink.strong(plain(scheme)))?;
-            rows(parameters, &[], ink, out)?;
+            writeln!(out, "{} {}", palette.strong("It asks for"), palette.strong(plain(scheme)))?;
+            rows(parameters, &[], palette, out)?;
         }
         Step::Redirect { to, allowed } => {
             let refused = if *allowed { "" } else { ", where the gateway does not go" };
-            writeln!(out, "{} {}{refused}", ink.strong("It redirects to"), plain(to))?;
+            writeln!(out, "{} {}{refused}", palette.strong("It redirects to"), plain(to))?;
         }
         Step::TokenRequest { method, url, scope, identity } => {
-            writeln!(out, "{} {}", ink.strong(method), ink.strong(plain(url)))?;
-            row("as", identity, ink, out)?;
-            row("scope", if scope.is_empty() { "none: only to be somebody" } else { scope }, ink, out)?;
+            writeln!(out, "{} {}", palette.strong(method), palette.strong(plain(url)))?;
+            row("as", identity, palette, out)?;
+            row("scope", if scope.is_empty() { "none: only to be somebody" } else { scope }, palette, out)?;
             return Ok(());
         }
         Step::TokenAnswer(answer) => {
-            writeln!(out, "  {} {}", ink.good("a token,"), plain(&answer.words))?;
+            writeln!(out, "  {} {}", palette.good("a token,"), plain(&answer.words))?;
         }
-        Step::Token(token) => self::token(token, ink, out)?,
+        Step::Token(token) => self::token(token, palette, out)?,
         Step::RateLimit { limit, remaining, window_seconds, source } => {
             let of = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
             let window = window_seconds.map(|seconds| format!(" in {}", format::duration(seconds)));
             let source = source.as_ref().map(|source| format!(", counted for {}", plain(source)));
             let (window, source) = (window.unwrap_or_default(), source.unwrap_or_default());
-            writeln!(out, "{} {remaining} left{of}{window}{source}", ink.strong("Rate limit:"))?;
+            writeln!(out, "{} {remaining} left{of}{window}{source}", palette.strong("Rate limit:"))?;
         }
     }
     writeln!(out)
 }
 
-fn request(exchange: &Exchange, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
+fn request(exchange: &Exchange, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
     let with = match exchange.with {
         Shown::Nothing => "",
         Shown::Password => "  (with name and password)",
         Shown::Token => "  (with the token)",
     };
     let (method, url) = (plain(&exchange.method), plain(&exchange.url));
-    writeln!(out, "{} {}{}", ink.strong(method), ink.strong(url), ink.faint(with))?;
-    let Some(status) = exchange.status else { return writeln!(out, "  {}", ink.bad("no answer")) };
+    writeln!(out, "{} {}{}", palette.strong(method), palette.strong(url), palette.faint(with))?;
+    let Some(status) = exchange.status else { return writeln!(out, "  {}", palette.bad("no answer")) };
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let line = format!("{status} {}", reason.unwrap_or_default());
     let line = line.trim_end();
     match status {
-        200..300 => writeln!(out, "  {}", ink.good(line))?,
-        300..500 => writeln!(out, "  {}", ink.warning(line))?,
-        _ => writeln!(out, "  {}", ink.bad(line))?,
+        200..300 => writeln!(out, "  {}", palette.good(line))?,
+        300..500 => writeln!(out, "  {}", palette.warning(line))?,
+        _ => writeln!(out, "  {}", palette.bad(line))?,
     }
     for header in &exchange.headers {
-        writeln!(out, "  {} {}", ink.name(format_args!("{}:", header.name)), plain(&header.value))?;
+        writeln!(out, "  {} {}", palette.name(format_args!("{}:", header.name)), plain(&header.value))?;
     }
-    exchange.errors.iter().try_for_each(|error| writeln!(out, "  {}", ink.warning(plain(error))))
+    exchange.errors.iter().try_for_each(|error| writeln!(out, "  {}", palette.warning(plain(error))))
 }
 
-fn token(token: &Token, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
+fn token(token: &Token, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
     let Token::Jwt { jwt: Jwt { header, claims }, times, .. } = token else {
         let Token::Opaque { characters } = token else { return Ok(()) };
-        return writeln!(out, "{} opaque, {characters} characters", ink.strong("The token:"));
+        return writeln!(out, "{} opaque, {characters} characters", palette.strong("The token:"));
     };
     writeln!(
         out,
         "{} {}",
-        ink.strong("The token says"),
-        ink.faint("(a JWT; its signature is not verified)")
+        palette.strong("The token says"),
+        palette.faint("(a JWT; its signature is not verified)")
     )?;
-    rows(header, &[], ink, out)?;
-    writeln!(out, "  {}", ink.faint("--"))?;
-    rows(claims, times, ink, out)
+    rows(header, &[], palette, out)?;
+    writeln!(out, "  {}", palette.faint("--"))?;
+    rows(claims, times, palette, out)
 }
 
-fn rows(object: &Map<String, Value>, times: &[Moment], ink: Palette, out: &mut dyn Write) -> io::Result<()> {
+fn rows(
+    object: &Map<String, Value>,
+    times: &[Moment],
+    palette: Palette,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     object.iter().try_for_each(|(key, value)| {
         let moment = times.iter().find(|moment| moment.claim == key);
         let text = match (moment.and_then(|moment| moment.words.as_ref()), value) {
@@ -107,10 +112,10 @@ fn rows(object: &Map<String, Value>, times: &[Moment], ink: Palette, out: &mut d
             (None, Value::String(text)) => text.clone(),
             (None, other) => other.to_string(),
         };
-        row(key, &text, ink, out)
+        row(key, &text, palette, out)
     })
 }
 
-fn row(key: &str, text: &str, ink: Palette, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "  {} {}", ink.name(format_args!("{:<8}", plain(key))), plain(text))
+fn row(key: &str, text: &str, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "  {} {}", palette.name(format_args!("{:<8}", plain(key))), plain(text))
 }

@@ -3,12 +3,12 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::cli::probe::diagnosis::Fault;
+use crate::cli::probe::diagnosis::Diagnosis;
 use crate::cli::probe::jwt::{Jwt, Moment};
 
-/// A whole walk. `fault` is null where it went through.
+/// A whole trace. `fault` is null where it went through.
 #[derive(Debug, Serialize)]
-pub(super) struct Walk {
+pub(super) struct Trace {
     /// What was asked about, as it was written.
     pub(super) asked: String,
     /// As whom; `anonymous` without a name.
@@ -18,7 +18,8 @@ pub(super) struct Walk {
     pub(super) notes: Vec<String>,
     /// What came of it.
     pub(super) result: Option<String>,
-    pub(super) fault: Option<Fault>,
+    #[serde(rename = "fault")]
+    pub(super) diagnosis: Option<Diagnosis>,
 }
 
 /// One step.

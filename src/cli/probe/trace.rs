@@ -1,4 +1,4 @@
-//! The walk through a challenge, as a person would do it by hand.
+//! The trace through a challenge, as a person would do it by hand.
 
 use std::time::SystemTime;
 
@@ -6,11 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
-use crate::cli::probe::diagnosis::{Fault, Kind};
+use crate::cli::probe::diagnosis::{Diagnosis, Kind};
 use crate::cli::probe::format;
-use crate::cli::probe::image::Place;
+use crate::cli::probe::image::ProbeTarget;
 use crate::cli::probe::jwt::Jwt;
-use crate::cli::probe::step::{Exchange, Header, Shown, Step, Token, TokenAnswer, Walk};
+use crate::cli::probe::step::{Exchange, Header, Shown, Step, Token, TokenAnswer, Trace};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::authority::is_loopback;
@@ -18,28 +18,28 @@ use crate::proto::{Challenge, ErrorBody, Scheme, challenge};
 use crate::upstream::{Error, Pass, Probe, RateLimit, Response, Way};
 
 /// Walks to `place` and back. `username` is whose password is shown, if anybody's.
-pub(super) async fn walk(probe: &Probe, place: &Place, asked: &str, username: Option<&str>) -> Walk {
-    let mut walker =
-        Walker { probe, place, username, steps: Vec::new(), notes: Vec::new(), token: None, skew: None };
-    let done = walker.run().await;
-    walker.note_skew();
-    let (result, fault) = match done {
+pub(super) async fn run(probe: &Probe, place: &ProbeTarget, asked: &str, username: Option<&str>) -> Trace {
+    let mut tracer =
+        Tracer { probe, place, username, steps: Vec::new(), notes: Vec::new(), token: None, skew: None };
+    let done = tracer.run().await;
+    tracer.note_skew();
+    let (result, diagnosis) = match done {
         Ok(result) => (Some(result), None),
-        Err(fault) => (None, Some(walker.veiled(fault))),
+        Err(diagnosis) => (None, Some(tracer.veiled(diagnosis))),
     };
-    Walk {
+    Trace {
         asked: asked.to_owned(),
         identity: username.unwrap_or("anonymous").to_owned(),
-        steps: walker.steps,
-        notes: walker.notes,
+        steps: tracer.steps,
+        notes: tracer.notes,
         result,
-        fault,
+        diagnosis,
     }
 }
 
-struct Walker<'a> {
+struct Tracer<'a> {
     probe: &'a Probe,
-    place: &'a Place,
+    place: &'a ProbeTarget,
     username: Option<&'a str>,
     steps: Vec<Step>,
     notes: Vec<String>,
@@ -60,8 +60,8 @@ struct Answer {
     errors: Vec<String>,
 }
 
-impl Walker<'_> {
-    async fn run(&mut self) -> Result<String, Fault> {
+impl Tracer<'_> {
+    async fn run(&mut self) -> Result<String, Diagnosis> {
         let way = self.probe.own(&self.place.target);
         let first = self.ask(way.clone(), &Pass::default(), Shown::Nothing).await?;
         if first.status != StatusCode::UNAUTHORIZED {
@@ -81,7 +81,7 @@ impl Walker<'_> {
     }
 
     /// What the 401 asks for. Some registries say so at `/v2/` alone.
-    async fn challenges(&mut self, first: &Answer) -> Result<Vec<Challenge>, Fault> {
+    async fn challenges(&mut self, first: &Answer) -> Result<Vec<Challenge>, Diagnosis> {
         let mut challenges = parsed(&first.headers);
         if challenges.is_empty() && self.place.target != "/v2/" {
             self.notes.push("the 401 does not say what is wanted, so /v2/ is asked".to_owned());
@@ -98,29 +98,29 @@ impl Walker<'_> {
         if usable {
             return Ok(challenges);
         }
-        Err(Fault::new(
+        Err(Diagnosis::new(
             Kind::NoRegistry,
             "it answers 401 and asks for nothing that a registry's client can give",
         ))
     }
 
     /// Bearer goes first, as with the gateway.
-    async fn pass(&mut self, challenges: &[Challenge]) -> Result<(Pass, Shown), Fault> {
+    async fn pass(&mut self, challenges: &[Challenge]) -> Result<(Pass, Shown), Diagnosis> {
         for challenge in challenges {
             if let Some(pass) = self.token(challenge).await? {
                 return Ok((pass, Shown::Token));
             }
         }
-        let pass = self.probe.basic().await.map_err(|error| self.fault(&error.into()))?;
+        let pass = self.probe.basic().await.map_err(|error| self.diagnosis(&error.into()))?;
         if pass.is_nothing() {
-            return Err(Fault::new(Kind::NeedsLogin, "it wants a name and a password").advise("-u NAME"));
+            return Err(Diagnosis::new(Kind::NeedsLogin, "it wants a name and a password").advise("-u NAME"));
         }
         Ok((pass, Shown::Password))
     }
 
-    async fn token(&mut self, challenge: &Challenge) -> Result<Option<Pass>, Fault> {
+    async fn token(&mut self, challenge: &Challenge) -> Result<Option<Pass>, Diagnosis> {
         let request = self.probe.token_request(challenge, &self.place.access).await;
-        let Some(request) = request.map_err(|error| self.fault(&error.into()))? else { return Ok(None) };
+        let Some(request) = request.map_err(|error| self.diagnosis(&error.into()))? else { return Ok(None) };
         if request.is_needless() {
             return Ok(None);
         }
@@ -131,14 +131,14 @@ impl Walker<'_> {
             identity: self.username.unwrap_or("anonymous").to_owned(),
         });
         let given = self.probe.token(&request).await;
-        let given = given.map_err(|error| Fault::of_token(&error, self.username, now()))?;
+        let given = given.map_err(|error| Diagnosis::of_token(&error, self.username, now()))?;
         let lifetime = given.answer.lifetime();
         let said = given.answer.expires_in.is_some();
         self.steps.push(Step::TokenAnswer(TokenAnswer {
             lifetime_seconds: lifetime,
             lifetime_said: said,
             issued_at: given.answer.issued_at.as_deref().map(|text| self.probe.veiled(text)),
-            words: lifetime_words(lifetime, said, given.answer.issued_at_unix()),
+            words: format_lifetime(lifetime, said, given.answer.issued_at_unix()),
         }));
         self.read_token(given.answer.token.expose());
         Ok(Some(given.pass))
@@ -153,7 +153,7 @@ impl Walker<'_> {
     }
 
     /// HEAD for an image: Docker Hub counts no HEAD.
-    async fn ask(&mut self, way: Way, pass: &Pass, shown: Shown) -> Result<Answer, Fault> {
+    async fn ask(&mut self, way: Way, pass: &Pass, shown: Shown) -> Result<Answer, Diagnosis> {
         let method = if self.place.image.is_some() { Method::HEAD } else { Method::GET };
         self.ask_by(&method, way, pass, shown).await
     }
@@ -164,7 +164,7 @@ impl Walker<'_> {
         way: Way,
         pass: &Pass,
         shown: Shown,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Answer, Diagnosis> {
         let with = if pass.is_nothing() || !way.is_own() { Shown::Nothing } else { shown };
         let asked = self.probe.ask(method, &way, fields(), pass).await;
         let mut exchange = Exchange {
@@ -196,7 +196,7 @@ impl Walker<'_> {
     }
 
     /// The last answer: follows redirects, and says what it means.
-    async fn arrive(&mut self, mut answer: Answer, pass: &Pass) -> Result<String, Fault> {
+    async fn arrive(&mut self, mut answer: Answer, pass: &Pass) -> Result<String, Diagnosis> {
         for _ in 0..limits::REDIRECTS {
             if !is_redirect(answer.status) {
                 break;
@@ -225,16 +225,16 @@ impl Walker<'_> {
         if answer.status.is_success() { Ok(self.success(&answer)) } else { Err(self.refusal(&answer)) }
     }
 
-    fn redirect(&mut self, answer: &Answer) -> Result<Way, Fault> {
+    fn redirect(&mut self, answer: &Answer) -> Result<Way, Diagnosis> {
         let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or_else(|| Fault::new(Kind::Redirect, "it redirects to nowhere"))?;
+        let location = location.ok_or_else(|| Diagnosis::new(Kind::Redirect, "it redirects to nowhere"))?;
         let way = self.probe.redirect(&answer.way, location);
         let to = match &way {
             Ok(way) => way.to_string(),
             Err(_) => without_query(location).to_owned(),
         };
         self.steps.push(Step::Redirect { to: self.probe.veiled(&to), allowed: way.is_ok() });
-        way.map_err(|error| Fault::elsewhere(Kind::Redirect, &error))
+        way.map_err(|error| Diagnosis::elsewhere(Kind::Redirect, &error))
     }
 
     fn success(&self, answer: &Answer) -> String {
@@ -255,63 +255,68 @@ impl Walker<'_> {
         format!("{} {} is {digest}{kind}", image.repository, image.reference)
     }
 
-    fn refusal(&self, answer: &Answer) -> Fault {
+    fn refusal(&self, answer: &Answer) -> Diagnosis {
         let said = answer.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
         match answer.status {
             StatusCode::UNAUTHORIZED => self.unauthorized(answer),
-            StatusCode::TOO_MANY_REQUESTS => Fault::of_limit(&answer.headers, now()),
+            StatusCode::TOO_MANY_REQUESTS => Diagnosis::of_limit(&answer.headers, now()),
             StatusCode::FORBIDDEN => {
                 let who = self.username.unwrap_or("nobody in particular");
-                Fault::new(Kind::Denied, format!("this is not for {who}{said}"))
+                Diagnosis::new(Kind::Denied, format!("this is not for {who}{said}"))
             }
             StatusCode::NOT_FOUND => self.not_found(answer, &said),
-            status if is_redirect(status) => Fault::new(Kind::Redirect, "it redirects in circles"),
-            status => Fault::new(Kind::Answer, format!("it answers {status}{said}")),
+            status if is_redirect(status) => Diagnosis::new(Kind::Redirect, "it redirects in circles"),
+            status => Diagnosis::new(Kind::Answer, format!("it answers {status}{said}")),
         }
     }
 
-    fn not_found(&self, answer: &Answer, said: &str) -> Fault {
+    fn not_found(&self, answer: &Answer, said: &str) -> Diagnosis {
         let Some(image) = &self.place.image else {
             let kind = if self.place.target == "/v2/" { Kind::NoRegistry } else { Kind::Answer };
             let words = if kind == Kind::NoRegistry { "there is no /v2/" } else { "there is no such thing" };
-            return Fault::new(kind, format!("{words}{said}"));
+            return Diagnosis::new(kind, format!("{words}{said}"));
         };
         if answer.errors.iter().any(|error| error.starts_with("MANIFEST_UNKNOWN")) {
             let words = format!("{} has no {}{said}", image.repository, image.reference);
-            return Fault::new(Kind::NoSuchImage, words);
+            return Diagnosis::new(Kind::NoSuchImage, words);
         }
         self.no_repository(said)
     }
 
     /// Registries do not tell what is not there from what is not to be seen.
-    fn no_repository(&self, said: &str) -> Fault {
+    fn no_repository(&self, said: &str) -> Diagnosis {
         let Some(image) = &self.place.image else {
             let words = format!(
                 "it refuses what its own token endpoint gave{said}: not there, or not for this account"
             );
-            return Fault::new(Kind::NoSuchRepository, words);
+            return Diagnosis::new(Kind::NoSuchRepository, words);
         };
         let whom = self.username.map_or_else(|| "everybody".to_owned(), |name| format!("{name:?}"));
         let words = format!("{} is not there, or not for {whom}{said}", image.repository);
-        let fault = Fault::new(Kind::NoSuchRepository, words);
+        let diagnosis = Diagnosis::new(Kind::NoSuchRepository, words);
         match self.username {
-            _ if image.may_be_host => fault.advise("for a registry of that name write https:// before it"),
-            None => fault.advise("-u NAME asks as somebody"),
-            Some(_) => fault,
+            _ if image.may_be_host => {
+                diagnosis.advise("for a registry of that name write https:// before it")
+            }
+            None => diagnosis.advise("-u NAME asks as somebody"),
+            Some(_) => diagnosis,
         }
     }
 
-    fn unauthorized(&self, answer: &Answer) -> Fault {
+    fn unauthorized(&self, answer: &Answer) -> Diagnosis {
         match answer.shown {
-            Shown::Nothing => Fault::new(Kind::NeedsLogin, "it wants to know who asks").advise("-u NAME"),
+            Shown::Nothing => Diagnosis::new(Kind::NeedsLogin, "it wants to know who asks").advise("-u NAME"),
             Shown::Password => {
                 let who = self.username.unwrap_or("these credentials");
-                Fault::new(Kind::WrongPassword, format!("the registry does not take the password of {who}"))
+                Diagnosis::new(
+                    Kind::WrongPassword,
+                    format!("the registry does not take the password of {who}"),
+                )
             }
-            Shown::Token => self.clock_fault(answer).unwrap_or_else(|| {
+            Shown::Token => self.clock_diagnosis(answer).unwrap_or_else(|| {
                 if invalid_token(&answer.headers) {
                     let words = "the registry says invalid_token to what its own token endpoint gave";
-                    return Fault::new(Kind::TokenRefused, words)
+                    return Diagnosis::new(Kind::TokenRefused, words)
                         .advise("do both know the same key, issuer and service?");
                 }
                 self.no_repository("")
@@ -320,7 +325,7 @@ impl Walker<'_> {
     }
 
     /// A token that is refused, and by one of the clocks is not good at this moment.
-    fn clock_fault(&self, answer: &Answer) -> Option<Fault> {
+    fn clock_diagnosis(&self, answer: &Answer) -> Option<Diagnosis> {
         let token = self.token.as_ref()?;
         let there = date(&answer.headers);
         let (here, host) = (now(), &self.probe.settings().url.host);
@@ -336,7 +341,7 @@ impl Walker<'_> {
             Some(format!("the token is {} by {whose}", out_of_time(token, clock)?))
         })?;
         Some(
-            Fault::new(Kind::ClockSkew, words)
+            Diagnosis::new(Kind::ClockSkew, words)
                 .advise("set the clocks of registry, token endpoint and this machine"),
         )
     }
@@ -354,18 +359,18 @@ impl Walker<'_> {
     }
 
     /// Why there was no answer. Whoever speaks the wrong one of http and https mostly hears nothing that says so.
-    async fn no_answer(&self, error: &Error) -> Fault {
-        let fault = self.fault(error);
-        let kind = match fault.kind {
+    async fn no_answer(&self, error: &Error) -> Diagnosis {
+        let diagnosis = self.diagnosis(error);
+        let kind = match diagnosis.kind {
             Kind::Tls => Kind::PlainHttp,
             Kind::Unreachable if self.probe.settings().url.https => Kind::PlainHttp,
             Kind::Broken | Kind::Unreachable if !self.probe.settings().url.https => Kind::NeedsTls,
-            _ => return fault,
+            _ => return diagnosis,
         };
-        self.other_scheme(kind).await.err().unwrap_or(fault)
+        self.other_scheme(kind).await.err().unwrap_or(diagnosis)
     }
 
-    async fn other_scheme(&self, kind: Kind) -> Result<(), Fault> {
+    async fn other_scheme(&self, kind: Kind) -> Result<(), Diagnosis> {
         if !self.probe.speaks_the_other().await {
             return Ok(());
         }
@@ -373,15 +378,15 @@ impl Walker<'_> {
         let (asked, other) = if url.https { ("TLS", "http") } else { ("plain HTTP", "https") };
         let words = format!("{} is asked by {asked}, and speaks {other}", url.authority());
         let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
-        Err(Fault::new(kind, words).advise(format!("write {other}://{host}:{}{}", url.port, url.path)))
+        Err(Diagnosis::new(kind, words).advise(format!("write {other}://{host}:{}{}", url.port, url.path)))
     }
 
-    fn fault(&self, error: &Error) -> Fault {
-        self.veiled(Fault::of(error, now()))
+    fn diagnosis(&self, error: &Error) -> Diagnosis {
+        self.veiled(Diagnosis::of(error, now()))
     }
 
-    fn veiled(&self, fault: Fault) -> Fault {
-        Fault { message: self.probe.veiled(&fault.message), ..fault }
+    fn veiled(&self, diagnosis: Diagnosis) -> Diagnosis {
+        Diagnosis { message: self.probe.veiled(&diagnosis.message), ..diagnosis }
     }
 
     /// The fields that say something here; others may say what is nobody's business.
@@ -486,7 +491,7 @@ fn out_of_time(token: &Jwt, clock: i64) -> Option<String> {
 }
 
 /// For how long a token is good.
-pub(super) fn lifetime_words(seconds: u64, said: bool, issued: Option<i64>) -> String {
+pub(super) fn format_lifetime(seconds: u64, said: bool, issued: Option<i64>) -> String {
     let mut words = format!("good for {}", format::duration(seconds));
     if !said {
         words += ", since it says nothing else";

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
 
 use crate::body::RequestBody;
+use crate::cli::probe::auditor::{Auditor, sha256};
 use crate::cli::probe::check::Check;
-use crate::cli::probe::examiner::{Examiner, sha256};
 use crate::cli::probe::format;
 use crate::clock;
 use crate::proto::{Action, Digest, RepositoryName};
@@ -32,7 +32,7 @@ impl Parcel {
 /// A header field.
 type Field = (HeaderName, String);
 
-impl Examiner<'_> {
+impl Auditor<'_> {
     /// Pushes in `dockgate-probe` below `base`.
     pub(super) async fn write(&mut self, base: Option<&RepositoryName>) {
         let prefix = base.map(RepositoryName::as_str).unwrap_or_default();
