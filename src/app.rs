@@ -3,12 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 
 use crate::admin::{AdminListener, AdminState};
 use crate::authn::htpasswd::{LoadError, Warning};
@@ -182,7 +183,7 @@ impl App {
         self.state.drain();
         let limit = self.config().server.drain_timeout;
         let drained = self.server.drain(limit).await;
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cache = self.cache.lock().clone();
         if let Some(cache) = cache {
             // A disk that hangs must not keep the process.
             let _ = tokio::time::timeout(limits::CACHE_CLOSE_DEADLINE, cache.close()).await;
@@ -190,8 +191,8 @@ impl App {
         drained
     }
 
-    fn config(&self) -> std::sync::MutexGuard<'_, Config> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    fn config(&self) -> parking_lot::MutexGuard<'_, Config> {
+        self.config.lock()
     }
 
     fn stamps(&self) -> Vec<Stamp> {
@@ -278,7 +279,7 @@ impl App {
 
     /// Where content is kept. Once it is open it stays: another path needs a restart.
     fn cache(&self, config: &Config) -> Option<Arc<Cache>> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache.lock();
         if cache.is_none() {
             *cache = config.cache.as_ref().map(Cache::open);
         }

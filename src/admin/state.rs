@@ -1,9 +1,10 @@
 //! The state of a gateway, as the admin listener sees it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::Cache;
@@ -39,14 +40,14 @@ impl AdminState {
 
     /// Notes that `what` could not be reloaded, so that the old stays in force; or, with `None`, that it was.
     pub(crate) fn note(&self, what: &'static str, problem: Option<String>) {
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = self.problems.lock();
         problems.retain(|(known, _)| *known != what);
         problems.extend(problem.map(|problem| (what, problem)));
     }
 
     /// Returns a line for each problem.
     pub(super) fn problems(&self) -> Vec<String> {
-        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let problems = self.problems.lock();
         problems.iter().map(|(what, problem)| format!("{what}: {problem}")).collect()
     }
 

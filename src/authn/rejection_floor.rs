@@ -1,8 +1,8 @@
 //! How long a failure takes to answer.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// The time of the costliest check in the file, as measured: a running maximum that sinks slowly, so that one
 /// bad moment of the machine does not slow failures down for good.
@@ -48,8 +48,8 @@ impl Pace {
         news
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> parking_lot::MutexGuard<'_, State> {
+        self.0.lock()
     }
 }
 

@@ -7,11 +7,12 @@
 //! for a name, and an office behind one address is not slowed down by its daily mistypings.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 
 use crate::authn::peer::Peer;
 
@@ -149,7 +150,7 @@ where
 }
 
 fn with<T>(tally: &Shared, look: impl FnOnce(&mut Tally) -> T) -> T {
-    look(&mut tally.lock().unwrap_or_else(PoisonError::into_inner))
+    look(&mut tally.lock())
 }
 
 #[cfg(test)]

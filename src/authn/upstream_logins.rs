@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::authn::memory::{Fingerprint, Memory};
@@ -177,7 +178,7 @@ struct Flight<E> {
 
 impl<E> Shared<E> {
     fn flights(&self) -> MutexGuard<'_, Flights<E>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        self.flights.lock()
     }
 
     fn is_right(&self, fingerprint: &Fingerprint, now: Instant) -> bool {

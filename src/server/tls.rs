@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -67,7 +68,7 @@ impl Certificates {
     pub(crate) fn reload_if_changed(&self) -> Result<bool, CertificateError> {
         let now = stamps(&self.files);
         {
-            let mut known = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.stamps.lock();
             if *known == now {
                 return Ok(false);
             }

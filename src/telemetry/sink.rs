@@ -4,8 +4,10 @@
 //! last ones before the process ends, are written at once.
 
 use std::io::{self, Write as _};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 /// How long a line may wait for others.
 const DELAY: Duration = Duration::from_millis(50);
@@ -40,7 +42,7 @@ impl Sink {
 
     /// Adds a whole line.
     pub(super) fn write(&self, line: &[u8]) {
-        let mut buffer = lock(&self.buffer);
+        let mut buffer = self.buffer.lock();
         let before = buffer.len();
         buffer.extend_from_slice(line);
         let after = buffer.len();
@@ -54,28 +56,23 @@ impl Sink {
 
     /// Writes out what waits.
     pub(super) fn flush(&self) {
-        let _turn = lock(&self.out);
-        let lines = std::mem::take(&mut *lock(&self.buffer));
-        // Nobody is left to be told when standard error is gone.
+        let _turn = self.out.lock();
+        let lines = std::mem::take(&mut *self.buffer.lock());
+        // A closed standard error leaves no other place to report to.
         let _ = io::stderr().write_all(&lines);
     }
 
     fn run(&self) {
         loop {
-            let mut buffer = lock(&self.buffer);
+            let mut buffer = self.buffer.lock();
             while buffer.is_empty() {
-                buffer = self.filled.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+                self.filled.wait(&mut buffer);
             }
             if buffer.len() < BATCH {
-                drop(self.filled.wait_timeout(buffer, DELAY));
-            } else {
-                drop(buffer);
+                self.filled.wait_for(&mut buffer, DELAY);
             }
+            drop(buffer);
             self.flush();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

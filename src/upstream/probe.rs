@@ -3,10 +3,11 @@
 //! The rules are those of the gateway: the same hops, the same credentials, the same token requests.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
 
 use crate::authz::Permit;
 use crate::body::RequestBody;
@@ -224,7 +225,7 @@ impl Probe {
 
     /// `text`, which a peer has said, without any secret that it was shown or has given.
     pub(crate) fn veiled(&self, text: &str) -> String {
-        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let secrets = self.secrets.lock();
         let hidden = |text: String, secret: &Secret| match secret.expose() {
             short if short.len() < SHORTEST => text,
             secret => text.replace(secret, "[secret]"),
@@ -249,7 +250,7 @@ impl Probe {
     }
 
     fn hide(&self, secret: &Secret) {
-        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut secrets = self.secrets.lock();
         if !secrets.iter().any(|known| known.ct_eq(secret)) {
             secrets.push(secret.clone());
         }

@@ -1,8 +1,9 @@
 //! Circuit breakers of storage hosts: a dead CDN costs its own requests a moment, and the registry nothing.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::config::limits;
@@ -67,7 +68,7 @@ impl StorageCircuits {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Circuit>> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

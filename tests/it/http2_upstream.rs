@@ -1,7 +1,7 @@
 //! Upstreams that speak HTTP/2.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use h2::Reason;
 use h2::server::SendResponse;
 use http::HeaderMap;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -119,8 +120,8 @@ impl Server {
         in_front_of(self.address, &self.ca, lines).await
     }
 
-    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    fn log(&self) -> parking_lot::MutexGuard<'_, Log> {
+        self.log.lock()
     }
 
     /// How many connections speak this.
@@ -169,7 +170,7 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, log: Arc<Mutex<Log>>, script
     let Ok(stream) = tls.accept(stream).await else { return };
     let protocol =
         String::from_utf8(stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec()).unwrap();
-    log.lock().unwrap().connections.push(protocol.clone());
+    log.lock().connections.push(protocol.clone());
     match protocol.as_str() {
         "h2" => serve_http2(stream, log, script).await,
         _ => serve_http1(stream, protocol, log, script).await,
@@ -205,7 +206,7 @@ async fn answer(
         body.extend_from_slice(&data);
     }
     let asked = asked(&parts, "h2", body.into());
-    log.lock().unwrap().requests.push(asked.clone());
+    log.lock().requests.push(asked.clone());
     let reply = script(&asked);
     if let End::Refuse(reason) = reply.end {
         return respond.send_reset(reason);
@@ -221,7 +222,7 @@ async fn answer(
     };
     let whole = matches!(reply.end, End::Whole | End::GoAway);
     if send(&mut out, sent, whole).await.is_err() {
-        log.lock().unwrap().resets += 1;
+        log.lock().resets += 1;
         return;
     }
     match reply.end {
@@ -237,7 +238,7 @@ async fn answer(
         End::GoAway => last.send(()).await.unwrap(),
         End::Stall(_) => {
             let _ = std::future::poll_fn(|cx| out.poll_reset(cx)).await;
-            log.lock().unwrap().resets += 1;
+            log.lock().resets += 1;
         }
     }
 }
@@ -264,7 +265,7 @@ async fn serve_http1(stream: TlsStream<TcpStream>, protocol: String, log: Arc<Mu
             let (parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
             let asked = asked(&parts, &protocol, body);
-            log.lock().unwrap().requests.push(asked.clone());
+            log.lock().requests.push(asked.clone());
             let reply = script(&asked);
             let mut head = http::Response::builder().status(reply.status);
             for (name, value) in &reply.headers {

@@ -6,8 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::authn::memory::Fingerprint;
@@ -95,7 +96,7 @@ impl<T> Default for Shared<T> {
 
 impl<T> Shared<T> {
     fn queue(&self) -> MutexGuard<'_, Queue<T>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 
@@ -119,7 +120,7 @@ impl<T: Clone> Shared<T> {
             if let Some(job) = queue.pop() {
                 return Some(job);
             }
-            queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.ready.wait(&mut queue);
         }
     }
 

@@ -31,7 +31,7 @@ fn held() -> (Checks<usize>, mpsc::Sender<()>) {
         let (held, busy) = (Arc::clone(&held), busy.clone());
         let work = move || {
             busy.send(()).unwrap();
-            let _ = held.lock().unwrap().recv();
+            let _ = held.lock().recv();
             0
         };
         drop(enter(&checks, 1000 + u32::try_from(thread).unwrap(), 250, work));
@@ -103,7 +103,7 @@ fn what_is_settled_meanwhile_is_not_queued() {
 
 /// A queue that no thread empties.
 fn queue_of(waiting: &[(u8, usize)]) -> Queue<usize> {
-    let mut queue = Shared::default().queue.into_inner().unwrap();
+    let mut queue = Shared::default().queue.into_inner();
     let mut number = 0;
     for &(from, count) in waiting {
         for _ in 0..count {

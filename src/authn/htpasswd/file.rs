@@ -1,9 +1,10 @@
 //! An htpasswd file that is watched: read again when it changes, the old table kept when the new is broken.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 
 use crate::authn::htpasswd::table::{Htpasswd, LoadError};
 use crate::file_stamp::Stamp;
@@ -64,8 +65,8 @@ impl HtpasswdFile {
         Reload::Kept(error)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Stamp> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> parking_lot::MutexGuard<'_, Stamp> {
+        self.seen.lock()
     }
 }
 

@@ -19,7 +19,7 @@ impl World {
     }
 
     async fn verify_from(&self, last: u8, user: &str, password: &str) -> Judgement<&'static str> {
-        let right = user == "alice" && password == *self.password.lock().unwrap();
+        let right = user == "alice" && password == *self.password.lock();
         let asked = self.asked.clone();
         let ask = || async move {
             asked.fetch_add(1, Ordering::SeqCst);
@@ -85,7 +85,7 @@ async fn a_right_password_is_believed_for_five_minutes_and_then_asked_for_again(
 async fn a_password_that_was_changed_at_the_upstream_ends_within_five_minutes() {
     let world = World::new();
     assert!(world.is_right("right").await);
-    *world.password.lock().unwrap() = "other";
+    *world.password.lock() = "other";
     assert!(world.is_right("other").await && world.is_right("right").await);
     tokio::time::advance(5 * MINUTE).await;
     assert!(!world.is_right("right").await);
@@ -96,10 +96,10 @@ async fn a_password_that_was_changed_at_the_upstream_ends_within_five_minutes() 
 async fn a_password_that_is_refused_on_the_way_is_asked_for_again_at_once() {
     let mut world = World::new();
     assert!(world.is_right("right").await);
-    *world.password.lock().unwrap() = "other";
+    *world.password.lock() = "other";
     world.forwarding.forget(&client("alice", "right"));
     assert!(!world.is_right("right").await);
-    *world.password.lock().unwrap() = "right";
+    *world.password.lock() = "right";
     assert!(!world.is_right("right").await, "what is wrong is remembered too");
     world.forwarding.forget_all();
     assert!(world.is_right("right").await);

@@ -1,8 +1,10 @@
 //! Fetching the layers of a pulled manifest ahead of the client.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::manifests::document::{Document, Part};
 use crate::cache::origin::breaker::BreakerState;
@@ -35,7 +37,7 @@ struct Waiting {
 
 impl Prefetch {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

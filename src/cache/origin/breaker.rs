@@ -1,7 +1,9 @@
 //! The breaker of an upstream: not every request waits for one that is dead.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::origin::{Origin, OriginRequest};
 use crate::clock;
@@ -164,7 +166,7 @@ impl Breaker {
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock()
     }
 }
 

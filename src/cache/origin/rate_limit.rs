@@ -1,8 +1,10 @@
 //! Upstreams that want to be left alone for a while: 429 and `Retry-After` (RFC 6585 section 4).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::config::limits;
@@ -30,7 +32,7 @@ impl RateLimitPauses {
     }
 
     fn accounts(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// A pool whose threads end when it is dropped.
 #[derive(Default)]
@@ -61,7 +63,7 @@ fn start(shared: &Arc<Shared>, number: usize) -> io::Result<()> {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn work(&self) {
@@ -76,7 +78,7 @@ impl Shared {
                 return;
             } else {
                 queue.idle += 1;
-                queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                self.ready.wait(&mut queue);
                 queue.idle -= 1;
             }
         }

@@ -5,8 +5,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::store::eviction::{Candidate, EvictionQueue, QueueEntry};
@@ -20,7 +21,7 @@ pub(crate) struct SharedIndex(Arc<Mutex<Index>>);
 impl SharedIndex {
     /// Locks the index. Hold the lock for no system call: readers wait for it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Index> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

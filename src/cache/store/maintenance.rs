@@ -3,8 +3,10 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::cache::store::content::Contents;
 use crate::cache::store::integrity::Verdict;
@@ -37,7 +39,7 @@ impl Maintenance {
 
     /// Has `hourly` called every hour.
     pub(crate) fn set_hourly(&self, hourly: Hourly) {
-        *self.hourly.lock().unwrap_or_else(PoisonError::into_inner) = Some(hourly);
+        *self.hourly.lock() = Some(hourly);
     }
 
     /// Works until the queue is closed.
@@ -62,7 +64,7 @@ impl Maintenance {
             }
             if layout.is_readable() && files::now() >= hourly + SCAN_EVERY {
                 // It may take long, and must not be called while it is locked.
-                let work = self.hourly.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let work = self.hourly.lock().clone();
                 work.inspect(|work| work());
                 hourly = files::now();
             }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cache::store::index::Victim;
 use crate::cache::store::layout::Kind;
@@ -100,7 +101,7 @@ impl MaintenanceQueue {
     pub(crate) fn flush(&self) {
         let mut state = self.state();
         while state.busy || state.woken {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
     }
 
@@ -110,8 +111,7 @@ impl MaintenanceQueue {
         if let Some(patience) = patience {
             state.busy = false;
             self.changed.notify_all();
-            let waited = self.changed.wait_timeout_while(state, patience, |state| !state.woken);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_while_for(&mut state, |state| !state.woken, patience);
         }
         state.woken = false;
         state.busy = true;
@@ -119,7 +119,7 @@ impl MaintenanceQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderValue;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::store::content::{Content, Contents};
 use crate::cache::store::files::{now, read_small, seconds, truncate};
@@ -126,7 +127,7 @@ impl Partial {
     pub(crate) fn discard(self) {}
 
     fn room(&self) -> MutexGuard<'_, Reservation> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+        self.room.lock()
     }
 
     fn report(&self, error: &io::Error) {
@@ -202,7 +203,7 @@ impl Partials {
     /// Removes the partial called `name` if it is of no use, else adds it to the index; nothing while it is being written.
     pub(crate) fn tidy(&self, name: &str) -> io::Result<()> {
         let layout = &self.contents.layout;
-        let _turn = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.tidying.lock();
         let Some(file) = layout.open_partial(name)? else {
             return if layout.partial(name, "part").exists() { Ok(()) } else { layout.remove_partial(name) };
         };
@@ -295,7 +296,7 @@ impl Partials {
 
     fn resume_named(self: &Arc<Self>, name: String, digest: &Digest) -> Option<Partial> {
         let layout = &self.contents.layout;
-        let _turn = self.tidying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.tidying.lock();
         let file = layout.open_partial(&name).ok()??;
         let length = file.metadata().ok()?.len();
         let head = Head::read(layout, &name).filter(|head| head.digest == *digest);

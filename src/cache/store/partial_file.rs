@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FlockOperation;
 
 use crate::cache::store::files;
@@ -40,7 +41,7 @@ impl PartialFile {
 
     /// Removes its files. A file that has been renamed to its place is not among them any more.
     pub(crate) fn remove(&self, layout: &Layout) -> io::Result<()> {
-        *self.gone.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.gone.lock() = true;
         layout.remove_partial(&self.name)
     }
 
@@ -51,7 +52,7 @@ impl PartialFile {
         let head = Head { reached, ..self.head.clone() };
         let new = layout.partial(&self.name, "new");
         head.write(&new, true)?;
-        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = self.gone.lock();
         if *gone { files::remove(&new) } else { Head::put(layout, &self.name) }
     }
 
@@ -91,6 +92,6 @@ impl LeftPartials {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<PartialFile>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::store::content::Content;
 use crate::cache::store::hash_pool::HashPool;
@@ -232,7 +233,7 @@ struct Turn {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn waits(&self) -> bool {
@@ -265,7 +266,7 @@ impl Shared {
 
     /// Does what waits. Returns true if there is more.
     fn turn(&self) -> bool {
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut work = self.work.lock();
         if self.waits() && work.is_behind() {
             self.catch_up(&mut work);
             return true;
@@ -409,7 +410,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let weight = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner).weight;
+        let weight = self.queue.get_mut().weight;
         if let Source::Runs(backlog) = &self.source {
             backlog.fetch_sub(weight, Ordering::Relaxed);
         }

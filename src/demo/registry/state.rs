@@ -1,8 +1,9 @@
 //! The registry as a value, and what a test may look up in it or put into it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::demo::registry::digester;
 use crate::demo::registry::refusal::Refusal;
@@ -67,7 +68,7 @@ impl Registry {
 
     /// Held for moments only, never while waiting for anything.
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        self.store.lock()
     }
 }
 

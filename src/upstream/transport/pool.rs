@@ -1,7 +1,9 @@
 //! Connections that wait for their next request.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::config::limits;
@@ -66,14 +68,13 @@ impl Pool {
     pub(crate) fn sweep(&self) {
         let now = clock::now();
         for idle in &self.0 {
-            let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = idle.lock();
             idle.retain(|idle| now.duration_since(idle.since) < limits::UPSTREAM_IDLE_TIMEOUT);
         }
     }
 
     fn lock(&self, worker: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
-        // Nothing panics while it is held, and a list of connections is valid at any moment.
-        self.0.get(worker).map(|idle| idle.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.get(worker).map(|idle| idle.lock())
     }
 }
 

@@ -1,11 +1,12 @@
 //! `pull_authorization = "each"`: every client's own credentials must pass at the upstream.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{gives, until, word};
 use crate::harness::{
@@ -146,7 +147,7 @@ fn wants_token(realm: &str) -> Reply {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock()
 }
 
 async fn ask(gateway: &Gateway, user: &str, request: Request) -> Answer {

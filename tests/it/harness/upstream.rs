@@ -1,11 +1,12 @@
 //! An upstream that follows a script, and fails the test on whatever is not in it.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use dockgate::internals::certificate;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ClientCertVerifierBuilder;
@@ -276,8 +277,8 @@ fn client_verifier(ca: &str) -> ClientCertVerifierBuilder {
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
 }
 
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(state: &Mutex<State>) -> parking_lot::MutexGuard<'_, State> {
+    state.lock()
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<Mutex<State>>) {

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use http::HeaderValue;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 pub(crate) mod download;
@@ -202,7 +203,7 @@ impl Fills {
     }
 
     fn fills(&self) -> MutexGuard<'_, HashMap<Key, Arc<Fill>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -246,7 +247,7 @@ impl Fill {
     }
 
     fn state(&self) -> MutexGuard<'_, FillState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Wakes all readers that wait.

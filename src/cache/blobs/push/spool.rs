@@ -1,10 +1,11 @@
 //! The spool of an upload: what has passed to the upstream of it, written and hashed behind it.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::body::Tap;
 use crate::cache::store::Store;
@@ -74,7 +75,7 @@ impl Spool {
 
     /// Ends it: all has come, and the upstream has taken it as `digest`. `tell` is told what becomes of it here.
     pub(crate) fn finish(self, digest: Digest, tell: impl FnOnce(End) + Send + 'static) {
-        *self.outcome.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tell));
+        *self.outcome.0.lock() = Some(Box::new(tell));
         self.writer.finish(digest);
     }
 }
@@ -96,7 +97,7 @@ impl Observer for Outcome {
     }
 
     fn verified(&self, result: Verified) {
-        let tell = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let tell = self.0.lock().take();
         let Some(tell) = tell else { return };
         tell(match result {
             Verified::Right(Some(_)) => End::Kept,

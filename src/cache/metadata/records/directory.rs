@@ -18,9 +18,9 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use crate::cache::store::Access;
@@ -298,11 +298,11 @@ impl Directory {
     }
 
     fn owner(&self) -> Owner {
-        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.owner.lock()
     }
 
     fn own(&self, owner: Owner) {
-        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+        *self.owner.lock() = owner;
     }
 }
 

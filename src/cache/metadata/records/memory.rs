@@ -1,12 +1,12 @@
 //! Records that have been looked at lately.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::Equivalent;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::metadata::records::directory::Place;
 use crate::clock;
@@ -119,13 +119,13 @@ impl Locks {
     pub(crate) fn one(&self, what: impl Hash) -> MutexGuard<'_, ()> {
         let hash = self.hasher.hash_one(what);
         let index = usize::try_from(hash % LOCKS as u64).unwrap_or_default();
-        self.locks[index].lock().unwrap_or_else(PoisonError::into_inner)
+        self.locks[index].lock()
     }
 
     /// Waits for all who hold one now, of each in turn: nobody else has to wait for that.
     pub(crate) fn pass(&self) {
         for lock in &self.locks {
-            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock.lock());
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::store::{Access, Kind};
@@ -70,7 +72,7 @@ impl Records {
     /// Those of the upstream called `name`. If it was at another URL when they were written, they are of another
     /// registry, and are removed.
     pub(crate) fn ledger(&self, name: &str, url: &str) -> Ledger {
-        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledgers = self.ledgers.lock();
         if let Some((known, ledger)) = ledgers.get(name)
             && known == url
         {

@@ -2,8 +2,10 @@
 //!
 //! Running one takes a process and often a call to a cloud, so all workers share one answer, and one run.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::single_flight::SingleFlight;
@@ -118,7 +120,7 @@ impl Inner {
 
     fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
         // Nothing panics while it is held, and what is kept is whole at any moment.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::config::limits;
@@ -158,7 +160,7 @@ impl Inner {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, and all of it is set at once.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The hosts that speak HTTP/2, and the one connection to each that small requests share.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
 use crate::config::limits;
@@ -131,7 +132,7 @@ impl Connections {
     pub(crate) fn sweep(&self) {
         let now = clock::now();
         for hosts in &self.0 {
-            let mut hosts = hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut hosts = hosts.lock();
             hosts.retain(|host| now.duration_since(host.used) < host.state.lasts());
         }
     }
@@ -147,10 +148,7 @@ impl Connections {
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, Vec<Host>>> {
-        // Nothing panics while it is held, and a list of hosts is valid at any moment.
-        self.0
-            .get(worker_id::place(self.0.len()))
-            .map(|hosts| hosts.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.get(worker_id::place(self.0.len())).map(|hosts| hosts.lock())
     }
 }
 
