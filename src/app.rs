@@ -1,4 +1,4 @@
-//! The wiring: a checked configuration to a gateway that runs, reloads and ends.
+//! The wiring: from a checked configuration to a gateway that runs, reloads and ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,14 +22,14 @@ use crate::config::{Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
-use crate::proto::{ErrorBody, ErrorCode, Secret};
+use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
 };
 use crate::telemetry::AccessLog;
 use crate::upstream::{TlsSettingsError, Upstream};
 
-/// Why a gateway can't start.
+/// A gateway that can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address is taken, or not this machine's.
@@ -49,7 +49,7 @@ pub enum StartError {
     Upstream {
         /// The upstream's name.
         name: String,
-        /// What is wrong.
+        /// The error.
         source: TlsSettingsError,
     },
     /// The machine gives no randomness.
@@ -60,7 +60,7 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-/// A gateway that runs.
+/// A running gateway.
 pub struct App {
     config: Mutex<Config>,
     origin: Option<Origin>,
@@ -74,7 +74,7 @@ pub struct App {
     workers: usize,
 }
 
-/// Where a configuration came from, to read it again.
+/// The source of a configuration, to read it again.
 #[derive(Clone, Debug)]
 pub struct Origin {
     /// The `--config` of the command line.
@@ -140,7 +140,7 @@ impl App {
         })
     }
 
-    /// The addresses that it listens on, in the configuration's order; unix sockets have none.
+    /// Returns the addresses that it listens on, in the configuration's order; unix sockets have none.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -150,7 +150,7 @@ impl App {
         self.admin_listener.as_ref().map(AdminListener::address)
     }
 
-    /// Looks at all files every two seconds, and takes over what has changed. Never ends.
+    /// Checks all files every two seconds and reloads those that have changed. Never ends.
     pub async fn watch(&self) {
         let mut stamps = self.stamps();
         loop {
@@ -171,21 +171,21 @@ impl App {
         }
     }
 
-    /// Reads everything again, as SIGHUP asks.
+    /// Reloads everything, on SIGHUP.
     pub fn reload(&self) {
         self.reload_certificates();
         self.note_htpasswd(self.core.load().settings.authenticator.reload());
         self.reload_config();
     }
 
-    /// Stops accepting and lets what is under way finish, up to `drain_timeout`. The answer is whether all of it has.
+    /// Stops accepting and waits for requests under way, up to `drain_timeout`. Returns true if all have ended.
     pub async fn drain(&self) -> bool {
         self.state.drain();
         let limit = self.config().server.drain_timeout;
         let drained = self.server.drain(limit).await;
         let cache = self.cache.lock().clone();
         if let Some(cache) = cache {
-            // A disk that hangs must not keep the process.
+            // A disk that hangs must not keep the process alive.
             let _ = tokio::time::timeout(limits::CACHE_CLOSE_DEADLINE, cache.close()).await;
         }
         drained
@@ -204,14 +204,14 @@ impl App {
         match certificates.reload_if_changed() {
             Ok(false) => {}
             Ok(true) => {
-                tracing::info!("other certificates are in force");
+                tracing::info!("certificates reloaded");
                 self.state.note("certificates", None);
                 self.replace_core(|settings| {
                     settings.hosts = known_hosts(&self.config(), Some(certificates))
                 });
             }
             Err(error) => {
-                tracing::error!(%error, "the new certificates can't be used; the old ones stay in force");
+                tracing::error!(%error, "cannot use the new certificates; the old ones stay in force");
                 self.state.note("certificates", Some(error.to_string()));
             }
         }
@@ -221,33 +221,34 @@ impl App {
         match reload {
             Reload::Unchanged => {}
             Reload::Swapped(table) => {
-                tracing::info!(users = table.users(), "the htpasswd file was read again");
+                tracing::info!(users = table.users(), "htpasswd file reloaded");
                 warn_of_lines(table.warnings());
                 self.state.note("htpasswd", None);
             }
             Reload::Kept(error) => {
-                tracing::error!(%error, "the new htpasswd file can't be used; the old one stays in force");
+                tracing::error!(%error, "cannot use the new htpasswd file; the old one stays in force");
                 self.state.note("htpasswd", Some(error.to_string()));
             }
         }
     }
 
-    /// Rules and upstreams are taken over; what belongs to sockets and threads needs a restart, and says so.
+    /// Reads the configuration again and applies rules and upstreams. Keys of sockets and threads need a restart; a warning
+    /// names them.
     fn reload_config(&self) {
         let Some(origin) = &self.origin else { return };
-        match self.take_over(origin) {
+        match self.apply(origin) {
             Ok(()) => {
-                tracing::info!("the configuration was read again");
+                tracing::info!("configuration reloaded");
                 self.state.note("configuration", None);
             }
             Err(error) => {
-                tracing::error!(%error, "the new configuration can't be used; the old one stays in force");
+                tracing::error!(%error, "cannot use the new configuration; the old one stays in force");
                 self.state.note("configuration", Some(error));
             }
         }
     }
 
-    fn take_over(&self, origin: &Origin) -> Result<(), String> {
+    fn apply(&self, origin: &Origin) -> Result<(), String> {
         let config =
             Config::check(origin.path.as_deref(), &origin.environment).map_err(|error| error.to_string())?;
         let core = self.core.load_full();
@@ -277,7 +278,7 @@ impl App {
         Ok(())
     }
 
-    /// Where content is kept. Once it is open it stays: another path needs a restart.
+    /// Returns the cache, opened when it is first configured. Another path needs a restart.
     fn cache(&self, config: &Config) -> Option<Arc<Cache>> {
         let mut cache = self.cache.lock();
         if cache.is_none() {
@@ -294,7 +295,7 @@ impl App {
     }
 }
 
-/// Does what upstreams need done now and then, as long as there is a gateway.
+/// Maintains the upstreams, as long as there is a gateway.
 async fn maintain(core: Weak<ArcSwap<Core>>) {
     loop {
         tokio::time::sleep(limits::UPSTREAM_TEND_INTERVAL).await;
@@ -303,7 +304,7 @@ async fn maintain(core: Weak<ArcSwap<Core>>) {
     }
 }
 
-/// What a restart alone can change.
+/// Warns of changed keys that need a restart.
 fn warn_of_restart(before: &Config, now: &Config) {
     let (old, new) = (&before.server, &now.server);
     let changed = [
@@ -332,7 +333,7 @@ fn same_secret(old: Option<&Secret>, new: Option<&Secret>) -> bool {
     }
 }
 
-/// The answer to plain HTTP on a TLS port, in the registry's own words: it is its clients that come by this way.
+/// Returns the answer to plain HTTP on a TLS port. Registry clients send it, so it is an error of the registry API.
 fn not_tls() -> Bytes {
     let message = "this port speaks HTTPS, not HTTP (docker tries HTTP on loopback when it has no login: docker login first)";
     let body = ErrorBody::with_message(ErrorCode::Unsupported, message).render();
@@ -377,24 +378,20 @@ fn settings(
     }
 }
 
-/// external_url, the upstreams' virtual hosts and the certificates' names.
+/// Returns the hosts of external_url, the upstreams' virtual hosts and the certificates' names.
 fn known_hosts(config: &Config, certificates: Option<&Certificates>) -> KnownHosts {
     let leaves = certificates.map(Certificates::leaves).unwrap_or_default();
     let named: Vec<String> = leaves.iter().flat_map(dns_names).collect();
-    let external = config.server.external_url.iter().map(|url| host_of(&url.authority));
+    let external = config.server.external_url.as_ref();
+    let external =
+        external.and_then(|url| Authority::parse(&url.authority).ok()).map(|external| external.host);
     let virtual_hosts = config.upstreams.iter().flat_map(|upstream| &upstream.hosts).map(String::as_str);
-    let hosts = KnownHosts::new(named.iter().map(String::as_str).chain(external).chain(virtual_hosts));
+    let hosts =
+        KnownHosts::new(named.iter().map(String::as_str).chain(external.as_deref()).chain(virtual_hosts));
     hosts.with_certificates(leaves)
 }
 
-fn host_of(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
-}
-
-/// Whether there is an upstream that judges the passwords of clients.
+/// Returns true if an upstream judges the passwords of clients.
 fn forwards(config: &Config) -> bool {
     config.upstreams.iter().any(|upstream| upstream.credentials.source == CredentialSource::Forward)
 }
@@ -408,11 +405,12 @@ fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {
 
 fn warn_of_lines(warnings: &[Warning]) {
     for warning in warnings {
-        tracing::warn!(line = warning.line, reason = %warning.reason, "a line of the htpasswd file can't be used");
+        tracing::warn!(line = warning.line, reason = %warning.reason, "ignoring a line of the htpasswd file");
     }
 }
 
-/// The upstreams of a configuration. One whose settings and certificates are as before keeps its connections and tokens.
+/// Returns the upstreams of a configuration. One whose settings and certificates are as before keeps its connections and
+/// tokens.
 fn upstreams(
     config: &Config,
     before: &[Arc<Upstream>],
@@ -430,7 +428,7 @@ fn upstreams(
     config.upstreams.iter().map(make).collect()
 }
 
-/// What is kept of the upstreams that have a cache. Where nothing has changed, it goes on with what it knows.
+/// Returns the caches of the upstreams that have one. A cache whose settings are as before keeps its state.
 fn upstream_caches(
     config: &Config,
     before: &[Arc<UpstreamCache>],

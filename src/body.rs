@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use crate::clock::Stall;
 
-/// Why a body that had begun could not be finished. The connection or stream is then torn down.
+/// The failure of a body that had begun. The connection or stream is then torn down.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     /// The transport failed.
@@ -41,12 +41,12 @@ pub(crate) enum BodyError {
     Stalled(Duration),
 }
 
-/// Bytes that come from somewhere else, piece by piece, at the pace at which they are asked for.
+/// A source of bytes that is read piece by piece, at the reader's pace.
 pub(crate) trait Stream: Send {
-    /// The next piece; `None` is the good end, and after an error nothing more comes.
+    /// Polls for the next piece. `None` is the good end; after an error nothing more comes.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>;
 
-    /// Bytes still to come, where that is known.
+    /// Returns the number of bytes still to come, if known.
     fn remaining(&self) -> Option<u64>;
 }
 
@@ -72,17 +72,17 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// No bytes at all.
+    /// Returns a body without bytes.
     pub(crate) fn empty() -> Self {
         Self::full(Bytes::new())
     }
 
-    /// Bytes that are held whole: errors, listings, small manifests.
+    /// Returns a body that is held whole: an error, a listing, a manifest.
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         Self { source: Source::Full(bytes.into()), observer: None }
     }
 
-    /// A stream.
+    /// Returns a body that is read from `stream`.
     pub(crate) fn stream(stream: impl Stream + 'static) -> Self {
         Self { source: Source::Stream(Box::new(stream)), observer: None }
     }
@@ -99,7 +99,7 @@ impl Body {
         Self::stream(Slice { body: self, skip, left: length })
     }
 
-    /// The next piece; `None` is the good end.
+    /// Polls for the next piece. `None` is the good end.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match &mut self.source {
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
@@ -108,12 +108,12 @@ impl Body {
         }
     }
 
-    /// Whether all of it is here already.
+    /// Returns true if the body is held whole.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.source, Source::Full(_))
     }
 
-    /// Bytes still to come, where that is known.
+    /// Returns the number of bytes still to come, if known.
     pub(crate) fn remaining(&self) -> Option<u64> {
         match &self.source {
             Source::Full(bytes) => Some(bytes.len() as u64),
@@ -189,19 +189,19 @@ impl Stream for Slice {
     }
 }
 
-/// Sees what a client sends as it passes.
+/// An observer of what a client sends.
 pub(crate) trait Tap: Send + Sync {
-    /// A piece, when it has come from the client. Takes no time.
+    /// Takes note of a piece. Must not block.
     fn pass(&self, data: &Bytes);
 }
 
-/// What a client sends, on its way upstream.
+/// A request's body, on its way upstream.
 pub(crate) struct RequestBody {
     source: Sending,
-    /// Bytes still to come, where Content-Length says.
+    /// Bytes still to come, if Content-Length says.
     left: Option<u64>,
     begun: bool,
-    /// It has come to its good end.
+    /// The good end was reached.
     ended: bool,
     tap: Option<Box<dyn Tap>>,
     stall: Stall,
@@ -211,7 +211,7 @@ pub(crate) struct RequestBody {
 enum Sending {
     /// Nothing, or nothing more.
     Nothing,
-    /// Bytes that were read whole: they can be sent again. `measured`: their length is said beforehand.
+    /// Bytes that were read whole and can be sent again. `measured`: with a Content-Length.
     Held {
         bytes: Bytes,
         measured: bool,
@@ -223,23 +223,24 @@ enum Sending {
 }
 
 impl RequestBody {
-    /// A request without a body.
+    /// Returns the body of a request without one.
     pub(crate) fn empty() -> Self {
         Self::of(Sending::Nothing, Some(0), Duration::ZERO)
     }
 
-    /// A body that is held whole.
+    /// Returns a body that is held whole.
     pub(crate) fn held(bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
         Self::of(Sending::Held { bytes, measured: true }, Some(length), Duration::ZERO)
     }
 
-    /// The same, but in chunks (RFC 9112 section 7.1), as from a client that does not know its length.
+    /// Returns a body that is held whole and sent in chunks (RFC 9112 section 7.1), as by a client that does not know its
+    /// length.
     pub(crate) fn held_unmeasured(bytes: Bytes) -> Self {
         Self::of(Sending::Held { bytes, measured: false }, None, Duration::ZERO)
     }
 
-    /// What the client sends; `http2` says by which protocol it comes, `stall` how long it may stand still.
+    /// Returns the body that a client sends, by HTTP/2 or HTTP/1.1. `stall` is how long no byte may arrive.
     pub(crate) fn new(incoming: Incoming, http2: bool, stall: Duration) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
@@ -253,37 +254,37 @@ impl RequestBody {
         Self { source, left, begun: false, ended: false, tap: None, stall: stall_watch, limit: stall }
     }
 
-    /// From here on `tap` sees what comes from the client; `None`: nobody does.
+    /// Replaces the observer of what the client sends.
     pub(crate) fn set_tap(&mut self, tap: Option<Box<dyn Tap>>) {
         self.tap = tap;
     }
 
-    /// There is nothing to send, and there never was.
+    /// Returns true if there is nothing to send, and never was.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self.source, Sending::Nothing) && !self.begun
     }
 
-    /// A piece of the body has been taken from the client: the request can't be sent a second time.
+    /// Returns true if a piece has been taken from the client: the request can't be sent a second time.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun
     }
 
-    /// The client is still sending, or broke off.
+    /// Returns true if the client is still sending, or broke off.
     pub(crate) fn is_unfinished(&self) -> bool {
         matches!(self.source, Sending::Incoming { .. })
     }
 
-    /// All of it has been taken from the client.
+    /// Returns true if all of it has been taken from the client.
     pub(crate) fn is_taken(&self) -> bool {
         self.ended || self.left == Some(0)
     }
 
-    /// Bytes still to come, where the client said.
+    /// Returns the number of bytes still to come, if the client said.
     pub(crate) fn remaining(&self) -> Option<u64> {
         self.left
     }
 
-    /// The next piece. Trailers are dropped: no part of the registry API has any, and merging them is unsafe.
+    /// Polls for the next piece. Trailers are dropped: no part of the registry API has any, and merging them is unsafe.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             let incoming = match &mut self.source {
@@ -322,7 +323,7 @@ impl RequestBody {
         data
     }
 
-    /// hyper shows a reset with NO_ERROR as a clean end; only END_STREAM is one.
+    /// Checks the end of the stream. hyper shows a reset with NO_ERROR as a clean end; only END_STREAM is one.
     fn finish(&mut self) -> Result<(), BodyError> {
         let source = std::mem::replace(&mut self.source, Sending::Nothing);
         let reset =
@@ -356,9 +357,8 @@ impl RequestBody {
         Ok(Some(whole.freeze()))
     }
 
-    /// Reads and discards what the client still sends, up to `limit` bytes: whoever has to close the connection on a
-    /// client that is still sending lets it read the answer first, instead of a reset. The answer is whether there is
-    /// more.
+    /// Reads and discards what the client still sends, up to `limit` bytes, so that it finds the answer before the connection
+    /// is closed, instead of a reset. Returns true if there is more.
     pub(crate) async fn drain(&mut self, limit: usize) -> bool {
         let mut left = limit;
         while let Some(Ok(data)) = poll_fn(|cx| self.poll_data(cx)).await {
@@ -382,7 +382,7 @@ fn take_held(bytes: &mut Bytes, left: &mut Option<u64>) -> Option<Result<Bytes, 
 }
 
 impl RequestBody {
-    /// Makes a held body ready to be sent from its start. One that streams must not have begun.
+    /// Makes a held body ready to be sent again from its start. A streaming one must not have begun.
     pub(crate) fn rewind(&mut self) {
         if let Sending::Held { bytes, measured } = &self.source {
             self.left = measured.then_some(bytes.len() as u64);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_can_be_sent_again_with_and_without_its_length() {
+    async fn a_held_body_can_be_sent_again() {
         let bytes = Bytes::from_static(b"abc");
         for (mut body, length) in
             [(RequestBody::held(bytes.clone()), Some(3)), (RequestBody::held_unmeasured(bytes.clone()), None)]

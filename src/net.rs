@@ -1,4 +1,4 @@
-//! What lies between hyper and a socket: one stream type for every transport, with a limit on stalled writes.
+//! The layer between hyper and a socket: one stream type for every transport, with a limit on stalled writes.
 //!
 //! hyper does not poll a body while its write buffer is full, so a peer that reads nothing can be noticed only here.
 
@@ -13,23 +13,23 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::clock::Stall;
 
-/// What is known of the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// Its address: what the PROXY protocol says where that is spoken, else the socket's; loopback for a unix socket.
+    /// Its address: the one that the PROXY protocol names, else the socket's; loopback for a unix socket.
     pub address: IpAddr,
-    /// Whether the connection is TLS that ends here.
+    /// The connection is TLS that ends here.
     pub tls: bool,
 }
 
-/// In a request's extensions: it came with both Transfer-Encoding and Content-Length, of which hyper shows only one.
+/// A mark in the extensions of a request that came with both Transfer-Encoding and Content-Length: hyper shows only one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BothLengths;
 
 /// A connected socket of either family.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    /// TCP, with `TCP_NODELAY` set by whoever made it.
+    /// TCP, with `TCP_NODELAY` set.
     Tcp(TcpStream),
     /// A unix stream socket.
     Unix(UnixStream),
@@ -56,7 +56,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a socket holds nothing back
+        Poll::Ready(Ok(())) // a socket has no buffer of its own here
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -84,12 +84,12 @@ pub(crate) struct WriteStall<T> {
 }
 
 impl<T> WriteStall<T> {
-    /// Watches the writes of `inner`; `limit` is the `stall_timeout` of the configuration.
+    /// Returns `inner` with its writes watched. `limit` is the `stall_timeout` of the configuration.
     pub(crate) fn new(inner: T, limit: Duration) -> Self {
         Self { inner, stall: Stall::new(limit) }
     }
 
-    /// The stream underneath, to be looked at.
+    /// Returns the stream underneath.
     pub(crate) fn get_mut(&mut self) -> &mut T {
         &mut self.inner
     }
@@ -99,9 +99,12 @@ impl<T> WriteStall<T> {
             self.stall.progress();
             return result;
         }
-        self.stall
-            .poll_waiting(cx)
-            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
+        self.stall.poll_waiting(cx).map(|()| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the peer has read nothing for the whole stall_timeout",
+            ))
+        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Keeps out requests that a web page in a browser on this machine could cause.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::{Request, header};
+
+use crate::proto::Authority;
 
 /// Returns true if Host and Origin name this machine. A web page can send requests here by a name that resolves to loopback
 /// (Host is then that name) or from its own origin.
@@ -22,14 +24,10 @@ pub(super) fn is_json<B>(request: &Request<B>) -> bool {
     })
 }
 
+/// Returns true for `localhost` and loopback addresses. Not for names below `.localhost`, which some resolvers look up.
 fn is_local_authority(authority: &str) -> bool {
-    if let Ok(address) = authority.parse::<SocketAddr>() {
-        return address.ip().is_loopback();
-    }
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    authority == "localhost"
-        || host == "localhost"
-        || authority.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let is_loopback = |host: &str| host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    Authority::parse(authority).is_ok_and(|known| known.host == "localhost" || is_loopback(&known.host))
 }
 
 #[cfg(test)]
@@ -51,7 +49,14 @@ mod tests {
         {
             assert!(asked(host, None), "{host}");
         }
-        for host in ["evil.example:5001", "localhost.evil.example", "192.0.2.1:5001", "", "localhost:x:y"] {
+        for host in [
+            "evil.example:5001",
+            "localhost.evil.example",
+            "192.0.2.1:5001",
+            "",
+            "localhost:x:y",
+            "a.localhost",
+        ] {
             assert!(!asked(host, None), "{host}");
         }
         assert!(asked("localhost:5001", Some("http://localhost:5001")));

@@ -1,4 +1,4 @@
-//! What a connection is doing: whether a request is under way, and since when it is not.
+//! The activity of a connection: requests under way, bytes read and written.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::body::{Body, BodyError};
 use crate::config::limits;
 use crate::server::head_scan::HeadScan;
 
-/// Shared between a connection's stream, its requests and whoever watches it. All of them live in one task; the
-/// atomics only say so to the compiler.
+/// The activity of a connection, shared by its stream, its requests and its guard. All of them live in one task; the atomics
+/// only satisfy the compiler.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Activity(Arc<State>);
 
@@ -22,19 +22,19 @@ pub(super) struct Activity(Arc<State>);
 struct State {
     /// Requests whose response has not ended.
     under_way: AtomicUsize,
-    /// Bytes have come since the last request ended: the head of a next one.
+    /// Bytes have arrived since the last request ended: the head of a next one.
     head_begun: AtomicBool,
-    /// A head with both Transfer-Encoding and Content-Length has come.
+    /// A head with both Transfer-Encoding and Content-Length has arrived.
     both_lengths: AtomicBool,
-    /// Bytes of a response that hyper has taken and not yet written out.
+    /// Bytes of a response that hyper has taken and not yet written to the socket.
     unwritten: AtomicUsize,
-    /// A body waits for what hyper has taken of it to be written out.
+    /// A body waits until hyper has written what it has taken.
     body_waits: AtomicBool,
-    /// Something has ended since the watch looked last.
+    /// A request has ended since the guard last asked.
     ended: AtomicBool,
-    /// Responses of which the last piece was handed out and no further one asked for.
+    /// Responses whose last frame hyper has taken without asking for another.
     held_back: AtomicUsize,
-    /// Pieces of responses that were handed out; wraps.
+    /// Frames of responses that hyper has taken; wraps.
     moved: AtomicUsize,
 }
 
@@ -47,30 +47,30 @@ impl Activity {
         self.0.head_begun.load(Ordering::Relaxed)
     }
 
-    /// Whether a request has ended since this was asked last.
+    /// Returns true if a request has ended since the last call.
     pub(super) fn take_ended(&self) -> bool {
         self.0.ended.swap(false, Ordering::Relaxed)
     }
 
-    /// How much has been handed out, in pieces. Where it stays the same while [`Activity::is_held_back`], the client
+    /// Returns the number of frames that hyper has taken. While it stays the same and [`Activity::is_held_back`], the client
     /// takes nothing.
     pub(super) fn moved(&self) -> usize {
         self.0.moved.load(Ordering::Relaxed)
     }
 
-    /// Whether a response could go on if the client let it.
+    /// Returns true if a response waits for the client to take what it has.
     pub(super) fn is_held_back(&self) -> bool {
         self.0.held_back.load(Ordering::Relaxed) > 0
     }
 
-    /// A request has been read; it is under way until the answer is dropped.
+    /// Notes that a request has been read. It is under way until the guard is dropped.
     pub(super) fn begin(&self) -> RequestGuard {
         self.0.under_way.fetch_add(1, Ordering::Relaxed);
         self.0.head_begun.store(false, Ordering::Relaxed);
         RequestGuard { activity: self.clone(), held_back: false }
     }
 
-    /// Whether the head that was read last has both lengths; asked once.
+    /// Returns true, once, if the head that was read last has both lengths.
     pub(super) fn take_both_lengths(&self) -> bool {
         self.0.both_lengths.swap(false, Ordering::Relaxed)
     }
@@ -79,7 +79,7 @@ impl Activity {
 /// A request that is under way.
 pub(super) struct RequestGuard {
     activity: Activity,
-    /// A piece was handed out, and no further one asked for yet.
+    /// hyper has taken a frame and not asked for another yet.
     held_back: bool,
 }
 
@@ -90,7 +90,7 @@ impl RequestGuard {
         }
     }
 
-    fn handed_out(&mut self, length: usize) {
+    fn taken(&mut self, length: usize) {
         self.held_back = true;
         let state = &self.activity.0;
         state.held_back.fetch_add(1, Ordering::Relaxed);
@@ -110,18 +110,18 @@ impl Drop for RequestGuard {
 
 /// A response's body that keeps its request under way.
 ///
-/// Where it is paced (HTTP/1.1), it hands hyper no further piece before the last is written out: hyper would queue up to
-/// its whole buffer, which is large for the sake of uploads, for every client that reads slowly.
+/// If it is paced (HTTP/1.1), it gives hyper no further frame before the last is written: hyper would queue up to its whole
+/// buffer, which is large for the sake of uploads, for every client that reads slowly.
 pub(super) struct TrackedBody {
     body: Body,
-    under_way: RequestGuard,
+    guard: RequestGuard,
     paced: bool,
 }
 
 impl TrackedBody {
-    pub(super) fn new(body: Body, under_way: RequestGuard, paced: bool) -> Self {
-        under_way.activity.0.unwritten.store(0, Ordering::Relaxed);
-        Self { body, under_way, paced }
+    pub(super) fn new(body: Body, guard: RequestGuard, paced: bool) -> Self {
+        guard.activity.0.unwritten.store(0, Ordering::Relaxed);
+        Self { body, guard, paced }
     }
 }
 
@@ -133,8 +133,8 @@ impl HttpBody for TrackedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.under_way.asked();
-        let state = &self.under_way.activity.0;
+        self.guard.asked();
+        let state = &self.guard.activity.0;
         if self.paced && state.unwritten.load(Ordering::Relaxed) >= limits::COPY_BUFFER_BYTES {
             // hyper flushes when a body has nothing for it; the flush wakes this task.
             state.body_waits.store(true, Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl HttpBody for TrackedBody {
         let item = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &item {
             let length = frame.data_ref().map_or(0, Bytes::len);
-            self.under_way.handed_out(length);
+            self.guard.taken(length);
         }
         item
     }
@@ -157,7 +157,7 @@ impl HttpBody for TrackedBody {
     }
 }
 
-/// A stream whose reads and flushes are noticed.
+/// A stream that notes its reads and flushes.
 pub(super) struct ActivityIo<T> {
     pub(super) inner: T,
     pub(super) activity: Activity,
@@ -165,7 +165,7 @@ pub(super) struct ActivityIo<T> {
 }
 
 impl<T> ActivityIo<T> {
-    fn bytes_came(&mut self, bytes: &[u8]) {
+    fn note_read(&mut self, bytes: &[u8]) {
         let (state, idle) = (&self.activity.0, self.activity.is_idle());
         if idle {
             state.head_begun.store(true, Ordering::Relaxed);
@@ -184,9 +184,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        let came = &buf.filled()[before..];
-        if !came.is_empty() {
-            self.bytes_came(came);
+        let read = &buf.filled()[before..];
+        if !read.is_empty() {
+            self.note_read(read);
         }
         result
     }

@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its last: PROXY protocol, TLS, HTTP, and its end.
+//! Serving one connection: PROXY protocol, TLS, HTTP, and its end.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -30,26 +30,26 @@ use crate::server::activity::{Activity, ActivityIo, TrackedBody};
 use crate::server::head_scan::HeadScan;
 use crate::server::proxy_protocol;
 
-/// Answers requests. Cloned for each connection.
+/// A handler of requests. Cloned for each connection.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
-    /// The answer to `request`, which came from `peer`.
+    /// Answers `request`, which came from `peer`.
     fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// How connections are served. The same for all that come through one listener.
+/// The settings of all connections of one listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
-    /// TLS, where it ends here.
+    /// TLS, if it ends here.
     pub tls: Option<Arc<ServerConfig>>,
-    /// The whole answer to a client that speaks plain HTTP where TLS is spoken, byte for byte.
+    /// The whole answer to a client that speaks plain HTTP to a TLS port, byte for byte.
     pub not_tls: Bytes,
     /// Proxies that must begin with a PROXY header.
     pub proxies: Arc<[IpNet]>,
-    /// How long the head of a request may take to come in.
+    /// How long the head of a request may take to arrive.
     pub header_timeout: Duration,
-    /// How long a connection may have nothing to do.
+    /// How long a connection may be idle.
     pub idle_timeout: Duration,
-    /// How long a client may take no byte of what is sent to it.
+    /// How long a client may take no byte of a response.
     pub stall_timeout: Duration,
 }
 
@@ -62,9 +62,9 @@ pub(super) async fn serve(
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let spoken_for = spoken_for(&mut socket, address, &service.proxies);
-    let named = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, spoken_for);
-    let address = named.await.map_err(timed_out)??;
+    let address = client_address(&mut socket, address, &service.proxies);
+    let address = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, address);
+    let address = address.await.map_err(timed_out)??;
     let mut peer = Peer { address, tls: service.tls.is_some() };
     let Some(tls) = &service.tls else {
         return http_1(socket, peer, &service, handler, drain).await;
@@ -83,8 +83,12 @@ pub(super) async fn serve(
     }
 }
 
-/// The client's address: what a trusted proxy says it is, else the socket's. Whoever comes by a unix socket is local.
-async fn spoken_for(socket: &mut Socket, address: Option<IpAddr>, proxies: &[IpNet]) -> io::Result<IpAddr> {
+/// Returns the client's address: the one that a trusted proxy names, else the socket's. A unix socket is local.
+async fn client_address(
+    socket: &mut Socket,
+    address: Option<IpAddr>,
+    proxies: &[IpNet],
+) -> io::Result<IpAddr> {
     let local = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     let own = address.map_or(local, |address| address.to_canonical());
     let trusted = proxies.iter().any(|network| network.contains(&own));
@@ -94,28 +98,30 @@ async fn spoken_for(socket: &mut Socket, address: Option<IpAddr>, proxies: &[IpN
     Ok(proxy_protocol::read(socket).await?.map_or(own, |address| address.to_canonical()))
 }
 
-/// Whether the first byte is that of a method, where a TLS record of type handshake (RFC 8446 section 5.1) should be.
+/// Returns true if the first byte is that of an HTTP method instead of a TLS handshake record (RFC 8446 section 5.1).
 async fn is_plain_http(socket: &Socket) -> bool {
     let Socket::Tcp(stream) = socket else { return false };
     let mut first = [0u8; 1];
     matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
 }
 
-/// docker, refused over TLS by a registry on loopback, tries plain HTTP and shows that answer to its user.
+/// Answers plain HTTP on a TLS port. docker, refused over TLS by a registry on loopback, tries plain HTTP and shows that
+/// answer to its user.
 async fn refuse_plain(mut socket: Socket, answer: &[u8]) -> io::Result<()> {
     let goodbye = async {
         socket.write_all(answer).await?;
         socket.shutdown().await?;
-        // The request is read, lest a reset overtake the answer.
+        // Unread bytes would make the close a reset, which can overtake the answer.
         let mut request = tokio::io::AsyncReadExt::take(&mut socket, limits::HEADER_BYTES as u64);
         tokio::io::copy(&mut request, &mut tokio::io::sink()).await
     };
-    let patience = limits::REFUSED_UPLOAD_DEADLINE;
-    tokio::time::timeout(patience, goodbye).await.map_or(Ok(()), |result| result.map(|_| ()))
+    tokio::time::timeout(limits::REFUSED_UPLOAD_DEADLINE, goodbye)
+        .await
+        .map_or(Ok(()), |result| result.map(|_| ()))
 }
 
-/// hyper's own timer on the head runs while a kept connection is idle, too. So it is given the longer of the two
-/// limits, as the one that holds whatever else fails, and [`Guard`] keeps them apart.
+/// Serves HTTP/1.1. hyper's own timer for the head runs while a kept connection is idle, too. So it gets the longer of the two
+/// limits, as the last resort, and [`Guard`] enforces each.
 async fn http_1(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
@@ -172,29 +178,29 @@ fn answering<H: Handler>(
     Future: Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + 'static,
 > {
     service_fn(move |mut request: Request<Incoming>| {
-        let (handler, under_way) = (handler.clone(), activity.begin());
+        let (handler, guard) = (handler.clone(), activity.begin());
         if activity.take_both_lengths() {
             request.extensions_mut().insert(BothLengths);
         }
         async move {
             let response = handler.answer(request, peer).await;
-            Ok(response.map(|body| TrackedBody::new(body, under_way, paced)))
+            Ok(response.map(|body| TrackedBody::new(body, guard, paced)))
         }
     })
 }
 
-/// Ends a connection that has nothing to do, that dawdles over the head of a request, or that is to drain.
+/// The limits of a connection: ends one that is idle, that is slow with the head of a request, or that is to drain.
 ///
-/// The timer is touched only when what it waits for changes, never for a request that comes in whole.
+/// The timer is set only when the phase changes, never for a request that arrives whole.
 struct Guard<'a, C> {
     connection: Pin<&'a mut C>,
     activity: Activity,
     idle_timeout: Duration,
     header_timeout: Option<Duration>,
-    /// How long a client may hold back all of its responses at once, where that is not seen by the socket: an HTTP/2
-    /// client that opens no window (RFC 9113 section 5.2) takes what is written all the same.
+    /// How long a client may hold back all of its responses at once, if the socket does not show it: an HTTP/2 client that
+    /// opens no window (RFC 9113 section 5.2) still reads the socket.
     stall_timeout: Option<Duration>,
-    /// What had been handed out when the timer was set.
+    /// [`Activity::moved`] when the timer was set.
     moved: usize,
     phase: Phase,
     timer: Pin<Box<Sleep>>,
@@ -202,13 +208,13 @@ struct Guard<'a, C> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nothing is under way: closed at the end of `idle_timeout`.
+    /// No request is under way: closed at the end of `idle_timeout`.
     Idle,
-    /// A head has begun to come in: cut off at the end of `header_timeout`.
+    /// A head has begun to arrive: cut off at the end of `header_timeout`.
     Head,
     /// Requests are under way; they have limits of their own.
     Busy,
-    /// Told to end: what is under way is finished, and then the client has a moment to see it.
+    /// Draining: requests under way finish, and then the client has a moment to read the end.
     Ending,
 }
 
@@ -225,7 +231,7 @@ where
         let idle_timeout = service.idle_timeout;
         let first = header_timeout.unwrap_or(idle_timeout);
         let timer = Box::pin(tokio::time::sleep(first));
-        // A connection that was only just made is as good as a head that has begun.
+        // A new connection counts as one whose head has begun.
         let stall_timeout = header_timeout.is_none().then_some(service.stall_timeout);
         Self {
             connection,
@@ -260,7 +266,7 @@ where
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let phase = self.current();
-        // An answer that has just ended may still be on its way out: whoever drains gives it the whole time, too.
+        // A response that has just ended may still be on its way to the client: the whole limit starts now.
         let rests = matches!(phase, Phase::Idle | Phase::Ending);
         if phase != self.phase || (rests && self.activity.take_ended()) {
             self.phase = phase;
@@ -290,7 +296,7 @@ where
         }
     }
 
-    /// Nothing was taken since the timer was set, though there was something to take.
+    /// Returns true if the client has taken nothing since the timer was set, though there was something to take.
     fn is_stalled(&self) -> bool {
         self.activity.is_held_back() && self.activity.moved() == self.moved
     }

@@ -1,15 +1,14 @@
-//! A look at the heads of requests before hyper reads them.
+//! Scans the heads of requests before hyper reads them.
 //!
 //! hyper takes a request with both Transfer-Encoding and Content-Length, as RFC 9112 section 6.3 allows, and drops the
-//! length before anyone could see it. Here such a request is to be refused: whoever sends it hopes that two programs on
-//! the way read it differently. What is sent upstream is framed anew in any case, so this is a refusal of the
-//! suspicious and not what keeps the framing safe; a head that was sent before the last answer, behind a body, is not
-//! looked at.
+//! length before a handler could see it. The gateway refuses such a request: its purpose is that two programs on the way
+//! read it differently. What is sent upstream is framed anew in any case, so the framing is safe without this scan; a
+//! head that was sent before the last answer, behind a body, is not scanned.
 
-/// Longer than the names that are looked for.
+/// The bytes of a line that are kept: more than the names that are looked for have.
 const LINE: usize = 24;
 
-/// Reads along with a connection.
+/// The state of the scan.
 #[derive(Debug, Default)]
 pub(super) struct HeadScan {
     reading: bool,
@@ -21,8 +20,8 @@ pub(super) struct HeadScan {
 }
 
 impl HeadScan {
-    /// Reads `bytes`; `idle` says that no request was under way when they came, so that a head begins here. The answer
-    /// is whether a head that ends here has both lengths.
+    /// Scans `bytes`. `idle` says that no request was under way when they arrived, so that a head begins here. Returns true if
+    /// a head that ends here has both lengths.
     pub(super) fn read(&mut self, bytes: &[u8], idle: bool) -> bool {
         if !self.reading {
             if !idle {
@@ -62,7 +61,7 @@ impl HeadScan {
         if !ended {
             return false;
         }
-        // Behind a head without a body the next may follow; behind a body nobody here knows where it ends.
+        // The next head may follow one without a body. The end of a body is not known here.
         self.reading = !(self.transfer_encoding || self.content_length);
         self.transfer_encoding && self.content_length
     }
@@ -76,7 +75,7 @@ mod tests {
         b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: y\r\ncontent-LENGTH: 3\r\n\r\n";
 
     #[test]
-    fn both_lengths_are_seen_wherever_the_head_is_cut() {
+    fn both_lengths_are_found_however_the_head_is_cut() {
         for cut in 0..BOTH.len() {
             let mut scan = HeadScan::default();
             assert!(!scan.read(&BOTH[..cut], true));
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn one_length_is_no_offence() {
+    fn one_length_is_accepted() {
         let heads = [
             "Transfer-Encoding: chunked",
             "Content-Length: 3",
@@ -99,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pipelined_head_is_looked_at_too() {
+    fn a_pipelined_head_is_scanned_too() {
         let two = [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], BOTH].concat();
         assert!(HeadScan::default().read(&two, true));
     }
 
     #[test]
-    fn what_comes_while_a_request_is_under_way_is_its_body() {
+    fn bytes_during_a_request_are_its_body() {
         assert!(!HeadScan::default().read(BOTH, false));
     }
 }

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: who a trusted proxy speaks for.
+//! The PROXY protocol, versions 1 and 2: the client's address, as a trusted proxy gives it.
 //!
 //! Specified by haproxy's `proxy-protocol.txt`. It comes before everything else on a connection, TLS too.
 
@@ -16,8 +16,8 @@ const LONGEST_LINE: usize = 107;
 /// The longest header of version 2 that is read, in bytes: addresses and a few TLVs.
 const LONGEST_BLOCK: usize = crate::config::limits::PROXY_HEADER_BYTES;
 
-/// Reads the header that must stand here. `None` where the proxy speaks for itself (a health check) or does not know
-/// the client's address: the connection's own address counts then.
+/// Reads the header that a trusted proxy must send first. `None` if the proxy speaks for itself (a health check) or does not
+/// know the client's address: the connection's own address counts then.
 ///
 /// # Errors
 /// `InvalidData` for anything else than a header of version 1 or 2.
@@ -90,21 +90,21 @@ fn source(family: u8, block: &[u8]) -> io::Result<Option<IpAddr>> {
                 block.get(..16).and_then(|part| part.try_into().ok()).ok_or_else(invalid)?;
             if block.len() < 36 { Err(invalid()) } else { Ok(Some(Ipv6Addr::from(address).into())) }
         }
-        // Unspecified, and unix sockets: the proxy is all that is known.
+        // Unspecified, or a unix socket: no address is known but the proxy's.
         0x00 | 0x31 | 0x32 => Ok(None),
         _ => Err(invalid()),
     }
 }
 
 fn invalid() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "no PROXY protocol header where one must be")
+    io::Error::new(io::ErrorKind::InvalidData, "missing or malformed PROXY protocol header")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Reads a header in front of other bytes; the answer is what it says and what is left.
+    /// Reads a header in front of other bytes. Returns the address and the bytes behind it.
     async fn header(bytes: &[u8]) -> io::Result<(Option<String>, Vec<u8>)> {
         let mut input = bytes;
         let address = read(&mut input).await?;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_refused() {
+    async fn any_other_bytes_are_refused() {
         let long = [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 200], b"\r\n".to_vec()].concat();
         let cases = [
             b"GET /v2/ HTTP/1.1\r\n\r\n".to_vec(),
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_cut_anywhere_is_not_one() {
+    async fn a_truncated_header_is_refused() {
         let whole = block(0x21, 0x11, &[0; 12]);
         for cut in 0..whole.len() - 4 {
             assert!(header(&whole[..cut]).await.is_err(), "cut at {cut}");

@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use crate::config::{KeyPair, Tls};
 use crate::file_stamp::Stamp;
 
-/// Why certificates can't be served.
+/// A certificate or key that can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
 pub struct CertificateError {
@@ -49,19 +49,19 @@ impl Certificates {
         Ok(Self { files: files.clone(), stamps, table, config: Arc::new(config) })
     }
 
-    /// The settings for a handshake.
+    /// Returns the settings for a handshake.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.clone()
     }
 
-    /// The leaf certificates in force, which say what hosts are served.
+    /// Returns the leaf certificates in force, which name the hosts that are served.
     pub(crate) fn leaves(&self) -> Vec<CertificateDer<'static>> {
         let entries = self.table.0.load();
         let all = std::iter::once(&entries.default).chain(entries.named.iter().map(|entry| &entry.key));
         all.filter_map(|key| key.cert.first().cloned()).collect()
     }
 
-    /// Reads the files again if any has changed: `Ok(true)` when others are now in force.
+    /// Reads the files again if any has changed. Returns true if new certificates are now in force.
     ///
     /// # Errors
     /// When the new ones can't be used. The old stay in force, and the same files are not tried again.
@@ -90,20 +90,20 @@ fn stamps(files: &Tls) -> Vec<Stamp> {
     pairs.flat_map(|pair| [Stamp::of(&pair.certificate), Stamp::of(&pair.key)]).collect()
 }
 
-/// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, session tickets.
+/// Returns the settings: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, session tickets.
 fn server_config(table: Arc<Table>) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(table);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // A record then fills a buffer of 16 KiB to the byte: one byte more would cost every slow reader four pages of 4 KiB.
+    // A record with its overhead then fills 16 KiB exactly. One byte more would cost a slow reader another buffer.
     config.max_fragment_size = Some(16 * 1024 - 17);
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(config)
 }
 
-/// Chooses a certificate by the name that the client asks for (RFC 6066 section 3).
+/// The certificates, chosen by the name that the client asks for (RFC 6066 section 3).
 #[derive(Debug)]
 struct Table(ArcSwap<Entries>);
 
@@ -134,7 +134,7 @@ impl Entries {
         Ok(Self { default, named })
     }
 
-    /// An exact name wins over a wildcard.
+    /// Finds the certificate for a name. An exact name wins over a wildcard.
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         let exact = self.named.iter().find(|entry| entry.names.iter().any(|known| known == name));
         let parent = name.split_once('.').map(|(_, parent)| parent);
@@ -152,7 +152,7 @@ impl Entry {
     }
 }
 
-/// The DNS names that a certificate is for, wildcards as they are, in lower case.
+/// Returns the DNS names of a certificate in lower case, wildcards included.
 pub(crate) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let parsed = webpki::EndEntityCert::try_from(certificate);
     parsed.map(|leaf| leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()).unwrap_or_default()
@@ -165,12 +165,14 @@ fn load_pair(pair: &KeyPair) -> Result<CertifiedKey, CertificateError> {
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(bad_certificate)?;
     if chain.is_empty() {
-        return Err(wrong(&pair.certificate, "it holds no certificate".to_owned()));
+        return Err(wrong(&pair.certificate, "the file holds no certificate".to_owned()));
     }
     let key = PrivateKeyDer::from_pem_file(&pair.key).map_err(|error| wrong(&pair.key, error.to_string()))?;
     let key =
         aws_lc_rs::sign::any_supported_type(&key).map_err(|error| wrong(&pair.key, error.to_string()))?;
     let pair_of = CertifiedKey::new(chain, key);
-    pair_of.keys_match().map_err(|_| wrong(&pair.key, "it is not the certificate's key".to_owned()))?;
+    pair_of
+        .keys_match()
+        .map_err(|_| wrong(&pair.key, "the key does not belong to the certificate".to_owned()))?;
     Ok(pair_of)
 }

@@ -1,4 +1,4 @@
-//! The workers: one thread and one runtime for each core.
+//! Workers: one thread with a runtime of its own for each core.
 
 use std::io;
 use std::sync::Arc;

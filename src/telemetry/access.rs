@@ -18,19 +18,19 @@ use crate::telemetry::request_id::RequestId;
 use crate::telemetry::sink::Sink;
 use crate::telemetry::time::Timestamp;
 
-/// What is known of one request. Only what stands here is ever logged of it: no header that could hold a secret, and
-/// no path, since an upload's is a capability.
+/// The record of one request. Nothing else is logged of it: no header that could hold a secret, and no path, since an
+/// upload's is a capability.
 #[derive(Debug)]
 pub struct AccessRecord {
     log: AccessLog,
     started: Instant,
-    /// The answer's `X-Request-Id`.
+    /// The `X-Request-Id` of the answer.
     pub request_id: RequestId,
-    /// Who asked, after trusted proxies.
+    /// The client's address, as trusted proxies give it.
     pub client: IpAddr,
-    /// The name that was logged in with, or `anonymous`; none when that was refused.
+    /// The user name, or `anonymous`; none if authentication failed.
     pub user: Option<Arc<str>>,
-    /// The operation's word, or the method where the request has no meaning here.
+    /// The operation's name, or the method of a request that is no operation.
     pub operation: &'static str,
     /// The repository's canonical name.
     pub repository: Option<RepositoryName>,
@@ -38,17 +38,17 @@ pub struct AccessRecord {
     pub subject: Option<Subject>,
     /// The upstream's name.
     pub upstream: Option<Arc<str>>,
-    /// What the cache did for it: the word of `X-Cache`, in lower case.
+    /// What the cache did: the word of `X-Cache`, in lower case.
     pub cache: Option<&'static str>,
     /// The status of the answer.
     pub status: u16,
-    /// What the client says it is.
+    /// The client's `User-Agent`.
     pub agent: Option<HeaderValue>,
     bytes: u64,
     error: Option<String>,
 }
 
-/// What of the repository a request is about.
+/// The subject of a request within its repository.
 #[derive(Debug)]
 pub enum Subject {
     /// A manifest.
@@ -57,7 +57,7 @@ pub enum Subject {
     Digest(Digest),
 }
 
-/// Where the lines go.
+/// The access log.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLog {
     sink: &'static Sink,
@@ -69,7 +69,7 @@ impl AccessLog {
         Self { sink, json }
     }
 
-    /// Begins the record of a request.
+    /// Returns the record of a request that begins now. Dropping it writes the line.
     pub fn record(self, request_id: RequestId, client: IpAddr) -> Box<AccessRecord> {
         Box::new(AccessRecord {
             log: self,
@@ -142,12 +142,12 @@ impl Subject {
     }
 }
 
-/// What a client says of itself, in 200 bytes; what a header's value holds is ASCII here.
+/// Cuts a client's name off at 200 bytes. A header's value that is text is ASCII.
 fn shortened(agent: &str) -> &str {
     agent.get(..200).unwrap_or(agent)
 }
 
-/// A line in the making. Writing to a String can't fail.
+/// A line that is being written. Writing to a String can't fail.
 struct Line<'a> {
     out: &'a mut String,
     json: bool,
@@ -197,7 +197,7 @@ impl Line<'_> {
         }
     }
 
-    /// What prints as plain text.
+    /// Writes a value that needs no escapes.
     fn plain(&mut self, name: &str, value: impl std::fmt::Display) {
         let quote = if self.json { "\"" } else { "" };
         self.name(name);
@@ -218,7 +218,7 @@ impl Line<'_> {
     }
 }
 
-/// Text that needs no quotes to be one word of a line, and no escapes to stand between quotes.
+/// Returns true if text needs neither quotes nor escapes.
 fn is_plain(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'))
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_names_who_asked_for_what() {
+    fn a_line_has_every_field_in_order() {
         let line = line(false, "docker/28");
         let (time, rest) = line.split_at(27);
         assert!(time.ends_with('Z') && time.starts_with("20"), "{time}");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_says_can_forge_neither_a_line_nor_a_field() {
+    fn a_client_can_forge_neither_line_nor_field() {
         assert!(line(false, "x user=root").contains(" agent=\"x user=root\" "));
         let json: serde_json::Value = serde_json::from_str(&line(true, "a\",\"user\":\"root\\")).unwrap();
         assert_eq!(json["agent"], "a\",\"user\":\"root\\");

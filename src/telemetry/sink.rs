@@ -1,4 +1,4 @@
-//! Where log lines go: a buffer that a thread of its own empties to standard error.
+//! The sink of log lines: a buffer that a thread of its own writes to standard error.
 //!
 //! A system call for each line would cost a small request a tenth of its time. Lines of warnings and errors, and the
 //! last ones before the process ends, are written at once.
@@ -12,23 +12,23 @@ use parking_lot::{Condvar, Mutex};
 /// How long a line may wait for others.
 const DELAY: Duration = Duration::from_millis(50);
 
-/// What may wait, in bytes, before whoever adds to it has to write it out himself.
+/// The bytes that may wait. Beyond this, the thread that adds a line writes all of them.
 const WAITING: usize = 1024 * 1024;
 
-/// What wakes the writer before its time, in bytes.
+/// The bytes that wake the writer before [`DELAY`] has passed.
 const BATCH: usize = 64 * 1024;
 
 /// A buffer in front of standard error.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     buffer: Mutex<Vec<u8>>,
-    /// Only one may write at a time, or lines would change places.
+    /// Held while writing, so that lines keep their order.
     out: Mutex<()>,
     filled: Condvar,
 }
 
 impl Sink {
-    /// The one sink of the process; its thread starts with the first call.
+    /// Returns the one sink of the process. Its thread starts with the first call.
     pub(super) fn global() -> &'static Self {
         static SINK: OnceLock<&'static Sink> = OnceLock::new();
         SINK.get_or_init(|| {
@@ -54,7 +54,7 @@ impl Sink {
         }
     }
 
-    /// Writes out what waits.
+    /// Writes all lines that wait.
     pub(super) fn flush(&self) {
         let _turn = self.out.lock();
         let lines = std::mem::take(&mut *self.buffer.lock());

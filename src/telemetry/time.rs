@@ -1,4 +1,4 @@
-//! Times as logs have them: RFC 3339, in UTC, to the microsecond.
+//! Timestamps of log lines: RFC 3339, in UTC, to the microsecond.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;

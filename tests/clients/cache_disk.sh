@@ -137,7 +137,7 @@ check "what was kept before still is, or can be again" pulls fast/small "$WORK/s
 check "the gateway is ready" is_ready
 
 check "the disk fills up in the middle of a download, which all who wait get whole" pulls_three_at_once
-check "the log says so" within 5 grep -aq ' WARN .*nothing can be kept in the cache' "$WORK/gateway.log"
+check "the log says so" within 5 grep -aq ' WARN .*cache storage degraded' "$WORK/gateway.log"
 check "/readyz names it" within 5 has_trouble 'full'
 check "and is ready" is_ready
 check "a full disk: another image is pulled" pulls fast/second "$WORK/second"
@@ -145,7 +145,7 @@ check "a full disk: one larger than it is pulled" pulls fast/large "$WORK/large"
 check "a full disk: what it would have kept is not kept" is_not_kept fast/second "$WORK/second"
 free_again
 check "there is room again: it recovers by itself" within 40 has_no_trouble
-check "the log says so too" grep -aq 'the cache keeps again' "$WORK/gateway.log"
+check "the log says so too" grep -aq 'cache storage recovered' "$WORK/gateway.log"
 check "what is pulled now is kept" pulls fast/second "$WORK/second"
 check "and served from there" within 5 is_kept fast/second "$WORK/second"
 check "no beginning of a download takes room for nothing" nothing_is_left_over
