@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use crate::body::Body;
-use crate::cache::CacheStatus;
+use crate::cache::{BypassReason, CacheStatus};
 
 /// An answer, and what the cache did for it.
 ///
@@ -13,18 +13,25 @@ pub(super) struct Answer {
     pub(super) response: Response<Body>,
     /// `None` where no cache was involved.
     pub(super) cache_status: Option<CacheStatus>,
+    /// Why the cache left the request to the upstream.
+    pub(super) bypass: Option<BypassReason>,
 }
 
 impl Answer {
     /// Returns an answer that the cache gave.
     pub(super) fn cached(response: Response<Body>, cache_status: CacheStatus) -> Self {
-        Self { response, cache_status: Some(cache_status) }
+        Self { cache_status: Some(cache_status), ..response.into() }
+    }
+
+    /// Returns the upstream's own answer, to a request that the cache left to it.
+    pub(super) fn bypassed(response: Response<Body>, reason: BypassReason) -> Self {
+        Self { bypass: Some(reason), ..response.into() }
     }
 }
 
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
-        Self { response, cache_status: None }
+        Self { response, cache_status: None, bypass: None }
     }
 }
 

@@ -1,13 +1,16 @@
 //! Blobs: end-2 and end-10.
 
-use http::Response;
+use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::body::Body;
+use crate::cache::{Blob, CacheError};
 use crate::gateway::answer::Answer;
 use crate::gateway::authorized::AuthorizedRepository;
+use crate::gateway::cached::{etag_of, is_listed};
+use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
-use crate::proto::{Digest, Reference};
+use crate::proto::{ByteRange, ContentRange, Digest, Reference};
 
 /// Returns a blob, or a part of it: out of the cache, if there is one, else streamed from the upstream at the client's pace.
 pub(super) async fn get(
@@ -15,10 +18,50 @@ pub(super) async fn get(
     digest: &Digest,
     head: bool,
 ) -> Result<Answer, Problem> {
-    match request.cached_blob(digest, head).await? {
-        Some(answer) => Ok(answer),
-        None => Ok(request.ask().await?.into()),
+    let Some((upstream_cache, requester)) = request.cached() else { return Ok(request.ask().await?.into()) };
+    let etag = etag_of(digest);
+    let unchanged = is_listed(request.request.headers, &header::IF_NONE_MATCH, &etag);
+    let range = range(request, &etag).filter(|_| !unchanged);
+    match upstream_cache.blob(&requester, digest, range.as_ref(), head || unchanged).await {
+        Ok(blob) => {
+            upstream_cache.cache().counters().answered(blob.outcome);
+            let content_type = blob.content_type.clone();
+            let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+            let response = request.cached_head(content_type, digest, etag);
+            Ok(answer(blob, response, unchanged, head))
+        }
+        Err(CacheError::Bypass(reason)) => Ok(Answer::bypassed(request.ask().await?, reason)),
+        Err(error) => Err(request.cache_problem(error)),
     }
+}
+
+/// Returns the part of a blob that is asked for. `If-Range` (RFC 9110 section 13.1.5) with anything but the blob's own
+/// validator asks for the whole.
+fn range(request: &AuthorizedRepository<'_>, etag: &HeaderValue) -> Option<ByteRange> {
+    let headers = request.request.headers;
+    let range = headers.get(header::RANGE)?;
+    let same = headers.get(header::IF_RANGE).is_none_or(|validator| validator == etag);
+    same.then(|| ByteRange::parse(range.as_bytes()))
+}
+
+fn answer(blob: Blob, mut response: Response<Body>, unchanged: bool, head: bool) -> Answer {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Answer::cached(response, blob.outcome);
+    }
+    let length = blob.span.map_or(blob.total, |span| Some(span.length()));
+    if let (true, Some(length)) = (head, length) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    if let Some(span) = blob.span {
+        let range = ContentRange::Part { span, total: blob.total }.to_string();
+        set(headers, header::CONTENT_RANGE, &range);
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    *response.body_mut() = blob.body;
+    Answer::cached(response, blob.outcome)
 }
 
 pub(super) async fn delete(

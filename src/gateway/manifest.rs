@@ -1,17 +1,19 @@
 //! Manifests: end-3, end-7, end-9.
 
 use aws_lc_rs::digest;
-use http::{Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use tokio::sync::SemaphorePermit;
 
 use crate::body::{Body, RequestBody};
+use crate::cache::{CacheError, Manifest};
 use crate::config::limits;
 use crate::gateway::answer::Answer;
 use crate::gateway::authorized::AuthorizedRepository;
+use crate::gateway::cached::{etag_of, is_listed};
 use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
-use crate::proto::{Digest, MediaType, Reference};
+use crate::proto::{Accept, Digest, MediaType, Reference};
 use crate::upstream::DOCKER_CONTENT_DIGEST;
 
 /// Returns a manifest: out of the cache, if there is one, else from the upstream.
@@ -20,10 +22,33 @@ pub(super) async fn get(
     reference: &Reference,
     head: bool,
 ) -> Result<Answer, Problem> {
-    match request.cached_manifest(reference, head).await? {
-        Some(answer) => Ok(answer),
-        None => Ok(request.ask().await?.into()),
+    let Some((upstream_cache, requester)) = request.cached() else { return Ok(request.ask().await?.into()) };
+    let lines = request.request.headers.get_all(header::ACCEPT);
+    let accept = Accept::from_lines(lines.iter().map(HeaderValue::as_bytes));
+    match upstream_cache.manifest(&requester, reference, &accept, head).await {
+        Ok(manifest) => {
+            upstream_cache.cache().counters().answered(manifest.outcome);
+            Ok(answer(request, manifest, head))
+        }
+        Err(CacheError::Bypass(reason)) => Ok(Answer::bypassed(request.ask().await?, reason)),
+        Err(error) => Err(request.cache_problem(error)),
     }
+}
+
+fn answer(request: &AuthorizedRepository<'_>, manifest: Manifest, head: bool) -> Answer {
+    let etag = etag_of(&manifest.digest);
+    let unchanged = is_listed(request.request.headers, &header::IF_NONE_MATCH, &etag);
+    let content_type = HeaderValue::from_str(manifest.media_type.as_str());
+    let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));
+    let mut response = request.cached_head(content_type, &manifest.digest, etag);
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else if head {
+        response.headers_mut().insert(header::CONTENT_LENGTH, manifest.length.into());
+    } else {
+        *response.body_mut() = Body::full(manifest.bytes.unwrap_or_default());
+    }
+    Answer::cached(response, manifest.outcome)
 }
 
 /// Pushes a manifest. It is read whole before the upstream hears of it: one that is too large never gets there, and its

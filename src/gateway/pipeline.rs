@@ -73,9 +73,9 @@ impl Gateway {
 }
 
 fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body> {
+    record.set_answer(&answer);
     let mut response = answer.response;
     if let Some(cache_status) = answer.cache_status {
-        record.set_cache_status(cache_status);
         set_cache_status(response.headers_mut(), cache_status);
     }
     response

@@ -6,7 +6,8 @@ use http::request::Parts;
 use http::{Method, Response, header};
 
 use crate::body::Body;
-use crate::cache::CacheStatus;
+use crate::cache::{BypassReason, CacheStatus};
+use crate::gateway::answer::Answer;
 use crate::gateway::route::ResolvedRepository;
 use crate::proto::Operation;
 use crate::proto::identity::Identity;
@@ -55,9 +56,10 @@ impl RequestRecord {
         }
     }
 
-    pub(super) fn set_cache_status(&mut self, cache_status: CacheStatus) {
+    pub(super) fn set_answer(&mut self, answer: &Answer) {
         if let Some(access) = &mut self.access {
-            access.cache = Some(cache_status.word());
+            access.cache = answer.cache_status.map(CacheStatus::word);
+            access.bypass = answer.bypass.map(BypassReason::as_str);
         }
     }
 

@@ -40,6 +40,8 @@ pub struct AccessRecord {
     pub upstream: Option<Arc<str>>,
     /// What the cache did: the word of `X-Cache`, in lower case.
     pub cache: Option<&'static str>,
+    /// Why the cache left the request to the upstream.
+    pub bypass: Option<&'static str>,
     /// The status of the answer.
     pub status: u16,
     /// The client's `User-Agent`.
@@ -82,6 +84,7 @@ impl AccessLog {
             subject: None,
             upstream: None,
             cache: None,
+            bypass: None,
             status: 0,
             agent: None,
             bytes: 0,
@@ -110,6 +113,7 @@ impl AccessRecord {
         line.plain("client", self.client);
         line.text("upstream", self.upstream.as_deref());
         line.text("cache", self.cache);
+        line.text("bypass", self.bypass);
         line.text("agent", self.agent.as_ref().and_then(|agent| agent.to_str().ok()).map(shortened));
         line.text("request_id", Some(self.request_id.as_str()));
         line.text("error", self.error.as_deref());
@@ -229,6 +233,10 @@ mod tests {
     use super::*;
 
     fn line(json: bool, agent: &'static str) -> String {
+        line_of(json, agent, |_| ())
+    }
+
+    fn line_of(json: bool, agent: &'static str, change: impl FnOnce(&mut AccessRecord)) -> String {
         let log = AccessLog::new(Sink::global(), json);
         let mut record = log.record(RequestId::next(), "192.0.2.1".parse().unwrap());
         record.operation = "get_blob";
@@ -239,6 +247,7 @@ mod tests {
         record.cache = Some("hit");
         record.agent = Some(HeaderValue::from_static(agent));
         record.sent(42);
+        change(&mut record);
         let mut out = String::new();
         record.write(&mut out);
         out
@@ -259,6 +268,18 @@ mod tests {
             "{rest}"
         );
         assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_bypass_is_logged_with_its_reason() {
+        let bypass = |record: &mut AccessRecord| {
+            (record.cache, record.bypass) = (Some("miss"), Some("unknown_length"));
+        };
+        let text = line_of(false, "docker/28", bypass);
+        assert!(text.contains(" cache=miss bypass=unknown_length agent="), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&line_of(true, "docker/28", bypass)).unwrap();
+        assert_eq!(json["bypass"], "unknown_length");
+        assert!(!line(false, "docker/28").contains("bypass"), "a line without one has no such field");
     }
 
     #[test]

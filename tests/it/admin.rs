@@ -1,6 +1,8 @@
 //! The admin listener.
 
-use crate::harness::{Client, Gateway, Reply, Request, Upstream};
+use std::time::Duration;
+
+use crate::harness::{Client, Gateway, Origin, Reply, Request, Upstream, soon};
 
 async fn both(lines: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
@@ -55,4 +57,47 @@ async fn only_reading_by_this_machine_is_answered() {
     ask(Request::get("/healthz").header("Origin", "http://evil.example")).await.is(403);
     ask(Request::post("/healthz").body("")).await.is(405);
     ask(Request::head("/healthz")).await.is(200);
+}
+
+/// Returns a gateway with a cache, in front of a registry that takes all names.
+async fn with_a_cache() -> (Origin, Gateway) {
+    let origin = Origin::start().await;
+    let builder = Gateway::builder().admin_listener().cache("prefetch = false");
+    let lines = "retries = 0\n[upstream.cache]\n";
+    let gateway = builder.upstream_with("up", "", origin.address(), lines).start().await;
+    (origin, gateway)
+}
+
+#[tokio::test]
+async fn metrics_of_the_cache_have_the_documented_names() {
+    let (_origin, gateway) = with_a_cache().await;
+    let metrics = gateway.admin("/metrics").await.is(200).text();
+    for line in [
+        "dockgate_cache_degraded 0",
+        "dockgate_cache_objects{kind=\"blob\"} 0",
+        "dockgate_cache_requests_total{outcome=\"hit\"} 0",
+        "dockgate_cache_bypasses_total{reason=\"type_not_accepted\"} 0",
+        "dockgate_upstream_breaker_open{upstream=\"up\"} 0",
+    ] {
+        assert!(metrics.lines().any(|known| known == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_open_circuit_is_named_by_readyz_and_metrics() {
+    let (mut origin, gateway) = with_a_cache().await;
+    origin.upstream.dies().await;
+    soon("the circuit to open", async {
+        for number in 0.. {
+            gateway.get(&format!("/v2/a/manifests/{number}")).await.is(502);
+            let ready = gateway.admin("/readyz").await.is(200).json();
+            if ready["upstreams"]["up"] == "failing, circuit open" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let metrics = gateway.admin("/metrics").await.is(200).text();
+    assert!(metrics.contains("dockgate_upstream_breaker_open{upstream=\"up\"} 1"), "{metrics}");
 }
