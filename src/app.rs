@@ -22,6 +22,7 @@ use crate::config::{Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
+use crate::origin::attach;
 use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
@@ -106,7 +107,7 @@ impl App {
         let upstreams = upstreams(&config, &[], workers)?;
         let shared = SharedState::new(config.server.secret.as_ref())?;
         let cache = config.cache.as_ref().map(Cache::open);
-        let upstream_caches = upstream_caches(&config, &[], cache.as_ref());
+        let upstream_caches = attach(upstream_caches(&config, &[], cache.as_ref()), &upstreams);
         let settings = settings(&config, authenticator, upstreams, upstream_caches, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, shared)));
         tokio::spawn(maintain(Arc::downgrade(&core)));
@@ -267,6 +268,7 @@ impl App {
             upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
         let upstream_caches =
             upstream_caches(&config, &core.settings.upstream_caches, self.cache(&config).as_ref());
+        let upstream_caches = attach(upstream_caches, &upstreams);
         let settings =
             settings(&config, authenticator, upstreams, upstream_caches, self.certificates.as_deref());
         let mut shared = core.shared();

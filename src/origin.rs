@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Limited};
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::cache;
-use crate::cache::{Asking, OriginRequest, OriginResponse, Resource};
+use crate::cache::{Asking, OriginRequest, OriginResponse, Resource, UpstreamCache};
 use crate::config::limits;
 use crate::meaning::{Meaning, Retry, UpstreamFailure};
 use crate::proto::media_type::FULL_ACCEPT;
@@ -18,7 +18,7 @@ use crate::upstream::answer::{is_json_object, is_page};
 use crate::upstream::{Purpose, RequiredScope, Upstream};
 
 /// One repository of an upstream, asked with one request's permit.
-pub(crate) struct UpstreamOrigin {
+struct UpstreamOrigin {
     upstream: Arc<Upstream>,
     permit: Permit,
     repository: RepositoryName,
@@ -35,18 +35,37 @@ enum Account {
     Anonymous,
 }
 
-impl UpstreamOrigin {
-    /// Returns the origin for `repository`, which is the upstream's own name. `headers` go with every request, besides what
-    /// it needs itself.
-    pub(crate) fn shared(
-        upstream: Arc<Upstream>,
-        permit: Permit,
-        repository: RepositoryName,
+/// The way to one upstream.
+struct UpstreamOrigins(Arc<Upstream>);
+
+impl cache::Origins for UpstreamOrigins {
+    fn origin(
+        &self,
+        permit: &Permit,
+        repository: &RepositoryName,
         headers: HeaderMap,
     ) -> Arc<dyn cache::Origin> {
-        Arc::new(Self { upstream, permit, repository, headers })
+        let (upstream, permit, repository) = (self.0.clone(), permit.clone(), repository.clone());
+        Arc::new(UpstreamOrigin { upstream, permit, repository, headers })
     }
+}
 
+/// Returns the caches, each of which asks the upstream of its name.
+pub(crate) fn attach(
+    caches: impl IntoIterator<Item = Arc<UpstreamCache>>,
+    upstreams: &[Arc<Upstream>],
+) -> Vec<Arc<UpstreamCache>> {
+    let attach = |cache: Arc<UpstreamCache>| {
+        let upstream = upstreams.iter().find(|upstream| upstream.settings().name == cache.name());
+        match upstream {
+            Some(upstream) => cache.with_origins(Arc::new(UpstreamOrigins(upstream.clone()))),
+            None => cache,
+        }
+    };
+    caches.into_iter().map(attach).collect()
+}
+
+impl UpstreamOrigin {
     async fn answer(&self, request: OriginRequest) -> Result<OriginResponse, UpstreamFailure> {
         match self.answer_once(request.clone()).await {
             Err(failure) if failure.meaning.retry() == Retry::Once => self.answer_once(request).await,

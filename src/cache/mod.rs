@@ -27,7 +27,9 @@ pub(crate) use crate::cache::contents::Cache;
 pub(crate) use crate::cache::error::{BypassReason, CacheError};
 pub(crate) use crate::cache::manifests::manifest::Manifest;
 pub(crate) use crate::cache::origin::breaker::BreakerState;
-pub(crate) use crate::cache::origin::{Asking, ByteSpan, Origin, OriginRequest, OriginResponse, Resource};
+pub(crate) use crate::cache::origin::{
+    Asking, ByteSpan, Origin, OriginRequest, OriginResponse, Origins, Resource,
+};
 pub(crate) use crate::cache::requester::Requester;
 pub(crate) use crate::cache::upstream_cache::UpstreamCache;
 pub(crate) use counters::{Cause, Counted, Counters};

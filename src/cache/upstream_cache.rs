@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use crate::authz::Permit;
 use crate::cache::blobs::blob::Blob;
 use crate::cache::blobs::prefetch::Prefetch;
 use crate::cache::contents::Cache;
 use crate::cache::error::{BypassReason, CacheError};
-use crate::cache::manifests::document::Document;
 use crate::cache::manifests::fetch::ManifestFetcher;
 use crate::cache::manifests::listing::Listings;
 use crate::cache::manifests::manifest::Manifest;
@@ -15,22 +16,22 @@ use crate::cache::manifests::pull::ManifestPulls;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::grants::Grants;
 use crate::cache::metadata::membership::BlobMembership;
-use crate::cache::metadata::record::{Membership, TagRecord};
+use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::records::Ledger;
-use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
 use crate::cache::origin::breaker::BreakerState;
 use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{Origin, OriginRequest, OriginResponse};
+use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
-use crate::clock;
 use crate::config;
-use crate::meaning::Meaning;
+use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
 
 /// One upstream's part of the cache.
+#[derive(Clone)]
 pub(crate) struct UpstreamCache {
+    origins: Arc<dyn Origins>,
     pub(crate) cache: Arc<Cache>,
     /// The upstream's name.
     pub(crate) name: Arc<str>,
@@ -45,15 +46,7 @@ pub(crate) struct UpstreamCache {
     pub(crate) authorizer: Arc<PullAuthorizer>,
     pub(crate) manifests: Arc<ManifestPulls>,
     pub(crate) listings: Arc<Listings>,
-    pub(crate) prefetch: Prefetch,
-}
-
-/// Something that is being written to a repository through this gateway.
-#[derive(Debug, Clone)]
-pub(crate) struct Writing {
-    repository: RepositoryName,
-    /// Where it was when that began.
-    generation: Generation,
+    pub(crate) prefetch: Arc<Prefetch>,
 }
 
 impl UpstreamCache {
@@ -99,6 +92,7 @@ impl UpstreamCache {
         );
         let fetcher = ManifestFetcher::new(name.clone(), settings, gate.clone(), metadata.clone(), memory);
         Arc::new(Self {
+            origins: Arc::new(Unattached),
             name,
             upstream: upstream.clone(),
             settings: settings.clone(),
@@ -109,7 +103,7 @@ impl UpstreamCache {
             authorizer,
             manifests: Arc::new(ManifestPulls::new(fetcher)),
             listings: Arc::new(listings),
-            prefetch: Prefetch::default(),
+            prefetch: Arc::default(),
             cache,
         })
     }
@@ -140,7 +134,24 @@ impl UpstreamCache {
         self.metadata.canonical(name)
     }
 
-    /// One request's view of a repository, which the upstream calls `name` and everybody here `permit.repository()`.
+    /// Returns the same part of the cache, which asks the upstream by `origins` from now on.
+    pub(crate) fn with_origins(&self, origins: Arc<dyn Origins>) -> Arc<Self> {
+        Arc::new(Self { origins, ..self.clone() })
+    }
+
+    /// Returns the requester of something in `repository`, as the upstream calls it. `headers` go with every question to the
+    /// upstream.
+    pub(crate) fn requester(
+        self: &Arc<Self>,
+        permit: &Permit,
+        repository: &RepositoryName,
+        headers: HeaderMap,
+    ) -> Requester {
+        let origin = self.origins.origin(permit, repository, headers);
+        self.repository(permit, repository, origin)
+    }
+
+    /// Returns the requester that asks by `origin`.
     pub(crate) fn repository(
         self: &Arc<Self>,
         permit: &Permit,
@@ -150,32 +161,22 @@ impl UpstreamCache {
         Requester { site: self.clone(), permit: permit.clone(), name: name.clone(), source }
     }
 
-    /// A repository has been written to through this gateway: what is known not to be there may be there now, and what is
-    /// being asked of it may be out of date when it comes.
+    /// Notes that something has been written to a repository through this gateway, or perhaps has.
     pub(crate) fn written(&self, repository: &RepositoryName) {
         self.metadata.advance(repository);
     }
 
-    /// Something is about to be written there through this gateway.
+    /// Notes that something is about to be written to a repository through this gateway.
     pub(crate) fn begin_write(&self, repository: &RepositoryName) -> Writing {
-        Writing { repository: repository.clone(), generation: self.metadata.generation(repository) }
+        self.metadata.begin_write(repository)
     }
 
-    /// Something has been deleted there through this gateway, or perhaps has.
+    /// Notes that something has been deleted from a repository through this gateway, or perhaps has.
     pub(crate) fn deleted(&self, repository: &RepositoryName, reference: &Reference) {
-        self.written(repository);
-        match reference {
-            Reference::Tag(tag) => self.ledger.forget_tag(repository, tag),
-            Reference::Digest(digest) => {
-                self.ledger.release(repository, Kind::Manifest, digest);
-                self.ledger.release(repository, Kind::Blob, digest);
-            }
-        }
+        self.metadata.deleted(repository, reference);
     }
 
-    /// A manifest has been pushed there through this gateway, and the upstream has taken it: this is a
-    /// [`written`](Self::written) as well. Where something else was written there since `writing` began, nobody here knows
-    /// which came last, and the tag is asked for again. What is not what `digest` says, or is no manifest, is not kept.
+    /// As [`ManifestFetcher::pushed`].
     pub(crate) fn pushed_manifest(
         &self,
         writing: &Writing,
@@ -184,34 +185,12 @@ impl UpstreamCache {
         media_type: Option<MediaType>,
         bytes: &[u8],
     ) {
-        let repository = &writing.repository;
-        let document = Document::parse(bytes, media_type.as_ref()).ok().filter(|_| digest.is_of(bytes));
-        let Some(document) = document else { return self.deleted(repository, reference) };
-        let (before, generation) = self.metadata.advance(repository);
-        let (size, confirmed) = (Some(bytes.len() as u64), clock::wall());
-        let held = Membership { media_type: Some(document.media_type), size, confirmed };
-        self.cache.store.keep_manifest(digest, bytes);
-        self.ledger.note_served(digest);
-        self.metadata.hold_since(generation, repository, Kind::Manifest, digest, &held);
-        match reference {
-            Reference::Tag(tag) if before == writing.generation => {
-                self.metadata.point_since(
-                    generation,
-                    repository,
-                    tag,
-                    &TagRecord { digest: digest.clone(), confirmed },
-                );
-            }
-            Reference::Tag(tag) => self.ledger.forget_tag(repository, tag),
-            Reference::Digest(_) => {}
-        }
+        self.manifests.fetcher().pushed(writing, reference, digest, media_type, bytes);
     }
 
-    /// A blob is at the upstream there, as it has said to a push through this gateway.
+    /// Notes that the upstream has taken a blob that was pushed through this gateway.
     pub(crate) fn pushed_blob(&self, repository: &RepositoryName, digest: &Digest) {
-        let (_, generation) = self.metadata.advance(repository);
-        let held = Membership { media_type: None, size: None, confirmed: clock::wall() };
-        self.metadata.hold_since(generation, repository, Kind::Blob, digest, &held);
+        self.metadata.pushed_blob(repository, digest);
     }
 
     /// Returns the manifest that `reference` names. A GET counts as a pull: its blobs may be fetched ahead. HEAD has `head`, and
@@ -370,5 +349,28 @@ impl Requester {
     /// As [`PullAuthorizer::authorize_blob`].
     pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), CacheError> {
         self.site.authorizer.authorize_blob(self, digest).await
+    }
+}
+
+/// The way to an upstream that is not asked: as `dockgate cache list` opens a cache.
+struct Unattached;
+
+impl Origins for Unattached {
+    fn origin(&self, _: &Permit, _: &RepositoryName, _: HeaderMap) -> Arc<dyn Origin> {
+        Arc::new(Self)
+    }
+}
+
+impl Origin for Unattached {
+    fn ask(&self, _: OriginRequest) -> Asking<'_> {
+        Box::pin(async { Err(UpstreamFailure::unusable("nothing: it is not asked here")) })
+    }
+
+    fn account(&self) -> Arc<str> {
+        "".into()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 }

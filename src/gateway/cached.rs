@@ -10,7 +10,6 @@ use crate::gateway::authorized::AuthorizedRepository;
 use crate::gateway::forward::set;
 use crate::gateway::respond::{Problem, code_for};
 use crate::gateway::rewrite;
-use crate::origin::UpstreamOrigin;
 use crate::proto::{Digest, ErrorCode};
 use crate::upstream::DOCKER_CONTENT_DIGEST;
 
@@ -20,8 +19,7 @@ impl AuthorizedRepository<'_> {
         let upstream_cache = self.upstream_cache()?;
         let (permit, remote) = (&self.request.permit, &self.repository.remote);
         let headers = self.request.core.shared.via.mark_own(self.request.headers);
-        let origin = UpstreamOrigin::shared(self.upstream().clone(), permit.clone(), remote.clone(), headers);
-        Some((upstream_cache, upstream_cache.repository(permit, remote, origin)))
+        Some((upstream_cache, upstream_cache.requester(permit, remote, headers)))
     }
 
     /// Returns the head that every answer out of the cache has.

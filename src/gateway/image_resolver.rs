@@ -9,7 +9,6 @@ use crate::cache::UpstreamCache;
 use crate::cache::maintenance::WarmTarget;
 use crate::gateway::core::Core;
 use crate::gateway::route::{Addressing, ResolvedRepository, RouteError, Routes};
-use crate::origin::UpstreamOrigin;
 use crate::proto::identity::Identity;
 use crate::proto::{ImageName, RepositoryName};
 use crate::upstream::Upstream;
@@ -51,9 +50,7 @@ impl Routes {
         let upstream_cache = route.upstream_cache.as_ref();
         let upstream_cache = upstream_cache.ok_or_else(|| format!("\"{}\" has no cache", route.name))?;
         let permit = Permit::operator_at(Identity::Anonymous, resolved.canonical);
-        let (upstream, remote) = (route.upstream.clone(), resolved.remote);
-        let origin = UpstreamOrigin::shared(upstream, permit.clone(), remote.clone(), HeaderMap::new());
-        let requester = upstream_cache.repository(&permit, &remote, origin);
+        let requester = upstream_cache.requester(&permit, &resolved.remote, HeaderMap::new());
         let (image, upstream_cache) = (image.to_owned(), upstream_cache.clone());
         Ok(WarmTarget { image, upstream_cache, requester, reference: name.reference })
     }

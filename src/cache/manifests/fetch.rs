@@ -10,9 +10,9 @@ use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type, wh
 use crate::cache::manifests::memory::{Kept, ManifestMemory};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::negative_cache::NotFound;
-use crate::cache::metadata::record::Membership;
+use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::metadata::tags::{PendingTags, TagHead, life};
-use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
 use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{OriginRequest, OriginResponse};
 use crate::cache::outcome::CacheStatus;
@@ -135,7 +135,7 @@ impl ManifestFetcher {
     /// Returns where a tag points, by an answer that still counts and whose manifest was not here.
     pub(crate) fn pending(&self, repository: &RepositoryName, tag: &Tag) -> Option<TagHead> {
         let head = self.pending.get(repository, tag)?;
-        let is_young = crate::cache::metadata::record::age(head.confirmed) < self.life(tag);
+        let is_young = age(head.confirmed) < self.life(tag);
         (is_young && head.generation == self.metadata.generation(repository)).then_some(head)
     }
 
@@ -302,6 +302,36 @@ impl ManifestFetcher {
         self.metadata.ledger().note_served(&digest);
         let kept = self.memory.keep(&digest, kept);
         Manifest::of(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss)
+    }
+
+    /// Keeps a manifest that has been pushed through this gateway, and that the upstream has taken. Where something else was
+    /// written there since `writing` began, nothing tells which came last, and the tag is asked for again. Bytes without the
+    /// digest, or that are no manifest, are not kept.
+    pub(crate) fn pushed(
+        &self,
+        writing: &Writing,
+        reference: &Reference,
+        digest: &Digest,
+        media_type: Option<MediaType>,
+        bytes: &[u8],
+    ) {
+        let repository = writing.repository();
+        let document = Document::parse(bytes, media_type.as_ref()).ok().filter(|_| digest.is_of(bytes));
+        let Some(document) = document else { return self.metadata.deleted(repository, reference) };
+        let (before, generation) = self.metadata.advance(repository);
+        let (size, confirmed) = (Some(bytes.len() as u64), clock::wall());
+        let held = Membership { media_type: Some(document.media_type), size, confirmed };
+        self.memory.store().keep_manifest(digest, bytes);
+        self.metadata.ledger().note_served(digest);
+        self.metadata.hold_since(generation, repository, Kind::Manifest, digest, &held);
+        match reference {
+            Reference::Tag(tag) if before == writing.generation() => {
+                let record = TagRecord { digest: digest.clone(), confirmed };
+                self.metadata.point_since(generation, repository, tag, &record);
+            }
+            Reference::Tag(tag) => self.metadata.ledger().forget_tag(repository, tag),
+            Reference::Digest(_) => {}
+        }
     }
 
     fn record(&self, repository: &RepositoryName, found: &Manifest, generation: Generation) {

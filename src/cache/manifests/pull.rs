@@ -106,6 +106,11 @@ impl ManifestPulls {
         Self { fetcher, tags: SingleFlight::default(), digests: SingleFlight::default() }
     }
 
+    /// Returns the manifests that are pulled.
+    pub(crate) fn fetcher(&self) -> &ManifestFetcher {
+        &self.fetcher
+    }
+
     /// Returns the manifest that `reference` names. HEAD has `head`, and causes no download that it does not need.
     ///
     /// # Errors

@@ -6,9 +6,10 @@ use crate::cache::metadata::generation::{Generation, Generations};
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::metadata::records::Ledger;
 use crate::cache::store::{Kind, Store};
+use crate::clock;
 use crate::config;
 use crate::config::RepositoryPattern;
-use crate::proto::{Digest, RepositoryName, Tag};
+use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
 /// The records of one upstream, and how often its repositories have been written to.
 pub(crate) struct UpstreamMetadata {
@@ -22,6 +23,26 @@ pub(crate) struct UpstreamMetadata {
     ledger: Ledger,
     generations: Arc<Generations>,
     store: Arc<Store>,
+}
+
+/// A write to a repository through this gateway, under way.
+#[derive(Debug, Clone)]
+pub(crate) struct Writing {
+    repository: RepositoryName,
+    /// The repository's, when the write began.
+    generation: Generation,
+}
+
+impl Writing {
+    /// Returns the repository that is written to.
+    pub(crate) fn repository(&self) -> &RepositoryName {
+        &self.repository
+    }
+
+    /// Returns where the repository was when the write began.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
 }
 
 impl UpstreamMetadata {
@@ -74,6 +95,30 @@ impl UpstreamMetadata {
     /// and after.
     pub(crate) fn advance(&self, repository: &RepositoryName) -> (Generation, Generation) {
         self.generations.advance((&*self.upstream, repository))
+    }
+
+    /// Notes that something is about to be written to a repository through this gateway.
+    pub(crate) fn begin_write(&self, repository: &RepositoryName) -> Writing {
+        Writing { repository: repository.clone(), generation: self.generation(repository) }
+    }
+
+    /// Forgets what has been deleted from a repository through this gateway, or perhaps has.
+    pub(crate) fn deleted(&self, repository: &RepositoryName, reference: &Reference) {
+        self.advance(repository);
+        match reference {
+            Reference::Tag(tag) => self.ledger.forget_tag(repository, tag),
+            Reference::Digest(digest) => {
+                self.ledger.release(repository, Kind::Manifest, digest);
+                self.ledger.release(repository, Kind::Blob, digest);
+            }
+        }
+    }
+
+    /// Records that a repository holds a blob, as the upstream has said to a push through this gateway.
+    pub(crate) fn pushed_blob(&self, repository: &RepositoryName, digest: &Digest) {
+        let (_, generation) = self.advance(repository);
+        let held = Membership { media_type: None, size: None, confirmed: clock::wall() };
+        self.hold_since(generation, repository, Kind::Blob, digest, &held);
     }
 
     /// Records that a repository holds something, by its upstream's word there when it was at `generation`. Returns true if

@@ -2,14 +2,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::HeaderMap;
 use tempfile::TempDir;
 use tokio::time::advance;
 
+use crate::authz::Permit;
 use crate::cache::UpstreamCache;
-use crate::cache::origin::tests::{Reply, Script, digest, repository, site, view, view_of_held};
+use crate::cache::origin::tests::{Reply, Script, digest, permit, repository, site, view, view_of_held};
+use crate::cache::origin::{Origin, Origins};
 use crate::cache::pull_authorization::*;
 use crate::config;
 use crate::meaning::{Meaning, UNAVAILABLE};
+use crate::proto::RepositoryName;
 
 const TTL: Duration = Duration::from_secs(300);
 const STALE: Duration = Duration::from_secs(3600);
@@ -337,4 +341,25 @@ fn a_site_is_of_one_configuration_of_its_upstream() {
     let mut other = upstream.clone();
     other.insecure = true;
     assert!(!site.is_of(&other));
+}
+
+struct Scripted(Arc<Script>);
+
+impl Origins for Scripted {
+    fn origin(&self, _: &Permit, _: &RepositoryName, _: HeaderMap) -> Arc<dyn Origin> {
+        self.0.clone()
+    }
+}
+
+#[tokio::test]
+async fn new_origins_keep_what_is_known() {
+    let (_directory, site) = each();
+    let (before, after) = (reader("alice"), reader("alice"));
+    assert!(view(&site, "alice", &before).entitled(&latest()).await.is_ok());
+    let site = site.with_origins(Arc::new(Scripted(after.clone())));
+    let requester = site.requester(&permit("alice", true), &repository(), HeaderMap::new());
+    assert!(site.authorizer.authorize_manifest(&requester, &latest()).await.is_ok());
+    assert!(after.asked().is_empty());
+    assert!(site.membership.holds(&requester, &digest(1)).await.is_ok());
+    assert_eq!(after.asked(), ["held 01"]);
 }

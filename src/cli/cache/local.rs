@@ -16,6 +16,7 @@ use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::Config;
 use crate::gateway::ImageResolver;
+use crate::origin::attach;
 use crate::upstream::{TlsSettingsError, Upstream};
 
 /// A directory that has not been opened.
@@ -146,7 +147,9 @@ impl Opened<'_> {
     ) -> Result<(), LocalCacheError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(LocalCacheError::Start)?;
-        let resolver = ImageResolver::new(&self.upstreams()?, &self.caches);
+        let upstreams = self.upstreams()?;
+        let caches = attach(self.caches.iter().cloned(), &upstreams);
+        let resolver = ImageResolver::new(&upstreams, &caches);
         runtime.block_on(async {
             let (sender, mut events) = mpsc::unbounded_channel();
             let resolve = |image: &str| resolver.warm_target(image);

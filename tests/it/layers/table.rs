@@ -30,12 +30,12 @@ pub(super) const TABLE: &[Row] = &[
     row("upstream", &[], &["authz::Permit"]),
     row("cache", &[], &["authz::Permit"]),
     row("origin", &["upstream", "cache"], &["authz::Permit"]),
-    row("gateway", &["authn", "authz", "upstream", "cache", "origin"], &[]),
+    row("gateway", &["authn", "authz", "upstream", "cache"], &[]),
     row("server", &[], &[]),
     row("demo", &[], &[]),
     row("admin", &["cache", "gateway", "server"], &[]),
-    row("app", &["authn", "authz", "upstream", "cache", "gateway", "server", "admin"], &[]),
-    row("cli", &["authn", "authz", "upstream", "cache", "gateway", "demo", "admin", "app"], &[]),
+    row("app", &["authn", "authz", "upstream", "cache", "origin", "gateway", "server", "admin"], &[]),
+    row("cli", &["authn", "authz", "upstream", "cache", "origin", "gateway", "demo", "admin", "app"], &[]),
     row("internals", &["authn", "authz", "demo", "app", "cli"], &[]),
 ];
 
