@@ -20,11 +20,11 @@ pub(crate) struct Cache {
     pub(crate) store: Arc<Store>,
     pub(crate) records: Records,
     pub(crate) fills: Fills,
-    /// How often each upstream's repositories have been written to.
+    /// The writes to each upstream's repositories.
     pub(crate) generations: Arc<Generations>,
     pub(crate) desk: Arc<HashPool>,
     pub(crate) pushes: Pushes,
-    /// SmallBlobs blobs, in memory.
+    /// Small blobs, in memory.
     pub(crate) small: SmallBlobs,
     /// Manifests, in memory.
     pub(crate) manifests: Arc<ManifestMemory>,
@@ -32,8 +32,8 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// The cache in the settings' directory. Never fails: where the directory can't be used, nothing is kept until it
-    /// can. Does not wait until what is there has been counted.
+    /// Opens the cache in the settings' directory. Never fails: while the directory cannot be used, nothing is kept. Does not
+    /// wait until the files there have been counted.
     pub(crate) fn open(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open(settings, counters.clone());
@@ -48,7 +48,7 @@ impl Cache {
         cache
     }
 
-    /// The same to look at: nothing below the directory is made, written or removed.
+    /// Opens it for reading alone: nothing below the directory is made, written or removed.
     pub(crate) fn open_read_only(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open_read_only(settings, counters.clone());
@@ -74,8 +74,7 @@ impl Cache {
         })
     }
 
-    /// The gateway ends: what is on its way is left such that the next one goes on with it. Waits until that is on the
-    /// disk.
+    /// Ends the downloads under way such that the next process goes on with them, and waits until that is on the disk.
     pub(crate) async fn close(self: &Arc<Self>) {
         while self.fills.end() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -84,22 +83,22 @@ impl Cache {
         let _ = tokio::task::spawn_blocking(move || cache.store.flush()).await;
     }
 
-    /// What is counted.
+    /// Returns the counters.
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Where content is.
+    /// Returns the store of content.
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
 
-    /// The most that it may hold, in bytes.
+    /// Returns the most that it may hold, in bytes.
     pub(crate) fn max_size(&self) -> u64 {
         self.settings.max_size
     }
 
-    /// Its directory.
+    /// Returns its directory.
     pub(crate) fn path(&self) -> &PathBuf {
         &self.settings.path
     }

@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use crate::meaning::{Meaning, UpstreamFailure};
 
-/// Why something is not given.
+/// The reason why something is not given.
 #[derive(Debug, Clone)]
 pub(crate) enum CacheError {
     /// The upstream gave nothing.
     Origin(UpstreamFailure),
     /// The upstream has said lately that there is no such manifest.
     NotFound,
-    /// It is not here, and whoever asks may not have it fetched.
+    /// It is not here, and the requester may not have it fetched.
     FetchForbidden,
     /// It is not here, and the upstream is not asked (`offline`).
     Offline,
-    /// It is not here, and the upstream has failed so often that it is not asked for a moment.
+    /// It is not here, and the upstream's circuit is open.
     CircuitOpen,
-    /// It is not here, and the upstream wants to be left alone for a while; this is only asked for in the background.
+    /// The upstream wants to be left alone for this time; the request was not needed at once.
     RateLimited(Duration),
-    /// No byte that is asked for is in the blob (RFC 9110 section 15.5.17), which has this many.
+    /// None of the requested bytes is in the blob (RFC 9110 section 15.5.17), which has this many.
     Unsatisfiable(u64),
     /// It is not for the cache: let the upstream answer.
     Bypass(BypassReason),
@@ -28,12 +28,12 @@ pub(crate) enum CacheError {
 }
 
 impl CacheError {
-    /// The upstream answered something that must not be passed on.
+    /// Returns the error for an upstream's answer that must not be passed on.
     pub(crate) fn unusable(reason: &'static str) -> Self {
         Self::Origin(UpstreamFailure::unusable(reason))
     }
 
-    /// Whether what is here already may serve in spite of it: the registry itself has not said no.
+    /// Returns true if content that is held already may serve in spite of it: the registry itself has not said no.
     pub(crate) fn allows_stale(&self) -> bool {
         match self {
             Self::Origin(failure) => failure.meaning.allows_stale(),

@@ -9,7 +9,7 @@ use crate::cache::manifests::document::Document;
 use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type, whole};
 use crate::cache::manifests::memory::{Kept, ManifestMemory};
 use crate::cache::metadata::generation::Generation;
-use crate::cache::metadata::negative_cache::NotFound;
+use crate::cache::metadata::negative_cache::NegativeCache;
 use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::metadata::tags::{PendingTags, TagHead, life};
 use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
@@ -31,7 +31,7 @@ pub(crate) struct ManifestFetcher {
     gate: Arc<Gate>,
     metadata: Arc<UpstreamMetadata>,
     memory: Arc<ManifestMemory>,
-    not_found: NotFound,
+    not_found: NegativeCache,
     pending: PendingTags,
 }
 
@@ -44,7 +44,7 @@ impl ManifestFetcher {
         metadata: Arc<UpstreamMetadata>,
         memory: Arc<ManifestMemory>,
     ) -> Self {
-        let not_found = NotFound::new(options.not_found_ttl);
+        let not_found = NegativeCache::new(options.not_found_ttl);
         let options = options.clone();
         Self { upstream, options, gate, metadata, memory, not_found, pending: PendingTags::new() }
     }

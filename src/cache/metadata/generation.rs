@@ -1,16 +1,16 @@
-//! How often repositories have been written to: what was asked before counts for nothing.
+//! Generations of repositories: an answer to what was asked before a write counts for nothing.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A counter for each repository. Some share one, so that names that clients make up take no room: what is written to one of
-/// them is asked again of the others.
+/// Counters of writes. Some repositories share one, so that names that clients make up take no room: a write to one of them
+/// has the others asked again.
 pub(crate) struct Generations {
     hasher: RandomState,
     counters: Box<[AtomicU64]>,
 }
 
-/// How often a repository, or one that shares its counter, has been written to.
+/// The number of writes to a repository, or to one that shares its counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
@@ -22,12 +22,12 @@ impl Default for Generations {
 }
 
 impl Generations {
-    /// Where `repository`, named as it is told apart from all others, is now.
+    /// Returns the generation of `repository`, which is named as it is told apart from all others.
     pub(crate) fn of(&self, repository: impl Hash) -> Generation {
         Generation(self.counter(repository).load(Ordering::SeqCst))
     }
 
-    /// It has been written to: where it was before, and where it is now.
+    /// Notes a write to it. Returns its generations before and after.
     pub(crate) fn advance(&self, repository: impl Hash) -> (Generation, Generation) {
         let before = self.counter(repository).fetch_add(1, Ordering::SeqCst);
         (Generation(before), Generation(before.wrapping_add(1)))
@@ -39,7 +39,7 @@ impl Generations {
     }
 }
 
-/// 32 KiB: two of the repositories that are written to within one question hardly ever share a counter.
+/// 32 KiB: two repositories that are written to within one exchange hardly ever share a counter.
 const COUNTERS: usize = 4096;
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_clients_make_up_take_no_room() {
+    fn made_up_names_take_no_room() {
         let generations = Generations::default();
         for number in 0..10 * COUNTERS {
             generations.advance(number);

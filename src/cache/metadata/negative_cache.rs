@@ -1,4 +1,4 @@
-//! Manifests that are known not to be there.
+//! Manifests that the upstream has lately said not to have.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use crate::cache::metadata::generation::Generation;
 use crate::clock;
 use crate::proto::{Reference, RepositoryName};
 
-/// What one upstream has said lately not to have. Of manifests only: a blob's 404 is never believed.
-pub(crate) struct NotFound {
+/// The manifests that one upstream has lately said not to have. A blob's 404 is never believed.
+pub(crate) struct NegativeCache {
     ttl: Duration,
-    told: Cache<Key, Told>,
+    told: Cache<Key, Refusal>,
 }
 
-/// Somebody was told so, of the repository as it was at that generation: what is written to it ends that.
+/// The upstream's 404, of a repository at that generation: a write to it ends that.
 #[derive(Clone, Copy)]
-struct Told {
+struct Refusal {
     until: Instant,
     generation: Generation,
 }
@@ -31,7 +31,7 @@ struct Key {
     account: Arc<str>,
 }
 
-/// Its hash is that of the [`Key`] with the same fields.
+/// A borrowed [`Key`]. Has the hash of the [`Key`] with the same fields.
 #[derive(Hash)]
 struct Look<'a> {
     repository: &'a RepositoryName,
@@ -47,14 +47,14 @@ impl Equivalent<Key> for Look<'_> {
     }
 }
 
-impl NotFound {
-    /// Each is believed for `ttl`.
+impl NegativeCache {
+    /// Returns none yet. Each will be believed for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
         let told = Cache::builder().max_capacity(ENTRIES).eviction_policy(EvictionPolicy::lru()).build();
         Self { ttl, told }
     }
 
-    /// Whether `account` has been told so of the repository, which is at `generation`.
+    /// Returns true if `account` has been told so of the repository, which is at `generation`.
     pub(crate) fn knows(
         &self,
         repository: &RepositoryName,
@@ -66,7 +66,7 @@ impl NotFound {
         told.is_some_and(|told| clock::now() < told.until && told.generation == generation)
     }
 
-    /// `account` has been told so of the repository, which was at `generation` when it was asked.
+    /// Notes that `account` has been told so of the repository, which was at `generation` when it was asked.
     pub(crate) fn note(
         &self,
         repository: &RepositoryName,
@@ -77,7 +77,7 @@ impl NotFound {
         if self.ttl.is_zero() {
             return;
         }
-        let told = Told { until: clock::now() + self.ttl, generation };
+        let told = Refusal { until: clock::now() + self.ttl, generation };
         let (repository, reference) = (repository.clone(), reference.clone());
         self.told.insert(Key { repository, reference, account: account.into() }, told);
     }
@@ -101,14 +101,15 @@ mod tests {
         Reference::parse(name).unwrap()
     }
 
-    /// That of a repository which was never written to.
+    /// The generation of a repository that was never written to.
     fn never() -> Generation {
         Generations::default().of("alpine")
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_not_found_is_believed_for_a_while() {
-        let (not_found, alpine, latest) = (NotFound::new(TTL), repository("alpine"), reference("latest"));
+    async fn a_404_is_believed_for_a_while() {
+        let (not_found, alpine, latest) =
+            (NegativeCache::new(TTL), repository("alpine"), reference("latest"));
         assert!(!not_found.knows(&alpine, never(), &latest, ""));
         not_found.note(&alpine, never(), &latest, "");
         tokio::time::advance(TTL - Duration::from_millis(1)).await;
@@ -118,8 +119,9 @@ mod tests {
     }
 
     #[test]
-    fn it_was_said_of_one_manifest_to_one_account() {
-        let (not_found, alpine, latest) = (NotFound::new(TTL), repository("alpine"), reference("latest"));
+    fn a_404_is_of_one_manifest_to_one_account() {
+        let (not_found, alpine, latest) =
+            (NegativeCache::new(TTL), repository("alpine"), reference("latest"));
         not_found.note(&alpine, never(), &latest, "alice");
         assert!(not_found.knows(&alpine, never(), &latest, "alice"));
         assert!(!not_found.knows(&alpine, never(), &latest, ""));
@@ -129,8 +131,8 @@ mod tests {
     }
 
     #[test]
-    fn a_write_ends_all_of_its_repository_and_what_was_asked_before_it() {
-        let (not_found, alpine) = (NotFound::new(TTL), repository("alpine"));
+    fn a_write_ends_those_of_its_repository() {
+        let (not_found, alpine) = (NegativeCache::new(TTL), repository("alpine"));
         let generations = Generations::default();
         let (before, after) = generations.advance(&alpine);
         for name in ["1", "2"] {
@@ -143,17 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_for_no_time() {
+    fn a_ttl_of_zero_remembers_nothing() {
         let (not_found, alpine, latest) =
-            (NotFound::new(Duration::ZERO), repository("alpine"), reference("latest"));
+            (NegativeCache::new(Duration::ZERO), repository("alpine"), reference("latest"));
         not_found.note(&alpine, never(), &latest, "");
         assert!(!not_found.knows(&alpine, never(), &latest, ""));
         assert_eq!(not_found.told.iter().count(), 0);
     }
 
     #[test]
-    fn made_up_names_take_no_more_than_their_room() {
-        let (not_found, alpine) = (NotFound::new(TTL), repository("alpine"));
+    fn made_up_names_are_bounded() {
+        let (not_found, alpine) = (NegativeCache::new(TTL), repository("alpine"));
         for number in 0..ENTRIES + 5000 {
             not_found.note(&alpine, never(), &reference(&number.to_string()), "");
         }

@@ -18,45 +18,45 @@ use http::HeaderValue;
 use crate::clock;
 use crate::proto::{Digest, MediaType};
 
-/// What a repository holds, by its upstream's word.
+/// A repository's holding of a blob or manifest, by its upstream's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Membership {
-    /// The type that the upstream gave it; of manifests always there.
+    /// The type that the upstream gave it; of manifests always known.
     pub(crate) media_type: Option<MediaType>,
-    /// Bytes, where they are known.
+    /// Its length in bytes, where that is known.
     pub(crate) size: Option<u64>,
-    /// When the upstream served or confirmed it there.
+    /// The time when the upstream served or confirmed it there.
     pub(crate) confirmed: SystemTime,
 }
 
 impl Membership {
-    /// How long ago the upstream said so. A clock that has been set back makes no record good for longer.
+    /// Returns how long ago the upstream said so.
     pub(crate) fn age(&self) -> Duration {
         age(self.confirmed)
     }
 
-    /// Its type, for a client.
+    /// Returns its type, for a client.
     pub(crate) fn content_type(&self) -> Option<HeaderValue> {
         self.media_type.as_ref().and_then(|kind| HeaderValue::from_str(kind.as_str()).ok())
     }
 }
 
-/// How long ago that was. A clock that was set back is not believed more than one that was set forward.
+/// Returns how long ago `confirmed` was. A clock that was set back makes no record good for longer.
 pub(crate) fn age(confirmed: SystemTime) -> Duration {
     clock::wall().duration_since(confirmed).unwrap_or_else(|ahead| ahead.duration())
 }
 
-/// Where a tag points, by its upstream's word.
+/// The manifest that a tag points to, by its upstream's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TagRecord {
     /// The manifest.
     pub(crate) digest: Digest,
-    /// When the upstream said so last.
+    /// The time when the upstream said so last.
     pub(crate) confirmed: SystemTime,
 }
 
 impl Membership {
-    /// As it is written. Times are cut to the second.
+    /// Returns the record as it is written. Times are cut to the second.
     pub(crate) fn render(&self) -> Vec<u8> {
         let mut block = Block::default();
         block.optional(CONTENT_TYPE, self.media_type.as_ref().map(MediaType::as_str));
@@ -65,7 +65,7 @@ impl Membership {
         block.finish()
     }
 
-    /// `None` where it is malformed or was cut short.
+    /// Reads a record. None if it is malformed or was cut short.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         read(bytes, |fields| {
             Some(Self {
@@ -78,7 +78,7 @@ impl Membership {
 }
 
 impl TagRecord {
-    /// As it is written. Times are cut to the second.
+    /// Returns the record as it is written. Times are cut to the second.
     pub(crate) fn render(&self) -> Vec<u8> {
         let mut block = Block::default();
         block.field(DIGEST, &self.digest);
@@ -86,7 +86,7 @@ impl TagRecord {
         block.finish()
     }
 
-    /// `None` where it is malformed or was cut short.
+    /// Reads a record. None if it is malformed or was cut short.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         read(bytes, |fields| {
             Some(Self {
@@ -123,7 +123,7 @@ impl Block {
 struct Fields<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Fields<'a> {
-    /// `None` where it is there and malformed.
+    /// Returns the field's value, none if it is absent. The outer is none if it is malformed.
     fn optional<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
         match self.value(name)? {
             Some(value) => Some(Some(parse(std::str::from_utf8(value).ok()?)?)),
@@ -131,7 +131,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `None` where there are two: nobody here writes that.
+    /// Returns the field's text. The outer is none if there are two, which no version writes.
     fn value(&self, name: &str) -> Option<Option<&'a [u8]>> {
         let mut values = self.0.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
         let value = values.next().map(|field| field.value);
@@ -147,7 +147,7 @@ fn read<T>(bytes: &[u8], parse: impl Fn(Fields<'_>) -> Option<T>) -> Option<T> {
     }
 }
 
-/// RFC 9110 section 5.6.7. Years outside 1970 to 9999 can't be written, and are wrong anyway.
+/// Renders a date (RFC 9110 section 5.6.7). Years outside 1970 to 9999 cannot be written, and are wrong anyway.
 fn date(time: SystemTime) -> httpdate::HttpDate {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     (UNIX_EPOCH + since.min(LAST_DATE)).into()
@@ -157,7 +157,7 @@ fn parse_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }
 
-/// Digits alone: Rust takes a sign as well.
+/// Reads digits alone: Rust takes a sign as well.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_short_is_no_record() {
+    fn a_record_that_was_cut_short_is_none() {
         let held = Membership { media_type: None, size: Some(12), confirmed: at(9) }.render();
         let pointer = TagRecord { digest: digest(), confirmed: at(9) }.render();
         assert!(Membership::parse(&held).is_some() && TagRecord::parse(&pointer).is_some());
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_no_record() {
+    fn a_malformed_record_is_none() {
         let date = "Last-Confirmed: Sun, 06 Nov 1994 08:49:37 GMT\n";
         let cases = [
             "\n".to_owned(),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_far_off_is_written_as_far_as_it_can_be() {
+    fn dates_out_of_range_are_clamped() {
         for (off, written) in
             [(UNIX_EPOCH - Duration::from_secs(1), UNIX_EPOCH), (at(300_000_000_000), UNIX_EPOCH + LAST_DATE)]
         {
@@ -254,7 +254,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_held_reads_back(
+        fn a_membership_reads_back(
             kind in proptest::option::of("[a-z]{1,9}/[a-z0-9.+-]{1,40}"),
             size in any_size(),
             seconds in 0u64..200_000_000_000,
@@ -265,13 +265,13 @@ mod tests {
         }
 
         #[test]
-        fn where_a_tag_points_reads_back(hash in any::<[u8; 32]>(), seconds in 0u64..200_000_000_000) {
+        fn a_tag_record_reads_back(hash in any::<[u8; 32]>(), seconds in 0u64..200_000_000_000) {
             let pointer = TagRecord { digest: Digest::sha256(&hash), confirmed: at(seconds) };
             prop_assert_eq!(TagRecord::parse(&pointer.render()), Some(pointer));
         }
 
         #[test]
-        fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
+        fn arbitrary_bytes_do_not_panic(bytes in any::<Vec<u8>>()) {
             let _ = (Membership::parse(&bytes), TagRecord::parse(&bytes));
         }
     }

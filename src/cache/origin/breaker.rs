@@ -1,4 +1,4 @@
-//! The breaker of an upstream: not every request waits for one that is dead.
+//! The circuit breaker of an upstream: not every request waits for one that is dead.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::meaning::{Circuit, Meaning};
 
-/// Opens when the registry host failed [`limits::BREAKER_FAILURES`] times in a row, for at least two different objects, or
+/// A circuit breaker. It opens when the registry host failed [`limits::BREAKER_FAILURES`] times in a row, for at least two different objects, or
 /// when `/v2/` does not answer either: one bad object does not close a healthy registry to others. A probe in the
 /// background closes it.
 #[derive(Debug, Default)]
@@ -30,18 +30,18 @@ struct Standing {
     /// `/v2/` is being asked, since all failures are about one object.
     is_suspected: bool,
     is_open: bool,
-    /// How often it has opened: a probe that was started for an earlier time is over.
+    /// The number of openings: a probe that was started for an earlier one is over.
     openings: u64,
-    /// Whether the probe has found nobody either since it opened.
+    /// The probe has had no answer either since it opened.
     is_confirmed: bool,
-    /// How long the next probe waits, or waited last.
+    /// The time before the next probe, or the last.
     pause: Duration,
-    /// When it closed last.
+    /// The time when it closed last.
     closed: Option<Instant>,
 }
 
 impl Standing {
-    /// What fails again soon after it came back is left alone for longer, not from the beginning.
+    /// Opens it. An upstream that fails again soon after it came back is left alone for longer, not from the beginning.
     fn open(&mut self) {
         let soon = |closed: Instant| clock::now().duration_since(closed) < limits::BREAKER_REMEMBERED;
         self.pause = match self.closed {
@@ -74,12 +74,12 @@ pub(crate) enum Learned {
 pub(crate) enum BreakerState {
     /// The upstream is asked.
     Closed,
-    /// It is not, but by the probe.
+    /// Only the probe asks it.
     Open,
 }
 
 impl Breaker {
-    /// Whether the upstream may be asked now.
+    /// Returns true if the upstream may be asked now.
     pub(crate) fn is_closed(&self) -> bool {
         !self.standing().is_open
     }
@@ -122,19 +122,19 @@ impl Breaker {
         opens
     }
 
-    /// Whether it is open, and not by clients' questions alone: the probe has found nobody either.
+    /// Returns true if it is open, and not by clients' requests alone: the probe has had no answer either.
     pub(crate) fn is_confirmed(&self) -> bool {
         let standing = self.standing();
         standing.is_open && standing.is_confirmed
     }
 
-    /// How long the probe waits that was started for this opening, if that lasts.
+    /// Returns the time before the next probe of this opening, if that lasts.
     fn pause(&self, opening: u64) -> Option<Duration> {
         let standing = self.standing();
         (standing.is_open && standing.openings == opening).then_some(standing.pause)
     }
 
-    /// The probe of this opening has found nobody.
+    /// Notes that the probe of this opening has had no answer.
     fn confirm(&self, opening: u64) {
         let mut standing = self.standing();
         if standing.openings == opening {
@@ -143,7 +143,7 @@ impl Breaker {
         }
     }
 
-    /// Somebody is there. The answer is whether it was open.
+    /// Closes it. Returns true if it was open.
     pub(crate) fn close(&self) -> bool {
         let mut standing = self.standing();
         standing.failures = 0;
@@ -154,12 +154,12 @@ impl Breaker {
         was_open
     }
 
-    /// For metrics and `/readyz`.
+    /// Returns its state, for metrics and `/readyz`.
     pub(crate) fn state(&self) -> BreakerState {
         if self.is_closed() { BreakerState::Closed } else { BreakerState::Open }
     }
 
-    /// The number of the opening that lasts, if one does.
+    /// Returns the number of the opening that lasts, if one does.
     fn opening(&self) -> Option<u64> {
         let standing = self.standing();
         standing.is_open.then_some(standing.openings)
@@ -235,7 +235,7 @@ impl Breaker {
     }
 }
 
-/// Ends with the breaker, too: after a change of the configuration there may be another.
+/// Probes the upstream until it answers. Ends with the breaker, too: after a change of the configuration there may be another.
 async fn probe(breaker: Weak<Breaker>, origin: Arc<dyn Origin>, opening: u64) {
     let pause = || breaker.upgrade().and_then(|breaker| breaker.pause(opening));
     loop {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_that_can_not_be_used_neither_open_nor_close_anything() {
+    async fn unusable_answers_neither_open_nor_close_it() {
         let place = Place::new();
         for _ in 0..5 {
             fail(&place, Meaning::Unusable).await;
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_fails_again_soon_is_left_alone_for_longer() {
+    async fn a_second_opening_soon_after_lasts_longer() {
         let breaker = Breaker::default();
         let open = || (0..3).filter(|object| breaker.failed(*object) == Learned::Opened).count();
         let mut pauses = Vec::new();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_can_not_be_reached_three_times_is_left_alone() {
+    async fn three_failures_open_it() {
         let place = broken().await;
         assert_eq!(place.site.breaker_state(), BreakerState::Open);
         assert!(matches!(get(&place).await, Err(CacheError::CircuitOpen)));
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_is_left_alone_is_probed_until_it_answers() {
+    async fn an_open_circuit_is_probed_until_an_answer() {
         let place = broken().await;
         let mut probes = Vec::new();
         for second in 0..130 {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_and_answers_say_that_somebody_is_there() {
+    async fn refusals_keep_it_closed() {
         let refusals =
             [Meaning::Denied, Meaning::NotFound, Meaning::Hidden, Meaning::Rejected { status: 400 }];
         for refusal in refusals {
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_here_serves_at_once_while_the_upstream_is_left_alone() {
+    async fn held_content_serves_while_it_is_open() {
         let place = Place::new();
         place.registry.push("v1", &image("a"));
         get(&place).await.unwrap();
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_ends_with_its_site() {
+    async fn a_probe_ends_with_its_breaker() {
         let place = broken().await;
         let Place { registry, site, .. } = place;
         drop(site);

@@ -11,17 +11,17 @@ use crate::body::Body;
 use crate::meaning::UpstreamFailure;
 use crate::proto::{Digest, Reference, RepositoryName};
 
-/// One repository at its upstream, as seen by whoever asks here: by his permit and as his identity there.
+/// One repository at its upstream, asked with one request's permit and as its account there.
 pub(crate) trait Origin: Send + Sync + 'static {
-    /// Asks the upstream. An answer is a success, or the redirect
-    /// that [`OriginRequest::BlobExists`] takes for one; whatever else the upstream says is a [`UpstreamFailure`].
-    fn ask(&self, question: OriginRequest) -> Asking<'_>;
+    /// Asks the upstream. An answer is a success, or the redirect that [`OriginRequest::BlobExists`] takes for one; all else
+    /// that the upstream says is an [`UpstreamFailure`].
+    fn ask(&self, request: OriginRequest) -> Asking<'_>;
 
-    /// As whom the upstream is asked: those for whom it is the same share the upstream's limits.
+    /// Returns the account as which the upstream is asked. Requesters with the same account share the upstream's limits.
     fn account(&self) -> Arc<str>;
 
-    /// Whether that is who every client is there: the gateway itself, or nobody. A no to somebody else says nothing of what
-    /// the others may read.
+    /// Returns true if every client has that account there: the gateway's own, or none. A no to another account says nothing
+    /// of what the others may read.
     fn is_shared(&self) -> bool {
         true
     }
@@ -30,48 +30,48 @@ pub(crate) trait Origin: Send + Sync + 'static {
 /// The way to origins: one upstream, as any request asks it.
 pub(crate) trait Origins: Send + Sync + 'static {
     /// Returns the origin for `repository`, which is the upstream's own name, asked with one request's permit. `headers` go
-    /// with every question.
+    /// with every request.
     fn origin(&self, permit: &Permit, repository: &RepositoryName, headers: HeaderMap) -> Arc<dyn Origin>;
 }
 
-/// The answer to a [`OriginRequest`], under way.
+/// The answer to an [`OriginRequest`], under way.
 pub(crate) type Asking<'a> =
     Pin<Box<dyn Future<Output = Result<OriginResponse, UpstreamFailure>> + Send + 'a>>;
 
-/// What an upstream is asked.
+/// A request to an upstream.
 #[derive(Debug, Clone)]
 pub(crate) enum OriginRequest {
     /// A blob's bytes (end-2).
     Blob {
-        /// Which.
+        /// The blob.
         digest: Digest,
-        /// Which of them; all where there is none. The answer may have more: see its status.
+        /// The bytes of it; all if there is none. The answer may have more: see its status.
         bytes: Option<ByteSpan>,
-        /// `If-Range` (RFC 9110 section 13.1.5): the strong validator of what is here already.
+        /// `If-Range` (RFC 9110 section 13.1.5): the strong validator of the bytes that are here already.
         validator: Option<HeaderValue>,
     },
-    /// Whether the repository holds a blob: HEAD, or where HEAD is refused a GET whose redirect is not followed. What
-    /// matters of the answer is that there is one.
+    /// The existence of a blob in the repository: HEAD, or where HEAD is refused a GET whose redirect is not followed. Of the
+    /// answer only that there is one matters.
     BlobExists(Digest),
-    /// As [`OriginRequest::BlobExists`] of a blob, and [`OriginRequest::ManifestHead`] of a manifest, but as nobody in particular: whether
+    /// As [`OriginRequest::BlobExists`] of a blob, and [`OriginRequest::ManifestHead`] of a manifest, but anonymously: whether
     /// everyone may have it.
     Public(Resource),
     /// A manifest's head, asked for with every type of manifest that there is (HEAD of end-3). Docker Hub does not count it.
     ManifestHead(Reference),
     /// A manifest, likewise (end-3). The body is not longer than it may be, and held whole.
     Manifest(Reference),
-    /// Whether anybody is there (end-1). Every answer below 500 is one.
+    /// The API's version (end-1), to see whether the upstream answers: every answer below 500 is one.
     Ping,
 }
 
 impl OriginRequest {
-    /// Whether it is for content. Asking of somebody's rights, and of where a tag points, is no fetch.
+    /// Returns true if it is for content. To ask for rights, or where a tag points, is no fetch.
     pub(crate) fn is_for_bytes(&self) -> bool {
         matches!(self, Self::Blob { .. } | Self::Manifest(_))
     }
 }
 
-/// What somebody wants to read.
+/// A thing that can be read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Resource {
     /// A blob.

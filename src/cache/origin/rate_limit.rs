@@ -1,4 +1,4 @@
-//! Upstreams that want to be left alone for a while: 429 and `Retry-After` (RFC 6585 section 4).
+//! Pauses that upstreams ask for: 429 and `Retry-After` (RFC 6585 section 4).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::clock;
 use crate::config::limits;
 
-/// Until when each account is limited at one upstream.
+/// The pauses of the accounts at one upstream.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimitPauses(Mutex<HashMap<Arc<str>, Instant>>);
 
 impl RateLimitPauses {
-    /// How long `account` is to wait, if it is.
+    /// Returns how long `account` is to wait, if it is.
     pub(crate) fn wait(&self, account: &str) -> Option<Duration> {
         let until = self.accounts().get(account).copied()?;
         until.checked_duration_since(clock::now()).filter(|wait| !wait.is_zero())
     }
 
-    /// The upstream said 429 to `account`. The answer is for how long it is left alone, if it was not before.
+    /// Notes that the upstream said 429 to `account`. Returns the pause, if there was none before.
     pub(crate) fn note(&self, account: &Arc<str>, retry_after: Option<Duration>) -> Option<Duration> {
         let pause = retry_after.unwrap_or(limits::LIMITED_PAUSE).min(limits::LIMITED_PAUSE_MOST);
         let now = clock::now();
@@ -58,14 +58,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_429_that_does_not_say_for_how_long_is_a_minute_and_none_more_than_an_hour() {
+    async fn pauses_have_a_default_and_a_limit() {
         let limited = RateLimitPauses::default();
         assert_eq!(limited.note(&account("a"), None), Some(60 * SECOND));
         assert_eq!(limited.note(&account("b"), Some(100_000 * SECOND)), Some(3600 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_429_begins_nothing_and_shortens_nothing() {
+    async fn a_second_429_shortens_no_pause() {
         let limited = RateLimitPauses::default();
         let _ = limited.note(&account("a"), Some(10 * SECOND));
         assert_eq!(limited.note(&account("a"), Some(SECOND)), None);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn accounts_whose_limit_is_over_are_let_go_of() {
+    async fn accounts_whose_pause_is_over_are_forgotten() {
         let limited = RateLimitPauses::default();
         let _ = limited.note(&account("a"), Some(SECOND));
         tokio::time::advance(SECOND).await;
