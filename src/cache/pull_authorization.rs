@@ -17,7 +17,7 @@ use crate::single_flight::SingleFlight;
 /// The check of whether requesters may read repositories of one upstream.
 pub(crate) struct PullAuthorizer {
     pub(crate) mode: PullAuthorization,
-    /// The upstream is shown a certificate, whoever asks: then no request is anonymous.
+    /// True if the upstream is shown a client certificate: then no request is anonymous.
     pub(crate) shows_certificate: bool,
     pub(crate) gate: Arc<Gate>,
     pub(crate) metadata: Arc<UpstreamMetadata>,

@@ -1,8 +1,8 @@
-//! What is told while a cache is being filled.
+//! Events of warming a cache.
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that has happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
@@ -10,7 +10,7 @@ pub(crate) enum Event {
     Image {
         /// As it was asked for.
         image: String,
-        /// What that is now.
+        /// The digest that it has now.
         digest: String,
         /// Its blobs that follow: those of the platforms that were asked for, each once.
         layers: u64,
@@ -19,23 +19,23 @@ pub(crate) enum Event {
     },
     /// A blob is on its way, or here.
     Layer {
-        /// Which.
+        /// The blob.
         digest: String,
-        /// Its bytes; 0 where that is not known.
+        /// Its length in bytes; 0 if that is unknown.
         size: u64,
         /// Bytes that are here.
         done: u64,
-        /// How far that is.
+        /// Its progress.
         progress: Progress,
     },
-    /// An image or a blob could not be had.
+    /// An image or a blob could not be pulled.
     Failed {
         /// The image, as it was asked for.
         image: String,
         /// The blob; none where the image itself failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// Nothing follows.
@@ -47,7 +47,7 @@ pub(crate) enum Event {
     },
 }
 
-/// How far a blob is.
+/// The progress of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Progress {

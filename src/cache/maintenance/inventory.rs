@@ -1,4 +1,4 @@
-//! What is here.
+//! Listings of a cache's contents.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,26 +28,26 @@ pub(crate) struct Stats {
     pub manifests: Amount,
     /// Blobs on their way, or left half way.
     pub partial: Amount,
-    /// Why nothing can be kept now, if that is so.
+    /// The reason why nothing can be kept now, if that is so.
     pub trouble: Option<String>,
-    /// What is kept of each upstream.
+    /// Each upstream's part.
     pub upstreams: Vec<UpstreamStats>,
-    /// What a running gateway has counted since its start.
+    /// The counters of a running gateway since its start.
     pub counted: Option<Counted>,
 }
 
-/// What is kept of one upstream.
+/// One upstream's part of a cache, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UpstreamStats {
     /// Its name.
     pub name: String,
-    /// Repositories of which something is kept.
+    /// Repositories with records.
     pub repositories: u64,
     /// Tags that are known.
     pub tags: u64,
     /// `closed`, or `open`: it has failed so often that it is not asked for a moment. Of a running gateway.
     pub breaker: Option<String>,
-    /// Whether it is asked nothing at all.
+    /// True if it is never asked.
     pub offline: bool,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Entry {
     pub age: u64,
 }
 
-/// Counts. `runs` says whether this is the gateway itself, which alone has counters and breakers.
+/// Counts the contents. `runs` is true in the gateway itself, which alone has counters and breakers.
 pub(crate) fn stats(cache: &Cache, sites: &[Arc<UpstreamCache>], runs: bool) -> Stats {
     let usage = cache.store().usage();
     Stats {
@@ -95,7 +95,7 @@ fn of_upstream(site: &UpstreamCache, runs: bool) -> UpstreamStats {
     }
 }
 
-/// The images that `selection` means, by their names.
+/// Returns the images that `selection` means, by their names.
 pub(crate) fn list(sites: &[Arc<UpstreamCache>], selection: &Selection) -> Vec<Entry> {
     let mut entries: Vec<Entry> = sites.iter().flat_map(|site| of_site(site, selection)).collect();
     entries.sort();
@@ -138,7 +138,7 @@ fn of_repository(
     of_tags.chain(others).collect()
 }
 
-/// Manifests of a repository that neither a tag leads to nor another of them.
+/// Returns the manifests of a repository that neither a tag leads to nor another of them.
 fn untagged(site: &UpstreamCache, name: &RepositoryName, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
     let held = site.ledger.manifests(name).into_iter();
     let held: Vec<Digest> = held.filter(|digest| !tagged.contains(digest)).collect();

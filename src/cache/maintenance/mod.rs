@@ -1,5 +1,5 @@
-//! What operators do with a cache: look at it, check it, take from it and fill it. Each of these reads directories or
-//! hashes, and so belongs on a thread of its own; only [`warm()`] is made of waiting.
+//! The work of operators on a cache: list, verify, remove, warm. Each of these reads directories or hashes, and belongs on a
+//! thread of its own; only [`warm()`] is async.
 
 pub(crate) mod event;
 pub(crate) mod inventory;

@@ -1,4 +1,4 @@
-//! Which of an index's images are meant (image-spec image-index.md, "platform").
+//! Platforms, by which an index's images are chosen (image-spec image-index.md, "platform").
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::proto::Digest;
 
-/// What an image is for.
+/// A platform.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Platform {
     os: String,
@@ -29,7 +29,7 @@ pub(crate) enum Platforms {
 #[error("\"{0}\" is no platform; write for example linux/amd64, linux/arm/v7 or all")]
 pub(crate) struct PlatformError(String);
 
-/// What an index names.
+/// A manifest in an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) digest: Digest,
@@ -37,7 +37,7 @@ pub(crate) struct Listed {
 }
 
 impl Platform {
-    /// What images for this machine are for. Containers run on Linux, whatever runs below.
+    /// Returns this machine's platform. Containers run on Linux, whatever runs below.
     pub(crate) fn here() -> Self {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", None),
@@ -77,7 +77,7 @@ impl Platform {
         Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant })
     }
 
-    /// What a processor of this kind can do, where that is a matter of more and less: v6 runs on v7.
+    /// Returns the level of the architecture, where variants have an order: v6 runs on v7.
     fn level(&self) -> Option<u8> {
         match (self.variant.as_deref().filter(|variant| !variant.is_empty()), self.architecture.as_str()) {
             (Some(variant), "arm" | "arm64" | "amd64") => variant.strip_prefix('v')?.parse().ok(),
@@ -88,7 +88,7 @@ impl Platform {
         }
     }
 
-    /// How well an image for `other` runs here; none: not at all.
+    /// Returns how well an image for `other` runs here; none if it does not.
     fn fitness(&self, other: &Self) -> Option<u8> {
         if (&self.os, &self.architecture) != (&other.os, &other.architecture) {
             return None;
@@ -122,7 +122,7 @@ impl Platforms {
         texts.iter().map(|text| Platform::parse(text.as_ref())).collect::<Result<_, _>>().map(Self::These)
     }
 
-    /// Those of an index's manifests that are meant, in its order. Where none of them is for a platform, there is nothing to
+    /// Returns those of an index's manifests that are meant, in its order. Where none of them is for a platform, there is nothing to
     /// choose between: all.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What manifests lead to, as far as they are here.
+//! Content that manifests lead to, as far as they are here.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub(crate) struct Reach {
     pub(crate) blobs: BTreeSet<Digest>,
 }
 
-/// What a manifest of any kind points to. A list that is not there is empty.
+/// The links of a manifest of any kind. A list that is absent is empty.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Links {
     #[serde(default)]
@@ -41,7 +41,7 @@ struct Layer {
 }
 
 impl Reach {
-    /// What `roots` lead to. Those that are not here, or are not understood, lead nowhere.
+    /// Returns what `roots` lead to. Those that are not here, or are not understood, lead nowhere.
     pub(crate) fn of(store: &Store, roots: impl IntoIterator<Item = Digest>) -> Self {
         let mut reach = Self::default();
         let mut ahead: Vec<Digest> = roots.into_iter().collect();
@@ -56,7 +56,7 @@ impl Reach {
         reach
     }
 
-    /// Bytes of it that are here.
+    /// Returns the bytes of it that are here.
     pub(crate) fn bytes(&self, store: &Store) -> u64 {
         let sum = |kind, digests: &BTreeSet<Digest>| {
             digests.iter().filter_map(|digest| store.length(kind, digest)).sum::<u64>()
@@ -66,17 +66,17 @@ impl Reach {
 }
 
 impl Links {
-    /// Those of a manifest's bytes.
+    /// Reads them from a manifest's bytes.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 
     fn kept(store: &Store, digest: &Digest) -> Option<Self> {
-        // To look at it is no use of it.
+        // This does not count as a use.
         Self::parse(&store.peek(Kind::Manifest, digest)?)
     }
 
-    /// The manifests of an index.
+    /// Returns the manifests of an index.
     pub(crate) fn listed(&self) -> Vec<Listed> {
         let one = |descriptor: &Descriptor| {
             let digest = Digest::parse(&descriptor.digest).ok()?;

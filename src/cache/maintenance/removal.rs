@@ -1,4 +1,4 @@
-//! Taking from a cache.
+//! Removal from a cache.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::cache::store::Kind;
 use crate::cache::{Cache, UpstreamCache};
 use crate::proto::{Digest, RepositoryName, Tag};
 
-/// What was taken.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removed {
-    /// Repositories of which something was known.
+    /// Repositories with records that were removed.
     pub repositories: u64,
     /// Tags that are forgotten.
     pub tags: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Removed {
     pub contents: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether something could not be removed.
+    /// True if something could not be removed.
     pub left: bool,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn remove(cache: &Cache, sites: &[Arc<UpstreamCache>], selection: &Se
     removed
 }
 
-/// What is being taken from one repository.
+/// A removal from one repository.
 struct Removal<'a> {
     site: &'a UpstreamCache,
     name: &'a RepositoryName,
@@ -66,21 +66,21 @@ impl Removal<'_> {
         if selection.is_whole() {
             self.removed.left |= self.site.ledger.remove(self.name).is_err();
         }
-        // What is being asked just now must not bring it back by a moment.
+        // An answer that is under way must not bring it back.
         self.site.written(self.name);
         if selection.is_whole() || before != (self.removed.tags, self.released.len()) {
             self.removed.repositories += 1;
         }
     }
 
-    /// What the repository holds.
+    /// Returns what the repository holds.
     fn held(&self) -> Vec<(Kind, Digest)> {
         let ledger = &self.site.ledger;
         let manifests = ledger.manifests(self.name).into_iter().map(|digest| (Kind::Manifest, digest));
         manifests.chain(ledger.blobs(self.name).into_iter().map(|digest| (Kind::Blob, digest))).collect()
     }
 
-    /// What is meant, and what nothing that stays leads to once that is gone.
+    /// Returns what is meant, and what nothing that stays leads to once that is gone.
     fn doomed(&self, selection: &Selection) -> Doomed {
         let ledger = &self.site.ledger;
         if selection.is_whole() {
@@ -95,7 +95,7 @@ impl Removal<'_> {
         let (named, blobs): (Vec<_>, Vec<_>) = named.partition(|(kind, _)| *kind == Kind::Manifest);
         let roots = meant.iter().map(|(digest, _)| digest).chain(named.iter().map(|(_, digest)| digest));
         let mut reach = Reach::of(store, roots.cloned());
-        // Manifests that nobody meant, and that were pulled by their digests.
+        // Manifests that are not meant, and that were pulled by their digests.
         let others =
             ledger.manifests(self.name).into_iter().filter(|digest| !reach.manifests.contains(digest));
         let staying = staying.into_iter().map(|(digest, _)| digest);
@@ -113,7 +113,7 @@ impl Removal<'_> {
     }
 }
 
-/// What goes.
+/// The tags and content that go.
 struct Doomed {
     tags: Vec<Tag>,
     all: bool,
@@ -130,7 +130,7 @@ impl Doomed {
     }
 }
 
-/// Removes those contents that nobody holds, be it behind an upstream that is not configured any more.
+/// Removes those contents that no repository holds, be it behind an upstream that is not configured any more.
 fn discard(cache: &Cache, mut contents: BTreeSet<(Kind, Digest)>, removed: &mut Removed) {
     for (upstream, url) in cache.records.upstreams() {
         let ledger = cache.records.ledger(&upstream, &url);

@@ -1,4 +1,4 @@
-//! Whether all that is kept is what its name says.
+//! Verification of all content against its digests.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use crate::cache::store::{Kind, Verdict};
 use crate::clock;
 use crate::proto::Digest;
 
-/// How far a verification is.
+/// An event of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Verified {
-    /// So much has been read of so much.
+    /// Progress.
     Progress {
-        /// Bytes.
+        /// Bytes that have been read.
         done: u64,
         /// Bytes of all that there was at the beginning.
         total: u64,
     },
-    /// Something is not what its name says, or can't be read.
+    /// Content does not have its digest, or cannot be read.
     Wrong {
-        /// Its name.
+        /// Its digest.
         digest: String,
-        /// What is the matter with it.
+        /// The reason.
         why: String,
     },
-    /// Some of it could not be looked at.
+    /// Some of it could not be read.
     Unfinished {
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// Nothing follows.
@@ -42,7 +42,7 @@ pub(crate) enum Verified {
     },
 }
 
-/// Reads all that is kept; what is wrong is removed. `tell` is told what comes of it, and whether to go on is its answer.
+/// Reads all content, and removes what is wrong. `tell` gets the events, and returns true to go on.
 pub(crate) fn verify(cache: &Cache, tell: &mut dyn FnMut(Verified) -> bool) {
     let mut verification = Verification::of(cache, tell);
     let read = cache.store().verify(|kind, digest, verdict| verification.look(kind, digest, verdict));
@@ -65,7 +65,7 @@ struct Verification<'a> {
     wrong: u64,
 }
 
-/// How often it is told how far it is.
+/// The time between two reports of progress.
 const PACE: Duration = Duration::from_millis(250);
 
 impl<'a> Verification<'a> {

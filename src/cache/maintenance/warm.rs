@@ -1,4 +1,4 @@
-//! Pulling images into a cache before anybody asks for them.
+//! Pulls of images into a cache before a client asks for them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,34 +16,34 @@ use crate::cache::store::Kind;
 use crate::cache::upstream_cache::UpstreamCache;
 use crate::proto::{Accept, Digest, Reference};
 
-/// An image that is to be here.
+/// An image that is to be pulled.
 pub(crate) struct WarmTarget {
     /// As it was asked for.
     pub image: String,
     /// The cache of the upstream where it is.
     pub upstream_cache: Arc<UpstreamCache>,
-    /// The repository, and as whom it is asked.
+    /// The requester by which its repository is asked.
     pub requester: Requester,
-    /// Which of the repository's manifests.
+    /// The manifest.
     pub reference: Reference,
 }
 
 /// Blobs that come at a time: enough to fill a line over which one connection does not.
 const LAYERS: usize = 4;
 
-/// How often it is told how far a blob is.
+/// The time between two reports of a blob's progress.
 const PACE: Duration = Duration::from_millis(250);
 
-/// An index within an index is allowed, and nobody nests them deeper than this.
+/// An index within an index is allowed; deeper ones than this are not known.
 const DEPTH: usize = 3;
 
-/// Whoever is told what happens.
+/// A receiver of events.
 type Tell<'a> = &'a (dyn Fn(Event) + Send + Sync);
 
-/// Finds an image.
+/// A resolver of image names.
 type Resolve<'a> = &'a (dyn Fn(&str) -> Result<WarmTarget, String> + Send + Sync);
 
-/// Pulls images of these platforms, one after another, and tells `tell` what happens. What is to be told last is the answer.
+/// Pulls images of these platforms, one after another, and gives `tell` the events. Returns the last event.
 pub(crate) async fn warm(
     images: &[String],
     platforms: &Platforms,
@@ -64,7 +64,7 @@ pub(crate) async fn warm(
     Event::Done { images: whole, failed }
 }
 
-/// The answer is whether all of it is here.
+/// Pulls one image. Returns true if all of it is here.
 async fn one(goal: &WarmTarget, platforms: &Platforms, tell: Tell<'_>) -> bool {
     let WarmTarget { image, upstream_cache, requester, reference } = goal;
     let warming = Warming { image, upstream_cache, requester, platforms, tell };
@@ -86,7 +86,7 @@ struct Warming<'a> {
 }
 
 impl Warming<'_> {
-    /// Gets the manifests that are meant. The answer is the blobs that they name, each once.
+    /// Pulls the manifests that are meant. Returns the blobs that they name, each once.
     async fn blobs(&self, reference: &Reference) -> Result<Vec<Part>, String> {
         let mut ahead = vec![(reference.clone(), 0)];
         let (mut top, mut blobs) = (None, Vec::new());
@@ -124,7 +124,7 @@ impl Warming<'_> {
         fetching.buffer_unordered(LAYERS).fold(true, |all, one| async move { all && one }).await
     }
 
-    /// Also where it is here: the repository must be known to hold it.
+    /// Fetches a blob, also if it is here: the repository must be known to hold it. Returns true if it is here.
     async fn blob(&self, blob: &Part) -> bool {
         let cache = self.upstream_cache.cache();
         let here = cache.store().has(Kind::Blob, &blob.digest);
@@ -158,7 +158,7 @@ impl Warming<'_> {
         (self.tell)(Event::Layer { digest: blob.digest.to_string(), size, done, progress });
     }
 
-    /// It may have passed without being kept.
+    /// Returns the length of a blob that has come, unless it passed without being kept.
     fn is_kept(&self, digest: &Digest) -> Result<u64, String> {
         let store = self.upstream_cache.cache().store();
         let why = || store.degraded_reason().unwrap_or_else(|| "there was no room for it".to_owned());
@@ -166,7 +166,7 @@ impl Warming<'_> {
     }
 }
 
-/// Those parts, without those that come again.
+/// Returns the parts without repetitions.
 fn each_once(parts: Vec<Part>) -> Vec<Part> {
     let mut known = std::collections::HashSet::new();
     parts.into_iter().filter(|part| known.insert(part.digest.clone())).collect()

@@ -9,27 +9,27 @@ use serde_json::value::RawValue;
 use crate::config::limits;
 use crate::proto::{Digest, MediaType, media_type};
 
-/// What a manifest says.
+/// The parts of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Document {
-    /// What it is: its own `mediaType`, else what the upstream called it.
+    /// Its type: its own `mediaType`, else what the upstream called it.
     pub(crate) media_type: MediaType,
     /// Configuration and layers of an image, in its order; those that lie elsewhere (`urls`) are not among them.
     pub(crate) blobs: Vec<Part>,
-    /// What it is about (image-spec, `subject`).
+    /// The manifest that it is about (image-spec, `subject`).
     pub(crate) subject: Option<Digest>,
 }
 
 /// A blob that a manifest names. That is no proof that the repository holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// Which.
+    /// Its digest.
     pub(crate) digest: Digest,
-    /// Bytes, by the manifest's word.
+    /// Its length in bytes, by the manifest's word.
     pub(crate) size: Option<u64>,
 }
 
-/// What a listing of referrers says of a manifest (distribution-spec, "Listing Referrers").
+/// The part of a manifest that a listing of referrers shows (distribution-spec, "Listing Referrers").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Description {
     /// Its `artifactType`, else its configuration's type.
@@ -38,7 +38,7 @@ pub(crate) struct Description {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// Why bytes are no manifest that is kept.
+/// The reason why bytes are no manifest that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NotAManifest(pub(crate) &'static str);
@@ -65,14 +65,14 @@ impl Document {
         Ok(Self { media_type, blobs, subject })
     }
 
-    /// Whether it is an image's, and no index.
+    /// Returns true if it is an image's, and no index.
     pub(crate) fn is_image(&self) -> bool {
         Shape::of(&self.media_type) == Shape::Image
     }
 }
 
 impl Description {
-    /// What a listing says of the manifest `bytes`.
+    /// Reads it from the manifest `bytes`.
     ///
     /// # Errors
     /// As [`Document::parse`].
@@ -85,7 +85,7 @@ impl Description {
     }
 }
 
-/// What a type of manifest consists of.
+/// The shape of a type of manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Image,

@@ -1,4 +1,4 @@
-//! What the cache knows of tags and referrers, for when the upstream can't be asked.
+//! Known tags and referrers, for when the upstream cannot be asked.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tags_that_were_pulled_are_known() {
+    async fn pulled_tags_are_known() {
         let place = Place::new();
         for tag in ["v2", "v1"] {
             place.registry.push(tag, &image(tag));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_old_to_be_pulled_is_not_listed() {
+    async fn records_too_old_to_serve_are_not_listed() {
         let place = Place::new();
         let subject = place.registry.push("v1", &image("a"));
         let digest = place.registry.push("v2", &referrer(&subject, "application/x"));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn manifests_about_another_are_known_as_its_referrers() {
+    async fn manifests_are_listed_as_referrers() {
         let place = Place::new();
         let subject = place.registry.push("v1", &image("a"));
         let mut all = Vec::new();

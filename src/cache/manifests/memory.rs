@@ -1,4 +1,4 @@
-//! Manifests in memory: what is pulled all the time is neither read nor parsed each time.
+//! Manifests in memory: a manifest that is pulled all the time is neither read nor parsed each time.
 
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -14,17 +14,17 @@ use crate::config::{PullAuthorization, UpstreamCacheOptions};
 use crate::meaning::{Ends, Meaning};
 use crate::proto::RepositoryName;
 
-/// How much a question matters.
+/// The importance of a request to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// Nothing that is here can serve: asked even while the upstream limits us.
+    /// Nothing that is here can serve: asked even while the upstream limits the account.
     Required,
-    /// Something that is here can serve, if need be.
+    /// Content that is here can serve, if need be.
     Refresh,
-    /// Nobody waits for it.
+    /// No client waits for it.
     Background,
-    /// Whether somebody may read: asked also while the breaker is open, until the probe has found nobody either. Who has
-    /// opened it himself must not gain by that.
+    /// The right of the requester to read: asked also while the breaker is open, until the probe has had no answer either. A
+    /// requester that opened the breaker must not gain by that.
     Authorization,
 }
 

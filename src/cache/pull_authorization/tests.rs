@@ -63,7 +63,7 @@ async fn in_shared_the_rules_have_decided() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_lives_for_a_while_and_is_for_the_whole_repository() {
+async fn a_grant_is_for_the_whole_repository() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
@@ -107,7 +107,7 @@ async fn what_everyone_may_read_needs_no_grant() {
 }
 
 #[tokio::test]
-async fn that_everyone_could_not_be_asked_says_nothing() {
+async fn a_failed_anonymous_check_says_nothing() {
     let (_directory, site) = each();
     let script = reader("alice");
     script.on("public manifest latest", Reply::No(Meaning::RateLimited { retry_after: None }));
@@ -136,7 +136,7 @@ async fn a_dead_upstream_extends_a_grant_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_upstream_extends_what_everyone_may_read_likewise() {
+async fn a_dead_upstream_extends_a_public_grant() {
     let (_directory, site) = each();
     let script = Script::new("alice");
     script.on("public manifest latest", Reply::Yes(vec![]));
@@ -165,7 +165,7 @@ async fn nothing_else_extends_a_grant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_no_ends_a_grant() {
+async fn a_refusal_ends_a_grant() {
     for refusal in [Meaning::Denied, Meaning::NotFound] {
         let (_directory, site) = each();
         let script = reader("alice");
@@ -180,7 +180,7 @@ async fn a_no_ends_a_grant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn offline_only_what_was_granted_lately_passes() {
+async fn offline_only_recent_grants_pass() {
     let (directory, online) = each();
     let script = reader("alice");
     assert!(view(&online, "alice", &script).entitled(&latest()).await.is_ok());
@@ -201,7 +201,7 @@ async fn offline_only_what_was_granted_lately_passes() {
 }
 
 #[tokio::test]
-async fn without_a_lifetime_every_request_asks_and_those_at_once_ask_once() {
+async fn without_a_lifetime_every_request_asks() {
     let (_directory, site) = site(|settings| {
         settings.pull_authorization = PullAuthorization::Each;
         settings.tag_ttl = Duration::ZERO;
@@ -224,7 +224,7 @@ async fn without_a_lifetime_every_request_asks_and_those_at_once_ask_once() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_for_one_says_nothing_of_what_another_asks_about() {
+async fn a_404_for_one_resource_denies_no_other() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
@@ -236,7 +236,7 @@ async fn what_is_not_there_for_one_says_nothing_of_what_another_asks_about() {
 }
 
 #[tokio::test]
-async fn who_may_not_fetch_can_show_that_he_may_read() {
+async fn without_fetch_a_grant_can_be_obtained() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view_of_held(&site, "alice", &script);
@@ -245,7 +245,7 @@ async fn who_may_not_fetch_can_show_that_he_may_read() {
 }
 
 #[tokio::test]
-async fn a_blob_that_was_asked_about_is_known_to_be_there() {
+async fn a_grant_by_blob_records_its_membership() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
@@ -255,7 +255,7 @@ async fn a_blob_that_was_asked_about_is_known_to_be_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_opens_the_breaker_himself_keeps_no_grant_by_that() {
+async fn opening_the_breaker_keeps_no_grant() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
@@ -267,11 +267,11 @@ async fn who_opens_the_breaker_himself_keeps_no_grant_by_that() {
     }
     assert!(!site.gate.breaker().is_closed());
     assert_eq!(kind(alpine.entitled(&latest()).await), Meaning::Denied, "it is asked all the same");
-    assert!(site.gate.breaker().is_closed(), "somebody is there");
+    assert!(site.gate.breaker().is_closed(), "the upstream answers");
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_probe_finds_nobody_a_grant_is_extended_without_asking() {
+async fn a_silent_probe_extends_grants_without_asking() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
@@ -290,7 +290,7 @@ async fn while_the_probe_finds_nobody_a_grant_is_extended_without_asking() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_can_not_be_used_extends_no_grant() {
+async fn an_unusable_answer_extends_no_grant() {
     let (_directory, site) = each();
     let script = reader("alice");
     let alpine = view(&site, "alice", &script);
@@ -301,7 +301,7 @@ async fn an_answer_that_can_not_be_used_extends_no_grant() {
 }
 
 #[tokio::test]
-async fn whatever_is_denied_to_somebody_ends_his_grant_and_no_others() {
+async fn a_denial_ends_the_requesters_grant_alone() {
     let (_directory, site) = each();
     let (alice, bob) = (reader("alice"), reader("bob"));
     let (of_alice, of_bob) = (view(&site, "alice", &alice), view(&site, "bob", &bob));
@@ -316,7 +316,7 @@ async fn whatever_is_denied_to_somebody_ends_his_grant_and_no_others() {
 }
 
 #[tokio::test]
-async fn where_the_gateway_shows_a_certificate_nobody_asks_as_nobody() {
+async fn with_a_client_certificate_no_check_is_anonymous() {
     let (_directory, site) = each();
     let mut upstream = config::Upstream::at("https://b.example", &config::Environment::default()).unwrap();
     let file = std::path::PathBuf::from("/key.pem");
@@ -328,7 +328,7 @@ async fn where_the_gateway_shows_a_certificate_nobody_asks_as_nobody() {
 }
 
 #[test]
-fn a_site_is_of_one_configuration_of_its_upstream() {
+fn a_cache_is_of_one_configuration() {
     let (_directory, site) = each();
     let mut upstream =
         config::Upstream::at("https://registry.example", &config::Environment::default()).unwrap();

@@ -75,7 +75,7 @@ async fn a_tag_that_has_moved_is_followed() {
 }
 
 #[tokio::test]
-async fn many_who_ask_the_same_cost_one_question() {
+async fn concurrent_pulls_ask_the_upstream_once() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     let gate = Arc::new(Semaphore::new(0));
@@ -97,7 +97,7 @@ async fn many_who_ask_the_same_cost_one_question() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_say_the_digest_is_followed_by_a_get_that_is_hashed() {
+async fn a_head_without_digest_is_followed_by_get() {
     let place = Place::with(|settings| settings.tag_ttl = Duration::ZERO);
     place.registry.push("v1", &image("a"));
     place.registry.with().says_no_digest = true;
@@ -131,7 +131,7 @@ async fn a_head_fetches_no_body() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_another_repository_brought_is_not_fetched_again() {
+async fn a_manifest_of_another_repository_is_only_confirmed() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -142,7 +142,7 @@ async fn a_manifest_that_another_repository_brought_is_not_fetched_again() {
 }
 
 #[tokio::test]
-async fn what_another_repository_has_is_not_served_where_the_upstream_does_not_hold_it() {
+async fn a_manifest_of_another_repository_needs_confirmation() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -153,7 +153,7 @@ async fn what_another_repository_has_is_not_served_where_the_upstream_does_not_h
 }
 
 #[tokio::test]
-async fn when_the_upstream_fails_the_last_digest_serves_for_a_while() {
+async fn failures_serve_the_last_digest_for_a_while() {
     for kind in [UNAVAILABLE, Meaning::CredentialsRefused, Meaning::RateLimited { retry_after: None }] {
         let place = Place::new();
         place.registry.push("v1", &image("a"));
@@ -167,7 +167,7 @@ async fn when_the_upstream_fails_the_last_digest_serves_for_a_while() {
 }
 
 #[tokio::test]
-async fn after_the_registrys_own_no_nothing_serves_even_if_it_fails_later() {
+async fn a_refusal_ends_what_would_serve_stale() {
     for refusal in [Meaning::NotFound, Meaning::Denied] {
         let place = Place::with(|settings| settings.not_found_ttl = Duration::ZERO);
         let digest = place.registry.push("v1", &image("a"));
@@ -182,7 +182,7 @@ async fn after_the_registrys_own_no_nothing_serves_even_if_it_fails_later() {
 }
 
 #[tokio::test]
-async fn a_tag_that_moved_to_what_can_not_be_had_still_serves_what_it_was() {
+async fn a_tag_moved_to_an_unavailable_manifest_serves_stale() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -195,7 +195,7 @@ async fn a_tag_that_moved_to_what_can_not_be_had_still_serves_what_it_was() {
 }
 
 #[tokio::test]
-async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked() {
+async fn a_limited_account_asks_only_what_is_required() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     let other = place.registry.push("v2", &image("b"));
@@ -209,7 +209,7 @@ async fn while_an_account_is_limited_only_what_nothing_here_can_serve_is_asked()
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_not_there_is_not_asked_for_again_until_something_is_written() {
+async fn a_404_is_remembered_until_a_write() {
     let place = Place::new();
     assert_eq!(kind(&place, "v1").await, Some(Meaning::NotFound));
     assert!(matches!(get(&place, "v1").await, Err(CacheError::NotFound)));
@@ -220,7 +220,7 @@ async fn a_manifest_that_is_not_there_is_not_asked_for_again_until_something_is_
 }
 
 #[tokio::test]
-async fn a_signature_that_is_not_there_is_asked_for_each_time() {
+async fn a_missing_signature_is_asked_for_each_time() {
     let place = Place::new();
     let tag = format!("sha256-{}.sig", "a".repeat(64));
     for _ in 0..2 {
@@ -230,7 +230,7 @@ async fn a_signature_that_is_not_there_is_asked_for_each_time() {
 }
 
 #[tokio::test]
-async fn a_question_that_a_write_has_overtaken_brings_no_old_digest_back() {
+async fn an_answer_overtaken_by_a_write_is_asked_again() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     let gate = Arc::new(Semaphore::new(0));
@@ -251,7 +251,7 @@ async fn a_question_that_a_write_has_overtaken_brings_no_old_digest_back() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_not_what_the_digest_says_are_neither_served_nor_kept() {
+async fn bytes_without_the_digest_are_not_served() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     place.registry.with().forged.insert(digest.clone(), image("forged").into());
@@ -263,7 +263,7 @@ async fn bytes_that_are_not_what_the_digest_says_are_neither_served_nor_kept() {
 }
 
 #[tokio::test]
-async fn what_is_no_manifest_is_left_to_the_upstream() {
+async fn a_document_not_understood_bypasses_the_cache() {
     let place = Place::new();
     let both = r#"{"layers":[],"manifests":[]}"#;
     let strange = place.registry.push_as("both", media_type::OCI_INDEX, both);
@@ -274,7 +274,7 @@ async fn what_is_no_manifest_is_left_to_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_take_what_is_kept_is_left_to_the_upstream() {
+async fn a_type_not_accepted_bypasses_the_cache() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     let docker = Accept::from_lines([media_type::DOCKER_MANIFEST.as_bytes()]);
@@ -286,7 +286,7 @@ async fn a_client_that_does_not_take_what_is_kept_is_left_to_the_upstream() {
 }
 
 #[tokio::test]
-async fn offline_serves_what_is_here_however_old_and_asks_nothing() {
+async fn offline_serves_any_age_and_asks_nothing() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -320,7 +320,7 @@ async fn one_clients_refusal_is_no_answer_to_another() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_older_than_a_day_is_asked_about_again() {
+async fn a_record_older_than_a_day_is_confirmed_again() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -342,7 +342,7 @@ async fn a_record_that_is_older_than_a_day_is_asked_about_again() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_makes_nothing_new() {
+async fn a_clock_set_back_makes_nothing_new() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -351,7 +351,7 @@ async fn a_clock_that_was_set_back_makes_nothing_new() {
 }
 
 #[tokio::test]
-async fn what_was_kept_is_here_after_a_restart() {
+async fn manifests_survive_a_restart() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -362,7 +362,7 @@ async fn what_was_kept_is_here_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_the_disk_has_spoilt_is_fetched_again() {
+async fn a_manifest_spoilt_on_disk_is_fetched_again() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -377,7 +377,7 @@ async fn what_the_disk_has_spoilt_is_fetched_again() {
 }
 
 #[tokio::test]
-async fn what_a_repository_holds_is_asked_for_again_where_the_content_has_gone() {
+async fn evicted_content_is_fetched_again() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -389,7 +389,7 @@ async fn what_a_repository_holds_is_asked_for_again_where_the_content_has_gone()
 }
 
 #[tokio::test]
-async fn where_each_asks_for_himself_a_no_to_one_ends_nothing_for_others() {
+async fn in_each_a_denial_ends_one_grant() {
     let place = Place::with(|settings| settings.pull_authorization = PullAuthorization::Each);
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -425,7 +425,7 @@ async fn asking(
 }
 
 #[tokio::test]
-async fn what_was_deleted_while_it_was_asked_for_is_not_recorded() {
+async fn a_delete_during_a_fetch_is_not_undone() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     let (asking, gate) = asking(&place, digest.as_str()).await;
@@ -436,7 +436,7 @@ async fn what_was_deleted_while_it_was_asked_for_is_not_recorded() {
 }
 
 #[tokio::test]
-async fn a_404_that_a_push_has_overtaken_is_not_remembered() {
+async fn a_404_overtaken_by_a_push_is_forgotten() {
     let place = Place::new();
     let (asking, gate) = asking(&place, "v1").await;
     let tag = Tag::parse("v1").unwrap();
@@ -450,7 +450,7 @@ async fn a_404_that_a_push_has_overtaken_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn of_two_pushes_of_a_tag_at_once_nobody_knows_which_came_last() {
+async fn concurrent_pushes_leave_the_tag_unknown() {
     let place = Place::new();
     let writings = [place.site.begin_write(&name()), place.site.begin_write(&name())];
     for (writing, mark) in writings.iter().zip(["a", "b"]) {
@@ -467,7 +467,7 @@ async fn of_two_pushes_of_a_tag_at_once_nobody_knows_which_came_last() {
 }
 
 #[tokio::test]
-async fn a_push_that_is_not_what_its_digest_says_is_not_kept() {
+async fn a_push_without_its_digest_is_not_kept() {
     let place = Place::new();
     let digest = Digest::sha256_of(image("a").as_bytes());
     let writing = place.site.begin_write(&name());
@@ -477,7 +477,7 @@ async fn a_push_that_is_not_what_its_digest_says_is_not_kept() {
 }
 
 #[tokio::test]
-async fn who_may_not_fetch_has_what_is_here_as_long_as_the_upstream_holds_it() {
+async fn without_fetch_held_manifests_serve_while_confirmed() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     let get = async |text: &str| {
@@ -502,7 +502,7 @@ async fn who_may_not_fetch_has_what_is_here_as_long_as_the_upstream_holds_it() {
 }
 
 #[tokio::test]
-async fn who_may_not_fetch_has_what_is_here_while_the_upstream_is_dead_but_not_for_ever() {
+async fn without_fetch_held_manifests_serve_stale_for_a_while() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -516,7 +516,7 @@ async fn who_may_not_fetch_has_what_is_here_while_the_upstream_is_dead_but_not_f
 }
 
 #[tokio::test]
-async fn a_no_to_somebody_of_his_own_ends_nothing_for_all() {
+async fn a_refusal_to_an_own_account_ends_nothing() {
     for refusal in [Meaning::NotFound, Meaning::Denied] {
         let place = Place::new();
         place.registry.push("v1", &image("a"));
@@ -531,7 +531,7 @@ async fn a_no_to_somebody_of_his_own_ends_nothing_for_all() {
 }
 
 #[tokio::test]
-async fn what_another_upstream_brought_serves_once_this_one_has_served_it() {
+async fn content_of_another_upstream_must_be_served_here_first() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
@@ -546,7 +546,7 @@ async fn what_another_upstream_brought_serves_once_this_one_has_served_it() {
 }
 
 #[tokio::test]
-async fn a_manifests_own_type_goes_before_what_a_repository_calls_it() {
+async fn a_manifests_own_type_wins() {
     let place = Place::new();
     let own = format!(r#"{{"mediaType":"{}",{}"#, media_type::OCI_MANIFEST, &image("a")[1..]);
     let digest = place.registry.push_as("v1", media_type::DOCKER_MANIFEST, &own);

@@ -43,7 +43,7 @@ fn recorded(site: &UpstreamCache) -> Option<Membership> {
 }
 
 #[tokio::test]
-async fn what_the_upstream_says_it_holds_is_asked_once() {
+async fn a_confirmed_blob_is_asked_about_once() {
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
     script.on("held 01", yes());
@@ -68,7 +68,7 @@ async fn a_manifest_is_no_blob() {
 }
 
 #[tokio::test]
-async fn all_who_ask_at_once_ask_once() {
+async fn concurrent_lookups_ask_once() {
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
     script.on("held 01", yes());
@@ -125,7 +125,7 @@ async fn after_a_day_the_upstream_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_no_ends_what_was_believed() {
+async fn a_refusal_ends_the_record() {
     for refusal in [Meaning::NotFound, Meaning::Denied] {
         let (_directory, site) = site(|_| {});
         let script = Script::new("");
@@ -137,7 +137,7 @@ async fn a_no_ends_what_was_believed() {
 }
 
 #[tokio::test]
-async fn what_was_believed_serves_while_the_upstream_cannot_be_asked() {
+async fn an_old_record_serves_while_the_upstream_fails() {
     let limited = Meaning::RateLimited { retry_after: None };
     for failure in [UNAVAILABLE, limited, Meaning::CredentialsRefused] {
         let (_directory, site) = site(|settings| settings.stale_if_error = DAY);
@@ -173,7 +173,7 @@ async fn a_record_from_the_future_is_good_for_no_longer() {
 }
 
 #[tokio::test]
-async fn offline_and_who_may_not_fetch_ask_nothing_of_what_is_not_known() {
+async fn offline_and_without_fetch_unknown_blobs_are_refused() {
     let script = Script::new("");
     script.on("held 01", yes());
     let (_directory, offline) = site(|settings| settings.offline = true);
@@ -191,7 +191,7 @@ async fn offline_and_who_may_not_fetch_ask_nothing_of_what_is_not_known() {
 }
 
 #[tokio::test]
-async fn what_is_known_is_asked_about_again_for_whoever_may_not_fetch_too() {
+async fn without_fetch_old_records_are_confirmed_again() {
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
     let alpine = view_of_held(&site, "alice", &script);
@@ -206,7 +206,7 @@ async fn what_is_known_is_asked_about_again_for_whoever_may_not_fetch_too() {
 }
 
 #[tokio::test]
-async fn a_no_that_a_write_has_overtaken_releases_nothing() {
+async fn a_refusal_overtaken_by_a_write_ends_nothing() {
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
     script.on("held 01", no(Meaning::NotFound));
@@ -237,7 +237,7 @@ async fn a_redirects_type_and_length_are_not_the_blobs() {
 }
 
 #[tokio::test]
-async fn an_answer_that_a_write_has_overtaken_is_not_kept() {
+async fn an_answer_overtaken_by_a_write_is_not_recorded() {
     let (_directory, site) = site(|_| {});
     let script = Script::new("");
     script.on("held 01", yes());

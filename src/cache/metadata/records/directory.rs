@@ -35,7 +35,7 @@ pub(crate) struct Directory {
     access: Access,
 }
 
-/// Where a record is: below its repository, or below the upstream.
+/// The directory of a record: below its repository, or below the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
     Blobs,
@@ -45,7 +45,7 @@ pub(crate) enum Place {
     Served,
 }
 
-/// What is a file below a [`Place`].
+/// The name of a file below a [`Place`].
 pub(crate) trait Name {
     /// Its path there. Both grammars leave out `/`, and `.` as the first character.
     fn path(&self) -> String;
@@ -63,14 +63,14 @@ impl Name for Tag {
     }
 }
 
-/// Whose records are in the directory.
+/// The owner of the records in the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     /// Nobody has looked.
     Unknown,
     /// This registry's.
     Us,
-    /// Another's, and they have to go as soon as something is to be written: whoever only looks touches nothing.
+    /// Another's, and they have to go as soon as something is to be written: a process that only reads touches nothing.
     Before,
     /// Another's, which has come after us in another process: they are not touched.
     After,
@@ -253,7 +253,7 @@ impl Directory {
         }
     }
 
-    /// Makes sure that the directory is this registry's, as nobody else's may get our records.
+    /// Makes sure that the directory is this registry's: no other may get these records.
     fn claim(&self) -> io::Result<()> {
         match self.written_url()? {
             None => put(&self.temporary(self.url.as_bytes())?, &self.path.join(UPSTREAM))?,
@@ -431,5 +431,5 @@ const GONE: &str = "~gone-";
 /// More than any record: what is cut here is malformed.
 const RECORD_BYTES: u64 = 16 * 1024;
 
-/// A temporary file this old is nobody's any more.
+/// A temporary file this old is no longer being written.
 const WRITING_MOST: Duration = Duration::from_secs(60 * 60);

@@ -23,13 +23,13 @@ struct Key<N> {
     name: N,
 }
 
-/// What is looked for. Its hash is that of the [`Key`] with the same fields.
+/// A borrowed [`Key`]. Has the hash of the [`Key`] with the same fields.
 #[derive(Hash)]
 pub(crate) struct Look<'a, N> {
     /// The number of the ledger.
     pub(crate) ledger: u64,
     pub(crate) place: Place,
-    /// None for what is of no repository.
+    /// None for records of no repository.
     pub(crate) repository: Option<&'a RepositoryName>,
     pub(crate) name: &'a N,
 }
@@ -43,27 +43,27 @@ impl<N: Eq> Equivalent<Key<N>> for Look<'_, N> {
     }
 }
 
-/// What is known of a record.
+/// A record in memory.
 #[derive(Clone)]
 pub(crate) struct Kept<T> {
-    /// None: there is a file that says otherwise, and could not be removed.
+    /// None if there is a file that says otherwise, and could not be removed.
     pub(crate) value: Option<T>,
     /// When the file was read or written last; none: the disk did not do what it was told, and only this counts.
     looked: Option<Instant>,
 }
 
 impl<T> Kept<T> {
-    /// As the file has it now.
+    /// Returns a record as the file has it now.
     pub(crate) fn on_disk(value: T) -> Self {
         Self { value: Some(value), looked: Some(clock::now()) }
     }
 
-    /// What the disk did not take.
+    /// Returns a record that the disk did not take.
     pub(crate) fn alone(value: Option<T>) -> Self {
         Self { value, looked: None }
     }
 
-    /// Whether it holds without a look at the disk, where another process may have changed it.
+    /// Returns true if it holds without a look at the disk, where another process may have changed it.
     pub(crate) fn is_fresh(&self) -> bool {
         self.looked.is_none_or(|looked| clock::now().duration_since(looked) < LOOKED)
     }
@@ -102,7 +102,7 @@ where
     }
 }
 
-/// One at a time looks at a record's file and says in memory what is there.
+/// Locks, so that one thread at a time reads a record's file and puts it into memory.
 pub(crate) struct Locks {
     hasher: RandomState,
     locks: [Mutex<()>; LOCKS],
@@ -115,14 +115,14 @@ impl Default for Locks {
 }
 
 impl Locks {
-    /// For one record, and some others that happen to share its lock.
+    /// Locks one record, and some others that happen to share its lock.
     pub(crate) fn one(&self, what: impl Hash) -> MutexGuard<'_, ()> {
         let hash = self.hasher.hash_one(what);
         let index = usize::try_from(hash % LOCKS as u64).unwrap_or_default();
         self.locks[index].lock()
     }
 
-    /// Waits for all who hold one now, of each in turn: nobody else has to wait for that.
+    /// Waits for each lock in turn, and keeps none.
     pub(crate) fn pass(&self) {
         for lock in &self.locks {
             drop(lock.lock());
@@ -133,7 +133,7 @@ impl Locks {
 /// Records of one kind: some 20 MiB, and more than a day's pulls of a large site.
 const ENTRIES: u64 = 64 * 1024;
 
-/// What another process removes ends here within this.
+/// Records that another process removes end here within this time.
 const LOOKED: Duration = Duration::from_secs(60);
 
 const LOCKS: usize = 64;

@@ -1,4 +1,4 @@
-//! What repositories hold: records of (upstream, repository, digest) and of (upstream, repository, tag), on disk.
+//! Records of what repositories hold, on disk: of (upstream, repository, digest) and of (upstream, repository, tag).
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -42,20 +42,20 @@ pub(crate) struct Ledger {
     shared: Arc<Shared>,
 }
 
-/// What all ledgers have together.
+/// The state that all ledgers have together.
 struct Shared {
     held: Memory<Digest, Membership>,
     tags: Memory<Tag, TagRecord>,
     served: Memory<Digest, Membership>,
     locks: Locks,
-    /// How many ledgers there have been.
+    /// The number of ledgers so far.
     ledgers: AtomicU64,
     /// Roughly, as other processes may write and remove as well.
     count: AtomicU64,
 }
 
 impl Records {
-    /// Those below `root`, which need not exist yet. Nothing is touched there but as `access` says.
+    /// Returns the records below `root`, which need not exist yet. Files are touched there only as `access` says.
     pub(crate) fn new(root: PathBuf, access: Access) -> Self {
         let shared = Shared {
             held: Memory::new(),
@@ -69,7 +69,7 @@ impl Records {
         Self { root, access, lasting, shared: Arc::new(shared), ledgers: Mutex::default() }
     }
 
-    /// Those of the upstream called `name`. If it was at another URL when they were written, they are of another
+    /// Returns those of the upstream called `name`. If it was at another URL when they were written, they are of another
     /// registry, and are removed.
     pub(crate) fn ledger(&self, name: &str, url: &str) -> Ledger {
         let mut ledgers = self.ledgers.lock();
@@ -87,7 +87,7 @@ impl Records {
         ledger
     }
 
-    /// The upstreams that have records on disk, in order, each with the URL that they are of.
+    /// Returns the upstreams that have records on disk, in order, each with the URL that they are of.
     pub(crate) fn upstreams(&self) -> Vec<(String, String)> {
         if !self.access.is_readable() {
             return Vec::new();
@@ -97,17 +97,17 @@ impl Records {
         upstreams
     }
 
-    /// The bytes that records take on disk, roughly; right after [`count`](Self::count).
+    /// Returns the bytes that records take on disk, roughly; right after [`count`](Self::count).
     pub(crate) fn bytes(&self) -> u64 {
         self.shared.count.load(Ordering::Relaxed) * RECORD_BYTES
     }
 
-    /// From now on no record goes because it is old: there is an upstream that is never asked.
+    /// Keeps old records from now on: there is an upstream that is never asked.
     pub(crate) fn never_expire(&self) {
         self.lasting.store(true, Ordering::Relaxed);
     }
 
-    /// Counts the records on disk, and removes what is left of earlier removals, and what nobody has confirmed for
+    /// Counts the records on disk, and removes what is left of earlier removals, and records that were not confirmed for
     /// [`limits::RECORD_LIFE`]. Reads every directory: not for a worker's
     /// thread.
     pub(crate) fn count(&self) {
@@ -119,7 +119,7 @@ impl Records {
 }
 
 impl Ledger {
-    /// Whether a repository holds something, by upstream's word there.
+    /// Returns the record that a repository holds something, by its upstream's word there.
     pub(crate) fn held(
         &self,
         repository: &RepositoryName,
@@ -129,23 +129,23 @@ impl Ledger {
         self.get(&self.shared.held, &self.look(kind.into(), repository, digest), Membership::parse)
     }
 
-    /// Upstream served or confirmed it there.
+    /// Records that the upstream served or confirmed it there.
     pub(crate) fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Membership) {
         self.put(&self.shared.held, &self.look(kind.into(), repository, digest), held, &held.render());
     }
 
-    /// It is not there any more, as far as anybody knows.
+    /// Forgets that it is there.
     pub(crate) fn release(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) {
         self.strike(&self.shared.held, &self.look(kind.into(), repository, digest));
     }
 
-    /// Whether this upstream has served these very bytes, and they were proved, in whatever repository: only then does its
-    /// word that a repository holds them open what is kept here.
+    /// Returns true if this upstream has served these very bytes, in any repository, and they were verified: only then is its
+    /// word that a repository holds them enough for what is held here.
     pub(crate) fn served(&self, digest: &Digest) -> bool {
         self.get(&self.shared.served, &self.look_served(digest), Membership::parse).is_some()
     }
 
-    /// This upstream has served these very bytes, or taken them of a client, and they were proved.
+    /// Records that this upstream has served these very bytes, or taken them of a client, and that they were verified.
     pub(crate) fn note_served(&self, digest: &Digest) {
         if self.served(digest) {
             return;
@@ -154,42 +154,42 @@ impl Ledger {
         self.put(&self.shared.served, &self.look_served(digest), &served, &served.render());
     }
 
-    /// Where a tag pointed last.
+    /// Returns the record of a tag.
     pub(crate) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
         self.get(&self.shared.tags, &self.look(Place::Tags, repository, tag), TagRecord::parse)
     }
 
-    /// Upstream said where it points.
+    /// Records where the upstream said that a tag points.
     pub(crate) fn point(&self, repository: &RepositoryName, tag: &Tag, pointer: &TagRecord) {
         self.put(&self.shared.tags, &self.look(Place::Tags, repository, tag), pointer, &pointer.render());
     }
 
-    /// It points nowhere any more, as far as anybody knows.
+    /// Forgets where a tag points.
     pub(crate) fn forget_tag(&self, repository: &RepositoryName, tag: &Tag) {
         self.strike(&self.shared.tags, &self.look(Place::Tags, repository, tag));
     }
 
-    /// The tags of a repository that are known, in ASCII order.
+    /// Returns the tags of a repository that are known, in ASCII order.
     pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
         sorted(self.directory.tags(repository))
     }
 
-    /// The manifests that a repository is known to hold.
+    /// Returns the manifests that a repository is known to hold.
     pub(crate) fn manifests(&self, repository: &RepositoryName) -> Vec<Digest> {
         sorted(self.directory.digests(repository, Place::Manifests))
     }
 
-    /// The blobs that a repository is known to hold.
+    /// Returns the blobs that a repository is known to hold.
     pub(crate) fn blobs(&self, repository: &RepositoryName) -> Vec<Digest> {
         sorted(self.directory.digests(repository, Place::Blobs))
     }
 
-    /// The repositories that have records, in ASCII order. Reads every directory.
+    /// Returns the repositories that have records, in ASCII order. Reads every directory.
     pub(crate) fn repositories(&self) -> Vec<RepositoryName> {
         sorted(self.directory.repositories())
     }
 
-    /// Drops all that is known of a repository: how many records that were. For what an operator does by hand.
+    /// Drops all that is known of a repository, and returns the number of records. For what an operator does by hand.
     ///
     /// # Errors
     /// The system's; then some may still be there.
@@ -197,7 +197,7 @@ impl Ledger {
         let records =
             self.blobs(repository).len() + self.manifests(repository).len() + self.tags(repository).len();
         let aside = self.directory.put_aside(repository);
-        // Whoever has read a record before says so in memory before this is over.
+        // A thread that has read a record before puts it into memory before this is over.
         self.shared.locks.pass();
         self.shared.held.remove_repository(self.number, repository);
         self.shared.tags.remove_repository(self.number, repository);
@@ -223,18 +223,18 @@ impl Ledger {
             return kept.value;
         }
         let _alone = self.shared.locks.one(look);
-        // Somebody else may have looked.
+        // Another thread may have read it meanwhile.
         if let Some(kept) = memory.get(look).filter(Kept::is_fresh) {
             return kept.value;
         }
         match self.directory.read(look.repository, look.place, look.name) {
             Ok(bytes) => self.take(memory, look, bytes.as_deref(), parse),
-            // Nobody has said that it is gone.
+            // That does not say that it is gone.
             Err(_) => memory.get(look).and_then(|kept| kept.value),
         }
     }
 
-    /// What the file says is what is known; one that says nothing is removed.
+    /// Puts into memory what the file says. One that is no record is removed.
     fn take<N, T>(
         &self,
         memory: &Memory<N, T>,
@@ -284,7 +284,7 @@ impl Ledger {
                 memory.remove(look);
                 self.shared.removed(removed.into());
             }
-            // The file says what is not so any more.
+            // The file says what is no longer so.
             Err(_) => memory.put(look, Kept::alone(None)),
         }
     }

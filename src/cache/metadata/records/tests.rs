@@ -375,7 +375,7 @@ fn many_at_once_agree() {
 }
 
 #[test]
-fn what_nobody_has_confirmed_for_a_month_goes_but_what_was_served_stays() {
+fn records_unconfirmed_for_a_month_are_removed() {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("records");
     let records = Records::new(root.clone(), Access::full());
