@@ -67,7 +67,7 @@ pub(crate) struct Entry {
 }
 
 /// Counts the contents. `runs` is true in the gateway itself, which alone has counters and breakers.
-pub(crate) fn stats(cache: &Cache, sites: &[Arc<UpstreamCache>], runs: bool) -> Stats {
+pub(crate) fn stats(cache: &Cache, upstreams: &[Arc<UpstreamCache>], runs: bool) -> Stats {
     let usage = cache.store().usage();
     Stats {
         path: std::fs::canonicalize(cache.path()).unwrap_or_else(|_| cache.path().clone()),
@@ -76,47 +76,48 @@ pub(crate) fn stats(cache: &Cache, sites: &[Arc<UpstreamCache>], runs: bool) -> 
         manifests: usage.manifests,
         partial: usage.partials,
         trouble: cache.store().degraded_reason(),
-        upstreams: sites.iter().map(|site| of_upstream(site, runs)).collect(),
+        upstreams: upstreams.iter().map(|upstream| stats_of(upstream, runs)).collect(),
         counted: runs.then(|| cache.counters().counted()),
     }
 }
 
-fn of_upstream(site: &UpstreamCache, runs: bool) -> UpstreamStats {
-    let repositories = site.ledger.repositories();
-    let tags = repositories.iter().map(|repository| site.ledger.tags(repository).len() as u64).sum();
-    let breaker =
-        runs.then(|| if site.breaker_state() == BreakerState::Open { "open" } else { "closed" }.to_owned());
+fn stats_of(upstream: &UpstreamCache, runs: bool) -> UpstreamStats {
+    let repositories = upstream.ledger.repositories();
+    let tags = repositories.iter().map(|repository| upstream.ledger.tags(repository).len() as u64).sum();
+    let breaker = runs
+        .then(|| if upstream.breaker_state() == BreakerState::Open { "open" } else { "closed" }.to_owned());
     UpstreamStats {
-        name: site.name().to_owned(),
+        name: upstream.name().to_owned(),
         repositories: repositories.len() as u64,
         tags,
         breaker,
-        offline: site.settings().offline,
+        offline: upstream.settings().offline,
     }
 }
 
 /// Returns the images that `selection` means, by their names.
-pub(crate) fn list(sites: &[Arc<UpstreamCache>], selection: &Selection) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = sites.iter().flat_map(|site| of_site(site, selection)).collect();
+pub(crate) fn list(upstreams: &[Arc<UpstreamCache>], selection: &Selection) -> Vec<Entry> {
+    let mut entries: Vec<Entry> =
+        upstreams.iter().flat_map(|upstream| entries_of(upstream, selection)).collect();
     entries.sort();
     entries
 }
 
-fn of_site(site: &UpstreamCache, selection: &Selection) -> Vec<Entry> {
-    let repositories = site.ledger.repositories().into_iter();
-    let named = repositories.filter_map(|name| Some((site.canonical(&name)?, name)));
+fn entries_of(upstream: &UpstreamCache, selection: &Selection) -> Vec<Entry> {
+    let repositories = upstream.ledger.repositories().into_iter();
+    let named = repositories.filter_map(|name| Some((upstream.canonical(&name)?, name)));
     let meant = named.filter(|(canonical, _)| selection.has(canonical));
-    meant.flat_map(|(canonical, name)| of_repository(site, selection, &canonical, &name)).collect()
+    meant.flat_map(|(canonical, name)| of_repository(upstream, selection, &canonical, &name)).collect()
 }
 
 fn of_repository(
-    site: &UpstreamCache,
+    upstream: &UpstreamCache,
     selection: &Selection,
     canonical: &RepositoryName,
     name: &RepositoryName,
 ) -> Vec<Entry> {
-    let ledger = &site.ledger;
-    let store = site.cache().store();
+    let ledger = &upstream.ledger;
+    let store = upstream.cache().store();
     let entry = |tag: Option<String>, digest: &Digest, confirmed: std::time::SystemTime| Entry {
         repository: canonical.to_string(),
         tag,
@@ -130,7 +131,7 @@ fn of_repository(
     let meant = tags.iter().filter(|(pointer, tag)| selection.has_tag(tag, &pointer.digest));
     let of_tags =
         meant.map(|(pointer, tag)| entry(Some(tag.to_string()), &pointer.digest, pointer.confirmed));
-    let others = untagged(site, name, &tagged.manifests);
+    let others = untagged(upstream, name, &tagged.manifests);
     let others = others
         .iter()
         .filter(|digest| selection.has_digest(digest))
@@ -139,10 +140,10 @@ fn of_repository(
 }
 
 /// Returns the manifests of a repository that neither a tag leads to nor another of them.
-fn untagged(site: &UpstreamCache, name: &RepositoryName, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
-    let held = site.ledger.manifests(name).into_iter();
+fn untagged(upstream: &UpstreamCache, name: &RepositoryName, tagged: &BTreeSet<Digest>) -> Vec<Digest> {
+    let held = upstream.ledger.manifests(name).into_iter();
     let held: Vec<Digest> = held.filter(|digest| !tagged.contains(digest)).collect();
-    let store = site.cache().store();
+    let store = upstream.cache().store();
     let below = |digest: &Digest| {
         let mut reach = Reach::of(store, [digest.clone()]).manifests;
         reach.remove(digest);

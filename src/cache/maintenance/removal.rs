@@ -28,14 +28,15 @@ pub(crate) struct Removed {
     pub left: bool,
 }
 
-/// Forgets what `selection` means of `sites`, and removes the content that no repository holds after that.
-pub(crate) fn remove(cache: &Cache, sites: &[Arc<UpstreamCache>], selection: &Selection) -> Removed {
+/// Forgets what `selection` means of `upstreams`, and removes the content that no repository holds after that.
+pub(crate) fn remove(cache: &Cache, upstreams: &[Arc<UpstreamCache>], selection: &Selection) -> Removed {
     let mut removed = Removed::default();
     let mut released = BTreeSet::new();
-    for site in sites {
-        for name in site.ledger.repositories() {
-            if site.canonical(&name).is_some_and(|canonical| selection.has(&canonical)) {
-                Removal { site, name: &name, removed: &mut removed, released: &mut released }.run(selection);
+    for upstream in upstreams {
+        for name in upstream.ledger.repositories() {
+            if upstream.canonical(&name).is_some_and(|canonical| selection.has(&canonical)) {
+                Removal { upstream, name: &name, removed: &mut removed, released: &mut released }
+                    .run(selection);
             }
         }
     }
@@ -45,7 +46,7 @@ pub(crate) fn remove(cache: &Cache, sites: &[Arc<UpstreamCache>], selection: &Se
 
 /// A removal from one repository.
 struct Removal<'a> {
-    site: &'a UpstreamCache,
+    upstream: &'a UpstreamCache,
     name: &'a RepositoryName,
     removed: &'a mut Removed,
     released: &'a mut BTreeSet<(Kind, Digest)>,
@@ -57,17 +58,17 @@ impl Removal<'_> {
         let held = self.held();
         let doomed = self.doomed(selection);
         for tag in &doomed.tags {
-            self.site.ledger.forget_tag(self.name, tag);
+            self.upstream.ledger.forget_tag(self.name, tag);
             self.removed.tags += 1;
         }
         for content in held.into_iter().filter(|content| doomed.has(content)) {
             self.release(content);
         }
         if selection.is_whole() {
-            self.removed.left |= self.site.ledger.remove(self.name).is_err();
+            self.removed.left |= self.upstream.ledger.remove(self.name).is_err();
         }
         // An answer that is under way must not bring it back.
-        self.site.written(self.name);
+        self.upstream.written(self.name);
         if selection.is_whole() || before != (self.removed.tags, self.released.len()) {
             self.removed.repositories += 1;
         }
@@ -75,18 +76,18 @@ impl Removal<'_> {
 
     /// Returns what the repository holds.
     fn held(&self) -> Vec<(Kind, Digest)> {
-        let ledger = &self.site.ledger;
+        let ledger = &self.upstream.ledger;
         let manifests = ledger.manifests(self.name).into_iter().map(|digest| (Kind::Manifest, digest));
         manifests.chain(ledger.blobs(self.name).into_iter().map(|digest| (Kind::Blob, digest))).collect()
     }
 
     /// Returns what is meant, and what nothing that stays leads to once that is gone.
     fn doomed(&self, selection: &Selection) -> Doomed {
-        let ledger = &self.site.ledger;
+        let ledger = &self.upstream.ledger;
         if selection.is_whole() {
             return Doomed { tags: ledger.tags(self.name), all: true, reach: Reach::default() };
         }
-        let store = self.site.cache().store();
+        let store = self.upstream.cache().store();
         let tags = ledger.tags(self.name).into_iter();
         let tags = tags.filter_map(|tag| Some((ledger.tag(self.name, &tag)?.digest, tag)));
         let (meant, staying): (Vec<_>, Vec<_>) =
@@ -107,7 +108,7 @@ impl Removal<'_> {
     }
 
     fn release(&mut self, (kind, digest): (Kind, Digest)) {
-        self.site.ledger.release(self.name, kind, &digest);
+        self.upstream.ledger.release(self.name, kind, &digest);
         self.removed.manifests += u64::from(kind == Kind::Manifest);
         self.released.insert((kind, digest));
     }
