@@ -1,4 +1,4 @@
-//! What the cache did for a request.
+//! The cache's part in an answer.
 
 /// The word of `X-Cache`, of the log and of the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

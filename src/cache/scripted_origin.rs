@@ -1,4 +1,4 @@
-//! An upstream of a few lines, for tests of what is asked of it.
+//! A registry in memory, for tests of what an upstream is asked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,17 +36,17 @@ pub(crate) struct Holding {
     pub(crate) forged: BTreeMap<Digest, Bytes>,
     /// As `HEAD latest`.
     pub(crate) asked: Vec<String>,
-    /// What comes of every question; of HEAD; of GET.
+    /// The failure of every request; of HEAD; of GET.
     pub(crate) fails: Option<Meaning>,
     pub(crate) head_fails: Option<Meaning>,
     pub(crate) get_fails: Option<Meaning>,
-    /// Who is refused.
+    /// The account that is refused.
     pub(crate) refused: Option<&'static str>,
-    /// HEAD says nothing of the digest.
+    /// HEAD does not tell the digest.
     pub(crate) says_no_digest: bool,
-    /// Questions, with those that wait.
+    /// The number of requests, with those that wait.
     pub(crate) begun: usize,
-    /// Every question waits for a permit.
+    /// Every request waits for a permit.
     pub(crate) gate: Option<Arc<Semaphore>>,
 }
 
@@ -55,7 +55,7 @@ impl Registry {
         self.0.lock().unwrap()
     }
 
-    /// What was asked since the last time.
+    /// Takes the requests since the last time.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.with().asked)
     }
@@ -199,7 +199,7 @@ impl Place {
         Self { registry: Arc::default(), site, directory: dir }
     }
 
-    /// The same cache, with other settings.
+    /// Returns the cache with other settings.
     pub(crate) fn again(self, change: impl FnOnce(&mut UpstreamCacheOptions)) -> Self {
         let mut settings = self.site.settings.clone();
         change(&mut settings);
@@ -208,7 +208,7 @@ impl Place {
         Self { site, ..self }
     }
 
-    /// The same directory, in another process.
+    /// Opens the directory again, as another process would.
     pub(crate) fn restarted(self) -> Self {
         let settings = self.site.settings.clone();
         let Self { registry, site: old, directory } = self;
@@ -227,7 +227,7 @@ impl Place {
         View::new(&self.site, permit, name(), Arc::new(As(self.registry.clone(), account)))
     }
 
-    /// The same for one who may pull, but not fetch.
+    /// Returns the repository for a requester that may pull, but not fetch.
     pub(crate) fn repository_of_held(&self) -> View {
         let permit = crate::cache::origin::tests::permit("alice", false);
         View::new(&self.site, permit, name(), Arc::new(As(self.registry.clone(), "")))

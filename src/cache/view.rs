@@ -28,7 +28,7 @@ impl View {
         Self { site: site.clone(), requester: site.repository(&permit, &repository, origin) }
     }
 
-    /// The same, in another repository.
+    /// Returns the view of another repository.
     pub(crate) fn in_repository(mut self, repository: &str) -> Self {
         self.requester.name = RepositoryName::parse(repository).unwrap();
         self

@@ -18,7 +18,7 @@ pub(crate) struct Platform {
 /// The platforms that are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Platforms {
-    /// All that there are, and what else an index names: attestations.
+    /// Every platform, and attestations, which an index names as well.
     All,
     /// These.
     These(Vec<Platform>),
@@ -126,7 +126,7 @@ impl Platforms {
     /// choose between: all.
     ///
     /// # Errors
-    /// Which platform is not there, and which are.
+    /// Names the platform that is missing, and those that are there.
     pub(crate) fn choose(&self, listed: &[Listed]) -> Result<Vec<Digest>, String> {
         let wanted = match self {
             Self::These(wanted) if listed.iter().any(|one| one.platform.is_some()) => wanted,
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_platform_is_refused() {
+    fn malformed_platforms_are_refused() {
         for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b", "all/"] {
             assert!(Platform::parse(text).is_err(), "{text:?}");
         }

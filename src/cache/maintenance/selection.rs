@@ -1,4 +1,4 @@
-//! What of a cache is meant: `REPOSITORY[:TAG|@DIGEST]`, with patterns.
+//! Selections of a cache's contents: `REPOSITORY[:TAG|@DIGEST]`, with patterns.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ enum What {
     Digest(Digest),
 }
 
-/// Why a text selects nothing.
+/// The reason why a text selects nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SelectionError {
     /// No pattern over repositories.
@@ -51,17 +51,17 @@ impl Selection {
         Ok(Self { repositories, what })
     }
 
-    /// Whether it means anything of the repository with this canonical name.
+    /// Returns true if it means anything of the repository with this canonical name.
     pub(crate) fn has(&self, canonical: &RepositoryName) -> bool {
         self.repositories.matches(canonical)
     }
 
-    /// Whether it means whole repositories.
+    /// Returns true if it means whole repositories.
     pub(crate) fn is_whole(&self) -> bool {
         self.what == What::All
     }
 
-    /// Whether it means this tag, which points to `digest`.
+    /// Returns true if it means this tag, which points to `digest`.
     pub(crate) fn has_tag(&self, tag: &Tag, digest: &Digest) -> bool {
         match &self.what {
             What::All => true,
@@ -70,7 +70,7 @@ impl Selection {
         }
     }
 
-    /// Whether it means this content, whatever points to it.
+    /// Returns true if it means this content, whatever points to it.
     pub(crate) fn has_digest(&self, digest: &Digest) -> bool {
         match &self.what {
             What::All => true,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_mean_nothing_is_refused() {
+    fn empty_selections_are_refused() {
         for text in ["", "Alpine", "a:", "a@", "a@sha256:x", "a//b", ":x"] {
             assert!(Selection::parse(text).is_err(), "{text:?}");
         }

@@ -37,7 +37,7 @@ pub(crate) enum Verified {
     Done {
         /// Files that were read.
         contents: u64,
-        /// Those that are wrong.
+        /// Files that are wrong.
         wrong: u64,
     },
 }

@@ -128,7 +128,7 @@ impl<'a> Fields<'a> {
         serde_json::from_slice(bytes).map_err(|_| NotAManifest("it is no JSON object that all read alike"))
     }
 
-    /// Whether it is there, and is not `null`, which Go writes for a list of nothing.
+    /// Returns true if the field is present, and not `null`, which Go writes for an empty list.
     fn has(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|value| value.get() != "null")
     }
@@ -197,7 +197,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What servers call a file of which they know nothing.
+/// The type that servers give to files that they do not know.
 fn says_nothing(content_type: &MediaType) -> bool {
     [media_type::JSON, media_type::OCTET_STREAM, "text/plain"].contains(&content_type.as_str())
 }
@@ -232,7 +232,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// As Go compares the names of fields, where most readers are written: without case, and so that the long s and the
+/// Compares names of fields as Go does, in which most readers are written: without case, and so that the long s and the
 /// Kelvin sign are letters.
 fn folded(name: &str) -> String {
     let plain = |letter| match letter {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_what_it_claims_to_be_is_refused() {
+    fn documents_of_another_shape_are_refused() {
         let both = image().replacen('{', r#"{"manifests":[],"#, 1);
         let cases = [
             (both.as_str(), media_type::OCI_MANIFEST),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_read_in_two_ways_is_refused() {
+    fn ambiguous_documents_are_refused() {
         let twice = r#"{"manifests":[],"manifests":[]}"#;
         let escaped = r#"{"manifests":[],"m\u0061nifests":[]}"#;
         let letters = r#"{"manifests":[],"Layers":[]}"#;
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_no_manifest() {
+    fn oversized_documents_are_refused() {
         let long = format!(r#"{{"x":"{}","manifests":[]}}"#, "x".repeat(limits::MANIFEST_BYTES));
         assert!(parse(&long, media_type::OCI_INDEX).is_err());
     }

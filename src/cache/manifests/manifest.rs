@@ -25,7 +25,7 @@ pub(crate) struct Manifest {
     pub length: u64,
     /// Its bytes, never changed. Always there for a GET; for HEAD they may not be here at all.
     pub bytes: Option<Bytes>,
-    /// What the cache did for it.
+    /// The cache's part in the answer.
     pub outcome: CacheStatus,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct ManifestPulls {
 struct Flight<N> {
     repository: RepositoryName,
     name: N,
-    /// Those who may not fetch are not answered by what those hear who may, and the other way round.
+    /// True if the requesters may fetch: an answer for those who may not is none for the others, and the other way round.
     may_fetch: bool,
     /// The account for which it is asked, where the answer is for no other.
     account: Arc<str>,
@@ -88,11 +88,11 @@ struct Known {
     held: Option<Membership>,
     /// Time since the upstream said so.
     age: Duration,
-    /// How long it is believed.
+    /// The time for which it is believed.
     ttl: Duration,
 }
 
-/// One request for a manifest that is not to be had from records alone.
+/// A request for a manifest that records alone do not answer.
 struct Pull<'a> {
     pulls: &'a Arc<ManifestPulls>,
     requester: &'a Requester,

@@ -15,13 +15,13 @@ pub(crate) type Grant = (Option<Identity>, RepositoryName);
 
 /// The grants of one upstream.
 pub(crate) struct Grants {
-    /// How long a grant is good.
+    /// The life of a grant.
     ttl: Duration,
-    /// And for how long after that while the upstream can't be reached.
+    /// The time after that in which it counts while the upstream cannot be reached.
     stale: Duration,
-    /// When each was given.
+    /// The time when each was given.
     given: Cache<Grant, Instant>,
-    /// When each repository was found not to be for everyone.
+    /// The time when each repository was found not to be for everyone.
     private: Cache<RepositoryName, Instant>,
 }
 

@@ -105,7 +105,7 @@ impl BlobMembership {
         self.confirm(repository, generation, digest, media_type, size)
     }
 
-    /// Forgets that the repository holds a blob: what the upstream gave for it was not what its digest says.
+    /// Forgets that the repository holds a blob: the upstream's bytes for it did not have its digest.
     pub(crate) fn unconfirm(&self, repository: &RepositoryName, digest: &Digest) {
         self.metadata.ledger().release(repository, Kind::Blob, digest);
     }

@@ -1,4 +1,4 @@
-//! What each repository is known to hold, by its upstream's word: on disk and in memory.
+//! Records of what each repository holds, by its upstream's word: on disk and in memory.
 
 pub(crate) mod generation;
 pub(crate) mod grants;

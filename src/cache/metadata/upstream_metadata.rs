@@ -16,7 +16,7 @@ pub(crate) struct UpstreamMetadata {
     /// The upstream's name. It tells a repository apart from all other upstreams', and outlives this value: after a change of
     /// the configuration there is another, for the same records.
     upstream: Arc<str>,
-    /// What stands before its repositories' names here.
+    /// The prefix of its repositories' names here.
     prefix: Box<str>,
     /// Repositories whose content is never evicted, by their names here.
     keep: Vec<RepositoryPattern>,

@@ -41,7 +41,7 @@ pub(crate) enum Place {
     Blobs,
     Manifests,
     Tags,
-    /// Of no repository.
+    /// Records of no repository.
     Served,
 }
 
@@ -77,7 +77,7 @@ enum Owner {
 }
 
 impl Place {
-    /// Those of a repository.
+    /// Returns those of a repository.
     const OF_REPOSITORY: [Self; 3] = [Self::Blobs, Self::Manifests, Self::Tags];
 
     fn as_str(self) -> &'static str {
@@ -324,7 +324,7 @@ pub(crate) fn remove_aside(aside: Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// How many records there are below `root`. Removes what is left of removals and of writes that never ended, and records that
+/// Counts the records below `root`. Removes what is left of removals and of writes that never ended, and records that
 /// were not confirmed within `life`: each confirmation writes a file anew. What an upstream has served stays so.
 pub(crate) fn count(root: &Path, life: Option<Duration>) -> u64 {
     let (mut records, mut waiting) = (0, Vec::new());
@@ -392,7 +392,7 @@ fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// What is in a directory, by name; nothing where it can't be read.
+/// Returns the names in a directory; none if it cannot be read.
 fn children(path: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
     entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()

@@ -126,7 +126,7 @@ fn what_is_released_is_gone_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_process_removes_or_changes_ends_here_within_a_minute() {
+async fn changes_of_another_process_are_seen_within_a_minute() {
     let directory = TempDir::new().unwrap();
     let (ours, theirs, alpine) = (open(&directory), open(&directory), repository("alpine"));
     ours.hold(&alpine, Kind::Blob, &digest(1), &held(7));
