@@ -51,7 +51,7 @@ pub(super) struct ResolvedRepository<'a> {
     pub(super) remote: RepositoryName,
 }
 
-/// Why a repository was not found.
+/// A repository that was not found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RouteError {
     #[error("no upstream is configured for it")]

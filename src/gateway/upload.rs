@@ -22,7 +22,7 @@ use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
 use crate::upstream::DOCKER_CONTENT_DIGEST;
 use crate::upstream::RequiredScope;
 
-/// How long an upload may be gone on with after it began. Registries forget theirs sooner.
+/// The lifetime of a handle. Registries forget an upload sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The content of a handle.

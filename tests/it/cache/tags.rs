@@ -6,7 +6,7 @@ use dockgate::internals::clock;
 
 use super::{asking, cached_at, gives, started, started_without_retries, until, word};
 use crate::harness::{
-    DOCKER_IMAGE, Gate, Image, OCI_IMAGE, OCI_INDEX, Origin, Reply, Request, manifest_at, sha256,
+    DOCKER_IMAGE, Gate, Image, OCI_IMAGE, OCI_INDEX, Origin, Process, Reply, Request, manifest_at, sha256,
 };
 
 const TAG: &str = "/v2/a/manifests/x";
@@ -302,4 +302,21 @@ async fn another_tag_ttl_is_taken_over_and_what_is_kept_stays() {
     gateway.reconfigure("tag_ttl = \"1h\"", "tag_ttl = \"0s\"");
     gives(gateway.get(TAG).await, &image.manifest, "REVALIDATED");
     assert_eq!(origin.count("GET", &manifest_at("a", &image.digest)), 1);
+}
+
+#[tokio::test]
+async fn the_access_log_says_why_a_manifest_was_not_cached() {
+    let origin = Origin::start().await;
+    image(&origin, "one");
+    let dir = tempfile::tempdir().unwrap();
+    let builder = cached_at(&origin, &dir.path().join("store"), "");
+    let mut process = Process::start(builder, dir.path()).await;
+    process.get(TAG).await.is(200);
+    let request = Request::get(TAG).header("Accept", DOCKER_IMAGE);
+    process.connect().await.ask(&request).await.is(200);
+    process.terminate().await;
+    let log = process.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("access: get_manifest 200")).collect();
+    let bypassed = lines.iter().map(|line| line.contains(" cache=miss bypass=type_not_accepted "));
+    assert_eq!(bypassed.collect::<Vec<_>>(), [false, true], "{log}");
 }

@@ -1,7 +1,8 @@
 //! The built binary, in a process of its own that can be killed.
 
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal};
@@ -12,6 +13,7 @@ use super::{Answer, Builder, Client, Request, soon};
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
+    log: PathBuf,
 }
 
 impl Process {
@@ -22,8 +24,10 @@ impl Process {
         std::fs::write(&path, builder.configuration(address)).expect("a file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_dockgate"));
         command.arg("serve").arg("--config").arg(&path).env_clear().current_dir(dir);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut process = Self { child: child.expect("a process"), address };
+        let log = dir.join("log");
+        let stderr = File::create(&log).expect("a file");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let mut process = Self { child: child.expect("a process"), address, log };
         process.is_up().await;
         process
     }
@@ -69,6 +73,11 @@ impl Process {
             }
         })
         .await;
+    }
+
+    /// Returns what the process has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("a log")
     }
 
     pub(crate) async fn connect(&self) -> Client {
