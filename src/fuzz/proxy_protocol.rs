@@ -15,6 +15,9 @@ pub fn proxy_protocol(data: &[u8]) {
     let whole = header(data, usize::MAX);
     assert_eq!(header(data, 1), whole, "the result depends on the sizes of the reads");
     let Ok((address, rest)) = whole else { return };
+    let read = &data[..data.len() - rest];
+    let is_line = read.ends_with(b"\r\n") && read.len() <= 107;
+    assert!(is_line || read.starts_with(b"\r\n\r\n\0\r\nQUIT\n"), "neither version ends here");
     let more = [data, b"\r\nPROXY "].concat();
     assert_eq!(header(&more, usize::MAX), Ok((address, rest + 8)), "it reads beyond the header");
     if let Some(address) = address {
