@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cache::blobs::blob::SmallBlobs;
 use crate::cache::blobs::fill::Fills;
-use crate::cache::blobs::push::Pushes;
+use crate::cache::blobs::push::PushSpools;
 use crate::cache::counters::Counters;
 use crate::cache::manifests::memory::ManifestMemory;
 use crate::cache::metadata::generation::Generations;
@@ -19,13 +19,13 @@ pub(crate) struct Cache {
     pub(crate) settings: config::Cache,
     pub(crate) store: Arc<Store>,
     pub(crate) records: Records,
-    pub(crate) fills: Fills,
+    pub(crate) fills: Arc<Fills>,
     /// The writes to each upstream's repositories.
     pub(crate) generations: Arc<Generations>,
-    pub(crate) desk: Arc<HashPool>,
-    pub(crate) pushes: Pushes,
+    pub(crate) pool: Arc<HashPool>,
+    pub(crate) pushes: Arc<PushSpools>,
     /// Small blobs, in memory.
-    pub(crate) small: SmallBlobs,
+    pub(crate) small: Arc<SmallBlobs>,
     /// Manifests, in memory.
     pub(crate) manifests: Arc<ManifestMemory>,
     pub(crate) counters: Arc<Counters>,
@@ -57,18 +57,18 @@ impl Cache {
 
     fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Arc<Self> {
         let records = Records::new(settings.path.join("records"), store.access());
-        let desk = Arc::<HashPool>::default();
-        let pushes = Pushes::new(store.clone(), desk.clone());
+        let pool = Arc::<HashPool>::default();
+        let pushes = Arc::new(PushSpools::new(store.clone(), pool.clone()));
         let manifests = Arc::new(ManifestMemory::new(store.clone()));
         Arc::new(Self {
             settings: settings.clone(),
             store,
             records,
-            fills: Fills::default(),
+            fills: Arc::default(),
             generations: Arc::default(),
-            desk,
+            pool,
             pushes,
-            small: SmallBlobs::new(),
+            small: Arc::new(SmallBlobs::new()),
             manifests,
             counters,
         })
@@ -76,7 +76,7 @@ impl Cache {
 
     /// Ends the downloads under way such that the next process goes on with them, and waits until that is on the disk.
     pub(crate) async fn close(self: &Arc<Self>) {
-        while self.fills.end() {
+        while self.fills.stop() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         let cache = self.clone();

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use crate::authz::Permit;
 use crate::cache::origin::Origin;
-use crate::cache::upstream_cache::UpstreamCache;
 use crate::proto::RepositoryName;
 use crate::proto::identity::Identity;
 
 /// The requester of something in one repository of an upstream. Cheap to clone, for work in the background.
 #[derive(Clone)]
 pub(crate) struct Requester {
-    pub(crate) site: Arc<UpstreamCache>,
     pub(crate) permit: Permit,
     /// As the upstream calls it.
     pub(crate) name: RepositoryName,

@@ -5,23 +5,23 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::authz::Permit;
-use crate::cache::blobs::blob::Blob;
+use crate::cache::blobs::blob::{Blob, Blobs};
+use crate::cache::blobs::fill::Downloads;
 use crate::cache::blobs::prefetch::Prefetch;
+use crate::cache::blobs::push::{Push, Pushes};
 use crate::cache::contents::Cache;
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::manifests::fetch::ManifestFetcher;
 use crate::cache::manifests::listing::Listings;
 use crate::cache::manifests::manifest::Manifest;
 use crate::cache::manifests::pull::ManifestPulls;
-use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::grants::Grants;
 use crate::cache::metadata::membership::BlobMembership;
-use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::records::Ledger;
 use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
 use crate::cache::origin::breaker::BreakerState;
-use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse, Origins};
+use crate::cache::origin::gate::Gate;
+use crate::cache::origin::{Asking, Origin, OriginRequest, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::Requester;
 use crate::config;
@@ -42,11 +42,12 @@ pub(crate) struct UpstreamCache {
     /// The records in [`metadata`](Self::metadata).
     pub(crate) ledger: Ledger,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) membership: Arc<BlobMembership>,
     pub(crate) authorizer: Arc<PullAuthorizer>,
     pub(crate) manifests: Arc<ManifestPulls>,
     pub(crate) listings: Arc<Listings>,
+    pub(crate) blobs: Arc<Blobs>,
     pub(crate) prefetch: Arc<Prefetch>,
+    pushes: Arc<Pushes>,
 }
 
 impl UpstreamCache {
@@ -91,6 +92,18 @@ impl UpstreamCache {
             authorizer.clone(),
         );
         let fetcher = ManifestFetcher::new(name.clone(), settings, gate.clone(), metadata.clone(), memory);
+        let downloads = Downloads {
+            fills: cache.fills.clone(),
+            store: cache.store.clone(),
+            pool: cache.pool.clone(),
+            counters: cache.counters.clone(),
+            gate: gate.clone(),
+            membership: membership.clone(),
+            metadata: metadata.clone(),
+        };
+        let blobs = Blobs::new(name.clone(), downloads, cache.small.clone(), authorizer.clone());
+        let blobs = Arc::new(blobs);
+        let pushes = Pushes::new(name.clone(), cache.pushes.clone(), metadata.clone());
         Arc::new(Self {
             origins: Arc::new(Unattached),
             name,
@@ -99,11 +112,12 @@ impl UpstreamCache {
             metadata,
             ledger,
             gate,
-            membership,
             authorizer,
             manifests: Arc::new(ManifestPulls::new(fetcher)),
             listings: Arc::new(listings),
-            prefetch: Arc::default(),
+            prefetch: Arc::new(Prefetch::new(blobs.clone())),
+            blobs,
+            pushes: Arc::new(pushes),
             cache,
         })
     }
@@ -158,7 +172,7 @@ impl UpstreamCache {
         name: &RepositoryName,
         source: Arc<dyn Origin>,
     ) -> Requester {
-        Requester { site: self.clone(), permit: permit.clone(), name: name.clone(), source }
+        Requester { permit: permit.clone(), name: name.clone(), source }
     }
 
     /// Notes that something has been written to a repository through this gateway, or perhaps has.
@@ -227,7 +241,7 @@ impl UpstreamCache {
             && kept.document.media_type == manifest.media_type
             && kept.document.is_image()
         {
-            requester.prefetch(&kept.document);
+            self.prefetch.begin(requester, kept.document.blobs.iter().map(|blob| &blob.digest));
         }
     }
 
@@ -243,7 +257,25 @@ impl UpstreamCache {
         range: Option<&ByteRange>,
         head: bool,
     ) -> Result<Blob, CacheError> {
-        requester.blob(digest, range, head).await.map_err(|refusal| self.count_bypass(refusal))
+        self.blobs.blob(requester, digest, range, head).await.map_err(|refusal| self.count_bypass(refusal))
+    }
+
+    /// Begins the copy of an upload. Returns its id, by which later requests find it; none if there are too many.
+    pub(crate) fn begin_push(&self) -> Option<String> {
+        self.pushes.begin()
+    }
+
+    /// As [`Pushes::take`].
+    pub(crate) fn push(&self, id: &str, first: Option<u64>) -> Option<Push> {
+        self.pushes.take(id, first)
+    }
+
+    /// Records that the upstream has taken a blob, and keeps it where `push` is its copy.
+    pub(crate) async fn pushed(&self, repository: &RepositoryName, digest: &Digest, push: Option<Push>) {
+        self.pushed_blob(repository, digest);
+        if let Some(push) = push {
+            self.pushes.finish(repository, digest, push).await;
+        }
     }
 
     fn count_bypass(&self, refusal: CacheError) -> CacheError {
@@ -287,68 +319,6 @@ impl UpstreamCache {
     /// Returns the state of the upstream's breaker.
     pub(crate) fn breaker_state(&self) -> BreakerState {
         self.gate.breaker_state()
-    }
-}
-
-impl Requester {
-    /// Asks through the gate.
-    pub(crate) async fn ask(
-        &self,
-        priority: Priority,
-        request: OriginRequest,
-    ) -> Result<OriginResponse, CacheError> {
-        self.site.gate.ask(self, priority, request).await
-    }
-
-    /// As [`UpstreamMetadata::generation`].
-    pub(crate) fn generation(&self) -> Generation {
-        self.site.metadata.generation(&self.name)
-    }
-
-    /// As [`Gate::refrains`].
-    pub(crate) fn refrains(&self) -> Option<CacheError> {
-        self.site.gate.refrains(self)
-    }
-
-    /// As [`Gate::held_only`].
-    pub(crate) fn held_only(&self) -> Option<CacheError> {
-        self.site.gate.held_only(self)
-    }
-
-    /// Returns true if only what is held already may be given.
-    pub(crate) fn is_held_only(&self) -> bool {
-        self.held_only().is_some()
-    }
-
-    /// As [`BlobMembership::known`].
-    pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
-        self.site.membership.known(&self.name, digest)
-    }
-
-    /// As [`BlobMembership::holds`].
-    pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
-        self.site.membership.holds(self, digest).await
-    }
-
-    /// As [`BlobMembership::confirm`].
-    pub(crate) fn confirm_since(
-        &self,
-        generation: Generation,
-        digest: &Digest,
-        media_type: Option<MediaType>,
-        size: Option<u64>,
-    ) -> Membership {
-        self.site.membership.confirm(&self.name, generation, digest, media_type, size)
-    }
-
-    /// As [`BlobMembership::unconfirm`].
-    pub(crate) fn unconfirm(&self, digest: &Digest) {
-        self.site.membership.unconfirm(&self.name, digest);
-    }
-
-    /// As [`PullAuthorizer::authorize_blob`].
-    pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), CacheError> {
-        self.site.authorizer.authorize_blob(self, digest).await
     }
 }
 

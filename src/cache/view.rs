@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::authz::Permit;
+use crate::cache::blobs::blob::Blob;
 use crate::cache::error::CacheError;
 use crate::cache::manifests::manifest::Manifest;
 use crate::cache::metadata::record::Membership;
 use crate::cache::origin::Origin;
 use crate::cache::requester::Requester;
 use crate::cache::upstream_cache::UpstreamCache;
-use crate::proto::{Accept, Digest, Reference, RepositoryName, Tag};
+use crate::proto::{Accept, ByteRange, Digest, Reference, RepositoryName, Tag};
 
 /// A requester, and the cache that it asks.
 #[derive(Clone)]
@@ -43,6 +44,15 @@ impl View {
         self.site.manifest(&self.requester, reference, accept, head).await
     }
 
+    pub(crate) async fn blob(
+        &self,
+        digest: &Digest,
+        range: Option<&ByteRange>,
+        head: bool,
+    ) -> Result<Blob, CacheError> {
+        self.site.blob(&self.requester, digest, range, head).await
+    }
+
     pub(crate) async fn entitled(&self, reference: &Reference) -> Result<(), CacheError> {
         self.site.authorizer.authorize_manifest(&self.requester, reference).await
     }
@@ -52,11 +62,11 @@ impl View {
     }
 
     pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
-        self.site.membership.known(self.requester.repository(), digest)
+        self.site.blobs.membership().known(self.requester.repository(), digest)
     }
 
     pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
-        self.site.membership.holds(&self.requester, digest).await
+        self.site.blobs.membership().holds(&self.requester, digest).await
     }
 
     pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, CacheError> {

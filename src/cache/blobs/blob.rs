@@ -9,14 +9,18 @@ use moka::sync::Cache;
 
 use crate::body::Body;
 use crate::cache::blobs::file_body::FileBody;
-use crate::cache::blobs::fill::{Head, Key, Reader, Subscription};
+use crate::cache::blobs::fill::{Downloads, Fills, Head, Key, Reader, Subscription};
+use crate::cache::counters::Counters;
 use crate::cache::error::{BypassReason, CacheError};
+use crate::cache::metadata::membership::BlobMembership;
 use crate::cache::metadata::record::Membership;
-use crate::cache::origin::ByteSpan as Part;
-use crate::cache::origin::gate::Priority;
+use crate::cache::metadata::records::Ledger;
+use crate::cache::origin::ByteSpan;
+use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::outcome::CacheStatus;
+use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::Requester;
-use crate::cache::store::{Content, Kind};
+use crate::cache::store::{Content, Kind, Store};
 use crate::config::limits;
 use crate::proto::range::Resolved;
 use crate::proto::{Algorithm, ByteRange, Digest, Span};
@@ -26,7 +30,7 @@ use crate::proto::{Algorithm, ByteRange, Digest, Span};
 pub(crate) struct Blob {
     /// Bytes of the whole, where they are known.
     pub total: Option<u64>,
-    /// Which of them the body has, where it has not all.
+    /// The bytes that the body has, where it has not all.
     pub span: Option<Span>,
     /// Its type, by the upstream's word.
     pub content_type: Option<HeaderValue>,
@@ -36,7 +40,7 @@ pub(crate) struct Blob {
     pub outcome: CacheStatus,
 }
 
-/// SmallBlobs blobs, in memory.
+/// Small blobs, in memory.
 pub(crate) struct SmallBlobs(Cache<Digest, Bytes>);
 
 impl SmallBlobs {
@@ -46,11 +50,11 @@ impl SmallBlobs {
         Self(cache.eviction_policy(EvictionPolicy::lru()).build())
     }
 
-    pub(crate) fn get(&self, digest: &Digest) -> Option<Bytes> {
+    fn get(&self, digest: &Digest) -> Option<Bytes> {
         self.0.get(digest)
     }
 
-    pub(crate) fn keep(&self, digest: &Digest, bytes: &Bytes) {
+    fn keep(&self, digest: &Digest, bytes: &Bytes) {
         self.0.insert(digest.clone(), bytes.clone());
     }
 
@@ -84,56 +88,87 @@ impl Here {
     }
 }
 
-/// What of a blob is asked for, once its length is known.
+/// The part of a blob that a range asks for, once the length is known.
 enum Asked {
     Whole,
     Part(Span),
 }
 
-impl Requester {
-    /// The blob `digest`, or what `range` asks for of it; of HEAD, which has `head`, never more than what is known of it.
+/// The blobs of one upstream.
+pub(crate) struct Blobs {
+    upstream: Arc<str>,
+    downloads: Arc<Downloads>,
+    small: Arc<SmallBlobs>,
+    authorizer: Arc<PullAuthorizer>,
+}
+
+impl Blobs {
+    /// Returns the blobs of `upstream`, which are downloaded by `downloads`.
+    pub(crate) fn new(
+        upstream: Arc<str>,
+        downloads: Downloads,
+        small: Arc<SmallBlobs>,
+        authorizer: Arc<PullAuthorizer>,
+    ) -> Self {
+        Self { upstream, downloads: Arc::new(downloads), small, authorizer }
+    }
+
+    /// Returns the blob `digest`, or what `range` asks for of it; of HEAD, which has `head`, never more than what is known of it.
     ///
     /// # Errors
-    /// [`CacheError`]. Whether the blob is here shows in none of them to one who may not have it.
+    /// [`CacheError`]. None of them shows a requester that may not have the blob whether it is here.
     pub(crate) async fn blob(
         &self,
+        requester: &Requester,
         digest: &Digest,
         range: Option<&ByteRange>,
         head: bool,
     ) -> Result<Blob, CacheError> {
         if digest.algorithm() == Algorithm::Other {
-            return Err(self.passed_on(BypassReason::UnknownAlgorithm));
+            return Err(self.bypass(requester, BypassReason::UnknownAlgorithm));
         }
-        self.entitled_to_blob(digest).await?;
+        self.authorizer.authorize_blob(requester, digest).await?;
         // A fill can end between a look and the next; one more finds what it has left.
         for _ in 0..3 {
-            match self.look(digest, range, head).await {
+            match self.look(requester, digest, range, head).await {
                 Err(CacheError::Retry) => {}
-                Err(CacheError::Bypass(reason)) => return Err(self.passed_on(reason)),
+                Err(CacheError::Bypass(reason)) => return Err(self.bypass(requester, reason)),
                 result => return result,
             }
         }
-        Err(self.passed_on(BypassReason::Unsettled))
+        Err(self.bypass(requester, BypassReason::Unsettled))
     }
 
-    /// It is not for the cache: for the upstream, if that may be asked.
-    fn passed_on(&self, reason: BypassReason) -> CacheError {
-        self.held_only().or_else(|| self.refrains()).unwrap_or(CacheError::Bypass(reason))
+    /// Returns the error for a blob that is not for the cache: the upstream answers, if it may be asked.
+    fn bypass(&self, requester: &Requester, reason: BypassReason) -> CacheError {
+        let held_only = self.gate().held_only(requester);
+        held_only.or_else(|| self.gate().refrains(requester)).unwrap_or(CacheError::Bypass(reason))
     }
 
-    async fn look(&self, digest: &Digest, range: Option<&ByteRange>, head: bool) -> Result<Blob, CacheError> {
+    async fn look(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        range: Option<&ByteRange>,
+        head: bool,
+    ) -> Result<Blob, CacheError> {
         let key = self.key(digest);
-        let mut known = self.known(digest);
+        let held_only = self.gate().held_only(requester);
+        let mut known = self.membership().known(requester.repository(), digest);
         let mut asked = false;
+        // A fill for other repositories alone says nothing of this one.
         if known.is_none()
-            && (head || self.is_held_only() || self.is_here(digest) || self.has_foreign_fill(&key))
+            && (head
+                || held_only.is_some()
+                || self.is_here(digest)
+                || self.fills().is_foreign(&key, requester))
         {
-            known = Some(self.holds(digest).await?);
+            known = Some(self.membership().holds(requester, digest).await?);
             asked = true;
         }
         if let Some(held) = &known {
             if let Some(here) = self.here(digest) {
-                if !self.agree(&here, digest, held) {
+                if !self.agree(requester, &here, digest, held) {
                     return Err(CacheError::Bypass(BypassReason::OtherLength));
                 }
                 let outcome = if asked { CacheStatus::Revalidated } else { CacheStatus::Hit };
@@ -144,58 +179,54 @@ impl Requester {
                 return head_of(held, range, outcome);
             }
         }
-        if self.is_held_only() && !(known.is_some() && self.site.cache.fills.has(&key)) {
-            return Err(self.not_held());
+        if let Some(error) = held_only
+            && !(known.is_some() && self.fills().has(&key))
+        {
+            return Err(error);
         }
         match range {
-            Some(range) => self.part(key, range, known.as_ref()).await,
-            None => self.whole(key).await,
+            Some(range) => self.part(requester, key, range, known.as_ref()).await,
+            None => self.whole(requester, key).await,
         }
     }
 
     fn key(&self, digest: &Digest) -> Key {
-        Key { upstream: self.site.name.clone(), digest: digest.clone(), part: None }
+        Key { upstream: self.upstream.clone(), digest: digest.clone(), part: None }
     }
 
-    /// Whether the blob is here, by this upstream: what another one has served says nothing of what this one would, and its
-    /// word for having it is not enough.
+    /// Returns true if the blob is here, by this upstream: that another has served it says nothing of what this one would, and
+    /// its word for having it is not enough.
     fn is_here(&self, digest: &Digest) -> bool {
-        let cache = &self.site.cache;
-        self.site.ledger.served(digest)
-            && (cache.small.get(digest).is_some() || cache.store.has(Kind::Blob, digest))
-    }
-
-    /// Whether the blob is on its way for another repository alone: that says nothing of this one.
-    fn has_foreign_fill(&self, key: &Key) -> bool {
-        self.site.cache.fills.is_foreign(key, self)
+        self.ledger().served(digest)
+            && (self.small.get(digest).is_some() || self.store().has(Kind::Blob, digest))
     }
 
     fn here(&self, digest: &Digest) -> Option<Here> {
-        let cache = &self.site.cache;
-        if !self.site.ledger.served(digest) {
+        if !self.ledger().served(digest) {
             return None;
         }
-        if let Some(bytes) = cache.small.get(digest) {
+        if let Some(bytes) = self.small.get(digest) {
             return Some(Here::Memory(bytes));
         }
-        let content = cache.store.content(Kind::Blob, digest)?;
+        let content = self.store().content(Kind::Blob, digest)?;
         if content.length <= limits::SMALL_BLOB_BYTES
             && let Some(bytes) = content.bytes()
         {
-            cache.small.keep(digest, &bytes);
+            self.small.keep(digest, &bytes);
             return Some(Here::Memory(bytes));
         }
         Some(Here::Disk(Arc::new(content)))
     }
 
-    /// Content is proved before it is kept. Where it is not as long as a record says, one of them is wrong: neither serves.
-    fn agree(&self, here: &Here, digest: &Digest, held: &Membership) -> bool {
+    /// Returns true if what is here is as long as the record says. Otherwise one of them is wrong, though content is verified
+    /// before it is kept: neither serves.
+    fn agree(&self, requester: &Requester, here: &Here, digest: &Digest, held: &Membership) -> bool {
         let agree = held.size.is_none_or(|size| size == here.length());
         if !agree {
-            tracing::warn!(%digest, "a blob in the cache is not as long as the upstream says");
-            self.site.cache.small.remove(digest);
-            self.site.cache.store.schedule_verify(Kind::Blob, digest);
-            self.site.ledger.release(&self.name, Kind::Blob, digest);
+            tracing::warn!(%digest, "a blob in the cache is not as long as the upstream says; it is hashed again");
+            self.small.remove(digest);
+            self.store().schedule_verify(Kind::Blob, digest);
+            self.ledger().release(requester.repository(), Kind::Blob, digest);
         }
         agree
     }
@@ -217,154 +248,190 @@ impl Requester {
         let body = if head {
             Body::empty()
         } else {
-            self.site.cache.counters.saved(end - first);
+            self.counters().saved(end - first);
             here.body(first, end)
         };
         Ok(Blob { total: Some(total), span, content_type, body, outcome })
     }
 
-    /// The whole blob, by a fill.
-    async fn whole(&self, key: Key) -> Result<Blob, CacheError> {
-        let digest = key.digest.clone();
-        let (mut want, joined) = self.site.cache.fills.join(key, self, Priority::Required);
-        let head = want.head().await?;
-        self.is_member(&digest, joined).await?;
+    /// Returns the whole blob, by a fill.
+    async fn whole(&self, requester: &Requester, key: Key) -> Result<Blob, CacheError> {
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
+        let head = subscription.head().await?;
+        self.check_member(requester, &key.digest, joined).await?;
         self.count(joined, head.total);
-        let reader = Reader::new(want, self.clone(), 0, head.total);
-        Ok(blob(&head, None, Body::stream(reader), joined))
+        let reader = self.reader(subscription, requester, 0, head.total);
+        Ok(blob(&head, None, reader, joined))
     }
 
-    /// A part of a blob that is not here whole: from a fill that will soon have it, else passed through.
+    /// Returns a part of a blob that is not here whole: from a fill that will soon have it, else passed through.
     async fn part(
         &self,
+        requester: &Requester,
         key: Key,
         range: &ByteRange,
         known: Option<&Membership>,
     ) -> Result<Blob, CacheError> {
-        let digest = key.digest.clone();
-        if let Some(mut want) = self.site.cache.fills.follow(&key, self) {
-            let head = want.head().await?;
-            self.is_member(&digest, true).await?;
-            return self.part_of(want, &head, range, true).await;
+        if let Some(mut subscription) = self.fills().follow(&key, requester) {
+            let head = subscription.head().await?;
+            self.check_member(requester, &key.digest, true).await?;
+            return self.part_of(subscription, requester, &head, range, true).await;
         }
-        let Some(part) = simple(range) else {
-            // Where its end is has to be known first.
+        // A single range that does not count from the end can be asked for without knowing the length.
+        let Some((first, last)) = range.as_plain() else {
             return match known.and_then(|held| held.size) {
-                Some(total) => self.passed(key, range, total).await,
-                None => self.part_of_new(key, range).await,
+                Some(total) => match resolve(Some(range), total)? {
+                    Asked::Whole => self.whole(requester, key).await,
+                    Asked::Part(span) => self.pass(requester, key, bytes_of(span)).await,
+                },
+                None => self.part_of_new(requester, key, range).await,
             };
         };
-        if part == (Part { first: 0, last: None }) {
-            return self.part_of_new(key, range).await;
+        let part = ByteSpan { first, last };
+        if part == (ByteSpan { first: 0, last: None }) {
+            return self.part_of_new(requester, key, range).await;
         }
-        self.pass(key, part).await
+        self.pass(requester, key, part).await
     }
 
-    async fn part_of_new(&self, key: Key, range: &ByteRange) -> Result<Blob, CacheError> {
-        let digest = key.digest.clone();
-        let (mut want, joined) = self.site.cache.fills.join(key, self, Priority::Required);
-        let head = want.head().await?;
-        self.is_member(&digest, joined).await?;
-        self.part_of(want, &head, range, joined).await
+    async fn part_of_new(
+        &self,
+        requester: &Requester,
+        key: Key,
+        range: &ByteRange,
+    ) -> Result<Blob, CacheError> {
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
+        let head = subscription.head().await?;
+        self.check_member(requester, &key.digest, joined).await?;
+        self.part_of(subscription, requester, &head, range, joined).await
     }
 
     async fn part_of(
         &self,
-        want: Subscription,
+        subscription: Subscription,
+        requester: &Requester,
         head: &Head,
         range: &ByteRange,
         joined: bool,
     ) -> Result<Blob, CacheError> {
-        let Some(total) = head.total else {
-            self.count(joined, None);
-            let reader = Reader::new(want, self.clone(), 0, None);
-            return Ok(blob(head, None, Body::stream(reader), joined));
+        let asked = match head.total {
+            Some(total) => resolve(Some(range), total)?,
+            None => Asked::Whole,
         };
-        let span = match resolve(Some(range), total)? {
+        let span = match asked {
             Asked::Whole => {
-                self.count(joined, Some(total));
-                let reader = Reader::new(want, self.clone(), 0, Some(total));
-                return Ok(blob(head, None, Body::stream(reader), joined));
+                self.count(joined, head.total);
+                let reader = self.reader(subscription, requester, 0, head.total);
+                return Ok(blob(head, None, reader, joined));
             }
             Asked::Part(span) => span,
         };
-        if !want.is_near(span.first) {
-            let key = self.key(want.digest());
-            let part = Part { first: span.first, last: Some(span.last) };
-            let passed = self.pass(key, part).await;
-            drop(want);
+        if !subscription.is_near(span.first) {
+            let key = self.key(subscription.digest());
+            let passed = self.pass(requester, key, bytes_of(span)).await;
+            drop(subscription);
             return passed;
         }
         self.count(joined, Some(span.length()));
-        let reader = Reader::new(want, self.clone(), span.first, Some(span.last + 1));
-        Ok(blob(head, Some(span), Body::stream(reader), joined))
+        let reader = self.reader(subscription, requester, span.first, Some(span.last + 1));
+        Ok(blob(head, Some(span), reader, joined))
     }
 
-    async fn passed(&self, key: Key, range: &ByteRange, total: u64) -> Result<Blob, CacheError> {
-        match resolve(Some(range), total)? {
-            Asked::Whole => self.whole(key).await,
-            Asked::Part(span) => self.pass(key, Part { first: span.first, last: Some(span.last) }).await,
-        }
-    }
-
-    /// Some bytes, passed through to all who ask for the same. A small blob begins to fill besides.
-    async fn pass(&self, key: Key, part: Part) -> Result<Blob, CacheError> {
-        let whole = key.clone();
-        let key = Key { part: Some(part), ..key };
-        let (mut want, joined) = self.site.cache.fills.join(key, self, Priority::Required);
-        let head = want.head().await?;
-        self.is_member(&whole.digest, joined).await?;
+    /// Returns some bytes, passed through to all who ask for the same. A small blob begins to fill besides.
+    async fn pass(&self, requester: &Requester, whole: Key, part: ByteSpan) -> Result<Blob, CacheError> {
+        let key = Key { part: Some(part), ..whole.clone() };
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
+        let head = subscription.head().await?;
+        self.check_member(requester, &whole.digest, joined).await?;
         if let Some(total) = head.total
             && total <= limits::FILLED_BESIDES_BYTES
         {
-            self.fill_behind(whole);
+            let (subscription, _) = self.downloads.join(&whole, requester, Priority::Background);
+            tokio::spawn(async move { subscription.done().await });
         }
         let span = head.end.and_then(|end| Span::new(head.first, end.saturating_sub(1)));
         self.count(joined, span.map(Span::length));
-        let reader = Reader::new(want, self.clone(), head.first, head.end);
-        Ok(blob(&head, span, Body::stream(reader), joined))
+        let reader = self.reader(subscription, requester, head.first, head.end);
+        Ok(blob(&head, span, reader, joined))
     }
 
-    /// Fills a blob that no client waits for.
-    fn fill_behind(&self, key: Key) {
-        let (want, _) = self.site.cache.fills.join(key, self, Priority::Background);
-        tokio::spawn(async move { want.done().await });
+    fn reader(&self, subscription: Subscription, requester: &Requester, at: u64, end: Option<u64>) -> Body {
+        Body::stream(Reader::new(subscription, requester.clone(), self.gate().clone(), at, end))
     }
 
-    /// The fill was for somebody; whether it is for this repository has to be known as well.
-    async fn is_member(&self, digest: &Digest, joined: bool) -> Result<(), CacheError> {
-        if joined && self.known(digest).is_none() {
-            self.holds(digest).await?;
+    /// Asks whether the requester's repository holds a blob that a fill for another has joined, if that is not known.
+    async fn check_member(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        joined: bool,
+    ) -> Result<(), CacheError> {
+        if joined && self.membership().known(requester.repository(), digest).is_none() {
+            self.membership().holds(requester, digest).await?;
         }
         Ok(())
     }
 
     fn count(&self, joined: bool, bytes: Option<u64>) {
         if joined {
-            self.site.cache.counters.saved(bytes.unwrap_or_default());
+            self.counters().saved(bytes.unwrap_or_default());
         }
     }
 
-    /// What whoever may not have it fetched is told.
-    pub(crate) fn not_held(&self) -> CacheError {
-        if self.permit.may_fetch() { CacheError::Offline } else { CacheError::FetchForbidden }
-    }
-
-    /// Fetches a blob that no client waits for, until it is here: whether it is.
-    pub(crate) async fn fetch_ahead(&self, digest: &Digest) -> Result<(), CacheError> {
+    /// Fetches a blob that no client waits for, and waits until it is here.
+    pub(crate) async fn fetch_ahead(&self, requester: &Requester, digest: &Digest) -> Result<(), CacheError> {
         if digest.algorithm() == Algorithm::Other {
             return Err(CacheError::Bypass(BypassReason::UnknownAlgorithm));
         }
-        if self.known(digest).is_some() && self.is_here(digest) {
-            return Ok(());
-        }
         if self.is_here(digest) {
-            return self.holds(digest).await.map(|_| ());
+            return self.check_member(requester, digest, true).await;
         }
-        let (mut want, joined) = self.site.cache.fills.join(self.key(digest), self, Priority::Background);
-        want.head().await?;
-        self.is_member(digest, joined).await?;
-        if want.done().await { Ok(()) } else { Err(CacheError::unusable("a blob that did not come whole")) }
+        let (mut subscription, joined) =
+            self.downloads.join(&self.key(digest), requester, Priority::Background);
+        subscription.head().await?;
+        self.check_member(requester, digest, joined).await?;
+        if subscription.done().await {
+            Ok(())
+        } else {
+            Err(CacheError::unusable("a blob that did not come whole"))
+        }
+    }
+
+    /// Returns true if a blob has to be fetched for the requester's repository, and can be checked here.
+    pub(crate) fn is_missing(&self, requester: &Requester, digest: &Digest) -> bool {
+        let is_known = || self.membership().known(requester.repository(), digest).is_some();
+        digest.algorithm() != Algorithm::Other && !(self.store().has(Kind::Blob, digest) && is_known())
+    }
+
+    /// Returns the number of fills that clients wait for.
+    pub(crate) fn wanted(&self) -> usize {
+        self.fills().wanted(&self.upstream)
+    }
+
+    /// Returns the gate to the upstream.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.downloads.gate
+    }
+
+    /// Returns the records of blobs that repositories hold.
+    pub(crate) fn membership(&self) -> &Arc<BlobMembership> {
+        &self.downloads.membership
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.downloads.metadata.ledger()
+    }
+
+    fn store(&self) -> &Store {
+        &self.downloads.store
+    }
+
+    fn fills(&self) -> &Fills {
+        &self.downloads.fills
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.downloads.counters
     }
 }
 
@@ -383,7 +450,8 @@ fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -
     Ok(Blob { total: Some(total), span, content_type: held.content_type(), body: Body::empty(), outcome })
 }
 
-/// Several ranges are answered with one that covers them (RFC 9110 section 15.3.7.2 lets a server coalesce).
+/// Returns the part that `range` asks for. Several ranges are answered with one that covers them: RFC 9110 section 15.3.7.2
+/// lets a server coalesce.
 fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
     let Some(range) = range else { return Ok(Asked::Whole) };
     match range.resolve(total) {
@@ -398,7 +466,6 @@ fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
     }
 }
 
-/// One range that does not count from the end.
-fn simple(range: &ByteRange) -> Option<Part> {
-    range.as_plain().map(|(first, last)| Part { first, last })
+fn bytes_of(span: Span) -> ByteSpan {
+    ByteSpan { first: span.first, last: Some(span.last) }
 }

@@ -1,4 +1,4 @@
-//! Fetching the layers of a pulled manifest ahead of the client.
+//! Fetching the blobs of a pulled image ahead of the client.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -6,23 +6,24 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::cache::manifests::document::{Document, Part};
+use crate::cache::blobs::blob::Blobs;
 use crate::cache::origin::breaker::BreakerState;
+use crate::cache::origin::gate::Gate;
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
-use crate::cache::upstream_cache::UpstreamCache;
 use crate::clock;
 use crate::config::limits;
-use crate::proto::{Algorithm, Digest, RepositoryName};
+use crate::proto::{Digest, RepositoryName};
 
-/// What of one upstream waits to be fetched ahead, and what is.
-#[derive(Default)]
-pub(crate) struct Prefetch(Mutex<Queue>);
+/// The blobs of one upstream that wait to be fetched ahead, or are being fetched.
+pub(crate) struct Prefetch {
+    blobs: Arc<Blobs>,
+    queue: Mutex<Queue>,
+}
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// What waits and what is under way: nothing is there twice.
+    /// The blobs that wait and those under way: none is there twice.
     listed: HashSet<Key>,
     running: usize,
 }
@@ -30,21 +31,16 @@ struct Queue {
 type Key = (RepositoryName, Digest);
 
 struct Waiting {
-    repository: Requester,
-    part: Part,
+    requester: Requester,
+    digest: Digest,
     since: Instant,
 }
 
-impl Prefetch {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock()
-    }
-}
-
 impl Queue {
-    /// Lists a blob. Where too many wait, the one that has waited longest gives way.
-    fn list(&mut self, repository: &Requester, part: &Part) {
-        let waiting = Waiting { repository: repository.clone(), part: part.clone(), since: clock::now() };
+    /// Lists a blob. Where too many wait, the one that has waited longest is dropped.
+    fn list(&mut self, requester: &Requester, digest: &Digest) {
+        let (requester, digest) = (requester.clone(), digest.clone());
+        let waiting = Waiting { requester, digest, since: clock::now() };
         if !self.listed.insert(waiting.key()) {
             return;
         }
@@ -54,7 +50,7 @@ impl Queue {
         }
     }
 
-    /// Blobs that have waited too long are let go of. Each holds its site, which may not be in use any more.
+    /// Drops blobs that have waited too long. Each holds a requester, whose upstream may not be in use any more.
     fn expire(&mut self) {
         let now = clock::now();
         while self.waiting.front().is_some_and(|first| now - first.since > limits::PREFETCH_LIFE) {
@@ -68,47 +64,57 @@ impl Queue {
         }
     }
 
-    /// The first whose account the upstream does not limit.
-    fn take(&mut self) -> Option<Waiting> {
-        let position = self.waiting.iter().position(|waiting| !waiting.repository.is_limited())?;
+    /// Takes the first whose account the upstream does not limit.
+    fn take(&mut self, gate: &Gate) -> Option<Waiting> {
+        let position = self.waiting.iter().position(|waiting| !gate.is_limited(&waiting.requester))?;
         self.waiting.remove(position)
     }
 }
 
 impl Waiting {
     fn key(&self) -> Key {
-        (self.repository.name.clone(), self.part.digest.clone())
+        (self.requester.repository().clone(), self.digest.clone())
     }
 }
 
-impl Requester {
-    /// A client has pulled an image's manifest: its blobs begin to fill, in its order, behind what clients ask for.
-    pub(crate) fn prefetch(&self, document: &Document) {
-        if self.is_held_only() {
+impl Prefetch {
+    /// Returns a prefetch of `blobs` that has nothing to do.
+    pub(crate) fn new(blobs: Arc<Blobs>) -> Self {
+        Self { blobs, queue: Mutex::default() }
+    }
+
+    /// Begins to fetch the blobs of an image that the requester has pulled, in its order, behind what clients ask for.
+    pub(crate) fn begin<'a>(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digests: impl Iterator<Item = &'a Digest>,
+    ) {
+        if self.blobs.gate().held_only(requester).is_some() {
             return;
         }
-        let missing: Vec<_> = document.blobs.iter().filter(|part| self.is_missing(part)).collect();
-        let mut queue = self.site.prefetch.queue();
-        missing.into_iter().for_each(|part| queue.list(self, part));
+        let missing: Vec<_> = digests.filter(|digest| self.blobs.is_missing(requester, digest)).collect();
+        let mut queue = self.queue();
+        missing.into_iter().for_each(|digest| queue.list(requester, digest));
         while queue.running < limits::PREFETCHES.min(queue.waiting.len()) {
             queue.running += 1;
-            tokio::spawn(run(Runner { site: self.site.clone(), ended: false }));
+            tokio::spawn(run(Runner { prefetch: self.clone(), ended: false }));
         }
     }
 
-    fn is_missing(&self, part: &Part) -> bool {
-        let here = self.site.cache.store.has(Kind::Blob, &part.digest) && self.known(&part.digest).is_some();
-        part.digest.algorithm() != Algorithm::Other && !here
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock()
     }
 
-    fn is_limited(&self) -> bool {
-        self.site.gate.is_limited(self)
+    /// Returns true if the upstream answers, and not too many clients wait for it.
+    fn may_go_on(&self) -> bool {
+        self.blobs.gate().breaker_state() == BreakerState::Closed
+            && self.blobs.wanted() < limits::PREFETCH_YIELDS
     }
 }
 
-/// One of the few that fetch ahead. It stays at one worker, whoever pulled.
+/// One of the few tasks that fetch ahead.
 struct Runner {
-    site: Arc<UpstreamCache>,
+    prefetch: Arc<Prefetch>,
     ended: bool,
 }
 
@@ -129,32 +135,26 @@ async fn run(mut runner: Runner) {
 }
 
 impl Runner {
-    /// Ends in the same moment in which it sees that nothing waits: what is listed later starts another.
+    /// Ends in the same moment in which it sees that nothing waits: a blob that is listed later starts another.
     fn next(&mut self) -> Next {
-        let may_go_on = self.may_go_on();
-        let mut queue = self.site.prefetch.queue();
+        let may_go_on = self.prefetch.may_go_on();
+        let mut queue = self.prefetch.queue();
         queue.expire();
         if queue.waiting.is_empty() {
             queue.running -= 1;
             self.ended = true;
             return Next::End;
         }
-        let next = if may_go_on { queue.take() } else { None };
+        let next = if may_go_on { queue.take(self.prefetch.blobs.gate()) } else { None };
         next.map_or(Next::Pause, Next::Fetch)
     }
 
-    /// Whether the upstream lives, and not too many clients wait for it.
-    fn may_go_on(&self) -> bool {
-        let wanted = self.site.cache.fills.wanted(&self.site.name);
-        self.site.breaker_state() == BreakerState::Closed && wanted < limits::PREFETCH_YIELDS
-    }
-
     async fn fetch(&self, waiting: Waiting) {
-        let _listed = Listed { site: &self.site, key: waiting.key() };
-        let repository = Requester { ..waiting.repository };
-        if repository.is_missing(&waiting.part) {
-            // Whoever pulled asks for it himself, and hears why it does not come.
-            let _ = repository.fetch_ahead(&waiting.part.digest).await;
+        let blobs = &self.prefetch.blobs;
+        let _listed = Listed { prefetch: &self.prefetch, key: waiting.key() };
+        if blobs.is_missing(&waiting.requester, &waiting.digest) {
+            // The client asks for the blob itself, and hears why it does not come.
+            let _ = blobs.fetch_ahead(&waiting.requester, &waiting.digest).await;
         }
     }
 }
@@ -162,7 +162,7 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         if !self.ended {
-            let mut queue = self.site.prefetch.queue();
+            let mut queue = self.prefetch.queue();
             queue.running = queue.running.saturating_sub(1);
         }
     }
@@ -170,13 +170,13 @@ impl Drop for Runner {
 
 /// A blob under way.
 struct Listed<'a> {
-    site: &'a UpstreamCache,
+    prefetch: &'a Prefetch,
     key: Key,
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.site.prefetch.queue().listed.remove(&self.key);
+        self.prefetch.queue().listed.remove(&self.key);
     }
 }
 
@@ -193,7 +193,7 @@ mod tests {
         format!("sha256:{number:064x}")
     }
 
-    /// With a configuration and these many layers.
+    /// An image with a configuration and these many layers.
     fn image(layers: usize) -> String {
         let blob = |number| format!(r#"{{"digest":"{}","size":1}}"#, digest(number));
         let layers: Vec<_> = (1..=layers).map(blob).collect();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_blobs_of_a_pulled_image_follow_in_its_order_three_at_a_time() {
+    async fn blobs_follow_in_order_three_at_a_time() {
         let place = Place::prefetching();
         place.registry.push("v1", &image(6));
         pull(&place, "v1", false).await;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_already_does_not_wait_twice() {
+    async fn no_blob_waits_twice() {
         let place = Place::prefetching();
         place.registry.push("v1", &image(6));
         for _ in 0..3 {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_fetched_ahead_while_the_upstream_limits_us() {
+    async fn rate_limits_pause_it() {
         let place = Place::prefetching();
         place.registry.push("v1", &image(0));
         pull(&place, "v1", false).await;
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_waited_too_long_is_let_go_of() {
+    async fn blobs_that_waited_too_long_are_dropped() {
         let place = Place::prefetching();
         place.registry.push("v1", &image(3));
         pull(&place, "v1", false).await;
@@ -282,13 +282,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_too_many_wait_the_oldest_gives_way() {
+    async fn where_too_many_wait_the_oldest_is_dropped() {
         let place = Place::prefetching();
-        let repository = place.repository();
+        let view = place.repository();
         let mut queue = Queue::default();
         for number in 0..=limits::PREFETCH_WAITING {
             let digest = Digest::parse(&digest(number)).unwrap();
-            queue.list(&repository.requester, &Part { digest, size: None });
+            queue.list(&view.requester, &digest);
         }
         assert_eq!(
             (queue.waiting.len(), queue.listed.len()),

@@ -360,6 +360,6 @@ async fn new_origins_keep_what_is_known() {
     let requester = site.requester(&permit("alice", true), &repository(), HeaderMap::new());
     assert!(site.authorizer.authorize_manifest(&requester, &latest()).await.is_ok());
     assert!(after.asked().is_empty());
-    assert!(site.membership.holds(&requester, &digest(1)).await.is_ok());
+    assert!(site.blobs.membership().holds(&requester, &digest(1)).await.is_ok());
     assert_eq!(after.asked(), ["held 01"]);
 }

@@ -1,4 +1,4 @@
-//! The task of a fill: asks, reads, hands on.
+//! The task of a fill: asks the upstream, reads, and hands on.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -6,31 +6,68 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use crate::body::{Body, BodyError};
-use crate::cache::blobs::fill::{End, Fill, Head, RING_BYTES, Ring};
-use crate::cache::counters::Cause;
+use crate::cache::blobs::fill::answer::{exactly, extent, is_plain};
+use crate::cache::blobs::fill::fills::Fills;
+use crate::cache::blobs::fill::ring::Ring;
+use crate::cache::blobs::fill::state::{End, Fill, Head, Key, RING_BYTES};
+use crate::cache::blobs::fill::subscription::Subscription;
+use crate::cache::counters::{Cause, Counters};
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::generation::Generation;
-use crate::cache::origin::gate::Priority;
-use crate::cache::origin::{ByteSpan as Part, OriginRequest, OriginResponse};
+use crate::cache::metadata::membership::BlobMembership;
+use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::origin::gate::{Gate, Priority};
+use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse};
 use crate::cache::requester::Requester;
-use crate::cache::store::Partial;
+use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter};
-use crate::cache::upstream_cache::UpstreamCache;
+use crate::cache::store::{Partial, Store};
 use crate::meaning::Meaning;
-use crate::proto::{ContentRange, Hasher, MediaType};
+use crate::proto::{Hasher, MediaType, RepositoryName};
 
-/// Downloads what `fill` is of, on worker number `worker`, until it is proved, or nobody wants it.
-pub(crate) async fn run(fill: Arc<Fill>, site: Arc<UpstreamCache>) {
-    let over = Over { fill: &fill, site: &site };
-    let mut task =
-        Task { fill: &fill, site: &site, writer: None, batch: Vec::new(), batched: 0, announced: 0 };
-    if let Err(cause) = task.download().await
-        && let Some(cause) = cause
-    {
-        fill.broke(cause);
+/// The downloads from one upstream: where they are asked for, and where they go.
+pub(crate) struct Downloads {
+    pub(crate) fills: Arc<Fills>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) pool: Arc<HashPool>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) membership: Arc<BlobMembership>,
+    pub(crate) metadata: Arc<UpstreamMetadata>,
+}
+
+impl Downloads {
+    /// Subscribes to the fill of `key`, or begins it on this runtime. Second: true if it was under way.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        key: &Key,
+        requester: &Requester,
+        priority: Priority,
+    ) -> (Subscription, bool) {
+        self.fills.join(key, requester, priority, |key| {
+            let fill = Fill::new(key, self.counters.clone());
+            tokio::spawn(run(fill.clone(), self.clone()));
+            fill
+        })
+    }
+}
+
+/// Downloads what `fill` is of, until it is verified, or has no subscriber.
+async fn run(fill: Arc<Fill>, downloads: Arc<Downloads>) {
+    let over = Over { fill: &fill, fills: &downloads.fills };
+    let mut task = Task {
+        fill: &fill,
+        downloads: &downloads,
+        writer: None,
+        batch: Vec::new(),
+        batched: 0,
+        announced: 0,
+    };
+    if let Err(Some(cause)) = task.download().await {
+        fill.fail(cause);
     }
     drop(over);
 }
@@ -38,19 +75,19 @@ pub(crate) async fn run(fill: Arc<Fill>, site: Arc<UpstreamCache>) {
 /// Takes a fill off the list, however it ends.
 struct Over<'a> {
     fill: &'a Arc<Fill>,
-    site: &'a UpstreamCache,
+    fills: &'a Fills,
 }
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
-        self.site.cache.fills.remove(self.fill);
+        self.fills.remove(self.fill);
         let mut state = self.fill.state();
         state.closed = true;
         if matches!(state.end, End::NotYet) {
-            state.end = End::Broken;
+            state.end = End::Failed;
         }
-        // Whoever has come in the last moment asks anew.
-        state.wanting.iter_mut().for_each(|wanting| wanting.opened = None);
+        // Requesters that have come in the last moment ask anew.
+        state.subscribers.iter_mut().for_each(|subscriber| subscriber.opened = None);
         drop(state);
         self.fill.announce();
     }
@@ -58,7 +95,7 @@ impl Drop for Over<'_> {
 
 struct Task<'a> {
     fill: &'a Arc<Fill>,
-    site: &'a UpstreamCache,
+    downloads: &'a Downloads,
     writer: Option<VerifyingWriter>,
     /// Frames for the writer.
     batch: Vec<Bytes>,
@@ -67,15 +104,15 @@ struct Task<'a> {
     announced: u64,
 }
 
-/// Why a fill ends early; `None`: it is nobody's fault, or has been counted.
+/// The cause of an early end; none if that is no failure, or has been counted.
 type Stopped = Option<Cause>;
 
 /// Bytes on their way, and where they begin.
 struct Flow {
     body: Body,
     head: Head,
-    /// As whom it was asked.
-    repository: Requester,
+    /// The requester as which the upstream was asked.
+    requester: Requester,
     /// The repository's, when that was asked.
     generation: Generation,
 }
@@ -100,7 +137,7 @@ impl Task<'_> {
                 }
                 Flowed::Broke => {
                     let at = self.fill.state().ring.end();
-                    let Some(next) = self.reopen(&flow.repository, &flow.head, at).await else {
+                    let Some(next) = self.reopen(&flow.requester, &flow.head, at).await else {
                         self.leave().await;
                         return Err(Some(Cause::Upstream));
                     };
@@ -112,22 +149,22 @@ impl Task<'_> {
         let finished = self.finish().await;
         let digest = &self.fill.key.digest;
         if finished.is_ok() && !self.is_part() {
-            self.site.ledger.note_served(digest);
+            self.downloads.metadata.ledger().note_served(digest);
         } else if finished.is_err() {
-            // What it served is not the blob: that is no word for the repository's holding it.
-            flow.repository.unconfirm(digest);
+            // What it served is not the blob: its word that the repository holds it counts for nothing.
+            self.downloads.membership.unconfirm(flow.requester.repository(), digest);
         }
         finished
     }
 
-    /// The first bytes: nobody is told of an answer before they are there.
+    /// Waits for the first bytes: requesters are told of an answer once they are there.
     async fn first(&self, flow: &mut Flow) -> Result<Item, Stopped> {
         loop {
             match poll_fn(|cx| flow.body.poll_data(cx)).await {
                 Some(Err(error)) => {
-                    let upstream = &*self.fill.key.upstream;
-                    tracing::info!(upstream, digest = %self.fill.key.digest, %error, "a fill broke before its first byte");
-                    let next = self.reopen(&flow.repository, &flow.head, flow.head.first).await;
+                    let Key { upstream, digest, .. } = &self.fill.key;
+                    tracing::info!(upstream = &**upstream, %digest, %error, "a download broke off before its first byte; asking again");
+                    let next = self.reopen(&flow.requester, &flow.head, flow.head.first).await;
                     *flow = next.ok_or_else(|| {
                         self.refuse(None, &CacheError::unusable("an answer, and then nothing"));
                         Some(Cause::Upstream)
@@ -142,21 +179,21 @@ impl Task<'_> {
         self.fill.key.part.is_some()
     }
 
-    /// What an earlier fill has left.
+    /// Resumes what an earlier fill has left.
     fn resume(&self) -> Option<Partial> {
         if self.is_part() {
             return None;
         }
-        self.site.cache.store.resume(&self.fill.key.upstream, &self.fill.key.digest)
+        self.downloads.store.resume(&self.fill.key.upstream, &self.fill.key.digest)
     }
 
-    /// Asks for the stream, behind what `partial` has, as one after the other of those who want it.
+    /// Asks for the stream, behind what `partial` has, as one subscriber after the other.
     async fn open(&self, partial: Option<&Partial>) -> Option<Flow> {
-        let prefix = partial.map(|partial| (partial.resumed_at(), partial.head()));
-        let behind = prefix.as_ref().filter(|(prefix, _)| *prefix > 0);
+        let resumed = partial.map(|partial| (partial.resumed_at(), partial.head()));
+        let behind = resumed.as_ref().filter(|(at, _)| *at > 0);
         let bytes = match (&self.fill.key.part, behind) {
             (Some(part), _) => Some(*part),
-            (None, Some((prefix, _))) => Some(Part { first: *prefix, last: None }),
+            (None, Some((at, _))) => Some(ByteSpan { first: *at, last: None }),
             (None, None) => None,
         };
         let validator = behind.and_then(|(_, (_, etag))| etag.clone());
@@ -165,7 +202,7 @@ impl Task<'_> {
             Ok(flow) => Some(flow),
             Err(Unopened::Refused) => None,
             // What is there does not go together with what the upstream has now.
-            Err(Unopened::Another) => match behind {
+            Err(Unopened::OtherBytes) => match behind {
                 Some(_) => self.ask(None, None, None, &mut Vec::new()).await.ok(),
                 None => {
                     self.refuse(None, &CacheError::unusable("other bytes of a blob than were asked for"));
@@ -175,86 +212,85 @@ impl Task<'_> {
         }
     }
 
-    /// The rest from `at` on, as somebody else than the one as whom it was asked for before.
+    /// Asks for the rest from `at` on, as another subscriber than before.
     async fn reopen(&self, before: &Requester, head: &Head, at: u64) -> Option<Flow> {
-        let part = Part { first: at, last: head.end.map(|end| end.saturating_sub(1)) };
-        let mut tried = vec![asker(before)];
-        let flow = self.ask(Some(part), None, head.total, &mut tried).await.ok()?;
-        let head = Head { first: head.first, ..flow.head };
-        Some(Flow { head, ..flow })
+        let part = ByteSpan { first: at, last: head.end.map(|end| end.saturating_sub(1)) };
+        let mut tried = vec![view_of(before)];
+        self.ask(Some(part), None, head.total, &mut tried).await.ok()
     }
 
     async fn ask(
         &self,
-        bytes: Option<Part>,
+        bytes: Option<ByteSpan>,
         validator: Option<HeaderValue>,
         total: Option<u64>,
-        tried: &mut Vec<Asker>,
+        tried: &mut Vec<View>,
     ) -> Result<Flow, Unopened> {
         loop {
-            let (repository, need) = self.candidate(tried).ok_or(Unopened::Refused)?;
+            let (requester, priority) = self.candidate(tried).ok_or(Unopened::Refused)?;
             let digest = self.fill.key.digest.clone();
-            let question = OriginRequest::Blob { digest, bytes, validator: validator.clone() };
-            let generation = repository.generation();
-            let refusal = match repository.ask(need, question).await {
-                Ok(answer) => match self.usable(answer, bytes, total, &repository, generation) {
+            let request = OriginRequest::Blob { digest, bytes, validator: validator.clone() };
+            let generation = self.downloads.metadata.generation(requester.repository());
+            let error = match self.downloads.gate.ask(&requester, priority, request).await {
+                Ok(answer) => match self.usable(answer, bytes, total, &requester, generation) {
                     Ok(flow) => return Ok(flow),
-                    Err(Some(refusal)) => refusal,
-                    Err(None) => return Err(Unopened::Another),
+                    Err(Some(error)) => error,
+                    Err(None) => return Err(Unopened::OtherBytes),
                 },
-                Err(refusal) => refusal,
+                Err(error) => error,
             };
-            if bytes.is_some() && !self.is_part() && refusal.meaning().is_some_and(Meaning::is_about_the_form)
-            {
+            if bytes.is_some() && !self.is_part() && error.meaning().is_some_and(Meaning::is_about_the_form) {
                 // It does not like to be asked for the rest.
-                return Err(Unopened::Another);
+                return Err(Unopened::OtherBytes);
             }
-            let own = concerns_requester(&refusal);
-            self.refuse(own.then(|| asker(&repository)), &refusal);
+            let own = concerns_requester(&error);
+            self.refuse(own.then(|| view_of(&requester)), &error);
             if !own {
                 self.fill.counters.fill_failed(Cause::Upstream);
                 return Err(Unopened::Refused);
             }
-            tried.push(asker(&repository));
+            tried.push(view_of(&requester));
         }
     }
 
-    /// The first of those who want it that has not been tried.
-    fn candidate(&self, tried: &[Asker]) -> Option<(Requester, Priority)> {
+    /// Returns the first subscriber that has not been tried. What a client waits for may be asked when background work may not.
+    fn candidate(&self, tried: &[View]) -> Option<(Requester, Priority)> {
         let state = self.fill.state();
-        let left = || state.wanting.iter().filter(|wanting| !tried.contains(&asker(&wanting.repository)));
-        // What a client waits for may be asked when what nobody waits for may not.
-        let wanting = left().find(|wanting| wanting.need == Priority::Required).or_else(|| left().next());
-        wanting.map(|wanting| (wanting.repository.clone(), wanting.need))
+        let left = || {
+            let untried = |view: View| !tried.contains(&view);
+            state.subscribers.iter().filter(move |subscriber| untried(view_of(&subscriber.requester)))
+        };
+        let required = left().find(|subscriber| subscriber.priority == Priority::Required);
+        let subscriber = required.or_else(|| left().next());
+        subscriber.map(|subscriber| (subscriber.requester.clone(), subscriber.priority))
     }
 
-    /// Tells all, or those for whom it is the same, that the upstream refuses.
-    fn refuse(&self, whom: Option<Asker>, refusal: &CacheError) {
+    /// Tells all subscribers, or those of one view, that the upstream refuses.
+    fn refuse(&self, view: Option<View>, error: &CacheError) {
         let mut state = self.fill.state();
-        for wanting in &mut state.wanting {
-            if whom.as_ref().is_none_or(|whom| asker(&wanting.repository) == *whom)
-                && let Some(opened) = wanting.opened.take()
+        for subscriber in &mut state.subscribers {
+            if view.as_ref().is_none_or(|view| view_of(&subscriber.requester) == *view)
+                && let Some(opened) = subscriber.opened.take()
             {
-                let _ = opened.send(Err(refusal.clone()));
+                let _ = opened.send(Err(error.clone()));
             }
         }
     }
 
-    /// What can be made of an answer. `None` in the error: it does not go on where it should.
+    /// Returns the stream of an answer. None in the error: it does not go on where it should.
     fn usable(
         &self,
         answer: OriginResponse,
-        bytes: Option<Part>,
+        bytes: Option<ByteSpan>,
         total: Option<u64>,
-        repository: &Requester,
+        requester: &Requester,
         generation: Generation,
     ) -> Result<Flow, Option<CacheError>> {
-        let coded = !is_plain(&answer.headers);
-        if coded {
+        if !is_plain(&answer.headers) {
             self.fill.counters.fill_failed(Cause::Coding);
-            let upstream = &*self.fill.key.upstream;
-            tracing::error!(upstream, digest = %self.fill.key.digest, "the upstream sent a blob in a coding that nobody asked for");
-            return Err(Some(CacheError::unusable("a blob in a content coding that nobody asked for")));
+            let Key { upstream, digest, .. } = &self.fill.key;
+            tracing::error!(upstream = &**upstream, %digest, "the upstream sent a blob in a content coding that was not asked for");
+            return Err(Some(CacheError::unusable("a blob in a content coding that was not asked for")));
         }
         let extent = extent(&answer);
         if bytes.is_some() && extent.is_none() {
@@ -286,18 +322,17 @@ impl Task<'_> {
             Some(_) => exactly(answer, first, end).ok_or(None)?,
         };
         let head = Head { total: whole, first, end, content_type, etag };
-        Ok(Flow { body, head, repository: repository.clone(), generation })
+        Ok(Flow { body, head, requester: requester.clone(), generation })
     }
 
-    /// The upstream has answered, and the first bytes are there: those who wait are told.
+    /// Begins to hand on, as the first bytes are there: the subscribers are sent the head.
     fn begin(&mut self, partial: Option<Partial>, flow: &Flow) {
         let head = Arc::new(flow.head.clone());
         self.confirm(flow);
-        let cache = &self.site.cache;
-        let (upstream, digest) = (&self.fill.key.upstream, &self.fill.key.digest);
+        let Key { upstream, digest, .. } = &self.fill.key;
         let partial = partial.or_else(|| {
             let whole = head.first == 0 && !self.is_part();
-            let begun = || cache.store.begin(upstream, digest, head.total, head.etag.as_ref());
+            let begun = || self.downloads.store.begin(upstream, digest, head.total, head.etag.as_ref());
             whole.then(begun).flatten()
         });
         self.announced = head.first;
@@ -313,17 +348,19 @@ impl Task<'_> {
         if !self.is_part() {
             let observer: Arc<dyn Observer> = self.fill.clone();
             self.writer = Hasher::new(digest.algorithm()).map(|hasher| {
-                VerifyingWriter::new(&cache.desk, hasher, Target::Begun(partial), Source::Waits, observer)
+                let target = Target::Begun(partial);
+                VerifyingWriter::new(&self.downloads.pool, hasher, target, Source::Waits, observer)
             });
         }
     }
 
-    /// Upstream has served it there.
+    /// Records that the repository holds the blob, as the upstream has served it there.
     fn confirm(&self, flow: &Flow) {
         let text = flow.head.content_type.as_ref().and_then(|value| value.to_str().ok());
         let media_type = text.and_then(|text| MediaType::parse(text).ok());
-        let digest = &self.fill.key.digest;
-        flow.repository.confirm_since(flow.generation, digest, media_type, flow.head.total);
+        let (repository, digest) = (flow.requester.repository(), &self.fill.key.digest);
+        let membership = &self.downloads.membership;
+        membership.confirm(repository, flow.generation, digest, media_type, flow.head.total);
     }
 
     /// Hands the stream on, beginning with `item`, until it ends or is not needed.
@@ -332,8 +369,8 @@ impl Task<'_> {
             match item {
                 Some(Ok(frame)) => self.take(frame),
                 Some(Err(error)) => {
-                    let upstream = &*self.fill.key.upstream;
-                    tracing::info!(upstream, digest = %self.fill.key.digest, %error, "a fill's stream broke");
+                    let Key { upstream, digest, .. } = &self.fill.key;
+                    tracing::info!(upstream = &**upstream, %digest, %error, "a download broke off; asking for the rest");
                     self.flush();
                     return Flowed::Broke;
                 }
@@ -354,7 +391,7 @@ impl Task<'_> {
                 if self.must_wait() {
                     self.flush();
                     self.announce();
-                    self.fill.stir.notified().await;
+                    self.fill.wake.notified().await;
                     continue;
                 }
                 if let Poll::Ready(item) = poll_fn(|cx| Poll::Ready(flow.body.poll_data(cx))).await {
@@ -368,14 +405,14 @@ impl Task<'_> {
         }
     }
 
-    /// Waits for the next frame, and tells the readers of what there is when none comes for a while. `None`: something
-    /// else has happened.
+    /// Waits for the next frame, and tells the readers of what there is when none comes for a while. None: something else has
+    /// happened.
     async fn wait(&mut self, body: &mut Body) -> Option<Item> {
         let unannounced = self.fill.state().ring.end() > self.announced;
         tokio::select! {
             biased;
             item = poll_fn(|cx| body.poll_data(cx)) => Some(item),
-            () = self.fill.stir.notified() => None,
+            () = self.fill.wake.notified() => None,
             () = tokio::time::sleep(ANNOUNCED_WITHIN), if unannounced => {
                 self.announce();
                 None
@@ -391,8 +428,8 @@ impl Task<'_> {
         if self.writer.is_some() {
             self.batch.push(frame.clone());
         }
-        // Looked up before: whoever has the list may wait for the state.
-        let most = self.site.cache.fills.ring_bytes();
+        // Before the state is locked: the holder of the list may wait for it.
+        let most = self.downloads.fills.ring_bytes();
         let (unannounced, waiting) = {
             let mut state = self.fill.state();
             state.ring.push(frame);
@@ -436,16 +473,16 @@ impl Task<'_> {
         !state.kept && state.ring.end().saturating_sub(state.furthest) >= RING_BYTES / 2
     }
 
-    /// Whether nobody wants it any more, and too much is missing for finishing it all the same. Then nobody can join.
+    /// Returns true if no subscriber is left, and too much is missing for finishing it all the same. Then it is closed.
     fn is_unwanted(&self, head: &Head) -> bool {
         let mut state = self.fill.state();
         let wanted = match state.kept {
-            true => !state.wanting.is_empty(),
-            false => state.wanting.iter().any(|wanting| wanting.need != Priority::Background),
+            true => !state.subscribers.is_empty(),
+            false => state.subscribers.iter().any(|subscriber| subscriber.priority != Priority::Background),
         };
         let little = state.kept
             && head.total.is_some_and(|total| total - state.ring.end() <= FINISHED_BYTES.max(total / 10));
-        state.closed = state.ending || (!wanted && !little);
+        state.closed = state.stopping || (!wanted && !little);
         state.closed
     }
 
@@ -455,34 +492,34 @@ impl Task<'_> {
         let Some(writer) = self.writer.take() else { return };
         writer.leave();
         while !self.fill.state().left {
-            self.fill.stir.notified().await;
+            self.fill.wake.notified().await;
         }
     }
 
-    /// All is there: waits for the verdict.
+    /// Waits until what came is verified.
     async fn finish(&mut self) -> Result<(), Stopped> {
         match self.writer.take() {
             Some(writer) => writer.finish(self.fill.key.digest.clone()),
-            None => self.fill.state().end = End::Proved { kept: None },
+            None => self.fill.state().end = End::Verified { kept: None },
         }
         self.announce();
         loop {
             match self.fill.state().end {
-                End::Proved { .. } => return Ok(()),
-                End::Broken => return Err(None),
+                End::Verified { .. } => return Ok(()),
+                End::Failed => return Err(None),
                 End::NotYet => {}
             }
-            self.fill.stir.notified().await;
+            self.fill.wake.notified().await;
         }
     }
 }
 
-/// Why there is no stream.
+/// The reason why there is no stream.
 enum Unopened {
-    /// Nobody gets one, and everybody has been told why.
+    /// The upstream refuses, and all subscribers have been told why.
     Refused,
-    /// What the upstream gives is not what was asked for.
-    Another,
+    /// The upstream gives other bytes than were asked for.
+    OtherBytes,
 }
 
 type Item = Option<Result<Bytes, BodyError>>;
@@ -493,16 +530,16 @@ enum Flowed {
     Broke,
 }
 
-/// Those for whom the upstream's no is the same.
-type Asker = (crate::proto::RepositoryName, Arc<str>);
+/// A repository and an account there: requesters of one view get the same refusals.
+type View = (RepositoryName, Arc<str>);
 
-fn asker(repository: &Requester) -> Asker {
-    (repository.name.clone(), repository.source.account())
+fn view_of(requester: &Requester) -> View {
+    (requester.repository().clone(), requester.account())
 }
 
 /// Returns true if a refusal is about the requester, so that another might get it.
-fn concerns_requester(refusal: &CacheError) -> bool {
-    match refusal {
+fn concerns_requester(error: &CacheError) -> bool {
+    match error {
         CacheError::Origin(failure) => failure.meaning.is_about_requester(),
         CacheError::FetchForbidden | CacheError::RateLimited(_) => true,
         CacheError::NotFound
@@ -514,46 +551,15 @@ fn concerns_requester(refusal: &CacheError) -> bool {
     }
 }
 
-/// The first byte of an answer, the byte behind its last, and the bytes of the whole; `None` where it does not say.
-pub(crate) fn extent(answer: &OriginResponse) -> Option<(u64, u64, u64)> {
-    match answer.status {
-        StatusCode::OK => answer.body.remaining().map(|length| (0, length, length)),
-        StatusCode::PARTIAL_CONTENT => {
-            let value = answer.headers.get(header::CONTENT_RANGE)?;
-            let ContentRange::Part { span, total: Some(total) } = ContentRange::parse(value.as_bytes())?
-            else {
-                return None;
-            };
-            Some((span.first, span.last + 1, total))
-        }
-        _ => None,
-    }
-}
-
-/// The bytes from `at` up to `end` (the blob's end where there is none) of an answer that has them.
-pub(crate) fn exactly(answer: OriginResponse, at: u64, end: Option<u64>) -> Option<Body> {
-    let (first, last, total) = extent(&answer).filter(|_| is_plain(&answer.headers))?;
-    let end = end.unwrap_or(total);
-    let has = first <= at && at <= end && end <= last;
-    let length = answer.body.remaining().is_none_or(|length| length == last - first);
-    (has && length).then(|| answer.body.slice(at - first, end - at))
-}
-
-/// Digests are over the bytes without any coding.
-fn is_plain(headers: &HeaderMap) -> bool {
-    let coding = headers.get(header::CONTENT_ENCODING);
-    coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-}
-
 /// Frames smaller than this, in bytes, are put together.
 const SMALL_FRAME_BYTES: usize = 4 * 1024;
-/// Bytes that are given to the proof at once.
+/// Bytes that are given to the writer at once.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Bytes that must have come for each reader that waits, before all of them are woken.
 const BYTES_A_READER: u64 = 4 * 1024;
 /// And at most these.
 const ANNOUNCED_BYTES: u64 = RING_BYTES / 4;
-/// What has come is told to the readers within this time, however little it is.
+/// The readers are told of what has come within this time, however little it is.
 const ANNOUNCED_WITHIN: Duration = Duration::from_millis(4);
-/// What is finished although nobody wants it any more: so many bytes, or a tenth of the blob.
+/// A blob of which no more than this is missing, or a tenth, is finished without a subscriber.
 const FINISHED_BYTES: u64 = 16 * 1024 * 1024;

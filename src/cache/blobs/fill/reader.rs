@@ -1,4 +1,4 @@
-//! One reader of a fill.
+//! The body of an answer that a fill gives.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,31 +9,35 @@ use bytes::Bytes;
 
 use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::file_body::{FileReader, Read};
+use crate::cache::blobs::fill::answer::exactly;
 use crate::cache::blobs::fill::ring::Place;
-use crate::cache::blobs::fill::{End, Fill, Subscription};
-use crate::cache::origin::gate::Priority;
-use crate::cache::origin::{ByteSpan as Part, OriginRequest};
+use crate::cache::blobs::fill::state::{End, WITHHELD_BYTES};
+use crate::cache::blobs::fill::subscription::Subscription;
+use crate::cache::origin::gate::{Gate, Priority};
+use crate::cache::origin::{ByteSpan, OriginRequest};
 use crate::cache::requester::Requester;
+use crate::proto::Digest;
 
 /// Bytes of a blob that is on its way.
 pub(crate) struct Reader {
-    want: Subscription,
-    repository: Requester,
+    subscription: Subscription,
+    requester: Requester,
+    gate: Arc<Gate>,
     /// The next byte.
     at: u64,
-    /// The byte behind the last; `None`: wherever the stream ends.
+    /// The byte behind the last; none: wherever the stream ends.
     end: Option<u64>,
     place: usize,
     file: FileReader,
     alone: Alone,
 }
 
-/// A reader that fell behind what is not kept goes on by a request of its own, so that it slows nobody.
+/// A reader that fell behind what is not kept goes on by a request of its own, so that it does not slow the others.
 enum Alone {
     No,
     Asking(Pin<Box<dyn Future<Output = Result<Body, BodyError>> + Send>>),
     Reading(Body),
-    /// The last bytes of a blob are there, and wait for the verdict.
+    /// The last bytes of a blob are there, and wait until the fill is verified.
     Withheld(Bytes, Body),
 }
 
@@ -43,34 +47,41 @@ enum Step {
     Behind,
     Wait,
     End,
-    Broken(u64),
+    Failed(u64),
 }
 
 impl Reader {
-    /// Reads from `at` up to `end`, by `want`.
-    pub(crate) fn new(want: Subscription, repository: Requester, at: u64, end: Option<u64>) -> Self {
+    /// Reads from `at` up to `end`, by `subscription`. A reader that falls behind asks `gate`.
+    pub(crate) fn new(
+        subscription: Subscription,
+        requester: Requester,
+        gate: Arc<Gate>,
+        at: u64,
+        end: Option<u64>,
+    ) -> Self {
         let place = {
-            let mut state = want.fill.state();
-            // Where nothing is kept, the stream goes on for the sake of whoever is first.
+            let mut state = subscription.fill.state();
+            // Where nothing is kept, the stream goes on as the first reader does.
             state.furthest = state.furthest.max(at);
             state.waiting.enter()
         };
-        want.fill.stir.notify_one();
-        Self { want, repository, at, end, place, file: FileReader::default(), alone: Alone::No }
+        subscription.fill.wake.notify_one();
+        let (file, alone) = (FileReader::default(), Alone::No);
+        Self { subscription, requester, gate, at, end, place, file, alone }
     }
 
     fn step(&mut self, cx: &Context<'_>) -> Step {
-        let mut state = self.want.fill.state();
+        let mut state = self.subscription.fill.state();
         let end = match (&state.end, self.end) {
             (_, Some(end)) => end,
-            (End::Proved { .. }, None) => state.ring.end(),
+            (End::Verified { .. }, None) => state.ring.end(),
             (_, None) => u64::MAX,
         };
         if self.at >= end {
             return Step::End;
         }
-        if let End::Broken = state.end {
-            return Step::Broken(end.saturating_sub(self.at));
+        if let End::Failed = state.end {
+            return Step::Failed(end.saturating_sub(self.at));
         }
         let visible = state.visible().min(end);
         if self.at >= visible {
@@ -83,7 +94,7 @@ impl Reader {
                 let before = state.furthest;
                 state.furthest = before.max(self.at + frame.len() as u64);
                 if !state.kept && state.furthest > before {
-                    self.want.fill.stir.notify_one();
+                    self.subscription.fill.wake.notify_one();
                 }
                 Step::Data(frame)
             }
@@ -106,8 +117,9 @@ impl Reader {
         loop {
             match &mut self.alone {
                 Alone::No => {
-                    let (repository, fill) = (self.repository.clone(), self.want.fill.clone());
-                    let rest = rest(repository, fill, self.at, self.end);
+                    let (gate, requester) = (self.gate.clone(), self.requester.clone());
+                    let digest = self.subscription.digest().clone();
+                    let rest = rest(gate, requester, digest, self.at, self.end);
                     self.alone = Alone::Asking(Box::pin(rest));
                 }
                 Alone::Asking(asking) => {
@@ -120,7 +132,7 @@ impl Reader {
                 Alone::Reading(body) => {
                     let item = ready!(body.poll_data(cx));
                     let Some(Ok(data)) = item else { return Poll::Ready(item) };
-                    if !self.is_tail(data.len()) {
+                    if !self.is_withheld(data.len()) {
                         self.lead(data.len());
                         return self.take(data);
                     }
@@ -131,12 +143,12 @@ impl Reader {
                     self.alone = Alone::Withheld(data, body);
                 }
                 Alone::Withheld(..) => {
-                    let verdict = ready!(self.poll_verdict(cx));
+                    let verified = ready!(self.poll_verified(cx));
                     let Alone::Withheld(data, body) = std::mem::replace(&mut self.alone, Alone::No) else {
                         return Poll::Ready(None);
                     };
                     self.alone = Alone::Reading(body);
-                    if !verdict {
+                    if !verified {
                         return Poll::Ready(Some(Err(BodyError::Short { missing: data.len() as u64 })));
                     }
                     return self.take(data);
@@ -145,29 +157,27 @@ impl Reader {
         }
     }
 
-    /// Whether the next bytes, which did not come by the fill, are of those that nobody has before the verdict.
-    fn is_tail(&self, length: usize) -> bool {
-        let state = self.want.fill.state();
+    /// Returns true if the next bytes, which did not come by the fill, are of the last ones, which wait until it is verified.
+    fn is_withheld(&self, length: usize) -> bool {
+        let state = self.subscription.fill.state();
         let total = state.head.as_ref().and_then(|head| head.total);
-        let tail = total.is_some_and(|total| {
-            self.at + length as u64 > total.saturating_sub(crate::cache::blobs::fill::WITHHELD_BYTES)
-        });
-        state.proves && tail && !matches!(state.end, End::Proved { .. })
+        let last = total.is_some_and(|total| self.at + length as u64 > total.saturating_sub(WITHHELD_BYTES));
+        state.verifies && last && !matches!(state.end, End::Verified { .. })
     }
 
-    /// Whoever goes on by himself still wants the verdict: the fill does not wait for him.
+    /// Has the fill go on as this reader does: it still waits until that is verified.
     fn lead(&self, length: usize) {
-        let mut state = self.want.fill.state();
+        let mut state = self.subscription.fill.state();
         state.furthest = state.furthest.max(self.at + length as u64);
         drop(state);
-        self.want.fill.stir.notify_one();
+        self.subscription.fill.wake.notify_one();
     }
 
-    fn poll_verdict(&mut self, cx: &Context<'_>) -> Poll<bool> {
-        let mut state = self.want.fill.state();
+    fn poll_verified(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        let mut state = self.subscription.fill.state();
         match state.end {
-            End::Proved { .. } => Poll::Ready(true),
-            End::Broken => Poll::Ready(false),
+            End::Verified { .. } => Poll::Ready(true),
+            End::Failed => Poll::Ready(false),
             End::NotYet => {
                 state.waiting.wait(self.place, cx.waker());
                 Poll::Pending
@@ -176,15 +186,20 @@ impl Reader {
     }
 }
 
-/// The rest of what a reader wants, by a request of its own.
-async fn rest(repository: Requester, fill: Arc<Fill>, at: u64, end: Option<u64>) -> Result<Body, BodyError> {
+/// Asks for the rest of what a reader wants.
+async fn rest(
+    gate: Arc<Gate>,
+    requester: Requester,
+    digest: Digest,
+    at: u64,
+    end: Option<u64>,
+) -> Result<Body, BodyError> {
     let missing = end.map_or(1, |end| end - at);
-    let part = Part { first: at, last: end.map(|end| end - 1) };
-    let digest = fill.key.digest.clone();
-    let question = OriginRequest::Blob { digest, bytes: Some(part), validator: None };
-    let answer =
-        repository.ask(Priority::Required, question).await.map_err(|_| BodyError::Short { missing })?;
-    crate::cache::blobs::fill::download::exactly(answer, at, end).ok_or(BodyError::Short { missing })
+    let bytes = Some(ByteSpan { first: at, last: end.map(|end| end - 1) });
+    let request = OriginRequest::Blob { digest, bytes, validator: None };
+    let answer = gate.ask(&requester, Priority::Required, request).await;
+    let answer = answer.map_err(|_| BodyError::Short { missing })?;
+    exactly(answer, at, end).ok_or(BodyError::Short { missing })
 }
 
 impl Stream for Reader {
@@ -202,7 +217,7 @@ impl Stream for Reader {
             Step::Data(data) => self.take(data),
             Step::Wait => Poll::Pending,
             Step::End => Poll::Ready(None),
-            Step::Broken(missing) => Poll::Ready(Some(Err(BodyError::Short { missing }))),
+            Step::Failed(missing) => Poll::Ready(Some(Err(BodyError::Short { missing }))),
             Step::Behind => self.poll_alone(cx),
             Step::File(to) => match self.file.read(self.at, to) {
                 Read::Now(Ok(data)) => self.take(data),
@@ -219,43 +234,6 @@ impl Stream for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.want.fill.state().waiting.leave(self.place);
-    }
-}
-
-/// Is ready at the next announcement.
-pub(crate) struct Change<'a> {
-    fill: &'a Fill,
-    place: usize,
-    begun: bool,
-}
-
-impl<'a> Change<'a> {
-    pub(crate) fn of(fill: &'a Fill) -> Self {
-        Self { fill, place: fill.state().waiting.enter(), begun: false }
-    }
-}
-
-impl Future for Change<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.begun {
-            return Poll::Ready(());
-        }
-        self.begun = true;
-        let mut state = self.fill.state();
-        if matches!(state.end, End::NotYet) {
-            state.waiting.wait(self.place, cx.waker());
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    }
-}
-
-impl Drop for Change<'_> {
-    fn drop(&mut self) {
-        self.fill.state().waiting.leave(self.place);
+        self.subscription.fill.state().waiting.leave(self.place);
     }
 }

@@ -1,4 +1,4 @@
-//! Fills, with an upstream of a few lines.
+//! Tests of fills, with an upstream of a few lines.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -12,19 +12,20 @@ use tokio::sync::mpsc;
 
 use crate::authz::Permit;
 use crate::body::{Body, BodyError, Stream};
-use crate::cache::blobs::fill::*;
-use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse};
+use crate::cache::error::CacheError;
+use crate::cache::origin::{Asking, ByteSpan, Origin, OriginRequest, OriginResponse};
+use crate::cache::view::View;
 use crate::cache::{Blob, Cache, CacheStatus, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
-use crate::proto::{ByteRange, RepositoryName};
+use crate::proto::{ByteRange, Digest, RepositoryName};
 
 /// An upstream of one blob, which gives it in frames that a test lets through one by one.
 struct Given {
     blob: Mutex<Bytes>,
-    /// Answers in its place, first.
+    /// Failures that it answers first.
     failures: Mutex<VecDeque<Meaning>>,
     frames: Mutex<Option<mpsc::UnboundedReceiver<usize>>>,
     asked: Mutex<Vec<Option<ByteSpan>>>,
@@ -135,10 +136,10 @@ impl Place {
         Self { site, _dir: dir }
     }
 
-    fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> Requester {
+    fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> View {
         let name = RepositoryName::parse(repository).unwrap();
         let permit = Permit::operator(Identity::Anonymous);
-        self.site.repository(&permit, &name, Arc::new(As(given.clone(), account)))
+        View::new(&self.site, permit, name, Arc::new(As(given.clone(), account)))
     }
 }
 
@@ -165,8 +166,7 @@ fn site(path: &std::path::Path) -> Arc<UpstreamCache> {
 
 fn blob(length: usize) -> (Bytes, Digest) {
     let bytes: Vec<u8> = (0..length).map(|at| (at * 31 % 251) as u8).collect();
-    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
-    let digest = Digest::sha256(sum.as_ref().try_into().unwrap());
+    let digest = Digest::sha256_of(&bytes);
     (bytes.into(), digest)
 }
 
@@ -178,8 +178,8 @@ async fn read(mut body: Body) -> Result<Vec<u8>, BodyError> {
     Ok(all)
 }
 
-async fn whole(repository: &Requester, digest: &Digest) -> Blob {
-    repository.blob(digest, None, false).await.unwrap()
+async fn whole(view: &View, digest: &Digest) -> Blob {
+    view.blob(digest, None, false).await.unwrap()
 }
 
 #[tokio::test]
@@ -187,11 +187,11 @@ async fn many_readers_cost_one_download_and_the_next_costs_none() {
     let (place, (bytes, digest)) = (Place::new(), blob(3_000_000));
     let given = Given::new(bytes.clone());
     let go = given.paced();
-    let repository = place.of(&given, "a/b", "x");
+    let view = place.of(&given, "a/b", "x");
     let readers: Vec<_> = (0..20)
         .map(|_| {
-            let (repository, digest) = (repository.clone(), digest.clone());
-            tokio::spawn(async move { read(whole(&repository, &digest).await.body).await.unwrap() })
+            let (view, digest) = (view.clone(), digest.clone());
+            tokio::spawn(async move { read(whole(&view, &digest).await.body).await.unwrap() })
         })
         .collect();
     for _ in 0..3 {
@@ -205,27 +205,27 @@ async fn many_readers_cost_one_download_and_the_next_costs_none() {
     while place.site.cache.fills.progress(&digest).is_some() {
         tokio::task::yield_now().await;
     }
-    let again = whole(&repository, &digest).await;
+    let again = whole(&view, &digest).await;
     assert_eq!(again.outcome, CacheStatus::Hit);
     assert_eq!(read(again.body).await.unwrap(), bytes);
     assert_eq!((given.asked(), given.held.load(Ordering::Relaxed)), (1, 0));
 }
 
 #[tokio::test]
-async fn nobody_has_the_last_bytes_before_the_digest_holds() {
+async fn the_last_bytes_wait_until_the_digest_holds() {
     for length in [1, 1000, 70_000, 3_000_000] {
         let (place, (bytes, digest)) = (Place::new(), blob(length));
         let mut wrong = bytes.to_vec();
         wrong[0] ^= 1;
         let given = Given::new(wrong.into());
-        let repository = place.of(&given, "a/b", "x");
-        // Of what is withheld as a whole, nothing is said before it is proved.
-        match repository.blob(&digest, None, false).await {
+        let view = place.of(&given, "a/b", "x");
+        // The head of a blob that is withheld as a whole waits too.
+        match view.blob(&digest, None, false).await {
             Ok(got) => assert!(read(got.body).await.is_err(), "{length}"),
             Err(refusal) => assert!(length < 16_384 && refusal.allows_stale(), "{length} {refusal:?}"),
         }
         *given.blob.lock().unwrap() = bytes.clone();
-        let got = whole(&repository, &digest).await;
+        let got = whole(&view, &digest).await;
         assert_eq!(got.outcome, CacheStatus::Miss);
         assert_eq!(read(got.body).await.unwrap(), bytes);
         assert_eq!(given.asked(), 2);
@@ -233,28 +233,28 @@ async fn nobody_has_the_last_bytes_before_the_digest_holds() {
 }
 
 #[tokio::test]
-async fn what_was_left_is_gone_on_with() {
+async fn a_fill_that_was_left_is_resumed() {
     let (place, (bytes, digest)) = (Place::new(), blob(40_000_000));
     let given = Given::new(bytes.clone());
     let go = given.paced();
-    let repository = place.of(&given, "a/b", "x");
+    let view = place.of(&given, "a/b", "x");
     go.send(1_000_000).unwrap();
-    let mut first = whole(&repository, &digest).await.body;
+    let mut first = whole(&view, &digest).await.body;
     assert!(poll_fn(|cx| first.poll_data(cx)).await.unwrap().is_ok());
     drop(first);
     while place.site.cache.fills.progress(&digest).is_some() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    // It is left behind the stream.
+    // It is synced and unlocked by the sync thread.
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    let again = whole(&repository, &digest).await;
+    let again = whole(&view, &digest).await;
     assert!(read(again.body).await.unwrap() == bytes);
     let asked = given.asked.lock().unwrap().clone();
     assert_eq!(asked, [None, Some(ByteSpan { first: 1_000_000, last: None })]);
 }
 
 #[tokio::test]
-async fn a_refusal_is_for_whom_it_was_and_the_next_is_asked_as() {
+async fn a_denied_subscriber_does_not_fail_the_others() {
     let (place, (bytes, digest)) = (Place::new(), blob(100_000));
     let given = Given::new(bytes.clone());
     given.failures.lock().unwrap().push_back(Meaning::Denied);
@@ -270,11 +270,11 @@ async fn a_part_of_a_fill_waits_only_for_its_own_bytes() {
     let (place, (bytes, digest)) = (Place::new(), blob(1_000_000));
     let given = Given::new(bytes.clone());
     let go = given.paced();
-    let repository = place.of(&given, "a/b", "x");
+    let view = place.of(&given, "a/b", "x");
     go.send(500_000).unwrap();
-    let everything = whole(&repository, &digest).await;
+    let everything = whole(&view, &digest).await;
     let range = ByteRange::parse(b"bytes=100-299999");
-    let part = repository.blob(&digest, Some(&range), false).await.unwrap();
+    let part = view.blob(&digest, Some(&range), false).await.unwrap();
     assert_eq!((part.total, part.outcome), (Some(1_000_000), CacheStatus::Fill));
     assert_eq!(read(part.body).await.unwrap(), &bytes[100..300_000]);
     go.send(500_000).unwrap();
@@ -283,17 +283,17 @@ async fn a_part_of_a_fill_waits_only_for_its_own_bytes() {
 }
 
 #[tokio::test]
-async fn a_part_of_what_is_not_here_is_passed_through_and_the_blob_fills_besides() {
+async fn a_part_is_passed_through_while_the_blob_fills() {
     let (place, (bytes, digest)) = (Place::new(), blob(1_000_000));
     let given = Given::new(bytes.clone());
-    let repository = place.of(&given, "a/b", "x");
+    let view = place.of(&given, "a/b", "x");
     let range = ByteRange::parse(b"bytes=100-199");
-    let part = repository.blob(&digest, Some(&range), false).await.unwrap();
+    let part = view.blob(&digest, Some(&range), false).await.unwrap();
     assert_eq!(read(part.body).await.unwrap(), &bytes[100..200]);
-    while repository.blob(&digest, Some(&range), false).await.unwrap().outcome != CacheStatus::Hit {
+    while view.blob(&digest, Some(&range), false).await.unwrap().outcome != CacheStatus::Hit {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     let beyond = ByteRange::parse(b"bytes=1000000-");
-    let beyond = repository.blob(&digest, Some(&beyond), false).await;
+    let beyond = view.blob(&digest, Some(&beyond), false).await;
     assert!(matches!(beyond, Err(CacheError::Unsatisfiable(1_000_000))));
 }

@@ -1,12 +1,15 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use crate::cache::Cache;
 use crate::cache::blobs::push::*;
+use crate::cache::store::Kind;
+use crate::cache::{Cache, UpstreamCache};
 use crate::config;
-use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
+use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions, limits};
+use crate::proto::{Digest, RepositoryName};
 
 fn place() -> (TempDir, Arc<UpstreamCache>) {
     let dir = tempfile::tempdir().unwrap();
@@ -31,8 +34,7 @@ fn place() -> (TempDir, Arc<UpstreamCache>) {
 }
 
 fn digest(bytes: &[u8]) -> Digest {
-    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    Digest::sha256(sum.as_ref().try_into().unwrap())
+    Digest::sha256_of(bytes)
 }
 
 fn name() -> RepositoryName {
@@ -43,7 +45,7 @@ fn send(push: &Push, bytes: &'static [u8]) {
     push.tap().unwrap().pass(&Bytes::from_static(bytes));
 }
 
-/// Whether the blob came to be kept.
+/// Waits until the blob is kept; false if that takes too long.
 async fn is_kept(site: &Arc<UpstreamCache>, digest: &Digest) -> bool {
     for _ in 0..2000 {
         if site.cache().store().has(Kind::Blob, digest) {
@@ -55,7 +57,7 @@ async fn is_kept(site: &Arc<UpstreamCache>, digest: &Digest) -> bool {
 }
 
 #[tokio::test]
-async fn an_upload_in_parts_is_kept_when_the_upstream_has_taken_it() {
+async fn an_upload_in_parts_is_kept() {
     let (_dir, site) = place();
     let id = site.begin_push().unwrap();
     for (first, part) in [(Some(0), b"one "), (None, b"two "), (Some(8), b"last")] {
@@ -72,7 +74,7 @@ async fn an_upload_in_parts_is_kept_when_the_upstream_has_taken_it() {
 }
 
 #[tokio::test]
-async fn what_does_not_go_on_where_the_copy_ends_ends_it() {
+async fn a_gap_ends_the_copy() {
     let (_dir, site) = place();
     for wrong in [0, 2, 4, u64::MAX] {
         let id = site.begin_push().unwrap();
@@ -85,7 +87,7 @@ async fn what_does_not_go_on_where_the_copy_ends_ends_it() {
 }
 
 #[tokio::test]
-async fn a_request_that_ends_badly_ends_the_copy() {
+async fn a_failed_request_ends_the_copy() {
     let (_dir, site) = place();
     let id = site.begin_push().unwrap();
     drop(site.push(&id, None).unwrap());
@@ -93,7 +95,7 @@ async fn a_request_that_ends_badly_ends_the_copy() {
 }
 
 #[tokio::test]
-async fn two_requests_at_a_time_end_the_copy() {
+async fn two_requests_at_once_end_the_copy() {
     let (_dir, site) = place();
     let id = site.begin_push().unwrap();
     let first = site.push(&id, None).unwrap();
@@ -103,7 +105,7 @@ async fn two_requests_at_a_time_end_the_copy() {
 }
 
 #[tokio::test]
-async fn what_was_something_else_is_not_believed_to_be_there() {
+async fn a_wrong_digest_is_not_recorded() {
     let (_dir, site) = place();
     let id = site.begin_push().unwrap();
     let push = site.push(&id, None).unwrap();
@@ -121,7 +123,7 @@ async fn what_was_something_else_is_not_believed_to_be_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_nobody_goes_on_with_goes_after_an_hour() {
+async fn an_idle_copy_goes_after_an_hour() {
     let (_dir, site) = place();
     let (idle, busy) = (site.begin_push().unwrap(), site.begin_push().unwrap());
     let push = site.push(&busy, None).unwrap();
@@ -136,7 +138,7 @@ async fn a_copy_that_nobody_goes_on_with_goes_after_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_too_many_the_one_left_alone_for_longest_has_to_go() {
+async fn where_there_are_too_many_the_oldest_idle_goes() {
     let (_dir, site) = place();
     let begin = async || {
         tokio::time::sleep(Duration::from_millis(1)).await;

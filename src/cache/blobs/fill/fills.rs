@@ -1,0 +1,119 @@
+//! The fills under way.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::cache::blobs::fill::state::{Fill, Key, RING_BYTES};
+use crate::cache::blobs::fill::subscription::Subscription;
+use crate::cache::origin::gate::Priority;
+use crate::cache::requester::Requester;
+use crate::proto::Digest;
+
+/// The fills under way, of all upstreams.
+#[derive(Default)]
+pub(crate) struct Fills(Mutex<HashMap<Key, Arc<Fill>>>);
+
+impl Fills {
+    /// Subscribes to the fill of `key`, or to the one that `begin` returns if there is none. Second: true if it was under way.
+    pub(crate) fn join(
+        &self,
+        key: &Key,
+        requester: &Requester,
+        priority: Priority,
+        begin: impl FnOnce(Key) -> Arc<Fill>,
+    ) -> (Subscription, bool) {
+        let mut fills = self.fills();
+        match fills.entry(key.clone()) {
+            Entry::Occupied(mut entry) => match Subscription::join(entry.get(), requester, priority) {
+                Some(subscription) => (subscription, true),
+                None => {
+                    let fill = begin(key.clone());
+                    let subscription = Subscription::first(&fill, requester, priority);
+                    entry.insert(fill);
+                    (subscription, false)
+                }
+            },
+            Entry::Vacant(entry) => {
+                let fill = begin(key.clone());
+                let subscription = Subscription::first(&fill, requester, priority);
+                entry.insert(fill);
+                (subscription, false)
+            }
+        }
+    }
+
+    /// Subscribes to the fill of `key` if there is one.
+    pub(crate) fn follow(&self, key: &Key, requester: &Requester) -> Option<Subscription> {
+        let fill = self.fills().get(key).cloned();
+        fill.and_then(|fill| Subscription::join(&fill, requester, Priority::Required))
+    }
+
+    /// Returns true if a blob is on its way, for any requester.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.fills().contains_key(key)
+    }
+
+    /// Returns true if a blob is on its way, and for other repositories than the requester's alone.
+    pub(crate) fn is_foreign(&self, key: &Key, requester: &Requester) -> bool {
+        let fill = self.fills().get(key).cloned();
+        fill.is_some_and(|fill| {
+            let state = fill.state();
+            state
+                .subscribers
+                .iter()
+                .all(|subscriber| subscriber.requester.repository() != requester.repository())
+        })
+    }
+
+    /// Returns the number of fills from `upstream` that clients wait for.
+    pub(crate) fn wanted(&self, upstream: &str) -> usize {
+        let fills = self.fills();
+        let of_it = fills.iter().filter(|(key, _)| &*key.upstream == upstream);
+        let required = |fill: &Fill| {
+            fill.state().subscribers.iter().any(|subscriber| subscriber.priority == Priority::Required)
+        };
+        of_it.filter(|(_, fill)| required(fill)).count()
+    }
+
+    /// Returns how far a blob is, and of how many bytes, whichever upstream it comes from.
+    pub(crate) fn progress(&self, digest: &Digest) -> Option<(u64, Option<u64>)> {
+        let fills = self.fills();
+        let (_, fill) = fills.iter().find(|(key, _)| key.digest == *digest && key.part.is_none())?;
+        let state = fill.state();
+        Some((state.ring.end(), state.head.as_ref().and_then(|head| head.total)))
+    }
+
+    /// Has all fills stop and leave what they have. Returns true if there were any.
+    pub(crate) fn stop(&self) -> bool {
+        let fills: Vec<_> = self.fills().values().cloned().collect();
+        for fill in &fills {
+            fill.state().stopping = true;
+            fill.wake.notify_one();
+        }
+        !fills.is_empty()
+    }
+
+    /// Returns the bytes that each fill may hold in memory: all of them together have a limit.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        (RINGS_BYTES / self.fills().len().max(1) as u64).clamp(RING_LEAST_BYTES, RING_BYTES)
+    }
+
+    /// Removes a fill that is over: the next requester finds what is kept, or begins anew.
+    pub(crate) fn remove(&self, fill: &Arc<Fill>) {
+        let mut fills = self.fills();
+        if fills.get(&fill.key).is_some_and(|known| Arc::ptr_eq(known, fill)) {
+            fills.remove(&fill.key);
+        }
+    }
+
+    fn fills(&self) -> MutexGuard<'_, HashMap<Key, Arc<Fill>>> {
+        self.0.lock()
+    }
+}
+
+/// What all fills together hold in memory, in bytes, as long as each has its least.
+const RINGS_BYTES: u64 = 128 * 1024 * 1024;
+const RING_LEAST_BYTES: u64 = 256 * 1024;

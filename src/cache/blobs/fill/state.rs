@@ -1,0 +1,290 @@
+//! The state of a fill, which its task, its readers and its writer share.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+
+use http::HeaderValue;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot};
+
+use crate::cache::blobs::fill::ring::Ring;
+use crate::cache::counters::{Cause, Counters};
+use crate::cache::error::CacheError;
+use crate::cache::origin::ByteSpan;
+use crate::cache::origin::gate::Priority;
+use crate::cache::requester::Requester;
+use crate::cache::store::Content;
+use crate::cache::store::verifying_writer::{Observer, Verified};
+use crate::proto::Digest;
+
+/// The blob that a fill downloads, and its upstream: one that trickles must not hold up the readers of another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) upstream: Arc<str>,
+    pub(crate) digest: Digest,
+    /// Some bytes alone: passed through to all who ask for the same, neither verified nor kept.
+    pub(crate) part: Option<ByteSpan>,
+}
+
+/// A download.
+pub(crate) struct Fill {
+    pub(crate) key: Key,
+    pub(crate) counters: Arc<Counters>,
+    state: Mutex<FillState>,
+    /// Wakes the task, as something has changed that it must look at.
+    pub(crate) wake: Notify,
+}
+
+/// The upstream's description of the blob.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    /// Bytes of the whole blob, where they are known.
+    pub(crate) total: Option<u64>,
+    /// The first byte of this stream.
+    pub(crate) first: u64,
+    /// The byte behind the last of this stream, where that is known.
+    pub(crate) end: Option<u64>,
+    /// Its type.
+    pub(crate) content_type: Option<HeaderValue>,
+    /// The upstream's validator.
+    pub(crate) etag: Option<HeaderValue>,
+}
+
+pub(crate) struct FillState {
+    pub(crate) head: Option<Arc<Head>>,
+    pub(crate) ring: Ring,
+    /// The partial, of which what is written can be read.
+    pub(crate) file: Option<Arc<File>>,
+    pub(crate) written: u64,
+    pub(crate) kept: bool,
+    pub(crate) end: End,
+    pub(crate) waiting: Waiting,
+    /// The bytes are compared with the digest.
+    pub(crate) verifies: bool,
+    /// The requesters that want it, in the order of coming: the upstream may be asked as each of them.
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) next: u64,
+    /// How far the first of the readers is.
+    pub(crate) furthest: u64,
+    pub(crate) closed: bool,
+    /// The gateway stops: what is there is left for its next start.
+    pub(crate) stopping: bool,
+    pub(crate) left: bool,
+}
+
+/// The end of a fill.
+pub(crate) enum End {
+    NotYet,
+    /// The bytes have the digest, and here they are, if they were kept.
+    Verified {
+        #[expect(dead_code, reason = "held: it is not evicted as long as it is read")]
+        kept: Option<Content>,
+    },
+    /// They have not, or they did not come.
+    Failed,
+}
+
+/// A requester that wants a fill.
+pub(crate) struct Subscriber {
+    pub(crate) number: u64,
+    pub(crate) requester: Requester,
+    pub(crate) priority: Priority,
+    /// Is sent the head.
+    pub(crate) opened: Option<oneshot::Sender<Result<Arc<Head>, CacheError>>>,
+}
+
+impl Fill {
+    /// Returns a fill that has not begun.
+    pub(crate) fn new(key: Key, counters: Arc<Counters>) -> Arc<Self> {
+        let state = Mutex::new(FillState::new(key.part.is_none()));
+        Arc::new(Self { key, counters, state, wake: Notify::new() })
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, FillState> {
+        self.state.lock()
+    }
+
+    /// Wakes all readers that wait.
+    pub(crate) fn announce(&self) {
+        let waiting = self.state().waiting.take();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends the fill for all its readers.
+    pub(crate) fn fail(&self, cause: Cause) {
+        self.counters.fill_failed(cause);
+        let waiting = {
+            let mut state = self.state();
+            if matches!(state.end, End::NotYet) {
+                state.end = End::Failed;
+            }
+            let error = CacheError::unusable("a blob that is not what its digest says, or not whole");
+            for opened in state.subscribers.iter_mut().filter_map(|subscriber| subscriber.opened.take()) {
+                let _ = opened.send(Err(error.clone()));
+            }
+            state.waiting.take()
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl FillState {
+    fn new(verifies: bool) -> Self {
+        Self {
+            head: None,
+            verifies,
+            ring: Ring::at(0),
+            file: None,
+            written: 0,
+            kept: false,
+            end: End::NotYet,
+            waiting: Waiting::default(),
+            subscribers: Vec::new(),
+            next: 0,
+            furthest: 0,
+            closed: false,
+            stopping: false,
+            left: false,
+        }
+    }
+
+    /// Returns how far a reader may read.
+    pub(crate) fn visible(&self) -> u64 {
+        let end = self.ring.end();
+        if !self.verifies || matches!(self.end, End::Verified { .. }) {
+            return end;
+        }
+        match self.head.as_ref().and_then(|head| head.total) {
+            Some(total) => end.min(total - total.min(WITHHELD_BYTES)),
+            None => end - self.ring.last(),
+        }
+    }
+
+    /// Sends the head to all who wait for it. The head of a blob that is withheld as a whole is sent once that is verified.
+    pub(crate) fn open(&mut self) {
+        let Some(head) = &self.head else { return };
+        let withheld = self.verifies && head.total.is_some_and(|total| total <= WITHHELD_BYTES);
+        if withheld && matches!(self.end, End::NotYet) {
+            return;
+        }
+        for subscriber in &mut self.subscribers {
+            if let Some(opened) = subscriber.opened.take() {
+                let _ = opened.send(Ok(head.clone()));
+            }
+        }
+    }
+
+    /// Lets go of frames behind the last few, once the file has them.
+    pub(crate) fn trim(&mut self, most: u64) {
+        let safe = if self.kept { self.written } else { u64::MAX };
+        self.ring.trim(most, safe);
+    }
+}
+
+impl Observer for Fill {
+    fn written(&self, at: u64) {
+        let mut state = self.state();
+        state.written = at;
+        state.trim(RING_BYTES);
+    }
+
+    fn caught_up(&self) {
+        self.wake.notify_one();
+    }
+
+    fn disk_failed(&self, error: &io::Error) {
+        let digest = &self.key.digest;
+        tracing::warn!(%digest, %error, "the cache's disk failed; the blob is passed on without being kept");
+        self.counters.fill_failed(Cause::Disk);
+        self.state().kept = false;
+        self.wake.notify_one();
+    }
+
+    fn left(&self) {
+        self.state().left = true;
+        self.wake.notify_one();
+    }
+
+    fn verified(&self, result: Verified) {
+        match result {
+            Verified::Unknown => {
+                let digest = &self.key.digest;
+                tracing::warn!(%digest, "an earlier download's part of a blob can't be read; fetch the blob again");
+                self.fail(Cause::Disk);
+            }
+            Verified::Wrong => {
+                let (upstream, digest) = (&*self.key.upstream, &self.key.digest);
+                tracing::error!(upstream, %digest, "the upstream sent bytes that do not have the digest; nothing is kept");
+                self.fail(Cause::Digest);
+            }
+            Verified::Right(content) => {
+                self.counters.filled();
+                let mut state = self.state();
+                if content.is_some() {
+                    // Readers find the rest in the file, however slow they are.
+                    state.trim(0);
+                }
+                state.end = End::Verified { kept: content };
+                state.open();
+                drop(state);
+                self.announce();
+            }
+        }
+        self.wake.notify_one();
+    }
+}
+
+/// The readers that wait for the next bytes, woken together. Each has a place.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    places: Vec<Option<Waker>>,
+    free: Vec<usize>,
+    count: usize,
+}
+
+impl Waiting {
+    /// Returns a place for one more reader.
+    pub(crate) fn enter(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        })
+    }
+
+    /// Gives a place back.
+    pub(crate) fn leave(&mut self, place: usize) {
+        if self.places[place].take().is_some() {
+            self.count -= 1;
+        }
+        self.free.push(place);
+    }
+
+    /// Has the reader at `place` woken.
+    pub(crate) fn wait(&mut self, place: usize, waker: &Waker) {
+        match &mut self.places[place] {
+            Some(known) => known.clone_from(waker),
+            free => {
+                *free = Some(waker.clone());
+                self.count += 1;
+            }
+        }
+    }
+
+    /// Returns how many wait.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes out all that wait, to be woken without the lock.
+    fn take(&mut self) -> Vec<Waker> {
+        self.count = 0;
+        self.places.iter_mut().filter_map(Option::take).collect()
+    }
+}
+
+/// The most recent bytes that a fill holds in memory.
+pub(crate) const RING_BYTES: u64 = 4 * 1024 * 1024;
+/// The last bytes, which no reader has before the digest holds.
+pub(crate) const WITHHELD_BYTES: u64 = 16 * 1024;

@@ -1,0 +1,137 @@
+//! A requester's part in a fill.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use crate::cache::blobs::fill::ring::Place;
+use crate::cache::blobs::fill::state::{End, Fill, FillState, Head, Subscriber};
+use crate::cache::error::CacheError;
+use crate::cache::origin::gate::Priority;
+use crate::cache::requester::Requester;
+use crate::proto::Digest;
+
+/// The subscription to a fill, which goes on as long as it has one.
+pub(crate) struct Subscription {
+    pub(crate) fill: Arc<Fill>,
+    number: u64,
+    opened: Option<oneshot::Receiver<Result<Arc<Head>, CacheError>>>,
+}
+
+impl Subscription {
+    /// Subscribes to `fill`; none when it is over already.
+    pub(crate) fn join(fill: &Arc<Fill>, requester: &Requester, priority: Priority) -> Option<Self> {
+        let mut state = fill.state();
+        let usable = !state.closed && !matches!(state.end, End::Failed);
+        // Of what is passed through, the beginning may be gone.
+        let begins = state.head.as_ref().map_or(0, |head| head.first);
+        let whole = state.kept || state.ring.look(begins) != Place::Before;
+        (usable && whole).then(|| Self::enter(fill, &mut state, requester, priority))
+    }
+
+    /// Subscribes to a fill that has just been made.
+    pub(crate) fn first(fill: &Arc<Fill>, requester: &Requester, priority: Priority) -> Self {
+        Self::enter(fill, &mut fill.state(), requester, priority)
+    }
+
+    fn enter(fill: &Arc<Fill>, state: &mut FillState, requester: &Requester, priority: Priority) -> Self {
+        let number = state.next;
+        state.next += 1;
+        let (sender, receiver) = oneshot::channel();
+        let requester = requester.clone();
+        state.subscribers.push(Subscriber { number, requester, priority, opened: Some(sender) });
+        state.open();
+        fill.wake.notify_one();
+        Self { fill: fill.clone(), number, opened: Some(receiver) }
+    }
+
+    /// Waits until the upstream has answered with a success.
+    ///
+    /// # Errors
+    /// The upstream's refusal to this requester, or to one for whom it is the same.
+    pub(crate) async fn head(&mut self) -> Result<Arc<Head>, CacheError> {
+        if let Some(opened) = self.opened.take()
+            && let Ok(answer) = opened.await
+        {
+            return answer;
+        }
+        let state = self.fill.state();
+        let head = state.head.clone().filter(|_| !matches!(state.end, End::Failed));
+        head.ok_or(CacheError::Retry)
+    }
+
+    /// Returns the digest of the blob.
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.fill.key.digest
+    }
+
+    /// Returns true if the byte at `at` is there, or will soon be.
+    pub(crate) fn is_near(&self, at: u64) -> bool {
+        at <= self.fill.state().ring.end().saturating_add(NEAR_BYTES)
+    }
+
+    /// Waits until the fill is over. Returns true if the blob came whole and has its digest.
+    pub(crate) async fn done(&self) -> bool {
+        loop {
+            let changed = Change::of(&self.fill);
+            match self.fill.state().end {
+                End::Verified { .. } => return true,
+                End::Failed => return false,
+                End::NotYet => {}
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.fill.state().subscribers.retain(|subscriber| subscriber.number != number);
+        // Where nothing is kept, those who are left may not be worth going on for.
+        self.fill.wake.notify_one();
+    }
+}
+
+/// Is ready at the next announcement.
+struct Change<'a> {
+    fill: &'a Fill,
+    place: usize,
+    begun: bool,
+}
+
+impl<'a> Change<'a> {
+    fn of(fill: &'a Fill) -> Self {
+        Self { fill, place: fill.state().waiting.enter(), begun: false }
+    }
+}
+
+impl Future for Change<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.begun {
+            return Poll::Ready(());
+        }
+        self.begun = true;
+        let mut state = self.fill.state();
+        if matches!(state.end, End::NotYet) {
+            state.waiting.wait(self.place, cx.waker());
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.fill.state().waiting.leave(self.place);
+    }
+}
+
+/// A range that begins further ahead of what is there, in bytes, is asked for by itself.
+const NEAR_BYTES: u64 = 8 * 1024 * 1024;
