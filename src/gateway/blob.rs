@@ -23,9 +23,9 @@ pub(super) async fn get(
     let unchanged = is_listed(request.request.headers, &header::IF_NONE_MATCH, &etag);
     let range = range(request, &etag).filter(|_| !unchanged);
     match upstream_cache.blob(&requester, digest, range.as_ref(), head || unchanged).await {
-        Ok(blob) => {
+        Ok(mut blob) => {
             upstream_cache.cache().counters().answered(blob.outcome);
-            let content_type = blob.content_type.clone();
+            let content_type = blob.content_type.take();
             let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
             let response = request.cached_head(content_type, digest, etag);
             Ok(answer(blob, response, unchanged, head))
