@@ -7,14 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::Sleep;
 
-/// The monotonic time, for deadlines and ages.
+/// Returns the monotonic time, for deadlines and ages.
 ///
 /// Under tokio's paused test clock this is tokio's time, so that tests can hold and advance it.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The wall clock, for what is written down or compared with another machine's time.
+/// Returns the wall clock, for what is written down or compared with another machine's time.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn wall() -> SystemTime {
     SystemTime::now()
@@ -32,17 +32,17 @@ pub(crate) struct Stall {
 }
 
 impl Stall {
-    /// A watch that fires after `limit` without [`Stall::progress`].
+    /// Returns a watch that fires after `limit` without [`Stall::progress`].
     pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, waiting_since: None, timer: None }
     }
 
-    /// Bytes have moved.
+    /// Restarts the clock: bytes have moved.
     pub(crate) fn progress(&mut self) {
         self.waiting_since = None;
     }
 
-    /// Nothing can move now: is ready when that has lasted for the whole limit, and else wakes the task then.
+    /// Polls while no byte can move: ready when that has lasted for the whole limit, else it wakes the task then.
     pub(crate) fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(now);
         let deadline = tokio::time::Instant::from_std(since + self.limit);

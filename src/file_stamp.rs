@@ -7,17 +7,17 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells one state of a file from the next: device, inode, modification time and size.
+/// A fingerprint of a file's state: device, inode, modification time and size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp(Option<(u64, u64, i64, i64, u64)>);
 
 impl Stamp {
-    /// The state of the file at `path` now; a file that can't be looked at has a state of its own.
+    /// Returns the state of the file at `path` now; a file that can't be looked at has a state of its own.
     pub(crate) fn of(path: &Path) -> Self {
         Self(fs::metadata(path).ok().as_ref().map(look))
     }
 
-    /// The state of a file that is open. Taken before it is read, it shows a change during the reading.
+    /// Returns the state of a file that is open. Taken before it is read, it shows a change during the reading.
     ///
     /// # Errors
     /// The system's.

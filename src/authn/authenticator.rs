@@ -11,13 +11,13 @@ use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
 use crate::proto::identity::{Forwarded, Identity};
 
-/// Decides who a request comes from. With no htpasswd file, and no upstream that judges, nobody can log in.
+/// Decides the identity of a request. Without an htpasswd file or an upstream that judges, no login succeeds.
 pub struct Authenticator {
     verifier: Option<Verifier>,
     forwards: bool,
 }
 
-/// Why a request's credentials do not count.
+/// The reason why a request's credentials do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Wrong, malformed, or of a scheme that is not accepted: 401.
@@ -26,13 +26,13 @@ pub enum Failure {
     /// Too many failures from this client, or too many logins at once: 429.
     #[error("too many login attempts")]
     Throttled {
-        /// When to ask again.
+        /// The time after which to ask again.
         retry_after: Duration,
     },
 }
 
 impl Authenticator {
-    /// Lets the users of a file log in, or nobody.
+    /// Lets the users of a file log in; without a file, none.
     ///
     /// # Errors
     /// The system's, when it gives no threads or random bytes.
@@ -40,18 +40,19 @@ impl Authenticator {
         Ok(Self { verifier: htpasswd.map(Verifier::new).transpose()?, forwards: false })
     }
 
-    /// The same, and whether there is an upstream that judges the passwords of those who are not in the file.
+    /// Sets whether an upstream judges the passwords of users who are not in the file.
     #[must_use]
     pub fn forwarding(self, forwards: bool) -> Self {
         Self { forwards, ..self }
     }
 
-    /// Whether anyone can log in.
+    /// Returns true if anyone can log in.
     pub fn has_logins(&self) -> bool {
         self.verifier.is_some() || self.forwards
     }
 
-    /// Who, if `upstream` says so, sends this `Authorization` header value; `None` where it is not for an upstream to
+    /// Returns the client that sends this `Authorization` header value to `upstream`; `None` where it is not for an
+    /// upstream to
     /// judge. That is decided here, before anything is checked: a name that the htpasswd file has is never forwarded.
     pub fn for_upstream(&self, authorization: Option<&[u8]>, upstream: &str) -> Option<Arc<Forwarded>> {
         let Ok(Authorization::Basic { user, password }) = Authorization::parse(authorization?) else {
@@ -61,17 +62,17 @@ impl Authenticator {
         (!is_local).then(|| Arc::new(Forwarded::new(upstream, user, password)))
     }
 
-    /// What the answer to a wrong pair may not undercut, whoever finds it wrong: nothing without an htpasswd file.
+    /// Returns the least time of the answer to a wrong pair: zero without an htpasswd file.
     pub fn floor(&self) -> Duration {
         self.verifier.as_ref().map_or(Duration::ZERO, Verifier::floor)
     }
 
-    /// The verifier of passwords, where there is one.
+    /// Returns the verifier of passwords, where there is one.
     pub fn verifier(&self) -> Option<&Verifier> {
         self.verifier.as_ref()
     }
 
-    /// The answer, when it needs neither work nor waiting; else ask [`Authenticator::authenticate`].
+    /// Returns the answer, when it needs neither work nor waiting; else ask [`Authenticator::authenticate`].
     pub fn remembered(&self, authorization: Option<&[u8]>) -> Option<Result<Identity, Failure>> {
         match self.claim(authorization) {
             Claim::Settled(answer) => Some(answer),
@@ -79,7 +80,7 @@ impl Authenticator {
         }
     }
 
-    /// Who sends this `Authorization` header value (RFC 7617). No header is [`Identity::Anonymous`].
+    /// Authenticates an `Authorization` header value (RFC 7617). No header is [`Identity::Anonymous`].
     ///
     /// # Errors
     /// [`Failure`]; a wrong pair fails no sooner than the file's costliest check takes.
@@ -120,7 +121,7 @@ impl Authenticator {
     }
 }
 
-/// What a header asks to be believed.
+/// The claim of a header, not yet checked.
 enum Claim<'a> {
     Settled(Result<Identity, Failure>),
     Password(&'a Verifier, String, Secret),

@@ -1,4 +1,4 @@
-//! What has been checked, so that it need not be checked again.
+//! The memory of checked passwords.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// An empty memory with a key of its own, or `None` when the system has no random bytes.
+    /// Returns an empty memory with a key of its own, or `None` when the system has no random bytes.
     pub(super) fn new() -> Option<Self> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &aws_lc_rs::rand::SystemRandom::new()).ok()?;
         let right = bounded(REMEMBERED_RIGHT).time_to_idle(RIGHT_IDLE).build();
@@ -31,7 +31,8 @@ impl Memory {
         Some(Self { key, right, wrong })
     }
 
-    /// What stands for a name, a password and the line that decides over them now. No password can be had back
+    /// Returns the fingerprint of a name, a password and the line that decides over them now. No password can be had
+    /// back
     /// from it, even with a copy of this process' memory short of the key. A changed line is another
     /// fingerprint, so nothing need be forgotten on a reload; an unknown user has no line, and has one as soon
     /// as he is added.
@@ -39,7 +40,7 @@ impl Memory {
         self.sign([user, password.expose(), line.map_or("unknown", |line| line.hash())])
     }
 
-    /// What stands for a name and a password at one upstream, as it is configured in one `generation`.
+    /// Returns the fingerprint of a name and a password at one upstream, in one `generation` of its configuration.
     pub(super) fn fingerprint_of(&self, client: &Forwarded, generation: u64) -> Fingerprint {
         let upstream = format!("{generation}/{}", client.upstream());
         self.sign([&upstream, client.username(), client.password().expose()])
@@ -54,17 +55,17 @@ impl Memory {
         Fingerprint::of(&context.sign())
     }
 
-    /// Whether this was found right.
+    /// Returns true if this was found right.
     pub(super) fn is_right(&self, fingerprint: &Fingerprint) -> bool {
         self.right_since(fingerprint).is_some()
     }
 
-    /// When this was found right.
+    /// Returns when this was found right.
     pub(super) fn right_since(&self, fingerprint: &Fingerprint) -> Option<Instant> {
         self.right.get(fingerprint)
     }
 
-    /// Whether this was found wrong lately.
+    /// Returns true if this was found wrong lately.
     pub(super) fn is_wrong(&self, fingerprint: &Fingerprint) -> bool {
         self.wrong.get(fingerprint).is_some()
     }
@@ -80,12 +81,12 @@ impl Memory {
         }
     }
 
-    /// What was found right is to be checked again.
+    /// Forgets that the pair was found right.
     pub(super) fn forget(&self, fingerprint: &Fingerprint) {
         self.right.invalidate(fingerprint);
     }
 
-    /// All that was found, right or wrong, is to be checked again.
+    /// Forgets all results, right and wrong.
     pub(super) fn clear(&self) {
         self.right.invalidate_all();
         self.wrong.invalidate_all();

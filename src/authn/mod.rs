@@ -1,4 +1,4 @@
-//! Who is asking: credentials to an identity.
+//! Authentication: credentials to an identity.
 //!
 //! The way of a password: [`Authenticator`] reads the `Authorization` header, [`verifier::Verifier`] looks at what it
 //! remembers, then at the throttle, and only then has the password checked on one of a few low-priority

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// A client for the purposes of fairness and throttling: an IPv4 address, or an IPv6 /64, which is what one
-/// customer is given and may number as he likes.
+/// customer is given and may number freely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Peer {
     V4([u8; 4]),
@@ -11,7 +11,7 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    /// The client behind an address. An IPv4-mapped IPv6 address is the IPv4 address.
+    /// Returns the client behind an address. An IPv4-mapped IPv6 address is the IPv4 address.
     pub(super) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::V4(v4.octets()),

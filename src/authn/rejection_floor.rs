@@ -1,4 +1,4 @@
-//! How long a failure takes to answer.
+//! The least time of a failed login's answer.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Pace {
         Self(Mutex::new(State { cost, longest: GUESS * (1 << cost), measured: false }))
     }
 
-    /// What a failure may not undercut: the longest measured time, rounded up to the timer's millisecond.
+    /// Returns the least time of a failure: the longest measured one, rounded up to the timer's millisecond.
     pub(super) fn floor(&self) -> Duration {
         let longest = self.state().longest;
         Duration::from_millis(longest.as_millis() as u64 + 1)
@@ -37,7 +37,7 @@ impl Pace {
         state.measured = true;
     }
 
-    /// The file's costliest hash is now of this cost. Says whether that is news, and a new measurement due;
+    /// Sets the cost of the file's costliest hash. Returns true if it is new, so that a measurement is due;
     /// until then the old one is scaled: each step of cost doubles the time.
     pub(super) fn turn_to(&self, cost: u32) -> bool {
         let mut state = self.state();

@@ -1,7 +1,7 @@
-//! How often one may be wrong.
+//! The throttle of failed logins.
 //!
 //! Two tallies are kept: of a client address for one name (10 failures), and of a client address for all names
-//! (100). None is kept of a name alone: whoever knows a name could then lock its owner out. A failure counts
+//! (100). None is kept of a name alone: a client that knows a name could then lock its owner out. A failure counts
 //! when its check is asked for, not when it is done, so that a thousand guesses at once are not free; a right
 //! password takes its count back. Counts are forgiven with time: a guesser is left with about one try a minute
 //! for a name, and an office behind one address is not slowed down by its daily mistypings.
@@ -27,7 +27,7 @@ pub(super) struct Throttle {
 type Shared = Arc<Mutex<Tally>>;
 
 impl Throttle {
-    /// With nothing counted.
+    /// Creates a throttle without failures.
     pub(super) fn new() -> Self {
         Self { pairs: bounded(), peers: bounded(), hasher: RandomState::new() }
     }
@@ -58,12 +58,12 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// The password was wrong: the count stands.
+    /// Counts the failure: the password was wrong.
     pub(super) fn fail(mut self) {
         self.counts = true;
     }
 
-    /// The password was right: this client's failures with this name are forgotten. Those with other names
+    /// Forgets this client's failures with this name: the password was right. Those with other names
     /// stay, or one valid account would make guessing at all others free.
     pub(super) fn succeed(self) {
         with(&self.pair, |t| *t = Tally::default());

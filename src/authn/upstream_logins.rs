@@ -1,6 +1,6 @@
 //! Names and passwords that an upstream judges.
 //!
-//! The upstream is asked by whoever holds a [`UpstreamLogins`]; here its word is remembered, wrong pairs are counted, and
+//! The owner of [`UpstreamLogins`] asks the upstream; here its judgement is remembered, wrong pairs are counted, and
 //! equal questions under way are joined. What is right is believed for five minutes, and then asked again.
 
 use std::collections::HashMap;
@@ -19,10 +19,10 @@ use crate::clock;
 use crate::config::limits;
 use crate::proto::identity::{Forwarded, UserName};
 
-/// What upstreams have said of the names and passwords of clients. `E` is why one can't be asked.
+/// The judgements of upstreams about clients' names and passwords. `E` is the error of asking.
 pub(crate) struct UpstreamLogins<E> {
     shared: Arc<Shared<E>>,
-    /// Which upstreams are meant: what those before them say is not for these.
+    /// Counts changes of configuration: a judgement from before the last one does not count.
     generation: u64,
 }
 
@@ -32,19 +32,19 @@ impl<E> Clone for UpstreamLogins<E> {
     }
 }
 
-/// What became of a name and a password.
+/// The judgement about a name and a password.
 #[derive(Debug)]
 pub(crate) enum Judgement<E> {
     /// The upstream knows this client.
     Right,
-    /// It does not, or nobody could be called so.
+    /// The upstream refuses the pair, or no rule could be for such a name.
     Wrong,
     /// Not asked: too many failures, or too many logins at once.
     Throttled {
-        /// When to ask again.
+        /// The time after which to ask again.
         retry_after: Duration,
     },
-    /// It could not be asked. Counts for nothing and is not remembered.
+    /// The upstream could not be asked. Nothing is counted or remembered.
     Unasked(Arc<E>),
 }
 
@@ -66,7 +66,7 @@ impl<E> Clone for Judgement<E> {
 }
 
 impl<E: Send + Sync + 'static> UpstreamLogins<E> {
-    /// With nothing remembered.
+    /// Creates an empty memory.
     ///
     /// # Errors
     /// When the system gives no random key.
@@ -112,12 +112,12 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
         judgement
     }
 
-    /// The upstream has refused in the middle what it took before: it is asked again the next time.
+    /// Forgets the judgement about `client`, which the upstream refused after it had accepted it.
     pub(crate) fn forget(&self, client: &Forwarded) {
         self.shared.memory.forget(&self.fingerprint(client));
     }
 
-    /// From here on, by this handle and its clones, other upstreams are meant: their word is asked for anew, whatever
+    /// Forgets all judgements, for this handle and its clones: the upstreams are asked anew, whatever
     /// the earlier ones have said or are still asked. Failures stay counted.
     pub(crate) fn forget_all(&mut self) {
         self.generation += 1;
@@ -171,7 +171,7 @@ type Flights<E> = HashMap<Fingerprint, Flight<E>>;
 
 /// A question that is under way.
 struct Flight<E> {
-    /// Who asked it first.
+    /// The client that asked first.
     peer: Peer,
     landed: watch::Receiver<Option<Judgement<E>>>,
 }
@@ -237,12 +237,12 @@ impl<E> Landing<E> {
 
 impl<E> Drop for Landing<E> {
     fn drop(&mut self) {
-        // By now it is remembered: whoever finds no question under way finds its answer.
+        // By now it is remembered: a request that finds no question under way finds its answer.
         self.shared.flights().remove(&self.fingerprint);
     }
 }
 
-/// What became of asking.
+/// The result of asking.
 enum Entry<E> {
     Wait(watch::Receiver<Option<Judgement<E>>>),
     Settled(Judgement<E>),
@@ -253,13 +253,14 @@ fn has_room<E>(flights: &Flights<E>, peer: Peer) -> bool {
     flights.len() < limits::FORWARDED_LOGINS && own < limits::FORWARDED_LOGINS_OF_ONE
 }
 
-/// What need not be asked. No rule could be for such a name. An empty password is nobody's: directories behind
+/// Returns true for a login that no upstream need be asked about: no rule could be for such a name, and directories
+/// behind
 /// registries take it for asking anonymously (RFC 4513 section 5.1.2), and say yes.
 fn hopeless(client: &Forwarded) -> bool {
     UserName::parse(client.username()).is_err() || client.password().expose().is_empty()
 }
 
-/// When to come again while too much is being asked.
+/// The `Retry-After` while too many logins are being checked.
 const BUSY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::proto::Secret;
 use crate::proto::identity::Identity;
 
-/// Verifies passwords: remembers what it checked, checks the rest on threads of its own, and lets nobody learn
+/// Verifies passwords: remembers results, checks the rest on threads of its own, and lets no client learn
 /// from the time of an answer whether a name exists.
 pub struct Verifier {
     file: HtpasswdFile,
@@ -25,7 +25,7 @@ pub struct Verifier {
     book: Arc<Book>,
 }
 
-/// What a verification came to.
+/// The result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The password is this user's.
@@ -34,7 +34,7 @@ pub enum Outcome {
     Reject,
     /// Not looked at: too many failures, or too much to check.
     Throttled {
-        /// When to ask again.
+        /// The time after which to ask again.
         retry_after: Duration,
     },
 }
@@ -53,7 +53,7 @@ impl Verifier {
         Ok(verifier)
     }
 
-    /// The identity of a pair that was found right before and would be so now. Costs about a microsecond.
+    /// Returns the identity of a pair that was found right before and would be so now. Costs about a microsecond.
     pub fn remembered(&self, user: &str, password: &Secret) -> Option<Identity> {
         let table = self.file.table();
         let line = table.line(user);
@@ -79,22 +79,22 @@ impl Verifier {
         }
     }
 
-    /// The file behind.
+    /// Reads the file behind.
     pub fn file(&self) -> &HtpasswdFile {
         &self.file
     }
 
-    /// Whether the file has this name, be it in a line that cannot be used.
+    /// Returns true if the file has this name, be it in a line that cannot be used.
     pub(super) fn names(&self, user: &str) -> bool {
         self.file.table().names(user)
     }
 
-    /// What a failure may not undercut.
+    /// Returns the least time of a failure.
     pub(super) fn floor(&self) -> Duration {
         self.book.pace.floor()
     }
 
-    /// How many bcrypt computations were run for logins since the start.
+    /// Returns how many bcrypt computations were run for logins since the start.
     pub fn checks_run(&self) -> u64 {
         self.book.run.load(Ordering::Relaxed)
     }
@@ -124,7 +124,7 @@ impl Verifier {
         })
     }
 
-    /// An error when the pair is remembered.
+    /// Returns an error when the pair is remembered.
     fn known(&self, table: &Htpasswd, user: &str, fingerprint: &Fingerprint) -> Result<(), Known> {
         match table.line(user) {
             Some(line) if self.book.memory.is_right(fingerprint) => {
@@ -135,7 +135,7 @@ impl Verifier {
         }
     }
 
-    /// The work of one check. An unknown name costs as much as the costliest known one.
+    /// Returns the work of one check. An unknown name costs as much as the costliest known one.
     fn check(
         &self,
         table: &Htpasswd,
@@ -148,7 +148,7 @@ impl Verifier {
         let line = table.line(user);
         let identity = line.map(|line| Identity::User(line.name().clone()));
         let cost = line.map_or_else(|| table.costliest(), Line::cost);
-        let hash = line.map_or_else(|| nobody(cost), |line| Arc::clone(line.hash()));
+        let hash = line.map_or_else(|| dummy_hash(cost), |line| Arc::clone(line.hash()));
         Box::new(move || {
             let began = clock::now();
             book.run.fetch_add(1, Ordering::Relaxed);
@@ -165,7 +165,7 @@ impl Verifier {
         let book = Arc::clone(&self.book);
         let work = move || {
             let began = clock::now();
-            let _ = bcrypt::verify("measure", &nobody(cost));
+            let _ = bcrypt::verify("measure", &dummy_hash(cost));
             book.pace.note(cost, clock::now().saturating_duration_since(began));
             Verdict { identity: None, began }
         };
@@ -192,7 +192,7 @@ impl Verifier {
     }
 }
 
-/// What the threads write into.
+/// The results that the threads write.
 struct Book {
     memory: Memory,
     pace: Pace,
@@ -206,31 +206,31 @@ impl Book {
     }
 }
 
-/// What is decided without a check.
+/// A decision that needs no check.
 enum Known {
     Right(Identity),
     Wrong,
     Throttled(Duration),
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone)]
 struct Verdict {
     identity: Option<Identity>,
     began: Instant,
 }
 
-/// What needs no check to be wrong.
+/// Returns true for a password that is wrong without a check.
 fn hopeless(user: &str, password: &Secret) -> bool {
     user.is_empty() || cut_short(password)
 }
 
-/// A hash of this cost that is no password's.
-fn nobody(cost: u32) -> Arc<str> {
+/// Returns a hash of this cost that is no password's.
+fn dummy_hash(cost: u32) -> Arc<str> {
     format!("$2b${cost:02}${}", ".".repeat(53)).into()
 }
 
-/// When to come again while the threads are overloaded.
+/// The `Retry-After` while the threads are overloaded.
 const BUSY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an identity may do: rules to a permit. Pure.
+//! Authorization: rules to a permit. Pure.
 //!
 //! The first rule that matches who, where and what decides; none matching, it is denied. A [`Permit`] can be made
 //! nowhere else, and whatever touches an upstream needs one: a route that forgot to ask does not compile.
@@ -19,28 +19,29 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// For commands that the operator runs: whoever can read the gateway's configuration could ask its upstreams
+    /// Creates a permit for commands that the operator runs: a user who can read the gateway's configuration could ask
+    /// its upstreams
     /// without it. Never for a request that comes in.
     pub fn operator(identity: Identity) -> Self {
         Self { identity, repository: None, may_fetch: true }
     }
 
-    /// The same, for one repository by its canonical name.
+    /// Creates an operator's permit for one repository, by its canonical name.
     pub fn operator_at(identity: Identity, repository: RepositoryName) -> Self {
         Self { repository: Some(repository), ..Self::operator(identity) }
     }
 
-    /// Who was allowed.
+    /// Returns the identity that was allowed.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Whether it may cause a first download, and not only have what is held already.
+    /// Returns true if it may cause a first download, beyond what is held already.
     pub fn may_fetch(&self) -> bool {
         self.may_fetch
     }
 
-    /// Where, by the canonical name; none for what concerns no repository.
+    /// Returns the repository, by its canonical name; none for operations without one.
     pub fn repository(&self) -> Option<&RepositoryName> {
         self.repository.as_ref()
     }
@@ -51,7 +52,7 @@ impl Permit {
 pub struct Denied {
     /// The repository's canonical name; none for the catalog, and for `/v2/` itself.
     pub repository: Option<RepositoryName>,
-    /// What was asked for; none for `/v2/`, which wants no more than a login.
+    /// The action that was asked for; none for `/v2/`, which needs a login only.
     pub action: Option<Action>,
 }
 
@@ -63,7 +64,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of the configuration, in their order. `logins` says whether there is any way to log in: then
+    /// Returns the rules of the configuration, in their order. `logins` says whether there is any way to log in: then
     /// `/v2/` asks for it, since clients decide there whether they will ever send credentials.
     pub fn new(rules: Vec<AccessRule>, logins: bool) -> Self {
         Self { rules: rules.into(), logins }
@@ -87,28 +88,30 @@ impl Rules {
         }
     }
 
-    /// Whether the holder of `permit`, which is for pushing, may also read `from`, from which he wants to mount.
+    /// Returns true if the holder of `permit`, which is for pushing, may also read `from`, the source of a mount.
     pub fn may_mount(&self, permit: &Permit, from: &RepositoryName) -> bool {
         self.allows(&permit.identity, Some(from), Action::Pull)
     }
 
-    /// Whether the holder of `permit`, which is for the catalog, may learn that `repository` exists.
+    /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists.
     pub fn may_list(&self, permit: &Permit, repository: &RepositoryName) -> bool {
         self.allows(&permit.identity, Some(repository), Action::Pull)
     }
 
-    /// Whether he may read, and if so, whether he may cause a first download.
+    /// Returns whether the identity may read, and if so, whether it may cause a first download.
     fn reads(&self, identity: &Identity, repository: &RepositoryName, is_head: bool) -> Option<bool> {
         let pulls = self.pulls(identity, repository);
-        // Clients look before they upload: who may push may see whether it is there already, and only the upstream knows.
+        // Clients look before they upload: who may push may see whether it is there already, and only the upstream
+        // knows.
         if is_head && pulls != Some(true) && self.allows(identity, Some(repository), Action::Push) {
             return Some(true);
         }
         pulls
     }
 
-    /// As [`reads`](Self::reads), of whoever may pull. The rule that decides whether he may pull is never in front of the
-    /// one that decides whether he may fetch, since what is for pulling is for fetching: one pass finds both.
+    /// Returns as [`reads`](Self::reads) does, for identities that may pull. The rule that decides about pulling is
+    /// never in front of the
+    /// one that decides about fetching, since every rule for pulling is one for fetching: one pass finds both.
     fn pulls(&self, identity: &Identity, repository: &RepositoryName) -> Option<bool> {
         let mut may_fetch = None;
         for rule in self.rules.iter() {
@@ -122,7 +125,8 @@ impl Rules {
         None
     }
 
-    /// `repository` is `None` for the catalog: who and what decide then.
+    /// Returns true if the rules allow `action`. `repository` is `None` for the catalog, which users and actions alone
+    /// decide.
     fn allows(&self, identity: &Identity, repository: Option<&RepositoryName>, action: Action) -> bool {
         let decides = |rule: &&AccessRule| match repository {
             Some(_) => rule.actions.contains(action),
@@ -133,13 +137,14 @@ impl Rules {
     }
 }
 
-/// Whether the rule is for them, there.
+/// Returns true if the rule is for them, there.
 fn matches(rule: &AccessRule, identity: &Identity, repository: Option<&RepositoryName>) -> bool {
     rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
         && repository.is_none_or(|name| rule.repositories.iter().any(|pattern| pattern.matches(name)))
 }
 
-/// What nobody in particular may do, everybody may: who has logged in could as well come without a name. What nobody in
+/// Returns true if the pattern is for the identity. A rule that allows anonymous clients allows every user, who could
+/// come without a name; one that
 /// particular may *not* do is no matter of those who have logged in.
 fn matches_user(pattern: &UserPattern, identity: &Identity, allows: bool) -> bool {
     allows && matches!(pattern, UserPattern::Anonymous)

@@ -50,7 +50,7 @@ fn catalog() -> Operation {
     Operation::Catalog { page: Page::default() }
 }
 
-/// Whether it is allowed, and if so, whether it may fetch.
+/// Returns true if it is allowed, and if so, whether it may fetch.
 fn asks(rules: &Rules, who: &Identity, operation: &Operation) -> Option<bool> {
     rules.authorize(who, operation).ok().map(|permit| permit.may_fetch())
 }

@@ -68,18 +68,18 @@ pub fn issue<N: AsRef<str>>(names: &[N]) -> Result<Issued, CertificateError> {
 
 /// A CA's certificate, and a certificate with its key that it signed; all PEM.
 pub struct Issued {
-    /// What clients must trust.
+    /// The CA certificate, which clients must trust.
     pub ca_pem: String,
-    /// What the gateway shows.
+    /// The gateway's certificate.
     pub cert_pem: String,
-    /// What the gateway keeps to itself.
+    /// The gateway's private key.
     pub key_pem: String,
 }
 
-/// What the command makes certificates for when no name is given.
+/// The names that a certificate is for when none is given.
 pub(crate) const DEFAULT_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Why no certificate was made.
+/// The reason why no certificate was made.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// Neither a DNS name nor an IP address.
@@ -91,9 +91,9 @@ pub enum CertificateError {
     /// A file could not be read or written.
     #[error("{}: {error}", file.display())]
     File {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: io::Error,
     },
@@ -110,7 +110,7 @@ pub enum CertificateError {
     Authority {
         /// The CA's certificate or key.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// Not ours to replace.
@@ -125,7 +125,7 @@ pub enum CertificateError {
 }
 
 impl CertificateError {
-    /// 2 where the command line is wrong, else 1.
+    /// Returns 2 where the command line is wrong, else 1.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Name(_) | Self::NoName) { 2 } else { 1 }
     }
@@ -151,7 +151,7 @@ impl Authority {
         Ok(Self::of(certificate_pem, key, params))
     }
 
-    /// A CA that an earlier run made. What matters of its certificate is known, so it is not read but tried:
+    /// Loads a CA that an earlier run made. What matters of its certificate is known, so it is not read but tried:
     /// what is signed must verify against it.
     fn load(certificate_pem: String, key_pem: &str) -> Result<Self, String> {
         let key = KeyPair::from_pem(key_pem).map_err(|e| e.to_string())?;
@@ -173,7 +173,7 @@ impl Authority {
         Ok(Leaf { certificate_pem, key_pem: key.serialize_pem() })
     }
 
-    /// Whether a certificate names this CA's key as the one that signed it (RFC 5280 section 4.2.1.1).
+    /// Returns true if a certificate names this CA's key as the one that signed it (RFC 5280 section 4.2.1.1).
     fn signed(&self, certificate_pem: &[u8]) -> bool {
         let der = CertificateDer::from_pem_slice(certificate_pem);
         der.is_ok_and(|der| der.windows(self.key_id.len()).any(|window| window == self.key_id))
@@ -188,7 +188,7 @@ impl Authority {
 struct Files<'a>(&'a Path);
 
 impl Files<'_> {
-    /// The CA of the directory, or a new one, and whether it is new.
+    /// Returns the CA of the directory, or a new one, and whether it is new.
     fn authority(&self) -> Result<(Authority, bool), CertificateError> {
         match (self.read(CA_CERTIFICATE)?, self.read(CA_KEY)?) {
             (None, None) => Ok((Authority::new()?, true)),
@@ -201,7 +201,7 @@ impl Files<'_> {
         }
     }
 
-    /// Whether a certificate of this CA is there.
+    /// Returns true if a certificate of this CA is there.
     fn refuse_to_overwrite_anothers(&self, authority: &Authority) -> Result<bool, CertificateError> {
         match (self.read(CERTIFICATE)?, self.read(KEY)?) {
             (None, None) => Ok(false),
@@ -275,7 +275,7 @@ fn leaf_params<N: AsRef<str>>(names: &[N]) -> Result<CertificateParams, Certific
     Ok(params)
 }
 
-/// An IP address, a DNS name, or a DNS name whose first label is `*`.
+/// Parses an IP address, a DNS name, or a DNS name whose first label is `*`.
 fn checked(name: &str) -> Result<String, CertificateError> {
     let host = name.strip_prefix("*.").unwrap_or(name);
     let address = name.parse::<IpAddr>().is_ok();
@@ -291,7 +291,7 @@ fn called(name: &str) -> DistinguishedName {
     called
 }
 
-/// From an hour ago, since clocks differ.
+/// Sets the validity, from an hour ago, since clocks differ.
 fn valid_for(params: &mut CertificateParams, life: Duration) {
     params.not_before = (clock::wall() - HOUR).into();
     params.not_after = (clock::wall() + life).into();

@@ -72,7 +72,7 @@ fn users(config: &Config) -> String {
         config.upstreams.iter().filter(forwards).map(|upstream| format!("who {} knows", upstream.name));
     let file = config.auth.htpasswd.iter().map(|path| path.display().to_string());
     let all: Vec<String> = file.chain(known).collect();
-    if all.is_empty() { "none: nobody can log in".to_owned() } else { all.join(", ") }
+    if all.is_empty() { "none: no user can log in".to_owned() } else { all.join(", ") }
 }
 
 fn describe(upstream: &Upstream) -> String {
@@ -94,7 +94,7 @@ fn cache(upstream: &Upstream) -> Option<String> {
     Some(format!("{}{each}", if cache.offline { "from the cache alone" } else { "cached" }))
 }
 
-/// Their kind. Not even names: at some registries the name is the secret.
+/// Returns the kind of credentials, without names: at some registries the name is the secret.
 fn credentials(credentials: &Credentials) -> Option<String> {
     let own = match &credentials.source {
         CredentialSource::Anonymous => None,
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with the files that the samples name.
+    /// Returns a folder with the files that the samples name.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in ["auth", "certs"] {

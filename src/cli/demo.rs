@@ -62,7 +62,7 @@ impl DemoDirectory {
             fs::create_dir_all(dir)?;
             return Ok(Self { path: dir.canonicalize()?, temporary: false });
         }
-        // A name that nobody can guess, in a directory that anybody may write to.
+        // A name that cannot be guessed, in a directory that every user may write to.
         let mut random = [0u8; 4];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| io::Error::other("this machine has no randomness"))?;
         let path = std::env::temp_dir().join(format!("dockgate-demo-{:08x}", u32::from_be_bytes(random)));
@@ -148,7 +148,7 @@ fn names(listen: SocketAddr) -> Vec<String> {
     names
 }
 
-/// Readable by its owner alone, from its first byte on.
+/// Writes a file that is readable by its owner alone from its first byte on.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let _ = fs::remove_file(path);

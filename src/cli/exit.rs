@@ -1,4 +1,4 @@
-//! How a command that failed ends: one line on standard error, and an exit code.
+//! The end of a command that failed: one line on standard error, and an exit code.
 
 use std::fmt::Display;
 use std::io::{self, Write};

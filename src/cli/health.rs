@@ -18,7 +18,7 @@ pub(crate) struct HealthArgs {
     config: Option<PathBuf>,
 }
 
-/// Why the gateway is not known to be healthy.
+/// The reason why the gateway is not known to be healthy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HealthError {
     /// The configuration can't be read.
@@ -27,15 +27,15 @@ pub(crate) enum HealthError {
     /// There is nothing to ask.
     #[error("admin.address is \"\": there is no admin listener to ask")]
     Off,
-    /// It can't be asked.
+    /// The listener can't be asked.
     #[error("{address}: {source}")]
     Io {
         /// The admin listener.
         address: SocketAddr,
-        /// What happened.
+        /// The cause.
         source: io::Error,
     },
-    /// It answers something else than 200.
+    /// The answer is not 200.
     #[error("{address}: not healthy")]
     Unhealthy {
         /// The admin listener.
@@ -44,13 +44,13 @@ pub(crate) enum HealthError {
 }
 
 impl HealthError {
-    /// 2 for a wrong configuration, else 1.
+    /// Returns 2 for a wrong configuration, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         if matches!(self, Self::Config(_)) { 2 } else { 1 }
     }
 }
 
-/// How long the answer may take.
+/// The time for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks. Any answer but 200 is an error.

@@ -106,7 +106,7 @@ pub(crate) fn run(
     }
 }
 
-/// Why `htpasswd` failed.
+/// The reason why `htpasswd` failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HtpasswdError {
     /// The command line makes no sense.
@@ -121,9 +121,9 @@ pub(crate) enum HtpasswdError {
     /// The file could not be read or written.
     #[error("{}: {error}", file.display())]
     File {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: EditError,
     },
@@ -145,7 +145,7 @@ pub(crate) enum HtpasswdError {
 }
 
 impl HtpasswdError {
-    /// The exit code that Apache's htpasswd gives.
+    /// Returns the exit code that Apache's htpasswd gives.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::File { .. } | Self::Missing(_) | Self::Output(_) => 1,
@@ -232,7 +232,7 @@ impl Task {
         }
     }
 
-    /// As in the original, nobody to delete is no failure.
+    /// Deletes a user. As with Apache's htpasswd, a missing user is no failure.
     fn delete(&self, messages: &mut dyn Write) -> Result<(), HtpasswdError> {
         let mut editor = self.editor(false)?;
         if !editor.remove(&self.name) {
@@ -295,7 +295,7 @@ fn usage(text: &str) -> HtpasswdError {
     HtpasswdError::Usage(text.into())
 }
 
-/// Whether the program was called by this command's name.
+/// Returns true if the program was called by this command's name.
 pub(crate) fn is_called_for(program: &str) -> bool {
     Path::new(program).file_name().is_some_and(|name| name == "htpasswd")
 }

@@ -72,7 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match Cli::try_parse_from(arguments) {
         Ok(cli) => dispatch(cli),
         Err(error) => {
-            // Nobody is left to be told when neither stream is there.
+            // Closed streams leave no other place to report to.
             let _ = error.print();
             u8::try_from(error.exit_code()).unwrap_or(2)
         }

@@ -89,7 +89,7 @@ pub(crate) fn run(args: &UserArgs, input: &mut dyn Read, output: &mut dyn Write)
     }
 }
 
-/// Why a `user` command was not done.
+/// The reason why a `user` command was not done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
     /// Not a name that can stand in the file.
@@ -98,27 +98,27 @@ pub(crate) enum UserError {
     /// The file could not be edited.
     #[error("{}: {error}", file.display())]
     Edit {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: EditError,
     },
     /// The file could not be used.
     #[error("{}: {error}", file.display())]
     Load {
-        /// Which.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: LoadError,
     },
     /// The file has no such user.
     #[error("{}: no user `{name}`", file.display())]
     Unknown {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// Who.
+        /// The user.
         name: UserName,
     },
     /// The password cannot be used.
@@ -130,7 +130,7 @@ pub(crate) enum UserError {
 }
 
 impl UserError {
-    /// 2 where the command line is wrong, else 1.
+    /// Returns 2 where the command line is wrong, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Name(_) => 2,
@@ -143,16 +143,16 @@ impl UserError {
     }
 }
 
-/// Why no password was read, or none that can be used.
+/// The reason why no password was read, or none that can be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PasswordError {
     /// Standard input or the terminal broke.
     #[error("cannot read the password: {0}")]
     Read(#[from] io::Error),
-    /// There is nobody to ask.
+    /// There is no terminal to ask on.
     #[error("there is no terminal to ask for the password; pipe it in with {0}")]
     NoTerminal(&'static str),
-    /// What was typed twice is not the same.
+    /// The two inputs differ.
     #[error("the two passwords differ")]
     Differ,
     /// Not UTF-8.

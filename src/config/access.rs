@@ -14,28 +14,28 @@ use crate::proto::Action;
 /// One rule. The first that matches who, where and what decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRule {
-    /// Who; at least one pattern.
+    /// The users; at least one pattern.
     pub users: Vec<UserPattern>,
-    /// Where: canonical names; at least one pattern.
+    /// The repositories, by their canonical names; at least one pattern.
     pub repositories: Vec<RepositoryPattern>,
-    /// What; at least one action.
+    /// The actions; at least one.
     pub actions: Actions,
-    /// What it decides.
+    /// The decision.
     pub effect: Effect,
 }
 
-/// What a rule decides.
+/// The decision of a rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Effect {
-    /// They may.
+    /// The actions are allowed.
     #[default]
     Allow,
-    /// They may not, whatever the rules behind it say.
+    /// The actions are denied, whatever later rules say.
     Deny,
 }
 
 impl AccessRule {
-    /// What holds where no rule is written: whoever has logged in may do everything.
+    /// Returns the rule in force where none is written: every logged-in user may do everything.
     pub fn everything() -> Self {
         Self {
             users: vec![UserPattern::Anyone],
@@ -45,19 +45,20 @@ impl AccessRule {
         }
     }
 
-    /// Whether it allows what it matches.
+    /// Returns true if it allows what it matches.
     pub fn allows(&self) -> bool {
         self.effect == Effect::Allow
     }
 
-    /// Whether it decides for the list of all repositories, given that it is for whoever asks. Which repositories may be
-    /// listed is a question of its own; so what a rule denies of some of them alone is not the list.
+    /// Returns true if it decides for the list of all repositories, given that it is for the requester. Which
+    /// repositories may be listed is a question of its own; so what a rule denies of some of them alone is not the
+    /// list.
     pub fn covers_catalog(&self) -> bool {
         self.actions.catalog && (self.allows() || self.repositories.iter().any(RepositoryPattern::is_every))
     }
 }
 
-/// Who, what and where. The effect is for whoever shows it to say.
+/// Users, actions and repositories. The effect is left to the caller.
 impl fmt::Display for AccessRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} in {}", join(&self.users), self.actions, join(&self.repositories))
@@ -87,7 +88,7 @@ impl Actions {
     /// Every action.
     pub const ALL: Self = Self { pull: true, push: true, delete: true, catalog: true, fetch: true };
 
-    /// Whether the action is one of them.
+    /// Returns true if the action is one of them.
     pub const fn contains(self, action: Action) -> bool {
         match action {
             Action::Pull => self.pull,
@@ -97,12 +98,13 @@ impl Actions {
         }
     }
 
-    /// Whether a rule with these decides who may cause a first download, and have more than what is held already.
+    /// Returns true if a rule with these decides who may cause a first download, and have more than what is held
+    /// already.
     pub const fn decide_fetch(self) -> bool {
         self.fetch || self.pull
     }
 
-    /// Whether nothing can be done by these alone: to fetch is a part of pulling.
+    /// Returns true if nothing can be done by these alone: to fetch is a part of pulling.
     fn grant_nothing(self) -> bool {
         Self { fetch: false, ..self }.is_empty()
     }
@@ -176,7 +178,7 @@ pub(super) struct Rules<'a> {
     pub(super) rules: Vec<AccessRule>,
     /// The first mention of "anonymous" in a rule that allows something.
     pub(super) anonymous: Option<Item<'a>>,
-    /// Whether a rule could not be read: what it grants is not known, so nothing is said about it.
+    /// True if a rule could not be read: what it grants is not known, so nothing is said about it.
     pub(super) has_mistakes: bool,
 }
 
@@ -190,7 +192,7 @@ pub(super) fn read<'a>(root: &Reader<'a>) -> Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// The rules; where none is written, the default.
+    /// Returns the rules; where none is written, the default.
     pub(super) fn or_default(self, root: &Reader<'_>, upstreams: &[Upstream]) -> Vec<AccessRule> {
         if !root.has("access") {
             refuse_whoever(root);
@@ -199,7 +201,7 @@ impl Rules<'_> {
         if self.rules.is_empty() && root.is_list("access") && !self.has_mistakes {
             root.wrong(
                 "access",
-                "without any rule nobody may do anything; write [[access]] rules, or remove it",
+                "without any rule no client may do anything; write [[access]] rules, or remove it",
             );
         }
         self.refuse_nothing(root);
@@ -208,20 +210,20 @@ impl Rules<'_> {
         self.rules
     }
 
-    /// Rules that allow nothing, or nothing that a rule before them does not deny to everybody.
+    /// Refuses rules that together allow nothing to any user.
     fn refuse_nothing(&self, root: &Reader<'_>) {
         let logins = credentials::login_key(root).is_some();
         let nothing = |(at, rule)| granted(rule, &self.rules[..at], logins).grant_nothing();
-        // Where it is said already that nobody can log in, this would say it again.
+        // A configuration without any login is reported elsewhere.
         let known = self.has_mistakes || self.rules.is_empty() || !logins && self.anonymous.is_none();
         if !known && self.rules.iter().enumerate().all(nothing) {
-            let text = "by these rules nobody may do anything: what no rule allows is denied; write one with \
+            let text = "by these rules no client may do anything: what no rule allows is denied; write one with \
                         `effect = \"allow\"`, in front of those that deny the same";
             root.wrong("access", text);
         }
     }
 
-    /// Rules that can never match: nobody logs in, or nobody under such a name.
+    /// Warns of rules that can never match, since no login has such a name.
     fn warn_of_strangers(&self, root: &Reader<'_>, upstreams: &[Upstream]) {
         let htpasswd = root.section("auth").has("htpasswd");
         let judges: Vec<&str> =
@@ -231,7 +233,7 @@ impl Rules<'_> {
         }
         for item in root.tables("access").iter().flat_map(|table| table.texts("users")) {
             if let Some(why) = stranger(item.value(), htpasswd, &judges) {
-                root.context.warn(format!("{}: nobody is called {:?}: {why}", item.place(), item.value()));
+                root.context.warn(format!("{}: no user is called {:?}: {why}", item.place(), item.value()));
             }
         }
     }
@@ -241,14 +243,14 @@ impl Rules<'_> {
         for (rule, table) in self.rules.iter().zip(root.tables("access")) {
             if people(rule) {
                 let place = table.place_of("users");
-                let text = "this rule is for nobody, since nobody can log in without [auth.htpasswd]";
+                let text = "this rule matches no client, since no user can log in without [auth.htpasswd]";
                 root.context.warn(format!("{place}: {text}"));
             }
         }
     }
 }
 
-/// What `rule` allows somebody, behind the rules `before` it: what none of them denies to all that it is for.
+/// Returns the actions that `rule` allows to some user: those that no rule `before` it denies to all of its users.
 fn granted(rule: &AccessRule, before: &[AccessRule], logins: bool) -> Actions {
     if !rule.allows() || !logins && !rule.users.contains(&UserPattern::Anonymous) {
         return Actions::default();
@@ -257,11 +259,11 @@ fn granted(rule: &AccessRule, before: &[AccessRule], logins: bool) -> Actions {
     covering.fold(rule.actions, |actions, other| actions.without(other.actions))
 }
 
-/// Whether the denying rule `other` plainly is for all users and repositories that the allowing `rule` is for.
+/// Returns true if the denying rule `other` plainly is for all users and repositories that the allowing `rule` is for.
 fn covers(other: &AccessRule, rule: &AccessRule, logins: bool) -> bool {
     let anyone = !logins || other.users.contains(&UserPattern::Anyone);
     let user = |user: &UserPattern| match user {
-        // Allowed to nobody in particular is allowed to everybody; denied is not.
+        // An allowance for anonymous clients holds for every user; a denial does not.
         UserPattern::Anonymous => anyone && other.users.contains(user),
         UserPattern::Anyone | UserPattern::Glob(_) => anyone || other.users.contains(user),
     };
@@ -270,7 +272,7 @@ fn covers(other: &AccessRule, rule: &AccessRule, logins: bool) -> bool {
     rule.users.iter().all(user) && rule.repositories.iter().all(repository)
 }
 
-/// Whoever may pull from an upstream without a cache has it fetched each time.
+/// Warns of "fetch" where no upstream has a cache: without one every pull fetches.
 fn warn_of_fetching(root: &Reader<'_>, upstreams: &[Upstream]) {
     if upstreams.iter().any(|upstream| upstream.cache.is_some()) {
         return;
@@ -285,7 +287,7 @@ fn forwards(upstream: &&Upstream) -> bool {
     upstream.credentials.source == CredentialSource::Forward
 }
 
-/// Why nobody can have a name, where that is plain.
+/// Returns why no user can have a name, where that is plain.
 fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
     let (provider, _) = name.split_once(':').unwrap_or((name, ""));
     if provider.contains(['*', '?']) || name == "anonymous" {
@@ -298,20 +300,20 @@ fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
             (!judges.iter().any(judged)).then(unknown)
         }
         None if htpasswd => None,
-        None => judges
-            .first()
-            .map(|judge| format!("those whom an upstream knows are called \"{FORWARDED}{judge}:NAME\"")),
+        None => {
+            judges.first().map(|judge| format!("users of an upstream are called \"{FORWARDED}{judge}:NAME\""))
+        }
     }
 }
 
-/// Everyone on earth may have an account there.
+/// Refuses forwarding without rules: anyone may have an account at a public registry.
 fn refuse_whoever(root: &Reader<'_>) {
     let Some(credentials) = credentials::forward(root) else { return };
     let advice = root.context.advice(
         "[[access]] rules, in which `users = [\"*\"]` is anyone who has logged in",
         "DOCKGATE_ACCESS__0__USERS=*, with __REPOSITORIES and __ACTIONS",
     );
-    let why = "whoever has an account at this registry could do everything here";
+    let why = "every account at this registry could do everything here";
     credentials.wrong("forward", format!("{why}; {advice}"));
 }
 
@@ -326,7 +328,7 @@ fn rule(table: &Reader<'_>) -> Option<AccessRule> {
     (!rule.actions.is_empty()).then_some(rule)
 }
 
-/// None where it is wrong.
+/// Reads the effect. `None` where it is malformed.
 fn effect(table: &Reader<'_>) -> Option<Effect> {
     match table.choice("effect", &["allow", "deny"]) {
         Some("deny") => Some(Effect::Deny),
@@ -335,7 +337,7 @@ fn effect(table: &Reader<'_>) -> Option<Effect> {
     }
 }
 
-/// Where everything is denied, the list is not meant: what may not be pulled is not in it.
+/// Refuses a rule that denies the catalog of some repositories only: the catalog lists what may be pulled.
 fn refuse_half_a_catalog(table: &Reader<'_>, rule: &AccessRule) {
     let named = table.texts("actions").iter().any(|item| item.value() == "catalog");
     if named && !rule.covers_catalog() {

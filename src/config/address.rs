@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::value_error::ValueError;
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// One address of this machine.
@@ -18,7 +18,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Whether nobody beyond this machine can reach it: a loopback address or a unix socket.
+    /// Returns true if only this machine can reach it: a loopback address or a unix socket.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => is_loopback(address.ip()),
@@ -27,7 +27,7 @@ impl Address {
         }
     }
 
-    /// Whether both cannot be listened on at once. Port 0 is a fresh one each time.
+    /// Returns true if both cannot be listened on at once. Port 0 is a fresh one each time.
     pub(super) fn collides(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(a), Self::Unix(b)) => a == b,
@@ -66,7 +66,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// An address with its port. `localhost` is the IPv4 loopback address, without asking anyone.
+/// Parses an address with its port. `localhost` is the IPv4 loopback address, without resolving.
 pub(super) fn tcp(written: &str) -> Option<SocketAddr> {
     match written.split_once(':') {
         Some(("localhost", digits)) => port(digits).map(|port| (Ipv4Addr::LOCALHOST, port).into()),
@@ -74,17 +74,17 @@ pub(super) fn tcp(written: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Loopback, also as an IPv4 address mapped into IPv6.
+/// Returns true for a loopback address, also an IPv4 one mapped into IPv6.
 pub(super) fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
-/// The wildcard addresses listen for every other.
+/// Returns true for the wildcard addresses, which listen for every other.
 pub(super) fn is_any(ip: IpAddr) -> bool {
     ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED) || ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
 }
 
-/// A port in digits alone: `parse` by itself would take a `+`.
+/// Parses a port in digits alone: `parse` by itself would take a `+`.
 pub(super) fn port(digits: &str) -> Option<u16> {
     digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }

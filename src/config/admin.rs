@@ -12,13 +12,13 @@ use crate::config::value_error::ValueError;
 /// The admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// A loopback address: nobody logs in there.
+    /// A loopback address: there is no login there.
     pub address: SocketAddr,
 }
 
 pub(super) const KEYS: &[Key] = &[key("address", Kind::Text), key("htpasswd", Kind::Later(EMPTY_TEXT))];
 
-/// None where it is turned off.
+/// Reads `[admin]`. `None` where it is turned off.
 pub(super) fn read(admin: &Reader<'_>, server: &Server) -> Option<Admin> {
     let address = match admin.has("address") {
         true => admin.text("address")?.parsed(parse)?,
@@ -43,7 +43,7 @@ fn parse(written: &str) -> Result<SocketAddr, ValueError> {
     if is_loopback(address.ip()) { Ok(address) } else { Err(ValueError::Value(NEEDS_PASSWORDS.to_owned())) }
 }
 
-/// Whether the registry's listener would answer instead.
+/// Returns true if the registry's listener would answer instead.
 fn takes(other: &Address, address: SocketAddr) -> bool {
     match other {
         Address::Tcp(other) if is_any(other.ip()) => other.port() == address.port() && address.port() != 0,

@@ -9,12 +9,12 @@ use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 use crate::config::value_error::ValueError;
 
-/// How people log in.
+/// The ways to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
-    /// What the challenge calls the gateway; printable ASCII.
+    /// The gateway's name in the challenge; printable ASCII.
     pub realm: String,
-    /// The file of names and bcrypt hashes; None: nobody can log in, unless an upstream judges
+    /// The file of names and bcrypt hashes. `None`: no user can log in, unless an upstream judges
     /// passwords ([`CredentialSource::Forward`](super::CredentialSource::Forward)).
     pub htpasswd: Option<PathBuf>,
 }
@@ -36,7 +36,8 @@ pub(super) fn read(auth: &Reader<'_>) -> Auth {
     }
 }
 
-/// Reports a configuration that nobody can use, and one that this version has no challenge for. Warns of one that may
+/// Reports a configuration that no client can use, and one that this version has no challenge for. Warns of one that
+/// may
 /// give local passwords away.
 pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
     warn_of_strays(root);
@@ -47,12 +48,12 @@ pub(super) fn check(root: &Reader<'_>, rules: &Rules<'_>) {
             "beside {login} needs the bearer challenge, which is not available in this version; {}",
             auth.advice("challenge = \"basic\"")
         ))),
-        (None, None) if !rules.has_mistakes && !root.is_broken("auth") => root.wrong("auth", nobody(&auth)),
+        (None, None) if !rules.has_mistakes && !root.is_broken("auth") => root.wrong("auth", no_login(&auth)),
         _ => {}
     }
 }
 
-/// Whoever is not in the file may be one who was, or one who has mistyped his name.
+/// Warns that forwarding sends local passwords away: those of removed users, and those typed with a wrong name.
 fn warn_of_strays(root: &Reader<'_>) {
     let Some(credentials) = credentials::forward(root).filter(|_| root.section("auth").has("htpasswd"))
     else {
@@ -65,12 +66,12 @@ fn warn_of_strays(root: &Reader<'_>) {
     ));
 }
 
-fn nobody(auth: &Reader<'_>) -> String {
+fn no_login(auth: &Reader<'_>) -> String {
     let advice = auth.context.advice(
         "[auth.htpasswd] with `path = \"auth/htpasswd\"`, or an [[access]] rule with `users = [\"anonymous\"]`",
         "DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd",
     );
-    format!("nobody can log in, and no rule is for \"anonymous\"; {advice}")
+    format!("no user can log in, and no rule is for \"anonymous\"; {advice}")
 }
 
 fn htpasswd(table: &Reader<'_>) -> Option<PathBuf> {
@@ -84,7 +85,7 @@ fn htpasswd(table: &Reader<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// RFC 9110 section 5.6.4 would let a quoted string hold more, but clients disagree about what it means.
+/// Checks a realm. RFC 9110 section 5.6.4 would let a quoted string hold more, but clients read it differently.
 fn realm(written: &str) -> Result<String, ValueError> {
     let plain = |b: u8| b == b' ' || b.is_ascii_graphic();
     if written.is_empty() || !written.bytes().all(plain) {
@@ -93,7 +94,7 @@ fn realm(written: &str) -> Result<String, ValueError> {
     Ok(written.to_owned())
 }
 
-/// Whether the challenge is "auto".
+/// Returns true if the challenge is "auto".
 fn challenge(written: &str) -> Result<bool, ValueError> {
     match written {
         "auto" => Ok(true),

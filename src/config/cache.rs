@@ -15,22 +15,22 @@ use crate::config::schema::{Key, Kind, key};
 use crate::config::size;
 use crate::config::value_error::ValueError;
 
-/// Where and how much the gateway keeps, of all upstreams together.
+/// The cache's directory and size, for all upstreams together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// The directory.
     pub path: PathBuf,
     /// The most that is kept, in bytes.
     pub max_size: u64,
-    /// What is left free of the file system.
+    /// The part of the file system that is left free.
     pub min_free: MinFree,
-    /// Whether the layers of a pulled manifest are fetched ahead of the client.
+    /// True if the layers of a pulled manifest are fetched ahead of the client.
     pub prefetch: bool,
     /// Repositories, by their canonical names, whose blobs are never evicted.
     pub keep: Vec<RepositoryPattern>,
 }
 
-/// How much of a file system is left free.
+/// The part of a file system that is left free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MinFree {
     /// Bytes.
@@ -61,27 +61,27 @@ impl fmt::Display for MinFree {
     }
 }
 
-/// What one upstream's cache does.
+/// The cache options of one upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamCacheOptions {
-    /// How long a tag's digest is believed without asking.
+    /// The time for which a tag's digest is believed without asking.
     pub tag_ttl: Duration,
-    /// How long after that it still serves when the upstream fails.
+    /// The time after that for which it still serves when the upstream fails.
     pub stale_if_error: Duration,
-    /// How long "no such manifest" is believed.
+    /// The time for which "no such manifest" is believed.
     pub not_found_ttl: Duration,
-    /// Whether the upstream is asked nothing.
+    /// True if the upstream is asked nothing.
     pub offline: bool,
-    /// Whose right to read counts.
+    /// The clients whose right to read is asked at the upstream.
     pub pull_authorization: PullAuthorization,
     /// [`PullAuthorization::Each`]: how long a pass is believed while the upstream can't be reached.
     pub grant_stale: Duration,
 }
 
-/// Whose right to read counts for what is kept.
+/// The clients whose right to read cached content is asked at the upstream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PullAuthorization {
-    /// What one allowed client fetched, others that the rules allow may have.
+    /// Content that one allowed client fetched serves every client that the rules allow.
     #[default]
     Shared,
     /// Each client's own credentials must pass at the upstream.
@@ -121,8 +121,8 @@ pub(super) fn read(root: &Reader<'_>, wanted: bool) -> Option<Cache> {
     wanted.then_some(cache)
 }
 
-/// Reads `[upstream.cache]`, if it is there. An upstream that may be written to is asked for each tag, unless it is said
-/// otherwise: whoever pushes by another way expects to pull what he has pushed.
+/// Reads `[upstream.cache]`, if it is there. An upstream that may be written to is asked for each tag, unless it is
+/// said otherwise: a client that pushes by another way expects to pull what it has pushed.
 pub(super) fn read_upstream(upstream: &Reader<'_>, read_only: bool) -> Option<UpstreamCacheOptions> {
     let table = upstream.optional("cache")?;
     let length = |name, default| table.parsed(name, duration::parse).unwrap_or(default);
@@ -136,13 +136,13 @@ pub(super) fn read_upstream(upstream: &Reader<'_>, read_only: bool) -> Option<Up
     })
 }
 
-/// Where clients are different people at the upstream, sharing what they fetched is a decision, not a default.
+/// Warns where clients have different identities at the upstream: sharing what they fetched must be decided.
 pub(super) fn warn_of_sharing(upstream: &Reader<'_>, credentials: &Credentials) {
     let Some(table) = upstream.optional("cache") else { return };
     let alike = credentials.source != CredentialSource::Forward && credentials.users.is_empty();
     if !alike && !table.has("pull_authorization") {
-        let text = "clients come to this upstream as different users, and what one of them fetched all may read whom \
-                    [[access]] allows; write `pull_authorization = \"each\"`, or \"shared\" if that is meant";
+        let text = "clients come to this upstream as different users, and what one of them fetched serves every \
+                    client that [[access]] allows; write `pull_authorization = \"each\"`, or \"shared\" if that is meant";
         table.context.warn(format!("{}: {text}", upstream.place_of("cache")));
     }
 }
@@ -187,7 +187,7 @@ fn pull_authorization(table: &Reader<'_>) -> PullAuthorization {
     }
 }
 
-/// The registry's variable for the folder may stand where no cache is: the image sets it.
+/// Warns of a cache that no upstream uses. The image sets the registry's variable for the folder, so it is no mistake.
 fn warn_of_idleness(root: &Reader<'_>) {
     root.context.warn(match root.place_of("cache") {
         Place::Variable(name) if name.starts_with("REGISTRY_") => {

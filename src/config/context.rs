@@ -1,4 +1,4 @@
-//! What the readers of all sections share.
+//! The state that the readers of all sections share.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use crate::config::mistake::{ConfigErrors, Mistake, Place};
 use crate::config::reference::Reference;
 
-/// What the readers of the sections share: where paths begin, and what they found.
+/// The state that the sections' readers share: the folder of relative paths, and the mistakes found.
 #[derive(Debug)]
 pub(super) struct Context {
     /// The file's name as the operator wrote it; None where variables alone configure.
     pub(super) file: Option<Arc<str>>,
     /// The folder that relative paths in the file begin at.
     pub(super) folder: PathBuf,
-    /// The home of whoever runs the gateway, where it is known.
+    /// The home of the gateway's user, where it is known.
     pub(super) home: Option<PathBuf>,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<String>>,
@@ -59,7 +59,7 @@ impl Context {
         self.interpolated.borrow_mut().push(path);
     }
 
-    /// The files that the configuration is made from or that its upstreams name, each once.
+    /// Returns the files that the configuration is made from or that its upstreams name, each once.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = self.interpolated.borrow().clone();
         let references = self.references.borrow();
@@ -69,17 +69,17 @@ impl Context {
         files
     }
 
-    /// A line of the file.
+    /// Returns the place of a line of the file.
     pub(super) fn line(&self, line: usize) -> Place {
         self.file.as_ref().map_or(Place::Environment, |file| Place::Line { file: Arc::clone(file), line })
     }
 
-    /// The configuration as a whole: for what is missing from it.
+    /// Returns the configuration as a whole: for what is missing from it.
     pub(super) fn whole(&self) -> Place {
         self.file.as_ref().map_or(Place::Environment, |file| Place::File(Arc::clone(file)))
     }
 
-    /// The folder that a relative path begins at: the file's for what the file holds, the working directory
+    /// Returns the folder that a relative path begins at: the file's for what the file holds, the working directory
     /// for what a variable says.
     pub(super) fn folder_of(&self, place: &Place) -> PathBuf {
         match place {
@@ -88,7 +88,7 @@ impl Context {
         }
     }
 
-    /// How to add a setting, in the operator's own way: `file` where there is a file, else `variable`.
+    /// Returns how to add a setting, in the operator's own way: `file` where there is a file, else `variable`.
     pub(super) fn advice(&self, file: &str, variable: &str) -> String {
         match self.file {
             Some(_) => format!("add {file}"),
@@ -96,12 +96,12 @@ impl Context {
         }
     }
 
-    /// The warnings, if nothing was wrong.
+    /// Returns the warnings, if nothing was wrong.
     pub(super) fn finish(self) -> Result<Vec<String>, ConfigErrors> {
         if self.is_clean() { Ok(self.warnings.into_inner()) } else { Err(self.errors()) }
     }
 
-    /// All that was wrong.
+    /// Returns all that was wrong.
     pub(super) fn errors(self) -> ConfigErrors {
         ConfigErrors::sorted(self.mistakes.into_inner())
     }

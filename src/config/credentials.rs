@@ -1,4 +1,4 @@
-//! `[upstream.credentials]`: as whom an upstream is asked.
+//! `[upstream.credentials]`: the gateway's logins at an upstream.
 
 use std::path::PathBuf;
 
@@ -9,16 +9,16 @@ use crate::config::schema::{Key, Kind, NO_ITEMS, key};
 use crate::config::value_error::ValueError;
 use crate::proto::Secret;
 
-/// As whom an upstream is asked. The default is: as nobody in particular.
+/// The credentials for an upstream. The default is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
-    /// What serves for every client that no entry of `users` is for.
+    /// The source for every client that no entry of `users` matches.
     pub source: CredentialSource,
     /// Other identities for some clients; the first that matches decides.
     pub users: Vec<UserCredentials>,
 }
 
-/// Where the gateway's own credentials for an upstream come from.
+/// The source of credentials for an upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum CredentialSource {
     /// Nowhere: it is asked anonymously.
@@ -54,9 +54,9 @@ impl Eq for Login {}
 /// `[[upstream.credentials.users]]`: another identity at the upstream for some clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserCredentials {
-    /// Whom it serves; at least one pattern.
+    /// The clients that it serves; at least one pattern.
     pub users: Vec<UserPattern>,
-    /// As whom their requests go.
+    /// The login of their requests at the upstream.
     pub login: Login,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn read(upstream: &Reader<'_>) -> Credentials {
     Credentials { source: source(&table, sources.first()).unwrap_or_default(), users: users(&table) }
 }
 
-/// The credentials of the first upstream that judges the clients' own passwords.
+/// Returns the credentials of the first upstream that judges the clients' own passwords.
 pub(super) fn forward<'a>(root: &Reader<'a>) -> Option<Reader<'a>> {
     root.tables("upstream").iter().filter_map(|table| table.optional("credentials")).find(forwards)
 }
@@ -111,7 +111,7 @@ fn forwards(credentials: &Reader<'_>) -> bool {
     credentials.flag("forward", false)
 }
 
-/// The keys that name a source, each source by its first.
+/// Returns the keys that name a source, each source by its first.
 fn sources(table: &Reader<'_>) -> Vec<&'static str> {
     let login = ["username", "password"].into_iter().find(|name| table.has(name));
     let others = ["helper", "docker_config"].into_iter().filter(|name| table.has(name));
@@ -150,7 +150,7 @@ fn source(table: &Reader<'_>, key: Option<&&str>) -> Option<CredentialSource> {
     }
 }
 
-/// The name becomes part of a program's, which is looked for where programs are.
+/// Checks a helper's name, which becomes part of a program's that is looked for on PATH.
 fn helper(written: &str) -> Result<String, ValueError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     if written.is_empty() || !written.bytes().all(plain) {
@@ -184,7 +184,7 @@ fn user(table: &Reader<'_>) -> Option<UserCredentials> {
     Some(UserCredentials { users: users?, login: login? })
 }
 
-/// A name and its password, if both are there and can be sent.
+/// Returns a name and its password, if both are there and can be sent.
 fn login(table: &Reader<'_>) -> Option<Login> {
     let username = needed(table, "username", "robot").and_then(|item| item.parsed(username));
     let password = needed(table, "password", "${file:/run/secrets/password}");
@@ -206,7 +206,8 @@ fn needed<'a>(table: &Reader<'a>, name: &str, example: &str) -> Option<Item<'a>>
     item
 }
 
-/// What Basic can carry (RFC 7617 section 2). Not shown: a password may have been written here, or behind a colon.
+/// Checks that Basic can carry a name (RFC 7617 section 2). The error hides it: a password may have been written here,
+/// or behind a colon.
 pub(super) fn username(written: &str) -> Result<String, ValueError> {
     if written.contains(':') || written.contains(char::is_control) {
         return Err(ValueError::hidden(

@@ -12,7 +12,7 @@ const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_6
 const GO_UNITS: &[(&str, f64)] =
     &[("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
-/// A length of time up to [`TIMEOUT_MOST`], zero among them, which needs no unit.
+/// Parses a duration up to [`TIMEOUT_MOST`]. Zero needs no unit.
 pub(super) fn parse(written: &str) -> Result<Duration, ValueError> {
     if written == "0" {
         return Ok(Duration::ZERO);
@@ -24,7 +24,7 @@ pub(super) fn parse(written: &str) -> Result<Duration, ValueError> {
     Ok(length)
 }
 
-/// As [`parse`], and longer than nothing: where zero would mean that nothing is ever in time.
+/// Parses a duration as [`parse`] does, and refuses zero.
 pub(super) fn parse_positive(written: &str) -> Result<Duration, ValueError> {
     match parse(written)? {
         Duration::ZERO => Err(ValueError::value("leaves no time at all; write for example \"10s\"")),
@@ -32,7 +32,7 @@ pub(super) fn parse_positive(written: &str) -> Result<Duration, ValueError> {
     }
 }
 
-/// A length of time as Go's `time.ParseDuration` reads it, for the `registry` image's variables: `168h`, `1.5h`, and
+/// Parses a duration as Go's `time.ParseDuration` does, for the `registry` image's variables: `168h`, `1.5h`, and
 /// `-1s` too, which is as good as none.
 pub(super) fn parse_go(written: &str) -> Result<Duration, ValueError> {
     let unsigned = written.strip_prefix(['-', '+']).unwrap_or(written);
@@ -44,7 +44,7 @@ pub(super) fn parse_go(written: &str) -> Result<Duration, ValueError> {
     Ok(Duration::try_from_secs_f64(seconds).map_or(TIMEOUT_MOST, |length| length.min(TIMEOUT_MOST)))
 }
 
-/// In nanoseconds.
+/// Parses Go's units into nanoseconds.
 fn go_units(written: &str) -> Option<f64> {
     let mut rest = written;
     let mut nanoseconds = 0.0;

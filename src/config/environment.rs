@@ -10,14 +10,14 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The environment of this process. What is not UTF-8 is read with replacement characters.
+    /// Returns the environment of this process. What is not UTF-8 is read with replacement characters.
     pub fn from_process() -> Self {
         std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
             .collect()
     }
 
-    /// The value of one variable.
+    /// Returns the value of one variable.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
@@ -26,7 +26,7 @@ impl Environment {
         self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The variables whose name begins with `prefix`.
+    /// Returns the variables whose name begins with `prefix`.
     pub(super) fn starting_with<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.iter().filter(move |(name, _)| name.starts_with(prefix))
     }
@@ -50,7 +50,7 @@ impl fmt::Debug for Environment {
     }
 }
 
-/// Whether a variable is one that Kubernetes sets for a service of that name: a service called `registry` or
+/// Returns true if a variable is one that Kubernetes sets for a service of that name: a service called `registry` or
 /// `dockgate` gives every pod `REGISTRY_PORT`, `DOCKGATE_PORT_5000_TCP_ADDR` and the like.
 pub(super) fn is_service_variable(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || is_port_variable(name)

@@ -37,7 +37,7 @@ fn check_one(context: &Context, reference: &Reference) {
     usable(context, file, result);
 }
 
-/// Why a file cannot serve; goes behind its path.
+/// The reason why a file cannot serve; goes behind its path.
 type Why = String;
 
 fn report(context: &Context, file: &Located, why: &str) {
@@ -53,7 +53,7 @@ fn check_htpasswd(path: &Path) -> Result<(), Why> {
     read(path, HTPASSWD_BYTES).map(drop).map_err(|why| with_command(path, why, command))
 }
 
-/// A missing file is made with a command that the operator has at hand.
+/// Adds the command that makes a missing file.
 fn with_command(path: &Path, why: Why, command: impl Fn() -> String) -> Why {
     if path.exists() { why } else { format!("{why}; {}", command()) }
 }
@@ -68,7 +68,7 @@ fn check_ca(path: &Path) -> Result<(), Why> {
     Ok(())
 }
 
-/// The parser's own words are not repeated: they quote what they stumble over.
+/// Checks a docker `config.json`. The parser's message is not repeated: it quotes the text.
 fn check_docker_config(path: &Path) -> Result<(), Why> {
     let content = read(path, DOCKER_CONFIG_BYTES)?;
     let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&content);
@@ -134,7 +134,7 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, Why> {
     }
 }
 
-/// Only what is a file: opening a FIFO would wait for ever.
+/// Opens a regular file: opening a FIFO would wait for ever.
 fn open(path: &Path) -> io::Result<File> {
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));

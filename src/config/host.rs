@@ -16,7 +16,7 @@ pub(super) struct Url {
 }
 
 impl Url {
-    /// Only scheme, host, port and a plain path. Errors never show what was written: it may hold a password.
+    /// Parses scheme, host, port and a plain path. Errors never show the text: it may hold a password.
     pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         if written.contains('@') {
             return Err(ValueError::hidden(
@@ -39,7 +39,7 @@ impl Url {
         Ok(Self { https, host, port: port.unwrap_or_else(|| scheme_port(https)), path })
     }
 
-    /// `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
+    /// Returns `host`, or `host:port` where the port is not the scheme's own; IPv6 addresses in brackets.
     pub(super) fn authority(&self) -> String {
         Authority::render(&self.host, self.port, self.https)
     }
@@ -47,7 +47,7 @@ impl Url {
 
 const NOT_A_URL: &str = "is not a URL; write for example \"https://registry.example.com\"";
 
-/// A host with or without a port, in lower case and as a Host header has it.
+/// Parses a host with or without a port, and returns it as a Host header has it, in lower case.
 pub(super) fn parse_authority(written: &str) -> Result<String, ValueError> {
     let authority = Authority::parse(written);
     authority
@@ -55,7 +55,7 @@ pub(super) fn parse_authority(written: &str) -> Result<String, ValueError> {
         .map_err(|_| "is not a host name; write for example \"registry.example.com\"".into())
 }
 
-/// The path becomes part of every upstream path: nothing in it may be read in two ways.
+/// Checks a path, which becomes part of every upstream path: nothing in it may be read in two ways.
 fn check_path(path: &str) -> Result<(), ValueError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let component = |c: &str| !c.is_empty() && c != "." && c != ".." && c.bytes().all(plain);

@@ -16,7 +16,7 @@ pub struct HostPattern {
 }
 
 impl HostPattern {
-    /// Whether it is for this host (lower case, IPv6 without brackets) and port, at a URL of that scheme.
+    /// Returns true if it is for this host (lower case, IPv6 without brackets) and port, at a URL of that scheme.
     pub fn matches(&self, host: &str, port: u16, https: bool) -> bool {
         let same_host = match self.host.strip_prefix('.') {
             Some(_) => host.len() > self.host.len() && host.ends_with(&self.host),
@@ -25,7 +25,7 @@ impl HostPattern {
         same_host && port == self.port.unwrap_or_else(|| scheme_port(https))
     }
 
-    /// Whether it names one host, and not all below a domain.
+    /// Returns true if it names one host, and not all below a domain.
     pub fn is_exact(&self) -> bool {
         !self.host.starts_with('.')
     }
@@ -43,7 +43,7 @@ impl HostPattern {
     }
 }
 
-/// What a star may stand before: a domain, and not one below which anyone may have a name.
+/// Checks the domain after a star: not one below which anyone may register a name.
 fn check_domain(domain: &str) -> Result<(), ValueError> {
     if domain.parse::<IpAddr>().is_ok() {
         return Err(NOT_A_PATTERN.into());

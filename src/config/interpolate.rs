@@ -86,7 +86,7 @@ impl Source<'_> {
     }
 }
 
-/// A file's content without the newline that editors and `echo` end it with.
+/// Returns a file's content without the newline that editors and `echo` end it with.
 fn read(path: &Path) -> Result<String, String> {
     let mut content = String::new();
     File::open(path)

@@ -1,5 +1,5 @@
 //! Every timeout and size that bounds a peer, by name and with its reason. What an operator may set is here as its
-//! default; what he may not is here because no sensible installation wants another value.
+//! default; the rest is fixed because no sensible installation wants another value.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ const MIB: usize = 1024 * KIB;
 
 // Accepting.
 
-/// A TLS handshake ends within this: some round trips, even over a satellite; a silent client holds its place no longer.
+/// A TLS handshake ends within this: some round trips, even over a satellite; a silent client holds its place no
+/// longer.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// A PROXY header is the first thing that a balancer beside us sends: later than this it is not one.
 pub(crate) const PROXY_HEADER_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ pub(crate) const H2_STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 pub(crate) const H2_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Streams at once on a connection: RFC 9113 section 6.5.2 advises no less than 100.
 pub(crate) const H2_STREAMS: u32 = 100;
-/// What hyper keeps of one stream's answer while the client's window is full.
+/// The bytes that hyper holds of one stream's answer while the client's window is full.
 pub(crate) const H2_SEND_BUFFER_BYTES: usize = 256 * KIB;
 /// DATA frames: larger ones save wake-ups, and at most this much of another stream is ahead of an answer.
 pub(crate) const H2_FRAME_BYTES: u32 = 64 * 1024;
@@ -58,9 +59,9 @@ pub(crate) const H2_FRAME_BYTES: u32 = 64 * 1024;
 pub(crate) const H2_PENDING_RESETS: usize = 20;
 /// Streams that we reset for the client's errors (CVE-2025-8671): more end the connection.
 pub(crate) const H2_LOCAL_RESETS: usize = 256;
-/// How often a silent HTTP/2 connection is asked whether it lives.
+/// The interval of pings on a silent HTTP/2 connection.
 pub(crate) const H2_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long it may take over the answer.
+/// The time for answering such a ping.
 pub(crate) const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 // Bodies.
@@ -72,29 +73,29 @@ pub(crate) const COPY_BUFFER_BYTES: usize = 64 * KIB;
 /// system calls are all there is, 64 KiB cost a third more.
 pub(crate) const COPY_BUFFER_MOST: usize = 512 * KIB;
 
-/// What is read of a file at once, at first.
+/// The first read of a file.
 pub(crate) const FILE_PIECE_LEAST: usize = 128 * KIB;
 /// And at most. On plain HTTP 256 KiB cost 7 % more, 64 KiB a fifth.
 pub(crate) const FILE_PIECE_MOST: usize = 512 * KIB;
 
-/// What is read at once of an upload, in bytes, from a client that sends as fast as it is read. A quarter of it costs 5 %
-/// more.
+/// What is read at once of an upload, in bytes, from a client that sends as fast as it is read. A quarter of it costs 5
+/// % more.
 pub(crate) const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
-/// What is read of an upstream's error answer; the rest says nothing more.
+/// The bytes that are read of an upstream's error answer; the rest says nothing more.
 pub(crate) const ERROR_BODY_BYTES: usize = 64 * KIB;
 /// A token server's answer: the largest seen (many scopes) are below 16 KiB.
 pub(crate) const TOKEN_BYTES: usize = 64 * KIB;
 /// A manifest: the specification asks registries to take at least this and for clients not to send more.
 pub(crate) const MANIFEST_BYTES: usize = 4 * MIB;
 
-/// How long a manifest may take to come in, and to find room: it is small, and has no business to trickle.
+/// The time for a manifest to arrive and to find room: it is small.
 pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// All manifests on their way to upstreams together, in bytes.
 pub(crate) const HELD_BYTES: usize = 128 * MIB;
 /// One page of tags, referrers or catalog from an upstream.
 pub(crate) const LIST_PAGE_BYTES: usize = 4 * MIB;
-/// What is still read of an upload that was refused, so that the client gets to read the answer.
+/// The bytes that are still read of a refused upload, so that the client gets to read the answer.
 pub(crate) const REFUSED_UPLOAD_BYTES: usize = MIB;
 /// And for how long.
 pub(crate) const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
@@ -103,17 +104,18 @@ pub(crate) const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
 
 /// An htpasswd file: 200 000 users. A larger one is most likely another file.
 pub(crate) const HTPASSWD_BYTES: u64 = 16 * 1024 * 1024;
-/// How long an upstream's word that a password is right is believed: a password that was changed there ends here so soon.
+/// The time for which an upstream's acceptance of a password is believed: after a change there the old one works here
+/// for as long.
 pub(crate) const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Different logins that upstreams are asked about at once: each may hold a connection for as long as
 /// `response_timeout`.
 pub(crate) const FORWARDED_LOGINS: usize = 256;
 /// And of those the most for one client address, behind which there may be an office at nine in the morning.
 pub(crate) const FORWARDED_LOGINS_OF_ONE: usize = 32;
-/// How long it is believed that an upstream judges names and passwords, or that it does not: a registry is made public, or
-/// private, once in its life, and asking costs it two failed logins.
+/// How long it is believed that an upstream judges names and passwords, or that it does not: a registry is made public,
+/// or private, once in its life, and asking costs it two failed logins.
 pub(crate) const FORWARDED_JUDGE_LIFE: Duration = Duration::from_secs(5 * 60);
-/// How often a file that is re-read when it changes is looked at. Change events miss network and bind mounts.
+/// The interval at which watched files are looked at. Change events miss network and bind mounts.
 pub(crate) const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 // Upstream.
@@ -148,7 +150,8 @@ pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
 pub(crate) const UPSTREAM_H2_STREAMS: u32 = 200;
 /// A shared stream's window: most manifests and pages whole, and all that a reader who reads nothing holds.
 pub(crate) const UPSTREAM_H2_SHARED_WINDOW_BYTES: u32 = 256 * 1024;
-/// How long a server that chose HTTP/1.1 is not offered HTTP/2 again. Being wrong costs little, and so does asking.
+/// The time for which a server that chose HTTP/1.1 is not offered HTTP/2 again. Being wrong costs little, and so does
+/// asking.
 pub(crate) const UPSTREAM_PROTOCOL_KNOWN: Duration = Duration::from_secs(10 * 60);
 
 /// How often idle connections and tokens near their end are looked for. A token of 60 s, the shortest that registries
@@ -161,22 +164,23 @@ pub(crate) const UPSTREAM_TEND_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const BREAKER_FAILURES: u32 = 3;
 /// The pause before the first probe of an upstream that is left alone; it doubles.
 pub(crate) const BREAKER_PAUSE: Duration = Duration::from_secs(1);
-/// An upstream that fails again within this after it came back is left alone for twice as long as before: it does not come
-/// and go each second.
+/// An upstream that fails again within this after it came back is left alone for twice as long as before: it does not
+/// come and go each second.
 pub(crate) const BREAKER_REMEMBERED: Duration = Duration::from_secs(60);
 /// The longest such pause: an upstream that is back is noticed within half a minute.
 pub(crate) const BREAKER_PAUSE_MOST: Duration = Duration::from_secs(30);
-/// How long an upstream is left alone that says 429 and not for how long.
+/// The pause after a 429 without `Retry-After`.
 pub(crate) const LIMITED_PAUSE: Duration = Duration::from_secs(60);
-/// The longest `Retry-After` that is obeyed: whoever says more has to say it again. Docker Hub's window is six hours, but
+/// The longest `Retry-After` that is obeyed at once: a longer one has to be repeated. Docker Hub's window is six hours,
+/// but
 /// it lets go bit by bit.
 pub(crate) const LIMITED_PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
-/// How long the tag of a signature or an attestation is believed, at most: whoever has just signed wants it to be seen.
+/// The most that the tag of a signature or an attestation is believed: a new signature is to be seen at once.
 pub(crate) const SIGNATURE_TAG_LIFE: Duration = Duration::from_secs(5);
 /// Manifests in memory, in bytes: some ten thousand.
 pub(crate) const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
-/// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it was
-/// removed there.
+/// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it
+/// was removed there.
 pub(crate) const HOT_MANIFEST_LIFE: Duration = Duration::from_secs(60);
 /// Manifests of a repository that are read for a list of referrers while the upstream can't be asked: some tens of
 /// milliseconds' work.
@@ -189,9 +193,9 @@ pub(crate) const PREFETCHES: usize = 3;
 pub(crate) const PREFETCH_YIELDS: usize = 4;
 /// Blobs of one upstream that wait to be fetched ahead: some hundred images.
 pub(crate) const PREFETCH_WAITING: usize = 4096;
-/// After this it is no use: whoever pulled has fetched them himself by then.
+/// The life of a waiting prefetch: after this the client has fetched the blob itself.
 pub(crate) const PREFETCH_LIFE: Duration = Duration::from_secs(5 * 60);
-/// How often it is looked whether fetching ahead may go on.
+/// The interval at which a paused prefetch looks again.
 pub(crate) const PREFETCH_PAUSE: Duration = Duration::from_millis(250);
 
 // Tokens from upstreams.
@@ -204,7 +208,7 @@ pub(crate) const UPSTREAM_TOKEN_BYTES: u64 = 64 * MIB as u64;
 pub(crate) const TOKEN_REQUESTS: usize = 64;
 /// Tokens that wait to be asked for before the next is told to come again later.
 pub(crate) const TOKEN_WAITING: usize = 1024;
-/// A token that nobody asked for in this time is let go of.
+/// A token that was not used for this time is dropped.
 pub(crate) const UPSTREAM_TOKEN_IDLE: Duration = Duration::from_secs(60 * 60);
 /// The longest that a token is believed, whatever it says: long enough for every registry's, and an end to mistakes.
 pub(crate) const TOKEN_LIFETIME_MOST: Duration = Duration::from_secs(12 * 60 * 60);
@@ -219,7 +223,7 @@ pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) const REFUSED_PAUSE_MOST: Duration = Duration::from_secs(5 * 60);
 /// A scope that is refused raises the question whether the credentials are good. How long an answer holds.
 pub(crate) const CREDENTIALS_BELIEVED: Duration = Duration::from_secs(10);
-/// The longest `Retry-After` of a token endpoint that is obeyed: whoever says more has to say it again.
+/// The longest `Retry-After` of a token endpoint that is obeyed at once: a longer one has to be repeated.
 pub(crate) const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 
 // The cache.
@@ -228,9 +232,10 @@ pub(crate) const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 pub(crate) const TAG_TTL: Duration = Duration::from_secs(5 * 60);
 /// Default of `upstream.cache.stale_if_error`: an upstream that has been away for a week is not coming back by itself.
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Default of `upstream.cache.not_found_ttl`: clients ask again at once, and whoever pushes elsewhere does not wait long.
+/// Default of `upstream.cache.not_found_ttl`: clients ask again at once, and a push by another way is seen soon.
 pub(crate) const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
-/// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and who has lost a right is out after one.
+/// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and who has lost a right is out after
+/// one.
 pub(crate) const GRANT_STALE: Duration = Duration::from_secs(3600);
 /// Default of `cache.max_size`: some hundred images.
 pub(crate) const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
@@ -252,17 +257,17 @@ pub(crate) const DOCKER_CONFIG_BYTES: u64 = 1024 * 1024;
 
 /// Blobs up to this size are served from memory: configurations, and the layers of small images.
 pub(crate) const SMALL_BLOB_BYTES: u64 = 64 * KIB as u64;
-/// What all of them together take.
+/// The memory of all of them together.
 pub(crate) const SMALL_BLOBS_BYTES: u64 = 64 * MIB as u64;
-/// What is on its way into the cache is left, and synced, within this when the gateway ends.
+/// The time at shutdown for leaving and syncing partial downloads.
 pub(crate) const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// A blob of which only a part is asked for begins to fill besides, up to this size.
 pub(crate) const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
-/// How long an upstream's word that a repository holds something is believed: what was removed there, or made private, is
-/// still served here for as long.
+/// How long an upstream's word that a repository holds something is believed: what was removed there, or made private,
+/// is still served here for as long.
 pub(crate) const RECORD_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
-/// Content that is said to be damaged is hashed again at most so often: it is up to 10 GiB to read, for one wrong word of an
-/// upstream about its length.
+/// Content that is said to be damaged is hashed again at most so often: it is up to 10 GiB to read, for one wrong word
+/// of an upstream about its length.
 pub(crate) const CACHE_VERIFY_PAUSE: Duration = Duration::from_secs(10 * 60);
 /// The most partial blobs that are left at a time: each is read when the disk is scanned.
 pub(crate) const CACHE_PARTIALS: usize = 4096;
@@ -274,18 +279,19 @@ pub(crate) const CACHE_PARTIAL_LEAST: u64 = MIB as u64;
 /// Tests leave less, to be quick.
 #[cfg(test)]
 pub(crate) const CACHE_PARTIAL_LEAST: u64 = 2;
-/// A record that its upstream has not confirmed for so long goes: nobody has pulled it for a month after the day on which
+/// A record that its upstream has not confirmed for so long goes: it was not pulled for a month after the day on which
 /// it was believed unasked.
 pub(crate) const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// Uploads whose copies are on their way into the cache: each is a file, and some come and are never finished.
 pub(crate) const PUSHES: usize = 256;
-/// How long such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go on at once.
+/// The time that such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go
+/// on at once.
 pub(crate) const PUSH_IDLE: Duration = Duration::from_secs(60 * 60);
 /// What waits in memory to be written of one such copy, before it is given up: half a second of a slow disk, while the
 /// upload goes on.
 pub(crate) const PUSH_BACKLOG_BYTES: usize = 8 * MIB;
 /// And of all of them.
 pub(crate) const PUSH_BACKLOG_ALL_BYTES: usize = 128 * MIB;
-/// How long the answer to a push waits for its copy to be checked and in place. Mostly it is already; a client that pulls at
-/// once should find it.
+/// How long the answer to a push waits for its copy to be checked and in place. Mostly it is already; a client that
+/// pulls at once should find it.
 pub(crate) const PUSH_SETTLED: Duration = Duration::from_millis(500);

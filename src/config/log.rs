@@ -6,7 +6,7 @@ use crate::config::reader::Reader;
 use crate::config::schema::{EMPTY_TEXT, Key, Kind, Plain, key, nearest};
 use crate::config::value_error::ValueError;
 
-/// How to log.
+/// The options of logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     /// One JSON object a line, rather than text.

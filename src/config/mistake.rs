@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where: collected, so that an operator sees every mistake at once.
+//! The mistakes of a configuration and their places, collected so that an operator sees all at once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// The mistakes one by one, each printing as one line.
+    /// Returns the mistakes one by one, each printing as one line.
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.mistakes.iter()
     }
 
-    /// How many there are; never zero.
+    /// Returns how many there are; never zero.
     pub fn count(&self) -> usize {
         self.mistakes.len()
     }
 
-    /// In the order of the report: lines first, then variables, then what is missing.
+    /// Sorts in the order of the report: lines first, then variables, then missing keys.
     pub(super) fn sorted(mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by(|a, b| a.place.cmp(&b.place));
         Self { mistakes }
@@ -57,7 +57,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Where a value was written. The order is that of the report: lines first, then variables, then what is missing.
+/// The place of a value. The order is that of the report: lines first, then variables, then missing keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     Line { line: usize, file: Arc<str> },

@@ -66,17 +66,17 @@ pub struct Config {
     pub server: Server,
     /// The admin listener; None: turned off.
     pub admin: Option<Admin>,
-    /// How to log.
+    /// The options of logging.
     pub log: Log,
-    /// How people log in.
+    /// The ways to log in.
     pub auth: Auth,
-    /// Who may do what, where. Where no rule is written this is [`AccessRule::everything`].
+    /// The access rules. Without any this is [`AccessRule::everything`].
     pub access: Vec<AccessRule>,
     /// The registries behind the gateway; at least one, with different names, prefixes and hosts.
     pub upstreams: Vec<Upstream>,
-    /// Where what is cached is kept; there is one as soon as an upstream has a cache.
+    /// The cache's directory and size, where an upstream has a cache.
     pub cache: Option<Cache>,
-    /// What is not wrong, but was perhaps not meant so. Never a secret.
+    /// Warnings: settings that are valid, but may be unintended. Never a secret.
     pub warnings: Vec<String>,
     /// The configuration file, if there is one.
     pub file: Option<PathBuf>,
@@ -96,7 +96,7 @@ const KEYS: &[Key] = &[
     key("cache", Kind::Table(cache::KEYS)),
 ];
 
-/// Whether the files that a configuration names are looked at too.
+/// True if the files that a configuration names are looked at too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
     Away,

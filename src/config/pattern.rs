@@ -6,10 +6,10 @@ use std::fmt;
 use crate::config::value_error::ValueError;
 use crate::proto::RepositoryName;
 
-/// Who a rule is for.
+/// The users that a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserPattern {
-    /// `anonymous`: whoever has not logged in.
+    /// `anonymous`: clients without a login.
     Anonymous,
     /// `*`: anyone who has logged in.
     Anyone,
@@ -18,7 +18,7 @@ pub enum UserPattern {
 }
 
 impl UserPattern {
-    /// Whether the pattern is for this user; None is nobody in particular.
+    /// Returns true if the pattern is for this user; `None` is an anonymous client.
     pub fn matches(&self, user: Option<&str>) -> bool {
         match (self, user) {
             (Self::Anonymous, None) | (Self::Anyone, Some(_)) => true,
@@ -59,7 +59,7 @@ impl fmt::Display for UserPattern {
     }
 }
 
-/// What the names of those begin with whose password an upstream has found right: `forward/docker.io:alice`.
+/// The prefix of the names of users whose password an upstream accepted: `forward/docker.io:alice`.
 pub(super) const FORWARDED: &str = "forward/";
 
 /// A pattern over a whole text: `*` is any run of characters, `?` is one, everything else is itself.
@@ -67,12 +67,12 @@ pub(super) const FORWARDED: &str = "forward/";
 pub struct Glob(Box<str>);
 
 impl Glob {
-    /// Every text is a pattern.
+    /// Parses a pattern. Every text is one.
     pub fn new(pattern: &str) -> Self {
         Self(pattern.into())
     }
 
-    /// Whether the pattern fits all of `text`.
+    /// Returns true if the pattern fits all of `text`.
     pub fn matches(&self, text: &str) -> bool {
         fits(self.0.chars(), text.chars(), |p| *p == '*', |p, c| *p == '?' || p == c)
     }
@@ -115,17 +115,17 @@ impl RepositoryPattern {
         Ok(Self { written: written.into(), components: components.into() })
     }
 
-    /// Whether the repository is one of those that the pattern names.
+    /// Returns true if the repository is one of those that the pattern names.
     pub fn matches(&self, name: &RepositoryName) -> bool {
         fits(self.components.iter(), name.components(), |p| **p == Component::Run, |p, c| p.is(c))
     }
 
-    /// Whether it is `**`, which every repository matches.
+    /// Returns true if it is `**`, which every repository matches.
     pub fn is_every(&self) -> bool {
         self.as_str() == "**"
     }
 
-    /// The pattern as written.
+    /// Returns the pattern as written.
     pub fn as_str(&self) -> &str {
         &self.written
     }
@@ -137,7 +137,7 @@ impl fmt::Display for RepositoryPattern {
     }
 }
 
-/// Why a text is no repository pattern, and what to write.
+/// The reason why a text is no repository pattern, and what to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct PatternError(&'static str);
@@ -171,8 +171,8 @@ fn component(written: &str) -> Result<Component, PatternError> {
     }
 }
 
-/// Whether a pattern fits all of a text, where `is_run` says which of its parts take any number of the text's and
-/// `fits_one` whether another takes this one. Iterative: on a mismatch only the latest run takes one more, which is
+/// Returns true if a pattern fits all of a text, where `is_run` says which of its parts take any number of the text's
+/// and `fits_one` whether another takes this one. Iterative: on a mismatch only the latest run takes one more, which is
 /// enough, since what came before it has been found at its earliest.
 fn fits<P, T>(
     mut pattern: impl Iterator<Item = P> + Clone,
@@ -276,7 +276,7 @@ mod tests {
         assert!(!pattern.matches(&format!("{}b", "a".repeat(5000))));
     }
 
-    /// The obvious matcher, exponential, to compare with.
+    /// Returns the obvious matcher, exponential, to compare with.
     fn naive(pattern: &[char], text: &[char]) -> bool {
         match (pattern.split_first(), text.split_first()) {
             (None, None) => true,

@@ -21,14 +21,14 @@ pub struct Proxy {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// What it is told in `Proxy-Authorization`.
+    /// The login in `Proxy-Authorization`.
     pub login: Option<Login>,
     /// Hosts that are dialled without it; from `NO_PROXY`, and empty where `upstream.proxy` names the proxy.
     pub except: NoProxy,
 }
 
 impl Proxy {
-    /// `http://[user:password@]host:port`. Errors never show what was written: it may hold a password.
+    /// Parses `http://[user:password@]host:port`. Errors never show the text: it may hold a password.
     pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         let (scheme, rest) = written.split_once("://").ok_or_else(not_a_proxy)?;
         if !scheme.eq_ignore_ascii_case("http") {
@@ -40,7 +40,7 @@ impl Proxy {
         Self::after_scheme(rest)
     }
 
-    /// As curl and Go read a variable: the scheme may be missing.
+    /// Parses a variable as curl and Go do: the scheme may be missing.
     fn parse_variable(written: &str) -> Result<Self, ValueError> {
         if written.contains("://") { Self::parse(written) } else { Self::after_scheme(written) }
     }
@@ -62,9 +62,9 @@ impl Proxy {
     }
 }
 
-/// The proxy that the environment names for `https` URLs, if it names one, with the exceptions of `NO_PROXY`. Lower
-/// case first, as curl has it. `http` URLs have no variable here: `HTTPS_PROXY` says what it is for, and `HTTP_PROXY`
-/// would send what is meant for a registry on the own network out to the proxy.
+/// Returns the proxy that the environment names for `https` URLs, if it names one, with the exceptions of `NO_PROXY`.
+/// Lower case first, as curl has it. `http` URLs have no variable here: `HTTPS_PROXY` says what it is for, and
+/// `HTTP_PROXY` would send what is meant for a registry on the own network out to the proxy.
 pub(super) fn from_variables(environment: &Environment, context: &Context) -> Option<Proxy> {
     let (name, written) = first(environment, ["https_proxy", "HTTPS_PROXY"])?;
     let except = first(environment, ["no_proxy", "NO_PROXY"]).map_or("", |(_, except)| except);
@@ -86,7 +86,7 @@ fn not_a_proxy() -> ValueError {
     ValueError::hidden("this is not a proxy's address; write for example \"http://proxy.example.com:3128\"")
 }
 
-/// RFC 3986 section 3.2.1, percent-encoded; without a colon the password is empty.
+/// Parses `user:password` (RFC 3986 section 3.2.1), percent-encoded; without a colon the password is empty.
 fn parse_login(written: &str) -> Result<Login, ValueError> {
     let (username, password) = written.split_once(':').unwrap_or((written, ""));
     let decoded = |text| {
@@ -116,7 +116,7 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
     All,
-    /// This machine. What is named so here would be another machine behind the proxy.
+    /// This machine. Behind the proxy the same name would be another machine.
     Loopback,
     Network(IpNet),
     /// A host and all below it.
@@ -126,12 +126,12 @@ enum Hosts {
 }
 
 impl NoProxy {
-    /// Whether `host` (lower case, IPv6 without brackets) at `port` is dialled directly.
+    /// Returns true if `host` (lower case, IPv6 without brackets) at `port` is dialled directly.
     pub fn covers(&self, host: &str, port: u16) -> bool {
         self.entries.iter().any(|entry| entry.covers(host, port))
     }
 
-    /// Every text is a list: what is no host in it covers none.
+    /// Parses a list. Every text is one: a word that is no host covers none.
     fn parse(written: &str) -> Self {
         let words = written.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
         let loopback = Entry { hosts: Hosts::Loopback, port: None };

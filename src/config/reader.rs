@@ -31,12 +31,12 @@ pub(super) struct Item<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The whole configuration.
+    /// Returns the whole configuration.
     pub(super) fn root(table: &'a Table, context: &'a Context) -> Self {
         Self { table, place: context.whole(), path: String::new(), context }
     }
 
-    /// A table below this one; without keys where it is not written.
+    /// Returns a table below this one; without keys where it is not written.
     pub(super) fn section(&self, name: &str) -> Self {
         self.optional(name).unwrap_or_else(|| Self {
             table: &EMPTY,
@@ -46,30 +46,30 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A table below this one, where it is written.
+    /// Returns a table below this one, where it is written.
     pub(super) fn optional(&self, name: &str) -> Option<Self> {
         self.table.get(name).and_then(|node| self.reader(node, below(&self.path, name)))
     }
 
-    /// The tables of an array.
+    /// Returns the tables of an array.
     pub(super) fn tables(&self, name: &str) -> Vec<Self> {
         let path = below(&self.path, name);
         let items = self.nodes(name).iter().enumerate();
         items.filter_map(|(i, node)| self.reader(node, format!("{path}[{i}]"))).collect()
     }
 
-    /// Whether the key is written, right or wrong.
+    /// Returns true if the key is written, right or wrong.
     pub(super) fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)
     }
 
-    /// A string that is not empty, for keys that an empty one turns off.
+    /// Returns a string that is not empty, for keys that an empty one turns off.
     pub(super) fn text(&self, name: &str) -> Option<Item<'a>> {
         let node = self.table.get(name)?;
         self.item(node, below(&self.path, name)).filter(|item| !item.value().is_empty())
     }
 
-    /// A string that must be one of a few. None where it is not written.
+    /// Reads a string that must be one of `choices`. `None` where it is not written.
     pub(super) fn choice(&self, name: &str, choices: &[&'static str]) -> Option<&'static str> {
         self.parsed(name, |value| {
             let known = choices.iter().find(|choice| **choice == value);
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The strings of a list, or one string alone.
+    /// Returns the strings of a list, or one string alone.
     pub(super) fn texts(&self, name: &str) -> Vec<Item<'a>> {
         let path = below(&self.path, name);
         match self.table.get(name) {
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number from `least` to `most`.
+    /// Reads a number from `least` to `most`.
     pub(super) fn number(&self, name: &str, (least, most): (i64, i64), default: i64) -> i64 {
         match self.table.get(name) {
             Some(Node { value: Value::Number(number), .. }) if (least..=most).contains(number) => *number,
@@ -111,12 +111,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A length of time that is not zero.
+    /// Reads a duration that is not zero.
     pub(super) fn duration(&self, name: &str, default: Duration) -> Duration {
         self.parsed(name, duration::parse_positive).unwrap_or(default)
     }
 
-    /// A string, parsed.
+    /// Reads and parses a string.
     pub(super) fn parsed<T>(
         &self,
         name: &str,
@@ -126,7 +126,8 @@ impl<'a> Reader<'a> {
         self.item(node, below(&self.path, name))?.parsed(parse)
     }
 
-    /// The strings of a list, parsed, if there are any and nothing in it is wrong. `what` matches nothing without.
+    /// Returns the strings of a list, parsed, if there are any and nothing in it is wrong. `what` matches nothing
+    /// without.
     pub(super) fn all<T>(
         &self,
         name: &str,
@@ -142,12 +143,12 @@ impl<'a> Reader<'a> {
         (!parsed.is_empty() && parsed.len() == items.len()).then_some(parsed)
     }
 
-    /// A file that the configuration names.
+    /// Returns a file that the configuration names.
     pub(super) fn file(&self, name: &str) -> Option<Located> {
         self.text(name).map(|item| item.located(item.path()))
     }
 
-    /// Whether the key was reported already.
+    /// Returns true if the key was reported already.
     pub(super) fn is_broken(&self, name: &str) -> bool {
         matches!(self.table.get(name), Some(Node { value: Value::Broken, .. }))
     }
@@ -166,12 +167,12 @@ impl<'a> Reader<'a> {
         self.context.mistake(&self.place, &self.path, text);
     }
 
-    /// Where a key is written; where it is not, the table.
+    /// Returns where a key is written; where it is not, the table.
     pub(super) fn place_of(&self, name: &str) -> &Place {
         self.table.get(name).map_or(&self.place, |node| &node.place)
     }
 
-    /// How to add a key to this table.
+    /// Returns how to add a key to this table.
     pub(super) fn advice(&self, line: &str) -> String {
         let (name, value) = line.split_once(" = ").unwrap_or((line, ""));
         let variable = self.path.replace(['.', '['], "__").replace(']', "").to_uppercase();
@@ -180,7 +181,7 @@ impl<'a> Reader<'a> {
         self.context.advice(&format!("`{line}` to {}", self.header()), &variable)
     }
 
-    /// What stands above its keys in the file: `[server]`, `[[upstream]]`.
+    /// Returns the header of the table in the file: `[server]`, `[[upstream]]`.
     fn header(&self) -> String {
         let is_index = |piece: &&str| piece.ends_with(']');
         let names: Vec<&str> =
@@ -222,18 +223,18 @@ impl<'a> Item<'a> {
         self.place
     }
 
-    /// The string as a path, from where relative paths begin.
+    /// Returns the string as a path, from where relative paths begin.
     pub(super) fn path(&self) -> PathBuf {
         self.path_after("")
     }
 
-    /// What follows `scheme`, as a path.
+    /// Returns what follows `scheme`, as a path.
     pub(super) fn path_after(&self, scheme: &str) -> PathBuf {
         let path = self.value().strip_prefix(scheme).unwrap_or_default();
         self.context.folder_of(self.place).join(path)
     }
 
-    /// The file, where `~/` is the home of whoever runs the gateway.
+    /// Returns the file, where `~/` is the home of the gateway's user.
     pub(super) fn located_from_home(&self) -> Option<Located> {
         let Some(below) = self.value().strip_prefix("~/") else { return Some(self.located(self.path())) };
         match &self.context.home {

@@ -12,7 +12,7 @@ pub(super) struct Located {
     pub(super) key: String,
 }
 
-/// What a file is named for.
+/// A file by its purpose.
 #[derive(Debug, Clone)]
 pub(super) enum Reference {
     Htpasswd(Located),
@@ -21,18 +21,18 @@ pub(super) enum Reference {
         certificate: Located,
         key: Located,
     },
-    /// What an upstream is shown: not for the gateway to make.
+    /// The client certificate for an upstream: no command of ours makes it.
     ClientPair {
         certificate: Located,
         key: Located,
     },
     DockerConfig(Located),
-    /// Where something is kept; made when it is missing.
+    /// A folder that is made when it is missing.
     Folder(Located),
 }
 
 impl Reference {
-    /// The files, if it is an upstream that they are for. The others are watched by those who use them.
+    /// Returns the files, if it is an upstream that they are for. The others are watched by those who use them.
     pub(super) fn of_upstream(&self) -> Vec<&Located> {
         match self {
             Self::Ca(file) | Self::DockerConfig(file) => vec![file],

@@ -8,7 +8,7 @@ use crate::config::mistake::Place;
 use crate::config::tree::{Node, Table, Value};
 use crate::config::value_error::ValueError;
 
-/// What a variable of the registry means here.
+/// The meaning of a variable of the registry.
 enum Meaning {
     /// The key at this path.
     Key(&'static [&'static str]),
@@ -16,7 +16,7 @@ enum Meaning {
     Upstream,
     /// Its credentials, and its cache: they go with it.
     OfUpstream,
-    /// Which way to log in.
+    /// The kind of login.
     Auth,
     /// A log level.
     Level,
@@ -93,7 +93,7 @@ impl Layer<'_> {
         table.insert((*last).to_owned(), node);
     }
 
-    /// It takes every name, as the registry does for its one upstream.
+    /// Adds an upstream that takes every name, as the registry's one upstream does.
     fn upstream(&mut self, place: Place, url: &str) {
         let keys = [("url", url), ("prefix", "")];
         let keys = keys.map(|(name, value)| (name.to_owned(), literal(place.clone(), value)));
@@ -123,7 +123,8 @@ impl Layer<'_> {
         Some(Node { place: place.clone(), value: Value::Table(table) })
     }
 
-    /// The registry asks its upstream for a tag each time, and serves what it has for as long as it keeps it where the
+    /// Sets the cache's times. The registry asks its upstream for a tag each time, and serves what it has for as long
+    /// as it keeps it where the
     /// upstream can't be asked. (Here content goes when room is needed, and not before.)
     fn cache(&self) -> Option<Node> {
         let written = self.value(TTL)?;
@@ -140,12 +141,12 @@ impl Layer<'_> {
         Some(Node { place, value: Value::Table(keys.into_iter().collect()) })
     }
 
-    /// A variable's value; an empty one is as good as none.
+    /// Returns a variable's value; an empty one is as good as none.
     fn value(&self, name: &str) -> Option<&str> {
         self.environment.get(name).filter(|value| !value.is_empty())
     }
 
-    /// The file's path comes with its own variable, whose name sorts behind this one and which may be missing.
+    /// Sets the login. The file's path has its own variable, whose name sorts behind this one and which may be missing.
     fn auth(&mut self, place: Place, value: &str) {
         match value.to_ascii_lowercase().as_str() {
             "htpasswd" => {
@@ -160,7 +161,7 @@ impl Layer<'_> {
         }
     }
 
-    /// In its own configuration the image listens on every address at port 5000.
+    /// Listens on every address at port 5000, as the image's own configuration does.
     fn listen_as_the_image_does(&mut self) {
         let address = &["server", "address"];
         let written = matches!(self.table.get("server"),
@@ -171,12 +172,12 @@ impl Layer<'_> {
     }
 }
 
-/// The registry knows no `${...}`, so there is none in what is written for it.
+/// Adds a text. The registry knows no `${...}`, so there is none in it.
 fn literal(place: Place, value: &str) -> Node {
     Node::text(place, &value.replace("${", "$${"))
 }
 
-/// The registry's logger has two levels more, both above `error`.
+/// Maps a level. The registry's logger has two more, both above `error`.
 fn level(value: &str) -> &str {
     match value {
         "fatal" | "panic" => "error",

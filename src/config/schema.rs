@@ -10,7 +10,7 @@ pub(super) struct Key {
     pub(super) kind: Kind,
 }
 
-/// What stands behind a key.
+/// The kind of a key's value.
 #[derive(Debug)]
 pub(super) enum Kind {
     Text,
@@ -50,7 +50,7 @@ pub(super) fn find<'a>(keys: &'a [Key], name: &str) -> Option<&'a Key> {
     keys.iter().find(|key| key.name == name)
 }
 
-/// The keys that this version has.
+/// Returns the keys that this version has.
 pub(super) fn available(keys: &[Key]) -> impl Iterator<Item = &Key> {
     keys.iter().filter(|key| !matches!(key.kind, Kind::Later(_)))
 }
@@ -61,12 +61,12 @@ pub(super) fn check(table: &mut Table, keys: &[Key], path: &str, context: &Conte
     table.retain(|name, node| check_field(name, node, keys, path, context));
 }
 
-/// The path of a key below `path`.
+/// Returns the path of a key below `path`.
 pub(super) fn below(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// Whether the field stays.
+/// Returns true if the field stays.
 fn check_field(name: &str, node: &mut Node, keys: &[Key], path: &str, context: &Context) -> bool {
     let path = below(path, name);
     let Some(key) = find(keys, name) else {
@@ -111,7 +111,7 @@ fn check_items(items: &mut [Node], kind: &Kind, path: &str, context: &Context) {
     }
 }
 
-/// Also what a variable of that name is told.
+/// Returns the message for a key, or variable, of a later version.
 pub(super) fn unavailable(name: &str) -> String {
     format!("\"{name}\" is not available in this version; remove it")
 }

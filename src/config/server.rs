@@ -20,27 +20,27 @@ use crate::proto::Secret;
 /// The registry's own listeners.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// Where to listen; at least one.
+    /// The addresses to listen on; at least one.
     pub addresses: Vec<Address>,
     /// The origin that clients know the gateway by; None: the request's Host.
     pub external_url: Option<ExternalUrl>,
     /// Seals upload URLs and page cursors; None: made at start.
     pub secret: Option<Secret>,
-    /// Who may speak for a client.
+    /// The proxies whose `X-Forwarded-*` fields count.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether a trusted proxy must send a PROXY header.
+    /// True if a trusted proxy must send a PROXY header.
     pub proxy_protocol: bool,
     /// Connections at once.
     pub max_connections: usize,
-    /// How long a request's header may take.
+    /// The time for a request's header.
     pub header_timeout: Duration,
-    /// How long a kept-alive connection may have nothing to do.
+    /// The time that a kept-alive connection may idle.
     pub idle_timeout: Duration,
-    /// How long a transfer may move no byte.
+    /// The time that a transfer may move no byte.
     pub stall_timeout: Duration,
-    /// How long what is under way may take after SIGTERM; zero: none of it is waited for.
+    /// The time for transfers to finish after SIGTERM; zero waits for none.
     pub drain_timeout: Duration,
-    /// Whether plain HTTP off loopback is wanted.
+    /// True if plain HTTP off loopback is wanted.
     pub plaintext: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
@@ -56,7 +56,7 @@ pub struct ExternalUrl {
 }
 
 impl ExternalUrl {
-    /// `https://registry.example.com`, without a slash behind.
+    /// Returns the origin, without a slash behind: `https://registry.example.com`.
     pub fn origin(&self) -> String {
         self.to_string()
     }
@@ -174,7 +174,7 @@ fn trusted_proxies(server: &Reader<'_>) -> Vec<IpNet> {
     server.texts("trusted_proxies").iter().filter_map(|item| item.parsed(network)).collect()
 }
 
-/// A network, or one address.
+/// Parses a network, or one address.
 fn network(written: &str) -> Result<IpNet, ValueError> {
     let one = written.parse::<IpAddr>().map(IpNet::from);
     let network = written.parse::<IpNet>().or(one);
@@ -185,7 +185,7 @@ fn proxy_protocol(server: &Reader<'_>) -> bool {
     let wanted = server.flag("proxy_protocol", false);
     if wanted && !server.has("trusted_proxies") {
         let advice = server.advice("trusted_proxies = [\"10.0.0.0/8\"]");
-        server.wrong("proxy_protocol", format!("nobody is trusted to send it; {advice}"));
+        server.wrong("proxy_protocol", format!("no proxy is trusted to send it; {advice}"));
     }
     wanted
 }

@@ -15,7 +15,7 @@ const UNITS: &[(&str, u64)] = &[
     ("kB", 1000),
 ];
 
-/// A number of bytes, zero among them.
+/// Parses a number of bytes, zero among them.
 pub(super) fn parse(written: &str) -> Result<u64, ValueError> {
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     let with_unit = UNITS.iter().find_map(|(unit, factor)| Some((written.strip_suffix(unit)?, *factor)));
@@ -27,7 +27,7 @@ pub(super) fn parse(written: &str) -> Result<u64, ValueError> {
     bytes.ok_or_else(|| ValueError::value("is more than any disk holds"))
 }
 
-/// In the largest unit that leaves nothing over.
+/// Formats a size in the largest unit that divides it.
 pub(super) fn render(bytes: u64) -> String {
     let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
     match UNITS.iter().find(fits) {

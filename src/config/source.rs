@@ -15,10 +15,11 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// Where a configuration is when nobody says where.
+/// The default paths of the configuration.
 pub(super) const PLACES: [&str; 2] = ["dockgate.toml", "/etc/dockgate/dockgate.toml"];
 
-/// The file that is named, by the command line or by `DOCKGATE_CONFIG`, else the first of [`PLACES`] that is there.
+/// Returns the file that is named, by the command line or by `DOCKGATE_CONFIG`, else the first of [`PLACES`] that is
+/// there.
 pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Option<Source>, ConfigErrors> {
     let variable = environment.get("DOCKGATE_CONFIG").filter(|value| !value.is_empty());
     let found = || PLACES.iter().map(Path::new).find(|path| path.exists());
@@ -27,7 +28,7 @@ pub(super) fn find(named: Option<&Path>, environment: &Environment) -> Result<Op
 }
 
 impl Source {
-    /// The folder that relative paths in it begin at.
+    /// Returns the folder that relative paths in it begin at.
     pub(super) fn folder(&self) -> PathBuf {
         self.path.parent().map(Path::to_path_buf).unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use crate::config::reader::Reader;
 use crate::config::reference::{Located, Reference};
 use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
 
-/// What the gateway proves its name with.
+/// The gateway's certificate, and the CA of its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// For clients that name no server, or one that no other certificate is for.
@@ -47,7 +47,7 @@ fn pair(table: &Reader<'_>) -> Option<KeyPair> {
     Some(pair)
 }
 
-/// What an upstream is shown of us, where both halves of it are written.
+/// Reads the client certificate for an upstream, where both of its files are named.
 pub(super) fn client_pair(upstream: &Reader<'_>) -> Option<KeyPair> {
     let names = ["client_certificate", "client_key"];
     if names.iter().all(|name| upstream.text(name).is_none()) {

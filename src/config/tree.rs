@@ -22,7 +22,7 @@ pub(super) struct Node {
     pub(super) value: Value,
 }
 
-/// What may stand behind a key.
+/// The value of a key.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Text(Text),
@@ -32,7 +32,7 @@ pub(super) enum Value {
     Table(Table),
     /// A kind that no key wants: what TOML calls it.
     Foreign(&'static str),
-    /// Reported already; whoever reads it takes the default.
+    /// Reported already; its readers take the default.
     Broken,
 }
 
@@ -50,7 +50,7 @@ impl Node {
 }
 
 impl Value {
-    /// The kind as an operator would call it.
+    /// Returns the kind as an operator would call it.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",
@@ -120,7 +120,7 @@ impl Builder<'_> {
     }
 }
 
-/// Where the lines of a text begin.
+/// The offsets at which the lines of a text begin.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -128,7 +128,7 @@ impl Lines {
         Self(text.match_indices('\n').map(|(at, _)| at + 1).collect())
     }
 
-    /// The line, counted from 1, that a span begins on.
+    /// Returns the line, counted from 1, that a span begins on.
     fn at(&self, span: &Range<usize>) -> usize {
         1 + self.0.partition_point(|start| *start <= span.start)
     }

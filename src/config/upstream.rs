@@ -31,7 +31,7 @@ use crate::proto::{Authority, RepositoryName};
 pub struct Upstream {
     /// Its name in rules and logs, and what containerd sends as `?ns=`: `host` or `host:port` in lower case.
     pub name: String,
-    /// Where it is.
+    /// The place of the cache.
     pub url: UpstreamUrl,
     /// The path that its repositories are below; "" takes all that no other prefix takes.
     pub prefix: String,
@@ -39,38 +39,38 @@ pub struct Upstream {
     pub hosts: Vec<String>,
     /// PEM certificates to trust besides the system's.
     pub ca: Option<PathBuf>,
-    /// Whether its certificate is not verified.
+    /// True if its certificate is not verified.
     pub insecure: bool,
-    /// How long connecting may take, TLS included.
+    /// The time for connecting, TLS included.
     pub connect_timeout: Duration,
-    /// How long it may take over the header of an answer.
+    /// The time for the header of an answer.
     pub response_timeout: Duration,
-    /// How often what failed is tried again; 0: never.
+    /// The number of retries; 0: none.
     pub retries: u32,
-    /// Whether writes are refused.
+    /// True if writes are refused.
     pub read_only: bool,
     /// Docker Hub: names of one component are in `library/` there.
     pub library: bool,
-    /// What it is shown of us in mutual TLS.
+    /// The gateway's certificate in mutual TLS.
     pub client_certificate: Option<KeyPair>,
     /// The proxy on the way to it.
     pub proxy: Option<Proxy>,
-    /// Which requests go over HTTP/2.
+    /// The use of HTTP/2.
     pub http2: Http2,
-    /// Who follows a blob's redirect.
+    /// The party that follows a blob's redirect.
     pub redirects: Redirects,
     /// Hosts whose token endpoint may see the credentials, besides its own host and registrable domain.
     pub realm_hosts: Vec<HostPattern>,
     /// Hosts that a redirect or a foreign upload location may lead to; empty: any public address.
     pub redirect_hosts: Vec<HostPattern>,
-    /// As whom it is asked.
+    /// The credentials for it.
     pub credentials: Credentials,
-    /// What is kept of it, if anything is.
+    /// Its cache, if it has one.
     pub cache: Option<UpstreamCacheOptions>,
 }
 
 impl Upstream {
-    /// The registry at `url`, with every other key as it is where nobody writes it, but for the proxy, which the
+    /// Returns the registry at `url`, with every other key at its default, but for the proxy, which the
     /// variables name.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Upstream {
     }
 }
 
-/// Which requests go over HTTP/2 where the server offers it by ALPN.
+/// The requests that go over HTTP/2 where the server offers it by ALPN.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Http2 {
     /// Those that come together; see the upstream's client.
@@ -100,7 +100,7 @@ pub enum Http2 {
     Never,
 }
 
-/// Who follows a blob's redirect to another host.
+/// The party that follows a blob's redirect to another host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Redirects {
     /// The gateway: the client sees the blob.
@@ -110,7 +110,7 @@ pub enum Redirects {
     Pass,
 }
 
-/// Where an upstream is.
+/// The URL of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UpstreamUrl {
     /// The scheme.
@@ -119,12 +119,12 @@ pub struct UpstreamUrl {
     pub host: String,
     /// The port to connect to.
     pub port: u16,
-    /// What stands before `/v2/`: "" or "/sub".
+    /// The path before `/v2/`: "" or "/sub".
     pub path: String,
 }
 
 impl UpstreamUrl {
-    /// What the Host header says: the port is left out where it is the scheme's own.
+    /// Returns the value of the Host field: the port is left out where it is the scheme's own.
     pub fn authority(&self) -> String {
         Authority::render(&self.host, self.port, self.https)
     }
@@ -175,7 +175,7 @@ pub(super) fn read(root: &Reader<'_>) -> Vec<Upstream> {
 pub(super) fn take_proxy(upstreams: &mut [Upstream], environment: &Environment, context: &Context) {
     let mut open: Vec<&mut Upstream> =
         upstreams.iter_mut().filter(|upstream| upstream.url.https && upstream.proxy.is_none()).collect();
-    // Nobody hears of a variable that nobody would use.
+    // A variable that no upstream would use is not checked.
     let named = open.first().and_then(|_| proxy::from_variables(environment, context));
     for upstream in &mut open {
         upstream.proxy.clone_from(&named);
@@ -252,7 +252,7 @@ fn name(written: &str) -> Result<String, ValueError> {
     })
 }
 
-/// Docker Hub's registry is not at the host that its images are named by.
+/// Reads the URL. Docker Hub's registry is not at the host that its images are named by.
 fn url(table: &Reader<'_>, name: Option<&str>) -> Option<Url> {
     if table.text("url").is_none() && !table.is_broken("url") {
         return match name {
@@ -271,7 +271,7 @@ fn url(table: &Reader<'_>, name: Option<&str>) -> Option<Url> {
     Some(url)
 }
 
-/// The host, as containerd calls it.
+/// Returns the host, as containerd calls it.
 fn default_name(url: &Url) -> &str {
     if is_hub(&url.host) { HUB } else { &url.host }
 }
@@ -358,7 +358,7 @@ fn ca(table: &Reader<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
-/// A request must belong to one upstream, whichever way it comes.
+/// Refuses two upstreams with the same name, prefix or host: a request must belong to one.
 fn refuse_twice(upstreams: &[(Upstream, &Reader<'_>)]) {
     let (mut names, mut prefixes, mut hosts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (upstream, table) in upstreams {

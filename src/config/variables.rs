@@ -37,7 +37,7 @@ enum Why {
     Says(String),
 }
 
-/// In the order of their names, numbers by value, so that elements can be appended one after another.
+/// Returns the variables in the order of their names, numbers by value, so that elements can be appended in turn.
 fn variables<'a>(environment: &'a Environment, context: &Context) -> Vec<Variable<'a>> {
     let mut variables = Vec::new();
     for (name, written) in environment.starting_with(PREFIX).filter(|(name, _)| *name != CONFIG) {
@@ -80,7 +80,7 @@ impl Variable<'_> {
         }
     }
 
-    /// `true` is the table without keys, over what is there already; `false` is none.
+    /// Turns a table on or off: `true` is the table without keys, over what is there already; `false` is none.
     fn switch(&self, table: &mut Table, name: &str) -> Result<(), Why> {
         if self.flag()? {
             table.entry(name.to_owned()).or_insert_with(|| self.empty());
@@ -90,7 +90,7 @@ impl Variable<'_> {
         Ok(())
     }
 
-    /// What is no table has been written so, and is reported there.
+    /// Descends into a table. A value that is no table was reported already.
     fn set_below(&self, node: &mut Node, keys: &'static [Key], rest: &[&str]) -> Result<(), Why> {
         match &mut node.value {
             Value::Table(table) => self.set(table, keys, rest),
@@ -132,12 +132,12 @@ impl Variable<'_> {
         self.written.parse().map_err(|_| wrong())
     }
 
-    /// A table without keys.
+    /// Returns a table without keys.
     fn empty(&self) -> Node {
         Node { place: self.place(), value: Value::Table(Table::new()) }
     }
 
-    /// A list as TOML writes it, or with commas between its items. `[::1]:5000` is no list.
+    /// Reads a list as TOML writes it, or with commas between its items. `[::1]:5000` is no list.
     fn items(&self) -> Result<Vec<Node>, Why> {
         let written = self.written.trim();
         if written.starts_with('[') && written.ends_with(']') {
@@ -158,7 +158,7 @@ impl Variable<'_> {
         }
     }
 
-    /// In the kind that the key will have, so that it can be seen whether it asks for anything.
+    /// Reads the value in the kind that the key will have, to see whether it is set to anything.
     fn later(&self, plain: &[Plain]) -> Value {
         match plain {
             [Plain::Flag(_)] => self.written.parse().map_or_else(|_| text(self.written), Value::Flag),
@@ -181,7 +181,7 @@ impl Variable<'_> {
     }
 }
 
-/// Before an element is made for it.
+/// Returns true if the name begins like a known key, before an element is made for it.
 fn starts_known(keys: &[Key], segments: &[&str]) -> bool {
     segments.first().is_some_and(|name| find(keys, name).is_some())
 }
@@ -190,7 +190,7 @@ fn text(written: &str) -> Value {
     Value::Text(Text { written: written.to_owned(), value: written.to_owned() })
 }
 
-/// Every variable that there is, array elements with this index.
+/// Lists every variable, array elements with this index.
 fn list(keys: &'static [Key], prefix: &str, index: &str, names: &mut Vec<String>) {
     for key in available(keys) {
         let name = format!("{prefix}{}", key.name.to_ascii_uppercase());

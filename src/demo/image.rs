@@ -10,7 +10,7 @@ use crate::proto::Digest;
 /// The repository that [`seed`] fills.
 pub(crate) const REPOSITORY: &str = "hello";
 
-/// What `/hello.txt` in the image says.
+/// The content of `/hello.txt` in the image.
 pub(crate) const GREETING: &str = "Hello from dockgate.\n";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -56,7 +56,8 @@ fn push_platform(registry: &Registry, architecture: &str, manifest: &str) -> Res
     Ok(merged(entry, "platform", platform))
 }
 
-/// image-spec, "Image Configuration"; a diff id is the digest of a layer before it is compressed.
+/// Builds the image's configuration (image-spec, "Image Configuration"); a diff id is the digest of a layer before it
+/// is compressed.
 fn config(architecture: &str, diff_id: &Digest) -> Value {
     json!({
         "architecture": architecture,
@@ -97,7 +98,7 @@ fn native() -> &'static str {
 
 const BLOCK: usize = 512;
 
-/// A tar archive of one file, readable by all, owned by root, dated at the epoch.
+/// Returns a tar archive of one file, readable by all, owned by root, dated at the epoch.
 fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = header(name, content.len()).to_vec();
     archive.extend_from_slice(content);
@@ -106,7 +107,8 @@ fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// POSIX.1-1988 ustar: fixed fields, numbers in octal, and the sum of all bytes with the sum's own field blank.
+/// Builds a ustar header (POSIX.1-1988): fixed fields, numbers in octal, and the sum of all bytes with the sum's own
+/// field blank.
 fn header(name: &str, size: usize) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put = |at: usize, field: &[u8]| header[at..at + field.len()].copy_from_slice(field);
@@ -142,7 +144,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     file
 }
 
-/// RFC 1952 section 8, bit by bit: the content is small.
+/// Computes the CRC of RFC 1952 section 8, bit by bit: the content is small.
 fn crc32(content: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
     !content.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))

@@ -83,7 +83,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     local || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
-/// The host, an address still in its brackets, and the port with its colon.
+/// Returns the host, an address still in its brackets, and the port with its colon.
 fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
     let end = match text.starts_with('[') {
         true => text.find(']').map(|bracket| bracket + 1).ok_or(AuthorityError::Host)?,
@@ -92,7 +92,7 @@ fn split(text: &str) -> Result<(&str, &str), AuthorityError> {
     Ok(text.split_at(end))
 }
 
-/// `""` or `:443`. Digits alone: `parse` by itself would take a `+`.
+/// Parses `""` or `:443`. Digits alone: `parse` by itself would take a `+`.
 fn parse_port(text: &str) -> Result<Option<u16>, AuthorityError> {
     if text.is_empty() {
         return Ok(None);
@@ -102,7 +102,8 @@ fn parse_port(text: &str) -> Result<Option<u16>, AuthorityError> {
     port.map(Some).ok_or(AuthorityError::Port)
 }
 
-/// Returns true for a host name or IPv4 address (RFC 1123 section 2.1), with the underscore that container networks use.
+/// Returns true for a host name or IPv4 address (RFC 1123 section 2.1), with the underscore that container networks
+/// use.
 ///
 /// A name that ends in a number is an address to many resolvers (`0x7f.1`, `2130706433`, `0177.0.0.1`), so it must be
 /// one that all of them read alike.

@@ -1,4 +1,4 @@
-//! What a client shows of itself: the `Authorization` header.
+//! The `Authorization` header: a client's credentials.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +22,7 @@ pub enum Authorization {
     Other,
 }
 
-/// Why a value is none of `Authorization`. Says nothing of what it contains.
+/// The reason why a value is none of `Authorization`. Says nothing of what it contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AuthorizationError {
     /// No scheme.
@@ -63,7 +63,7 @@ impl Authorization {
         }
     }
 
-    /// The value of the header; none for [`Other`](Self::Other).
+    /// Returns the value of the header; none for [`Other`](Self::Other).
     pub fn render(&self) -> Option<Secret> {
         match self {
             Self::Basic { user, password } => {

@@ -1,4 +1,4 @@
-//! What a server asks of a client: the `WWW-Authenticate` header.
+//! The `WWW-Authenticate` header: a server's challenges.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ use crate::proto::syntax::{Scanner, Stop, quote};
 /// unquoted; a quoted value must be UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
-    /// How to authenticate.
+    /// The scheme to authenticate with.
     pub scheme: Scheme,
     /// Its parameters, keys in lower case, each once, in order.
     pub params: Vec<(String, String)>,
-    /// What some schemes have instead of parameters.
+    /// The `token68` that some schemes have instead of parameters.
     pub token68: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub enum Scheme {
     Other(String),
 }
 
-/// Why a token was not enough (RFC 6750 section 3.1). Never said to a request that carried none.
+/// The reason why a token was not enough (RFC 6750 section 3.1). Never said to a request that carried none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BearerError {
     /// Expired, revoked or not ours.
@@ -45,21 +45,21 @@ pub enum BearerError {
     InsufficientScope,
 }
 
-/// What one header line contains.
+/// The challenges of one header line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parsed {
     /// All challenges up to the end, or up to the first that is not well-formed.
     pub challenges: Vec<Challenge>,
-    /// How reading ended.
+    /// The way that reading ended.
     pub end: End,
 }
 
-/// How reading a header line ended.
+/// The way that reading a header line ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// All of it was read.
     Complete,
-    /// It ends in the middle of a challenge.
+    /// The line ends in the middle of a challenge.
     Incomplete,
     /// A challenge is outside the grammar. What follows it is not read: where the next one begins is anyone's guess.
     Invalid {
@@ -68,7 +68,8 @@ pub(crate) enum End {
     },
 }
 
-/// Every well-formed challenge of every header line, in order. What is wrong with one line does not touch the others.
+/// Returns every well-formed challenge of every header line, in order. What is wrong with one line does not touch the
+/// others.
 pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Challenge> {
     lines.into_iter().flat_map(|line| parse(line).challenges).collect()
 }
@@ -93,7 +94,7 @@ pub(crate) fn parse(line: &[u8]) -> Parsed {
 }
 
 impl Challenge {
-    /// `Basic realm="…"`
+    /// Builds `Basic realm="…"`.
     pub fn basic(realm: &str) -> Self {
         Self { scheme: Scheme::Basic, params: vec![("realm".into(), realm.into())], token68: None }
     }
@@ -113,14 +114,14 @@ impl Challenge {
         Self { scheme: Scheme::Bearer, params: params.collect(), token68: None }
     }
 
-    /// The value of a parameter; `key` in lower case.
+    /// Returns the value of a parameter; `key` in lower case.
     pub fn param(&self, key: &str) -> Option<&str> {
         self.params.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 }
 
 impl BearerError {
-    /// As it is written in the challenge.
+    /// Returns the word in the challenge.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidToken => "invalid_token",
@@ -140,7 +141,7 @@ impl Scheme {
         }
     }
 
-    /// As it is written by us.
+    /// Returns the scheme's name.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Basic => "Basic",
@@ -214,7 +215,7 @@ fn params(scanner: &mut Scanner<'_>) -> Result<Vec<(String, String)>, Stop> {
     }
 }
 
-/// A word without `=` begins a challenge if it follows a parameter; right behind a scheme it is nothing.
+/// Reads a word without `=`, which begins a challenge if it follows a parameter; right behind a scheme it is nothing.
 fn next_challenge<'a>(
     scanner: &mut Scanner<'a>,
     start: Scanner<'a>,
@@ -415,7 +416,7 @@ mod tests {
         (scheme, rest).prop_map(|(scheme, (params, token68))| Challenge { scheme, params, token68 })
     }
 
-    /// What another parser of the same grammar reads, if it takes the whole line.
+    /// Returns the reading of another parser of the same grammar, if it takes the whole line.
     fn oracle(line: &str) -> Option<Vec<Challenge>> {
         let challenge = |read: http_auth::ChallengeRef<'_>| {
             let param = |(key, value): &(&str, http_auth::ParamValue<'_>)| {
@@ -427,7 +428,7 @@ mod tests {
         http_auth::parser::ChallengeParser::new(line).map(|read| read.map(challenge).ok()).collect()
     }
 
-    /// What is refused here on purpose.
+    /// Returns true for a text that is refused here on purpose.
     fn is_refused(challenge: &Challenge) -> bool {
         let keys: Vec<_> = challenge.params.iter().map(|(key, _)| key).collect();
         keys.len() > PARAMETERS || (1..keys.len()).any(|at| keys[..at].contains(&keys[at]))

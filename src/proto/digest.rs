@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-/// The longest digest that is accepted, in bytes. A registered one has at most 135; what is longer serves nobody.
+/// The longest digest that is accepted, in bytes. A registered one has at most 135.
 pub(crate) const MAX_DIGEST_LENGTH: usize = 512;
 
 /// The name of some content, made from its bytes: `sha256:` and 64 hexadecimal digits.
@@ -30,7 +30,7 @@ pub enum Algorithm {
     Other,
 }
 
-/// Why a text is no [`Digest`].
+/// The reason why a text is no [`Digest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DigestError {
     /// No `:` in it.
@@ -63,27 +63,27 @@ impl Digest {
         Ok(Self { text: text.into() })
     }
 
-    /// The digest that SHA-256 gave.
+    /// Returns the digest that SHA-256 gave.
     pub fn sha256(hash: &[u8; 32]) -> Self {
         Self::hexadecimal("sha256", hash)
     }
 
-    /// The digest that SHA-512 gave.
+    /// Returns the digest that SHA-512 gave.
     pub fn sha512(hash: &[u8; 64]) -> Self {
         Self::hexadecimal("sha512", hash)
     }
 
-    /// The whole digest.
+    /// Returns the whole digest.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The algorithm, as far as this program knows it.
+    /// Returns the algorithm, as far as this program knows it.
     pub fn algorithm(&self) -> Algorithm {
         Algorithm::named(self.parts().0)
     }
 
-    /// What follows the colon.
+    /// Returns what follows the colon.
     pub fn encoded(&self) -> &str {
         self.parts().1
     }
@@ -132,7 +132,7 @@ impl std::str::FromStr for Digest {
     }
 }
 
-/// `[a-z0-9]+([+._-][a-z0-9]+)*`: also what `?digest-algorithm=` may say (distribution-spec end-4c).
+/// Returns true for `[a-z0-9]+([+._-][a-z0-9]+)*`, also the grammar of `?digest-algorithm=` (distribution-spec end-4c).
 pub(super) fn is_algorithm(text: &str) -> bool {
     text.split(['+', '.', '_', '-'])
         .all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))

@@ -26,7 +26,7 @@ pub enum ErrorCode {
     NameUnknown,
     /// The length is not that of the content.
     SizeInvalid,
-    /// Who are you?
+    /// The request needs a login.
     Unauthorized,
     /// Known, and not allowed.
     Denied,
@@ -70,27 +70,27 @@ impl ErrorCode {
         Self::Unknown,
     ];
 
-    /// The code as it is written.
+    /// Returns the code as it is written.
     pub fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// The status that goes with it where nothing else decides, as in distribution.
+    /// Returns the status that goes with it where nothing else decides, as in distribution.
     pub fn status(self) -> u16 {
         self.row().1
     }
 
-    /// distribution's text for it.
+    /// Returns distribution's text for it.
     pub fn message(self) -> &'static str {
         self.row().2
     }
 
-    /// The code that is written so; none for one that is not known here.
+    /// Returns the code that is written so; none for one that is not known here.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|code| code.as_str() == text)
     }
 
-    /// distribution, registry/api/errcode/register.go and registry/api/v2/errors.go.
+    /// Returns the code's row in distribution's registry/api/errcode/register.go and registry/api/v2/errors.go.
     fn row(self) -> (&'static str, u16, &'static str) {
         match self {
             Self::BlobUnknown => ("BLOB_UNKNOWN", 404, "blob unknown to registry"),
@@ -142,7 +142,7 @@ pub struct ErrorEntry {
     pub detail: Detail,
 }
 
-/// What an error says besides.
+/// The details of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(untagged)]
 pub enum Detail {
@@ -151,7 +151,7 @@ pub enum Detail {
     Nothing,
     /// The accesses that a 401 asks for.
     Accesses(Vec<Access>),
-    /// What an upstream said.
+    /// The details from an upstream.
     Other(Value),
 }
 
@@ -167,12 +167,12 @@ pub struct Access {
 }
 
 impl Access {
-    /// An access to a repository: `{"Type":"repository","Class":"","Name":NAME,"Action":ACTION}`.
+    /// Returns an access to a repository: `{"Type":"repository","Class":"","Name":NAME,"Action":ACTION}`.
     pub fn repository(name: &str, action: &str) -> Self {
         Self::new("repository", name, action)
     }
 
-    /// An access to the list of repositories: the scope `registry:catalog:*`.
+    /// Returns an access to the list of repositories: the scope `registry:catalog:*`.
     pub fn catalog() -> Self {
         Self::new("registry", "catalog", "*")
     }
@@ -183,24 +183,24 @@ impl Access {
 }
 
 impl ErrorEntry {
-    /// The code with its own message and no detail.
+    /// Returns the code with its own message and no detail.
     pub fn new(code: ErrorCode) -> Self {
         Self { code: code.as_str().into(), message: code.message().into(), detail: Detail::Nothing }
     }
 
-    /// The same with another message.
+    /// Replaces the message.
     #[must_use]
     pub fn with_message(self, message: impl Into<String>) -> Self {
         Self { message: message.into(), ..self }
     }
 
-    /// The same with the accesses that are missing.
+    /// Sets the accesses that are missing.
     #[must_use]
     pub fn with_accesses(self, accesses: Vec<Access>) -> Self {
         Self { detail: Detail::Accesses(accesses), ..self }
     }
 
-    /// The code, if it is one that is known here.
+    /// Returns the code, if it is one that is known here.
     pub fn known(&self) -> Option<ErrorCode> {
         ErrorCode::parse(&self.code)
     }
@@ -210,29 +210,29 @@ impl ErrorBody {
     /// The longest body of an upstream's error that is worth reading, in bytes.
     pub const MAX_LENGTH: usize = 64 * 1024;
 
-    /// One error with its own message and no detail.
+    /// Creates a body of one error with its standard message and no detail.
     pub fn new(code: ErrorCode) -> Self {
         ErrorEntry::new(code).into()
     }
 
-    /// One error with a message of its own.
+    /// Creates a body of one error with a message of its own.
     pub fn with_message(code: ErrorCode, message: impl Into<String>) -> Self {
         ErrorEntry::new(code).with_message(message).into()
     }
 
-    /// The body of a 401: `UNAUTHORIZED` with the accesses that were asked for, `null` when there are none.
+    /// Returns the body of a 401: `UNAUTHORIZED` with the accesses that were asked for, `null` when there are none.
     pub fn unauthorized(accesses: Vec<Access>) -> Self {
         let entry = ErrorEntry::new(ErrorCode::Unauthorized);
         if accesses.is_empty() { entry.into() } else { entry.with_accesses(accesses).into() }
     }
 
-    /// The bytes, without a newline at their end.
+    /// Returns the bytes, without a newline at their end.
     pub fn render(&self) -> Vec<u8> {
         // Strings and JSON values alone always serialise.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// What an upstream's body says. Lenient, since registries are: missing members are empty, members of another type
+    /// Parses an upstream's body. Lenient, since registries are: missing members are empty, members of another type
     /// are passed over, and `None` is only what is no JSON object with an array `errors`.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let raw: RawBody = serde_json::from_slice(body).ok()?;

@@ -17,8 +17,8 @@ pub(crate) const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
 ];
 
-/// The names that the `Connection` lines list, in lower case: not to be passed on either (RFC 9110 section 7.6.1:
-/// `Connection = #connection-option`, an option being a token). What is no token is passed over.
+/// Returns the names that the `Connection` lines list, in lower case: not to be passed on either (RFC 9110 section
+/// 7.6.1: `Connection = #connection-option`, an option being a token). What is no token is passed over.
 ///
 /// Take them out before own headers are put in: a client may list any name.
 pub(crate) fn connection_listed<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {

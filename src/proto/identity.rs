@@ -1,18 +1,18 @@
-//! Who a request comes from, once that has been decided.
+//! The identity of a requester.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::proto::secret::Secret;
 
-/// Who a request comes from. Cheap to clone.
+/// The requester of a request, once authenticated. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// Nobody in particular: the request carried no credentials.
+    /// A request without credentials.
     Anonymous,
-    /// Somebody whose password was right.
+    /// A user of the htpasswd file whose password was right.
     User(UserName),
-    /// Somebody whose password an upstream has found right.
+    /// A client whose password an upstream accepted.
     Forwarded(Arc<Forwarded>),
 }
 
@@ -26,7 +26,7 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// The client that `upstream`, by its configured name, knows as `username`.
+    /// Returns the client that `upstream`, by its configured name, knows as `username`.
     pub fn new(upstream: &str, username: String, password: Secret) -> Self {
         Self {
             name: format!("forward/{upstream}:{username}").into(),
@@ -36,17 +36,17 @@ impl Forwarded {
         }
     }
 
-    /// The name of the upstream that knows it. It is nobody anywhere else.
+    /// Returns the name of the upstream that knows it. Elsewhere it has no identity.
     pub fn upstream(&self) -> &str {
         &self.upstream
     }
 
-    /// What the upstream calls it.
+    /// Returns its name at the upstream.
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// What it shows there.
+    /// Returns its password there.
     pub fn password(&self) -> &Secret {
         &self.password
     }
@@ -73,7 +73,7 @@ impl fmt::Debug for Forwarded {
 }
 
 impl Identity {
-    /// The name that rules and logs use: `anonymous` or the user's.
+    /// Returns the name that rules and logs use: `anonymous` or the user's.
     pub fn name(&self) -> &str {
         match self {
             Self::Anonymous => ANONYMOUS,
@@ -82,7 +82,7 @@ impl Identity {
         }
     }
 
-    /// The same, shared rather than copied.
+    /// Returns the name as [`name`](Self::name) does, shared rather than copied.
     pub fn shared_name(&self) -> Arc<str> {
         static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| ANONYMOUS.into());
         match self {
@@ -92,7 +92,7 @@ impl Identity {
         }
     }
 
-    /// Whether nobody has logged in.
+    /// Returns true for a request without a login.
     pub fn is_anonymous(&self) -> bool {
         matches!(self, Self::Anonymous)
     }
@@ -123,7 +123,7 @@ impl UserName {
         }
     }
 
-    /// The name as it was written.
+    /// Returns the name as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -141,7 +141,7 @@ impl std::borrow::Borrow<str> for UserName {
     }
 }
 
-/// Why a name cannot be a user's. The name itself is never repeated: people type passwords into name fields.
+/// The reason why a name cannot be a user's. The name itself is never repeated: people type passwords into name fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UserNameError {
     /// Nothing before the colon.

@@ -8,8 +8,8 @@ use crate::proto::reference::{Reference, ReferenceError};
 /// `[HOST/]NAME[:TAG][@DIGEST]` (distribution/reference, `ParseNormalizedNamed`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageName {
-    /// The registry, as it was written: a host, and perhaps a port. None, where none was written, or another name of Docker
-    /// Hub: that is Docker Hub.
+    /// The registry, as it was written: a host, and perhaps a port. None, where none was written, or another name of
+    /// Docker Hub: that is Docker Hub.
     pub host: Option<String>,
     /// The repository there. Docker Hub's names of one word are in `library/`.
     pub repository: RepositoryName,
@@ -19,7 +19,7 @@ pub(crate) struct ImageName {
     pub written: String,
 }
 
-/// Why a text is no [`ImageName`].
+/// The reason why a text is no [`ImageName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum ImageNameError {
     /// The repository's name.
@@ -54,7 +54,7 @@ impl ImageName {
     }
 }
 
-/// What stands before the first slash is a host if it could be no part of an image's name.
+/// Splits off the host: the text before the first slash, if it could be no part of an image's name.
 fn split_host(text: &str) -> (Option<&str>, &str) {
     match text.split_once('/') {
         Some((host, rest)) if is_host(host) => (Some(host), rest),
@@ -66,7 +66,7 @@ fn is_host(word: &str) -> bool {
     word == "localhost" || word.contains(['.', ':', '[']) || word.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// A digest is more than the tag before it.
+/// Splits off tag and digest; the digest wins over the tag before it.
 fn split_reference(text: &str) -> (&str, &str) {
     let (tagged, digest) = match text.split_once('@') {
         Some((tagged, digest)) => (tagged, Some(digest)),

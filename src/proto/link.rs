@@ -19,24 +19,26 @@ pub(crate) struct Link {
     pub rel: Vec<String>,
 }
 
-/// Every well-formed link of every header line, in order. A line is read up to the first link outside the grammar.
+/// Returns every well-formed link of every header line, in order. A line is read up to the first link outside the
+/// grammar.
 pub(crate) fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Link> {
     lines.into_iter().flat_map(parse_line).collect()
 }
 
-/// The target of the first link to the next page (distribution-spec, "Listing Tags": RFC 5988 with `rel="next"`).
+/// Returns the target of the first link to the next page (distribution-spec, "Listing Tags": RFC 5988 with
+/// `rel="next"`).
 pub fn next<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
     parse_all(lines).into_iter().find(|link| link.rel.iter().any(|rel| rel == "next")).map(|link| link.target)
 }
 
 impl Link {
-    /// `<target>; rel="next"`
+    /// Creates `<target>; rel="next"`.
     pub(crate) fn next(target: &str) -> Self {
         Self { target: target.into(), rel: vec!["next".into()] }
     }
 }
 
-/// What cannot stand between the angle brackets is percent-encoded.
+/// Percent-encodes the bytes that cannot stand between the angle brackets.
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<")?;
@@ -78,7 +80,7 @@ fn parse_link(scanner: &mut Scanner<'_>) -> Result<Link, Stop> {
     Ok(Link { target, rel: rel.unwrap_or_default() })
 }
 
-/// One parameter; its value's words if it is `rel`.
+/// Parses one parameter and returns its value's words if it is `rel`.
 fn parse_rel(scanner: &mut Scanner<'_>) -> Result<Option<Vec<String>>, Stop> {
     scanner.whitespace();
     if matches!(scanner.peek(), None | Some(b';' | b',')) {
@@ -95,7 +97,7 @@ fn parse_rel(scanner: &mut Scanner<'_>) -> Result<Option<Vec<String>>, Stop> {
     Ok(Some(words).filter(|_| key.eq_ignore_ascii_case("rel")))
 }
 
-/// A visible character other than the angle brackets. (RFC 3986 has fewer; registries put JSON into cursors.)
+/// Returns a visible character other than the angle brackets. (RFC 3986 has fewer; registries put JSON into cursors.)
 fn is_target(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>')
 }

@@ -27,7 +27,7 @@ pub(crate) const OCTET_STREAM: &str = "application/octet-stream";
 /// Listings and errors.
 pub(crate) const JSON: &str = "application/json";
 
-/// What to ask an upstream for a tag with, so that its answer does not depend on who asked first.
+/// The `Accept` that an upstream is asked for a tag with, so that its answer does not depend on the first client.
 pub const FULL_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
@@ -48,7 +48,7 @@ pub struct MediaType {
 pub struct MediaTypeError;
 
 impl MediaType {
-    /// `media-type = type "/" subtype parameters`; the parameters are dropped unread.
+    /// Parses `media-type = type "/" subtype parameters`; the parameters are dropped unread.
     pub fn parse(text: &str) -> Result<Self, MediaTypeError> {
         let essence = text.split(';').next().unwrap_or_default().trim_matches([' ', '\t']);
         let (kind, subtype) = essence.split_once('/').ok_or(MediaTypeError)?;
@@ -58,17 +58,17 @@ impl MediaType {
         Ok(Self { text: essence.to_ascii_lowercase(), slash: kind.len() })
     }
 
-    /// `type/subtype`.
+    /// Returns `type/subtype`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What stands before the slash.
+    /// Returns the type before the slash.
     pub fn kind(&self) -> &str {
         &self.text[..self.slash]
     }
 
-    /// Whether it is one of a manifest or an index, of whatever age.
+    /// Returns true if it is one of a manifest or an index, of whatever age.
     pub fn is_manifest(&self) -> bool {
         let known = [
             OCI_INDEX,
@@ -101,7 +101,7 @@ impl fmt::Debug for MediaType {
     }
 }
 
-/// What a client takes (RFC 9110 section 12.5.1), from all its `Accept` lines.
+/// The media types that a client takes (RFC 9110 section 12.5.1), from all its `Accept` lines.
 ///
 /// ```text
 /// Accept = #( media-range [ weight ] )
@@ -131,17 +131,17 @@ impl Accept {
         Self { line: (!lines.is_empty()).then(|| lines.join(", ")), ranges }
     }
 
-    /// All lines in one, as several upstreams look at the first alone; `None` when there was none.
+    /// Returns all lines in one, as several upstreams look at the first alone; `None` when there was none.
     pub fn line(&self) -> Option<&str> {
         self.line.as_deref()
     }
 
-    /// Whether the client takes this type: its most precise range decides, and has a weight above 0.
+    /// Returns true if the client takes this type: its most precise range decides, and has a weight above 0.
     pub fn accepts(&self, kind: &MediaType) -> bool {
         self.weight(kind) > 0
     }
 
-    /// How much the client likes this type, in thousandths.
+    /// Returns how much the client likes this type, in thousandths.
     pub fn weight(&self, kind: &MediaType) -> u16 {
         if self.ranges.is_empty() {
             return 1000;
@@ -152,7 +152,7 @@ impl Accept {
 }
 
 impl MediaRange {
-    /// How precisely it names this type, if it does.
+    /// Returns how precisely it names this type, if it does.
     fn precision(&self, kind: &MediaType) -> Option<u8> {
         if self.pattern == *kind {
             return Some(2);
@@ -171,7 +171,7 @@ fn plain(line: &[u8]) -> Option<&str> {
     Some(text).filter(|text| visible && !text.is_empty())
 }
 
-/// The elements of a list; commas in quotes divide nothing.
+/// Returns the elements of a list; commas in quotes divide nothing.
 fn elements(line: &str) -> Vec<&str> {
     let mut scanner = Scanner::new(line.as_bytes());
     let mut elements = Vec::new();
@@ -196,7 +196,7 @@ fn parse_range(element: &str) -> Option<MediaRange> {
     Some(MediaRange { pattern, weight: weight.map_or(Some(1000), parse_weight)? })
 }
 
-/// `qvalue`, in thousandths.
+/// Parses a `qvalue`, in thousandths.
 fn parse_weight(text: &str) -> Option<u16> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) || !matches!(whole, "0" | "1") {

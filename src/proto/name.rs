@@ -20,7 +20,7 @@ pub(crate) const MAX_NAME_LENGTH: usize = 255;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryName(Arc<str>);
 
-/// Why a text is no [`RepositoryName`].
+/// The reason why a text is no [`RepositoryName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NameError {
     /// Nothing at all.
@@ -48,18 +48,18 @@ impl RepositoryName {
         if text.split('/').all(is_component) { Ok(Self(text.into())) } else { Err(NameError::Component) }
     }
 
-    /// The whole name.
+    /// Returns the whole name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The components between the slashes, of which there is at least one.
+    /// Returns the components between the slashes, of which there is at least one.
     pub fn components(&self) -> Split<'_, char> {
         self.0.split('/')
     }
 
-    /// What follows `prefix`, in whole components: `team` is no prefix of `teamx/app`. None when `prefix` is not
-    /// there, or when nothing remains after it. The empty prefix leaves the name as it is.
+    /// Returns what follows `prefix`, in whole components: `team` is no prefix of `teamx/app`. None when `prefix` is
+    /// not there, or when nothing remains after it. The empty prefix leaves the name as it is.
     pub fn strip_prefix(&self, prefix: &str) -> Option<Self> {
         if prefix.is_empty() {
             return Some(self.clone());
@@ -68,8 +68,8 @@ impl RepositoryName {
         Some(Self(rest.into()))
     }
 
-    /// The name below `prefix`; the empty prefix leaves it as it is. Fails when `prefix` is no name itself, or when
-    /// the whole would be too long.
+    /// Returns the name below `prefix`; the empty prefix leaves it as it is. Fails when `prefix` is no name itself, or
+    /// when the whole would be too long.
     pub fn with_prefix(&self, prefix: &str) -> Result<Self, NameError> {
         if prefix.is_empty() { Ok(self.clone()) } else { Self::parse(&format!("{prefix}/{}", self.0)) }
     }
@@ -95,7 +95,7 @@ impl std::str::FromStr for RepositoryName {
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// Returns true for `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_component(text: &str) -> bool {
     let mut rest = text.as_bytes();
     loop {
@@ -111,7 +111,7 @@ fn is_component(text: &str) -> bool {
     }
 }
 
-/// The length of the separator at the start of `rest`; 0 when there is none, upon which no word can follow.
+/// Returns the length of the separator at the start of `rest`; 0 when there is none, upon which no word can follow.
 fn separator(rest: &[u8]) -> usize {
     match rest {
         [b'.', ..] => 1,

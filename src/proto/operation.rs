@@ -1,4 +1,4 @@
-//! What a request wants of the registry, and how an upstream is asked for it.
+//! The operations of the distribution API, and their requests to an upstream.
 
 use std::fmt;
 
@@ -46,7 +46,7 @@ pub enum Operation {
     CancelUpload { repository: RepositoryName, session: String },
 }
 
-/// What a rule can grant.
+/// An action that a rule can grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
     /// Read a repository.
@@ -60,7 +60,7 @@ pub enum Action {
 }
 
 impl Operation {
-    /// The repository that is asked about; none for [`Version`](Self::Version) and [`Catalog`](Self::Catalog).
+    /// Returns the repository that is asked about; none for [`Version`](Self::Version) and [`Catalog`](Self::Catalog).
     pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
             Self::Version | Self::Catalog { .. } => None,
@@ -79,7 +79,7 @@ impl Operation {
         }
     }
 
-    /// The same about another repository; unchanged where there is none. The `from` of a mount stays.
+    /// Replaces the repository, where there is one. The `from` of a mount stays.
     #[must_use]
     pub fn with_repository(mut self, name: RepositoryName) -> Self {
         match &mut self {
@@ -100,7 +100,7 @@ impl Operation {
         self
     }
 
-    /// The action that a rule must grant; none for [`Version`](Self::Version), which any login may ask.
+    /// Returns the action that a rule must grant; none for [`Version`](Self::Version), which any login may ask.
     ///
     /// Giving up an upload is part of pushing. (distribution demands `delete` for it, which is why clients that clean
     /// up behind themselves rarely succeed there.)
@@ -122,12 +122,12 @@ impl Operation {
         }
     }
 
-    /// Whether only the headers of a manifest or blob are wanted.
+    /// Returns true if only the headers of a manifest or blob are wanted.
     pub fn is_head(&self) -> bool {
         matches!(self, Self::GetManifest { head: true, .. } | Self::GetBlob { head: true, .. })
     }
 
-    /// The digest that the operation names, where it names just one content by it.
+    /// Returns the digest that the operation names, where it names just one content by it.
     pub fn digest(&self) -> Option<&Digest> {
         match self {
             Self::GetBlob { digest, .. }
@@ -141,7 +141,7 @@ impl Operation {
         }
     }
 
-    /// A word for logs and metrics.
+    /// Returns a word for logs and metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Version => "version",
@@ -163,7 +163,7 @@ impl Operation {
         }
     }
 
-    /// The method that asks an upstream for it.
+    /// Returns the method that asks an upstream for it.
     pub fn method(&self) -> &'static str {
         match self {
             Self::GetManifest { head: true, .. } | Self::GetBlob { head: true, .. } => "HEAD",
@@ -181,7 +181,7 @@ impl Operation {
         }
     }
 
-    /// The request target *below* `/v2`, with its query: `/library/alpine/manifests/latest`; `/` for
+    /// Returns the request target *below* `/v2`, with its query: `/library/alpine/manifests/latest`; `/` for
     /// [`Version`](Self::Version). To be put behind an upstream's path and `/v2`.
     ///
     /// For the operations on an upload under way this is the location in this program's own shape
@@ -232,7 +232,7 @@ impl Operation {
 }
 
 impl Action {
-    /// The word for it in rules, scopes and messages.
+    /// Returns the word for it in rules, scopes and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pull => "pull",

@@ -1,4 +1,4 @@
-//! Which part of a listing is asked for.
+//! The page of a listing.
 
 use crate::proto::query;
 
@@ -18,8 +18,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// The query of this page without a leading `?`: `n=100&last=v9`, values percent-encoded; empty for the first
-    /// page of the default size.
+    /// Returns the query of this page without a leading `?`: `n=100&last=v9`, values percent-encoded; empty for the
+    /// first page of the default size.
     pub fn render(&self) -> String {
         query::render(self.pairs())
     }

@@ -3,7 +3,7 @@
 use crate::proto::percent;
 use crate::proto::target_error::TargetError;
 
-/// The decoded value of a parameter that may occur once in the query `raw`.
+/// Returns the decoded value of a parameter that may occur once in the query `raw`.
 ///
 /// # Errors
 /// [`TargetError::QueryInvalid`] when it can't be decoded, or occurs twice.
@@ -12,7 +12,7 @@ pub(crate) fn parameter(raw: &str, name: &'static str) -> Result<Option<String>,
 }
 
 /// The decoded parameters of a query, in order. A value that cannot be decoded is kept as `None`, so that it harms
-/// only whoever asks for it.
+/// only the caller that asks for it.
 pub(super) struct Query {
     pairs: Vec<(String, Option<String>)>,
 }
@@ -25,7 +25,7 @@ impl Query {
         Ok(Self { pairs: pairs.collect::<Option<_>>().ok_or(TargetError::QueryInvalid { parameter: "" })? })
     }
 
-    /// The value of a parameter that may occur once.
+    /// Returns the value of a parameter that may occur once.
     pub(super) fn one(&self, parameter: &'static str) -> Result<Option<&str>, TargetError> {
         let mut values = self.values(parameter);
         let first = values.next();
@@ -35,18 +35,18 @@ impl Query {
         Ok(first.flatten())
     }
 
-    /// All values of a parameter that may be repeated.
+    /// Returns all values of a parameter that may be repeated.
     pub(super) fn all(&self, parameter: &'static str) -> Result<Vec<&str>, TargetError> {
         let values: Option<Vec<_>> = self.values(parameter).collect();
         values.ok_or(TargetError::QueryInvalid { parameter })
     }
 
-    /// Whether the parameter occurs, whatever its value.
+    /// Returns true if the parameter occurs, whatever its value.
     pub(super) fn has(&self, parameter: &str) -> bool {
         self.values(parameter).next().is_some()
     }
 
-    /// All pairs but those of the `known` parameters, in order.
+    /// Returns all pairs but those of the `known` parameters, in order.
     pub(super) fn others(&self, known: &[&str]) -> Result<Vec<(String, String)>, TargetError> {
         let pairs = self.pairs.iter().filter(|(key, _)| !known.contains(&key.as_str()));
         let decoded = pairs.map(|(key, value)| Some((key.clone(), value.clone()?)));
@@ -58,7 +58,7 @@ impl Query {
     }
 }
 
-/// `k=v&k=v`, everything outside RFC 3986's `unreserved` percent-encoded.
+/// Renders `k=v&k=v`, everything outside RFC 3986's `unreserved` percent-encoded.
 pub(crate) fn render<'a>(pairs: impl Iterator<Item = (&'a str, String)>) -> String {
     let mut query = String::new();
     for (key, value) in pairs {

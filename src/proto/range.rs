@@ -35,7 +35,7 @@ enum Spec {
     Suffix(u64),
 }
 
-/// What a range means for a content of known length.
+/// The meaning of a range for a content of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Resolved {
     /// As if there was no `Range`: 200 with the whole.
@@ -53,7 +53,7 @@ pub(crate) enum Resolved {
 pub(crate) enum ContentRange {
     /// Of a 206.
     Part {
-        /// What is sent.
+        /// The bytes that are sent.
         span: Span,
         /// The length of the whole, where it is known; greater than `span.last`.
         total: Option<u64>,
@@ -65,18 +65,18 @@ pub(crate) enum ContentRange {
     },
 }
 
-/// The part of an upload: the `Content-Range` of a PATCH or PUT, and the `Range` of the answer to it. distribution-spec,
-/// "Pushing a blob in chunks": `^[0-9]+-[0-9]+$`, inclusive, without a unit or a total.
+/// The part of an upload: the `Content-Range` of a PATCH or PUT, and the `Range` of the answer to it.
+/// distribution-spec, "Pushing a blob in chunks": `^[0-9]+-[0-9]+$`, inclusive, without a unit or a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UploadRange(pub Span);
 
 impl Span {
-    /// None when `first` lies behind `last`.
+    /// Creates a span; `None` when `first` lies behind `last`.
     pub(crate) fn new(first: u64, last: u64) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// The number of bytes; saturates for the span of all 2^64.
+    /// Returns the number of bytes; saturates for the span of all 2^64.
     pub(crate) fn length(self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
@@ -112,7 +112,7 @@ impl ByteRange {
 }
 
 impl ByteRange {
-    /// The only range, where it counts from the beginning: its first byte, and its last where it names one.
+    /// Returns the only range, where it counts from the beginning: its first byte, and its last where it names one.
     pub(crate) fn as_plain(&self) -> Option<(u64, Option<u64>)> {
         match *self.specs.as_slice() {
             [Spec::From(first)] => Some((first, None)),
@@ -158,7 +158,8 @@ impl UploadRange {
         parse_span(std::str::from_utf8(value).ok()?.trim_matches([' ', '\t'])).map(Self)
     }
 
-    /// The answer to an upload of which `length` bytes are there. With none it is `0-0`, which is distribution's word
+    /// Creates the range for an upload of which `length` bytes are there. With none it is `0-0`, which is
+    /// distribution's word
     /// for both nothing and one byte.
     pub(crate) fn received(length: u64) -> Self {
         Self(Span { first: 0, last: length.saturating_sub(1) })
@@ -235,7 +236,7 @@ fn parse_span(text: &str) -> Option<Span> {
     Span::new(number(first)?, number(last)?)
 }
 
-/// `1*DIGIT` within 64 bits; neither sign nor space.
+/// Parses `1*DIGIT` within 64 bits; neither sign nor space.
 fn number(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| digits)

@@ -1,4 +1,4 @@
-//! What a manifest is asked for by: a tag or a digest.
+//! The reference of a manifest: a tag or a digest.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub enum Reference {
     Digest(Digest),
 }
 
-/// Why a text is no [`Reference`].
+/// The reason why a text is no [`Reference`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ReferenceError {
     /// Without a `:`, and no tag.
@@ -47,14 +47,14 @@ impl Tag {
         if fits { Ok(Self(text.into())) } else { Err(TagError) }
     }
 
-    /// The tag.
+    /// Returns the tag.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Reference {
-    /// What contains a `:` is a digest, everything else a tag (neither grammar overlaps the other).
+    /// Parses a digest where there is a `:`, else a tag (the grammars do not overlap).
     pub fn parse(text: &str) -> Result<Self, ReferenceError> {
         if text.contains(':') {
             Ok(Self::Digest(Digest::parse(text)?))
@@ -63,7 +63,7 @@ impl Reference {
         }
     }
 
-    /// The tag or digest as it is written.
+    /// Returns the tag or digest as it is written.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Tag(tag) => tag.as_str(),

@@ -1,4 +1,4 @@
-//! What a token is asked for, or good for.
+//! The scopes of tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct ResourceScope {
     pub class: Option<String>,
     /// The resource's name, which need not be a repository's.
     pub name: String,
-    /// What may be done; `*` stands alone and means everything.
+    /// The permitted actions; `*` stands alone and means every action.
     pub actions: BTreeSet<String>,
 }
 
@@ -56,7 +56,7 @@ impl Scope {
         ResourceScope::parse(text).map_or_else(|| Self::Opaque(text.into()), Self::Resource)
     }
 
-    /// An action on a repository: `repository:NAME:pull`. A push asks for `pull,push`, as every client does;
+    /// Returns an action on a repository: `repository:NAME:pull`. A push asks for `pull,push`, as every client does;
     /// [`Action::Catalog`] is `registry:catalog:*`, whatever the name.
     pub fn repository(name: &str, action: Action) -> Self {
         let (kind, name, actions) = match action {
@@ -80,7 +80,7 @@ impl ResourceScope {
         Some(Self { kind: kind.into(), class: class.map(str::to_owned), name: name.into(), actions })
     }
 
-    /// Whether this permits all that `other` asks. The class is not looked at.
+    /// Returns true if this permits all that `other` asks. The class is not looked at.
     pub fn covers(&self, other: &Self) -> bool {
         self.kind == other.kind && self.name == other.name && permits(&self.actions, &other.actions)
     }
@@ -92,7 +92,7 @@ impl ScopeSet {
         text.split_ascii_whitespace().map(Scope::parse).collect()
     }
 
-    /// Whether nothing is asked for.
+    /// Returns true if nothing is asked for.
     pub fn is_empty(&self) -> bool {
         self.resources.is_empty() && self.opaque.is_empty()
     }
@@ -111,20 +111,20 @@ impl ScopeSet {
         }
     }
 
-    /// All scopes, sorted: resources first.
+    /// Returns all scopes, sorted: resources first.
     pub fn iter(&self) -> impl Iterator<Item = Scope> {
         let resources =
             self.resources.iter().map(|(resource, actions)| Scope::Resource(resource.with(actions)));
         resources.chain(self.opaque.iter().cloned().map(Scope::Opaque))
     }
 
-    /// Both together.
+    /// Returns the union of both.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.iter().chain(other.iter()).collect()
     }
 
-    /// Whether this permits all that `other` asks: every action on every resource. `*` permits every action; a
+    /// Returns true if this permits all that `other` asks: every action on every resource. `*` permits every action; a
     /// scope that asks for `*` needs `*`.
     pub fn covers(&self, other: &Self) -> bool {
         other.opaque.is_subset(&self.opaque)
@@ -200,7 +200,7 @@ fn parse_kind(text: &str) -> Option<(&str, Option<&str>)> {
     (plain && classed).then_some((kind, class))
 }
 
-/// An empty action asks for nothing and is left out.
+/// Splits actions; an empty one asks for nothing and is left out.
 fn parse_actions(text: &str) -> Option<BTreeSet<String>> {
     let known = |action: &str| action == "*" || action.bytes().all(|b| b.is_ascii_lowercase());
     if !text.split(',').all(known) {

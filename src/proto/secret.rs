@@ -1,10 +1,10 @@
-//! What must not be seen.
+//! Secrets, which must not be seen.
 
 use std::fmt;
 use std::hint::black_box;
 use std::sync::Arc;
 
-/// A password or token. `Debug` does not show it, and there is no `Display`: whoever writes it somewhere says
+/// A password or token. `Debug` does not show it, and there is no `Display`: code that writes it out calls
 /// [`expose`](Self::expose), where a reviewer can see it.
 #[derive(Clone)]
 pub struct Secret(Arc<str>);
@@ -15,12 +15,12 @@ impl Secret {
         Self(text.into().into())
     }
 
-    /// The secret itself.
+    /// Returns the secret itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether both are the same, in a time that depends on their lengths only.
+    /// Returns true if both are the same, in a time that depends on their lengths only.
     pub fn ct_eq(&self, other: &Self) -> bool {
         let (a, b) = (self.0.as_bytes(), other.0.as_bytes());
         // Without the black box a compiler may leave the loop at the first difference.

@@ -1,22 +1,23 @@
 //! The words that HTTP's header grammars share (RFC 9110 sections 5.6 and 11.2), and a scanner for them.
 
-/// `tchar`.
+/// Returns true for a `tchar`.
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// `token = 1*tchar`
+/// Returns true for `token = 1*tchar`.
 pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-/// `token68 = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
+/// Returns true for `token68 = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
 pub(super) fn is_token68(text: &str) -> bool {
     let body = text.trim_end_matches('=');
     !body.is_empty() && body.bytes().all(is_token68_byte)
 }
 
-/// `DQUOTE *( qdtext / quoted-pair ) DQUOTE` of `text`; control characters, which no header can carry, are left out.
+/// Quotes `text`: `DQUOTE *( qdtext / quoted-pair ) DQUOTE`. Control characters, which no header can carry, are left
+/// out.
 pub(super) fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars().filter(|char| !char.is_ascii_control() || *char == '\t') {
@@ -33,12 +34,12 @@ fn is_token68_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte)
 }
 
-/// Why a scanner cannot go on.
+/// The reason why a scanner cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// The text ends where more must follow.
     Incomplete,
-    /// What stands at the scanner's position cannot stand there.
+    /// The byte at the scanner's position cannot stand there.
     Invalid,
 }
 
@@ -73,17 +74,17 @@ impl<'a> Scanner<'a> {
         there
     }
 
-    /// `OWS = *( SP / HTAB )`; whether there was any.
+    /// Skips `OWS = *( SP / HTAB )`, and returns true if there was any.
     pub(super) fn whitespace(&mut self) -> bool {
         !self.take_while(|b| matches!(b, b' ' | b'\t')).is_empty()
     }
 
-    /// The empty elements of a list and the space around them (RFC 9110 section 5.6.1.2).
+    /// Skips the empty elements of a list and the space around them (RFC 9110 section 5.6.1.2).
     pub(super) fn commas(&mut self) {
         self.take_while(|b| matches!(b, b' ' | b'\t' | b','));
     }
 
-    /// After an element of a list: a comma or the end must follow.
+    /// Checks that a comma or the end follows an element of a list.
     pub(super) fn element_end(&mut self) -> Result<(), Stop> {
         self.whitespace();
         if self.is_done() || self.eat(b',') { Ok(()) } else { Err(Stop::Invalid) }
@@ -94,7 +95,7 @@ impl<'a> Scanner<'a> {
         self.text(is_token_byte).filter(|token| !token.is_empty()).ok_or(end)
     }
 
-    /// A `token68` that is a whole list element; takes nothing when there is none.
+    /// Reads a `token68` that is a whole list element; takes nothing when there is none.
     pub(super) fn token68(&mut self) -> Option<&'a str> {
         let mut ahead = *self;
         let start = ahead.position;
@@ -106,7 +107,7 @@ impl<'a> Scanner<'a> {
         Some(token)
     }
 
-    /// A quoted string, or a bare one of the bytes that `bare` admits (at least one).
+    /// Reads a quoted string, or a bare one of the bytes that `bare` admits (at least one).
     pub(super) fn value(&mut self, bare: fn(u8) -> bool) -> Result<String, Stop> {
         match self.peek() {
             None => Err(Stop::Incomplete),
@@ -117,7 +118,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// `quoted-string`, unescaped. Stricter: UTF-8 only.
+    /// Reads a `quoted-string`, unescaped. Stricter: UTF-8 only.
     fn quoted(&mut self) -> Result<String, Stop> {
         let mut bytes = Vec::new();
         self.position += 1;
@@ -153,7 +154,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// `HTAB / SP / VCHAR / obs-text`
+/// Returns true for `HTAB / SP / VCHAR / obs-text`.
 fn is_quotable(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control()
 }

@@ -11,15 +11,15 @@ use crate::proto::target_error::TargetError;
 use crate::proto::upload;
 use crate::proto::upload::UploadStart;
 
-/// What a request is about, whichever way its repository is reached.
+/// The operation of a request, and the way that it addresses its repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// What stood before `/v2`: the way that mirrors with a path are asked (`/hub/v2/library/nginx/…`).
+    /// The path before `/v2`, as mirrors with a path are asked (`/hub/v2/library/nginx/…`).
     pub prefix: Option<RepositoryName>,
     /// The registry that the client thinks of (`?ns=`, distribution-spec "Registry Proxying"), `host[:port]` in lower
     /// case. The client's word: to be looked up, never dialled.
     pub ns: Option<String>,
-    /// What is asked.
+    /// The operation.
     pub operation: Operation,
 }
 
@@ -84,7 +84,7 @@ enum Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// `below` is what follows `/v2`: empty, or beginning with a slash.
+    /// Parses `below`, which follows `/v2`: empty, or beginning with a slash.
     fn parse(below: &'a str) -> Result<Self, TargetError> {
         match below {
             "" | "/" => return Ok(Self::Version),
@@ -113,7 +113,7 @@ impl<'a> Resource<'a> {
         }
     }
 
-    /// The segments that the shape has not fixed.
+    /// Returns the segments that the shape has not fixed.
     fn segments(self) -> impl Iterator<Item = (&'a str, Encoded)> {
         let (name, last) = match self {
             Self::Version | Self::Catalog => (None, None),
@@ -170,7 +170,7 @@ impl<'a> Resource<'a> {
     }
 }
 
-/// Which percent-encoding a segment may contain.
+/// The percent-encoding that a segment may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoded {
     Nothing,
@@ -193,7 +193,7 @@ fn split_prefix(path: &str) -> Result<(Option<&str>, &str), TargetError> {
     if plain { Ok((Some(prefix), rest)) } else { Err(TargetError::NotFound) }
 }
 
-/// RFC 3986 section 3.3: `segment-nz = 1*pchar`, without `;` and percent-encodings, and without dot segments.
+/// Returns true for `segment-nz = 1*pchar` (RFC 3986 section 3.3) without `;`, percent-encodings and dot segments.
 fn is_segment((segment, encoded): (&str, Encoded)) -> bool {
     if segment.is_empty() || segment == "." || segment == ".." {
         return false;
@@ -237,7 +237,7 @@ fn manifest(
     })
 }
 
-/// end-7b: only a manifest that is pushed by its digest can get tags on the way.
+/// Returns the tags of end-7b: only a manifest that is pushed by its digest can get tags on the way.
 fn further_tags(reference: &Reference, query: &Query) -> Result<Vec<Tag>, TargetError> {
     if matches!(reference, Reference::Tag(_)) {
         return Ok(Vec::new());

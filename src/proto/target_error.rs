@@ -41,7 +41,7 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// The HTTP status of the answer.
+    /// Returns the HTTP status of the answer.
     pub fn status(&self) -> u16 {
         match self {
             Self::NotFound | Self::TagUnknown | Self::UploadUnknown => 404,
@@ -50,7 +50,7 @@ impl TargetError {
         }
     }
 
-    /// The code in the body of the answer.
+    /// Returns the code in the body of the answer.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound => ErrorCode::NameUnknown,

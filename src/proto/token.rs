@@ -1,4 +1,4 @@
-//! What a token service answers.
+//! The answer of a token service.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::proto::secret::Secret;
 /// The longest answer that is read, in bytes. go-containerregistry reads no more either.
 pub(crate) const MAX_ANSWER_LENGTH: usize = 64 * 1024;
 
-/// How long a token is good when its answer does not say, in seconds (token auth, token.md: "default 60").
+/// The lifetime of a token whose answer does not say, in seconds (token auth, token.md: "default 60").
 pub(crate) const DEFAULT_LIFETIME: u64 = 60;
 
 /// A token and its lifetime (token auth, token.md "Token Response Fields" and oauth.md). `Debug` does not show the
@@ -24,7 +24,7 @@ pub(crate) struct TokenAnswer {
     pub issued_at: Option<String>,
 }
 
-/// Why an answer gives no token. Says nothing of what it contains.
+/// The reason why an answer gives no token. Says nothing of what it contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum TokenError {
     /// More than [`MAX_ANSWER_LENGTH`].
@@ -61,12 +61,12 @@ impl TokenAnswer {
         })
     }
 
-    /// Seconds for which the token is good: [`DEFAULT_LIFETIME`] when the answer does not say.
+    /// Returns seconds for which the token is good: [`DEFAULT_LIFETIME`] when the answer does not say.
     pub(crate) fn lifetime(&self) -> u64 {
         self.expires_in.unwrap_or(DEFAULT_LIFETIME)
     }
 
-    /// `issued_at` in seconds since 1970; `None` when missing or malformed.
+    /// Returns `issued_at` in seconds since 1970; `None` when missing or malformed.
     pub(crate) fn issued_at_unix(&self) -> Option<i64> {
         self.issued_at.as_deref()?.parse().ok().map(Timestamp::as_second)
     }

@@ -1,4 +1,4 @@
-//! How a blob gets into a registry.
+//! The ways that a blob gets into a registry.
 
 use std::iter::once;
 
@@ -11,7 +11,7 @@ use crate::proto::target_error::TargetError;
 /// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
 pub(crate) const MAX_SESSION_LENGTH: usize = 16 * 1024;
 
-/// How an upload begins.
+/// The way that an upload begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UploadStart {
     /// end-4a: a session.
@@ -24,7 +24,7 @@ pub enum UploadStart {
     Mount {
         /// The blob.
         digest: Digest,
-        /// Where it is; `None` when the client leaves it to the registry.
+        /// The repository that has it; `None` when the client leaves it to the registry.
         from: Option<RepositoryName>,
     },
     /// A mount whose `mount` or `from` is malformed or doubled: an ordinary upload, never an error (end-11 lets a
@@ -32,7 +32,8 @@ pub enum UploadStart {
     Unmountable,
 }
 
-/// Where to finish an upload: an upstream's `location` with `digest=` appended. distribution-spec, "Pushing a blob
+/// Returns the URL that finishes an upload: an upstream's `location` with `digest=` appended. distribution-spec,
+/// "Pushing a blob
 /// monolithically": the location may carry a query that is critical to the upload, so nothing of it is rebuilt.
 pub(crate) fn with_digest(location: &str, digest: &Digest) -> String {
     let divider = match location.split_once('?') {
@@ -44,7 +45,7 @@ pub(crate) fn with_digest(location: &str, digest: &Digest) -> String {
 }
 
 impl UploadStart {
-    /// `mount` goes before `digest`, and that before `digest-algorithm`. `from` without `mount` means nothing.
+    /// Parses the query: `mount` goes before `digest`, and that before `digest-algorithm`. `from` alone means nothing.
     pub(super) fn parse(query: &Query) -> Result<Self, TargetError> {
         if query.has("mount") {
             return Ok(mount(query).unwrap_or(Self::Unmountable));
@@ -72,7 +73,7 @@ impl UploadStart {
     }
 }
 
-/// Our own handles: `[A-Za-z0-9_.=-]+`, at most [`MAX_SESSION_LENGTH`] bytes.
+/// Parses one of our handles: `[A-Za-z0-9_.=-]+`, at most [`MAX_SESSION_LENGTH`] bytes.
 pub(super) fn parse_session(text: &str) -> Result<String, TargetError> {
     let known = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'=' | b'-'));
     if known && text.len() <= MAX_SESSION_LENGTH { Ok(text.into()) } else { Err(TargetError::UploadUnknown) }

@@ -17,14 +17,14 @@ use crate::authn::peer::Peer;
 /// A pool whose threads end when it is dropped.
 pub(super) struct Checks<T>(Arc<Shared<T>>);
 
-/// What is to be done: its value goes to everyone who waits. It runs or is dropped.
+/// A job: its value goes to every waiter. It runs or is dropped.
 pub(super) type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// What became of asking for a check.
+/// The result of asking for a check.
 pub(super) enum Entry<T, R> {
-    /// It is queued or under way. An error here means that it gave way to others, or broke: ask again later.
+    /// Queued or under way. An error means that the job was displaced or panicked: ask again later.
     Wait(oneshot::Receiver<T>),
-    /// It was not needed or not allowed after all.
+    /// Not needed or not allowed after all.
     Settled(R),
     /// Too much is waiting.
     Full,
@@ -136,9 +136,9 @@ impl<T: Clone> Shared<T> {
 
 struct Queue<T> {
     waiting: HashMap<Peer, VecDeque<Job<T>>>,
-    /// Whose turn it is: each peer in `waiting`, once.
+    /// The peers in `waiting`, each once, in the order of their turns.
     turns: VecDeque<Peer>,
-    /// Who waits for what: of everything queued or under way.
+    /// The waiters of each job that is queued or under way.
     flights: HashMap<Fingerprint, Flight<T>>,
     length: usize,
     closed: bool,
@@ -186,7 +186,7 @@ impl<T> Queue<T> {
         job
     }
 
-    /// A full queue makes room at the cost of the client that holds most of it, if that is not the asker.
+    /// Makes room in a full queue at the cost of the client that holds most of it, if that is not the asker.
     fn has_room_for(&mut self, peer: Peer) -> bool {
         if self.length < LONGEST_QUEUE {
             return true;

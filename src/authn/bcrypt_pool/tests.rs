@@ -20,7 +20,7 @@ fn enter<T: Clone + Send + 'static>(
     }
 }
 
-/// A pool whose threads are all busy until the returned sender is dropped.
+/// Returns a pool whose threads are all busy until the returned sender is dropped.
 fn held() -> (Checks<usize>, mpsc::Sender<()>) {
     let checks = Checks::start().unwrap();
     let (hold, held) = mpsc::channel::<()>();
@@ -101,7 +101,7 @@ fn what_is_settled_meanwhile_is_not_queued() {
     assert!(matches!(entry, Entry::Settled("known by now")));
 }
 
-/// A queue that no thread empties.
+/// Returns a queue that no thread empties.
 fn queue_of(waiting: &[(u8, usize)]) -> Queue<usize> {
     let mut queue = Shared::default().queue.into_inner();
     let mut number = 0;

@@ -35,7 +35,7 @@ impl Editor {
         Ok(Self { path, before: Some(before), lines: split(&bytes) })
     }
 
-    /// Like [`Editor::open`], but a file that is not there is begun.
+    /// Opens the file as [`Editor::open`] does, or begins a new one.
     ///
     /// # Errors
     /// [`EditError`] when the file is there and cannot be read.
@@ -52,7 +52,7 @@ impl Editor {
         Self { before: path.metadata().ok(), path, lines: Vec::new() }
     }
 
-    /// Gives a user this hash: in the place of the line he has, or at the end. Further lines of his go.
+    /// Sets a user's hash: in the place of the user's line, or at the end. Further lines of that user go.
     pub(crate) fn set(&mut self, name: &UserName, hash: &str) -> Change {
         let line = format!("{name}:{hash}").into_bytes();
         let place = self.lines.iter().position(|l| is_of(l, name));
@@ -64,14 +64,14 @@ impl Editor {
         if place.is_some() { Change::Updated } else { Change::Added }
     }
 
-    /// Removes every line of this user, also unusable ones. False when he had none.
+    /// Removes every line of this user, also unusable ones. Returns false when there was none.
     pub(crate) fn remove(&mut self, name: &UserName) -> bool {
         let before = self.lines.len();
         self.lines.retain(|line| !is_of(line, name));
         self.lines.len() < before
     }
 
-    /// Every line that a user could log in with, or an account of why not; in the file's order.
+    /// Returns every line that a user could log in with, or an account of why not; in the file's order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Result<Line, super::Reason>)> {
         let numbered = self.lines.iter().enumerate().map(|(i, line)| (i + 1, line.trim_ascii()));
         let lines = numbered.filter(|(_, line)| !line.is_empty() && line[0] != b'#');
@@ -110,14 +110,14 @@ impl Editor {
         self.lines.iter().flat_map(|line| line.iter().chain(b"\n")).copied().collect()
     }
 
-    /// A hidden name in the same directory, so that the rename stays within one filesystem.
+    /// Returns a hidden name in the same directory, so that the rename stays within one filesystem.
     fn beside(&self) -> PathBuf {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         directory(&self.path).join(format!(".{name}.{}.new", RequestId::next().as_str()))
     }
 }
 
-/// What setting a hash did.
+/// The effect of setting a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The user is new.
@@ -126,7 +126,7 @@ pub(crate) enum Change {
     Updated,
 }
 
-/// Why a file was not edited.
+/// The reason why a file was not edited.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EditError {
     /// The system said no.
@@ -156,7 +156,7 @@ pub fn hash(password: &Secret, cost: u32) -> Result<String, HashError> {
     Ok(parts.format_for_version(bcrypt::Version::TwoY))
 }
 
-/// Why a password cannot be hashed.
+/// The reason why a password cannot be hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
     /// Not a cost that this program verifies.

@@ -20,19 +20,19 @@ impl HtpasswdFile {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// [`LoadError`]: a gateway must not start with a file that lets nobody in.
+    /// [`LoadError`]: a gateway must not start with a file without users.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         let (table, stamp) = Htpasswd::read_with_stamp(&path)?;
         Ok(Self { path, table: ArcSwap::from_pointee(table), seen: Mutex::new(stamp) })
     }
 
-    /// Where the file is.
+    /// Returns where the file is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The table in force.
+    /// Returns the table in force.
     pub fn table(&self) -> Guard<Arc<Htpasswd>> {
         self.table.load()
     }
@@ -59,7 +59,8 @@ impl HtpasswdFile {
         Reload::Swapped(table)
     }
 
-    /// A broken file is remembered by its stamp, so that it is complained about once and not every two seconds.
+    /// Keeps the old table, and remembers the broken file by its stamp, so that it is reported once and not every two
+    /// seconds.
     fn keep(&self, error: LoadError) -> Reload {
         *self.seen() = Stamp::of(&self.path);
         Reload::Kept(error)
@@ -70,7 +71,7 @@ impl HtpasswdFile {
     }
 }
 
-/// What a look at the file led to.
+/// The result of looking at the file.
 #[derive(Debug)]
 pub enum Reload {
     /// The file is the one last looked at.

@@ -27,7 +27,7 @@ impl Htpasswd {
     /// about.
     ///
     /// # Errors
-    /// [`LoadError::Empty`] when no line at all can be used: that is a mistake, not a wish to let nobody in.
+    /// [`LoadError::Empty`] when no line at all can be used: that is a mistake, not an intention.
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
         let mut users = HashMap::new();
         let (mut others, mut warnings) = (HashSet::new(), Vec::new());
@@ -65,27 +65,27 @@ impl Htpasswd {
         Ok((Self::parse(&bytes)?, stamp))
     }
 
-    /// The line that decides for this user.
+    /// Returns the line that decides for this user.
     pub fn line(&self, user: &str) -> Option<&Line> {
         self.users.get(user)
     }
 
-    /// Whether a line is this user's, be it one that cannot be used.
+    /// Returns true if a line is this user's, be it one that cannot be used.
     pub fn names(&self, user: &str) -> bool {
         self.users.contains_key(user) || self.others.contains(user)
     }
 
-    /// How many users can log in.
+    /// Returns how many users can log in.
     pub fn users(&self) -> usize {
         self.users.len()
     }
 
-    /// The highest bcrypt cost in the file: how long a failure takes to answer.
+    /// Returns the highest bcrypt cost in the file: how long a failure takes to answer.
     pub fn costliest(&self) -> u32 {
         self.costliest
     }
 
-    /// What is wrong with the file, by line number, never with a line's content.
+    /// Returns the defects of the file, by line number, never with a line's content.
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
@@ -108,17 +108,17 @@ impl Line {
         Ok(Self { name, hash: hash.into(), cost, number })
     }
 
-    /// Whose line it is.
+    /// Returns the user of the line.
     pub fn name(&self) -> &UserName {
         &self.name
     }
 
-    /// The bcrypt cost: 2 to the power of this many rounds.
+    /// Returns the bcrypt cost: 2 to the power of this many rounds.
     pub fn cost(&self) -> u32 {
         self.cost
     }
 
-    /// The number of the line in its file, from 1.
+    /// Returns the number of the line in its file, from 1.
     pub fn number(&self) -> usize {
         self.number
     }
@@ -129,7 +129,7 @@ impl Line {
         !cut_short(password) && bcrypt::verify(password.expose(), &self.hash).unwrap_or(false)
     }
 
-    /// The hash as it stands in the file.
+    /// Returns the hash as it stands in the file.
     pub(in crate::authn) fn hash(&self) -> &Arc<str> {
         &self.hash
     }
@@ -147,11 +147,11 @@ impl fmt::Debug for Line {
 pub struct Warning {
     /// The line's number, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// The defect.
     pub reason: Reason,
 }
 
-/// What is wrong with a line. Never holds any of the line's content.
+/// The defect of a line. Never holds any of the line's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// Bytes that are not UTF-8.
@@ -166,18 +166,18 @@ pub enum Reason {
     /// MD5, SHA, crypt or plain text.
     #[error("not a bcrypt hash ($2a$, $2b$ or $2y$); make one with `dockgate user add` or `htpasswd -B`")]
     NotBcrypt,
-    /// It begins like bcrypt, but is cut short or damaged.
+    /// A hash that begins like bcrypt's, but is cut short or damaged.
     #[error("a damaged bcrypt hash")]
     Damaged,
     /// A cost outside of what htpasswd writes; each step up doubles the time of every check.
     #[error("a bcrypt cost outside {LEAST_COST} to {HIGHEST_COST}")]
     Cost,
-    /// The same name again, further down: that one wins.
+    /// A later line has the same name and wins.
     #[error("the same name stands again on line {0}, which wins")]
     Overridden(usize),
 }
 
-/// Why a file gives no table.
+/// The reason why a file gives no table.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be opened or read.
@@ -200,24 +200,24 @@ pub(crate) const LEAST_COST: u32 = 4;
 /// As Apache's htpasswd has it. A check at this cost takes some seconds.
 pub(crate) const HIGHEST_COST: u32 = 17;
 
-/// What bcrypt looks at; the rest of a longer password would be ignored, so none is accepted.
+/// The bytes that bcrypt reads. It would ignore the rest of a longer password, so none is accepted.
 pub(crate) const LONGEST_PASSWORD: usize = 72;
 
-/// Whether bcrypt would not look at all of a password: it ignores what follows the 72nd byte, and others stop
+/// Returns true if bcrypt would not look at all of a password: it ignores what follows the 72nd byte, and others stop
 /// at NUL, so that some other password would do as well.
 pub(crate) fn cut_short(password: &Secret) -> bool {
     let bytes = password.expose().as_bytes();
     bytes.len() > LONGEST_PASSWORD || bytes.contains(&0)
 }
 
-/// The lines that are neither blank nor comments, trimmed, with their numbers from 1.
+/// Returns the lines that are neither blank nor comments, trimmed, with their numbers from 1.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let numbered = bytes.split(|&b| b == b'\n').enumerate();
     numbered.map(|(i, line)| (i + 1, line.trim_ascii())).filter(|(_, l)| !l.is_empty() && l[0] != b'#')
 }
 
-/// Whose a line was meant to be.
+/// Returns the name of an unusable line.
 fn name_of(line: &[u8]) -> Option<UserName> {
     let (name, _) = std::str::from_utf8(line).ok()?.split_once(':')?;
     UserName::parse(name).ok()
@@ -229,7 +229,7 @@ fn insert(users: &mut HashMap<UserName, Line>, line: Line) -> Option<Warning> {
     Some(Warning { line: loser.number, reason: Reason::Overridden(wins) })
 }
 
-/// The cost of a well-formed bcrypt hash.
+/// Returns the cost of a well-formed bcrypt hash.
 fn bcrypt_cost(hash: &str) -> Result<u32, Reason> {
     if !["$2a$", "$2b$", "$2y$"].iter().any(|prefix| hash.starts_with(prefix)) {
         return Err(Reason::NotBcrypt);

@@ -7,7 +7,7 @@ fn parse(text: &str) -> Htpasswd {
     Htpasswd::parse(text.as_bytes()).unwrap()
 }
 
-/// The warnings of a text that also has one usable line, at its end.
+/// Returns the warnings of a text that also has one usable line, at its end.
 fn warnings(text: &str) -> Vec<(usize, Reason)> {
     let table = parse(&format!("{text}\nlast:{HASH}\n"));
     table.warnings().iter().map(|w| (w.line, w.reason.clone())).collect()

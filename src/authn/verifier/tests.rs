@@ -9,7 +9,7 @@ struct World {
 }
 
 impl World {
-    /// A verifier over users of this file: name, password, cost.
+    /// Returns a verifier over users of this file: name, password, cost.
     fn new(users: &[(&str, &str, u32)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("htpasswd");
@@ -181,7 +181,7 @@ async fn an_unknown_name_costs_the_same_computation() {
     let world = World::new(&[("al", "pw", 4)]);
     world.verify("nobody", "x").await;
     assert_eq!(world.verifier.checks_run(), 1);
-    assert_eq!(nobody(10).parse::<bcrypt::HashParts>().unwrap().get_cost(), 10);
+    assert_eq!(dummy_hash(10).parse::<bcrypt::HashParts>().unwrap().get_cost(), 10);
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ async fn a_grant_is_for_one_identity_and_one_repository() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_everyone_may_read_needs_no_grant() {
+async fn public_content_needs_no_grant() {
     let (_directory, site) = each();
     let script = Script::new("alice");
     script.on("public manifest latest", Reply::Yes(vec![]));

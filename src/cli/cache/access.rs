@@ -1,4 +1,4 @@
-//! Where the cache is: with a gateway that runs, or in a directory that nobody uses.
+//! Access to the cache: through a running gateway, or in a directory that no gateway uses.
 
 use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
 use crate::cli::cache::error::CacheError;
@@ -6,14 +6,14 @@ use crate::cli::cache::local::{Intent, LocalCache};
 use crate::cli::cache::remote::Remote;
 use crate::config::Config;
 
-/// Where it is.
+/// The place of the cache.
 pub(super) enum CacheAccess {
     Gateway(Box<Remote>),
     Local(Box<LocalCache>),
 }
 
 impl CacheAccess {
-    /// A gateway that answers at the configured address and has this directory; else the directory.
+    /// Returns a gateway that answers at the configured address and has this directory; else the directory.
     pub(super) fn find(config: Config) -> Result<Self, CacheError> {
         let Some(cache) = &config.cache else { return Err(CacheError::None) };
         if let Some(admin) = &config.admin
@@ -45,7 +45,7 @@ impl CacheAccess {
         }
     }
 
-    /// Whether to go on is the answer of `tell`.
+    /// Verifies the cache. `tell` returns false to stop.
     pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) -> Result<(), CacheError> {
         match self {
             Self::Gateway(remote) => Ok(remote.verify(tell)?),
@@ -56,7 +56,7 @@ impl CacheAccess {
         }
     }
 
-    /// `written` are the platforms as they were written. Whether to go on is the answer of `tell`.
+    /// Pulls images. `written` are the platforms as they were written. `tell` returns false to stop.
     pub(super) fn warm(
         &self,
         images: &[String],

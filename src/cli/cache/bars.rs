@@ -22,16 +22,16 @@ const LAYER: &str =
 const UNKNOWN: &str = "{prefix:19} {bytes:>11}  {bytes_per_sec:>13}";
 
 impl Bars {
-    /// On standard error.
+    /// Creates the bars, on standard error.
     pub(super) fn new(word: &'static str) -> Self {
         let multi = MultiProgress::new();
         let all = multi.add(ProgressBar::new(0).with_style(style(ALL)).with_prefix(word));
         Self { multi, all, layers: HashMap::new() }
     }
 
-    /// A line above the bars.
+    /// Prints a line above the bars.
     pub(super) fn say(&self, line: &str) {
-        // Nobody is left to be told when standard error is gone.
+        // A closed standard error leaves no other place to report to.
         let _ = self.multi.println(line);
     }
 
@@ -72,7 +72,7 @@ impl Bars {
     /// Takes all bars away.
     pub(super) fn end(&self) {
         self.all.finish_and_clear();
-        // Nobody is left to be told when standard error is gone.
+        // A closed standard error leaves no other place to report to.
         let _ = self.multi.clear();
     }
 }

@@ -7,7 +7,7 @@ use crate::cli::cache::local::LocalCacheError;
 use crate::cli::cache::remote::RemoteError;
 use crate::config::ConfigErrors;
 
-/// Why nothing was done, or not all of it.
+/// The reason why nothing was done, or not all of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CacheError {
     /// The configuration can't be read.
@@ -34,7 +34,7 @@ pub(crate) enum CacheError {
 }
 
 impl CacheError {
-    /// 2 for what was written wrong, else 1.
+    /// Returns 2 for a mistake in what was written, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::None | Self::Platform(_) => 2,

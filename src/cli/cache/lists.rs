@@ -1,4 +1,4 @@
-//! What is here, for people.
+//! The cache's contents, as text.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use crate::cache::maintenance::{Entry, Removed, Stats, UpstreamStats};
 use crate::cache::{Amount, Counted};
 use crate::cli::probe::format::{duration, plain};
 
-/// A cache in numbers.
+/// Prints a cache in numbers.
 pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", stats.path.display())?;
     for (word, amount) in
@@ -59,7 +59,7 @@ fn of_gateway(counted: &Counted, out: &mut dyn Write) -> io::Result<()> {
     row("evicted", &format!("{evicted}, {}", HumanBytes(counted.evicted_bytes)), out)
 }
 
-/// `7: 5 hit, 2 miss`.
+/// Formats a sum and its parts: `7: 5 hit, 2 miss`.
 fn with_parts(sum: u64, parts: &BTreeMap<String, u64>) -> String {
     let parts = parts.iter().filter(|(_, count)| **count > 0);
     let parts: Vec<String> = parts.map(|(word, count)| format!("{count} {word}")).collect();
@@ -70,7 +70,7 @@ fn row(word: &str, text: &str, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "  {word:<10}{text}")
 }
 
-/// The images, one a line.
+/// Prints the images, one a line.
 pub(super) fn entries(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
     let names: Vec<String> = entries.iter().map(name).collect();
     let width = names.iter().map(String::len).max().unwrap_or_default().max(IMAGE.len());
@@ -90,13 +90,13 @@ fn name(entry: &Entry) -> String {
     format!("{}:{}", entry.repository, entry.tag.as_deref().unwrap_or("<none>"))
 }
 
-/// As much of a digest as one tells it by: `sha256:` and 12 digits.
+/// Shortens a digest to `sha256:` and 12 digits.
 pub(super) fn short(digest: &str) -> String {
     let end = digest.find(':').map_or(12, |colon| colon + 13);
     digest.get(..end).unwrap_or(digest).to_owned()
 }
 
-/// What was taken, in a sentence.
+/// Formats a removal in a sentence.
 pub(super) fn removed(removed: &Removed) -> String {
     let of = count(removed.repositories, "repository");
     let (tags, manifests) = (count(removed.tags, "tag"), count(removed.manifests, "manifest"));
@@ -107,7 +107,7 @@ pub(super) fn removed(removed: &Removed) -> String {
     )
 }
 
-/// `1 tag`, `2 repositories`.
+/// Formats a count: `1 tag`, `2 repositories`.
 pub(super) fn count(count: u64, word: &str) -> String {
     match (count, word.strip_suffix('y')) {
         (1, _) => format!("1 {word}"),

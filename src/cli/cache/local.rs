@@ -29,7 +29,7 @@ pub(super) struct Opened<'a> {
     caches: Vec<Arc<UpstreamCache>>,
 }
 
-/// What is to be done in it.
+/// The use of a cache directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Intent {
     /// Looking, which touches nothing.
@@ -41,21 +41,21 @@ pub(super) enum Intent {
     Write,
 }
 
-/// Why a directory can't be used.
+/// The reason why a directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocalCacheError {
-    /// It is not there, or not for whoever asks.
+    /// The directory is missing or not readable.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: io::Error,
     },
-    /// What is written there would be nobody's but the writer's.
+    /// The directory belongs to another user, so the gateway could not read what this process writes there.
     #[error(
-        "{} belongs to another user ({owner}), as whom the gateway runs: it could not read what this user ({user}) \
+        "{} belongs to another user ({owner}), which runs the gateway: it could not read what this user ({user}) \
          writes there; run this as that user, for example with sudo -u '#{owner}'", path.display()
     )]
     Foreign {
@@ -63,7 +63,7 @@ pub(crate) enum LocalCacheError {
         path: PathBuf,
         /// Its owner's number.
         owner: u32,
-        /// Whose process this is.
+        /// The user of this process.
         user: u32,
     },
     /// Nothing can be kept there.
@@ -71,7 +71,7 @@ pub(crate) enum LocalCacheError {
     Trouble {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
     /// An upstream's TLS settings can't be used.
@@ -79,7 +79,7 @@ pub(crate) enum LocalCacheError {
     Upstream {
         /// The upstream's name.
         name: String,
-        /// What is wrong.
+        /// The defect.
         #[source]
         error: TlsSettingsError,
     },
@@ -154,7 +154,7 @@ impl Opened<'_> {
             let (sender, mut events) = mpsc::unbounded_channel();
             let resolve = |image: &str| resolver.warm_target(image);
             let pass_on = |event| {
-                // Whoever reads is in this very function.
+                // The receiver lives in this function, so sending cannot fail.
                 let _ = sender.send(event);
             };
             let warming = maintenance::warm(images, platforms, &resolve, &pass_on);
@@ -188,11 +188,11 @@ impl Opened<'_> {
     }
 }
 
-/// Whether `user` may do that there. A directory that is to be written to need not be there yet.
+/// Returns true if `user` may do that there. A directory that is to be written to need not be there yet.
 fn is_ours(path: &Path, intent: Intent, user: u32) -> Result<(), LocalCacheError> {
     match fs::metadata(path) {
         Ok(known) if known.uid() == user => Ok(()),
-        // Whoever may look there can; nothing is touched for that.
+        // Reading changes nothing, so any user with the permission may.
         Ok(_) if matches!(intent, Intent::Read | Intent::Verify) => Ok(()),
         Ok(known) => Err(LocalCacheError::Foreign { path: path.to_owned(), owner: known.uid(), user }),
         Err(error) if error.kind() == io::ErrorKind::NotFound && intent == Intent::Write => Ok(()),

@@ -1,4 +1,4 @@
-//! What is told of work that takes long: bars on a terminal, lines elsewhere.
+//! The progress of long work: bars on a terminal, lines elsewhere.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use crate::cli::cache::tally::Tally;
 use crate::cli::probe::format::{duration, plain};
 use crate::clock;
 
-/// Whoever looks on.
+/// The progress display.
 pub(super) struct Look {
     bars: Option<Bars>,
     tally: Tally,
     said: Instant,
 }
 
-/// How often a line says how far it is, where there are no bars.
+/// The interval between progress lines where no bars are drawn.
 const PACE: Duration = Duration::from_secs(5);
 
 impl Look {
@@ -162,7 +162,7 @@ fn outcome(images: u64, failed: u64) -> String {
 mod tests {
     use super::*;
 
-    /// What is written to output and messages.
+    /// Returns the text of output and messages.
     fn told(events: &[Event]) -> (String, String) {
         let mut look = Look::new(false);
         let (mut out, mut err) = (Vec::new(), Vec::new());

@@ -51,7 +51,7 @@ enum Command {
         dockgate cache remove 'docker.io/me/**'\n  dockgate cache remove '**:nightly-*'\n\n\
         Repositories have their canonical names here, as dockgate cache list shows them.")]
     Remove(Remove),
-    /// Pull images before anybody asks for them
+    /// Pull images before clients ask for them
     #[command(after_help = "Examples:\n  dockgate cache warm alpine:3.20\n  \
         dockgate cache warm ghcr.io/o/i:1 --platform linux/amd64 --platform linux/arm64")]
     Warm(Warm),
@@ -105,7 +105,7 @@ struct Warm {
 
 /// Runs a `cache` command and gives its exit code: 1 where something was wrong, missing or not to be had.
 ///
-/// `terminal` says whether somebody watches `messages`, on which progress is then drawn.
+/// `terminal` says whether `messages` is a terminal, on which progress is then drawn.
 ///
 /// # Errors
 /// [`CacheError`].
@@ -193,7 +193,7 @@ fn warm(
     Ok(u8::from(failed != Some(0)))
 }
 
-/// What matches nothing is most likely misspelt.
+/// Reports a removal. A pattern that matches nothing is most likely misspelt.
 fn removed(removed: &Removed, output: &mut dyn Write) -> Result<u8, CacheError> {
     if removed.repositories == 0 {
         writeln!(output, "nothing here is called so; dockgate cache list shows what there is")?;

@@ -27,33 +27,33 @@ pub(super) struct Remote {
     runtime: Runtime,
 }
 
-/// Why a gateway did not do what it was asked for.
+/// The reason why a gateway did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RemoteError {
-    /// It can't be reached.
+    /// The gateway can't be reached.
     #[error("{0}: {1}")]
     Io(SocketAddr, #[source] io::Error),
-    /// It does not speak HTTP, or broke off.
+    /// The gateway does not speak HTTP, or the connection broke.
     #[error("{0}: the gateway broke off: {1}")]
     Http(SocketAddr, #[source] hyper::Error),
-    /// It says no.
+    /// The gateway refused.
     #[error("the gateway says: {0}")]
     Refused(String),
-    /// It says something else than a gateway of this version does.
+    /// The answer is not one of this version's.
     #[error("{0}: that is no answer of a gateway of this version")]
     Strange(SocketAddr),
-    /// It ended before it was done.
+    /// The connection ended before the job did.
     #[error("{0}: the gateway ended before it was done")]
     Ended(SocketAddr),
 }
 
-/// How long connecting may take: it is this machine.
+/// The time for connecting: the gateway is on this machine.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take to begin. Large caches are counted file by file.
+/// The time until the answer's header. Large caches are counted file by file.
 const ANSWER: Duration = Duration::from_secs(300);
 
-/// How long a gateway may take over saying what it has, before it is taken for none.
+/// The time for the first answer, after which the directory is used without the gateway.
 const GREETING: Duration = Duration::from_secs(30);
 
 /// An answer that is held whole: some hundred thousand images.
@@ -63,7 +63,7 @@ const ANSWER_BYTES: usize = 256 * 1024 * 1024;
 const LINE_BYTES: usize = 1024 * 1024;
 
 impl Remote {
-    /// The gateway at `address`, if one answers there and its cache is in the directory `path`.
+    /// Returns the gateway at `address`, if one answers there and its cache is in the directory `path`.
     pub(super) fn with(address: SocketAddr, path: &Path) -> Option<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let remote = Self { address, runtime };
@@ -112,7 +112,7 @@ impl Remote {
         self.whole(self.ask(Method::GET, target, Bytes::new()).await?).await
     }
 
-    /// The body of the answer, if that is a good one.
+    /// Returns the body of the answer, if that is a good one.
     async fn ask(&self, method: Method, target: &str, body: Bytes) -> Result<Incoming, RemoteError> {
         let io = |error| RemoteError::Io(self.address, error);
         let http = |error| RemoteError::Http(self.address, error);

@@ -1,4 +1,4 @@
-//! How far a pull is, over all its images.
+//! The progress of a pull, over all its images.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -47,13 +47,13 @@ impl Tally {
         self.done
     }
 
-    /// Bytes a second so far.
+    /// Returns the bytes a second so far.
     pub(super) fn rate(&self, now: Instant) -> u64 {
         let elapsed = now.duration_since(self.started).as_secs_f64().max(0.001);
         (self.done as f64 / elapsed) as u64
     }
 
-    /// How long the rest takes at that rate.
+    /// Returns how long the rest takes at that rate.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let rate = self.rate(now);
         (rate > 0).then(|| Duration::from_secs((self.total - self.done).div_ceil(rate)))

@@ -24,7 +24,7 @@ struct CacheAccess {
     registry: Registry,
 }
 
-/// What a command gave.
+/// The result of a command.
 struct Told {
     code: u8,
     out: String,
@@ -76,7 +76,7 @@ impl CacheAccess {
         self.dir.path().join("dockgate.toml")
     }
 
-    /// Where the cache has a blob.
+    /// Returns where the cache has a blob.
     fn blob(&self, digest: &str) -> PathBuf {
         let (algorithm, encoded) = digest.split_once(':').unwrap();
         self.dir.path().join("cache/blobs").join(algorithm).join(&encoded[..2]).join(encoded)
@@ -101,7 +101,7 @@ impl CacheAccess {
         serde_json::from_str(&self.run(words).out).unwrap()
     }
 
-    /// The digests of the blobs of an image that the registry has.
+    /// Returns the digests of the blobs of an image that the registry has.
     fn blobs(&self, tag: &str) -> Vec<String> {
         let (_, _, bytes) = self.registry.manifest(image::REPOSITORY, tag).unwrap();
         let manifest: Value = serde_json::from_slice(&bytes).unwrap();

@@ -15,18 +15,18 @@ use crate::config::Redirects;
 use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
 use crate::upstream::{Certificate, Error, Pass, Probe, RequiredScope, Response};
 
-/// What is to be looked at.
+/// The part of an upstream to look at.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted {
     /// The upstream's name for it.
     pub(super) repository: Option<RepositoryName>,
     pub(super) reference: Option<Reference>,
-    /// Whether anything may be pushed.
+    /// True if anything may be pushed.
     pub(super) write: bool,
 }
 
 impl Wanted {
-    /// `NAME`, `NAME:TAG` or `NAME@DIGEST`.
+    /// Parses `NAME`, `NAME:TAG` or `NAME@DIGEST`.
     pub(super) fn parse(repository: Option<&str>, write: bool) -> Result<Self, ProbeError> {
         let Some(text) = repository else { return Ok(Self { write, ..Self::default() }) };
         let (name, reference) = match text.split_once('@').or_else(|| text.split_once(':')) {
@@ -45,8 +45,8 @@ impl Wanted {
 pub(super) async fn run(probe: &Probe, wanted: Wanted) -> Table {
     let settings = probe.settings();
     let identity = probe.username().await.ok().flatten();
-    let somebody = probe.is_somebody().await.unwrap_or_default();
-    let nameless = if somebody { "the holder of a token" } else { "anonymous" };
+    let has_login = probe.is_somebody().await.unwrap_or_default();
+    let anonymous = if has_login { "the holder of a token" } else { "anonymous" };
     let (upstream, url) = (settings.name.clone(), settings.url.to_string());
     let mut auditor = Auditor { probe, checks: Vec::new() };
     // What is wrong here is wrong with all that follows.
@@ -54,7 +54,7 @@ pub(super) async fn run(probe: &Probe, wanted: Wanted) -> Table {
         auditor.inside(&wanted).await;
     }
     let checks = auditor.checks;
-    let identity = identity.unwrap_or_else(|| nameless.to_owned());
+    let identity = identity.unwrap_or_else(|| anonymous.to_owned());
     Table { upstream, url, identity, checks, diagnosis: None }.judged()
 }
 
@@ -65,7 +65,7 @@ struct Blob {
 }
 
 impl Auditor<'_> {
-    /// Connection, challenge, token, login. `None` where there is no way in.
+    /// Checks connection, challenge, token and login. `None` where the login fails.
     async fn door(&mut self) -> Option<()> {
         self.tls().await?;
         let challenges = self.challenge().await?;
@@ -94,7 +94,7 @@ impl Auditor<'_> {
             Ok(None) => self.add(Check::ok("TLS", "none: its URL says http")),
             Ok(Some(chain)) if self.probe.settings().insecure => {
                 let found = format!("not verified, since insecure is set: {}", shown(&chain));
-                self.add(Check::minor("TLS", found).advise("upstream.ca = \"FILE\" names whom to trust"));
+                self.add(Check::minor("TLS", found).advise("upstream.ca = \"FILE\" names the CA to trust"));
             }
             Ok(Some(chain)) => self.add(Check::ok("TLS", shown(&chain))),
             Err(error) => {
@@ -107,7 +107,7 @@ impl Auditor<'_> {
         Some(())
     }
 
-    /// What it asks for at `/v2/`; nothing is a good answer too.
+    /// Asks for the challenge at `/v2/`; none is a good answer too.
     async fn challenge(&mut self) -> Option<Vec<Challenge>> {
         let way = self.probe.own("/v2/");
         let response = match self.probe.ask(&Method::GET, &way, fields(), &Pass::default()).await {
@@ -124,12 +124,12 @@ impl Auditor<'_> {
                 self.add(Check::ok("challenge", found.join(", ")));
             }
             StatusCode::UNAUTHORIZED => {
-                let found = "401 without Basic or Bearer: nobody can answer that";
+                let found = "401 without Basic or Bearer: no client can answer that";
                 self.add(Check::diagnosed("challenge", Diagnosis::new(Kind::NoRegistry, found)));
                 return None;
             }
             status if status.is_success() => {
-                self.add(Check::ok("challenge", "none: /v2/ is open to everybody"))
+                self.add(Check::ok("challenge", "none: /v2/ is open without a login"))
             }
             status => {
                 let found = format!("/v2/ answers {status}");
@@ -152,7 +152,7 @@ impl Auditor<'_> {
         self.add(Check::minor("clock", found).advise("tokens and certificates may seem too old or too new"));
     }
 
-    /// A token that is good for `/v2/`.
+    /// Asks for a token that is good for `/v2/`.
     async fn token(&mut self, challenges: &[Challenge]) -> Option<()> {
         for challenge in challenges {
             let request = match self.probe.token_request(challenge, &RequiredScope::Version).await {
@@ -201,7 +201,7 @@ impl Auditor<'_> {
         }
     }
 
-    /// The one that was named, or the first that is listed.
+    /// Returns the one that was named, or the first that is listed.
     async fn repository(&mut self, wanted: &Wanted) -> Option<RepositoryName> {
         let library = self.probe.settings().library;
         if let Some(name) = &wanted.repository {
@@ -216,7 +216,7 @@ impl Auditor<'_> {
         RepositoryName::parse(listed.get("repositories")?.get(0)?.as_str()?).ok()
     }
 
-    /// Everything that a pull needs.
+    /// Checks everything that a pull needs.
     async fn read(&mut self, name: &RepositoryName, reference: Option<Reference>) {
         let tags = self.tags(name).await;
         let reference = reference.or_else(|| Reference::parse(tags.as_deref().unwrap_or("latest")).ok());
@@ -229,7 +229,7 @@ impl Auditor<'_> {
         }
     }
 
-    /// The tag to look at: `latest`, or the first.
+    /// Returns the tag to look at: `latest`, or the first.
     async fn tags(&mut self, name: &RepositoryName) -> Option<String> {
         let target = format!("/v2/{name}/tags/list");
         let response = match self.get(&target, pull(name), &[]).await {
@@ -249,7 +249,7 @@ impl Auditor<'_> {
         latest.map(|tag| (*tag).to_owned())
     }
 
-    /// HEAD and GET of it; its digest and content.
+    /// Checks HEAD and GET of a manifest, and returns its digest and content.
     async fn manifest(&mut self, name: &RepositoryName, reference: &Reference) -> Option<(Digest, Value)> {
         let target = format!("/v2/{name}/manifests/{reference}");
         let head = self.send(&Method::HEAD, &target, pull(name), &[]).await;
@@ -313,7 +313,7 @@ impl Auditor<'_> {
         self.add(check);
     }
 
-    /// A blob of the manifest, or of the first that an index names.
+    /// Returns a blob of the manifest, or of the first that an index names.
     async fn blob_of(&self, name: &RepositoryName, manifest: Value) -> Option<Blob> {
         let manifest = match manifest.get("manifests").and_then(|list| list.get(0)) {
             None => manifest,
@@ -379,7 +379,7 @@ impl Auditor<'_> {
         self.add(check);
     }
 
-    /// Where its blobs are. `None` where the gateway does not go there.
+    /// Returns where its blobs are. `None` where the gateway does not go there.
     async fn redirect(&mut self, name: &RepositoryName, target: &str) -> Option<()> {
         let way = self.probe.own(target);
         let mut body = RequestBody::empty();
@@ -434,11 +434,10 @@ fn pull(name: &RepositoryName) -> RequiredScope {
 
 fn speaks_http(probe: &Probe) -> Diagnosis {
     let words = format!("{} is asked by https, and speaks http", probe.settings().url.authority());
-    Diagnosis::new(Kind::PlainHttp, words)
-        .advise("upstream.url = \"http://...\", if nobody else is on the way")
+    Diagnosis::new(Kind::PlainHttp, words).advise("upstream.url = \"http://...\", if the network is trusted")
 }
 
-/// The server's own certificate, and who vouches for it in the end.
+/// Formats the server's own certificate, and its chain of signers.
 fn shown(chain: &[Certificate]) -> String {
     let Some(own) = chain.first() else { return "a certificate that can't be read".to_owned() };
     let subject = if own.subject.is_empty() { "a certificate without a subject" } else { &own.subject };

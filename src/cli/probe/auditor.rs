@@ -24,7 +24,7 @@ impl Auditor<'_> {
         self.checks.push(check.with_texts(|text| self.probe.veiled(&text)));
     }
 
-    /// A row for what did not happen at all. `None`, for whoever ends with it.
+    /// Adds a row for a failed request. Returns `None`, for callers that end with it.
     pub(super) fn failed<T>(&mut self, what: &'static str, error: &Error) -> Option<T> {
         self.add(self.failure(what, error));
         None
@@ -43,7 +43,8 @@ impl Auditor<'_> {
         self.send(&Method::GET, target, access, headers).await
     }
 
-    /// As the gateway does it; a blob too is asked for as something else, so that its stream is left as it is.
+    /// Sends a request as the gateway does; the purpose is `Other` for blobs too, so that their stream is left as it
+    /// is.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -55,7 +56,7 @@ impl Auditor<'_> {
         self.probe.send(self.request(method, target, access, headers, &mut body)).await
     }
 
-    /// `target` begins with `/v2/`.
+    /// Builds a request; `target` begins with `/v2/`.
     pub(super) fn request<'b>(
         &self,
         method: &Method,
@@ -82,7 +83,7 @@ impl Auditor<'_> {
         Some(whole.ok()?.ok()?.to_bytes())
     }
 
-    /// What an answer that is no success says.
+    /// Formats the error of an answer.
     pub(super) async fn said(&self, response: Response) -> String {
         let status = response.status;
         let errors = self.body(response).await.and_then(|body| ErrorBody::parse(&body)).unwrap_or_default();
@@ -93,12 +94,12 @@ impl Auditor<'_> {
     }
 }
 
-/// In the words of the configuration rather than of the command line.
+/// Replaces advice about the command line by advice about the configuration.
 pub(super) fn configured(diagnosis: Diagnosis) -> Diagnosis {
     match diagnosis.kind {
         Kind::NeedsLogin => diagnosis.advise("set upstream.credentials"),
         Kind::Certificate if diagnosis.advice.as_ref().is_some_and(|advice| advice.contains("--ca")) => {
-            diagnosis.advise("if that is right, trust whoever signed it: upstream.ca = \"FILE\"")
+            diagnosis.advise("if that is right, trust its signer: upstream.ca = \"FILE\"")
         }
         _ => diagnosis,
     }

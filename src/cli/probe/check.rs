@@ -1,4 +1,4 @@
-//! What works of an upstream through the gateway, as a table.
+//! The table of an audit: one row for each part of an upstream.
 
 use std::io::{self, Write};
 
@@ -14,7 +14,7 @@ pub(super) struct Table {
     /// The upstream's name.
     pub(super) upstream: String,
     pub(super) url: String,
-    /// As whom it was asked; `anonymous` without a name.
+    /// The user name at the upstream; `anonymous` without one.
     pub(super) identity: String,
     pub(super) checks: Vec<Check>,
     /// The first that is bad.
@@ -27,15 +27,15 @@ pub(super) struct Table {
 pub(super) struct Check {
     pub(super) what: &'static str,
     pub(super) result: Outcome,
-    /// What was seen.
+    /// The observation.
     pub(super) found: String,
-    /// What follows from it, or what to do about it.
+    /// The consequence, or the remedy.
     pub(super) advice: Option<String>,
     #[serde(skip)]
     kind: Kind,
 }
 
-/// What a row comes to.
+/// The result of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
@@ -44,7 +44,7 @@ pub(super) enum Outcome {
     Minor,
     /// Something important will not work.
     Bad,
-    /// It was not looked at.
+    /// Not checked.
     Skipped,
 }
 
@@ -84,12 +84,12 @@ impl Check {
         Self { advice: Some(advice.into()), ..self }
     }
 
-    /// The same, with what it is about.
+    /// Prepends the subject of the row.
     pub(super) fn about(self, what: impl std::fmt::Display) -> Self {
         Self { found: format!("{what}: {}", self.found), ..self }
     }
 
-    /// The same, with every text in it changed.
+    /// Returns it with every text in it changed.
     pub(super) fn with_texts(self, change: impl Fn(String) -> String) -> Self {
         Self { found: change(self.found), advice: self.advice.map(change), ..self }
     }
@@ -108,13 +108,13 @@ impl Check {
 }
 
 impl Table {
-    /// Names the first row that is bad.
+    /// Sets the diagnosis to the first row that is bad.
     pub(super) fn judged(self) -> Self {
         let diagnosis = self.checks.iter().find(|check| check.result == Outcome::Bad).map(Check::diagnosis);
         Self { diagnosis, ..self }
     }
 
-    /// Whether nothing important is missing.
+    /// Returns true if nothing important is missing.
     pub(super) fn is_good(&self) -> bool {
         self.diagnosis.is_none()
     }

@@ -1,4 +1,4 @@
-//! What is wrong, in one line.
+//! The diagnosis of a failure, in one line.
 
 use std::io;
 
@@ -9,22 +9,22 @@ use crate::cli::probe::format;
 use crate::upstream;
 use crate::upstream::{CertificateFault, DialError, EgressError, Error, RateLimit, TokenError, Unauthorized};
 
-/// What is wrong. `Display` is the line.
+/// The one thing that is wrong. `Display` is the line that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Diagnosis {
     pub(super) kind: Kind,
     pub(super) message: String,
-    /// What to do about it.
+    /// The remedy.
     pub(super) advice: Option<String>,
 }
 
-/// What kind of thing is wrong.
+/// The kind of a [`Diagnosis`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
     /// The name has no address.
     CannotResolve,
-    /// Nobody listens there.
+    /// No process listens there.
     Refused,
     /// No connection for another reason, or no answer in time.
     Unreachable,
@@ -40,7 +40,7 @@ pub(super) enum Kind {
     NeedsTls,
     /// The answer is no HTTP, or breaks off.
     Broken,
-    /// It wants to know who asks.
+    /// The registry asks for a login.
     NeedsLogin,
     /// The name or the password is wrong.
     WrongPassword,
@@ -54,17 +54,17 @@ pub(super) enum Kind {
     TokenRefused,
     /// A clock is wrong.
     ClockSkew,
-    /// There is no such repository, or it is not for whoever asks.
+    /// The repository does not exist, or the user may not see it.
     NoSuchRepository,
     /// The repository is there, and not what is asked for.
     NoSuchImage,
-    /// It is not for whoever asks.
+    /// The user may not read the repository.
     Denied,
     /// Too many requests.
     Limited,
     /// A redirect that is not followed.
     Redirect,
-    /// What is there is no registry.
+    /// The server is no registry.
     NoRegistry,
     /// Another answer.
     Answer,
@@ -123,7 +123,7 @@ impl Diagnosis {
         Self { advice: Some(advice.into()), ..self }
     }
 
-    /// What an exchange that gave no answer comes to.
+    /// Returns the diagnosis of an exchange without an answer.
     pub(super) fn of(error: &Error, now: i64) -> Self {
         match error {
             Error::Dial(error) => Self::of_dial(error, now),
@@ -143,7 +143,7 @@ impl Diagnosis {
         }
     }
 
-    /// A place where the gateway does not go. Behind the semicolon is what to write for it.
+    /// Returns a place where the gateway does not go. Behind the semicolon is what to write for it.
     pub(super) fn elsewhere(kind: Kind, error: &EgressError) -> Self {
         let text = error.to_string();
         match text.split_once("; ") {
@@ -189,15 +189,14 @@ impl Diagnosis {
         };
         let diagnosis = Self::new(Kind::Certificate, format!("{authority} shows one that is refused: {why}"));
         match fault {
-            F::UnknownIssuer | F::SelfSigned | F::OtherKey | F::NoRoots => diagnosis.advise(
-                "if that is right, trust whoever signed it: --ca FILE, or upstream.ca in the configuration",
-            ),
+            F::UnknownIssuer | F::SelfSigned | F::OtherKey | F::NoRoots => diagnosis
+                .advise("if that is right, trust its signer: --ca FILE, or upstream.ca in the configuration"),
             F::NotYetValid { .. } => diagnosis.advise("or the clock here is behind"),
             _ => diagnosis,
         }
     }
 
-    /// Why there is no token; `username` is who asked.
+    /// Returns the diagnosis of a token request; `username` is the requester.
     pub(super) fn of_token(error: &TokenError, username: Option<&str>, now: i64) -> Self {
         match (error, username) {
             (TokenError::EgressPolicy(error), _) => Self::elsewhere(Kind::RealmElsewhere, error),
@@ -208,7 +207,7 @@ impl Diagnosis {
             ),
             (TokenError::Refused { endpoint, status }, None) => Self::new(
                 Kind::NeedsLogin,
-                format!("the token endpoint {endpoint} gives nobody a token without a name ({status})"),
+                format!("the token endpoint {endpoint} gives no token without a login ({status})"),
             )
             .advise("-u NAME"),
             (TokenError::Limited { endpoint, retry_after }, _) => {
@@ -232,7 +231,7 @@ impl Diagnosis {
         }
     }
 
-    /// A 429.
+    /// Returns a 429.
     pub(super) fn of_limit(headers: &HeaderMap, now: i64) -> Self {
         let left = RateLimit::of(headers).map(|limit| format!(" ({limit})")).unwrap_or_default();
         Self::limited(&format!("too many requests{left}"), until(headers, now), now)
@@ -246,7 +245,7 @@ impl Diagnosis {
     }
 }
 
-/// Docker Hub writes a time of the clock into fields that are for seconds.
+/// Returns the end of the limit. Docker Hub writes a time of the clock into fields that are for seconds.
 fn until(headers: &HeaderMap, now: i64) -> Option<i64> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<i64>().ok();
     let absolute = [number("retry-after"), number("x-retry-after")].into_iter().flatten();

@@ -7,7 +7,7 @@ use crate::cli::user::PasswordError;
 use crate::config::ConfigErrors;
 use crate::upstream::{CredentialError, TlsSettingsError};
 
-/// Why nothing was probed.
+/// The reason why nothing was probed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
     /// Neither image nor URL.
@@ -34,7 +34,7 @@ pub(crate) enum ProbeError {
 }
 
 impl ProbeError {
-    /// 2 for what was written wrong, else 1.
+    /// Returns 2 for a mistake in what was written, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::ProbeTarget(_) | Self::Usage(_) | Self::Config(_) | Self::Tls(_) => 2,

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-/// Seconds since 1970; before that, 0.
+/// Returns seconds since 1970; before that, 0.
 pub(super) fn unix(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
@@ -15,7 +15,7 @@ pub(super) fn utc(seconds: i64) -> Option<String> {
     Some(time.strftime("%F %T UTC").to_string())
 }
 
-/// The two greatest units that there are: `4 min 58 s`, `1 h`, `2 d 3 h`.
+/// Formats a duration in its two greatest units: `4 min 58 s`, `1 h`, `2 d 3 h`.
 pub(in crate::cli) fn duration(seconds: u64) -> String {
     let units = [
         (seconds / 86_400, "d"),
@@ -29,7 +29,7 @@ pub(in crate::cli) fn duration(seconds: u64) -> String {
     shown.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
 }
 
-/// `in 4 min 58 s`, `2 h ago`, `now`.
+/// Formats a time relative to `now`: `in 4 min 58 s`, `2 h ago`, `now`.
 pub(super) fn relative(at: i64, now: i64) -> String {
     let apart = duration(at.abs_diff(now));
     match at.cmp(&now) {
@@ -39,12 +39,12 @@ pub(super) fn relative(at: i64, now: i64) -> String {
     }
 }
 
-/// `2026-11-22 10:00:00 UTC, in 4 min 58 s`; `None` as [`utc`].
+/// Formats a time twice: `2026-11-22 10:00:00 UTC, in 4 min 58 s`; `None` as [`utc`].
 pub(super) fn moment(at: i64, now: i64) -> Option<String> {
     Some(format!("{}, {}", utc(at)?, relative(at, now)))
 }
 
-/// `text`, which somebody else has chosen, so that it disturbs no terminal and is no novel: control characters and those
+/// Makes a foreign `text` safe for a terminal, and cuts it: control characters and those
 /// that turn the direction of writing are escaped.
 pub(in crate::cli) fn plain(text: &str) -> String {
     let mut plain = String::new();
@@ -67,7 +67,7 @@ pub(in crate::cli) fn plain(text: &str) -> String {
 /// In characters.
 const LONGEST: usize = 400;
 
-/// An error and what it comes from, each only where it says something new.
+/// Formats an error and its sources, each only where it says something new.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! What `probe` is asked about: an image as docker names it, or a URL.
+//! The target of a probe: an image as docker names it, or a URL.
 
 use crate::proto::authority::{Authority, is_loopback};
 use crate::proto::{ImageName, ImageNameError, Reference, RepositoryName, Target};
@@ -11,11 +11,11 @@ pub(super) struct ProbeTarget {
     pub(super) registry: String,
     /// Path and query below it; begins with `/v2/`.
     pub(super) target: String,
-    /// What is allowed there, in the words of tokens.
+    /// The scope that a token for it needs.
     pub(super) access: RequiredScope,
     /// The image, where one is named.
     pub(super) image: Option<Image>,
-    /// Nobody has said https, and it may be this machine's: plain HTTP will do.
+    /// True if no scheme was written and the host is this machine: plain HTTP will do.
     pub(super) may_be_plain: bool,
 }
 
@@ -24,11 +24,11 @@ pub(super) struct ProbeTarget {
 pub(super) struct Image {
     pub(super) repository: RepositoryName,
     pub(super) reference: Reference,
-    /// It was written as one word that could be a registry's name: docker takes it for an image of Docker Hub.
+    /// True if it is one word that could be a registry's name: docker takes it for an image of Docker Hub.
     pub(super) may_be_host: bool,
 }
 
-/// Why a text is neither.
+/// The reason why a text is neither.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ProbeTargetError(String);
@@ -46,7 +46,7 @@ impl ProbeTarget {
         Self::of_image(text)
     }
 
-    /// What follows `/v2/` is asked; without it, `/v2/` itself. Whether the rest is a URL is decided elsewhere.
+    /// Splits a URL at `/v2/`, without which `/v2/` itself is asked. The rest is checked elsewhere.
     fn of_url(url: &str) -> Result<Self, ProbeTargetError> {
         if !url.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(ProbeTargetError("the URL holds characters that no URL has".to_owned()));

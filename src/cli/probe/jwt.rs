@@ -1,4 +1,4 @@
-//! What a token says of itself, where it is a JSON web token (RFC 7519). Its signature is neither verified nor kept.
+//! The claims of a JSON web token (RFC 7519). Its signature is neither verified nor kept.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
@@ -11,9 +11,9 @@ use crate::cli::probe::format;
 /// A decoded token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Jwt {
-    /// How it is signed, and by whom.
+    /// The header: algorithm and key.
     pub(super) header: Map<String, Value>,
-    /// What it says.
+    /// The claims.
     pub(super) claims: Map<String, Value>,
 }
 
@@ -29,7 +29,8 @@ pub(super) struct Moment {
 }
 
 impl Jwt {
-    /// `None` for any other token: three parts in base64url without padding (RFC 7515 section 3.1), the first two of
+    /// Decodes a JWT, or returns `None`: three parts in base64url without padding (RFC 7515 section 3.1), the first two
+    /// of
     /// them JSON objects, the first with `alg`.
     pub(super) fn decode(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
@@ -41,19 +42,19 @@ impl Jwt {
         Some(Self { header, claims: object(claims)? })
     }
 
-    /// The same, with every text in it changed.
+    /// Returns it with every text in it changed.
     pub(super) fn with_texts(self, change: &dyn Fn(&str) -> String) -> Self {
         Self { header: each(self.header, change), claims: each(self.claims, change) }
     }
 
-    /// A time that it names, in seconds since 1970.
+    /// Returns a time that it names, in seconds since 1970.
     pub(super) fn time(&self, claim: &str) -> Option<i64> {
         let value = self.claims.get(claim)?;
         // A cast from float to integer saturates.
         value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))
     }
 
-    /// All times that it names.
+    /// Returns all times that it names.
     pub(super) fn moments(&self, now: i64) -> Vec<Moment> {
         let times = TIMES.into_iter().filter_map(|claim| Some((claim, self.time(claim)?)));
         times.map(|(claim, at)| Moment { claim, at, words: format::moment(at, now) }).collect()
@@ -73,7 +74,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     Some(each(object, &without_token))
 }
 
-/// A token within the token may open doors of its own.
+/// Hides tokens within the token.
 fn without_token(text: &str) -> String {
     if Jwt::decode(text).is_some() { "[a token]".to_owned() } else { text.to_owned() }
 }

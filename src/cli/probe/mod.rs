@@ -46,7 +46,7 @@ pub(crate) struct ProbeArgs {
     /// An image as docker names it, or the URL of a registry
     #[arg(value_name = "IMAGE-OR-URL", required_unless_present = "upstream", conflicts_with = "upstream")]
     place: Option<String>,
-    /// As whom to ask; without it, as nobody
+    /// The user to log in as; without it, anonymous
     #[arg(short = 'u', long = "user", value_name = "NAME")]
     user: Option<String>,
     /// Read the password from standard input instead of asking for it
@@ -116,7 +116,7 @@ fn report(
     writeln!(output)
 }
 
-/// The settings of a registry that is in no configuration.
+/// Returns the settings of a registry that is in no configuration.
 fn settings(
     args: &ProbeArgs,
     place: &ProbeTarget,
@@ -125,7 +125,7 @@ fn settings(
 ) -> Result<config::Upstream, ProbeError> {
     let mut settings = config::Upstream::at(&place.registry, environment).map_err(ProbeError::Usage)?;
     settings.ca.clone_from(&args.ca);
-    // Whoever looks wants to see the first answer.
+    // A probe shows the first answer.
     settings.retries = 0;
     if let Some(username) = &args.user {
         let login = Login { username: checked(username)?, password: password(args, input)? };
@@ -134,7 +134,7 @@ fn settings(
     Ok(settings)
 }
 
-/// A name that HTTP can carry (RFC 7617 section 2).
+/// Checks that HTTP can carry a name (RFC 7617 section 2).
 fn checked(username: &str) -> Result<String, ProbeError> {
     if username.is_empty() || username.contains(':') || username.contains(char::is_control) {
         return Err(ProbeError::Usage("a user name is not empty and has no \":\" in it".to_owned()));
@@ -163,7 +163,7 @@ async fn trace_to(place: &ProbeTarget, asked: &str, settings: config::Upstream) 
     Ok(trace)
 }
 
-/// The upstream of that name, as the gateway would ask it.
+/// Returns the upstream of that name, as the gateway would ask it.
 fn configured(
     args: &ProbeArgs,
     name: &str,

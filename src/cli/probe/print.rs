@@ -41,7 +41,7 @@ fn step(step: &Step, palette: Palette, out: &mut dyn Write) -> io::Result<()> {
         Step::TokenRequest { method, url, scope, identity } => {
             writeln!(out, "{} {}", palette.strong(method), palette.strong(plain(url)))?;
             row("as", identity, palette, out)?;
-            row("scope", if scope.is_empty() { "none: only to be somebody" } else { scope }, palette, out)?;
+            row("scope", if scope.is_empty() { "none: only to log in" } else { scope }, palette, out)?;
             return Ok(());
         }
         Step::TokenAnswer(answer) => {

@@ -1,4 +1,4 @@
-//! What `probe` did and saw, step by step: what `--json` writes and what people read.
+//! The steps of a probe, as `--json` writes them and as they are printed.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -9,14 +9,14 @@ use crate::cli::probe::jwt::{Jwt, Moment};
 /// A whole trace. `fault` is null where it went through.
 #[derive(Debug, Serialize)]
 pub(super) struct Trace {
-    /// What was asked about, as it was written.
+    /// The image or URL, as it was written.
     pub(super) asked: String,
-    /// As whom; `anonymous` without a name.
+    /// The user name; `anonymous` without one.
     pub(super) identity: String,
     pub(super) steps: Vec<Step>,
-    /// What is not wrong, but worth knowing.
+    /// Remarks that are no errors.
     pub(super) notes: Vec<String>,
-    /// What came of it.
+    /// The result, where all steps succeeded.
     pub(super) result: Option<String>,
     #[serde(rename = "fault")]
     pub(super) diagnosis: Option<Diagnosis>,
@@ -28,9 +28,9 @@ pub(super) struct Trace {
 pub(super) enum Step {
     /// A request and its answer.
     Request(Exchange),
-    /// What the answer asks for, parsed.
+    /// The challenge of the answer, parsed.
     Challenge { scheme: String, parameters: Map<String, Value> },
-    /// Where the answer leads.
+    /// The redirect of the answer.
     Redirect { to: String, allowed: bool },
     /// The request for a token.
     TokenRequest { method: &'static str, url: String, scope: String, identity: String },
@@ -38,7 +38,7 @@ pub(super) enum Step {
     TokenAnswer(TokenAnswer),
     /// The token, decoded.
     Token(Token),
-    /// What is left of an allowance.
+    /// The rest of a rate limit.
     RateLimit { limit: Option<u64>, remaining: u64, window_seconds: Option<u64>, source: Option<String> },
 }
 
@@ -47,16 +47,16 @@ pub(super) enum Step {
 pub(super) struct Exchange {
     pub(super) method: String,
     pub(super) url: String,
-    /// What it showed for itself.
+    /// The credentials that it carried.
     pub(super) with: Shown,
     /// `None` where no answer came.
     pub(super) status: Option<u16>,
     pub(super) headers: Vec<Header>,
-    /// What the body says is wrong, as `CODE: message`.
+    /// The errors in the body, as `CODE: message`.
     pub(super) errors: Vec<String>,
 }
 
-/// What a request shows for itself.
+/// The credentials that a request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Shown {
@@ -72,11 +72,11 @@ pub(super) struct Header {
     pub(super) value: String,
 }
 
-/// What a token endpoint answers, without the token.
+/// The answer of a token endpoint, without the token.
 #[derive(Debug, Serialize)]
 pub(super) struct TokenAnswer {
     pub(super) lifetime_seconds: u64,
-    /// Whether the answer says so; else it is the default.
+    /// True if the answer says so; else it is the default.
     pub(super) lifetime_said: bool,
     pub(super) issued_at: Option<String>,
     pub(super) words: String,

@@ -7,10 +7,10 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::config::Environment;
 
-/// Whether there is any colour.
+/// True if there is any colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Palette {
-    /// None: a file, a pipe, or somebody who wants none.
+    /// No colours: a file, a pipe, or `NO_COLOR`.
     Plain,
     /// A terminal's.
     Coloured,
@@ -24,32 +24,32 @@ impl Palette {
         if output.is_terminal() && !unwanted { Self::Coloured } else { Self::Plain }
     }
 
-    /// What is asked.
+    /// Formats a question.
     pub(super) fn strong<T: Display>(self, text: T) -> Inked<T> {
         self.inked(Style::new().bold(), text)
     }
 
-    /// What is of less weight.
+    /// Formats a detail.
     pub(super) fn faint<T: Display>(self, text: T) -> Inked<T> {
         self.inked(Style::new().dimmed(), text)
     }
 
-    /// A name of something.
+    /// Returns a name of something.
     pub(super) fn name<T: Display>(self, text: T) -> Inked<T> {
         self.inked(AnsiColor::Cyan.on_default(), text)
     }
 
-    /// What is good.
+    /// Formats a success.
     pub(super) fn good<T: Display>(self, text: T) -> Inked<T> {
         self.inked(AnsiColor::Green.on_default().bold(), text)
     }
 
-    /// What is worth a thought.
+    /// Formats a warning.
     pub(super) fn warning<T: Display>(self, text: T) -> Inked<T> {
         self.inked(AnsiColor::Yellow.on_default().bold(), text)
     }
 
-    /// What is wrong.
+    /// Formats an error.
     pub(super) fn bad<T: Display>(self, text: T) -> Inked<T> {
         self.inked(AnsiColor::Red.on_default().bold(), text)
     }

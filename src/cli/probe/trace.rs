@@ -17,7 +17,7 @@ use crate::proto::authority::is_loopback;
 use crate::proto::{Challenge, ErrorBody, Scheme, challenge};
 use crate::upstream::{Error, Pass, Probe, RateLimit, Response, Way};
 
-/// Walks to `place` and back. `username` is whose password is shown, if anybody's.
+/// Traces the requests to `place`. `username` is the login, if there is one.
 pub(super) async fn run(probe: &Probe, place: &ProbeTarget, asked: &str, username: Option<&str>) -> Trace {
     let mut tracer =
         Tracer { probe, place, username, steps: Vec::new(), notes: Vec::new(), token: None, skew: None };
@@ -49,14 +49,14 @@ struct Tracer<'a> {
     skew: Option<i64>,
 }
 
-/// What came of the last request.
+/// The answer to the last request.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     shown: Shown,
-    /// Where it came from.
+    /// The place that answered.
     way: Way,
-    /// What the body says is wrong.
+    /// The errors in the body.
     errors: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ impl Tracer<'_> {
         self.arrive(second, &pass).await
     }
 
-    /// What the 401 asks for. Some registries say so at `/v2/` alone.
+    /// Returns the challenges of the 401. Some registries send them at `/v2/` alone.
     async fn challenges(&mut self, first: &Answer) -> Result<Vec<Challenge>, Diagnosis> {
         let mut challenges = parsed(&first.headers);
         if challenges.is_empty() && self.place.target != "/v2/" {
@@ -104,7 +104,7 @@ impl Tracer<'_> {
         ))
     }
 
-    /// Bearer goes first, as with the gateway.
+    /// Chooses the credentials. Bearer goes first, as with the gateway.
     async fn pass(&mut self, challenges: &[Challenge]) -> Result<(Pass, Shown), Diagnosis> {
         for challenge in challenges {
             if let Some(pass) = self.token(challenge).await? {
@@ -152,7 +152,7 @@ impl Tracer<'_> {
         }));
     }
 
-    /// HEAD for an image: Docker Hub counts no HEAD.
+    /// Sends one request. For an image it is a HEAD, which Docker Hub does not count.
     async fn ask(&mut self, way: Way, pass: &Pass, shown: Shown) -> Result<Answer, Diagnosis> {
         let method = if self.place.image.is_some() { Method::HEAD } else { Method::GET };
         self.ask_by(&method, way, pass, shown).await
@@ -195,7 +195,7 @@ impl Tracer<'_> {
         Ok(Answer { status, headers, shown: with, way, errors })
     }
 
-    /// The last answer: follows redirects, and says what it means.
+    /// Follows the redirects of the last answer, and returns its meaning.
     async fn arrive(&mut self, mut answer: Answer, pass: &Pass) -> Result<String, Diagnosis> {
         for _ in 0..limits::REDIRECTS {
             if !is_redirect(answer.status) {
@@ -261,7 +261,7 @@ impl Tracer<'_> {
             StatusCode::UNAUTHORIZED => self.unauthorized(answer),
             StatusCode::TOO_MANY_REQUESTS => Diagnosis::of_limit(&answer.headers, now()),
             StatusCode::FORBIDDEN => {
-                let who = self.username.unwrap_or("nobody in particular");
+                let who = self.username.unwrap_or("an anonymous client");
                 Diagnosis::new(Kind::Denied, format!("this is not for {who}{said}"))
             }
             StatusCode::NOT_FOUND => self.not_found(answer, &said),
@@ -291,14 +291,14 @@ impl Tracer<'_> {
             );
             return Diagnosis::new(Kind::NoSuchRepository, words);
         };
-        let whom = self.username.map_or_else(|| "everybody".to_owned(), |name| format!("{name:?}"));
-        let words = format!("{} is not there, or not for {whom}{said}", image.repository);
+        let client = self.username.map_or_else(|| "anonymous clients".to_owned(), |name| format!("{name:?}"));
+        let words = format!("{} is not there, or not for {client}{said}", image.repository);
         let diagnosis = Diagnosis::new(Kind::NoSuchRepository, words);
         match self.username {
             _ if image.may_be_host => {
                 diagnosis.advise("for a registry of that name write https:// before it")
             }
-            None => diagnosis.advise("-u NAME asks as somebody"),
+            None => diagnosis.advise("-u NAME asks with a login"),
             Some(_) => diagnosis,
         }
     }
@@ -324,7 +324,7 @@ impl Tracer<'_> {
         }
     }
 
-    /// A token that is refused, and by one of the clocks is not good at this moment.
+    /// Returns a diagnosis where a refused token is not valid yet, or no more, by one of the clocks.
     fn clock_diagnosis(&self, answer: &Answer) -> Option<Diagnosis> {
         let token = self.token.as_ref()?;
         let there = date(&answer.headers);
@@ -358,7 +358,8 @@ impl Tracer<'_> {
         }
     }
 
-    /// Why there was no answer. Whoever speaks the wrong one of http and https mostly hears nothing that says so.
+    /// Returns the diagnosis of a missing answer. A server spoken to by the wrong one of http and https mostly does not
+    /// say so.
     async fn no_answer(&self, error: &Error) -> Diagnosis {
         let diagnosis = self.diagnosis(error);
         let kind = match diagnosis.kind {
@@ -389,7 +390,7 @@ impl Tracer<'_> {
         Diagnosis { message: self.probe.veiled(&diagnosis.message), ..diagnosis }
     }
 
-    /// The fields that say something here; others may say what is nobody's business.
+    /// Returns the fields that matter here; others may hold secrets.
     fn told(&self, headers: &HeaderMap) -> Vec<Header> {
         let told = |name: &&str| {
             headers
@@ -445,7 +446,7 @@ pub(super) const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*;q=0.5";
 
-/// What goes out with every request.
+/// Returns the header fields of every request.
 pub(super) fn fields() -> HeaderMap {
     HeaderMap::from_iter([
         (header::ACCEPT, HeaderValue::from_static(MANIFESTS)),
@@ -453,18 +454,18 @@ pub(super) fn fields() -> HeaderMap {
     ])
 }
 
-/// Seconds since 1970.
+/// Returns seconds since 1970.
 pub(super) fn now() -> i64 {
     format::unix(clock::wall())
 }
 
-/// The time at whoever answered, in seconds since 1970.
+/// Returns the server's time, in seconds since 1970.
 pub(super) fn date(headers: &HeaderMap) -> Option<i64> {
     let date: SystemTime = httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()?;
     Some(format::unix(date))
 }
 
-/// All challenges of a 401.
+/// Returns all challenges of a 401.
 pub(super) fn parsed(headers: &HeaderMap) -> Vec<Challenge> {
     challenge::parse_all(headers.get_all(header::WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes))
 }
@@ -473,13 +474,13 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// `5 min ahead of the clock of a.example`.
+/// Formats a clock skew: `5 min ahead of the clock of a.example`.
 pub(super) fn apart(skew: i64, of: &str) -> String {
     let how = if skew > 0 { "ahead of" } else { "behind" };
     format!("{} {how} {of}", format::duration(skew.unsigned_abs()))
 }
 
-/// Why a token is not good at `clock`, if so.
+/// Returns why a token is not good at `clock`, if so.
 fn out_of_time(token: &Jwt, clock: i64) -> Option<String> {
     let begins = token.time("nbf").or_else(|| token.time("iat")).filter(|begins| *begins > clock);
     let ends = token.time("exp").filter(|ends| *ends <= clock);
@@ -490,7 +491,7 @@ fn out_of_time(token: &Jwt, clock: i64) -> Option<String> {
     Some(format!("{how} {}", format::moment(at, clock)?))
 }
 
-/// For how long a token is good.
+/// Formats the lifetime of a token.
 pub(super) fn format_lifetime(seconds: u64, said: bool, issued: Option<i64>) -> String {
     let mut words = format!("good for {}", format::duration(seconds));
     if !said {

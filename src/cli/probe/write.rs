@@ -11,14 +11,14 @@ use crate::clock;
 use crate::proto::{Action, Digest, RepositoryName};
 use crate::upstream::{Error, RequiredScope, Response};
 
-/// What is pushed.
+/// The blob that is pushed.
 struct Parcel {
     bytes: Bytes,
     digest: Digest,
 }
 
 impl Parcel {
-    /// Bytes that are nowhere yet: what is there already would not be taken in.
+    /// Creates a blob that no registry has: one that it has would not be uploaded.
     fn new(name: &str) -> Option<Self> {
         let bytes = Bytes::from(format!("dockgate probe: {name} at {:?}\n", clock::wall()));
         Some(Self { digest: sha256(&bytes)?, bytes })
@@ -57,7 +57,7 @@ impl Auditor<'_> {
         self.deleted(&home, &left).await;
     }
 
-    /// Whether anything can be pushed at all.
+    /// Returns true if anything can be pushed at all.
     async fn cancelled(&mut self, home: &RepositoryName) -> Option<()> {
         let what = "upload";
         let session = self.started(what, home).await?;
@@ -74,7 +74,7 @@ impl Auditor<'_> {
         Some(())
     }
 
-    /// As docker does it: a PATCH in chunks of HTTP, then a PUT.
+    /// Pushes as docker does: a PATCH in chunks of HTTP, then a PUT.
     async fn chunked(&mut self, home: &RepositoryName, parcel: &Parcel) -> Option<()> {
         let what = "chunked upload";
         let session = self.started(what, home).await?;
@@ -111,7 +111,7 @@ impl Auditor<'_> {
         Some(())
     }
 
-    /// A POST with all of it; the registry may want it in a PUT nevertheless.
+    /// Pushes in one POST; the registry may want a PUT nevertheless.
     async fn at_once(&mut self, home: &RepositoryName, parcel: &Parcel) -> Option<()> {
         let what = "whole upload";
         let target = format!("/v2/{home}/blobs/uploads/?digest={}", parcel.digest);
@@ -185,7 +185,7 @@ impl Auditor<'_> {
         session
     }
 
-    /// Where it goes on; the inner `None` where that is not said.
+    /// Returns where it goes on; the inner `None` where that is not said.
     fn next_session(
         &mut self,
         what: &'static str,
@@ -198,7 +198,7 @@ impl Auditor<'_> {
         }
     }
 
-    /// The answer, if it is one of `good`; else a row says what it is.
+    /// Returns the answer, if it is one of `good`; else a row says what it is.
     async fn accepted(
         &mut self,
         what: &'static str,
@@ -237,7 +237,7 @@ impl Auditor<'_> {
         self.put_out(&Method::POST, &self.path(target), access, fields, body).await
     }
 
-    /// `target` is what [`crate::upstream::Request`] takes: whole, or a URL.
+    /// Sends a request; `target` is as in [`crate::upstream::Request`]: whole, or a URL.
     async fn put_out(
         &self,
         method: &Method,
@@ -266,7 +266,7 @@ fn push(home: &RepositoryName) -> RequiredScope {
     RequiredScope::Repository(home.clone(), Action::Push)
 }
 
-/// A location may have a query of its own.
+/// Appends the digest to a location, which may have a query of its own.
 fn with_digest(session: &str, digest: &Digest) -> String {
     let divider = if session.contains('?') { '&' } else { '?' };
     format!("{session}{divider}digest={digest}")

@@ -5,7 +5,7 @@ use crate::config::tests::*;
 
 const CACHED: &str = "[upstream.cache]\n";
 
-/// A rule, as it is written.
+/// Returns a rule, as it is written.
 fn rule(effect: &str, users: &str, repositories: &str, actions: &str) -> String {
     format!(
         "[[access]]\nusers = [{users}]\nrepositories = [{repositories}]\nactions = [{actions}]\neffect = '{effect}'\n"
@@ -39,7 +39,7 @@ fn to_fetch_is_an_action_that_pull_implies() {
     assert_eq!([fetch, pull, both].map(|actions| actions.to_string()), ["fetch", "pull", "pull"]);
 }
 
-const NOBODY: &str = "dockgate.toml:1: access: by these rules nobody may do anything: what no rule allows is denied; write \
+const NOTHING: &str = "dockgate.toml:1: access: by these rules no client may do anything: what no rule allows is denied; write \
                       one with `effect = \"allow\"`, in front of those that deny the same";
 
 #[test]
@@ -55,7 +55,7 @@ fn rules_by_which_nobody_may_do_anything_are_refused() {
         [deny("'*'", "'**'", "'pull'"), deny("'*'", "'**'", "'push'"), allow("'a'", "'pull', 'push'")]
             .concat(),
     ] {
-        assert_eq!(refusal(&format!("{text}{REST}")), [NOBODY], "{text}");
+        assert_eq!(refusal(&format!("{text}{REST}")), [NOTHING], "{text}");
     }
     for text in [
         format!("{}{}", allow("'*'", "'pull'"), deny("'*'", "'**'", "'*'")),
@@ -74,13 +74,13 @@ fn what_is_denied_to_nobody_in_particular_is_left_to_those_who_can_log_in() {
     let text = format!("{deny}{}", rule("allow", "'anonymous'", "'a'", "'pull'"));
     let hub = "[[upstream]]\nname = 'docker.io'\n";
     assert_eq!(refusal(&format!("auth.challenge = 'basic'\n{text}{REST}")), [""; 0]);
-    assert_eq!(refusal(&format!("{text}{hub}")), [NOBODY]);
-    let everybody = text.replacen("'anonymous'", "'anonymous', '*'", 1);
-    assert_eq!(refusal(&format!("{everybody}{hub}")), [NOBODY]);
-    let nobody = format!("{deny}{hub}");
-    let lines = refusal(&nobody);
+    assert_eq!(refusal(&format!("{text}{hub}")), [NOTHING]);
+    let all = text.replacen("'anonymous'", "'anonymous', '*'", 1);
+    assert_eq!(refusal(&format!("{all}{hub}")), [NOTHING]);
+    let denied = format!("{deny}{hub}");
+    let lines = refusal(&denied);
     assert!(
-        lines.len() == 1 && lines[0].contains("auth: nobody can log in, and no rule is for"),
+        lines.len() == 1 && lines[0].contains("auth: no user can log in, and no rule is for"),
         "{lines:?}"
     );
 }

@@ -6,7 +6,7 @@ const LOGIN: &str = "[auth.htpasswd]\npath = 'auth/htpasswd'\n";
 const HUB: &str = "[[upstream]]\nname = 'docker.io'\n";
 const CACHED: &str = "[upstream.cache]\n";
 
-/// A configuration with these sections before Docker Hub's, and these keys in it.
+/// Returns a configuration with these sections before Docker Hub's, and these keys in it.
 fn config(before: &str, keys: &str) -> Config {
     read(&format!("{before}{LOGIN}{HUB}{keys}")).unwrap()
 }
@@ -15,7 +15,7 @@ fn upstream_cache(keys: &str) -> UpstreamCacheOptions {
     config("", keys).upstreams.remove(0).cache.unwrap()
 }
 
-/// What Docker Hub's keys, which begin at line 3, are refused with.
+/// Returns the errors of Docker Hub's keys, which begin at line 3.
 fn wrong(keys: &str) -> Vec<String> {
     refusal(&format!("{HUB}{keys}\n{LOGIN}"))
 }
@@ -282,7 +282,7 @@ fn a_misspelt_variable_of_a_cache_is_told_the_nearest() {
     );
 }
 
-/// The registry's variables for a mirror of Docker Hub, with these besides.
+/// Returns the registry's variables for a mirror of Docker Hub, with these besides.
 fn mirror(variables: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let least = [
         ("REGISTRY_AUTH_HTPASSWD_PATH", "h"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::config::*;
 use crate::proto::RepositoryName;
 
-/// What most configurations need besides what they are about.
+/// The sections that most configurations need besides the tested one.
 const REST: &str =
     "[auth.htpasswd]\npath = 'auth/htpasswd'\n[[upstream]]\nurl = 'http://127.0.0.1:5002'\nprefix = ''\n";
 
@@ -23,7 +23,7 @@ fn read_with(text: &str, environment: &Environment) -> Result<Config, ConfigErro
     Config::from_toml(text, "dockgate.toml", Path::new("/etc/dockgate"), environment)
 }
 
-/// The lines that a configuration is refused with.
+/// Returns the lines that a configuration is refused with.
 fn refusal(text: &str) -> Vec<String> {
     lines(read(text))
 }
@@ -34,7 +34,7 @@ fn lines(result: Result<Config, ConfigErrors>) -> Vec<String> {
         .unwrap_or_else(|errors| errors.to_string().lines().map(str::to_owned).collect())
 }
 
-/// As the file is absent: variables alone.
+/// Reads a configuration from variables alone.
 fn from_variables<const N: usize>(variables: [(&str, &str); N]) -> Result<Config, ConfigErrors> {
     assemble(None, &Environment::from(variables), Look::Away)
 }
@@ -201,7 +201,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         "[server]\nproxy_protocol = true",
         &[
-            "dockgate.toml:2: server.proxy_protocol: nobody is trusted to send it; add `trusted_proxies = [\"10.0.0.0/8\"]` to [server]",
+            "dockgate.toml:2: server.proxy_protocol: no proxy is trusted to send it; add `trusted_proxies = [\"10.0.0.0/8\"]` to [server]",
         ],
     ),
     (
@@ -286,7 +286,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         "access = []",
         &[
-            "dockgate.toml:1: access: without any rule nobody may do anything; write [[access]] rules, or remove it",
+            "dockgate.toml:1: access: without any rule no client may do anything; write [[access]] rules, or remove it",
         ],
     ),
     (
@@ -331,7 +331,7 @@ fn every_mistake_is_reported_with_its_line_and_what_to_write() {
     }
 }
 
-/// What is not written is added, so that only what is wrong is refused.
+/// Completes a configuration with the sections that it lacks, so that only its mistakes are refused.
 fn with_rest(text: &str) -> String {
     let (auth, upstream) = REST.split_at(REST.find("[[upstream]]").unwrap());
     let upstream = if text.contains("[[upstream]]") { "" } else { upstream };
@@ -344,7 +344,7 @@ fn a_configuration_without_an_upstream_or_a_login_is_refused() {
         refusal("[server]\n"),
         [
             concat!(
-                "dockgate.toml: auth: nobody can log in, and no rule is for \"anonymous\"; add [auth.htpasswd] with ",
+                "dockgate.toml: auth: no user can log in, and no rule is for \"anonymous\"; add [auth.htpasswd] with ",
                 "`path = \"auth/htpasswd\"`, or an [[access]] rule with `users = [\"anonymous\"]`"
             ),
             concat!(
@@ -395,7 +395,7 @@ fn a_rule_for_people_is_warned_about_where_nobody_can_log_in() {
         read(&format!("{}{}[[upstream]]\nname = 'docker.io'\n", rule("anonymous"), rule("alice"))).unwrap();
     assert_eq!(
         config.warnings,
-        ["dockgate.toml:6: this rule is for nobody, since nobody can log in without [auth.htpasswd]"]
+        ["dockgate.toml:6: this rule matches no client, since no user can log in without [auth.htpasswd]"]
     );
 }
 
@@ -540,7 +540,7 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
                 "set DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true"
             ),
             concat!(
-                "environment: auth: nobody can log in, and no rule is for \"anonymous\"; ",
+                "environment: auth: no user can log in, and no rule is for \"anonymous\"; ",
                 "set DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd"
             ),
             concat!(

@@ -6,7 +6,7 @@ const LOGIN: &str = "[auth.htpasswd]\npath = 'auth/htpasswd'\n";
 const RULES: &str = "[[access]]\nusers = ['*']\nrepositories = ['**']\nactions = ['pull']\n";
 const HUB: &str = "[[upstream]]\nname = 'docker.io'\n";
 
-/// The upstream of a configuration with these keys for Docker Hub.
+/// Returns the upstream of a configuration with these keys for Docker Hub.
 fn upstream(keys: &str) -> Upstream {
     upstream_with(keys, &Environment::default())
 }
@@ -15,7 +15,7 @@ fn upstream_with(keys: &str, environment: &Environment) -> Upstream {
     read_with(&format!("{LOGIN}{HUB}{keys}"), environment).unwrap().upstreams.remove(0)
 }
 
-/// What the keys of Docker Hub, which begin at line 3, are refused with.
+/// Returns the errors of Docker Hub's keys, which begin at line 3.
 fn wrong(keys: &str) -> Vec<String> {
     refusal(&format!("{HUB}{keys}\n{LOGIN}"))
 }
@@ -291,7 +291,7 @@ fn forwarding_needs_rules_and_is_a_way_to_log_in() {
     assert_eq!(
         refusal(&forward),
         [concat!(
-            "dockgate.toml:4: upstream[0].credentials.forward: whoever has an account at this registry could do ",
+            "dockgate.toml:4: upstream[0].credentials.forward: every account at this registry could do ",
             "everything here; add [[access]] rules, in which `users = [\"*\"]` is anyone who has logged in"
         )]
     );
@@ -361,9 +361,9 @@ fn names_that_nobody_can_have_are_warned_about() {
     assert_eq!(
         warnings("'alice', 'forward/quay.io:alice', 'forward/*:bob', 'al*', '*'", forward),
         [
-            r#"dockgate.toml:2: nobody is called "alice": those whom an upstream knows are called "forward/docker.io:NAME""#,
+            r#"dockgate.toml:2: no user is called "alice": users of an upstream are called "forward/docker.io:NAME""#,
             concat!(
-                r#"dockgate.toml:2: nobody is called "forward/quay.io:alice": no upstream of that name has credentials "#,
+                r#"dockgate.toml:2: no user is called "forward/quay.io:alice": no upstream of that name has credentials "#,
                 "with `forward = true`"
             ),
         ]
@@ -487,7 +487,7 @@ fn variables_that_are_missing_are_named() {
     );
 }
 
-/// The registry's variables for a mirror of Docker Hub, with these besides.
+/// Returns the registry's variables for a mirror of Docker Hub, with these besides.
 fn mirror(variables: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let least = [("REGISTRY_AUTH_HTPASSWD_PATH", "h"), ("DOCKGATE_SERVER__PLAINTEXT", "true")];
     assemble(None, &least.iter().chain(variables).copied().collect(), Look::Away)

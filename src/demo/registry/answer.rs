@@ -20,7 +20,7 @@ const DOCKER_DISTRIBUTION_API_VERSION: HeaderName =
 pub(super) struct Answer(Response<Full<Bytes>>);
 
 impl Answer {
-    /// Without a body.
+    /// Creates an answer without a body.
     pub(super) fn new(status: StatusCode) -> Self {
         Self::with_body(status, Bytes::new())
     }
@@ -33,7 +33,7 @@ impl Answer {
         Self(response)
     }
 
-    /// With a body of JSON under its media type, which stands there without parameters.
+    /// Creates an answer with a body of JSON under its media type, which stands there without parameters.
     pub(super) fn json(status: StatusCode, media_type: &str, body: Bytes) -> Self {
         let length = body.len();
         let answer = Self::with_body(status, body).header(header::CONTENT_TYPE, media_type);
@@ -59,12 +59,12 @@ impl Answer {
     }
 }
 
-/// RFC 9110 section 8.8.3: a digest in quotes is a strong validator.
+/// Formats a digest as a strong validator (RFC 9110 section 8.8.3).
 pub(super) fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// Whether an `If-None-Match` names the digest (RFC 9110 section 13.1.2). Clients send it in quotes and bare.
+/// Returns true if an `If-None-Match` names the digest (RFC 9110 section 13.1.2). Clients send it in quotes and bare.
 pub(super) fn is_known_to_client(headers: &HeaderMap, digest: &Digest) -> bool {
     let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     let mut tags = lines.flat_map(|line| line.split(',')).map(str::trim);

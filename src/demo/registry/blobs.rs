@@ -45,7 +45,7 @@ fn whole(blob: Bytes) -> Answer {
     Answer::with_body(StatusCode::OK, blob).header(header::CONTENT_LENGTH, &length.to_string())
 }
 
-/// Several ranges are answered with the whole, as RFC 9110 section 14.2 allows: no client needs more of this registry.
+/// Answers a range. Several are answered with the whole, as RFC 9110 section 14.2 allows: no client needs more here.
 fn ranged(blob: Bytes, digest: &Digest, headers: &HeaderMap) -> Result<Answer, Refusal> {
     let length = blob.len() as u64;
     let asked = headers.get(header::RANGE).filter(|_| is_still_the_same(headers, digest));
@@ -57,7 +57,7 @@ fn ranged(blob: Bytes, digest: &Digest, headers: &HeaderMap) -> Result<Answer, R
     }
 }
 
-/// `span` lies within the blob, whose length is a `usize`.
+/// Answers `span`, which lies within the blob, whose length is a `usize`.
 fn part(blob: &Bytes, span: Span) -> Answer {
     let content_range = ContentRange::Part { span, total: Some(blob.len() as u64) };
     let body = blob.slice(span.first as usize..=span.last as usize);
@@ -66,7 +66,7 @@ fn part(blob: &Bytes, span: Span) -> Answer {
         .header(header::CONTENT_RANGE, &content_range.to_string())
 }
 
-/// RFC 9110 section 13.1.5: an `If-Range` that is not our validator makes the range void.
+/// Returns false for an `If-Range` that is not our validator, which makes the range void (RFC 9110 section 13.1.5).
 fn is_still_the_same(headers: &HeaderMap, digest: &Digest) -> bool {
     headers.get(header::IF_RANGE).is_none_or(|value| value.as_bytes() == entity_tag(digest).as_bytes())
 }

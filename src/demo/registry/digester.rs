@@ -11,7 +11,7 @@ pub(super) enum Digester {
 }
 
 impl Digester {
-    /// None for an algorithm that this registry cannot compute.
+    /// Creates a digester; `None` for an algorithm that this registry cannot compute.
     pub(super) fn new(algorithm: Algorithm) -> Option<Self> {
         match algorithm {
             Algorithm::Sha256 => Some(Self::Sha256(Context::new(&SHA256))),
@@ -40,19 +40,19 @@ impl Digester {
     }
 }
 
-/// The digest of `bytes`; none for an algorithm that this registry cannot compute.
+/// Returns the digest of `bytes`; none for an algorithm that this registry cannot compute.
 pub(super) fn digest(algorithm: Algorithm, bytes: &[u8]) -> Option<Digest> {
     let mut digester = Digester::new(algorithm)?;
     digester.update(bytes);
     Some(digester.finish())
 }
 
-/// The digest that a content gets where nobody chose another.
+/// Returns the sha256 digest of a content.
 pub fn canonical(bytes: &[u8]) -> Digest {
     Digest::sha256(&array(aws_lc_rs::digest::digest(&SHA256, bytes)))
 }
 
-/// The algorithm fixes the length, so the two are always equal.
+/// Compares in constant time. The algorithm fixes the length, so the two are always equal.
 fn array<const N: usize>(sum: aws_lc_rs::digest::Digest) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(sum.as_ref());

@@ -1,4 +1,4 @@
-//! What a manifest says about itself and about others.
+//! The parts of a manifest that a registry must understand.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ struct Descriptor {
     urls: Option<Vec<String>>,
 }
 
-/// Why a manifest is refused.
+/// The reason why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DocumentError {
     #[error("it is not a JSON object of a manifest's shape: {0}")]
@@ -69,24 +69,24 @@ impl Document {
         Ok((document, media_type))
     }
 
-    /// The blobs that must be in the repository before the manifest may be: not the layers that are
+    /// Returns the blobs that must be in the repository before the manifest may be: not the layers that are
     /// fetched from elsewhere.
     pub(super) fn blobs(&self) -> impl Iterator<Item = Digest> {
         let layers = self.layers.iter().chain(&self.blobs).flatten().filter(|layer| !layer.is_foreign());
         self.config.iter().chain(layers).filter_map(Descriptor::digest)
     }
 
-    /// The children of an index, which must be in the repository before it may be.
+    /// Returns the children of an index, which must be in the repository before it may be.
     pub(super) fn children(&self) -> impl Iterator<Item = Digest> {
         self.manifests.iter().flatten().filter_map(Descriptor::digest)
     }
 
-    /// The manifest that this one refers to. It need not exist.
+    /// Returns the manifest that this one refers to. It need not exist.
     pub(super) fn subject(&self) -> Option<Digest> {
         self.subject.as_ref().and_then(Descriptor::digest)
     }
 
-    /// distribution-spec, "Listing Referrers": `artifactType`, and where it is missing or empty the config's
+    /// Returns `artifactType`, and where it is missing or empty (distribution-spec, "Listing Referrers") the config's
     /// media type; an index without one has none.
     pub(super) fn artifact_type(&self) -> Option<&str> {
         let own = self.artifact_type.as_deref().filter(|own| !own.is_empty());
@@ -145,14 +145,15 @@ impl Descriptor {
         Digest::parse(&self.digest).ok()
     }
 
-    /// image-spec, "Non-Distributable Layers", and Docker's foreign layers: they stay where their URLs say.
+    /// Returns true for image-spec's "Non-Distributable Layers" and Docker's foreign layers: they stay where their URLs
+    /// say.
     fn is_foreign(&self) -> bool {
         let has_urls = self.urls.as_ref().is_some_and(|urls| !urls.is_empty());
         has_urls || self.media_type.contains(".nondistributable.") || self.media_type.contains(".foreign.")
     }
 }
 
-/// The media type comes back in a header.
+/// Returns true for a media type that a header can carry: it comes back in one.
 fn is_printable(media_type: &str) -> bool {
     !media_type.is_empty() && media_type.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
 }

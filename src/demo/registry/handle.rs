@@ -59,7 +59,8 @@ impl Registry {
     }
 }
 
-/// An upstream has no prefixes. `?ns=` is for proxies; registries pass over it (distribution-spec, "Registry
+/// Parses a request's target. An upstream has no prefixes. `?ns=` is for proxies; registries ignore it
+/// (distribution-spec, "Registry
 /// Proxying").
 fn parse(head: &http::request::Parts) -> Result<Operation, TargetError> {
     let target = Target::parse(head.method.as_str(), head.uri.path(), head.uri.query())?;

@@ -13,7 +13,7 @@ use crate::demo::registry::state::Registry;
 use crate::demo::registry::store::Manifest;
 use crate::proto::{Digest, Operation, Page, RepositoryName};
 
-/// How many repositories are on a page of `_catalog` unless another number is asked for, as in distribution.
+/// The default number of repositories on a page of `_catalog`, as in distribution.
 const CATALOG_PAGE: u64 = 100;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -99,7 +99,7 @@ fn describe<'a>(digest: &'a Digest, manifest: &'a Arc<Manifest>) -> Descriptor<'
     }
 }
 
-/// The entries of one page out of all in their order, and the page that follows when entries are left.
+/// Returns the entries of one page out of all in their order, and the page that follows when entries are left.
 ///
 /// distribution-spec, "Listing Tags": `last` is exclusive and need not exist; `n=0` gives nothing and no link.
 fn cut<T>(all: impl Iterator<Item = T>, page: &Page, key: impl Fn(&T) -> &str) -> (Vec<T>, Option<Page>) {
@@ -118,7 +118,7 @@ fn listing(media_type: &str, listing: &impl Serialize) -> Answer {
     Answer::json(StatusCode::OK, media_type, Bytes::from(body))
 }
 
-/// RFC 8288: the next page, relative to the origin.
+/// Adds the `Link` to the next page (RFC 8288), relative to the origin.
 fn linked(answer: Answer, next: Option<Operation>) -> Answer {
     let Some(next) = next else { return answer };
     answer.header(header::LINK, &format!("</v2{}>; rel=\"next\"", next.path_and_query()))

@@ -100,7 +100,7 @@ impl Registry {
     }
 }
 
-/// Under which digest and which tags the bytes are to be kept.
+/// Returns the digest and the tags that the bytes are to be kept under.
 fn settle(reference: &Reference, tags: Vec<Tag>, bytes: &[u8]) -> Result<(Digest, Vec<Tag>), Refusal> {
     match reference {
         Reference::Tag(tag) => Ok((digester::canonical(bytes), vec![tag.clone()])),

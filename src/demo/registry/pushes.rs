@@ -38,7 +38,8 @@ impl Registry {
         Ok(progress(StatusCode::NO_CONTENT, name, session, received))
     }
 
-    /// With `Content-Range` a chunk in its order, without one a stream that goes on where the last ended.
+    /// Appends to an upload: with `Content-Range` a chunk in its order, without one a stream that goes on where the
+    /// last ended.
     pub(super) async fn patch_upload<B: Body<Data = Bytes>>(
         &self,
         name: &RepositoryName,
@@ -52,7 +53,7 @@ impl Registry {
         Ok(progress(StatusCode::ACCEPTED, name, session, lease.received()))
     }
 
-    /// The body, if there is one, is the last chunk.
+    /// Finishes an upload; the body, if there is one, is the last chunk.
     pub(super) async fn finish_upload<B: Body<Data = Bytes>>(
         &self,
         name: &RepositoryName,
@@ -99,7 +100,7 @@ impl Registry {
         lease.receive(body).await
     }
 
-    /// What can never fit is refused before it is sent.
+    /// Refuses a body that can never fit before it is sent.
     fn demand_room<B: Body>(&self, body: &B) -> Result<(), Refusal> {
         let limit = self.space.limit();
         if body.size_hint().lower() > limit { Err(Refusal::TooLarge(limit)) } else { Ok(()) }
@@ -131,7 +132,8 @@ fn created(name: &RepositoryName, digest: &Digest) -> Answer {
         .header(DOCKER_CONTENT_DIGEST, digest.as_str())
 }
 
-/// distribution-spec, "Pushing a blob in chunks": a chunk that does not begin where the last one ended is 416.
+/// Refuses a chunk that does not begin where the last one ended, with 416 (distribution-spec, "Pushing a blob in
+/// chunks").
 fn demand_order<B: Body>(
     lease: &Lease,
     name: &RepositoryName,

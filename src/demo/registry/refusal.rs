@@ -1,4 +1,4 @@
-//! What the registry refuses, and how it says so.
+//! The registry's refusals and their answers.
 
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -9,7 +9,7 @@ use crate::demo::registry::space;
 use crate::proto::range::{ContentRange, UploadRange};
 use crate::proto::{Digest, ErrorBody, ErrorCode, RepositoryName, TargetError};
 
-/// Why the registry does not do what it was asked.
+/// The reason why the registry does not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The request is outside the distribution API.
@@ -51,9 +51,9 @@ pub enum Refusal {
     /// The chunk does not follow on what the session has received.
     #[error("the chunk does not follow on the {received} bytes that are there")]
     ChunkOutOfOrder {
-        /// Where to go on.
+        /// The location to go on at.
         location: String,
-        /// How many bytes there are.
+        /// The number of bytes received.
         received: u64,
     },
     /// `Content-Range` is malformed, or not as long as the body.
@@ -65,7 +65,7 @@ pub enum Refusal {
     /// The client broke off.
     #[error("the body broke off")]
     BodyBroken,
-    /// What was sent is larger than the registry's whole memory.
+    /// The content is larger than the registry's whole memory.
     #[error("the content does not fit into the registry, which holds {0} bytes")]
     TooLarge(u64),
     /// The registry's memory limit is reached.
@@ -77,7 +77,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The code in the body of the answer.
+    /// Returns the code in the body of the answer.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Target(error) => error.code(),
@@ -97,7 +97,7 @@ impl Refusal {
         }
     }
 
-    /// The status of the answer.
+    /// Returns the status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::ManifestTooLong(_) | Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 
 use crate::demo::registry::state::Registry;
 
-/// How long requests under way may go on after the shutdown.
+/// The time for requests under way after the shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long to wait when no connection can be accepted, mostly for want of file descriptors.
+/// The pause when no connection can be accepted, mostly for want of file descriptors.
 const BACKOFF: Duration = Duration::from_millis(100);
 
-/// How long a client may take over a request's head.
+/// The time for a request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Registry {

@@ -1,4 +1,4 @@
-//! How much memory the registry may hold.
+//! The limit of the registry's memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

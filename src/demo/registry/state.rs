@@ -25,12 +25,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry that holds [`DEFAULT_LIMIT`] bytes.
+    /// Returns an empty registry that holds [`DEFAULT_LIMIT`] bytes.
     pub fn new() -> Self {
         Self::with_limit(DEFAULT_LIMIT)
     }
 
-    /// An empty registry that holds `bytes` bytes: blobs, manifests and unfinished uploads together.
+    /// Returns an empty registry that holds `bytes` bytes: blobs, manifests and unfinished uploads together.
     pub fn with_limit(bytes: u64) -> Self {
         Self { space: Space::new(bytes), store: Arc::default(), uploads: Uploads::default() }
     }
@@ -46,7 +46,7 @@ impl Registry {
         Ok(digest)
     }
 
-    /// The digest, media type and bytes of a manifest; `reference` is a tag or a digest.
+    /// Returns the digest, media type and bytes of a manifest; `reference` is a tag or a digest.
     pub fn manifest(&self, name: &str, reference: &str) -> Option<(Digest, String, Bytes)> {
         let name = RepositoryName::parse(name).ok()?;
         let reference = Reference::parse(reference).ok()?;
@@ -54,19 +54,19 @@ impl Registry {
         Some((digest, manifest.media_type.clone(), manifest.bytes.clone()))
     }
 
-    /// The bytes of a blob or manifest, whichever repository has it.
+    /// Returns the bytes of a blob or manifest, whichever repository has it.
     pub fn blob(&self, digest: &Digest) -> Option<Bytes> {
         self.store().content(digest)
     }
 
-    /// The tags of a repository in ASCII order; none where there is no such repository.
+    /// Returns the tags of a repository in ASCII order; none where there is no such repository.
     pub fn tags(&self, name: &str) -> Vec<String> {
         let Ok(name) = RepositoryName::parse(name) else { return Vec::new() };
         let store = self.store();
         store.tags(&name).map(|tags| tags.map(str::to_owned).collect()).unwrap_or_default()
     }
 
-    /// Held for moments only, never while waiting for anything.
+    /// Locks the store. Hold it for moments only, never while waiting.
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock()
     }

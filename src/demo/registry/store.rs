@@ -1,4 +1,4 @@
-//! What the registry holds: contents by digest, and which repository has which.
+//! The registry's contents by digest, and their repositories.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Store {
         content.map(|content| content.bytes.clone()).ok_or_else(|| Refusal::BlobUnknown(digest.clone()))
     }
 
-    /// The content wherever it is, for tests that look behind the door.
+    /// Returns the content wherever it is, for tests that look behind the door.
     pub(super) fn content(&self, digest: &Digest) -> Option<Bytes> {
         let manifests = || self.repositories.values().find_map(|repository| repository.manifests.get(digest));
         let blob = self.contents.get(digest).map(|content| content.bytes.clone());
@@ -117,7 +117,7 @@ impl Store {
         Ok(())
     }
 
-    /// By tag: forgets the tag. By digest: forgets the manifest and every tag that points at it.
+    /// Forgets a tag, or by digest a manifest and every tag that points at it.
     pub(super) fn delete_manifest(
         &mut self,
         name: &RepositoryName,
@@ -130,19 +130,19 @@ impl Store {
         }
     }
 
-    /// The tags in ASCII order.
+    /// Returns the tags in ASCII order.
     pub(super) fn tags(&self, name: &RepositoryName) -> Result<impl Iterator<Item = &str>, Refusal> {
         let repository = self.repositories.get(name).ok_or_else(|| Refusal::NameUnknown(name.clone()))?;
         Ok(repository.tags.keys().map(String::as_str))
     }
 
-    /// The repositories that have something to pull, in ASCII order.
+    /// Returns the repositories that have something to pull, in ASCII order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let pullable = self.repositories.iter().filter(|(_, repository)| !repository.manifests.is_empty());
         pullable.map(|(name, _)| name.as_str())
     }
 
-    /// The manifests in `name` whose subject is `subject`, in the order of their digests.
+    /// Returns the manifests in `name` whose subject is `subject`, in the order of their digests.
     pub(super) fn referrers(&self, name: &RepositoryName, subject: &Digest) -> Vec<(Digest, Arc<Manifest>)> {
         let manifests = self.repositories.get(name).into_iter().flat_map(|repository| &repository.manifests);
         let refers = |manifest: &Manifest| manifest.document.subject().as_ref() == Some(subject);
@@ -162,7 +162,7 @@ impl Store {
         }
     }
 
-    /// The last repository to let go of a content takes it out of memory.
+    /// Takes a content out of memory when the last repository has let go of it.
     fn release(&mut self, digest: &Digest) {
         let Some(content) = self.contents.get_mut(digest) else { return };
         content.holders -= 1;

@@ -69,7 +69,7 @@ async fn get(registry: &Registry, target: &str) -> Exchange {
     send(registry, &format!("GET {target}"), &[], "").await
 }
 
-/// A body that is sent in pieces, and whose length is not known before.
+/// Returns a body that is sent in pieces, and whose length is not known before.
 fn stream(pieces: &[&'static str]) -> impl Body<Data = Bytes> {
     let frames: Vec<_> =
         pieces.iter().map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::from(*piece)))).collect();
@@ -92,7 +92,7 @@ async fn begin(registry: &Registry) -> String {
     begun.header("location").to_owned()
 }
 
-/// An image in `name` of one blob, which is both its config and its layer.
+/// Returns an image in `name` of one blob, which is both its config and its layer.
 fn image(registry: &Registry, name: &str, tag: &str, more: &str) -> Digest {
     let blob = registry.push_blob(name, Bytes::from_static(b"{}")).unwrap();
     let manifest = manifest(&blob, more);

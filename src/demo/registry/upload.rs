@@ -16,10 +16,10 @@ use crate::demo::registry::refusal::Refusal;
 use crate::demo::registry::space::{Reservation, Space};
 use crate::proto::{Algorithm, Digest, RepositoryName};
 
-/// How long a session is kept that nobody goes on with.
+/// The life of an idle session.
 const SESSION_LIFE: Duration = Duration::from_secs(60 * 60);
 
-/// How many sessions there may be at once: each may hold memory without ever being finished.
+/// The most sessions at once: each may hold memory without ever being finished.
 const MOST_SESSIONS: usize = 1024;
 
 /// No more than this is set aside on the word of a Content-Length alone.
@@ -71,7 +71,7 @@ impl Uploads {
         Ok(id)
     }
 
-    /// How many bytes the session has received.
+    /// Returns how many bytes the session has received.
     pub(super) fn received(&self, name: &RepositoryName, id: &str, now: Instant) -> Result<u64, Refusal> {
         self.find(&mut self.lock(), name, id, now).map(|session| session.received)
     }
@@ -116,7 +116,7 @@ impl Session {
 }
 
 impl Upload {
-    /// An empty upload, hashed with the algorithm that its digest is expected to have.
+    /// Returns an empty upload, hashed with the algorithm that its digest is expected to have.
     pub(super) fn new(space: &Arc<Space>, algorithm: Algorithm) -> Result<Self, Refusal> {
         let digester = Digester::new(algorithm).ok_or(Refusal::AlgorithmUnknown)?;
         Ok(Self { bytes: BytesMut::new(), digester, space: space.reserve(0)? })
@@ -140,7 +140,7 @@ impl Upload {
         Ok(())
     }
 
-    /// The bytes, if `digest` is theirs.
+    /// Returns the bytes, if `digest` is theirs.
     pub(super) fn finish(self, digest: &Digest) -> Result<(Bytes, Reservation), Refusal> {
         let bytes = self.bytes.freeze();
         let computed = match digest.algorithm() == self.digester.algorithm() {
@@ -184,7 +184,7 @@ impl Lease {
         upload.finish(digest)
     }
 
-    /// An upload that does not fit must not keep others from fitting.
+    /// Frees the memory of an upload that does not fit, for others.
     fn abandon(&mut self) {
         self.upload = None;
         self.uploads.lock().remove(&self.id);

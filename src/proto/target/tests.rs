@@ -22,7 +22,7 @@ fn tag(text: &str) -> Reference {
     Reference::Tag(Tag::parse(text).unwrap())
 }
 
-/// `$` stands for a digest.
+/// Parses a request; `$` stands for a digest.
 fn target(method: &str, target: &str) -> Result<Target, TargetError> {
     let whole = target.replace('$', &sha());
     let (path, query) =
@@ -475,7 +475,7 @@ fn an_upload_begins_in_one_of_four_ways() {
 }
 
 #[test]
-fn a_mount_that_cannot_be_is_an_ordinary_upload() {
+fn an_impossible_mount_becomes_an_upload() {
     for query in [
         "mount=$&from=a&from=b",
         "mount=$&from=a&from=a",
