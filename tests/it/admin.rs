@@ -12,7 +12,7 @@ async fn both(lines: &str) -> (Upstream, Gateway) {
 }
 
 #[tokio::test]
-async fn health_and_readiness_are_told_here_and_not_on_the_registrys_port() {
+async fn health_is_served_on_the_admin_port_alone() {
     let (_upstream, gateway) = both("").await;
     assert_eq!(gateway.admin("/healthz").await.is(200).text(), "ok\n");
     let ready = gateway.admin("/readyz").await.is(200);
@@ -26,7 +26,7 @@ async fn health_and_readiness_are_told_here_and_not_on_the_registrys_port() {
 }
 
 #[tokio::test]
-async fn a_dead_upstream_is_named_and_the_gateway_stays_ready() {
+async fn a_dead_upstream_leaves_the_gateway_ready() {
     let (upstream, gateway) = both("retries = 0").await;
     let state = async || gateway.admin("/readyz").await.is(200).json()["upstreams"]["up"].clone();
     let before = state().await;

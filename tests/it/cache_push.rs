@@ -1,4 +1,4 @@
-//! What is pushed through the gateway is in the cache, and nothing that only seemed to be.
+//! Pushes through the gateway into the cache.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use crate::harness::{Answer, Builder, Gate, Gateway, Reply, Request, Upstream, n
 const UPLOADS: &str = "/v2/a/blobs/uploads/";
 const SESSION: &str = "/v2/a/blobs/uploads/1";
 
-/// One upstream with a cache, for every name; everybody may do everything.
+/// Starts one upstream with a cache, for every name; every client may do everything.
 async fn both() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let gateway = cached(&upstream, "").start().await;
     (upstream, gateway)
 }
 
-/// The same, with lines of `[cache]`.
+/// Starts both with lines of `[cache]`.
 fn cached(upstream: &Upstream, cache: &str) -> Builder {
     let up = "retries = 0\nread_only = false\n[upstream.cache]";
     let lines = format!("{up}\n\n[cache]\npath = \"cache\"\nprefetch = false\nmin_free = \"1MiB\"\n{cache}");
@@ -61,7 +61,7 @@ fn file(gateway: &Gateway, content: &[u8]) -> PathBuf {
     gateway.path("cache").join("blobs/sha256").join(&encoded[..2]).join(encoded)
 }
 
-/// It is there, and the upstream, which expects nothing, is not asked for it.
+/// Asserts that it is cached: the upstream, which expects nothing, is not asked for it.
 async fn has(gateway: &Gateway, content: &[u8]) {
     let file = file(gateway, content);
     soon("it to be kept", async {
@@ -90,7 +90,7 @@ async fn has_not(upstream: &Upstream, gateway: &Gateway, content: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_blob_that_went_up_by_post_and_put_is_in_the_cache() {
+async fn a_blob_pushed_by_post_and_put_is_cached() {
     let (upstream, gateway) = both().await;
     let content = noise(300_000);
     let at = begin(&upstream, &gateway).await;
@@ -100,7 +100,7 @@ async fn a_blob_that_went_up_by_post_and_put_is_in_the_cache() {
 }
 
 #[tokio::test]
-async fn a_blob_that_went_up_by_a_single_post_is_in_the_cache() {
+async fn a_blob_pushed_by_one_post_is_cached() {
     let (upstream, gateway) = both().await;
     for content in [noise(300_000), Vec::new()] {
         let target = format!("{UPLOADS}?digest={}", named(&content));
@@ -111,7 +111,7 @@ async fn a_blob_that_went_up_by_a_single_post_is_in_the_cache() {
 }
 
 #[tokio::test]
-async fn a_single_post_that_becomes_a_session_is_in_the_cache_when_that_ends() {
+async fn a_post_that_becomes_a_session_is_cached() {
     let (upstream, gateway) = both().await;
     let content = noise(100_000);
     let target = format!("{UPLOADS}?digest={}", named(&content));
@@ -123,7 +123,7 @@ async fn a_single_post_that_becomes_a_session_is_in_the_cache_when_that_ends() {
 }
 
 #[tokio::test]
-async fn a_blob_that_went_up_in_one_stream_is_in_the_cache() {
+async fn a_blob_pushed_in_one_stream_is_cached() {
     let (upstream, gateway) = both().await;
     let content = noise(5_000_000);
     let at = begin(&upstream, &gateway).await;
@@ -141,7 +141,7 @@ async fn a_blob_that_went_up_in_one_stream_is_in_the_cache() {
 }
 
 #[tokio::test]
-async fn a_blob_that_went_up_in_chunks_is_in_the_cache() {
+async fn a_blob_pushed_in_chunks_is_cached() {
     let (upstream, gateway) = both().await;
     let content = noise(30_000);
     let mut at = begin(&upstream, &gateway).await;
@@ -157,7 +157,7 @@ async fn a_blob_that_went_up_in_chunks_is_in_the_cache() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_does_not_go_on_where_the_last_ended_ends_the_copy() {
+async fn a_chunk_out_of_order_ends_the_copy() {
     let (upstream, gateway) = both().await;
     let content = noise(30_000);
     let mut at = begin(&upstream, &gateway).await;
@@ -170,7 +170,7 @@ async fn a_chunk_that_does_not_go_on_where_the_last_ended_ends_the_copy() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_is_refused_ends_the_copy_and_not_the_upload() {
+async fn a_refused_chunk_ends_only_the_copy() {
     let (upstream, gateway) = both().await;
     let content = noise(20_000);
     let at = begin(&upstream, &gateway).await;
@@ -200,7 +200,7 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_refuses_is_not_kept() {
+async fn refused_pushes_are_not_kept() {
     let (upstream, gateway) = both().await;
     let content = noise(50_000);
     for status in [400, 403, 500, 204, 202] {
@@ -213,7 +213,7 @@ async fn what_the_upstream_refuses_is_not_kept() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_took_for_another_digest_is_not_kept() {
+async fn a_push_under_another_digest_is_not_kept() {
     let (upstream, gateway) = both().await;
     let (content, claimed) = (noise(50_000), noise(40_000));
     let at = begin(&upstream, &gateway).await;
@@ -224,7 +224,7 @@ async fn what_the_upstream_took_for_another_digest_is_not_kept() {
 }
 
 #[tokio::test]
-async fn what_the_upstream_names_otherwise_is_not_kept() {
+async fn pushes_renamed_by_the_upstream_are_not_kept() {
     let (upstream, gateway) = both().await;
     let content = noise(50_000);
     let at = begin(&upstream, &gateway).await;
@@ -235,7 +235,7 @@ async fn what_the_upstream_names_otherwise_is_not_kept() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_has_the_blob_already_need_not_read_it() {
+async fn an_upstream_need_not_read_a_known_blob() {
     let (upstream, gateway) = both().await;
     let content = noise(300_000);
     let at = begin(&upstream, &gateway).await;
@@ -263,7 +263,7 @@ async fn a_cancelled_upload_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_blob_that_was_mounted_is_known_to_be_there() {
+async fn a_mounted_blob_is_known_to_be_there() {
     let (upstream, gateway) = both().await;
     let content = noise(50_000);
     let at = begin(&upstream, &gateway).await;
@@ -280,7 +280,7 @@ async fn a_blob_that_was_mounted_is_known_to_be_there() {
 }
 
 #[tokio::test]
-async fn what_is_kept_came_to_the_upstream_first() {
+async fn pushes_reach_the_upstream_before_the_cache() {
     let (upstream, gateway) = both().await;
     let content = noise(50_000);
     let at = begin(&upstream, &gateway).await;

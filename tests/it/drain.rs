@@ -21,7 +21,7 @@ async fn is_deaf(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn a_running_blob_is_finished_and_nobody_new_is_let_in() {
+async fn draining_finishes_blobs_and_accepts_no_connections() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let content = noise(200_000);
@@ -100,7 +100,7 @@ async fn over_http2_a_running_blob_is_finished_after_goaway() {
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_long_after_the_draining_began_still_reaches_its_client() {
+async fn a_late_answer_still_arrives_while_draining() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
     let content = noise(5000);
@@ -149,7 +149,7 @@ async fn draining_ends_with_its_timeout() {
 }
 
 #[tokio::test]
-async fn whoever_drains_is_not_ready_and_still_alive() {
+async fn a_draining_gateway_is_alive_and_not_ready() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().admin_listener().upstream("up", "", upstream.address).start().await;
     let gate = Gate::shut();

@@ -12,7 +12,7 @@ const PLAIN_401: &str =
 const FORWARD: &str = "credentials.forward = true\nretries = 0";
 const MANIFEST: &str = "/v2/a/manifests/x";
 
-/// In front of one upstream, where whoever it knows may do everything.
+/// Starts a gateway in front of one upstream, whose users may do everything.
 fn in_front_of(upstream: &Upstream) -> Builder {
     knows_no_stranger(upstream);
     let builder = Gateway::builder().upstream_with("up", "", upstream.address, FORWARD);
@@ -57,12 +57,12 @@ fn knows(upstream: &Upstream, user: &str) {
     upstream.expect("GET", "/v2/", Reply::ok("{}"));
 }
 
-/// Its token endpoint knows nobody whom the gateway has made up.
+/// Lets the token endpoint refuse the gateway's invented user.
 fn knows_no_stranger(upstream: &Upstream) {
     upstream.always("GET", "/token?account=dockgate*", |_| Reply::status(401));
 }
 
-/// It does not.
+/// Lets it refuse.
 fn refuses(upstream: &Upstream, user: &str) {
     upstream.expect("GET", "/v2/", wants_token(upstream));
     upstream.expect("GET", format!("/token?account={user}&service=reg"), Reply::status(401));
@@ -77,10 +77,10 @@ fn is_refused(answer: Answer) {
 }
 
 #[tokio::test]
-async fn a_client_logs_in_by_the_upstreams_token_endpoint_and_goes_as_itself() {
+async fn a_forwarded_client_acts_as_itself() {
     let (upstream, gateway) = started().await;
     is_refused(gateway.get("/v2/").await);
-    assert_eq!(upstream.connections(), 0, "nobody came with a password");
+    assert_eq!(upstream.connections(), 0, "no password was sent");
 
     let mut first = upstream.expect("GET", "/v2/", wants_token(&upstream));
     let mut asked = upstream.expect("GET", "/token?account=alice&service=reg", token("login"));
@@ -112,7 +112,7 @@ async fn a_client_logs_in_by_basic() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_the_clients_401_and_is_asked_about_once() {
+async fn a_wrong_forwarded_password_is_401_and_asked_once() {
     let (upstream, gateway) = started().await;
     refuses(&upstream, "alice");
     for _ in 0..3 {
@@ -136,13 +136,13 @@ async fn names_in_htpasswd_are_never_forwarded() {
     assert_eq!(upstream.connections(), 0);
     let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok("{}"));
     gateway.ask(bob(Request::get(MANIFEST), "hunter2")).await.is(200);
-    assert_eq!(pulled.done().await.headers.get("authorization"), None, "nor does he go as somebody");
+    assert_eq!(pulled.done().await.headers.get("authorization"), None, "nor is a login sent");
     knows(&upstream, "alice");
     gateway.ask(alice(Request::get("/v2/"))).await.is(200);
 }
 
 #[tokio::test]
-async fn an_upstream_that_lets_in_anyone_lets_nobody_in_here() {
+async fn an_open_upstream_accepts_no_forwarded_login() {
     let (upstream, gateway) = started().await;
     for _ in 0..2 {
         upstream.expect("GET", "/v2/", Reply::ok("{}"));
@@ -159,7 +159,7 @@ async fn an_upstream_that_lets_in_anyone_lets_nobody_in_here() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_asked_is_no_wrong_password() {
+async fn an_unreachable_upstream_is_no_wrong_password() {
     let (upstream, gateway) = started().await;
     let ask = || gateway.ask(alice(Request::get("/v2/")));
     upstream.expect("GET", "/v2/", Reply::close());
@@ -183,7 +183,7 @@ async fn an_upstream_that_cannot_be_asked_is_no_wrong_password() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_registry_itself_rejects_is_no_wrong_password() {
+async fn a_rejected_token_is_no_wrong_password() {
     let (upstream, gateway) = started().await;
     let rejects = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", upstream.address);
     let rejects = rejects + ",error=\"invalid_token\"";
@@ -212,7 +212,7 @@ fn logins(upstream: &Upstream) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_any_password_lets_nobody_in_here() {
+async fn an_upstream_that_takes_any_password_is_no_judge() {
     let (upstream, gateway) = started().await;
     upstream.expect("GET", "/v2/", wants_password());
     for _ in 0..3 {
@@ -229,7 +229,7 @@ async fn an_upstream_that_takes_any_password_lets_nobody_in_here() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_look_at_names_lets_nobody_in_here() {
+async fn an_upstream_that_ignores_names_is_no_judge() {
     let (upstream, gateway) = started().await;
     upstream.expect("GET", "/v2/", wants_password());
     upstream.expect("GET", "/v2/", Reply::ok("{}"));
@@ -241,7 +241,7 @@ async fn an_upstream_that_does_not_look_at_names_lets_nobody_in_here() {
 }
 
 #[tokio::test]
-async fn whether_an_upstream_judges_is_asked_at_the_first_login_and_not_at_the_next() {
+async fn an_upstream_is_tested_as_judge_once() {
     let (upstream, gateway) = started().await;
     upstream.expect("GET", "/v2/", wants_password());
     upstream.expect("GET", "/v2/", wants_password());
@@ -257,7 +257,7 @@ async fn whether_an_upstream_judges_is_asked_at_the_first_login_and_not_at_the_n
 }
 
 #[tokio::test]
-async fn a_login_under_way_when_the_upstream_changes_is_not_for_the_next_one() {
+async fn a_running_login_does_not_outlive_its_upstream() {
     let (upstream, gateway) = started().await;
     let gate = Gate::shut();
     upstream.expect("GET", "/v2/", wants_token(&upstream));
@@ -282,7 +282,7 @@ async fn a_gateway_that_forwards_to_itself_says_so() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_answer_a_login_is_504() {
+async fn a_silent_upstream_makes_a_login_504() {
     let upstream = Upstream::start().await;
     let lines = format!("{FORWARD}\nresponse_timeout = \"200ms\"");
     knows_no_stranger(&upstream);
@@ -293,7 +293,7 @@ async fn an_upstream_that_does_not_answer_a_login_is_504() {
 }
 
 #[tokio::test]
-async fn a_virtual_host_is_judged_by_its_own_upstream_and_its_clients_are_nobody_elsewhere() {
+async fn a_forwarded_client_counts_at_its_upstream_alone() {
     let (one, two) = (Upstream::start().await, Upstream::start().await);
     knows_no_stranger(&one);
     let gateway = Gateway::builder()
@@ -343,7 +343,7 @@ async fn a_hundred_at_once_are_one_login() {
 }
 
 #[tokio::test]
-async fn guessing_is_slowed_down_and_the_upstream_is_left_alone() {
+async fn guessing_is_throttled_before_the_upstream() {
     let (upstream, gateway) = started().await;
     for guess in 0..10 {
         refuses(&upstream, "alice");
@@ -379,7 +379,7 @@ async fn two_clients_never_share_a_token_nor_an_upload() {
 }
 
 #[tokio::test]
-async fn nobody_in_particular_goes_without_credentials() {
+async fn an_anonymous_client_sends_no_credentials_on() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream).rule(&["anonymous"], &["a"], &["pull"]).start().await;
     knows(&upstream, "alice");
@@ -393,7 +393,7 @@ async fn nobody_in_particular_goes_without_credentials() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_refused_on_the_way_is_asked_about_again() {
+async fn a_password_refused_midway_is_judged_again() {
     let (upstream, gateway) = started().await;
     let login = |judged: Reply| {
         upstream.expect("GET", "/v2/", wants_password());
@@ -410,7 +410,7 @@ async fn a_password_that_is_refused_on_the_way_is_asked_about_again() {
 }
 
 #[tokio::test]
-async fn the_token_of_an_earlier_login_does_not_stand_for_the_next() {
+async fn an_earlier_token_proves_no_later_login() {
     let (upstream, gateway) = started().await;
     knows(&upstream, "alice");
     upstream.expect("GET", for_pulling("alice"), Reply::status(401));

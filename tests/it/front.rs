@@ -17,7 +17,7 @@ async fn in_front_of(upstream: &Upstream, builder: Builder) -> Gateway {
     builder.upstream("up", "", upstream.address).start().await
 }
 
-// Who speaks for whom. An address can be told from another by its failed logins.
+// Proxies that speak for clients. Addresses are told apart by their failed logins.
 
 /// The answer to a failed login that comes after `prelude` on its connection.
 async fn guess(gateway: &Gateway, prelude: &[u8], forwarded: Option<&str>, number: usize) -> u16 {
@@ -57,7 +57,7 @@ fn version_2(source: [u8; 4]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_proxy_protocol_of_a_trusted_proxy_names_the_client() {
+async fn a_trusted_proxy_header_names_the_client() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("alice", "secret").server("proxy_protocol = true");
     let gateway = in_front_of(&upstream, builder.server("trusted_proxies = [\"127.0.0.1/32\"]")).await;
@@ -102,7 +102,7 @@ async fn the_proxy_header_comes_before_tls() {
 }
 
 #[tokio::test]
-async fn from_an_untrusted_client_a_proxy_header_is_a_broken_request() {
+async fn an_untrusted_proxy_header_is_a_broken_request() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().server("proxy_protocol = true");
     let gateway = in_front_of(&upstream, builder.server("trusted_proxies = [\"192.0.2.0/24\"]")).await;
@@ -115,7 +115,7 @@ async fn from_an_untrusted_client_a_proxy_header_is_a_broken_request() {
 }
 
 #[tokio::test]
-async fn x_forwarded_for_counts_from_trusted_proxies_alone_and_from_the_right() {
+async fn x_forwarded_for_counts_from_trusted_proxies_alone() {
     let upstream = Upstream::start().await;
     let builder = || Gateway::builder().user("alice", "secret");
     let trusting = builder().server("trusted_proxies = [\"127.0.0.1/32\"]");
@@ -178,7 +178,7 @@ async fn a_connection_too_many_waits_for_another_to_end() {
 // TLS.
 
 #[tokio::test]
-async fn tls_1_2_and_1_3_and_both_protocols_are_spoken() {
+async fn both_tls_versions_and_protocols_are_spoken() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().tls(&["localhost"])).await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -220,7 +220,7 @@ async fn a_host_that_no_certificate_names_is_misdirected() {
 }
 
 #[tokio::test]
-async fn other_certificates_are_taken_over_and_broken_ones_are_not() {
+async fn new_certificates_are_used_unless_broken() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().tls(&["localhost"]).admin_listener()).await;
     let mut old = gateway.connect().await;
@@ -255,7 +255,7 @@ async fn plain_http_on_a_tls_port_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_stalled_handshake_does_not_block_the_next_connection_and_ends() {
+async fn a_stalled_handshake_blocks_no_connection() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().tls(&["localhost"])).await;
@@ -277,7 +277,7 @@ async fn a_stalled_handshake_does_not_block_the_next_connection_and_ends() {
 // Clients that dawdle.
 
 #[tokio::test]
-async fn a_head_that_does_not_come_to_its_end_is_cut_off() {
+async fn an_unfinished_request_header_is_cut_off() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().server("header_timeout = \"300ms\"")).await;
     for bytes in ["", "GET /v2/ HTTP/1.1\r\nHost: loc"] {
@@ -293,7 +293,7 @@ async fn a_head_that_does_not_come_to_its_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_head_that_comes_byte_by_byte_is_cut_off_all_the_same() {
+async fn a_trickling_request_header_is_cut_off() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().server("header_timeout = \"400ms\"")).await;
     let mut client = gateway.connect().await;
@@ -352,7 +352,7 @@ async fn a_client_that_takes_no_byte_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_opens_no_http2_window_is_given_up() {
+async fn a_closed_http2_window_times_out() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().server("stall_timeout = \"300ms\"").tls(&["localhost"]);
     let gateway = in_front_of(&upstream, builder).await;
@@ -380,7 +380,7 @@ async fn an_upload_that_stands_still_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_stops_reading_an_upload_is_given_up() {
+async fn an_upstream_that_stops_reading_times_out() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder().server("stall_timeout = \"300ms\"")).await;
     let target = format!("/v2/a/blobs/uploads/?digest={}", sha256(b""));
@@ -403,7 +403,7 @@ async fn an_upstream_that_stops_reading_an_upload_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_says_unasked_is_nobodys_answer() {
+async fn unsolicited_upstream_bytes_answer_no_request() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder()).await;
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
@@ -415,7 +415,7 @@ async fn what_an_upstream_says_unasked_is_nobodys_answer() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_says_to_wait_for_ever_is_502() {
+async fn an_upstream_sending_endless_1xx_is_502() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder()).await;
     upstream.expect("GET", "/v2/a/manifests/x", Reply::raw("HTTP/1.1 102 Processing\r\n\r\n".repeat(1000)));

@@ -43,7 +43,7 @@ async fn both_transfer_encoding_and_content_length_are_refused() {
 }
 
 #[tokio::test]
-async fn content_lengths_that_differ_or_are_no_numbers_are_refused() {
+async fn conflicting_or_malformed_content_lengths_are_refused() {
     let (upstream, gateway) = both().await;
     let lengths = ["5\r\nContent-Length: 6", "5, 6", "+5", "-1", "0x5", "5 5", "", "99999999999999999999999"];
     for length in lengths {
@@ -120,7 +120,7 @@ async fn a_targets_own_authority_must_be_the_host() {
 }
 
 #[tokio::test]
-async fn connect_and_the_asterisk_are_no_requests_of_a_registry() {
+async fn connect_and_the_asterisk_form_are_refused() {
     let (upstream, gateway) = both().await;
     for line in ["CONNECT localhost:80", "CONNECT evil.example:443", "OPTIONS *"] {
         let mut client = gateway.connect().await;
@@ -162,7 +162,7 @@ async fn chunks_in_http_1_0_are_refused() {
 }
 
 #[tokio::test]
-async fn malformed_chunks_reach_the_upstream_as_an_abort_and_never_as_an_end() {
+async fn malformed_chunks_abort_the_upstream_request() {
     let (upstream, gateway) = both().await;
     // The manifest is read whole before the upstream hears of it: it hears nothing at all.
     let bodies = [
@@ -216,7 +216,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_is_not_the_next_request() {
+async fn an_unread_body_is_not_the_next_request() {
     let (upstream, gateway) = both().await;
     let mut client = gateway.connect().await;
     let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
@@ -246,7 +246,7 @@ async fn an_upgrade_is_not_taken_up() {
 }
 
 #[tokio::test]
-async fn a_redirect_of_the_upstream_is_not_followed_to_a_private_place() {
+async fn an_upstream_redirect_to_a_private_address_is_refused() {
     let (upstream, gateway) = both().await;
     let stranger = Upstream::start().await;
     let blob = format!("/v2/a/blobs/{}", sha256(b""));
@@ -257,7 +257,7 @@ async fn a_redirect_of_the_upstream_is_not_followed_to_a_private_place() {
 }
 
 #[tokio::test]
-async fn a_blobs_redirect_to_another_host_is_the_clients_to_follow_where_that_is_said() {
+async fn blob_redirects_can_be_passed_to_the_client() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().upstream_with("up", "", upstream.address, "redirects = \"pass\"");
     let gateway = gateway.start().await;
@@ -297,7 +297,7 @@ async fn a_head_longer_than_64_kib_is_refused() {
 }
 
 #[tokio::test]
-async fn over_http2_the_authority_and_the_host_must_be_one() {
+async fn over_http2_authority_and_host_must_agree() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
     let mut client = gateway.http2().await;

@@ -36,10 +36,10 @@ struct Server {
     task: JoinHandle<()>,
 }
 
-/// What it has seen.
+/// The log of the server.
 #[derive(Debug, Default)]
 struct Log {
-    /// What each connection speaks.
+    /// The protocol of each connection.
     connections: Vec<String>,
     requests: Vec<Asked>,
     resets: usize,
@@ -56,7 +56,7 @@ struct Asked {
     body: Bytes,
 }
 
-/// What it answers.
+/// The reply to a request.
 struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
@@ -308,7 +308,7 @@ fn blob(length: usize) -> (Bytes, String) {
     (content.into(), target)
 }
 
-/// What a server that knows ranges answers.
+/// Returns the answer of a server that knows ranges.
 fn from_range(content: &Bytes, asked: &Asked) -> Reply {
     let Some(range) = asked.headers.get("range") else { return Reply::ok(content.clone()) };
     let from: usize = range.to_str().unwrap()["bytes=".len()..].trim_end_matches('-').parse().unwrap();
@@ -320,7 +320,7 @@ fn from_range(content: &Bytes, asked: &Asked) -> Reply {
 }
 
 #[tokio::test]
-async fn a_hundred_cold_requests_make_two_connections_for_each_worker() {
+async fn a_hundred_cold_requests_share_two_connections() {
     let server = Server::start(BOTH, |_| Reply::ok("{}")).await;
     let gateway = server.gateway("").await;
     for _ in 0..2 {
@@ -356,7 +356,7 @@ async fn with_always_every_request_goes_by_http2() {
 }
 
 #[tokio::test]
-async fn with_always_http1_serves_where_it_is_all_there_is() {
+async fn http2_always_still_speaks_http1_when_needed() {
     let (content, target) = blob(100_000);
     let served = content.clone();
     let server = Server::start(&["http/1.1"], move |_| Reply::ok(served.clone())).await;
@@ -428,7 +428,7 @@ async fn blobs_and_uploads_go_by_http1() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_http1_only_is_asked_on_one_connection() {
+async fn an_http1_server_keeps_one_connection() {
     for protocols in [&["http/1.1"][..], &[]] {
         let server = Server::start(protocols, |_| Reply::ok("{}")).await;
         let gateway = server.gateway("").await;
@@ -464,7 +464,7 @@ async fn a_server_that_speaks_http2_only_serves_all() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_reset_in_the_middle_is_gone_on_with() {
+async fn a_blob_reset_midway_is_resumed() {
     for reason in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
         let (content, target) = blob(200_000);
         let (served, gate) = (content.clone(), Gate::shut());
@@ -502,7 +502,7 @@ async fn a_blob_that_stalls_is_gone_on_with() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_reset_or_stalls_is_not_taken_for_whole() {
+async fn a_reset_manifest_is_not_taken_for_whole() {
     let ends: [fn(&Gate) -> End; 3] = [
         |gate| End::Reset(5000, Reason::NO_ERROR, gate.clone()),
         |gate| End::Reset(5000, Reason::CANCEL, gate.clone()),
@@ -553,9 +553,9 @@ async fn after_goaway_the_next_request_makes_another_connection() {
     .await;
 }
 
-/// Nobody is served late because somebody else was in vain.
+/// No request is late because another one failed.
 #[tokio::test]
-async fn those_who_wait_for_a_connection_that_fails_fail_together() {
+async fn waiters_of_a_failed_connection_fail_together() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let lines = format!("url = \"https://{address}\"\nretries = 0\nconnect_timeout = \"1s\"");
@@ -568,7 +568,7 @@ async fn those_who_wait_for_a_connection_that_fails_fail_together() {
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_unprocessed_goes_by_http1() {
+async fn unprocessed_http2_requests_are_repeated_over_http1() {
     for reason in [Reason::REFUSED_STREAM, Reason::HTTP_1_1_REQUIRED] {
         let server = Server::start(BOTH, move |asked| match asked.protocol.as_str() {
             "h2" => Reply::refuse(reason),
@@ -587,7 +587,7 @@ async fn what_a_server_refuses_unprocessed_goes_by_http1() {
 }
 
 #[tokio::test]
-async fn a_write_that_may_have_been_processed_is_not_sent_twice() {
+async fn a_possibly_processed_write_is_not_repeated() {
     let server = Server::start(ONLY, |_| Reply::refuse(Reason::INTERNAL_ERROR)).await;
     let gateway = server.gateway("").await;
     gateway.ask(Request::put(MANIFEST).body("{}")).await.refuses(502, "UNAVAILABLE");
@@ -595,7 +595,7 @@ async fn a_write_that_may_have_been_processed_is_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn readers_who_read_nothing_do_not_stop_the_others() {
+async fn stalled_readers_do_not_stop_the_others() {
     let large = Bytes::from(noise(4_000_000));
     let served = large.clone();
     let server = Server::start(ONLY, move |asked| match asked.target.as_str() {
@@ -673,7 +673,7 @@ async fn goes_away(listener: TcpListener, tls: TlsAcceptor) {
 }
 
 #[tokio::test]
-async fn what_goaway_leaves_unprocessed_is_sent_again() {
+async fn requests_unprocessed_at_goaway_are_sent_again() {
     let (acceptor, ca) = tls(&["h2"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

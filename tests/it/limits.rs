@@ -1,4 +1,4 @@
-//! What a peer may cost: memory, headers, and the abuses of HTTP/2.
+//! The limits of a peer: memory, headers, and the abuses of HTTP/2.
 
 use std::process::Command;
 
@@ -32,7 +32,7 @@ fn resident() -> usize {
 const MIB: usize = 1 << 20;
 
 #[test]
-fn pulling_and_pushing_256_mib_moves_memory_by_less_than_32() {
+fn pulling_and_pushing_256_mib_takes_little_memory() {
     alone("limits::a_pull_and_a_push_of_256_mib");
 }
 
@@ -70,7 +70,7 @@ async fn a_pull_and_a_push_of_256_mib() {
 }
 
 #[tokio::test]
-async fn resetting_streams_as_fast_as_one_can_ends_that_connection_and_no_other() {
+async fn rapid_resets_end_only_their_connection() {
     let (upstream, gateway) = tls().await;
     let mut client = Frames::over(gateway.http2_bytes().await).await;
     let block = header_block(&Request::get("/v2/"));

@@ -20,7 +20,7 @@ fn names(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn tags_carry_the_clients_name_and_the_link_keeps_its_query_to_the_byte() {
+async fn tag_lists_keep_the_clients_name_and_query() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().upstream("up.example", "up", upstream.address).start().await;
     let list = r#"{"name":"some/app","tags":["a","b"]}"#;
@@ -54,7 +54,7 @@ async fn an_absolute_link_loses_the_upstreams_host() {
 }
 
 #[tokio::test]
-async fn a_list_of_tags_that_is_none_is_502() {
+async fn a_malformed_tag_list_is_502() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().upstream("up", "up", upstream.address).start().await;
     upstream.expect("GET", "/v2/a/tags/list", Reply::ok("<html>"));
@@ -87,7 +87,7 @@ fn catalog(names: &[&str]) -> Reply {
 }
 
 #[tokio::test]
-async fn the_catalog_is_of_all_upstreams_under_their_names_here() {
+async fn the_catalog_merges_all_upstreams() {
     let (first, second) = (Upstream::start().await, Upstream::start().await);
     let gateway = Gateway::builder()
         .upstream("one", "one", first.address)
@@ -139,7 +139,7 @@ async fn the_catalog_lists_what_its_reader_may_pull() {
 }
 
 #[tokio::test]
-async fn a_page_of_the_catalog_goes_on_where_the_last_one_ended() {
+async fn catalog_pages_continue_where_the_last_ended() {
     let (first, second) = (Upstream::start().await, Upstream::start().await);
     let gateway = Gateway::builder()
         .upstream("one", "one", first.address)
@@ -167,7 +167,7 @@ async fn a_page_of_the_catalog_goes_on_where_the_last_one_ended() {
 }
 
 #[tokio::test]
-async fn no_page_of_the_catalog_costs_more_than_so_many_of_the_upstreams() {
+async fn a_catalog_page_costs_limited_upstream_pages() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder()
         .user("alice", "secret")
@@ -187,7 +187,7 @@ async fn no_page_of_the_catalog_costs_more_than_so_many_of_the_upstreams() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_was_made_up_is_a_name_like_any_other() {
+async fn an_invented_cursor_is_an_ordinary_name() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().upstream("up", "up", upstream.address).start().await;
     upstream.expect("GET", "/v2/_catalog?n=5&last=m", catalog(&["n", "o"]));
@@ -196,7 +196,7 @@ async fn a_cursor_that_was_made_up_is_a_name_like_any_other() {
 }
 
 #[tokio::test]
-async fn walking_the_catalog_of_the_demos_registry_finds_every_name_once() {
+async fn the_demo_catalog_lists_every_name_once() {
     let (registry, address) = crate::harness::demo_registry().await;
     let all: BTreeSet<_> = (0..23).map(|number| format!("team/app{number}")).collect();
     for name in &all {

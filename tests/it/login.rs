@@ -14,7 +14,7 @@ async fn closed() -> (Upstream, Gateway) {
     (upstream, gateway)
 }
 
-/// Rules: alice reads and writes in team, bob only writes there, and nobody in particular reads public.
+/// Rules: alice reads and writes in team, bob only writes there, and an anonymous client reads public.
 async fn ruled() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder()
@@ -30,7 +30,7 @@ async fn ruled() -> (Upstream, Gateway) {
 }
 
 #[tokio::test]
-async fn v2_without_credentials_is_401_to_the_byte_with_one_challenge() {
+async fn v2_without_credentials_is_401_with_one_challenge() {
     let (_upstream, gateway) = closed().await;
     let answer = gateway.get("/v2/").await.is(401);
     assert_eq!(answer.text(), PLAIN_401);
@@ -52,7 +52,7 @@ async fn a_401_to_head_has_no_body() {
 }
 
 #[tokio::test]
-async fn a_repository_without_credentials_is_401_with_the_accesses_it_needs() {
+async fn a_401_names_the_accesses_needed() {
     let (upstream, gateway) = closed().await;
     let access =
         |action: &str| format!(r#"{{"Type":"repository","Class":"","Name":"a/b","Action":"{action}"}}"#);
@@ -72,7 +72,7 @@ async fn a_repository_without_credentials_is_401_with_the_accesses_it_needs() {
 }
 
 #[tokio::test]
-async fn the_refusal_is_the_same_for_what_exists_and_what_does_not() {
+async fn refusals_do_not_reveal_what_exists() {
     let (_upstream, gateway) = ruled().await;
     let there = gateway.get("/v2/team/app/manifests/x").await.is(401).text();
     let nowhere = gateway.get("/v2/none/app/manifests/x").await.is(401).text();
@@ -80,7 +80,7 @@ async fn the_refusal_is_the_same_for_what_exists_and_what_does_not() {
 }
 
 #[tokio::test]
-async fn a_wrong_name_and_a_wrong_password_are_the_same_401_on_any_path() {
+async fn wrong_names_and_passwords_get_the_same_401() {
     let (_upstream, gateway) = closed().await;
     for (user, password) in [("alice", "wrong"), ("nobody", "secret"), ("", ""), ("alice", "secret2")] {
         let answer = gateway.ask(Request::get("/v2/").login(user, password)).await.is(401);
@@ -94,7 +94,7 @@ async fn a_wrong_name_and_a_wrong_password_are_the_same_401_on_any_path() {
 }
 
 #[tokio::test]
-async fn credentials_that_are_none_are_wrong() {
+async fn malformed_credentials_are_wrong() {
     let (_upstream, gateway) = closed().await;
     let values =
         ["Basic", "Basic !!!", "Basic YWxpY2U=", "Bearer abc", "Negotiate x", "YWxpY2U6c2VjcmV0", ""];
@@ -113,7 +113,7 @@ async fn two_authorization_fields_are_refused() {
 }
 
 #[tokio::test]
-async fn the_right_password_is_right_after_a_wrong_one_and_the_wrong_one_stays_wrong() {
+async fn a_wrong_password_does_not_block_the_right_one() {
     let (upstream, gateway) = closed().await;
     let mut client = gateway.connect().await;
     for _ in 0..2 {
@@ -125,7 +125,7 @@ async fn the_right_password_is_right_after_a_wrong_one_and_the_wrong_one_stays_w
 }
 
 #[tokio::test]
-async fn the_scheme_is_read_in_any_case_and_the_password_may_hold_colons() {
+async fn the_scheme_ignores_case_and_passwords_hold_colons() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("al", ":p:w");
     let gateway = builder.upstream("up", "", upstream.address).start().await;
@@ -156,7 +156,7 @@ async fn guessing_is_slowed_down_with_429() {
 }
 
 #[tokio::test]
-async fn who_is_logged_in_stays_in_while_another_guesses_his_password() {
+async fn guessing_does_not_log_the_user_out() {
     let (_upstream, gateway) = closed().await;
     let right = Request::get("/v2/").login("alice", "secret");
     gateway.ask(right.clone()).await.is(200);
@@ -167,7 +167,7 @@ async fn who_is_logged_in_stays_in_while_another_guesses_his_password() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_is_denied_in_words_and_never_reaches_the_upstream() {
+async fn denied_requests_never_reach_the_upstream() {
     let (upstream, gateway) = ruled().await;
     let cases = [
         ("GET", "/v2/other/app/manifests/x", "pull other/app"),
@@ -186,7 +186,7 @@ async fn what_is_not_allowed_is_denied_in_words_and_never_reaches_the_upstream()
 }
 
 #[tokio::test]
-async fn what_anybody_may_read_is_read_without_a_login_and_with_any() {
+async fn public_repositories_need_no_login() {
     let (upstream, gateway) = ruled().await;
     let get = || Request::get("/v2/public/app/manifests/x");
     for request in [get(), get().login("bob", "hunter2")] {
@@ -200,7 +200,7 @@ async fn what_anybody_may_read_is_read_without_a_login_and_with_any() {
 }
 
 #[tokio::test]
-async fn who_may_push_and_not_pull_may_look_and_not_read() {
+async fn push_without_pull_allows_head_only() {
     let (upstream, gateway) = ruled().await;
     let digest = sha256(b"x");
     let bob = |request: Request| request.login("bob", "hunter2");
@@ -215,7 +215,7 @@ async fn who_may_push_and_not_pull_may_look_and_not_read() {
 }
 
 #[tokio::test]
-async fn rules_see_the_canonical_name_whichever_way_it_is_reached() {
+async fn rules_match_the_canonical_name() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder()
         .user("alice", "secret")
@@ -257,7 +257,7 @@ async fn credentials_go_no_further() {
 }
 
 #[tokio::test]
-async fn a_login_is_asked_for_before_anything_is_said_of_the_path() {
+async fn a_login_precedes_any_answer_about_the_path() {
     let (_upstream, gateway) = closed().await;
     let wrong = |target: &str| Request::get(target).login("alice", "wrong");
     for target in ["/nowhere", "/v2/A/manifests/x", "/v2/a/blobs/x"] {

@@ -23,7 +23,7 @@ use crate::harness::{Reply, Upstream, demo_registry, sha256, soon};
 const PASSWORD: &str = "r1ght-pa55word";
 const SIGNATURE: &str = "5ignature-of-the-registry";
 
-/// What the command said.
+/// The output of the command.
 #[derive(Debug)]
 struct Ran {
     code: i32,
@@ -191,7 +191,7 @@ async fn an_opaque_token_is_counted_and_not_shown() {
 }
 
 #[tokio::test]
-async fn what_a_registry_repeats_of_secrets_is_not_told() {
+async fn repeated_secrets_are_not_printed() {
     let pair = BASE64_STANDARD.encode(format!("robot:{PASSWORD}"));
     let echo = format!("Bearer realm=\"x {PASSWORD} {pair} 0paque-t0ken\"");
     let body = json!({ "errors": [{ "code": PASSWORD, "message": "0paque-t0ken" }] }).to_string();
@@ -241,7 +241,7 @@ async fn a_realm_elsewhere_is_named_with_what_to_write() {
 }
 
 #[tokio::test]
-async fn clocks_that_differ_are_told_and_are_a_fault_where_the_token_is_refused_for_it() {
+async fn clock_skew_is_reported() {
     let invalid = |date: &str| {
         let line = "Bearer realm=\"http://x/\",error=\"invalid_token\"";
         Reply::status(401).header("WWW-Authenticate", line).header("Date", date)
@@ -266,7 +266,7 @@ async fn clocks_that_differ_are_told_and_are_a_fault_where_the_token_is_refused_
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_from_what_is_not_for_everybody_as_far_as_the_registry_does() {
+async fn missing_and_forbidden_images_are_told_apart_if_possible() {
     let insufficient = Reply::status(401)
         .header("WWW-Authenticate", "Bearer realm=\"http://x/\",error=\"insufficient_scope\"");
     behind_a_token(token("t"), Some(insufficient), true).await.says(1, "no such repository: ");
@@ -280,7 +280,10 @@ async fn what_is_not_there_is_told_from_what_is_not_for_everybody_as_far_as_the_
     std::fs::write(&ca, upstream.ca.as_deref().unwrap()).unwrap();
     let image = format!("localhost:{}/team/app:1", upstream.address.port());
     for (code, last) in [
-        ("NAME_UNKNOWN", "no such repository: team/app is not there, or not for everybody (NAME_UNKNOWN: m)"),
+        (
+            "NAME_UNKNOWN",
+            "no such repository: team/app is not there, or not for anonymous clients (NAME_UNKNOWN: m)",
+        ),
         ("MANIFEST_UNKNOWN", "no such image: team/app has no 1 (MANIFEST_UNKNOWN: m)"),
     ] {
         upstream.expect("HEAD", MANIFEST, Reply::status(404));
@@ -314,7 +317,7 @@ async fn a_redirect_that_the_gateway_would_refuse_is_named() {
 }
 
 #[tokio::test]
-async fn whoever_is_not_there_or_speaks_something_else_is_named() {
+async fn unreachable_and_foreign_servers_are_diagnosed() {
     probe(&["http://nosuch.invalid"]).await.says(1, "cannot resolve nosuch.invalid");
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     probe(&[&format!("http://{free}")]).await.says(1, "refused: cannot connect to 127.0.0.1:");
@@ -351,7 +354,7 @@ async fn shows(name: &str, until: (i32, u8, u8), file: &Path) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // Nobody trusts it.
+            // An untrusted certificate.
             let _ = tls.accept(stream).await;
         }
     });
@@ -417,7 +420,7 @@ fn rows(ran: &Ran) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn an_upstream_that_can_do_everything_is_good_and_left_as_it_was() {
+async fn a_complete_upstream_passes_unchanged() {
     let (registry, address) = demo_registry().await;
     dockgate::internals::image::seed(&registry).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -434,7 +437,7 @@ async fn an_upstream_that_can_do_everything_is_good_and_left_as_it_was() {
 }
 
 #[tokio::test]
-async fn an_upstream_is_asked_with_its_credentials_and_nothing_is_written_unasked() {
+async fn an_audit_uses_credentials_and_writes_nothing() {
     let (upstream, base) = plain().await;
     let login = format!("username = \"robot\"\npassword = \"{PASSWORD}\"");
     let dir = tempfile::tempdir().unwrap();
@@ -465,7 +468,7 @@ async fn an_upstream_is_asked_with_its_credentials_and_nothing_is_written_unaske
 }
 
 #[tokio::test]
-async fn what_will_not_work_through_the_gateway_is_named_with_the_key_to_set() {
+async fn failures_name_the_key_to_set() {
     let (upstream, base) = plain().await;
     let dir = tempfile::tempdir().unwrap();
     let config = configuration(dir.path(), &format!("url = \"{base}\""));

@@ -88,7 +88,7 @@ fn connect(upstream: &Upstream) -> String {
 }
 
 #[tokio::test]
-async fn the_upstream_is_reached_through_a_proxy_that_wants_a_password() {
+async fn a_proxy_with_a_password_is_used() {
     let (registry, proxy) = (Upstream::start_tls().await, Proxy::start(egress()).await);
     let ca = registry.ca.clone().unwrap();
     let gateway = proxy.before(&registry, "egress:t0psecret-egress@", &ca, "").await;
@@ -114,7 +114,7 @@ async fn a_proxy_that_refuses_is_502() {
 }
 
 #[tokio::test]
-async fn through_a_proxy_a_redirect_leads_to_hosts_on_a_list_alone() {
+async fn through_a_proxy_only_listed_hosts_are_redirected_to() {
     let (registry, cdn) = (Upstream::start_tls().await, Upstream::start_tls().await);
     let (proxy, blob) = (Proxy::start(None).await, format!("/v2/a/blobs/{}", sha256(b"")));
     let cas = [registry.ca.as_deref().unwrap(), cdn.ca.as_deref().unwrap()].concat();

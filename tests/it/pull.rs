@@ -23,7 +23,7 @@ fn blob(content: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_manifest_comes_through_to_the_byte_with_its_type_and_digest() {
+async fn a_manifest_arrives_byte_for_byte() {
     let (upstream, gateway) = both().await;
     let bytes = b"{ \"schemaVersion\":2 }\n";
     let reply = || {
@@ -59,7 +59,7 @@ async fn a_blob_has_its_length_and_is_never_compressed() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_encoded_all_the_same_is_passed_on_as_it_is() {
+async fn an_encoded_body_is_passed_on_unchanged() {
     let (upstream, gateway) = both().await;
     let reply = Reply::ok("not really gzip").header("Content-Encoding", "gzip");
     upstream.expect("GET", "/v2/a/manifests/x", reply);
@@ -151,7 +151,7 @@ async fn a_request_that_comes_back_is_a_loop() {
 }
 
 #[tokio::test]
-async fn what_binds_or_tracks_a_client_is_stripped_and_the_rest_stays() {
+async fn cookies_and_tracking_headers_are_stripped() {
     let (upstream, gateway) = both().await;
     let stripped = [
         "Set-Cookie",
@@ -193,7 +193,7 @@ async fn torn(client: &mut Client, content: &[u8], gate: &Gate) -> Answer {
 }
 
 #[tokio::test]
-async fn a_cut_in_the_middle_of_a_blob_tears_the_clients_connection_down() {
+async fn a_cut_blob_tears_the_connection_down() {
     let (upstream, gateway) = with("retries = 0").await;
     let content = noise(1 << 20);
     let gate = Gate::shut();
@@ -205,7 +205,7 @@ async fn a_cut_in_the_middle_of_a_blob_tears_the_clients_connection_down() {
 }
 
 #[tokio::test]
-async fn a_cut_in_the_middle_of_chunks_is_no_clean_end() {
+async fn a_cut_between_chunks_is_no_clean_end() {
     let (upstream, gateway) = both().await;
     let content = noise(100_000);
     let gate = Gate::shut();
@@ -218,7 +218,7 @@ async fn a_cut_in_the_middle_of_chunks_is_no_clean_end() {
 }
 
 #[tokio::test]
-async fn a_reset_of_what_ends_with_its_connection_is_no_clean_end() {
+async fn a_reset_close_delimited_body_is_no_clean_end() {
     let (upstream, gateway) = both().await;
     let content = noise(100_000);
     let gate = Gate::shut();
@@ -227,7 +227,7 @@ async fn a_reset_of_what_ends_with_its_connection_is_no_clean_end() {
 }
 
 #[tokio::test]
-async fn a_torn_answer_is_torn_over_tls_too_and_without_a_clean_end_of_tls() {
+async fn a_torn_answer_has_no_close_notify() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
     let content = noise(100_000);
@@ -239,7 +239,7 @@ async fn a_torn_answer_is_torn_over_tls_too_and_without_a_clean_end_of_tls() {
 }
 
 #[tokio::test]
-async fn over_http2_a_cut_resets_the_stream_and_not_the_connection() {
+async fn over_http2_a_cut_resets_only_the_stream() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]);
     let gateway = gateway.upstream_with("up", "", upstream.address, "retries = 0").start().await;
@@ -272,7 +272,7 @@ async fn a_chunked_answer_comes_through_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_with_its_connection_comes_through_whole() {
+async fn a_close_delimited_answer_arrives_whole() {
     let (upstream, gateway) = both().await;
     let content = noise(200_000);
     upstream.expect("GET", blob(&content), Reply::ok(&content).until_close());
@@ -280,7 +280,7 @@ async fn an_answer_that_ends_with_its_connection_comes_through_whole() {
 }
 
 #[tokio::test]
-async fn more_bytes_than_the_length_are_nobodys_answer() {
+async fn excess_bytes_are_discarded_with_their_connection() {
     let (upstream, gateway) = both().await;
     let mut client = gateway.connect().await;
     for _ in 0..2 {
@@ -306,7 +306,7 @@ async fn an_interim_answer_is_swallowed() {
 }
 
 #[tokio::test]
-async fn answers_that_could_be_read_in_two_ways_are_refused() {
+async fn ambiguous_upstream_answers_are_refused() {
     let cases = [
         "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "Content-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
@@ -339,7 +339,7 @@ async fn garbage_and_heads_without_end_are_502() {
 }
 
 #[tokio::test]
-async fn an_upstreams_failure_is_502_in_json_and_never_its_page() {
+async fn an_upstream_error_page_becomes_a_json_502() {
     let (upstream, gateway) = with("retries = 0").await;
     for status in [500, 501, 502, 503] {
         let reply =
@@ -362,7 +362,7 @@ async fn an_upstreams_401_is_502_and_carries_no_challenge() {
 }
 
 #[tokio::test]
-async fn an_upstreams_403_is_denied_and_its_429_too_many_requests() {
+async fn upstream_403_and_429_keep_their_meaning() {
     let (upstream, gateway) = both().await;
     upstream.expect("GET", "/v2/a/manifests/x", Reply::status(403).body("<html>no</html>"));
     gateway.get("/v2/a/manifests/x").await.refuses(403, "DENIED");
@@ -372,7 +372,7 @@ async fn an_upstreams_403_is_denied_and_its_429_too_many_requests() {
 }
 
 #[tokio::test]
-async fn a_404_with_a_page_gets_a_body_of_the_registrys_own() {
+async fn a_404_page_becomes_a_json_body() {
     let (upstream, gateway) = both().await;
     let page = || Reply::status(404).body("<html>nginx</html>").header("Content-Type", "text/html");
     let digest = sha256(b"");
@@ -388,7 +388,7 @@ async fn a_404_with_a_page_gets_a_body_of_the_registrys_own() {
 }
 
 #[tokio::test]
-async fn a_refusal_in_the_registrys_words_comes_through_with_its_detail() {
+async fn a_registry_error_keeps_its_detail() {
     let (upstream, gateway) = both().await;
     let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"gone","detail":{"Tag":"x"}}]}"#;
     let reply = Reply::status(404).body(body).header("Content-Type", "application/json; charset=utf-8");
@@ -423,7 +423,7 @@ async fn a_blob_that_stands_still_is_torn_down() {
 }
 
 #[tokio::test]
-async fn a_passing_503_is_tried_again_when_its_retry_after_is_over() {
+async fn a_503_is_retried_after_its_retry_after() {
     let (upstream, gateway) = both().await;
     let mut first =
         upstream.expect("GET", "/v2/a/manifests/x", Reply::status(503).header("Retry-After", "1"));
@@ -436,7 +436,7 @@ async fn a_passing_503_is_tried_again_when_its_retry_after_is_over() {
 }
 
 #[tokio::test]
-async fn a_retry_after_that_nobody_would_wait_for_is_not_waited_for() {
+async fn a_long_retry_after_is_not_waited_for() {
     let (upstream, gateway) = both().await;
     upstream.expect("GET", "/v2/a/manifests/x", Reply::status(503).header("Retry-After", "3600"));
     gateway.get("/v2/a/manifests/x").await.refuses(502, "UNAVAILABLE");
@@ -461,7 +461,7 @@ async fn connections_that_break_before_an_answer_are_tried_again() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_no_connection_is_502_and_found_again_later() {
+async fn a_refused_connection_is_502_until_it_recovers() {
     let upstream = Upstream::start().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
@@ -487,7 +487,7 @@ async fn writes_are_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_used_again_and_a_dead_one_replaced_unseen() {
+async fn dead_kept_connections_are_replaced_unseen() {
     let (upstream, gateway) = with("retries = 0").await;
     let mut client = gateway.connect().await;
     let get = Request::get("/v2/a/manifests/x");
@@ -511,7 +511,7 @@ async fn a_kept_connection_is_used_again_and_a_dead_one_replaced_unseen() {
 }
 
 #[tokio::test]
-async fn nothing_but_a_blob_is_tried_again_once_its_answer_has_begun() {
+async fn only_blobs_are_retried_after_their_header() {
     let (upstream, gateway) = both().await;
     let gate = Gate::shut();
     let content = noise(9000);
@@ -539,7 +539,7 @@ async fn a_client_that_leaves_closes_the_upstreams_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_answer_closes_the_upstreams_connection_too() {
+async fn a_leaving_client_closes_the_upstream_connection() {
     let (upstream, gateway) = both().await;
     let mut asked = upstream.expect("GET", blob(b""), Reply::never());
     let mut client = gateway.connect().await;
@@ -574,7 +574,7 @@ async fn a_client_that_reads_nothing_holds_the_upstream_back() {
 }
 
 #[tokio::test]
-async fn the_first_bytes_reach_the_client_while_the_rest_is_not_there_yet() {
+async fn first_bytes_arrive_before_the_rest_exists() {
     let (upstream, gateway) = both().await;
     let gate = Gate::shut();
     let content = noise(100_000);

@@ -67,7 +67,7 @@ async fn a_blob_goes_up_by_a_single_post() {
 }
 
 #[tokio::test]
-async fn a_blob_goes_up_in_chunks_each_to_the_location_of_the_last_answer() {
+async fn chunks_follow_the_last_upload_location() {
     let (_, gateway) = demo().await;
     let content = noise(2500);
     let mut at = location(&gateway.ask(alice(Request::post("/v2/reg/app/blobs/uploads/"))).await.is(202));
@@ -89,7 +89,7 @@ async fn a_blob_goes_up_in_chunks_each_to_the_location_of_the_last_answer() {
 }
 
 #[tokio::test]
-async fn a_blob_goes_up_as_a_stream_of_unknown_length() {
+async fn a_blob_of_unknown_length_is_uploaded() {
     let (_, gateway) = demo().await;
     let content = noise(200_000);
     let at = location(&gateway.ask(alice(Request::post("/v2/reg/app/blobs/uploads/"))).await.is(202));
@@ -157,7 +157,7 @@ async fn manifests_are_pushed_tagged_referred_to_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_manifest_under_a_wrong_digest_is_refused_by_the_upstreams_word() {
+async fn the_upstream_refuses_a_manifest_under_a_wrong_digest() {
     let (_, gateway) = demo().await;
     let target = format!("/v2/reg/app/manifests/{}", sha256(b"other"));
     let put = alice(Request::put(target)).header("Content-Type", TYPE).body("{}");
@@ -185,7 +185,7 @@ async fn bytes_flow_up_while_the_client_is_still_sending() {
 }
 
 #[tokio::test]
-async fn a_location_is_sealed_and_comes_back_to_the_byte() {
+async fn a_sealed_location_comes_back_byte_for_byte() {
     let (upstream, gateway) = both().await;
     let at = begin(&upstream, &gateway).await;
     assert!(at.starts_with("/v2/a/blobs/uploads/"), "{at}");
@@ -206,7 +206,7 @@ async fn a_location_is_sealed_and_comes_back_to_the_byte() {
 }
 
 #[tokio::test]
-async fn an_absolute_location_at_the_upstream_is_as_good_as_a_relative_one() {
+async fn absolute_and_relative_upload_locations_both_work() {
     let (upstream, gateway) = both().await;
     for scheme in ["http", "https"] {
         let there = format!("{scheme}://{}{SESSION}", upstream.address);
@@ -218,7 +218,7 @@ async fn an_absolute_location_at_the_upstream_is_as_good_as_a_relative_one() {
 }
 
 #[tokio::test]
-async fn an_upload_location_elsewhere_is_502_and_is_not_told() {
+async fn a_foreign_upload_location_is_502_and_hidden() {
     let (upstream, gateway) = both().await;
     for there in ["https://evil.example/upload", "http://169.254.169.254/x", "//evil.example/x", "mailto:x"] {
         upstream.expect("POST", UPLOADS, Reply::status(202).header("Location", there));
@@ -230,7 +230,7 @@ async fn an_upload_location_elsewhere_is_502_and_is_not_told() {
 }
 
 #[tokio::test]
-async fn only_the_same_identity_in_the_same_repository_goes_on_with_an_upload() {
+async fn an_upload_belongs_to_its_identity_and_repository() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("alice", "secret").user("bob", "secret");
     let gateway = builder.upstream("up", "", upstream.address).start().await;
@@ -258,7 +258,7 @@ async fn only_the_same_identity_in_the_same_repository_goes_on_with_an_upload() 
 }
 
 #[tokio::test]
-async fn a_handle_survives_a_restart_and_another_replica_with_the_same_secret() {
+async fn an_upload_handle_survives_a_restart() {
     let upstream = Upstream::start().await;
     let start = |secret: &'static str| {
         let builder = Gateway::builder().server(&format!("secret = \"{secret}\""));
@@ -287,7 +287,7 @@ async fn mounting() -> (Upstream, Upstream, Gateway) {
 }
 
 #[tokio::test]
-async fn a_mount_that_is_allowed_reaches_the_upstream_and_is_201() {
+async fn an_allowed_mount_is_201() {
     let (upstream, _elsewhere, gateway) = mounting().await;
     let digest = sha256(b"layer");
     let mount = format!("mount={}&from=base", digest.replace(':', "%3A"));
@@ -300,7 +300,7 @@ async fn a_mount_that_is_allowed_reaches_the_upstream_and_is_201() {
 }
 
 #[tokio::test]
-async fn a_mount_that_cannot_be_is_an_ordinary_upload() {
+async fn an_impossible_mount_becomes_an_upload() {
     let (upstream, _elsewhere, gateway) = mounting().await;
     let digest = sha256(b"layer");
     let queries = [
@@ -322,7 +322,7 @@ async fn a_mount_that_cannot_be_is_an_ordinary_upload() {
 }
 
 #[tokio::test]
-async fn a_mount_that_the_upstream_refuses_is_an_ordinary_upload() {
+async fn a_refused_mount_becomes_an_upload() {
     let (upstream, _elsewhere, gateway) = mounting().await;
     let digest = sha256(b"layer");
     let mount = format!("/v2/app/blobs/uploads/?mount={}&from=base", digest.replace(':', "%3A"));
@@ -339,7 +339,7 @@ async fn a_mount_that_the_upstream_refuses_is_an_ordinary_upload() {
 }
 
 #[tokio::test]
-async fn a_mount_that_the_upstream_takes_as_an_upload_is_202() {
+async fn a_mount_accepted_as_upload_is_202() {
     let (upstream, _elsewhere, gateway) = mounting().await;
     let digest = sha256(b"layer");
     let mount = format!("/v2/app/blobs/uploads/?mount={}&from=base", digest.replace(':', "%3A"));
@@ -351,7 +351,7 @@ async fn a_mount_that_the_upstream_takes_as_an_upload_is_202() {
 }
 
 #[tokio::test]
-async fn a_digest_is_added_to_a_201_that_lacks_it_and_kept_where_it_is() {
+async fn a_201_without_a_digest_gets_one() {
     let (upstream, gateway) = both().await;
     let put = || Request::put("/v2/a/manifests/x").header("Content-Type", TYPE).body("{}");
     upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(201).header("Location", "http://internal/m"));
@@ -370,7 +370,7 @@ async fn a_digest_is_added_to_a_201_that_lacks_it_and_kept_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_manifest_of_4_mib_goes_up_and_one_byte_more_is_413() {
+async fn a_manifest_over_4_mib_is_413() {
     let (upstream, gateway) = both().await;
     let whole = vec![b' '; 4 << 20];
     let mut asked = upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(201));
@@ -391,7 +391,7 @@ async fn a_manifest_of_4_mib_goes_up_and_one_byte_more_is_413() {
 }
 
 #[tokio::test]
-async fn a_refused_upload_is_answered_before_its_body_and_the_client_gets_to_read_it() {
+async fn a_refused_upload_is_answered_before_its_body() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("alice", "secret");
     let gateway = builder.upstream("up", "", upstream.address).start().await;
@@ -408,7 +408,7 @@ async fn a_refused_upload_is_answered_before_its_body_and_the_client_gets_to_rea
 }
 
 #[tokio::test]
-async fn over_http2_a_refused_upload_ends_its_stream_and_no_other() {
+async fn over_http2_a_refused_upload_ends_its_stream() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("alice", "secret").tls(&["localhost"]);
     let gateway = builder.upstream("up", "", upstream.address).start().await;
@@ -440,7 +440,7 @@ async fn with_bad_credentials_expect_gets_401_and_no_100() {
 }
 
 #[tokio::test]
-async fn with_good_credentials_expect_gets_100_and_then_the_answer() {
+async fn expect_gets_100_with_good_credentials() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("alice", "secret");
     let gateway = builder.upstream("up", "", upstream.address).start().await;
@@ -457,7 +457,7 @@ async fn with_good_credentials_expect_gets_100_and_then_the_answer() {
 }
 
 #[tokio::test]
-async fn a_client_that_dies_in_an_upload_leaves_an_aborted_request_behind() {
+async fn a_dying_client_aborts_the_upstream_upload() {
     let (upstream, gateway) = both().await;
     for framing in [("Content-Length", "100000"), ("Transfer-Encoding", "chunked")] {
         let at = begin(&upstream, &gateway).await;
@@ -472,7 +472,7 @@ async fn a_client_that_dies_in_an_upload_leaves_an_aborted_request_behind() {
 }
 
 #[tokio::test]
-async fn a_client_that_dies_in_the_middle_of_a_chunk_leaves_an_aborted_request_behind() {
+async fn a_client_dying_mid_chunk_aborts_the_upload() {
     let (upstream, gateway) = both().await;
     let at = begin(&upstream, &gateway).await;
     let mut patch = upstream.expect("PATCH", SESSION, Reply::status(202));
@@ -485,7 +485,7 @@ async fn a_client_that_dies_in_the_middle_of_a_chunk_leaves_an_aborted_request_b
 }
 
 #[tokio::test]
-async fn no_way_of_resetting_an_http2_stream_looks_like_a_clean_end() {
+async fn no_http2_reset_looks_like_a_clean_end() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
     const NO_ERROR: u32 = 0;
@@ -510,7 +510,7 @@ async fn no_way_of_resetting_an_http2_stream_looks_like_a_clean_end() {
 }
 
 #[tokio::test]
-async fn an_http2_connection_that_breaks_in_an_upload_leaves_an_aborted_request_behind() {
+async fn a_broken_http2_connection_aborts_the_upload() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().tls(&["localhost"]).upstream("up", "", upstream.address).start().await;
     let at = begin(&upstream, &gateway).await;
@@ -539,7 +539,7 @@ async fn an_upload_over_http2_ends_cleanly_with_its_stream() {
 }
 
 #[tokio::test]
-async fn an_answer_in_the_middle_of_an_upload_reaches_the_client() {
+async fn an_early_answer_reaches_the_uploading_client() {
     let (upstream, gateway) = both().await;
     let at = begin(&upstream, &gateway).await;
     let reply = Reply::status(416).header("Range", "0-5").after_bytes(1000).then_hang();
@@ -553,7 +553,7 @@ async fn an_answer_in_the_middle_of_an_upload_reaches_the_client() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_dies_in_the_middle_of_an_upload_is_502() {
+async fn an_upstream_dying_in_an_upload_is_502() {
     let (upstream, gateway) = both().await;
     let at = begin(&upstream, &gateway).await;
     upstream.expect("PATCH", SESSION, Reply::reset().after_bytes(1000));
@@ -598,7 +598,7 @@ async fn an_upload_waits_for_an_upstream_that_takes_nothing() {
 }
 
 #[tokio::test]
-async fn where_the_upstream_does_not_take_a_single_post_the_upload_goes_on() {
+async fn an_unsupported_single_post_becomes_a_session() {
     let (upstream, gateway) = both().await;
     let target = format!("{UPLOADS}?digest={}", sha256(b"x"));
     let reply = Reply::status(202).header("Location", SESSION);

@@ -1,4 +1,4 @@
-//! Redirects: followed here, without a word of who we are, and nowhere that nobody has named or can see.
+//! Redirects: followed without the client's identity, and only to public or named hosts.
 
 use crate::harness::{
     Answer, Gate, Gateway, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account, basic, noise, refusal,
@@ -28,7 +28,7 @@ async fn world(lines: &str) -> (Upstream, Upstream, Gateway) {
 }
 
 #[tokio::test]
-async fn every_kind_of_redirect_is_followed_without_credentials_cookies_and_ns() {
+async fn redirects_are_followed_without_credentials_cookies_or_ns() {
     let (registry, cdn, gateway) = world("").await;
     for status in [301, 302, 303, 307, 308] {
         for method in ["GET", "HEAD"] {
@@ -130,7 +130,7 @@ async fn a_loop_is_502() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_at_home_on_anothers_word() {
+async fn a_cdn_cannot_redirect_back_to_the_registry() {
     for lines in ["", "redirects = \"pass\""] {
         let (registry, cdn, gateway) = world(lines).await;
         let before = registry.heard().len();
@@ -143,7 +143,7 @@ async fn nobody_is_asked_at_home_on_anothers_word() {
 }
 
 #[tokio::test]
-async fn an_upload_that_went_elsewhere_does_not_come_home() {
+async fn a_moved_upload_does_not_return_to_the_registry() {
     let (registry, storage, gateway) = world("").await;
     registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &storage.url("/up")));
     let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
@@ -208,7 +208,7 @@ async fn storage_that_limits_the_rate_is_429() {
 }
 
 #[tokio::test]
-async fn a_dead_storage_host_is_left_alone_and_the_registry_is_not() {
+async fn a_dead_storage_host_leaves_the_registry_available() {
     let (registry, cdn, gateway) = world("retries = 0").await;
     registry.always("GET", "/v2/*", {
         let location = cdn.url("/x");
@@ -228,7 +228,7 @@ async fn a_dead_storage_host_is_left_alone_and_the_registry_is_not() {
     gateway.get(MANIFEST).await.refuses(404, "MANIFEST_UNKNOWN");
 }
 
-/// A registry that redirects to places nobody has named; nothing there may hear of it.
+/// A registry that redirects to unnamed private places, which must not be contacted.
 async fn refused(lines: &str, location: impl Fn(u16) -> String) {
     let (registry, inside) = (Upstream::start().await, Upstream::start().await);
     let gateway = Gateway::builder().upstream_with("up", "", registry.address, lines).start().await;
@@ -273,7 +273,7 @@ async fn places_inside_are_refused_however_they_are_written() {
 }
 
 #[tokio::test]
-async fn redirect_hosts_lets_in_what_it_names_and_nothing_else() {
+async fn redirect_hosts_allows_only_the_named_hosts() {
     let lines = "redirect_hosts = [\"127.0.0.1:1\", \"cdn.example\", \"*.cdn.example\"]";
     for location in [
         "http://127.0.0.1:PORT/x",
@@ -310,7 +310,7 @@ async fn from_https_no_redirect_leads_to_plain_http() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_pass_on_is_the_clients_with_an_absolute_location() {
+async fn a_passed_redirect_has_an_absolute_location() {
     let (registry, cdn, gateway) = world("redirects = \"pass\"").await;
     for (location, absolute) in [
         ("https://cdn.example/x?sig=t0psecret%2b+~&&", "https://cdn.example/x?sig=t0psecret%2b+~&&"),
@@ -352,7 +352,7 @@ fn location(answer: &Answer) -> String {
 }
 
 #[tokio::test]
-async fn an_upload_goes_on_elsewhere_where_that_is_named_and_without_credentials() {
+async fn an_upload_continues_at_a_named_host_without_credentials() {
     let (registry, storage, gateway) = world("").await;
     let (one, two) = ("/up/1?sig=t0psecret%2b", "/up/2?sig=t0psecret");
     registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &storage.url(one)));
@@ -376,7 +376,7 @@ async fn an_upload_goes_on_elsewhere_where_that_is_named_and_without_credentials
 }
 
 #[tokio::test]
-async fn where_an_upload_goes_on_elsewhere_a_401_is_not_the_clients() {
+async fn a_401_of_the_upload_host_is_not_the_clients() {
     let (registry, storage, gateway) = world("").await;
     registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &storage.url("/up")));
     let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
@@ -397,7 +397,7 @@ async fn certified(registry: &Upstream, roots: &str, pair: (&str, &str), lines: 
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_to_the_registry_and_not_where_it_redirects() {
+async fn a_client_certificate_goes_to_the_registry_alone() {
     let (ca, pem, key) = client_certificate();
     let cdn = Upstream::start_curious_tls(&ca).await;
     let registry = Upstream::start_mutual_tls(&ca).await;
@@ -431,7 +431,7 @@ fn client_certificate() -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn a_stream_of_a_cdn_is_passed_on_while_it_comes() {
+async fn a_cdn_stream_is_passed_on_as_it_arrives() {
     let (registry, cdn, gateway) = world("").await;
     let content = noise(100_000);
     let gate = Gate::shut();

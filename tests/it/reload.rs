@@ -37,7 +37,7 @@ async fn users_come_go_and_change_their_passwords() {
 }
 
 #[tokio::test]
-async fn a_broken_htpasswd_file_changes_nothing_and_readyz_says_so() {
+async fn a_broken_htpasswd_file_changes_nothing() {
     let upstream = Upstream::start().await;
     let gateway = closed(&upstream).await;
     std::fs::remove_file(gateway.path("htpasswd")).unwrap();
@@ -51,7 +51,7 @@ async fn a_broken_htpasswd_file_changes_nothing_and_readyz_says_so() {
 }
 
 #[tokio::test]
-async fn a_line_that_cannot_be_used_leaves_the_others_good() {
+async fn an_unusable_line_leaves_the_others() {
     let upstream = Upstream::start().await;
     let gateway = closed(&upstream).await;
     let text = format!("# people\n\ncarol:$apr1$x$y\n{}", users(&[("alice", "secret")]));

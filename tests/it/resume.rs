@@ -40,7 +40,7 @@ fn rest(at: usize) -> Reply {
     part(at, TOTAL).header("ETag", "\"strong\"")
 }
 
-/// What came, and how it ended.
+/// The bytes that came, and the way they ended.
 async fn get(gateway: &Gateway, request: Request) -> (u16, Vec<u8>, BodyEnd) {
     let mut client = gateway.connect().await;
     client.send(request.bytes("localhost")).await;
@@ -98,7 +98,7 @@ async fn over_http2_the_client_sees_nothing_of_it_either() {
 }
 
 #[tokio::test]
-async fn every_attempt_begins_at_the_registry_for_a_url_that_is_good_now() {
+async fn every_resume_asks_for_a_fresh_redirect() {
     let (registry, cdn) = (Upstream::start().await, Upstream::start().await);
     let lines = format!("redirect_hosts = [\"{}\"]", cdn.address);
     let gateway = Gateway::builder().upstream_with("up", "", registry.address, &lines).start().await;
@@ -128,7 +128,7 @@ async fn a_validator_that_is_weak_is_not_relied_on() {
 }
 
 #[tokio::test]
-async fn the_clients_own_conditions_do_not_go_along_with_the_rest() {
+async fn a_resume_carries_no_client_conditions() {
     let (upstream, gateway) = with("").await;
     upstream.expect("GET", blob(), whole().cut_after(100_000, &open()));
     upstream.expect("GET", blob(), rest(100_000));
@@ -140,7 +140,7 @@ async fn the_clients_own_conditions_do_not_go_along_with_the_rest() {
 }
 
 #[tokio::test]
-async fn where_all_comes_again_what_is_there_is_passed_over() {
+async fn a_whole_answer_to_a_resume_skips_known_bytes() {
     let (upstream, gateway) = with("").await;
     upstream.expect("GET", blob(), whole().cut_after(123_456, &open()));
     upstream.expect("GET", blob(), whole().cut_after(234_567, &open()));
@@ -149,7 +149,7 @@ async fn where_all_comes_again_what_is_there_is_passed_over() {
 }
 
 #[tokio::test]
-async fn passing_trouble_on_the_way_to_the_rest_is_waited_out() {
+async fn a_resume_waits_out_passing_errors() {
     let (upstream, gateway) = with("").await;
     upstream.expect("GET", blob(), whole().cut_after(100_000, &open()));
     upstream.expect("GET", blob(), Reply::status(503));
@@ -160,7 +160,7 @@ async fn passing_trouble_on_the_way_to_the_rest_is_waited_out() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_very_rest_tears_the_stream_down() {
+async fn a_wrong_rest_tears_the_stream_down() {
     let (upstream, gateway) = with("").await;
     let content = noise(TOTAL);
     let ranged = |range: &str, body: &[u8]| Reply::status(206).body(body).header("Content-Range", range);
@@ -194,7 +194,7 @@ async fn what_is_not_the_very_rest_tears_the_stream_down() {
 }
 
 #[tokio::test]
-async fn a_part_that_was_asked_for_is_gone_on_with_to_its_own_end() {
+async fn a_partial_request_is_resumed_to_its_end() {
     let (upstream, gateway) = with("").await;
     for (range, at, end, resumed) in [
         ("bytes=100000-299999", 100_000, 300_000, "bytes=150000-299999"),
@@ -218,7 +218,7 @@ async fn a_part_that_was_asked_for_is_gone_on_with_to_its_own_end() {
 }
 
 #[tokio::test]
-async fn what_has_no_known_length_or_is_coded_is_not_gone_on_with() {
+async fn unknown_lengths_and_codings_are_not_resumed() {
     let (upstream, gateway) = with("").await;
     let gate = Gate::shut();
     let ranges =
@@ -248,7 +248,7 @@ async fn without_headway_the_attempts_end() {
 }
 
 #[tokio::test]
-async fn what_is_sent_again_without_as_much_headway_uses_the_attempts_up() {
+async fn resumes_without_progress_use_up_the_attempts() {
     let (upstream, gateway) = with("retries = 1").await;
     upstream.expect("GET", blob(), whole().cut_after(100_000, &open()));
     upstream.expect("GET", blob(), whole().cut_after(180_000, &open()));
@@ -316,7 +316,7 @@ async fn a_stream_that_stands_still_is_one_that_broke() {
 }
 
 #[tokio::test]
-async fn bytes_reach_the_client_while_the_rest_is_still_asked_for() {
+async fn bytes_arrive_while_the_rest_is_requested() {
     let (upstream, gateway) = with("").await;
     let gate = Gate::shut();
     upstream.expect("GET", blob(), whole().cut_after(100_000, &open()));
@@ -330,7 +330,7 @@ async fn bytes_reach_the_client_while_the_rest_is_still_asked_for() {
 }
 
 #[tokio::test]
-async fn a_token_that_has_ended_meanwhile_is_renewed_for_the_rest() {
+async fn an_expired_token_is_renewed_for_a_resume() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     let scopes = &["repository:a:pull"];

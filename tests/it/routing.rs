@@ -15,7 +15,7 @@ async fn three() -> (Gateway, Upstream, Upstream, Upstream) {
 }
 
 #[tokio::test]
-async fn what_is_outside_the_grammar_is_never_forwarded() {
+async fn requests_outside_the_grammar_are_never_forwarded() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let digest = sha256(b"");
@@ -64,7 +64,7 @@ async fn what_is_outside_the_grammar_is_never_forwarded() {
 }
 
 #[tokio::test]
-async fn a_name_may_consist_of_the_words_of_the_api() {
+async fn a_repository_name_may_contain_api_words() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let digest = sha256(b"x");
@@ -83,7 +83,7 @@ async fn a_name_may_consist_of_the_words_of_the_api() {
 }
 
 #[tokio::test]
-async fn an_encoded_colon_of_a_digest_is_understood_and_sent_on_plain() {
+async fn an_encoded_digest_colon_is_sent_on_plain() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let digest = sha256(b"x");
@@ -92,7 +92,7 @@ async fn an_encoded_colon_of_a_digest_is_understood_and_sent_on_plain() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_resource_does_not_know_is_refused_with_those_that_it_does() {
+async fn a_405_lists_the_allowed_methods() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let cases = [
@@ -109,7 +109,7 @@ async fn a_method_that_a_resource_does_not_know_is_refused_with_those_that_it_do
 }
 
 #[tokio::test]
-async fn the_longest_prefix_wins_and_the_rest_goes_to_the_catch_all() {
+async fn the_longest_prefix_wins() {
     let (gateway, hub, team, rest) = three().await;
     hub.expect("GET", "/v2/other/app/manifests/1", Reply::ok("hub"));
     assert_eq!(gateway.get("/v2/docker.io/other/app/manifests/1").await.text(), "hub");
@@ -120,7 +120,7 @@ async fn the_longest_prefix_wins_and_the_rest_goes_to_the_catch_all() {
 }
 
 #[tokio::test]
-async fn without_a_catch_all_a_name_below_no_prefix_is_unknown() {
+async fn without_a_catch_all_unprefixed_names_are_unknown() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().upstream("up", "up", upstream.address).start().await;
     gateway.get("/v2/else/app/manifests/1").await.refuses(404, "NAME_UNKNOWN");
@@ -128,7 +128,7 @@ async fn without_a_catch_all_a_name_below_no_prefix_is_unknown() {
 }
 
 #[tokio::test]
-async fn names_of_one_component_are_in_library_at_docker_hub() {
+async fn single_component_names_are_in_library() {
     let (gateway, hub, ..) = three().await;
     let ways = [
         "/v2/docker.io/nginx/manifests/1",
@@ -158,7 +158,7 @@ async fn a_used_ns_is_echoed_and_never_travels_on() {
 }
 
 #[tokio::test]
-async fn an_unknown_ns_is_an_unknown_name_and_is_never_dialled() {
+async fn an_unknown_ns_is_never_dialled() {
     let upstream = Upstream::start().await;
     let stranger = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
@@ -170,7 +170,7 @@ async fn an_unknown_ns_is_an_unknown_name_and_is_never_dialled() {
 }
 
 #[tokio::test]
-async fn an_ns_that_is_doubled_or_no_host_is_refused() {
+async fn a_doubled_or_malformed_ns_is_refused() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     for query in ["ns=up&ns=up", "ns=", "ns=http://up/", "ns=up%2Fx", "ns=%zz"] {
@@ -198,7 +198,7 @@ async fn ns_and_prefix_that_agree_are_one_way() {
 }
 
 #[tokio::test]
-async fn a_prefix_before_v2_is_the_same_as_one_behind_it() {
+async fn a_prefix_may_stand_before_or_behind_v2() {
     let (gateway, hub, team, _) = three().await;
     hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok("hub"));
     assert_eq!(gateway.get("/docker.io/v2/some/app/manifests/1").await.text(), "hub");

@@ -1,4 +1,4 @@
-//! What must never be read in a log, whatever its level.
+//! Secrets, which must not be in a log of any level.
 
 use std::process::Command;
 
@@ -40,10 +40,10 @@ fn neither_passwords_nor_handles_are_logged_at_any_level() {
     }
 }
 
-/// What is logged of all that passes between the gateway and those behind it: every test of it once more, at the
+/// Runs every test of secrets between the gateway and its upstreams once more, and searches the log, at the
 /// level at which everything is logged.
 #[test]
-fn no_secret_of_those_behind_the_gateway_is_logged_at_any_level() {
+fn no_upstream_secret_is_logged_at_any_level() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["tokens::", "redirects::", "resume::", "proxy::", "forward::", "--nocapture"])
         .env(LOGGING, "trace")
@@ -67,7 +67,7 @@ fn no_secret_of_those_behind_the_gateway_is_logged_at_any_level() {
         "redirect_hosts = [",
         "which redirect_hosts does not name",
         "a redirect leads to plain http at",
-        "nobody sees where the proxy takes that",
+        "a tunnel through the proxy is opaque",
         "the upload goes on at",
         "refuses the credentials (403",
         "wants to be left alone (429)",

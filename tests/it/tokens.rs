@@ -37,7 +37,7 @@ async fn warm(guarded: &Guarded, gateway: &Gateway, name: &str) {
 }
 
 #[tokio::test]
-async fn a_cold_pull_costs_one_refusal_and_one_token_and_the_next_neither() {
+async fn a_cold_pull_costs_one_401_and_one_token() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "one").await;
@@ -48,7 +48,7 @@ async fn a_cold_pull_costs_one_refusal_and_one_token_and_the_next_neither() {
 }
 
 #[tokio::test]
-async fn nobody_behind_the_gateway_hears_of_the_clients_password_and_cookies() {
+async fn upstreams_never_see_client_passwords_or_cookies() {
     let guarded = Guarded::start().await;
     let builder = Gateway::builder().user("alice", "t0psecret-alice").tls(&["localhost"]);
     let gateway = guarded.before(builder, "").start().await;
@@ -115,7 +115,7 @@ async fn the_scope_is_the_least_that_the_request_needs() {
 }
 
 #[tokio::test]
-async fn the_scopes_of_a_mount_are_asked_for_in_one_token() {
+async fn a_mount_asks_for_one_token() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     let digest = sha256(b"layer");
@@ -127,7 +127,7 @@ async fn the_scopes_of_a_mount_are_asked_for_in_one_token() {
 }
 
 #[tokio::test]
-async fn a_mount_for_which_there_is_no_token_is_an_ordinary_upload() {
+async fn a_mount_without_a_token_becomes_an_upload() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     let mount = format!("{UPLOADS}?mount={}&from=base", sha256(b"layer").replace(':', "%3A"));
@@ -163,7 +163,7 @@ async fn flow(guarded: &Guarded, gateway: &Gateway, at: &str, name: &str) {
 }
 
 #[tokio::test]
-async fn a_gateway_that_comes_into_an_upload_asks_what_is_wanted_before_the_body_flows() {
+async fn an_upload_gets_its_token_before_the_body() {
     let guarded = Guarded::start().await;
     let builder = || Gateway::builder().server("secret = \"0123456789abcdef\"");
     let first = guarded.before(builder(), "").start().await;
@@ -181,7 +181,7 @@ async fn a_gateway_that_comes_into_an_upload_asks_what_is_wanted_before_the_body
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_it_ends_and_an_upload_goes_on_with_the_new_one() {
+async fn a_token_is_renewed_during_an_upload() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     // The gateway looks once a second.
@@ -205,7 +205,7 @@ async fn a_token_is_renewed_before_it_ends_and_an_upload_goes_on_with_the_new_on
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_good_any_more_is_replaced_unseen() {
+async fn an_invalid_token_is_replaced_unseen() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "old").await;
@@ -219,7 +219,7 @@ async fn a_token_that_is_not_good_any_more_is_replaced_unseen() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_costs_one_new_token_for_all_who_had_it() {
+async fn a_revoked_token_is_replaced_once_for_all() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "old").await;
@@ -255,7 +255,7 @@ async fn a_manifest_is_pushed_again_with_a_new_token() {
 }
 
 #[tokio::test]
-async fn a_flowing_body_is_never_sent_twice_and_its_refusal_is_no_401() {
+async fn a_flowing_body_is_never_sent_twice() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     guarded.gives(PUSH, &token("old"));
@@ -270,7 +270,7 @@ async fn a_flowing_body_is_never_sent_twice_and_its_refusal_is_no_401() {
 }
 
 #[tokio::test]
-async fn a_registry_that_takes_no_token_at_all_is_502() {
+async fn a_registry_that_refuses_every_token_is_502() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "old").await;
@@ -283,7 +283,7 @@ async fn a_registry_that_takes_no_token_at_all_is_502() {
 }
 
 #[tokio::test]
-async fn a_401_to_a_fresh_token_means_that_nothing_is_there() {
+async fn a_401_to_a_fresh_token_is_404() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "one").await;
@@ -301,7 +301,7 @@ async fn a_401_to_a_fresh_token_means_that_nothing_is_there() {
 }
 
 #[tokio::test]
-async fn a_missing_repository_is_404_at_the_first_pull_too_as_docker_hub_has_it() {
+async fn a_missing_repository_on_docker_hub_is_404() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     guarded.gives(PULL, &token("empty"));
@@ -311,7 +311,7 @@ async fn a_missing_repository_is_404_at_the_first_pull_too_as_docker_hub_has_it(
 }
 
 #[tokio::test]
-async fn what_a_token_endpoint_can_do_wrong_is_502_or_its_own_429() {
+async fn token_endpoint_failures_are_502_or_429() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway_with("retries = 0").await;
     let page = "<html>t0psecret</html>";
@@ -363,7 +363,7 @@ async fn a_scope_that_is_refused_is_not_there() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_502_and_not_shown_again_with_every_request() {
+async fn wrong_credentials_are_502_and_not_repeated() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     for number in 0..20 {
@@ -378,7 +378,7 @@ async fn wrong_credentials_are_502_and_not_shown_again_with_every_request() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_not_shown_again_with_every_request() {
+async fn a_wrong_password_is_not_repeated() {
     let registry = Upstream::start().await;
     let gateway = Gateway::builder().upstream_with("up", "", registry.address, &account()).start().await;
     for number in 0..20 {
@@ -391,7 +391,7 @@ async fn a_wrong_password_is_not_shown_again_with_every_request() {
 }
 
 #[tokio::test]
-async fn tokens_that_the_registry_never_takes_are_not_asked_for_with_every_request() {
+async fn refused_tokens_are_not_requested_again_at_once() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     let refusal = guarded.refusal(",error=\"invalid_token\"");
@@ -404,7 +404,7 @@ async fn tokens_that_the_registry_never_takes_are_not_asked_for_with_every_reque
 }
 
 #[tokio::test]
-async fn the_same_token_again_is_still_one_that_is_not_enough() {
+async fn the_same_token_again_is_still_insufficient() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "one").await;
@@ -414,7 +414,7 @@ async fn the_same_token_again_is_still_one_that_is_not_enough() {
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_fails_for_a_moment_is_asked_again() {
+async fn a_momentary_token_failure_is_retried() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway_with("retries = 1").await;
     guarded.answers(PULL, Reply::status(503));
@@ -461,7 +461,7 @@ async fn a_token_comes_in_many_shapes() {
 }
 
 #[tokio::test]
-async fn a_token_endpoints_redirect_is_followed_with_credentials_to_itself_alone() {
+async fn token_redirects_carry_credentials_to_the_endpoint_only() {
     let (guarded, stranger) = (Guarded::start().await, Upstream::start().await);
     let gateway = guarded.gateway().await;
     guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
@@ -479,7 +479,7 @@ async fn a_token_endpoints_redirect_is_followed_with_credentials_to_itself_alone
 }
 
 #[tokio::test]
-async fn a_realm_elsewhere_is_502_and_not_a_byte_goes_there() {
+async fn a_foreign_realm_is_502_and_never_contacted() {
     let (registry, stranger) = (Upstream::start().await, Upstream::start().await);
     let port = stranger.address.port();
     for realm in [
@@ -533,7 +533,7 @@ async fn a_token_endpoint_that_has_moved_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_realm_on_the_registrys_own_host_needs_no_leave() {
+async fn a_realm_on_the_registrys_host_is_allowed() {
     let registry = Upstream::start().await;
     let gateway = Gateway::builder().upstream_with("up", "", registry.address, &account()).start().await;
     let challenge = format!("Bearer realm=\"{}\",service=\"registry\"", registry.url("/token?own=1"));
@@ -546,7 +546,7 @@ async fn a_realm_on_the_registrys_own_host_needs_no_leave() {
 }
 
 #[tokio::test]
-async fn without_credentials_the_token_is_nobodys() {
+async fn without_credentials_the_token_is_anonymous() {
     let guarded = Guarded::start().await;
     let gateway = Gateway::builder();
     let gateway = gateway.upstream_with("up", "", guarded.registry.address, &guarded.realm_hosts());
@@ -558,7 +558,7 @@ async fn without_credentials_the_token_is_nobodys() {
 }
 
 #[tokio::test]
-async fn basic_is_answered_with_the_password_and_from_then_on_beforehand() {
+async fn basic_is_sent_preemptively_after_the_first_challenge() {
     let registry = Upstream::start().await;
     let gateway = Gateway::builder().upstream_with("up", "", registry.address, &account()).start().await;
     let challenge = "Basic realm=\"https://registry.example/\",service=\"ecr\"";
@@ -573,7 +573,7 @@ async fn basic_is_answered_with_the_password_and_from_then_on_beforehand() {
 }
 
 #[tokio::test]
-async fn a_registry_that_wants_a_password_and_gets_none_is_502() {
+async fn a_registry_without_its_password_is_502() {
     let registry = Upstream::start().await;
     let gateway = Gateway::open(&registry).await;
     registry.expect("GET", MANIFEST, refusal("Basic realm=\"x\""));
@@ -601,7 +601,7 @@ async fn challenges_are_read_however_they_are_written() {
 }
 
 #[tokio::test]
-async fn a_registry_that_challenges_at_v2_alone_is_asked_there() {
+async fn a_registry_that_challenges_at_v2_is_asked_there() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     guarded.registry.expect("GET", MANIFEST, Reply::status(401));
@@ -613,7 +613,7 @@ async fn a_registry_that_challenges_at_v2_alone_is_asked_there() {
 }
 
 #[tokio::test]
-async fn a_registry_that_never_says_what_it_wants_is_502() {
+async fn a_401_without_any_challenge_is_502() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     guarded.registry.expect("GET", "/v2/", Reply::ok("{}"));
@@ -624,7 +624,7 @@ async fn a_registry_that_never_says_what_it_wants_is_502() {
 }
 
 #[tokio::test]
-async fn what_the_registry_calls_the_scope_counts() {
+async fn the_challenged_scope_is_requested() {
     for (challenged, scopes) in [
         (",scope=\"aws\"", &["aws"] as &[&str]),
         ("", PULL),
@@ -670,7 +670,7 @@ async fn an_identity_token_of_docker_is_exchanged_by_post() {
 }
 
 #[tokio::test]
-async fn a_registry_token_of_docker_is_shown_as_it_is() {
+async fn a_registry_token_of_docker_config_is_sent_unchanged() {
     let guarded = Guarded::start().await;
     let gateway = with_docker_config(&guarded, &format!("\"registrytoken\":\"{}\"", token("own"))).await;
     guarded.guards("GET", MANIFEST, &[token("own")], Reply::ok("{}"));
@@ -680,7 +680,7 @@ async fn a_registry_token_of_docker_is_shown_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_password_of_docker_is_as_good_as_one_of_ours() {
+async fn a_password_of_docker_config_works() {
     let guarded = Guarded::start().await;
     let pair = BASE64_STANDARD.encode(format!("{ROBOT}:{PASSWORD}"));
     let gateway = with_docker_config(&guarded, &format!("\"auth\":\"{pair}\"")).await;
@@ -692,7 +692,7 @@ async fn a_password_of_docker_is_as_good_as_one_of_ours() {
 const HELPERS: &str = "DOCKGATE_IT_HELPERS";
 
 #[test]
-fn a_helper_on_the_path_is_asked_for_the_password() {
+fn a_credential_helper_supplies_the_password() {
     let dir = tempfile::tempdir().unwrap();
     let helper = dir.path().join("docker-credential-it");
     let answer = format!("{{\"ServerURL\":\"\",\"Username\":\"{ROBOT}\",\"Secret\":\"{PASSWORD}\"}}");
@@ -763,7 +763,7 @@ async fn a_rate_limit_stays_one() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_does_not_take_the_others_token_along() {
+async fn a_leaving_client_does_not_cancel_the_token() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     let gate = Gate::shut();

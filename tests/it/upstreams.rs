@@ -16,7 +16,7 @@ async fn get(gateway: &Gateway) -> Answer {
 }
 
 #[tokio::test]
-async fn an_upstream_with_tls_is_trusted_by_its_ca_or_by_order_and_else_502() {
+async fn an_untrusted_upstream_certificate_is_502() {
     let upstream = Upstream::start_tls().await;
     for lines in ["ca = \"ca.crt\"", "insecure = true"] {
         let gateway = in_front_of(&upstream, lines).await;
@@ -47,7 +47,7 @@ async fn a_handshake_that_does_not_end_is_504() {
 }
 
 #[tokio::test]
-async fn an_end_of_tcp_without_one_of_tls_is_a_cut() {
+async fn a_tcp_end_without_close_notify_is_a_cut() {
     let upstream = Upstream::start_tls().await;
     let gateway = in_front_of(&upstream, "ca = \"ca.crt\"").await;
     let content = noise(50_000);
@@ -66,7 +66,7 @@ async fn an_end_of_tcp_without_one_of_tls_is_a_cut() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_to_close_is_not_used_again() {
+async fn a_closing_connection_is_not_reused() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let mut client = gateway.connect().await;
@@ -86,7 +86,7 @@ async fn a_connection_that_is_to_close_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_something_came_unasked_is_not_used_again() {
+async fn a_connection_with_unsolicited_bytes_is_not_reused() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     let mut client = gateway.connect().await;

@@ -26,7 +26,7 @@ async fn pull(process: &Process, layers: &[Vec<u8>]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_is_killed_in_ten_moments_loses_nothing_that_was_finished_and_serves_nothing_wrong() {
+async fn ten_kills_lose_nothing_and_serve_nothing_wrong() {
     let origin = Origin::start().await;
     let layers = Image::layers(&LAYERS);
     for layer in &layers {
@@ -74,7 +74,7 @@ async fn a_gateway_that_is_killed_in_ten_moments_loses_nothing_that_was_finished
 }
 
 #[tokio::test]
-async fn files_that_nobody_knows_are_not_trusted() {
+async fn unknown_files_are_not_trusted() {
     let origin = Origin::start().await;
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");

@@ -28,7 +28,7 @@ struct Registry {
 
 #[derive(Default)]
 struct State {
-    /// Who may read; "" is everyone.
+    /// The users that may read; "" is every client.
     readers: HashSet<String>,
     contents: Vec<(String, String, Vec<u8>)>,
     ill: Option<u16>,
@@ -73,7 +73,7 @@ impl Registry {
         lock(&self.state).ill = Some(status);
     }
 
-    /// Who has asked for what of the repository, by name.
+    /// The requests to the repository, by user.
     fn asked(&self) -> Vec<String> {
         let heard = self.upstream.heard();
         let of_repository = heard.iter().filter(|heard| heard.target.starts_with("/v2/a/"));
@@ -81,7 +81,7 @@ impl Registry {
         of_repository.map(|heard| format!("{} {}", user(heard), heard.method)).collect()
     }
 
-    /// How often content was asked for, by whom not being told.
+    /// The number of requests for content.
     fn downloads(&self) -> usize {
         let heard = self.upstream.heard();
         heard.iter().filter(|heard| heard.method == "GET" && heard.target == self.blob).count()
@@ -120,12 +120,12 @@ impl State {
         )
     }
 
-    /// The login of everyone whose password is "secret", and pull tokens, for nobody in particular too.
+    /// Logs in every user with the password "secret", and issues pull tokens, to anonymous clients too.
     fn token(&self, heard: &Heard, query: &str) -> Reply {
         let account = query.split('&').find_map(|pair| pair.strip_prefix("account=")).unwrap_or("");
         let shown = BASE64_STANDARD.encode(format!("{account}:secret"));
         let known = heard.headers.get("authorization") == Some(format!("Basic {shown}").as_str());
-        // Whom the gateway makes up to see whether names count is nobody here.
+        // The invented user of the gateway's test whether names count is unknown here.
         let known = known && USERS.contains(&account);
         let scope = if query.contains("scope=") { "pull" } else { "login" };
         match (account, known) {
@@ -170,7 +170,7 @@ async fn pulled_by_alice(registry: &Registry, lines: &str) -> Gateway {
 }
 
 #[tokio::test]
-async fn one_client_may_and_the_other_gets_the_upstreams_no_although_it_is_here() {
+async fn a_refused_client_is_denied_cached_content() {
     let registry = Registry::start(&["alice"]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"1h\"").await;
     let requests = [
@@ -194,7 +194,7 @@ async fn one_client_may_and_the_other_gets_the_upstreams_no_although_it_is_here(
 }
 
 #[tokio::test]
-async fn what_is_here_and_what_is_nowhere_look_the_same_to_one_who_may_not_read() {
+async fn cached_and_missing_look_alike_without_permission() {
     let registry = Registry::start(&["alice"]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"1h\"").await;
     let is = get(&gateway, "bob", &registry.blob).await;
@@ -203,7 +203,7 @@ async fn what_is_here_and_what_is_nowhere_look_the_same_to_one_who_may_not_read(
 }
 
 #[tokio::test]
-async fn a_client_who_may_costs_a_question_and_no_download() {
+async fn a_permitted_client_costs_a_question_and_no_download() {
     let registry = Registry::start(&["alice", "bob"]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"1h\"").await;
     for _ in 0..3 {
@@ -217,7 +217,7 @@ async fn a_client_who_may_costs_a_question_and_no_download() {
 }
 
 #[tokio::test]
-async fn a_grant_lives_as_long_as_a_tag_and_then_the_upstream_decides() {
+async fn a_grant_lives_as_long_as_a_tag() {
     let registry = Registry::start(&["alice"]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"1s\"").await;
     registry.may_not("alice");
@@ -228,7 +228,7 @@ async fn a_grant_lives_as_long_as_a_tag_and_then_the_upstream_decides() {
 }
 
 #[tokio::test]
-async fn while_the_upstream_is_away_a_grant_lives_longer_and_whatever_else_it_answers_it_does_not() {
+async fn a_grant_outlives_its_time_only_during_an_outage() {
     // One bad object is enough for a 500.
     let refusals = [(500, Some((502, "UNAVAILABLE"))), (429, Some((429, "TOOMANYREQUESTS"))), (503, None)];
     for (status, refusal) in refusals {
@@ -243,13 +243,13 @@ async fn while_the_upstream_is_away_a_grant_lives_longer_and_whatever_else_it_an
             assert!(answer.is(200).body == registry.bytes);
             assert!(get(&gateway, "alice", TAG).await.is(200).body == registry.image.manifest);
         }
-        // Nobody gets a new one.
+        // No client gets a new one.
         assert!(get(&gateway, "bob", &registry.blob).await.status >= 400);
     }
 }
 
 #[tokio::test]
-async fn a_grant_that_is_too_old_ends_while_the_upstream_fails() {
+async fn an_expired_grant_ends_while_the_upstream_fails() {
     let registry = Registry::start(&["alice"]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"100ms\"\ngrant_stale = \"0s\"").await;
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -269,7 +269,7 @@ async fn a_wrong_password_gets_nothing_that_is_here() {
 }
 
 #[tokio::test]
-async fn what_everyone_may_read_needs_no_grant() {
+async fn public_content_needs_no_grant() {
     let registry = Registry::start(&[""]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"1h\"").await;
     for user in ["alice", "bob"] {
@@ -281,7 +281,7 @@ async fn what_everyone_may_read_needs_no_grant() {
 }
 
 #[tokio::test]
-async fn two_who_wait_for_one_blob_must_both_be_let_in() {
+async fn two_waiters_of_one_blob_both_need_permission() {
     let registry = Registry::start(&["alice"]).await;
     let gateway = registry.gateway("tag_ttl = \"1h\"").await;
     let mut alice = super::asking(&gateway, Request::get(&registry.blob).login("alice", "secret")).await;
@@ -291,7 +291,7 @@ async fn two_who_wait_for_one_blob_must_both_be_let_in() {
 }
 
 #[tokio::test]
-async fn where_the_first_reader_is_refused_the_rest_it_is_asked_for_as_the_next() {
+async fn a_refused_resume_continues_as_the_next_reader() {
     let registry = Registry::start(&["alice", "bob"]).await;
     let gateway = registry.gateway("tag_ttl = \"1h\"").await;
     for user in USERS {

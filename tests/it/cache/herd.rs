@@ -21,7 +21,7 @@ async fn herd(gateway: &Gateway, target: &str, size: usize) -> Vec<Client> {
 }
 
 #[tokio::test]
-async fn fifty_clients_cost_one_request_and_have_first_bytes_before_the_last_are_sent() {
+async fn fifty_clients_share_one_streaming_request() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(2 * MIB), Gate::shut());
     let target = halved(&origin, &bytes, &gate);
@@ -45,7 +45,7 @@ async fn fifty_clients_cost_one_request_and_have_first_bytes_before_the_last_are
 }
 
 #[tokio::test]
-async fn no_client_has_the_last_bytes_before_they_are_proved() {
+async fn the_last_bytes_wait_for_the_digest() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(MIB), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -58,7 +58,7 @@ async fn no_client_has_the_last_bytes_before_they_are_proved() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_slows_nobody() {
+async fn a_client_that_reads_nothing_slows_no_other() {
     let (origin, gateway) = started("").await;
     // More than sockets and memory hold for one that does not read.
     let bytes = noise(24 * MIB);
@@ -92,7 +92,7 @@ async fn three_hundred_read_one_download() {
 }
 
 #[tokio::test]
-async fn clients_of_two_upstreams_do_not_wait_for_each_other() {
+async fn two_upstreams_do_not_wait_for_each_other() {
     let (slow, quick) = (Origin::start().await, Origin::start().await);
     let lines = "retries = 0\n[upstream.cache]";
     let builder = Gateway::builder().upstream_with("slow", "slow", slow.address(), lines);
@@ -112,7 +112,7 @@ async fn clients_of_two_upstreams_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn what_has_no_known_length_is_joined_and_kept_too() {
+async fn content_without_a_length_is_shared_and_kept() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(300_000), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -135,7 +135,7 @@ async fn what_has_no_known_length_is_joined_and_kept_too() {
 }
 
 #[tokio::test]
-async fn a_herd_over_two_repositories_is_one_download_and_one_question() {
+async fn two_repositories_share_one_download() {
     let origin = Origin::start().await;
     let gateway = cached(&origin, "").start().await;
     let (bytes, gate) = (noise(MIB), Gate::shut());

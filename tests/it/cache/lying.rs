@@ -7,7 +7,7 @@ use crate::harness::{
 
 const SIZE: usize = 300_000;
 
-/// What three readers get of it, of whom none has a whole answer.
+/// Returns the parts that three readers get, none of them a whole answer.
 async fn none_is_served(gateway: &Gateway, target: &str, of: &str) {
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -24,7 +24,7 @@ fn is_empty(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn what_is_not_what_was_asked_for_is_given_to_nobody_and_never_kept() {
+async fn wrong_content_is_neither_served_nor_kept() {
     let bytes = noise(SIZE);
     let mut flipped = bytes.clone();
     flipped[SIZE / 3] ^= 1;
@@ -42,7 +42,7 @@ async fn what_is_not_what_was_asked_for_is_given_to_nobody_and_never_kept() {
         ("nothing", Reply::ok("")),
         ("gzip", Origin::whole(&bytes).header("Content-Encoding", "gzip")),
         ("no content", Reply::status(204)),
-        ("a part that nobody asked for", Origin::part(&bytes, 0, SIZE / 2)),
+        ("an unrequested part", Origin::part(&bytes, 0, SIZE / 2)),
     ];
     for (of, reply) in cases {
         let (origin, gateway) = started("").await;
@@ -116,7 +116,7 @@ async fn sha512_is_proved_as_well() {
 }
 
 #[tokio::test]
-async fn a_manifest_that_is_not_what_its_digest_says_is_given_to_nobody() {
+async fn a_manifest_with_a_wrong_digest_is_never_served() {
     let (origin, gateway) = started("").await;
     let image = Image::empty("x");
     let other = Image::empty("other");
@@ -131,7 +131,7 @@ async fn a_manifest_that_is_not_what_its_digest_says_is_given_to_nobody() {
 }
 
 #[tokio::test]
-async fn what_was_not_synced_when_the_power_went_is_proved_again() {
+async fn unsynced_content_is_verified_after_a_power_loss() {
     let origin = Origin::start().await;
     let dir = tempfile::tempdir().unwrap();
     let bytes = noise(SIZE);
@@ -154,7 +154,7 @@ async fn what_was_not_synced_when_the_power_went_is_proved_again() {
 }
 
 #[tokio::test]
-async fn over_http2_a_lie_ends_its_stream_and_no_other() {
+async fn over_http2_wrong_content_resets_only_its_stream() {
     let origin = Origin::start().await;
     let gateway = super::cached(&origin, "").tls(&["localhost"]).start().await;
     let (bytes, other) = (noise(SIZE), noise(SIZE + 1));

@@ -130,7 +130,7 @@ async fn redirecting(storage: &Upstream) -> (Origin, Gateway) {
 }
 
 #[tokio::test]
-async fn what_was_not_asked_for_is_502_and_held_content_serves() {
+async fn unusable_answers_are_502_and_stale_content_serves() {
     let page = || Reply::ok("<html>log in</html>").header("Content-Type", "text/html");
     let list = || Reply::ok("[]").header("Content-Type", OCI_IMAGE);
     for reply in [page(), list()] {

@@ -8,7 +8,7 @@ use crate::harness::{
 
 const SIZE: usize = 200_000;
 
-/// Alice has her repositories, and Mallory his.
+/// Alice and Mallory have a repository each.
 async fn two(prefetch: bool) -> (Origin, Gateway) {
     let origin = Origin::start().await;
     let builder =
@@ -41,7 +41,7 @@ fn seen(answer: &Answer, digest: &str) -> String {
     format!("{} {fields:?} {}", answer.status, answer.text()).replace(digest, "DIGEST")
 }
 
-/// Asserts that he sees nothing of a blob that he would not see of one that is nowhere.
+/// Asserts that Mallory's answers about a blob are those about a blob that is nowhere.
 async fn knows_nothing_of(gateway: &Gateway, bytes: &[u8]) {
     let (real, nowhere) = (blob_at("his/evil", bytes), blob_at("his/evil", b"nowhere"));
     let digest = |target: &str| target.rsplit('/').next().unwrap().to_owned();
@@ -60,7 +60,7 @@ async fn knows_nothing_of(gateway: &Gateway, bytes: &[u8]) {
     }
 }
 
-/// His manifest, which names her blob.
+/// Mallory's manifest, which names Alice's blob.
 async fn pulls_his_manifest(origin: &Origin, gateway: &Gateway, bytes: &[u8]) {
     let image = Image::of("evil", &[bytes.to_vec()]);
     origin.blob("his/evil", &image.config);
@@ -70,7 +70,7 @@ async fn pulls_his_manifest(origin: &Origin, gateway: &Gateway, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_manifest_that_names_the_blob_of_another_repository_opens_nothing() {
+async fn a_manifest_grants_no_access_to_foreign_blobs() {
     for prefetch in [false, true] {
         let (origin, gateway) = two(prefetch).await;
         let bytes = noise(SIZE);
@@ -88,7 +88,7 @@ async fn a_manifest_that_names_the_blob_of_another_repository_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_on_its_way_for_another_repository_is_not_there_either() {
+async fn a_download_for_another_repository_is_not_shared_unasked() {
     let (origin, gateway) = two(false).await;
     let (bytes, gate) = (noise(SIZE), Gate::shut());
     let hers = origin.blob("hers/app", &bytes);
@@ -103,7 +103,7 @@ async fn a_blob_that_is_on_its_way_for_another_repository_is_not_there_either() 
 }
 
 #[tokio::test]
-async fn what_the_rules_deny_is_denied_alike_whether_it_is_here_or_not() {
+async fn denials_are_the_same_for_cached_and_missing() {
     let (origin, gateway) = two(false).await;
     let bytes = noise(SIZE);
     let hers = origin.blob("hers/app", &bytes);
@@ -119,7 +119,7 @@ async fn what_the_rules_deny_is_denied_alike_whether_it_is_here_or_not() {
 }
 
 #[tokio::test]
-async fn another_repository_that_holds_it_too_costs_one_question_and_no_download() {
+async fn another_repository_costs_one_question_and_no_download() {
     let (origin, gateway) = started("").await;
     let bytes = noise(SIZE);
     let first = origin.blob("a", &bytes);
@@ -154,7 +154,7 @@ async fn another_upstream_that_has_it_is_asked_for_itself() {
 }
 
 #[tokio::test]
-async fn where_head_is_refused_one_byte_is_asked_for_and_a_redirect_by_itself_is_no_yes() {
+async fn without_head_one_byte_proves_membership() {
     for status in [401, 403, 405] {
         let (origin, elsewhere) = (Origin::start().await, Upstream::start().await);
         let settings = format!("redirect_hosts = [\"{}\"]\n[upstream.cache]", elsewhere.address);
@@ -197,7 +197,7 @@ async fn where_the_upstream_cannot_say_it_is_not_guessed() {
 }
 
 #[tokio::test]
-async fn who_may_not_fetch_has_what_is_held_already_and_nothing_else() {
+async fn without_fetch_only_cached_content_is_served() {
     let (origin, gateway) = two(false).await;
     let image = origin.image("hers/app", "x", &[noise(SIZE)]);
     let tag = manifest_at("hers/app", "x");
@@ -229,7 +229,7 @@ async fn who_may_not_fetch_has_what_is_held_already_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn who_may_not_fetch_is_served_an_old_tag_once_the_upstream_has_confirmed_it() {
+async fn without_fetch_an_old_tag_needs_confirmation() {
     let origin = Origin::start().await;
     let builder = before(&origin, "[upstream.cache]\ntag_ttl = \"0s\"").cache("prefetch = false");
     let builder = builder.user("alice", "t0psecret-alice").user("bob", "t0psecret-bob");
@@ -245,7 +245,7 @@ async fn who_may_not_fetch_is_served_an_old_tag_once_the_upstream_has_confirmed_
 }
 
 #[tokio::test]
-async fn a_head_asks_whether_it_is_there_and_downloads_nothing() {
+async fn a_head_downloads_nothing() {
     let (origin, gateway) = started("").await;
     let bytes = noise(SIZE);
     let target = origin.blob("a", &bytes);

@@ -25,12 +25,12 @@ fn cached(origin: &Origin, lines: &str) -> Builder {
     bare(origin, lines).cache("prefetch = false")
 }
 
-/// The same, in a directory that is there before and after.
+/// Starts it in a directory that outlives the gateway.
 fn cached_at(origin: &Origin, path: &Path, lines: &str) -> Builder {
     bare(origin, lines).cache_at(path, "prefetch = false")
 }
 
-/// The same, without `[cache]`.
+/// Starts it without `[cache]`.
 fn bare(origin: &Origin, lines: &str) -> Builder {
     before(origin, &format!("[upstream.cache]\n{lines}"))
 }
@@ -46,7 +46,7 @@ async fn started(lines: &str) -> (Origin, Gateway) {
     (origin, gateway)
 }
 
-/// The same, where what fails is not asked again at once.
+/// Starts it without retries.
 async fn started_without_retries(lines: &str) -> (Origin, Gateway) {
     let origin = Origin::start().await;
     let lines = format!("retries = 0\n[upstream.cache]\n{lines}");
@@ -54,7 +54,7 @@ async fn started_without_retries(lines: &str) -> (Origin, Gateway) {
     (origin, gateway)
 }
 
-/// What the cache says that it did.
+/// Returns the cache status of an answer.
 #[track_caller]
 fn word(answer: &Answer) -> &str {
     answer.header("x-cache").unwrap_or_default()

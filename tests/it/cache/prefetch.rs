@@ -41,7 +41,7 @@ async fn a_while() {
 }
 
 #[tokio::test]
-async fn the_pull_of_a_manifest_fills_its_configuration_and_layers() {
+async fn pulling_a_manifest_prefetches_config_and_layers() {
     let (origin, gateway) = fetching("").await;
     let image = origin.image("a", "x", &Image::layers(&[300_000, 10, 70_000]));
     gives(gateway.get(TAG).await, &image.manifest, "MISS");
@@ -57,7 +57,7 @@ async fn the_pull_of_a_manifest_fills_its_configuration_and_layers() {
 }
 
 #[tokio::test]
-async fn they_are_fetched_in_the_manifests_order_and_few_at_a_time() {
+async fn layers_are_prefetched_in_order_a_few_at_once() {
     let (origin, gateway) = fetching("").await;
     let image = origin.image("a", "x", &Image::layers(&[1000; 11]));
     let order = blobs(&image);
@@ -108,7 +108,7 @@ async fn a_client_joins_what_is_fetched_ahead() {
 }
 
 #[tokio::test]
-async fn an_index_has_nothing_fetched_and_one_image_of_it_its_own_alone() {
+async fn an_index_prefetches_nothing() {
     let (origin, gateway) = fetching("").await;
     let layers = Image::layers(&[1000, 2000]);
     let one = origin.image("a", "one", &layers[..1]);
@@ -145,7 +145,7 @@ async fn where_it_is_turned_off_nothing_is_fetched_ahead() {
 }
 
 #[tokio::test]
-async fn blobs_that_are_not_there_or_wrong_keep_nothing_else_from_being_fetched() {
+async fn a_bad_blob_does_not_stop_the_prefetch() {
     let (origin, gateway) = fetching("").await;
     let image = origin.image("a", "x", &Image::layers(&[1000, 2000, 3000, 4000]));
     let order = blobs(&image);

@@ -32,7 +32,7 @@ async fn kept() -> (Origin, Gateway, String, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn every_form_of_range_is_answered_from_what_is_kept() {
+async fn every_form_of_range_is_served_from_cache() {
     let (origin, gateway, target, bytes) = kept().await;
     for (range, at, end) in [
         ("bytes=0-0", 0, 1),
@@ -54,7 +54,7 @@ async fn every_form_of_range_is_answered_from_what_is_kept() {
 }
 
 #[tokio::test]
-async fn what_is_no_range_is_the_whole() {
+async fn a_malformed_range_gets_the_whole() {
     let (origin, gateway, target, bytes) = kept().await;
     for range in ["bytes", "bytes=", "bytes=x-y", "lines=1-2", "bytes=--1"] {
         gives(gateway.ask(ranged(&target, range)).await, &bytes, "HIT");
@@ -63,7 +63,7 @@ async fn what_is_no_range_is_the_whole() {
 }
 
 #[tokio::test]
-async fn several_ranges_are_one_that_covers_them_or_several_parts() {
+async fn several_ranges_become_one_or_several_parts() {
     let (_origin, gateway, target, bytes) = kept().await;
     let answer = gateway.ask(ranged(&target, "bytes=1000-1999,5000-5999")).await.is(206);
     let kind = answer.header("content-type").unwrap().to_owned();
@@ -76,7 +76,7 @@ async fn several_ranges_are_one_that_covers_them_or_several_parts() {
 }
 
 #[tokio::test]
-async fn if_range_with_the_blobs_validator_gives_the_part_and_with_another_the_whole() {
+async fn if_range_with_another_validator_gets_the_whole() {
     let (origin, gateway, target, bytes) = kept().await;
     let etag = gateway.get(&target).await.header("etag").unwrap().to_owned();
     assert!(etag.starts_with('"'), "a strong one: {etag}");
@@ -89,7 +89,7 @@ async fn if_range_with_the_blobs_validator_gives_the_part_and_with_another_the_w
 }
 
 #[tokio::test]
-async fn what_is_not_in_the_blob_is_refused_with_its_length() {
+async fn a_range_beyond_a_cached_blob_is_416() {
     let (origin, gateway, target, _) = kept().await;
     for range in ["bytes=300000-", "bytes=999999-9999999", "bytes=-0"] {
         let answer = gateway.ask(ranged(&target, range)).await.is(416);
@@ -99,7 +99,7 @@ async fn what_is_not_in_the_blob_is_refused_with_its_length() {
 }
 
 #[tokio::test]
-async fn who_has_it_already_is_told_so() {
+async fn a_matching_validator_gets_304() {
     let (origin, gateway, target, bytes) = kept().await;
     let etag = format!("\"{}\"", sha256(&bytes));
     let answer = gateway.ask(Request::get(&target).header("If-None-Match", &etag)).await.is(304);
@@ -111,7 +111,7 @@ async fn who_has_it_already_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_range_of_a_download_under_way_waits_only_for_its_bytes() {
+async fn a_range_of_a_running_download_waits_for_its_bytes() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(4 * MIB), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -136,7 +136,7 @@ async fn a_range_of_a_download_under_way_waits_only_for_its_bytes() {
 }
 
 #[tokio::test]
-async fn what_is_not_in_a_download_under_way_is_refused_with_its_length() {
+async fn a_range_beyond_a_running_download_is_416() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(SIZE), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -151,7 +151,7 @@ async fn what_is_not_in_a_download_under_way_is_refused_with_its_length() {
 }
 
 #[tokio::test]
-async fn a_range_far_ahead_of_a_download_does_not_wait_for_it() {
+async fn a_range_far_ahead_does_not_wait() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(40 * MIB), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -167,7 +167,7 @@ async fn a_range_far_ahead_of_a_download_does_not_wait_for_it() {
 }
 
 #[tokio::test]
-async fn equal_ranges_asked_together_of_what_is_not_here_are_one_request() {
+async fn equal_ranges_of_a_missing_blob_are_one_request() {
     let (origin, gateway) = started("").await;
     // Too large to be fetched for the sake of a part.
     let bytes = noise(70 * MIB);
@@ -194,7 +194,7 @@ async fn equal_ranges_asked_together_of_what_is_not_here_are_one_request() {
 }
 
 #[tokio::test]
-async fn a_range_of_a_small_blob_that_is_not_here_has_it_fetched() {
+async fn a_range_of_a_small_missing_blob_fetches_it() {
     let (origin, gateway) = started("").await;
     let bytes = noise(SIZE);
     let target = origin.blob("a", &bytes);
@@ -206,7 +206,7 @@ async fn a_range_of_a_small_blob_that_is_not_here_has_it_fetched() {
 }
 
 #[tokio::test]
-async fn what_is_not_in_a_blob_that_is_not_here_is_refused_with_its_length() {
+async fn a_range_beyond_a_missing_blob_is_416() {
     let (origin, gateway) = started("").await;
     let target = origin.blob("a", &noise(SIZE));
     let answer = gateway.ask(ranged(&target, "bytes=300000-300009")).await.is(416);

@@ -6,7 +6,7 @@ use super::{asking, cached, cached_at, files_in, gives, started, until_kept};
 use crate::harness::{Client, Gate, Gateway, Headers, Origin, Process, Reply, Request, noise, sha256};
 
 const MIB: usize = 1024 * 1024;
-/// More than is finished when nobody wants it any more.
+/// More than is finished without a reader.
 const LARGE: usize = 40 * MIB;
 
 fn open() -> Gate {
@@ -56,7 +56,7 @@ async fn left(origin: &Origin, gateway: &Gateway, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn when_all_have_left_a_download_stops_and_the_next_asks_for_the_rest() {
+async fn an_abandoned_download_is_resumed_by_the_next_client() {
     let (origin, gateway) = started("").await;
     let bytes = noise(LARGE);
     let target = left(&origin, &gateway, &bytes).await;
@@ -70,7 +70,7 @@ async fn when_all_have_left_a_download_stops_and_the_next_asks_for_the_rest() {
 }
 
 #[tokio::test]
-async fn what_was_left_and_has_changed_meanwhile_is_fetched_whole() {
+async fn a_partial_blob_that_changed_is_fetched_whole() {
     let (origin, gateway) = started("").await;
     let bytes = noise(LARGE);
     let target = left(&origin, &gateway, &bytes).await;
@@ -79,7 +79,7 @@ async fn what_was_left_and_has_changed_meanwhile_is_fetched_whole() {
 }
 
 #[tokio::test]
-async fn a_prefix_that_was_changed_on_the_disk_does_no_harm() {
+async fn a_damaged_partial_file_does_no_harm() {
     let origin = Origin::start().await;
     let gateway = cached(&origin, "").start().await;
     let bytes = noise(LARGE);
@@ -95,7 +95,7 @@ async fn a_prefix_that_was_changed_on_the_disk_does_no_harm() {
 }
 
 #[tokio::test]
-async fn when_all_have_left_and_little_is_missing_a_download_is_finished() {
+async fn an_abandoned_download_near_its_end_is_finished() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(2 * MIB), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -111,7 +111,7 @@ async fn when_all_have_left_and_little_is_missing_a_download_is_finished() {
 }
 
 #[tokio::test]
-async fn three_cuts_in_one_blob_are_three_requests_for_the_rest() {
+async fn three_cuts_cost_three_requests_for_the_rest() {
     let (origin, gateway) = started("").await;
     let bytes = noise(400_000);
     let target = origin.blob("a", &bytes);
@@ -137,7 +137,7 @@ async fn three_cuts_in_one_blob_are_three_requests_for_the_rest() {
 }
 
 #[tokio::test]
-async fn a_registry_without_ranges_sends_all_again_and_what_is_there_is_passed_over() {
+async fn without_ranges_known_bytes_are_skipped() {
     let (origin, gateway) = started("").await;
     let bytes = noise(400_000);
     let target = origin.blob("a", &bytes);
@@ -150,7 +150,7 @@ async fn a_registry_without_ranges_sends_all_again_and_what_is_there_is_passed_o
 }
 
 #[tokio::test]
-async fn a_stream_that_is_lost_for_good_tears_all_readers_down_and_the_next_request_goes_on() {
+async fn a_lost_stream_ends_all_readers_and_is_resumed() {
     let (origin, gateway) = started("").await;
     let (bytes, gate) = (noise(400_000), Gate::shut());
     let target = origin.blob("a", &bytes);
@@ -172,13 +172,13 @@ async fn a_stream_that_is_lost_for_good_tears_all_readers_down_and_the_next_requ
 }
 
 #[tokio::test]
-async fn a_gateway_that_was_told_to_end_goes_on_where_it_was() {
+async fn a_stopped_gateway_resumes_its_downloads() {
     let after = goes_on_after(LARGE, 32 * MIB, async |process| process.terminate().await).await;
     assert!(after >= 31 * MIB, "{after}");
 }
 
 #[tokio::test]
-async fn a_gateway_that_was_killed_goes_on_not_far_from_where_it_was() {
+async fn a_killed_gateway_resumes_near_its_last_byte() {
     let kill = async |process: &mut Process| {
         // What is noted beside the prefix is behind the stream.
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -28,7 +28,7 @@ async fn problems(gateway: &Gateway) -> String {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_goes_to_all_who_wait_by_one_request_and_is_not_kept() {
+async fn oversized_content_is_shared_and_not_kept() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "max_size = \"1MiB\"").start().await;
     let (bytes, gate) = (noise(3 * MIB), Gate::shut());
@@ -56,7 +56,7 @@ async fn what_does_not_fit_goes_to_all_who_wait_by_one_request_and_is_not_kept()
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_proved_all_the_same() {
+async fn oversized_content_is_verified_too() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "max_size = \"1MiB\"").start().await;
     let mut bytes = noise(3 * MIB);
@@ -67,7 +67,7 @@ async fn what_does_not_fit_is_proved_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_of_what_does_not_fit_slows_nobody() {
+async fn a_slow_reader_of_oversized_content_slows_no_other() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "max_size = \"1MiB\"").start().await;
     let bytes = noise(24 * MIB);
@@ -80,7 +80,7 @@ async fn a_slow_reader_of_what_does_not_fit_slows_nobody() {
 }
 
 #[tokio::test]
-async fn where_the_disk_is_full_all_is_passed_on_and_readyz_says_so() {
+async fn a_full_disk_is_bypassed_and_reported() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "min_free = \"99%\"").start().await;
     let image = origin.image("a", "x", &Image::layers(&[MIB]));
@@ -93,14 +93,14 @@ async fn where_the_disk_is_full_all_is_passed_on_and_readyz_says_so() {
 }
 
 #[tokio::test]
-async fn where_the_directory_cannot_be_used_all_is_passed_on_until_it_can() {
+async fn an_unusable_directory_is_bypassed_until_it_recovers() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "").start().await;
     let first = noise(MIB + 1);
     let target = origin.blob("a", &first);
     gateway.get(&target).await.is(200);
     until_kept(&gateway, &target).await;
-    // As if somebody had mounted something else there.
+    // As if another file system were mounted there.
     let path = gateway.path("cache");
     std::fs::rename(&path, gateway.path("aside")).unwrap();
     std::fs::write(&path, "no directory").unwrap();
@@ -126,7 +126,7 @@ async fn where_the_directory_cannot_be_used_all_is_passed_on_until_it_can() {
 }
 
 #[tokio::test]
-async fn a_directory_that_vanishes_while_it_is_used_does_no_harm() {
+async fn a_vanishing_directory_does_no_harm() {
     let origin = Origin::start().await;
     let gateway = cached(&origin, "").start().await;
     let bytes = noise(MIB);
@@ -140,7 +140,7 @@ async fn a_directory_that_vanishes_while_it_is_used_does_no_harm() {
 }
 
 #[tokio::test]
-async fn what_is_kept_never_takes_more_than_it_may() {
+async fn the_cache_never_exceeds_its_size() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "max_size = \"8MiB\"").start().await;
     let layers = Image::layers(&[MIB; 24]);
@@ -155,7 +155,7 @@ async fn what_is_kept_never_takes_more_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_being_read_is_not_evicted_from_under_its_reader() {
+async fn a_blob_in_use_is_not_evicted() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "max_size = \"32MiB\"").start().await;
     let bytes = noise(24 * MIB);
@@ -173,7 +173,7 @@ async fn a_blob_that_is_being_read_is_not_evicted_from_under_its_reader() {
 }
 
 #[tokio::test]
-async fn what_matches_keep_stays() {
+async fn content_matching_keep_is_not_evicted() {
     let origin = Origin::start().await;
     let gateway = with(&origin, "max_size = \"8MiB\"\nkeep = [\"base/*\"]").start().await;
     let base = noise(2 * MIB);
@@ -262,7 +262,7 @@ async fn a_gateway_serves_what_another_evicts_or_asks_again() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_for_the_gateways_eyes_and_tells_no_secret() {
+async fn cache_files_are_private_and_hold_no_secret() {
     use std::os::unix::fs::PermissionsExt;
     let guarded = Guarded::start().await;
     let cdn = Upstream::start().await;

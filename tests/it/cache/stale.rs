@@ -37,7 +37,7 @@ fn is_stale(answer: Answer, image: &Image) {
 }
 
 #[tokio::test]
-async fn when_the_upstream_fails_the_last_digest_serves_and_says_so() {
+async fn the_last_digest_serves_when_the_upstream_fails() {
     for status in [500, 502, 503, 504, 429] {
         let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
         origin.falls_ill(status);
@@ -49,7 +49,7 @@ async fn when_the_upstream_fails_the_last_digest_serves_and_says_so() {
 }
 
 #[tokio::test]
-async fn when_nobody_is_there_the_last_digest_serves() {
+async fn the_last_digest_serves_without_an_upstream() {
     let (mut origin, gateway, image) = warm(OLD_AT_ONCE).await;
     origin.upstream.dies().await;
     for _ in 0..5 {
@@ -63,7 +63,7 @@ async fn when_nobody_is_there_the_last_digest_serves() {
 }
 
 #[tokio::test]
-async fn when_an_answer_does_not_come_or_breaks_the_last_digest_serves() {
+async fn the_last_digest_serves_when_answers_break() {
     let origin = Origin::start().await;
     let lines = format!("retries = 0\nresponse_timeout = \"200ms\"\n[upstream.cache]\n{OLD_AT_ONCE}");
     for reply in [Reply::never(), Reply::close(), Reply::reset(), Reply::raw("HTTP/9 what\r\n\r\n")] {
@@ -77,7 +77,7 @@ async fn when_an_answer_does_not_come_or_breaks_the_last_digest_serves() {
 }
 
 #[tokio::test]
-async fn on_the_registrys_own_no_nothing_old_is_served_and_what_was_believed_is_over() {
+async fn the_registrys_own_refusal_ends_stale_content() {
     for (status, code) in [(403, "DENIED"), (404, "MANIFEST_UNKNOWN")] {
         let (origin, gateway, _) = warm(&format!("{OLD_AT_ONCE}\nnot_found_ttl = \"0s\"")).await;
         origin.falls_ill(status);
@@ -98,7 +98,7 @@ async fn stale_content_serves_while_the_gateways_credentials_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_is_not_served() {
+async fn expired_stale_content_is_not_served() {
     let (origin, gateway, image) = warm("tag_ttl = \"0s\"\nstale_if_error = \"500ms\"").await;
     origin.falls_ill(500);
     is_stale(gateway.get(TAG).await, &image);
@@ -109,7 +109,7 @@ async fn what_is_too_old_is_not_served() {
 }
 
 #[tokio::test]
-async fn when_the_token_endpoint_fails_or_refuses_the_gateway_the_last_digest_serves() {
+async fn the_last_digest_serves_without_a_token() {
     for reply in
         [Reply::status(500), Reply::status(401), Reply::status(403), Reply::status(429), Reply::ok("what?")]
     {
@@ -177,7 +177,7 @@ async fn offline_the_upstream_is_asked_nothing() {
 }
 
 #[tokio::test]
-async fn while_the_upstream_limits_us_only_what_nothing_kept_can_serve_is_asked_for() {
+async fn rate_limited_upstreams_are_asked_only_for_misses() {
     let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
     origin.falls_ill_with(429, "Retry-After", "60");
     is_stale(gateway.get(TAG).await, &image);
@@ -197,7 +197,7 @@ async fn while_the_upstream_limits_us_only_what_nothing_kept_can_serve_is_asked_
 }
 
 #[tokio::test]
-async fn when_the_upstream_lets_us_again_it_is_asked_again() {
+async fn the_upstream_is_asked_again_after_a_rate_limit() {
     let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
     origin.falls_ill_with(429, "Retry-After", "1");
     is_stale(gateway.get(TAG).await, &image);
@@ -227,7 +227,7 @@ async fn while_the_upstream_limits_us_nothing_is_fetched_ahead() {
 }
 
 #[tokio::test]
-async fn a_gateway_starts_before_a_dead_upstream_and_serves_what_is_kept() {
+async fn a_gateway_starts_and_serves_without_an_upstream() {
     let mut origin = Origin::start().await;
     let dir = tempfile::tempdir().unwrap();
     let image = image(&origin);
@@ -264,7 +264,7 @@ async fn a_gateway_starts_before_a_dead_upstream_and_serves_what_is_kept() {
 }
 
 #[tokio::test]
-async fn not_every_request_waits_for_an_upstream_that_does_not_answer() {
+async fn a_silent_upstream_delays_few_requests() {
     let origin = Origin::start().await;
     let lines = format!("retries = 0\nresponse_timeout = \"300ms\"\n[upstream.cache]\n{OLD_AT_ONCE}");
     let gateway = before(&origin, &lines).cache("prefetch = false").start().await;
@@ -295,7 +295,7 @@ async fn not_every_request_waits_for_an_upstream_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn refusals_of_any_kind_do_not_keep_the_upstream_from_being_asked() {
+async fn refusals_do_not_open_the_circuit() {
     for status in [401, 403, 404, 429] {
         let (origin, gateway, _) = warm(OLD_AT_ONCE).await;
         origin.falls_ill(status);
@@ -310,7 +310,7 @@ async fn refusals_of_any_kind_do_not_keep_the_upstream_from_being_asked() {
 }
 
 #[tokio::test]
-async fn tags_are_listed_from_what_is_known_when_the_upstream_fails() {
+async fn stale_tags_are_listed_when_the_upstream_fails() {
     let origin = Origin::start().await;
     let gateway = bare(&origin, "").cache("prefetch = false").start().await;
     let image = image(&origin);
@@ -336,7 +336,7 @@ async fn tags_are_listed_from_what_is_known_when_the_upstream_fails() {
 }
 
 #[tokio::test]
-async fn referrers_are_listed_from_what_is_known_when_the_upstream_fails() {
+async fn stale_referrers_are_listed_when_the_upstream_fails() {
     let origin = Origin::start().await;
     let gateway = bare(&origin, "").cache("prefetch = false").start().await;
     let image = image(&origin);

@@ -18,7 +18,7 @@ fn image(origin: &Origin, name: &str) -> Image {
 }
 
 #[tokio::test]
-async fn a_tag_is_asked_by_head_its_manifest_by_digest_and_both_are_believed() {
+async fn a_tag_costs_a_head_and_a_get_by_digest() {
     let (origin, gateway) = started("tag_ttl = \"1h\"").await;
     let image = image(&origin, "one");
     let answer = gives(gateway.get(TAG).await, &image.manifest, "MISS");
@@ -36,7 +36,7 @@ async fn a_tag_is_asked_by_head_its_manifest_by_digest_and_both_are_believed() {
 }
 
 #[tokio::test]
-async fn a_pull_as_docker_does_it_costs_one_head_and_one_get() {
+async fn a_docker_pull_costs_one_head_and_one_get() {
     let (origin, gateway) = started("").await;
     let image = image(&origin, "one");
     let by_digest = manifest_at("a", &image.digest);
@@ -47,7 +47,7 @@ async fn a_pull_as_docker_does_it_costs_one_head_and_one_get() {
 }
 
 #[tokio::test]
-async fn an_old_tag_is_asked_for_once_for_all_who_wait_with_every_type_and_its_manifest_not_again() {
+async fn an_old_tag_is_revalidated_once_for_all_waiters() {
     let (origin, gateway) = started("tag_ttl = \"1s\"").await;
     let image = image(&origin, "one");
     gateway.get(TAG).await.is(200);
@@ -91,7 +91,7 @@ async fn a_tag_that_has_not_moved_is_revalidated() {
 }
 
 #[tokio::test]
-async fn a_tag_that_has_moved_is_fetched_by_its_new_digest() {
+async fn a_moved_tag_is_fetched_by_its_new_digest() {
     let (origin, gateway) = started("tag_ttl = \"0s\"").await;
     let old = image(&origin, "old");
     gateway.get(TAG).await.is(200);
@@ -113,7 +113,7 @@ async fn two_tags_of_one_manifest_cost_one_get() {
 }
 
 #[tokio::test]
-async fn where_head_names_no_digest_the_manifest_is_fetched_and_hashed() {
+async fn a_head_without_a_digest_fetches_and_hashes() {
     let (origin, gateway) = started("tag_ttl = \"1h\"").await;
     let image = image(&origin, "one");
     origin.names_no_digest();
@@ -138,7 +138,7 @@ async fn where_head_is_not_served_the_manifest_is_fetched() {
 }
 
 #[tokio::test]
-async fn what_is_known_of_tags_outlives_the_gateway() {
+async fn tag_records_survive_a_restart() {
     let origin = Origin::start().await;
     let dir = tempfile::tempdir().unwrap();
     let image = image(&origin, "one");
@@ -154,7 +154,7 @@ async fn what_is_known_of_tags_outlives_the_gateway() {
 }
 
 #[tokio::test]
-async fn who_accepts_another_type_than_the_kept_one_is_answered_by_the_upstream() {
+async fn another_accepted_type_is_answered_by_the_upstream() {
     let (origin, gateway) = started("tag_ttl = \"1h\"").await;
     let image = image(&origin, "one");
     gateway.get(TAG).await.is(200);
@@ -197,7 +197,7 @@ async fn tags_of_signatures_are_held_for_seconds_alone() {
 }
 
 #[tokio::test]
-async fn that_a_manifest_is_not_there_is_believed_for_a_while() {
+async fn a_missing_manifest_is_remembered_for_a_while() {
     let (origin, gateway) = started("not_found_ttl = \"1s\"").await;
     let missing = manifest_at("a", &sha256(b"missing"));
     for target in [TAG, &missing] {
@@ -215,7 +215,7 @@ async fn that_a_manifest_is_not_there_is_believed_for_a_while() {
 }
 
 #[tokio::test]
-async fn that_a_blob_is_not_there_is_never_believed() {
+async fn missing_blobs_are_never_remembered() {
     let (origin, gateway) = started("not_found_ttl = \"1h\"").await;
     let target = crate::harness::blob_at("a", b"later");
     for _ in 0..2 {
@@ -240,7 +240,7 @@ async fn no_other_failure_is_believed() {
 }
 
 #[tokio::test]
-async fn what_no_manifest_is_is_not_kept() {
+async fn malformed_manifests_are_not_kept() {
     let both = format!(
         "{{\"schemaVersion\":2,\"mediaType\":\"{OCI_IMAGE}\",\"config\":{{\"mediaType\":\"x\",\"digest\":\"{}\",\"size\":2}},\
          \"layers\":[],\"manifests\":[]}}",
@@ -294,7 +294,7 @@ async fn a_manifests_bytes_are_never_changed() {
 }
 
 #[tokio::test]
-async fn another_tag_ttl_is_taken_over_and_what_is_kept_stays() {
+async fn a_new_tag_ttl_keeps_the_cache() {
     let (origin, gateway) = started("tag_ttl = \"1h\"").await;
     let image = image(&origin, "one");
     gives(gateway.get(TAG).await, &image.manifest, "MISS");

@@ -31,7 +31,7 @@ async fn push(origin: &Origin, gateway: &Gateway, image: &Image) {
 }
 
 #[tokio::test]
-async fn a_tag_that_is_pushed_is_seen_by_the_next_pull() {
+async fn a_pushed_tag_is_seen_by_the_next_pull() {
     let (origin, gateway) = writable().await;
     let (old, new) = (Image::empty("old"), Image::empty("new"));
     origin.manifest("a", "x", OCI_IMAGE, &old.manifest);
@@ -45,7 +45,7 @@ async fn a_tag_that_is_pushed_is_seen_by_the_next_pull() {
 }
 
 #[tokio::test]
-async fn a_head_that_was_under_way_does_not_bring_the_old_digest_back() {
+async fn a_running_head_does_not_restore_the_old_digest() {
     let origin = Origin::start().await;
     // Each pull asks.
     let lines = "read_only = false\n[upstream.cache]\ntag_ttl = \"1h\"";
@@ -67,7 +67,7 @@ async fn a_head_that_was_under_way_does_not_bring_the_old_digest_back() {
 }
 
 #[tokio::test]
-async fn what_was_not_there_is_asked_again_after_a_push() {
+async fn a_missing_tag_is_asked_for_again_after_a_push() {
     let (origin, gateway) = writable().await;
     let image = Image::empty("one");
     let by_digest = manifest_at("a", &image.digest);
@@ -82,7 +82,7 @@ async fn what_was_not_there_is_asked_again_after_a_push() {
 }
 
 #[tokio::test]
-async fn a_push_whose_answer_was_lost_may_have_been_done() {
+async fn a_push_with_a_lost_answer_invalidates_the_tag() {
     let (origin, gateway) = writable().await;
     let image = Image::empty("one");
     gateway.get(TAG).await.is(404);
@@ -125,7 +125,7 @@ async fn a_manifest_that_is_deleted_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn a_tag_that_is_deleted_is_gone_at_once_and_its_manifest_is_not() {
+async fn a_deleted_tag_leaves_its_manifest() {
     let (origin, gateway) = writable().await;
     let image = Image::empty("one");
     origin.manifest("a", "x", OCI_IMAGE, &image.manifest);
@@ -138,7 +138,7 @@ async fn a_tag_that_is_deleted_is_gone_at_once_and_its_manifest_is_not() {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_deleted_is_gone_at_once_from_that_repository() {
+async fn a_deleted_blob_leaves_its_repository_at_once() {
     let (origin, gateway) = writable().await;
     let bytes = noise(100_000);
     let (here, there) = (origin.blob("a", &bytes), origin.blob("b", &bytes));
@@ -167,13 +167,13 @@ fn ending(at: &str, bytes: &[u8]) -> String {
     format!("{at}{sign}digest={}", sha256(bytes))
 }
 
-/// What the upstream is asked at the end of an upload.
+/// Returns the upstream's request at the end of an upload.
 fn finished(origin: &Origin, bytes: &[u8], reply: Reply) {
     let digest = sha256(bytes).replace(':', "%3A");
     origin.upstream.expect("PUT", format!("{SESSION}?digest={digest}"), reply);
 }
 
-/// It is kept, and the upstream is not asked for it.
+/// Asserts that it is kept, and that the upstream is not asked for it.
 async fn is_kept(origin: &Origin, gateway: &Gateway, bytes: &[u8]) {
     origin.forgets_requests();
     let target = origin.blob("a", bytes);
@@ -182,7 +182,7 @@ async fn is_kept(origin: &Origin, gateway: &Gateway, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_pushed_by_put_is_kept_as_it_passes() {
+async fn a_layer_pushed_by_put_is_kept() {
     let (origin, gateway) = writable().await;
     for size in [0, 1, 1000, 3_000_000] {
         let bytes = noise(size);
@@ -194,7 +194,7 @@ async fn a_layer_that_is_pushed_by_put_is_kept_as_it_passes() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_pushed_by_patch_is_kept_as_it_passes() {
+async fn a_layer_pushed_by_patch_is_kept() {
     let (origin, gateway) = writable().await;
     let bytes = noise(2_000_000);
     let mut at = begin(&origin, &gateway).await;
@@ -208,7 +208,7 @@ async fn a_layer_that_is_pushed_by_patch_is_kept_as_it_passes() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_pushed_by_one_post_is_kept_as_it_passes() {
+async fn a_layer_pushed_by_one_post_is_kept() {
     let (origin, gateway) = writable().await;
     let bytes = noise(300_000);
     let digest = sha256(&bytes).replace(':', "%3A");
@@ -218,7 +218,7 @@ async fn a_layer_that_is_pushed_by_one_post_is_kept_as_it_passes() {
 }
 
 #[tokio::test]
-async fn a_layer_that_the_upstream_refuses_or_that_is_another_is_not_kept() {
+async fn a_refused_or_different_layer_is_not_kept() {
     let (origin, gateway) = writable().await;
     let bytes = noise(300_000);
     let target = blob_at("a", &bytes);
@@ -257,7 +257,7 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_mounted_is_held_by_its_new_repository() {
+async fn a_mounted_layer_belongs_to_its_new_repository() {
     let (origin, gateway) = writable().await;
     let bytes = noise(100_000);
     let from = origin.blob("b", &bytes);
@@ -270,7 +270,7 @@ async fn a_layer_that_is_mounted_is_held_by_its_new_repository() {
 }
 
 #[tokio::test]
-async fn a_cache_takes_no_writes_unless_it_is_told_to() {
+async fn a_cached_upstream_is_read_only_by_default() {
     let (origin, gateway) = super::started("").await;
     for request in [Request::put(TAG).body("{}"), Request::post(UPLOADS), Request::delete(TAG)] {
         let answer = gateway.ask(request).await;

@@ -56,7 +56,7 @@ impl Client {
         Self::tls_of(rustls::DEFAULT_VERSIONS, stream, ca, name, protocol).await
     }
 
-    /// The same, in one of these versions and no other.
+    /// Connects with one of these TLS versions only.
     pub(crate) async fn tls_of(
         versions: &[&'static SupportedProtocolVersion],
         stream: TcpStream,
@@ -137,7 +137,7 @@ impl Client {
         self.body_of(answer, "GET").await
     }
 
-    /// The same, where the other side may be killed at any moment.
+    /// Asks a gateway that may be killed at any moment.
     pub(crate) async fn try_head_or_none(&mut self) -> Option<Answer> {
         let ready = async {
             while !self.buffer.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -178,7 +178,7 @@ impl Client {
         self.try_head().await.expect("an answer before the end")
     }
 
-    /// The same; `None` where the connection ends before it.
+    /// Reads an answer; `None` where the connection ends before it.
     pub(crate) async fn try_head(&mut self) -> Option<Answer> {
         let read = soon("an answer", read_head(&mut self.io, &mut self.buffer)).await;
         let (start, headers) = read.expect("a whole head")?;

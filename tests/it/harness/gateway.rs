@@ -68,7 +68,7 @@ impl Gateway {
         }
     }
 
-    /// One that lets everybody do everything, in front of one scripted upstream that takes all names.
+    /// Creates a gateway that allows everything, in front of one scripted upstream that takes all names.
     pub(crate) async fn open(upstream: &Upstream) -> Self {
         Self::builder().upstream("up", "", upstream.address).start().await
     }
@@ -86,7 +86,7 @@ impl Gateway {
         Client::tls(self.tcp().await, self.ca(), name, "http/1.1").await.expect("a handshake")
     }
 
-    /// The same, trusting the authority of the `place`th further certificate.
+    /// Connects, trusting the authority of the `place`th further certificate.
     pub(crate) async fn connect_sni(&self, place: usize, name: &str) -> Client {
         Client::tls(self.tcp().await, &self.sni[place].1, name, "http/1.1").await.expect("a handshake")
     }
@@ -221,7 +221,7 @@ impl Builder {
         self
     }
 
-    /// An `[[access]]` rule. Without any, everybody may do everything.
+    /// Adds an `[[access]]` rule. Without any, every client may do everything.
     pub(crate) fn rule(mut self, users: &[&str], repositories: &[&str], actions: &[&str]) -> Self {
         let _ = write!(
             self.rules,

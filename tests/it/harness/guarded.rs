@@ -22,7 +22,7 @@ impl Guarded {
         self.gateway_with("").await
     }
 
-    /// The same, with further lines of configuration.
+    /// Starts it with further lines of configuration.
     pub(crate) async fn gateway_with(&self, lines: &str) -> Gateway {
         self.before(Gateway::builder(), lines).start().await
     }
@@ -36,7 +36,7 @@ impl Guarded {
         format!("realm_hosts = [\"{}\"]", self.tokens.address)
     }
 
-    /// What the registry says it wants; `rest` are further parameters, such as `,scope="…"`.
+    /// Returns the registry's challenge; `rest` are further parameters, such as `,scope="…"`.
     pub(crate) fn challenge(&self, rest: &str) -> String {
         format!("Bearer realm=\"{}\",service=\"registry\"{rest}", self.tokens.url("/token"))
     }
@@ -55,7 +55,7 @@ impl Guarded {
         self.tokens.expect("GET", asking(Some(ROBOT), scopes), reply)
     }
 
-    /// The registry gives `reply` to whoever shows one of these tokens, and refuses all others.
+    /// Lets the registry give `reply` to requests with one of these tokens, and refuse all others.
     pub(crate) fn guards(&self, method: &str, target: &str, tokens: &[String], reply: Reply) {
         let (challenge, tokens) = (self.challenge(""), tokens.to_vec());
         self.registry.always(method, target, move |headers: &Headers| {
@@ -65,7 +65,7 @@ impl Guarded {
         });
     }
 
-    /// What each request so far showed to the registry.
+    /// Returns the `Authorization` of each request to the registry so far.
     pub(crate) fn shown(&self) -> Vec<Option<String>> {
         self.registry.heard_of("authorization")
     }
@@ -96,7 +96,7 @@ pub(crate) fn gift(token: &str, seconds: u32) -> Reply {
         .header("Set-Cookie", "session=t0psecret")
 }
 
-/// What is asked of a token endpoint at `/token`.
+/// Returns the requests to a token endpoint at `/token`.
 pub(crate) fn asking(account: Option<&str>, scopes: &[&str]) -> String {
     let account = account.map(|account| format!("account={account}&")).unwrap_or_default();
     let scopes = scopes.iter().map(|scope| format!("&scope={}", scope.replace(':', "%3A")));

@@ -117,7 +117,7 @@ impl Frames {
         self.0.send(frame_bytes(kind, flags, stream, payload)).await;
     }
 
-    /// Whether the gateway still took it.
+    /// Returns true if the gateway still took it.
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.0.try_send(bytes).await.is_ok()
     }

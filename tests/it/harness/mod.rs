@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! The harness of the tests.
 
 use std::future::Future;
 use std::time::Duration;

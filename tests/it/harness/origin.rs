@@ -26,7 +26,7 @@ struct Shelf {
     blobs: HashMap<String, Arc<Vec<u8>>>,
     /// Type and bytes, by the target.
     manifests: HashMap<String, (String, Vec<u8>)>,
-    /// Whether answers to manifests name their digest.
+    /// True if answers to manifests name their digest.
     nameless: bool,
     /// Instead of all else, by status and further header field.
     ill: Option<(u16, Option<(String, String)>)>,
@@ -90,7 +90,7 @@ impl Origin {
         image
     }
 
-    /// It is not there any more.
+    /// Removes it.
     pub(crate) fn removes(&self, target: &str) {
         let mut shelf = lock(&self.shelf);
         let known = shelf.blobs.remove(target).is_some() | shelf.manifests.remove(target).is_some();
@@ -107,7 +107,7 @@ impl Origin {
         lock(&self.shelf).ill = Some((status, None));
     }
 
-    /// The same, with a header field.
+    /// Adds a header field.
     pub(crate) fn falls_ill_with(&self, status: u16, name: &str, value: &str) {
         lock(&self.shelf).ill = Some((status, Some((name.to_owned(), value.to_owned()))));
     }
@@ -143,7 +143,7 @@ impl Origin {
         blob_reply(Reply::status(206).body(&bytes[at..end]), bytes).header("Content-Range", &range)
     }
 
-    /// What it says of a blob to a request with these header fields.
+    /// Returns the answer about a blob to a request with these header fields.
     pub(crate) fn serve(bytes: &[u8], headers: &Headers) -> Reply {
         let range = headers.get("range").filter(|_| {
             headers.get("if-range").is_none_or(|validator| validator == format!("\"{}\"", sha256(bytes)))
@@ -178,7 +178,7 @@ impl Shelf {
 }
 
 impl Image {
-    /// One with layers of these bytes, and a configuration that nobody else has.
+    /// Creates an image with layers of these bytes, and a configuration of its own.
     pub(crate) fn of(name: &str, layers: &[Vec<u8>]) -> Self {
         let config =
             format!("{{\"architecture\":\"amd64\",\"os\":\"linux\",\"name\":\"{name}\"}}").into_bytes();
@@ -207,7 +207,7 @@ impl Image {
         index.to_string().into_bytes()
     }
 
-    /// Layers that nobody else has, of so many bytes each.
+    /// Creates an image with unique layers of so many bytes each.
     pub(crate) fn layers(sizes: &[usize]) -> Vec<Vec<u8>> {
         let bytes = noise(sizes.iter().sum());
         let mut at = 0;

@@ -49,7 +49,7 @@ impl Process {
         self.child.wait().expect("its end");
     }
 
-    /// The same, without waiting for the end.
+    /// Sends the signal without waiting for the end.
     pub(crate) fn kill_now(&self) {
         self.signal(Signal::KILL);
     }
@@ -96,7 +96,7 @@ impl Drop for Process {
     }
 }
 
-/// One that nobody has now; another may take it before it is used, which the process would say.
+/// Returns a free port. Another process may take it before it is used, which the gateway would report.
 fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address")

@@ -1,4 +1,4 @@
-//! What the scripted upstream does with a request: anything that a real one should not.
+//! The replies of the scripted upstream, also those that no real one should give.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl Gate {
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Send(Vec<u8>),
-    /// The same piece so many times.
+    /// Sends the same piece so many times.
     Repeat(Vec<u8>, usize),
     Wait(Gate),
     Pause(Duration),

@@ -1,4 +1,4 @@
-//! What passes between the gateway and those behind it, and must be seen by nobody else.
+//! The secrets between the gateway and its upstreams.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -22,9 +22,9 @@ pub(crate) const PAIRS: &[(&str, &str)] = &[
     ("bob", "t0psecret-bob"),
 ];
 
-/// `Authorization` of somebody out of [`PAIRS`].
+/// Returns the `Authorization` of a pair out of [`PAIRS`].
 pub(crate) fn basic(user: &str, password: &str) -> String {
-    assert!(PAIRS.contains(&(user, password)), "nobody would look for {user}:{password}");
+    assert!(PAIRS.contains(&(user, password)), "no test looks for {user}:{password}");
     format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn token(name: &str) -> String {
     format!("{MARK}-token-{name}")
 }
 
-/// Whether a secret is in `text`.
+/// Returns true if a secret is in `text`.
 pub(crate) fn is_told(text: &str) -> bool {
     let pair = |(user, password): &(&str, &str)| text.contains(&basic(user, password)["Basic ".len()..]);
     text.contains(MARK) || PAIRS.iter().any(pair)
@@ -55,5 +55,5 @@ pub(super) fn assert_untold(answer: &Answer) {
     assert!(!is_told(&String::from_utf8_lossy(&answer.body[..length])), "{answer:?}");
 }
 
-/// What is longer is a blob, and holds no words.
+/// The longest body that is searched; longer ones are blobs.
 const LONGEST_REFUSAL: usize = 64 * 1024;

@@ -24,11 +24,11 @@ use super::message::{BodyEnd, Framing, Headers, framing, read_body, read_head};
 use super::script::{Reply, Step};
 use super::soon;
 
-/// A scripted upstream. Dropped, it fails the test for requests that nobody expected and for expectations that
-/// nobody met.
+/// A scripted upstream. Dropped, it fails the test for unexpected requests and for expectations that
+/// were not met.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
-    /// Who signed its certificate, where it has one.
+    /// The CA of its certificate, where it has one.
     pub(crate) ca: Option<String>,
     state: Arc<Mutex<State>>,
     task: tokio::task::JoinHandle<()>,
@@ -38,7 +38,7 @@ pub(crate) struct Upstream {
 struct State {
     expected: Vec<Expected>,
     standing: Vec<Standing>,
-    /// What is said to all else.
+    /// The reply to every other request.
     rest: Option<Box<Rest>>,
     unexpected: Vec<String>,
     heard: Vec<Heard>,
@@ -49,7 +49,7 @@ struct State {
 
 type Rest = dyn Fn(&Heard) -> Option<Reply> + Send;
 
-/// What is said to every request of that method and target that meets no expectation.
+/// A reply to every request of that method and target that meets no expectation.
 struct Standing {
     method: String,
     target: String,
@@ -78,7 +78,7 @@ struct Expected {
     progress: watch::Sender<Progress>,
 }
 
-/// What the upstream has seen of one request.
+/// One request as the upstream saw it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     /// Which connection it came on, counted from 1.
@@ -112,12 +112,12 @@ impl Upstream {
         Self::start_tls_with(WebPkiClientVerifier::no_client_auth()).await
     }
 
-    /// The same, for those alone who show a certificate of `ca`.
+    /// Starts it for clients with a certificate of `ca` only.
     pub(crate) async fn start_mutual_tls(ca: &str) -> Self {
         Self::start_tls_with(client_verifier(ca).build().expect("a verifier")).await
     }
 
-    /// The same, but whoever has none of `ca` is served too.
+    /// Starts it with an optional client certificate of `ca`.
     pub(crate) async fn start_curious_tls(ca: &str) -> Self {
         let verifier = client_verifier(ca).allow_unauthenticated();
         Self::start_tls_with(verifier.build().expect("a verifier")).await
@@ -183,7 +183,7 @@ impl Upstream {
         lock(&self.state).standing.push(Standing { method, target, reply });
     }
 
-    /// What meets nothing else is answered so, where there is an answer.
+    /// Sets the reply to requests that meet nothing else.
     pub(crate) fn otherwise(&self, reply: impl Fn(&Heard) -> Option<Reply> + Send + 'static) {
         lock(&self.state).rest = Some(Box::new(reply));
     }
@@ -235,7 +235,7 @@ impl Drop for Upstream {
             return;
         }
         let state = lock(&self.state);
-        assert!(state.unexpected.is_empty(), "requests that nobody expected: {:#?}", state.unexpected);
+        assert!(state.unexpected.is_empty(), "unexpected requests: {:#?}", state.unexpected);
         let left: Vec<_> =
             state.expected.iter().map(|one| format!("{} {}", one.method, one.target)).collect();
         assert!(left.is_empty(), "expected requests that never came: {left:#?}");
@@ -312,7 +312,7 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, number: usize, state
 
 struct Connection {
     io: Box<dyn Io>,
-    /// The same connection, for its options.
+    /// Returns the connection, for its options.
     socket: socket2::Socket,
     buffer: BytesMut,
     number: usize,
@@ -337,7 +337,7 @@ impl Connection {
         let (method, target) = (method.to_owned(), target.to_owned());
         let heard = Heard { method: method.clone(), target: target.clone(), headers: headers.clone() };
         state.heard.push(heard.clone());
-        // What is for the gateway alone goes to nobody behind it, wherever that is.
+        // Secrets for the gateway alone must not reach any upstream.
         let passed_on = headers.get("cookie").is_some() || target.contains("?ns=") || target.contains("&ns=");
         let place = state.expected.iter().position(|one| one.method == method && one.target == target);
         if let Some(place) = place.filter(|_| !passed_on) {
@@ -354,7 +354,7 @@ impl Connection {
         Some(Expected { method, target, reply, progress })
     }
 
-    /// Whether the connection goes on after it.
+    /// Returns true if the connection goes on after it.
     async fn follow(&mut self, expected: Expected, headers: Headers) -> bool {
         let progress = expected.progress;
         let mut framing = Some(framing(&headers, Framing::Length(0)));
@@ -478,7 +478,7 @@ mod tests {
     use crate::harness::{Gateway, Reply};
 
     #[tokio::test]
-    #[should_panic(expected = "requests that nobody expected")]
+    #[should_panic(expected = "unexpected requests")]
     async fn an_unexpected_request_fails_the_test() {
         let upstream = Upstream::start().await;
         let gateway = Gateway::open(&upstream).await;
