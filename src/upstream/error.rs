@@ -1,4 +1,4 @@
-//! What can go wrong on the way to an upstream and back, and whose fault it is.
+//! Errors of exchanges with an upstream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use crate::upstream::egress::EgressError;
 use crate::upstream::transport::connect::DialError;
 use crate::upstream::transport::http1::ExchangeError;
 
-/// Why an upstream gave no usable answer.
+/// The reason why an upstream gave no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// It could not be reached.
     #[error(transparent)]
     Dial(Arc<DialError>),
-    /// It took the request and did not answer in time.
+    /// It accepted the request and did not answer in time.
     #[error("it did not answer within response_timeout")]
     Timeout,
     /// The connection broke before an answer was there, or the answer was not HTTP.
     #[error(transparent)]
     Broken(BrokenExchange),
-    /// The *client's* request broke off; nothing is wrong with the upstream.
+    /// The *client's* request broke off; the upstream is not at fault.
     #[error("the client's request broke off")]
     Client(#[source] BodyError),
-    /// It sends us where the gateway does not go.
+    /// It names a place that the egress policy forbids.
     #[error(transparent)]
     EgressPolicy(#[from] EgressError),
     /// It redirects in a way that cannot be followed.
@@ -41,15 +41,15 @@ pub(crate) enum Error {
         /// What happened there.
         source: StorageError,
     },
-    /// There are no credentials to show.
+    /// There are no credentials to present.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// It asks nobody for a password, and so cannot say whether one is right.
+    /// It asks for no password, and so can't tell if one is right.
     #[error(
         "it challenges nobody, so that it can't judge a forwarded password: remove upstream.credentials.forward"
     )]
     AnonymousUpstream,
-    /// It looks at passwords and not at names: whoever has an account there could come as anybody.
+    /// It ignores user names: every holder of an account there could log in under any name.
     #[error(
         "it does not look at names, so that whoever has an account there could log in as anybody: remove \
          upstream.credentials.forward"
@@ -58,21 +58,21 @@ pub(crate) enum Error {
     /// It has been asked too often.
     #[error("it has been asked too often (429)")]
     Limited {
-        /// When it wants to be asked again.
+        /// Its Retry-After.
         retry_after: Option<Duration>,
     },
-    /// It is the gateway itself, or leads back to it.
+    /// It is the gateway itself, or forwards to it.
     #[error("it is this gateway itself, or leads back to it (508)")]
     Loop,
-    /// There is no token to show.
+    /// There is no token to present.
     #[error(transparent)]
     Token(Arc<TokenError>),
-    /// It wants other credentials than it was shown.
+    /// It refused the credentials.
     #[error(transparent)]
     Unauthorized(Unauthorized),
 }
 
-/// Why storage gave nothing.
+/// The reason why storage gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StorageError {
     /// It answered with this status.
@@ -86,13 +86,13 @@ pub(crate) enum StorageError {
     CircuitOpen,
 }
 
-/// What a 401 of an upstream means.
+/// The meaning of a 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unauthorized {
     /// It wants credentials, and the gateway has none of the kind.
     #[error("it wants credentials, and there are none: set upstream.credentials")]
     NoCredentials,
-    /// It says 401 and not what it wants.
+    /// It sent a 401 without a challenge.
     #[error("it answers 401 without a challenge")]
     NoChallenge,
     /// The name and password are wrong.
@@ -101,15 +101,15 @@ pub(crate) enum Unauthorized {
     /// It does not take the tokens that its own token endpoint gives.
     #[error("it takes none of its token endpoint's tokens: invalid_token")]
     InvalidToken,
-    /// The token was good and not enough: there is no such repository, or it is not for this account.
+    /// The token is valid and insufficient: the repository does not exist, or is not for this account.
     #[error("not there, or not for this gateway's account")]
     Insufficient,
 }
 
-/// Why there is no token.
+/// The reason why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
-    /// The realm is nowhere that the credentials may go.
+    /// The egress policy forbids the realm.
     #[error(transparent)]
     EgressPolicy(#[from] EgressError),
     /// There are no credentials to ask with.
@@ -128,7 +128,7 @@ pub(crate) enum TokenError {
     Limited {
         /// Scheme, host and path.
         endpoint: String,
-        /// For how long, where it said so.
+        /// Its Retry-After.
         retry_after: Option<Duration>,
     },
     /// The endpoint answers something else.
@@ -156,7 +156,7 @@ pub(crate) enum TokenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The credentials were refused lately, and are not shown again for a while.
+    /// The credentials were refused lately, and are not presented for a while.
     #[error("the credentials were refused a short while ago; they are not tried again yet")]
     Shunned,
     /// The registry does not take the tokens that its own token endpoint gives.
@@ -171,12 +171,12 @@ pub(crate) enum TokenError {
 }
 
 impl TokenError {
-    /// Whether the endpoint does not take the credentials.
+    /// Returns true if the endpoint refuses the credentials, or did so lately.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::Shunned)
     }
 
-    /// Whether another token endpoint might have given one.
+    /// Returns true if another token endpoint might have given one.
     pub(crate) fn may_be_of_the_place(&self) -> bool {
         match self {
             Self::Limited { .. }
@@ -190,7 +190,7 @@ impl TokenError {
         }
     }
 
-    /// How long not to ask again: what failed by accident is tried again soon, what was decided does not change so fast.
+    /// Returns how long not to ask again: short after an accident, longer after a refusal.
     pub(crate) fn pause(&self) -> Duration {
         match self {
             Self::Limited { retry_after, .. } => retry_after
@@ -202,13 +202,13 @@ impl TokenError {
             | Self::Answer { .. }
             | Self::NotTaken
             | Self::EgressPolicy(_) => limits::TOKEN_FAILED_PAUSE,
-            // Nobody was asked.
+            // No endpoint was asked.
             Self::Shunned | Self::Abandoned | Self::Busy => Duration::ZERO,
         }
     }
 }
 
-/// An exchange that broke. Opaque: how it broke is for the log, not for decisions.
+/// A broken exchange. Opaque: its cause is for the log, not for decisions.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct BrokenExchange(ExchangeError);
@@ -232,8 +232,7 @@ impl From<ExchangeError> for Error {
 }
 
 impl Error {
-    /// Whether asking again may help. Time is already lost on a timeout, a client that left is gone, and what was
-    /// decided stays decided.
+    /// Returns true if another attempt may help. After a timeout there is no time left, and a refusal stays one.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Dial(error) => error.is_transient(),

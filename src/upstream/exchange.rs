@@ -5,7 +5,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::body::{Body, RequestBody};
 use crate::upstream::auth::scope::RequiredScope;
 
-/// A request as the upstream is to see it.
+/// A request to an upstream.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
     /// The method.

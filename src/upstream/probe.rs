@@ -1,6 +1,6 @@
-//! One upstream, asked one step at a time: what the gateway does in one go, for people who want to see it.
+//! Asks one upstream step by step, for `dockgate probe`.
 //!
-//! The rules are those of the gateway: the same hops, the same credentials, the same token requests.
+//! The rules are those of the gateway: the same destinations, credentials and token requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,15 +31,15 @@ pub(crate) struct Probe {
     upstream: Arc<Upstream>,
     permit: Permit,
     identity: UpstreamIdentity,
-    /// What must not be read in anything that is told.
+    /// Secrets to remove from everything that is shown.
     secrets: Mutex<Vec<Secret>>,
 }
 
-/// Leave to send a request to one place.
+/// A destination that the gateway's rules allow.
 #[derive(Debug, Clone)]
 pub(crate) struct Way(Destination);
 
-/// What a request shows for itself. Neither `Debug` nor `Display` says it.
+/// The Authorization of a request, if any. Has neither `Debug` nor `Display`.
 #[derive(Clone, Default)]
 pub(crate) struct Pass(Option<HeaderValue>);
 
@@ -50,16 +50,16 @@ pub(crate) struct ProbeTokenRequest {
     scopes: ScopeSet,
 }
 
-/// What came of it.
+/// A token endpoint's answer.
 pub(crate) struct TokenGiven {
-    /// The token and what is said of it.
+    /// The token and its lifetime.
     pub answer: TokenAnswer,
-    /// The token as it is shown.
+    /// The token as it is presented.
     pub pass: Pass,
 }
 
 impl Probe {
-    /// Dials nothing yet.
+    /// Creates a probe. Dials nothing yet.
     ///
     /// # Errors
     /// When the TLS settings can't be used.
@@ -69,12 +69,12 @@ impl Probe {
         Ok(Self { upstream, permit, identity, secrets: Mutex::default() })
     }
 
-    /// Its part of the configuration.
+    /// Returns the upstream's part of the configuration.
     pub(crate) fn settings(&self) -> &config::Upstream {
         self.upstream.settings()
     }
 
-    /// The name that it is asked by: none where that is nobody in particular, or a token without a name.
+    /// Returns the user name of the credentials; `None` without credentials, and for a token.
     ///
     /// # Errors
     /// When there should be credentials and are none.
@@ -85,7 +85,7 @@ impl Probe {
         })
     }
 
-    /// Whether it is asked as somebody.
+    /// Returns true if there are credentials.
     ///
     /// # Errors
     /// As [`Self::username`].
@@ -93,12 +93,12 @@ impl Probe {
         Ok(!matches!(self.credential().await?, Credential::Nothing))
     }
 
-    /// The upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
+    /// Returns the upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
     pub(crate) fn own(&self, target: &str) -> Way {
         Way(self.upstream.egress().own([self.settings().url.path.as_str(), target].concat()))
     }
 
-    /// Where a redirect leads that came in answer to `from`.
+    /// Returns the destination of a redirect that answered a request to `from`.
     ///
     /// # Errors
     /// When the gateway would not follow it.
@@ -106,8 +106,7 @@ impl Probe {
         self.upstream.egress().redirect(from.0.url(), location).map(Way)
     }
 
-    /// Sends one request and takes whatever answer comes: no challenge is answered, no redirect followed. `pass` is
-    /// shown to the upstream itself alone.
+    /// Sends one request, answers no challenge and follows no redirect. `pass` goes to the upstream itself alone.
     ///
     /// # Errors
     /// When there is no answer.
@@ -124,7 +123,7 @@ impl Probe {
         self.upstream.client().client().send(&way.0, request).await
     }
 
-    /// The name and password, or the token that came with the credentials; nothing where there are none.
+    /// Returns the name and password, or the token that came with the credentials; nothing where there are none.
     ///
     /// # Errors
     /// As [`Self::username`].
@@ -136,7 +135,7 @@ impl Probe {
         }))
     }
 
-    /// The request for a token that `challenge` asks for; `None` where it names no token endpoint.
+    /// Returns the request for a token that `challenge` asks for; `None` where it names no token endpoint.
     ///
     /// # Errors
     /// As [`Self::username`].
@@ -151,7 +150,7 @@ impl Probe {
         Ok(Some(ProbeTokenRequest { endpoint, credential: self.credential().await?, scopes }))
     }
 
-    /// Sends it, by the rules of `realm_hosts`.
+    /// Sends a request for a token, by the rules of `realm_hosts`.
     ///
     /// # Errors
     /// When there is no token.
@@ -172,7 +171,7 @@ impl Probe {
         self.upstream.send(&self.permit, request).await
     }
 
-    /// The same, but the redirect is the answer.
+    /// Sends a request and answers challenges, but follows no redirect.
     ///
     /// # Errors
     /// As [`Upstream::send`].
@@ -180,7 +179,7 @@ impl Probe {
         self.upstream.client().authenticator().send(&self.identity, &way.0, &mut request).await
     }
 
-    /// Where an upload goes on: as [`Upstream::upload_location`].
+    /// Returns where an upload continues: as [`Upstream::upload_location`].
     ///
     /// # Errors
     /// When that is elsewhere.
@@ -188,7 +187,7 @@ impl Probe {
         self.upstream.upload_location(target, headers)
     }
 
-    /// The certificates that the upstream shows, its own first; `None` where it is asked by plain HTTP.
+    /// Returns the upstream's certificates, its own first; `None` where its URL says http.
     ///
     /// # Errors
     /// When there is no connection.
@@ -200,8 +199,8 @@ impl Probe {
         self.upstream.client().client().certificates(&destination).await.map(Some)
     }
 
-    /// Whether the upstream speaks the other of http and https at its port: the one that its URL does not say. It is
-    /// told nothing of us.
+    /// Returns true if the upstream speaks the other of http and https at its port than its URL says. Sends no
+    /// credentials.
     pub(crate) async fn speaks_the_other(&self) -> bool {
         let mut settings = self.settings().clone();
         settings.url.https = !settings.url.https;
@@ -217,13 +216,13 @@ impl Probe {
             Ok(None) => {
                 let (way, pass) = (other.own("/v2/"), Pass::default());
                 let asked = other.ask(&Method::GET, &way, HeaderMap::new(), &pass).await;
-                // What wants TLS often says so by a 400 in plain HTTP.
+                // A TLS port often answers plain HTTP with 400.
                 asked.is_ok_and(|response| response.status != StatusCode::BAD_REQUEST)
             }
         }
     }
 
-    /// `text`, which a peer has said, without any secret that it was shown or has given.
+    /// Returns a server's `text` without the secrets that it received or gave.
     pub(crate) fn veiled(&self, text: &str) -> String {
         let secrets = self.secrets.lock();
         let hidden = |text: String, secret: &Secret| match secret.expose() {
@@ -257,25 +256,25 @@ impl Probe {
     }
 }
 
-/// How long another guess may take.
+/// The time limit of a request by the other scheme.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// In bytes. What is shorter would be found in ordinary words.
+/// The shortest secret that is removed, in bytes: a shorter one would be found in ordinary words.
 const SHORTEST: usize = 4;
 
 impl Way {
-    /// Whether it leads to the upstream itself.
+    /// Returns true for the upstream itself.
     pub(crate) fn is_own(&self) -> bool {
         self.0.is_own()
     }
 
-    /// As `redirect_hosts` would name it: the host, and the port where it must be written.
+    /// Returns the host as `redirect_hosts` would name it.
     pub(crate) fn host(&self) -> String {
         self.0.entry()
     }
 }
 
-/// The URL, without its query where that may be what opens the door: anywhere but at the upstream.
+/// Writes the URL; at other hosts than the upstream without its query, which may hold a signature.
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_own() { f.write_str(&self.0.url().expose()) } else { write!(f, "{}", self.0.url()) }
@@ -283,14 +282,14 @@ impl fmt::Display for Way {
 }
 
 impl Pass {
-    /// Whether anything is shown.
+    /// Returns true if there is none.
     pub(crate) fn is_nothing(&self) -> bool {
         self.0.is_none()
     }
 }
 
 impl ProbeTokenRequest {
-    /// How it is asked for.
+    /// Returns the method of the request.
     pub(crate) fn method(&self) -> &'static str {
         match self.credential {
             Credential::IdentityToken(_) => "POST",
@@ -298,7 +297,7 @@ impl ProbeTokenRequest {
         }
     }
 
-    /// The URL that is asked; there is no secret in it.
+    /// Returns the URL of the request, which holds no secret.
     pub(crate) fn url(&self) -> String {
         match &self.credential {
             Credential::IdentityToken(_) => self.endpoint.realm.clone(),
@@ -309,12 +308,12 @@ impl ProbeTokenRequest {
         }
     }
 
-    /// What the token is to be for.
+    /// Returns the scopes that are asked for.
     pub(crate) fn scope(&self) -> String {
         self.scopes.to_string()
     }
 
-    /// Whether the credentials hold a token that serves as it is: then none is asked for.
+    /// Returns true if the credentials hold a token that serves as it is, so that none is asked for.
     pub(crate) fn is_needless(&self) -> bool {
         matches!(self.credential, Credential::RegistryToken(_))
     }

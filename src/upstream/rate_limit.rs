@@ -1,5 +1,4 @@
-//! What is left of an allowance, as Docker Hub says it: `ratelimit-limit`, `ratelimit-remaining`,
-//! `docker-ratelimit-source`.
+//! The rate limits that Docker Hub reports: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,21 +10,21 @@ use moka::sync::Cache;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::exchange::Response;
 
-/// An allowance, as an answer tells of it.
+/// A rate limit as an answer reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RateLimit {
     /// Requests in each window.
     pub limit: Option<u64>,
-    /// How many are left.
+    /// Requests that are left.
     pub remaining: u64,
-    /// How long a window is.
+    /// The length of a window.
     pub window: Option<Duration>,
-    /// For whom it is counted: an address, or an account's id.
+    /// The address or account that it is counted for.
     pub source: Option<String>,
 }
 
 impl RateLimit {
-    /// Reads the fields of an answer. `None` where nothing is said: then nothing is limited.
+    /// Reads the fields of an answer; `None` without them.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let (remaining, window) = count(text("ratelimit-remaining")?)?;
@@ -35,13 +34,13 @@ impl RateLimit {
         Some(Self { limit: limit.map(|(limit, _)| limit), remaining, window, source })
     }
 
-    /// Whether less than a tenth is left.
+    /// Returns true if less than a tenth is left.
     fn is_low(&self) -> bool {
         self.limit.is_some_and(|limit| self.remaining < limit.div_ceil(10))
     }
 }
 
-/// `20;w=21600`: a number, and the window in seconds.
+/// Parses `20;w=21600`: a number, and the window in seconds.
 fn count(text: &str) -> Option<(u64, Option<Duration>)> {
     let mut parts = text.split(';').map(str::trim);
     let number = parts.next()?.parse().ok()?;
@@ -67,7 +66,7 @@ impl fmt::Display for RateLimit {
     }
 }
 
-/// The allowances of one upstream: each identity has its own. The one that is longest unheard of goes first.
+/// The rate limits of one upstream, by identity. The least recently used goes first.
 #[derive(Debug)]
 pub(crate) struct RateLimits(Cache<UpstreamIdentity, RateLimit>);
 
@@ -79,8 +78,8 @@ impl Default for RateLimits {
 }
 
 impl RateLimits {
-    /// Keeps what an answer says, and tells the operator when it runs low or out. What is said to a client in refusing it
-    /// is not kept: anybody may come with any name.
+    /// Keeps the rate limit of an answer, and warns when it runs low. Refusals to a client's own credentials are not
+    /// kept: a client may send any name.
     pub(crate) fn note(&self, upstream: &str, identity: &UpstreamIdentity, response: &Response) {
         let Some(now) = RateLimit::of(&response.headers) else { return };
         let before = self.0.get(identity);
@@ -96,19 +95,19 @@ impl RateLimits {
         }
     }
 
-    /// What each identity has left.
+    /// Returns the rate limit of each identity.
     #[cfg(test)]
     pub(crate) fn all(&self) -> Vec<(String, RateLimit)> {
         self.0.iter().map(|(identity, limit)| (identity.to_string(), limit.clone())).collect()
     }
 }
 
-/// Whether the upstream is known to know this identity by such a name.
+/// Returns true if the upstream has accepted this identity.
 fn is_known(identity: &UpstreamIdentity, status: StatusCode) -> bool {
     !matches!(identity, UpstreamIdentity::Client(_)) || status.is_success() || status.is_redirection()
 }
 
-/// Identities that are remembered; where clients bring their own there may be many.
+/// Identities that are remembered; with forwarded credentials there may be many.
 const IDENTITIES: u64 = 1000;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! A blob's stream that goes on where it broke.
+//! Resumes a blob's stream where it broke.
 //!
-//! What a digest names never changes, so the rest of a blob may come by another connection, from another host, and by
-//! another signed URL than its beginning. The client sees one stream. What comes must be the very rest: the same
-//! total, from the very byte, with the same strong validator where there is one; anything else ends the stream as the
-//! break would have.
+//! The content of a digest never changes, so the rest of a blob may come over another connection, from another host,
+//! and by another signed URL than its beginning. The client sees one stream. The rest must have the same total, begin
+//! at the exact byte, and have the same strong validator where there is one; anything else ends the stream as the break
+//! would have.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::upstream::exchange::{Purpose, Request, Response};
 use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::transport::backoff::Backoff;
 
-/// The body of one answer, and what it takes to ask for its rest.
+/// The body of a response that asks for its rest when it breaks.
 pub(crate) struct ResumingBody {
     state: State,
-    /// Where in the blob the next byte is.
+    /// The offset of the next byte in the blob.
     at: u64,
-    /// The first byte that is not asked for any more.
+    /// The offset behind the last byte asked for.
     end: u64,
     /// Bytes since the stream last broke.
     run: u64,
-    /// Bytes that the upstream sends again before them, since it knows no ranges.
+    /// Bytes that the upstream sent again before them, because it ignores ranges.
     skipped: u64,
     attempts: Backoff,
     rest: Arc<Rest>,
@@ -47,14 +47,14 @@ type Continued = Result<(Resumed, Backoff), BodyError>;
 /// The rest of a blob.
 struct Resumed {
     body: Body,
-    /// Bytes that come before it and are passed over.
+    /// Bytes before it that were sent again.
     skipped: u64,
 }
 
-/// What it takes to ask for the rest of a blob.
+/// A request for the rest of a blob.
 struct Rest {
     client: Arc<RedirectingClient>,
-    /// The identity that the beginning was asked for with, by a permit that was good for all of it.
+    /// The identity that the beginning was asked for with, by a permit for the whole blob.
     identity: UpstreamIdentity,
     target: String,
     headers: HeaderMap,
@@ -63,13 +63,13 @@ struct Rest {
     total: u64,
     /// The strong validator of the first answer (RFC 9110 section 8.8.3).
     etag: Option<HeaderValue>,
-    /// What the first answer said that the blob's digest is.
+    /// The blob's digest in the first answer.
     digest: Option<HeaderValue>,
 }
 
 impl ResumingBody {
-    /// Makes the stream of `response` one that goes on, if it is one that can: the answer to a GET, of known length, in
-    /// no coding, and not already here as a whole.
+    /// Returns `response` with a body that is resumed when it breaks, if that can be: the answer to a GET, of known
+    /// length, without a coding, and not held whole.
     pub(crate) fn wrap(
         client: Arc<RedirectingClient>,
         identity: UpstreamIdentity,
@@ -106,8 +106,8 @@ impl ResumingBody {
         Some(Ok(data))
     }
 
-    /// What was written to the client counts: a stream that makes headway may break as often as it likes. What is sent
-    /// again only to be passed over must be worth it, or a blob could cost the upstream its square.
+    /// Begins an attempt to resume. A stream that made progress has all its attempts again. Progress must exceed what
+    /// the upstream sent again to be skipped, or a blob could cost the upstream its square.
     fn broke(&mut self, error: BodyError) {
         let name = self.rest.client.upstream();
         tracing::info!(upstream = name, at = self.at, %error, "a blob's stream broke; going on where it did");
@@ -154,11 +154,11 @@ impl Stream for ResumingBody {
     }
 }
 
-/// Why the rest did not come.
+/// The reason why the rest did not come.
 enum NoRest {
-    /// It may come yet.
+    /// Another attempt may help.
     NotNow,
-    /// It will never come.
+    /// No attempt can help.
     Never(&'static str),
 }
 
@@ -181,7 +181,7 @@ impl Rest {
         }
     }
 
-    /// Begins at the registry, whose redirect is a fresh one: the last signed URL may be over by now.
+    /// Asks the registry, whose redirect is a fresh one: the last signed URL may have expired.
     async fn ask_once(&self, at: u64, end: u64) -> Result<Resumed, NoRest> {
         let mut nothing = RequestBody::empty();
         let mut request = Request {
@@ -219,7 +219,7 @@ impl Rest {
         headers
     }
 
-    /// A 206 must begin at the very byte, end where it was asked to, and be of the same whole.
+    /// Checks a 206: it must begin at the exact byte, end where it was asked to, and be of the same blob.
     fn part(&self, at: u64, end: u64, response: Response) -> Result<Resumed, NoRest> {
         let range = content_range(&response.headers);
         let exact = range == Some((at, end, self.total));
@@ -229,14 +229,14 @@ impl Rest {
         same.then_some(resumed).ok_or(NoRest::Never("what it goes on with is not the rest"))
     }
 
-    /// A 200 is the blob from its beginning: what is there already is passed over.
+    /// Skips in a 200, which is the blob from its beginning, what is there already.
     fn whole(&self, at: u64, end: u64, response: Response) -> Result<Resumed, NoRest> {
         let same = response.body.remaining() == Some(self.total) && self.is_same(&response.headers);
         let resumed = || Resumed { body: response.body.slice(at, end - at), skipped: at };
         same.then(resumed).ok_or(NoRest::Never("what it begins anew is not the same"))
     }
 
-    /// Where both answers have a strong validator or a digest, it must be one and the same.
+    /// Returns true if both answers have the same strong validator and digest, where both have one.
     fn is_same(&self, headers: &HeaderMap) -> bool {
         let etag = headers.get(header::ETAG).filter(|etag| is_strong(etag));
         let agree = |first: &Option<HeaderValue>, now: Option<&HeaderValue>| {
@@ -246,7 +246,7 @@ impl Rest {
     }
 }
 
-/// From which byte to which a body goes, and of how many. `None` where it can't be gone on with.
+/// Returns begin, end and total of a body; `None` where it can't be resumed.
 fn extent(method: &Method, response: &Response) -> Option<(u64, u64, u64)> {
     if *method != Method::GET || response.body.is_held() || !is_plain(&response.headers) {
         return None;
@@ -261,7 +261,7 @@ fn extent(method: &Method, response: &Response) -> Option<(u64, u64, u64)> {
     }
 }
 
-/// Begin, end and total of a Content-Range that says all three (RFC 9110 section 14.4).
+/// Returns begin, end and total of a Content-Range that has all three (RFC 9110 section 14.4).
 fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
     match ContentRange::parse(headers.get(header::CONTENT_RANGE)?.as_bytes())? {
         ContentRange::Part { span, total: Some(total) } => Some((span.first, span.last + 1, total)),
@@ -269,7 +269,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
     }
 }
 
-/// Offsets count the bytes of the blob itself, not of a coding of it.
+/// Returns true for a body without a coding: offsets count the bytes of the blob itself.
 fn is_plain(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_ENCODING)
@@ -282,5 +282,5 @@ fn is_strong(etag: &HeaderValue) -> bool {
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// A stream that has brought this many bytes since it last broke, in bytes, has all its attempts again.
+/// Bytes since the last break after which a stream has all its attempts again.
 const HEADWAY: u64 = 64 * 1024;

@@ -1,8 +1,7 @@
-//! Whether an upstream takes an identity's credentials.
+//! Lockouts: credentials that an upstream refused are not presented again for a while.
 //!
-//! A token endpoint's no may be to the credentials or to what was asked for: some refuse a token for a repository that
-//! is not there. And credentials that are wrong are not shown again with every request of every client: accounts get
-//! locked that way.
+//! Wrong credentials in every request of every client would lock the account. And a token endpoint may refuse the
+//! credentials or the repository alike, so that it matters if the credentials were accepted lately.
 
 use std::time::Instant;
 
@@ -13,16 +12,16 @@ use crate::clock;
 use crate::config::limits;
 use crate::upstream::auth::identity::UpstreamIdentity;
 
-/// How each identity of one upstream stands with it.
+/// The lockouts of the identities of one upstream.
 pub(crate) struct Lockouts(Cache<UpstreamIdentity, Standing>);
 
 #[derive(Clone, Copy, Default)]
 struct Standing {
-    /// When its credentials were last looked at, and taken.
+    /// When its credentials were last checked and accepted.
     believed: Option<Instant>,
-    /// How often they have been refused since.
+    /// Refusals since then.
     refusals: u32,
-    /// Until when they are not shown.
+    /// Until when they are not presented.
     shunned: Option<Instant>,
 }
 
@@ -31,20 +30,20 @@ impl Lockouts {
         Self(Cache::builder().max_capacity(IDENTITIES).eviction_policy(EvictionPolicy::lru()).build())
     }
 
-    /// Its credentials were looked at, and taken.
+    /// Notes that the credentials were checked for no repository in particular, and accepted.
     pub(crate) fn believe(&self, who: &UpstreamIdentity) {
         self.0.insert(who.clone(), Standing { believed: Some(clock::now()), ..Standing::default() });
     }
 
-    /// Something came of its credentials: if they were refused before, that is over. Costs a look.
+    /// Notes that a request with the credentials was accepted: earlier refusals are over. Costs a look-up.
     pub(crate) fn taken(&self, who: &UpstreamIdentity) {
         if self.0.get(who).is_some_and(|standing| standing.refusals > 0) {
             self.0.invalidate(who);
         }
     }
 
-    /// Its credentials were refused: they are not shown again for a while, and each time for longer. A client that shows
-    /// its own is held back where it logs in.
+    /// Notes that the credentials were refused: they are not presented for a while, and each time for longer. Clients'
+    /// own credentials are throttled at the login.
     pub(crate) fn refused(&self, who: &UpstreamIdentity) {
         if matches!(who, UpstreamIdentity::Client(_)) {
             return;
@@ -56,20 +55,20 @@ impl Lockouts {
         self.0.insert(who.clone(), Standing { believed: None, refusals, shunned: Some(until) });
     }
 
-    /// Whether its credentials were refused lately.
+    /// Returns true if the credentials must not be presented now.
     pub(crate) fn is_shunned(&self, who: &UpstreamIdentity) -> bool {
         let until = self.0.get(who).and_then(|standing| standing.shunned);
         until.is_some_and(|until| clock::now() < until)
     }
 
-    /// Whether its credentials were looked at a moment ago, and taken.
+    /// Returns true if the credentials were checked a moment ago, and accepted.
     pub(crate) fn is_believed(&self, who: &UpstreamIdentity) -> bool {
         let believed = self.0.get(who).and_then(|standing| standing.believed);
         believed.is_some_and(|since| clock::now().duration_since(since) < limits::CREDENTIALS_BELIEVED)
     }
 }
 
-/// Identities that are remembered; where clients bring their own there may be many.
+/// Identities that are remembered; with forwarded credentials there may be many.
 const IDENTITIES: u64 = 10_000;
 
 #[cfg(test)]

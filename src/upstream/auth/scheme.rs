@@ -1,4 +1,4 @@
-//! How an upstream wants to be asked, learned from its challenges.
+//! The authentication scheme of an upstream, learned from its challenges.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::proto::challenge;
 use crate::proto::challenge::Challenge;
 use crate::proto::{BearerError, Scheme as Name, ScopeSet};
 
-/// The one way that an upstream wants credentials in.
+/// The authentication scheme that an upstream wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scheme {
     /// RFC 7617, on every request.
@@ -41,7 +41,7 @@ pub(crate) struct KnownScheme {
 pub(crate) struct Refusal {
     /// The scopes that the registry names for the request.
     pub(crate) scopes: ScopeSet,
-    /// The token was not good at all, rather than not enough.
+    /// The token is invalid, rather than insufficient.
     pub(crate) invalid_token: bool,
 }
 

@@ -1,15 +1,15 @@
-//! What a request needs to be allowed at the upstream, as scopes of the token documents.
+//! The scopes that requests need at the upstream (token auth, scope.md).
 
 use crate::proto::{Action, RepositoryName, ResourceScope, Scope, ScopeSet};
 
-/// The least that a request needs; names are the upstream's.
+/// The least scope that a request needs. Repository names are the upstream's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RequiredScope {
-    /// No more than to be somebody: `/v2/`.
+    /// None but a valid login: `/v2/`.
     Version,
     /// An action on a repository.
     Repository(RepositoryName, Action),
-    /// Giving up an upload to it: part of a push, and to some registries a delete.
+    /// Cancelling an upload to it: part of a push, and for some registries a delete.
     Cancel(RepositoryName),
     /// Pushing to the first, with a blob of the second.
     Mount(RepositoryName, RepositoryName),
@@ -18,8 +18,7 @@ pub(crate) enum RequiredScope {
 }
 
 impl RequiredScope {
-    /// The scopes, divided by spaces (token auth, scope.md). Equal for equal accesses, and so the name under which a
-    /// token is kept.
+    /// Returns the scopes, divided by spaces (token auth, scope.md). Tokens are kept under it.
     pub(crate) fn scope(&self) -> String {
         match self {
             Self::Version => String::new(),
@@ -33,11 +32,11 @@ impl RequiredScope {
         }
     }
 
-    /// What is asked of the token endpoint after a challenge that named `challenged`.
+    /// Returns the scopes to ask the token endpoint for after a challenge that named `challenged`.
     ///
-    /// An opaque word (`aws`) is what the registry's tokens are for, whatever the request. Otherwise ours is asked for,
-    /// and what the registry calls the resource when that differs; never more actions than the request needs, but for a
-    /// delete, which registries call by different names.
+    /// An opaque word (`aws`) replaces the scopes: the registry's tokens are for everything. Otherwise the challenge's
+    /// names of the resource are added to the request's own, with no more actions than the request needs. A delete
+    /// takes the challenge's actions, since registries name it differently.
     pub(crate) fn scopes(&self, challenged: &ScopeSet) -> ScopeSet {
         let own = ScopeSet::parse(&self.scope());
         let opaque: ScopeSet = challenged.iter().filter(is_word).collect();
@@ -71,12 +70,12 @@ fn resource(scope: Scope) -> Option<ResourceScope> {
     }
 }
 
-/// What looks like a resource and is none of the grammar is nothing to ask for.
+/// Returns true for an opaque word. A malformed resource scope is not asked for.
 fn is_word(scope: &Scope) -> bool {
     matches!(scope, Scope::Opaque(word) if !word.contains(':'))
 }
 
-/// A push asks for `pull,push`, as every client does.
+/// Renders the scope of an action. A push asks for `pull,push`, as every client does.
 fn repository(name: &RepositoryName, action: Action) -> String {
     let actions = match action {
         Action::Pull => "pull",

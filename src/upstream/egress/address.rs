@@ -1,9 +1,9 @@
-//! Which addresses are public.
+//! Public addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether anyone on the internet could reach this address (IANA special-purpose address registries, RFC 6890). An
-/// address that stands for an IPv4 address (mapped, NAT64, 6to4) is as public as that.
+/// Returns true for an address on the public internet (IANA special-purpose address registries, RFC 6890). An address
+/// that stands for an IPv4 address (mapped, NAT64, 6to4) is as public as that.
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -17,7 +17,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         // Shared between a provider and its customers (RFC 6598); metadata of some clouds is here too.
         [100, b, ..] => b & 0b1100_0000 == 64,
         [169, 254, ..] | [192, 168, ..] => true,
-        // Azure's own agent endpoint answers here inside each of its machines, and nowhere else.
+        // Azure's agent endpoint, reachable only from its machines.
         [168, 63, 129, 16] => true,
         [172, b, ..] => b & 0b1111_0000 == 16,
         [192, 0, 0 | 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => true,
@@ -44,7 +44,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// Mapped (RFC 4291 section 2.5.5.2), NAT64's well-known prefix (RFC 6052) and 6to4 (RFC 3056).
+/// Returns the IPv4 address in a mapped address (RFC 4291 section 2.5.5.2), NAT64's well-known prefix (RFC 6052) or
+/// 6to4 (RFC 3056).
 fn inner_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let (high, low) = match address.segments() {
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => (high, low),

@@ -1,15 +1,15 @@
-//! Where the known registries keep their blobs.
+//! The storage hosts of known registries.
 //!
-//! Through a proxy nobody sees which address a name has, so a redirect may only lead to names that are known to be on
-//! the internet. Directly, the addresses are looked at and this table is not.
+//! A proxy resolves names by itself, so that addresses can't be checked: a redirect may then lead only to names that
+//! are known to be public. Without a proxy the addresses are checked and this table is not used.
 
-/// Whether the registry at `registry` is known to redirect to `host`, at https and its own port.
+/// Returns true if `registry` is known to redirect to `host`, by https and at its own port.
 pub(crate) fn is_known(registry: &str, host: &str) -> bool {
     let of_registry = KNOWN.iter().filter(|(registries, _)| registries.iter().any(|p| matches(p, registry)));
     of_registry.flat_map(|(_, hosts)| hosts.iter()).any(|pattern| matches(pattern, host))
 }
 
-/// A star stands for what is within one label; at the beginning, for one label or more.
+/// Matches a pattern. A star stands for a part of one label; as the first label, for one label or more.
 fn matches(pattern: &str, host: &str) -> bool {
     if let Some(domain) = pattern.strip_prefix("*.")
         && !domain.contains('*')
@@ -32,7 +32,7 @@ fn label_matches(pattern: &str, label: &str) -> bool {
 
 type Known = (&'static [&'static str], &'static [&'static str]);
 
-/// Registries, and where they redirect to.
+/// Registries, and the hosts that they redirect to.
 const KNOWN: &[Known] = &[
     (
         &["registry-1.docker.io", "index.docker.io"],

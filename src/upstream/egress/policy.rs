@@ -35,32 +35,33 @@ impl EgressPolicy {
         }
     }
 
-    /// The upstream itself. `target` is path and query.
+    /// Returns the upstream itself. `target` is path and query.
     pub(crate) fn own(&self, target: String) -> Destination {
         self.destination(Url { origin: self.own.clone(), target }, Addresses::Any)
     }
 
-    /// Where a token is asked for: the realm of a challenge. Whoever may be asked may see the credentials, so it is the
-    /// upstream itself, a name of its registrable domain, or in `realm_hosts`.
+    /// Returns the destination of a request for a token: the realm of a challenge. It receives the credentials, so it
+    /// must be the upstream itself, a name of its registrable domain, or in `realm_hosts`.
     ///
     /// # Errors
-    /// Where it is none of these, or plain http where the upstream is not; and where it is relative.
+    /// Where it is none of these, relative, or plain http while the upstream is https.
     pub(crate) fn realm(&self, realm: &str) -> Result<Destination, EgressError> {
         self.trusted(Url::parse(realm).map_err(EgressError::Url)?)
     }
 
-    /// Where a token endpoint redirects to: as [`Self::realm`], but it may be relative to `from`.
+    /// Returns the destination of a token endpoint's redirect: as [`Self::realm`], but it may be relative to `from`.
     pub(crate) fn realm_redirect(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
         self.trusted(from.join(location).map_err(EgressError::Url)?)
     }
 
-    /// Where a redirect leads that came in answer to `from`: to the upstream, to hosts in `redirect_hosts`, or where
-    /// there are none to any host on the internet by https. Through a proxy: to where the upstream is known to keep its
-    /// blobs. Whoever is elsewhere can't send us home: there we would be asking as who we are, on another's word.
+    /// Returns the destination of a redirect that answered a request to `from`: the upstream, a host in
+    /// `redirect_hosts`, or without that key any public host by https; through a proxy, the storage hosts that the
+    /// upstream is known to use. Other hosts can't redirect to the upstream, where the request would have the gateway's
+    /// credentials.
     pub(crate) fn redirect(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
         let url = from.join(location).map_err(EgressError::Url)?;
         // A registry behind a TLS terminator often gets its own scheme wrong. One that redirects from http to https
-        // means it: taken home, that redirect would lead back to itself.
+        // means it: with the scheme corrected, that redirect would lead back to itself.
         let open = url::leaves_port_open(location) && url.origin.https != self.own.https;
         let at_home = *from.origin == *self.own;
         if self.is_home(&url, open && at_home && from.target != url.target) {
@@ -70,11 +71,11 @@ impl EgressPolicy {
         Ok(self.destination(url, addresses))
     }
 
-    /// Where an upload goes on: at the upstream, or at a host that `redirect_hosts` names. Home only from there, as
-    /// [`Self::redirect`].
+    /// Returns the destination of an upload location: the upstream, or a host in `redirect_hosts`. Other hosts can't
+    /// name the upstream, as in [`Self::redirect`].
     pub(crate) fn upload(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
         let url = from.join(location).map_err(EgressError::Url)?;
-        // Scheme and port are what a registry behind a proxy does not know of itself.
+        // A registry behind a proxy does not know its own scheme and port.
         if self.is_home(&url, url::leaves_port_open(location)) {
             let at_home = *from.origin == *self.own;
             return if at_home { Ok(self.own(url.target)) } else { Err(EgressError::SentBack) };
@@ -127,7 +128,8 @@ impl EgressPolicy {
         Ok(Addresses::Public)
     }
 
-    /// What was asked for by https comes by plain http only from where that port is written.
+    /// Returns the addresses that `redirect_hosts` allows. From https to plain http, only for an entry with the port
+    /// written.
     fn named_for_redirect(&self, from: &Url, to: &Origin) -> Option<Addresses> {
         let plain = if self.own.https || from.origin.https { Plain::Written } else { Plain::Default };
         named(&self.redirect_hosts, to, plain)
@@ -138,7 +140,7 @@ impl EgressPolicy {
         to.https && (same_name || (to.port == 443 && cdn::is_known(&self.own.host, &to.host)))
     }
 
-    /// Whether a URL is the upstream's; `open`: whatever its port.
+    /// Returns true if a URL is the upstream's; with `open`, at any port.
     fn is_home(&self, url: &Url, open: bool) -> bool {
         url.origin.host == self.own.host && (open || url.origin.port == self.own.port)
     }
@@ -153,17 +155,17 @@ impl EgressPolicy {
     }
 }
 
-/// Which entries let in plain http.
+/// The entries that allow plain http.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plain {
-    /// Those that match its port, and those without one at port 80.
+    /// Those that match its port, and those without a port for port 80.
     Default,
     /// Those with the port written: such an entry is for both schemes.
     Written,
 }
 
-/// Which addresses an entry of `hosts` lets this place have; `None` where none is for it. A star stands for names that
-/// the operator has not seen, so it lets in none that lead inside.
+/// Returns the addresses that the entries of `hosts` allow for an origin; `None` where no entry matches. A star stands
+/// for names that the operator has not seen, so it allows public addresses alone.
 fn named(hosts: &[HostPattern], to: &Origin, plain: Plain) -> Option<Addresses> {
     let is_for = |pattern: &&HostPattern| {
         let matches = |https| pattern.matches(&to.host, to.port, https);

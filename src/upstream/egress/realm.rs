@@ -1,9 +1,9 @@
-//! Whether a realm's host belongs to whom the credentials are for.
+//! Decides if a realm's host has the registry's owner.
 
 use std::net::IpAddr;
 
-/// Whether two hosts are names in the same hands: the same name, or names of one registrable domain by the
-/// public-suffix list, private suffixes included. Addresses are in nobody's hands, and so is `localhost`.
+/// Returns true if two host names have one owner: the same name, or names of one registrable domain by the
+/// public-suffix list, private suffixes included. Addresses and `localhost` have no owner.
 pub(crate) fn is_related(one: &str, other: &str) -> bool {
     if !is_name(one) || !is_name(other) {
         return false;
@@ -17,19 +17,19 @@ pub(crate) fn is_related(one: &str, other: &str) -> bool {
                 .is_some_and(|domain| Some(domain) == crate::upstream::egress::realm::domain(other)))
 }
 
-/// Whether a host is a name that could have any owner. `localhost` has none (RFC 6761 section 6.3).
+/// Returns true if a host is a name that can have an owner; `localhost` can't (RFC 6761 section 6.3).
 pub(crate) fn is_name(host: &str) -> bool {
     host.parse::<IpAddr>().is_err() && host != "localhost" && !host.ends_with(".localhost")
 }
 
-/// None for a public suffix, and for a single label.
+/// Returns the registrable domain; `None` for a public suffix, and for a single label.
 fn domain(host: &str) -> Option<&str> {
     psl::domain_str(host)
 }
 
-/// Alibaba Cloud's registries are at `registry.REGION`, `registry-vpc.REGION` and `NAME.REGION.cr`, and their tokens at
-/// `dockerauth.REGION`, `dockerauth-ee.REGION` or `dockerauth-REGION`; its customers' storage and functions are beside
-/// them, but never right below a region.
+/// Returns true for a registry of Alibaba Cloud and its token endpoint: `registry.REGION`, `registry-vpc.REGION` or
+/// `NAME.REGION.cr`, and `dockerauth.REGION`, `dockerauth-ee.REGION` or `dockerauth-REGION`. Its customers' storage and
+/// functions share the domain, but are never right below a region.
 fn is_aliyun(registry: &str, auth: &str) -> bool {
     let names = registry.strip_suffix(ALIYUN).zip(auth.strip_suffix(ALIYUN));
     names.is_some_and(|(registry, auth)| {
@@ -37,7 +37,7 @@ fn is_aliyun(registry: &str, auth: &str) -> bool {
     })
 }
 
-/// The region of a registry, without the domain.
+/// Returns the region of a registry, without the domain.
 fn aliyun_region(registry: &str) -> Option<&str> {
     if let Some(name) = registry.strip_suffix(".cr") {
         let name = name.strip_suffix(".personal").unwrap_or(name);
@@ -62,8 +62,8 @@ fn is_shared(host: &str) -> bool {
     SHARED.iter().any(|suffix| host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')))
 }
 
-/// Domains below which names are given to whoever asks, and that the public-suffix list does not have: the neighbour
-/// is somebody else.
+/// Domains that give names to every customer and are not in the public-suffix list: names below them have different
+/// owners.
 const SHARED: &[&str] = &[
     "aliyuncs.com",
     "amazonaws.com",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::limits;
 use crate::proto::authority::{Authority, AuthorityError, scheme_port};
 
-/// Where a connection leads to (RFC 6454 section 4).
+/// Scheme, host and port (RFC 6454 section 4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Origin {
     /// The scheme: https, else http.
@@ -19,17 +19,17 @@ pub(crate) struct Origin {
     pub(crate) port: u16,
 }
 
-/// An http or https URL without user information and fragment. Neither `Debug` nor `Display` shows the query: it may
-/// be what opens the door.
+/// An http or https URL without user information and fragment. Neither `Debug` nor `Display` shows the query, which may
+/// hold a signature.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Url {
-    /// Where it leads to.
+    /// Scheme, host and port.
     pub(crate) origin: Arc<Origin>,
     /// Path and query, byte for byte; begins with `/`.
     pub(crate) target: String,
 }
 
-/// Why a text is no URL that can be asked.
+/// The reason why a text is not a URL to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UrlError {
     /// Neither http nor https.
@@ -38,13 +38,14 @@ pub(crate) enum UrlError {
     /// No host, or not one that can be resolved.
     #[error("its host is no host name or address")]
     Host,
-    /// A port that is none: 0, above 65535, or not written in digits.
+    /// A port that is 0, above 65535, or not written in digits.
     #[error("its port is none")]
     Port,
     /// `user@host`.
     #[error("it holds a user name")]
     UserInformation,
-    /// A space, a control character, a backslash, or what is not ASCII. Some read a backslash as a slash.
+    /// A space, a control character, a backslash, or a character outside ASCII. Some parsers read a backslash as a
+    /// slash.
     #[error("it holds characters that no URL has")]
     Characters,
     /// Longer than [`limits::URL_BYTES`].
@@ -53,7 +54,7 @@ pub(crate) enum UrlError {
 }
 
 impl Origin {
-    /// What the Host field says: the port is left out where it is the scheme's own; IPv6 addresses in brackets.
+    /// Returns the value of the Host field: without the scheme's own port, IPv6 addresses in brackets.
     pub(crate) fn authority(&self) -> String {
         Authority::render(&self.host, self.port, self.https)
     }
@@ -66,10 +67,10 @@ impl fmt::Display for Origin {
 }
 
 impl Url {
-    /// Takes an absolute URL apart. A fragment is dropped, and so is the dot that may end a host name.
+    /// Splits an absolute URL. A fragment is dropped, and so is the dot at the end of a host name.
     ///
     /// # Errors
-    /// [`UrlError`] where it is none, or one that two readers could read in two ways.
+    /// [`UrlError`] where it is not a URL, or one that two parsers could read differently.
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
         let text = without_fragment(checked(text)?);
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::Scheme)?;
@@ -82,7 +83,7 @@ impl Url {
     }
 
     /// Resolves a reference against this URL (RFC 3986 section 5.2): absolute, `//host/…`, `/path`, `?query`, `path`.
-    /// Dot segments are taken out of relative paths alone; what was absolute stays as it was signed.
+    /// Dot segments are removed from relative paths alone; an absolute path stays as it was signed.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -119,7 +120,7 @@ impl Url {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    /// All of it, query included.
+    /// Returns the whole URL, query included.
     pub(crate) fn expose(&self) -> String {
         format!("{}{}", self.origin, self.target)
     }
@@ -137,7 +138,7 @@ impl fmt::Debug for Url {
     }
 }
 
-/// Whether a reference names a host without saying at which port.
+/// Returns true if a reference names a host and no port.
 pub(crate) fn leaves_port_open(reference: &str) -> bool {
     let Some((scheme, rest)) = reference.split_once("//") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -166,7 +167,7 @@ fn is_https(scheme: &str) -> Result<bool, UrlError> {
     }
 }
 
-/// RFC 3986 section 3.1: what stands before the first colon, unless a slash or a query comes earlier.
+/// Returns true if a colon comes before any slash or query (RFC 3986 section 3.1).
 fn has_scheme(reference: &str) -> bool {
     reference.find([':', '/', '?']).is_some_and(|at| reference.as_bytes()[at] == b':')
 }
@@ -181,7 +182,7 @@ fn parse_authority(text: &str) -> Result<Authority, UrlError> {
     })
 }
 
-/// RFC 3986 section 5.2.4, for a path that begins with a slash.
+/// Removes dot segments (RFC 3986 section 5.2.4) from a path that begins with a slash.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();

@@ -1,4 +1,4 @@
-//! When to ask an upstream again.
+//! Pauses between attempts.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Backoff {
         Self { left: retries, pause: limits::RETRY_BACKOFF }
     }
 
-    /// The pause before another attempt after a transport error; `None` when there is none left.
+    /// Returns the pause before another attempt after a transport error; `None` when there is none left.
     pub(crate) fn after_error(&mut self) -> Option<Duration> {
         self.left = self.left.checked_sub(1)?;
         let pause = self.pause;
@@ -27,8 +27,8 @@ impl Backoff {
         Some(jitter(pause))
     }
 
-    /// The same after an answer: 502, 503 and 504 are somebody else's passing trouble. A Retry-After in seconds
-    /// (RFC 9110 section 10.2.3) is honoured; one that is longer than we would ever wait ends the attempts.
+    /// Returns the pause after an answer: 502, 503 and 504 may pass. A Retry-After is honoured (RFC 9110 section
+    /// 10.2.3); one that is longer than the longest pause ends the attempts.
     pub(crate) fn after_status(&mut self, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
         if !matches!(
             status,
@@ -44,7 +44,7 @@ impl Backoff {
     }
 }
 
-/// Retry-After in seconds, or as a date (RFC 9110 section 10.2.3).
+/// Reads Retry-After, in seconds or as a date (RFC 9110 section 10.2.3).
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = text.parse().ok().map(Duration::from_secs);
@@ -54,7 +54,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Between half and the whole of `pause`, so that many clients do not come back at the same moment.
+/// Returns between half and the whole of `pause`, so that many clients do not return at the same moment.
 fn jitter(pause: Duration) -> Duration {
     let mut byte = [0u8; 1];
     // Without randomness the pause is merely less spread.

@@ -4,14 +4,14 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// The longest chunk-size line, extensions included, and the longest trailer section, in bytes.
 ///
-/// No registry sends either; a peer that sends more is broken or hostile.
+/// No registry sends either; a server that sends more is broken or hostile.
 const LINE_LIMIT: usize = 4096;
 
 /// The coding is malformed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Where in a chunked body the next byte belongs.
+/// The state of reading a chunked body.
 #[derive(Debug, Default)]
 pub(crate) struct Chunked {
     state: State,
@@ -41,7 +41,7 @@ pub(crate) enum Step {
 }
 
 impl Chunked {
-    /// Takes the next piece out of `buf`, which is what has been read so far.
+    /// Takes the next piece out of `buf`, which holds what has been read.
     pub(crate) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match self.state {
@@ -82,7 +82,7 @@ impl Chunked {
     }
 }
 
-/// A line up to CRLF, without it; `None` while it is incomplete. A bare LF or CR is not a line end here.
+/// Takes a line up to CRLF, without it; `None` while it is incomplete. A bare LF or CR is not a line end.
 fn take_line(buf: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
     let Some(end) = buf.iter().take(LINE_LIMIT).position(|&byte| byte == b'\n') else {
         return if buf.len() >= LINE_LIMIT { Err(Malformed) } else { Ok(None) };
@@ -95,7 +95,7 @@ fn take_line(buf: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
     Ok(Some(line))
 }
 
-/// `chunk-size [ chunk-ext ]`; extensions are ignored.
+/// Parses `chunk-size [ chunk-ext ]`; extensions are ignored.
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.split(|&byte| byte == b';' || byte == b' ' || byte == b'\t').next().unwrap_or_default();
     if digits.is_empty() || digits.len() > 15 {

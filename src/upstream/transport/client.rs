@@ -1,6 +1,6 @@
-//! Requests to one place: a connection, a request on it, and again where that may help.
+//! Sends requests to one destination, and tries again where that may help.
 //!
-//! Knows nothing of credentials and redirects: what is to be sent where has been decided.
+//! Knows nothing of credentials and redirects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::upstream::transport::http2::{
 };
 use crate::upstream::transport::pool::{Pool, PoolSlot};
 
-/// Speaks HTTP on behalf of one upstream, with it and with those that it sends us to.
+/// Speaks HTTP on behalf of one upstream, with it and with the hosts that it redirects to.
 pub(crate) struct Client {
     dialer: Dialer,
     pool: Arc<Pool>,
@@ -37,7 +37,7 @@ pub(crate) struct Client {
     health: Health,
 }
 
-/// Whether a request changes nothing (RFC 9110 section 9.2.1).
+/// Returns true if a request changes nothing (RFC 9110 section 9.2.1).
 fn is_safe(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
@@ -65,17 +65,17 @@ impl Client {
         &self.health
     }
 
-    /// Attempts that a request has besides its first. Only what changes nothing may be asked twice (RFC 9110 section
-    /// 9.2.2).
+    /// Returns the attempts that a request has besides its first: none for methods that change something (RFC 9110
+    /// section 9.2.2).
     pub(crate) fn backoff(&self, method: &Method) -> Backoff {
         Backoff::new(if is_safe(method) { self.retries } else { 0 })
     }
 
-    /// Sends a request and waits for the answer's
-    /// head.
+    /// Sends a request and waits for the head of the answer.
     ///
     /// GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with growing
-    /// pauses; any method is on a kept connection that turns out to be dead, as long as its body has not begun.
+    /// pauses; any method is tried again after a kept connection that turns out to be dead, as long as its body has not
+    /// begun.
     pub(crate) async fn send(
         self: &Arc<Self>,
         destination: &Destination,
@@ -166,8 +166,8 @@ impl Client {
     ) -> Result<Response, Error> {
         if let Some(connection) = self.pool.take(&destination.key()) {
             match self.exchange(connection, destination, request).await {
-                // It was closed in the same moment: no attempt at all. Once, or a request that ends the upstream would
-                // go out on every connection there is.
+                // It was closed in the same moment, which does not count as an attempt. Only once, or a request that
+                // crashes the upstream would go out on every connection.
                 Err(ExchangeError::Closed | ExchangeError::Io(_)) if !request.body.has_begun() => {}
                 result => return Ok(result?),
             }
@@ -180,7 +180,7 @@ impl Client {
         Http1Connection::new(connected.io, self.timeouts.response, self.timeouts.stall)
     }
 
-    /// Sends a small request on the connection that all of them share. `None` where it has to go by another.
+    /// Sends a small request on the shared connection. `None` where it must use another.
     async fn by_shared_http2(
         self: &Arc<Self>,
         destination: &Destination,
@@ -209,8 +209,8 @@ impl Client {
         Ok(None)
     }
 
-    /// The connection that small requests share, made where there is none. `None` where it has no room, and where the
-    /// server speaks HTTP/1.1.
+    /// Returns the connection that small requests share, made where there is none. `None` where it is full, and where
+    /// the server speaks HTTP/1.1.
     async fn shared_http2(self: &Arc<Self>, destination: &Destination) -> Result<Option<Connection>, Error> {
         let dial = || self.clone().dial_shared(destination.clone());
         let connection = match self.connections.get(&destination.key(), dial) {
@@ -279,7 +279,7 @@ impl Client {
         Ok(Response { status: head.status, headers: head.headers, body })
     }
 
-    /// The certificates that are shown where `destination` leads.
+    /// Returns the certificates of the server at `destination`.
     pub(crate) async fn certificates(
         &self,
         destination: &Destination,

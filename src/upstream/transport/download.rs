@@ -16,14 +16,14 @@ pub(crate) struct Download {
     connection: Option<Http1Connection>,
     framing: Framing,
     stall: Stall,
-    /// How long nothing may come.
+    /// The stall limit.
     limit: Duration,
     slot: PoolSlot,
 }
 
 impl Download {
-    /// Returns the body of a response: held whole when the head's last read brought all of it, else a stream. `limit`:
-    /// how long nothing may come.
+    /// Returns the body of a response: held whole when the head's last read brought all of it, else a stream. `limit`
+    /// is the stall limit.
     pub(crate) fn body(
         slot: PoolSlot,
         mut connection: Http1Connection,
@@ -63,7 +63,7 @@ impl Stream for Download {
         };
         self.stall.progress();
         match &item {
-            // hyper asks no further once Content-Length is reached, so that end has to be seen here.
+            // hyper does not poll again once Content-Length is reached, so the end is detected here.
             Some(Ok(_)) if self.remaining() == Some(0) => self.finish(),
             Some(Ok(_)) => {}
             Some(Err(_)) => self.connection = None,

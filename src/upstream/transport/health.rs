@@ -1,4 +1,4 @@
-//! What is known of an upstream from the requests that went to it: nothing is sent to find out.
+//! The health of an upstream, learned from its requests alone.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -13,7 +13,7 @@ const REACHED: u8 = 1;
 const FAILED: u8 = 2;
 
 impl Health {
-    /// A word for `/readyz`: `unknown` until the first request, then `ok` or `failing`.
+    /// Returns the word for `/readyz`: `unknown` until the first request, then `ok` or `failing`.
     pub(crate) fn word(&self) -> &'static str {
         match self.0.load(Ordering::Relaxed) {
             REACHED => "ok",
@@ -22,7 +22,7 @@ impl Health {
         }
     }
 
-    /// An attempt to be answered at all.
+    /// Notes the outcome of an attempt.
     pub(crate) fn record(&self, result: &Result<Response, Error>) {
         match result {
             Ok(response) if response.status.is_server_error() => self.set(FAILED),
@@ -32,7 +32,7 @@ impl Health {
         }
     }
 
-    /// It answers, and not with what the gateway came for: its credentials are wrong, or there is no token for them.
+    /// Notes an error of a request that was answered: wrong credentials or no token count as failing.
     pub(crate) fn record_refusal(&self, error: &Error) {
         match error {
             Error::Credentials(_) | Error::Token(_) | Error::AnonymousUpstream | Error::UsernameIgnored => {
@@ -44,7 +44,7 @@ impl Health {
     }
 
     fn set(&self, state: u8) {
-        // Most of the time it is the same; a load does not take the line from the other cores.
+        // Mostly unchanged, and a load does not take the cache line from the other cores.
         if self.0.load(Ordering::Relaxed) != state {
             self.0.store(state, Ordering::Relaxed);
         }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 towards an upstream (RFC 9112): one request at a time on one connection, driven by whoever waits for it.
+//! HTTP/1.1 towards an upstream (RFC 9112): one request at a time on one connection, driven by the task that waits for
+//! it.
 //!
 //! hyper's client hands each frame of a body from a connection task to the reader by channel, and reads one frame
 //! ahead. Here the reader of a response drives the connection itself: a blob's bytes go from the upstream's socket to
@@ -24,11 +25,11 @@ use crate::upstream::transport::chunked::{Chunked, Step};
 
 /// A byte stream that an upstream speaks HTTP/1.1 on.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Whether the peer has closed the connection, or sent what nobody asked for, while it lay idle.
+    /// Returns true if the server has closed the connection, or sent anything, while it was idle.
     fn is_stale(&mut self) -> bool;
 }
 
-/// Why an exchange failed before a response's head was there.
+/// The reason why an exchange failed before the response's head was there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExchangeError {
     /// The upstream closed the connection without a byte of an answer.
@@ -40,7 +41,7 @@ pub(crate) enum ExchangeError {
     /// The request was sent and no answer came in time.
     #[error("the upstream did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// What came is not HTTP/1.1, or is framed in a way that could be read in two ways.
+    /// The answer is not HTTP, or its framing is ambiguous.
     #[error("the upstream's answer is malformed: {0}")]
     Malformed(&'static str),
     /// The client's side of the request broke.
@@ -59,11 +60,11 @@ pub(crate) struct Head {
 /// How the length of a response's body is known (RFC 9112 section 6.3).
 #[derive(Debug)]
 pub(crate) enum Framing {
-    /// This many bytes are still to come.
+    /// Of a known length: this many bytes are still to come.
     Length(u64),
-    /// Chunks are.
+    /// By chunks.
     Chunked(Chunked),
-    /// Everything until the connection closes is.
+    /// By the end of the connection.
     Close,
 }
 
@@ -71,7 +72,7 @@ pub(crate) enum Framing {
 pub(crate) struct Http1Connection {
     io: WriteStall<Box<dyn Transport>>,
     read: BytesMut,
-    /// What is still to be written: the head, or the size of a chunk, and then `batch`.
+    /// The head or the size of a chunk, to be written before `batch`.
     write: BytesMut,
     batch: Batch,
     sending: Sending,
@@ -91,9 +92,9 @@ struct Batch {
     pieces: VecDeque<Bytes>,
     /// Bytes of the body in it, when it is sealed.
     length: usize,
-    /// Nothing is added any more: it is being written.
+    /// It is being written, and nothing is added.
     sealed: bool,
-    /// The client's connection has had its turn to bring more.
+    /// The client's connection has had a turn to bring more.
     waited: bool,
     /// The last chunk follows it.
     ends_chunked: bool,
@@ -111,7 +112,7 @@ impl Batch {
         }
     }
 
-    /// What is to be written, `first` before all; the answer is how many slices are filled.
+    /// Fills `slices` with `first` and the pieces, and returns how many are filled.
     fn slices<'a>(&'a self, first: &'a [u8], slices: &mut [IoSlice<'a>; SLICES]) -> usize {
         let parts = std::iter::once(first).filter(|first| !first.is_empty());
         let parts = parts.chain(self.pieces.iter().map(Bytes::as_ref));
@@ -130,18 +131,18 @@ impl Batch {
     }
 }
 
-/// How far the request has gone out.
+/// How far the request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     Length,
     Chunked,
-    /// The last bytes are in the buffer, or out.
+    /// The last bytes are in the buffer, or sent.
     Last,
 }
 
 impl Http1Connection {
-    /// Speaks HTTP on `io`. `response_timeout` is how long an answer may take once the request is sent, and
-    /// `stall_timeout` how long the upstream may refuse to take a byte of it.
+    /// Creates a connection on `io`. `response_timeout` is how long an answer may take once the request is sent, and
+    /// `stall_timeout` how long the upstream may accept no byte of it.
     pub(crate) fn new(io: Box<dyn Transport>, response_timeout: Duration, stall_timeout: Duration) -> Self {
         Self {
             io: WriteStall::new(io, stall_timeout),
@@ -158,25 +159,25 @@ impl Http1Connection {
         }
     }
 
-    /// Whether another request may be sent on this connection, as far as anyone can know.
+    /// Returns true if another request may be sent on this connection.
     pub(crate) fn is_reusable(&self) -> bool {
         self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.batch.pieces.is_empty()
     }
 
-    /// Bytes that were read and not yet taken.
+    /// Returns how many bytes were read and not yet taken.
     pub(crate) fn buffered(&self) -> usize {
         self.read.len()
     }
 
-    /// Gives back what an idle connection need not hold.
+    /// Frees what an idle connection need not hold.
     pub(crate) fn rest(&mut self) {
         if self.read.capacity() > HEAD_READ {
             self.read = BytesMut::new();
         }
     }
 
-    /// Whether the peer has closed or spoken while the connection lay idle. What it said then would be taken for the
-    /// answer to the next request, which may be another client's: such a connection is never used again.
+    /// Returns true if the server has closed the connection, or sent anything, while it was idle. Those bytes would be
+    /// read as the answer to the next request, which may be another client's.
     pub(crate) fn is_stale(&mut self) -> bool {
         self.io.get_mut().is_stale()
     }
@@ -184,7 +185,7 @@ impl Http1Connection {
     /// Sends a request and waits for the head of its answer. `headers` must hold neither Content-Length nor
     /// Transfer-Encoding: the body decides. Interim answers (1xx) are swallowed.
     ///
-    /// An answer that comes before the body is sent whole ends the sending; the connection then dies with it.
+    /// An answer that comes before the end of the body ends the sending, and the connection is not used again.
     pub(crate) async fn exchange(
         &mut self,
         method: &Method,
@@ -203,7 +204,7 @@ impl Http1Connection {
                     Poll::Pending => Ok(false),
                 };
             }
-            // A broken send may still have an answer waiting behind it, that says why.
+            // After a broken send, an answer that says why may be waiting.
             match self.poll_head(cx, head) {
                 Poll::Ready(result) => {
                     self.keep_alive &= matches!(sent, Ok(true));
@@ -268,12 +269,12 @@ impl Http1Connection {
         }
     }
 
-    /// Takes from the client what it has sent, until there is enough for one write, or it has sent no more.
+    /// Takes what the client has sent, up to enough for one write.
     ///
-    /// Pieces come one by one through a channel that holds one. When it is empty, the connection gets one more turn to
-    /// fill it before what is there goes out: a system call and the upstream's wake-up are worth more than that.
+    /// Pieces come one by one through a channel that holds one. When it is empty, the client's connection gets one more
+    /// turn to fill it before the write: that costs less than a system call and the upstream's wake-up.
     fn poll_gather(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), BodyError>> {
-        // What goes out in one write is enough, be its pieces large or small.
+        // Enough for one write, in bytes or in pieces.
         let room = |batch: &Batch| batch.length < limits::COPY_BUFFER_MOST && batch.pieces.len() < SLICES - 3;
         while self.sending != Sending::Last && room(&self.batch) {
             match body.poll_data(cx) {
@@ -293,7 +294,7 @@ impl Http1Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// The body is whole. What ends it goes out with its last pieces.
+    /// Notes the end of the body. The last chunk goes out with its last pieces.
     fn end_body(&mut self) {
         if self.sending == Sending::Chunked {
             self.batch.ends_chunked = true;
@@ -301,7 +302,7 @@ impl Http1Connection {
         self.sending = Sending::Last;
     }
 
-    /// From here on the batch is written as it is: as one chunk, where the body is chunked.
+    /// Closes the batch for writing, as one chunk where the body is chunked.
     fn seal(&mut self) {
         self.batch.sealed = true;
         let chunked = matches!(self.sending, Sending::Chunked) || self.batch.ends_chunked;
@@ -343,7 +344,7 @@ impl Http1Connection {
             }
             match ready!(self.poll_fill(cx, HEAD_READ)) {
                 Ok(1..) => self.silent = false,
-                // An answer that had begun shows that the request arrived: it must not look as if it had not.
+                // An answer that had begun shows that the request arrived, so this is not `Closed`.
                 _ if !self.silent => {
                     return Poll::Ready(Err(ExchangeError::Malformed("the head is cut short")));
                 }
@@ -408,7 +409,7 @@ impl Http1Connection {
         std::pin::pin!(read).poll(cx)
     }
 
-    /// The next piece of the response's body, as `framing` says.
+    /// Returns the next piece of the response's body, as `framing` says.
     pub(crate) fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
@@ -424,7 +425,7 @@ impl Http1Connection {
                 Ok(Step::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
-            // What was read in large pieces is let go of before small ones are read.
+            // A large buffer is freed before small reads.
             if self.read.is_empty() && self.read.capacity() > 2 * self.pace.size() {
                 self.read = BytesMut::new();
             }
@@ -436,7 +437,7 @@ impl Http1Connection {
         }
     }
 
-    /// What the buffer holds of the body.
+    /// Takes what the buffer holds of the body.
     pub(crate) fn take_body(&mut self, framing: &mut Framing) -> Result<Step, BodyError> {
         match framing {
             Framing::Length(0) => Ok(Step::End),
@@ -452,7 +453,7 @@ impl Http1Connection {
     }
 }
 
-/// Whether no answer can be behind a send that failed so: the client is gone, or the upstream has long stood still.
+/// Returns true if no answer can follow such a failed send: the client is gone, or the upstream stalled.
 fn is_final(error: &ExchangeError) -> bool {
     match error {
         ExchangeError::Body(_) => true,
@@ -464,7 +465,7 @@ fn is_final(error: &ExchangeError) -> bool {
 /// Interim answers that a request may have: a few hints and a `100 Continue`.
 const INTERIM_MOST: usize = 16;
 
-/// What is read at once while only a head is expected, in bytes.
+/// Bytes of one read while only a head is expected.
 const HEAD_READ: usize = 8 * 1024;
 
 fn end_of_stream(framing: &Framing) -> Option<Result<Bytes, BodyError>> {
@@ -485,7 +486,7 @@ fn name_of(field: &httparse::Header<'_>) -> Result<HeaderName, ExchangeError> {
     HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| ExchangeError::Malformed("a header's name"))
 }
 
-/// Where in `buffer` the value of `field` lies.
+/// Returns the position of the value of `field` in `buffer`.
 fn span(buffer: &[u8], field: &httparse::Header<'_>) -> std::ops::Range<usize> {
     let start = field.value.as_ptr() as usize - buffer.as_ptr() as usize;
     start..start + field.value.len()
@@ -502,7 +503,7 @@ fn headers_of(block: &Bytes, spans: Vec<Span>) -> Result<HeaderMap, ExchangeErro
     Ok(headers)
 }
 
-/// RFC 9112 section 9.3.
+/// Returns true if the connection persists (RFC 9112 section 9.3).
 fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     let says = |word: &str| {
         headers
@@ -514,8 +515,8 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     if version == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
 }
 
-/// RFC 9112 section 6.3. An answer with both Transfer-Encoding and Content-Length, or with Content-Lengths that
-/// differ, may have been made to be read in two ways: it is refused.
+/// Returns the framing of a body (RFC 9112 section 6.3). An answer with both Transfer-Encoding and Content-Length, or
+/// with Content-Lengths that differ, may be an attempt at response splitting: it is refused.
 fn body_framing(
     status: StatusCode,
     version: Version,
@@ -544,7 +545,7 @@ fn is_chunked(coding: &HeaderValue, headers: &HeaderMap) -> bool {
     single && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
-/// The one Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
+/// Returns the Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
 pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {

@@ -1,4 +1,4 @@
-//! What a docker `config.json` says of one registry (docker/cli `cli/config/configfile`). Pure.
+//! Reads a docker `config.json` for one registry (docker/cli `cli/config/configfile`). Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,19 @@ use crate::upstream::auth::credentials::program;
 use crate::upstream::auth::credentials::program::HelperError;
 use crate::upstream::auth::credentials::server::Server;
 
-/// Why a docker `config.json` gave no credentials. Says nothing of what it holds.
+/// The reason why a docker `config.json` gave no credentials. Never repeats its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DockerConfigError {
-    /// The gateway is ending, or has not come to it.
+    /// The gateway is shutting down, or has not read it yet.
     #[error("it has not been read")]
     Unread,
-    /// The system did not let it be read.
+    /// The file could not be read.
     #[error("it can't be read: {0}")]
     Read(String),
-    /// Something else than what docker writes.
+    /// The file is larger than any that docker writes.
     #[error("it is larger than {} MiB, which no config.json is", LARGEST_FILE / 1024 / 1024)]
     TooLarge,
-    /// No JSON, or not what docker writes.
+    /// The file is not JSON, or not as docker writes it.
     #[error("it is no config.json as docker writes it (line {line}, column {column})")]
     Malformed {
         /// Counted from 1; 0 where nothing is.
@@ -31,37 +31,37 @@ pub(crate) enum DockerConfigError {
         /// Counted from 1; 0 where nothing is.
         column: usize,
     },
-    /// The helper that it names for this registry would not be a program's name.
+    /// The helper that it names for this registry is not a plain program name.
     #[error("the helper that it names for {0} is no plain name")]
     HelperName(String),
-    /// What it holds for this registry is of no use.
+    /// Its entry for this registry can't be used.
     #[error("its entry for {0} is of no use: {1}")]
     Flawed(String, Flaw),
-    /// The operator has named the file, and it does not know this registry.
+    /// It has no entry for this registry.
     #[error("it holds nothing for {0}")]
     Nothing(String),
     /// The helper that it names failed.
     #[error("{program}: {why}")]
     Helper {
-        /// What the helper is called.
+        /// The helper's file name.
         program: String,
-        /// What it did.
+        /// Why it failed.
         why: HelperError,
     },
 }
 
-/// What the file says of one registry.
+/// The entry of one registry.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The NAME of the helper to ask first.
+    /// The NAME of the helper that is asked first.
     pub(crate) helper: Option<String>,
-    /// What serves where the helper has nothing, or there is none.
+    /// The credential in the file, which serves where the helper has none.
     pub(crate) credential: Option<Credential>,
 }
 
-/// Reads what `bytes` hold for `server`. What they hold for others is not looked at.
+/// Reads the entry for `server`. Entries for others are not checked.
 pub(crate) fn read(bytes: &[u8], server: &Server) -> Result<Entry, DockerConfigError> {
-    // serde's own message would repeat what it did not like.
+    // serde's own message would repeat the content.
     let file: File = serde_json::from_slice(bytes)
         .map_err(|error| DockerConfigError::Malformed { line: error.line(), column: error.column() })?;
     let helper = file.helper(server).filter(|name| !name.is_empty());
@@ -74,7 +74,7 @@ pub(crate) fn read(bytes: &[u8], server: &Server) -> Result<Entry, DockerConfigE
     Ok(Entry { helper, credential })
 }
 
-/// Go reads `null` as if the key were not there, and so do we.
+/// `null` is read as a missing key, as Go does.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File {
@@ -93,27 +93,27 @@ struct Auth {
 }
 
 impl File {
-    /// A registry's own helper beats the one for all; an empty name says that it has none.
+    /// Returns the registry's own helper, else the one for all registries. An empty name means none.
     fn helper<'a>(&'a self, server: &Server) -> Option<&'a str> {
         let own = self.cred_helpers.as_ref().and_then(|helpers| of(helpers, server).next());
         own.or(self.creds_store.as_ref()).map(String::as_str)
     }
 
-    /// Where a helper has the credentials there is an entry all the same, and it is empty.
+    /// Returns the credential of the first entry that has one: docker leaves an empty entry where a helper has it.
     fn credential(&self, server: &Server) -> Result<Option<Credential>, Flaw> {
         let Some(auths) = &self.auths else { return Ok(None) };
         of(auths, server).flatten().find_map(|auth| auth.credential().transpose()).transpose()
     }
 }
 
-/// What is kept for `server`, under its own key first.
+/// Returns the values for `server`, that of its own key first.
 fn of<'a, T>(map: &'a BTreeMap<String, T>, server: &Server) -> impl Iterator<Item = &'a T> {
     let others = map.iter().filter(move |(key, _)| *key != server.key() && server.is(key));
     map.get(server.key()).into_iter().chain(others.map(|(_, value)| value))
 }
 
 impl Auth {
-    /// A token beats a password: it is what the password was exchanged for.
+    /// Returns a token rather than a password: the password was exchanged for it.
     fn credential(&self) -> Result<Option<Credential>, Flaw> {
         if let Some(token) = written(&self.registrytoken) {
             return Credential::registry_token(token.to_owned()).map(Some);
@@ -139,7 +139,7 @@ fn written(field: &Option<String>) -> Option<&str> {
     field.as_deref().filter(|text| !text.is_empty())
 }
 
-/// Old versions of docker wrote NULs behind the password.
+/// Decodes `auth`. Old versions of docker wrote NULs behind the password.
 fn decode(auth: &str) -> Result<Credential, Flaw> {
     let decoded = STANDARD.decode(auth.trim()).map_err(|_| Flaw::Encoding)?;
     let pair = String::from_utf8(decoded).map_err(|_| Flaw::Encoding)?;
@@ -147,7 +147,7 @@ fn decode(auth: &str) -> Result<Credential, Flaw> {
     Credential::password(username.to_owned(), password.trim_end_matches('\0').to_owned())
 }
 
-/// A config.json, in bytes: thousands of registries. A larger one is most likely another file.
+/// The largest config.json, in bytes: enough for thousands of registries.
 pub(crate) const LARGEST_FILE: u64 = 1024 * 1024;
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
         read(json.as_bytes(), &server("r.example", 443))
     }
 
-    /// What serves where no helper does.
+    /// Renders the credential of an entry.
     fn shown(entry: &Entry) -> String {
         match &entry.credential {
             None => "none".into(),

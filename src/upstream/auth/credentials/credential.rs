@@ -1,9 +1,9 @@
-//! What is shown for an identity, and what can't be shown in HTTP at all.
+//! The credentials of an identity, checked for what HTTP can carry.
 
 use crate::config::Login;
 use crate::proto::Secret;
 
-/// What is shown to an upstream or to its token endpoint.
+/// A credential for an upstream or its token endpoint.
 #[derive(Debug, Clone)]
 pub(crate) enum Credential {
     /// Nothing.
@@ -16,7 +16,7 @@ pub(crate) enum Credential {
     RegistryToken(Secret),
 }
 
-/// Why what a helper or a file holds is of no use. Never repeats it.
+/// The reason why a credential of a helper or a file can't be used. Never repeats the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
     /// Neither base64, nor UTF-8 with a colon in it.
@@ -31,13 +31,13 @@ pub(crate) enum Flaw {
     /// RFC 7617 section 2 forbids them in both.
     #[error("user name or password hold a control character")]
     Control,
-    /// A token that can't stand in a request.
+    /// A token that can't be sent in a header.
     #[error("the token is empty or holds characters that no token has")]
     Token,
 }
 
 impl Credential {
-    /// Name and password, where HTTP can carry them.
+    /// Checks that Basic authentication can carry the name and password.
     pub(crate) fn password(username: String, password: String) -> Result<Self, Flaw> {
         if username.is_empty() {
             return Err(Flaw::NoName);

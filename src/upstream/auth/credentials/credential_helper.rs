@@ -1,6 +1,6 @@
-//! A credential helper and what it answered last.
+//! A credential helper and its last answer.
 //!
-//! Running one takes a process and often a call to a cloud, so all workers share one answer, and one run.
+//! A run takes a process and often a call to a cloud, so all workers share one run and its answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,25 +29,25 @@ struct Kept {
     outcome: Result<Credential, HelperError>,
     /// The end of the last run.
     ran: Instant,
-    /// From then on it is asked for anew, and still serves meanwhile.
+    /// When it is renewed; it still serves meanwhile.
     renewed_from: Instant,
     good_until: Instant,
 }
 
 impl Helper {
-    /// `program`, to be asked for the credentials kept under `server`. Runs nothing yet.
+    /// Creates a helper that asks `program` for the credentials kept under `server`. Runs nothing yet.
     pub(crate) fn new(program: Program, server: &str) -> Self {
         let (kept, runs) = (Mutex::default(), SingleFlight::default());
         Self(Arc::new(Inner { program, server: server.to_owned(), kept, runs }))
     }
 
-    /// What the program is called.
+    /// Returns the program's file name.
     pub(crate) fn program(&self) -> String {
         self.0.program.name()
     }
 
-    /// The last answer while it is good, else a new one. Callers at the same time, on any worker, share a run, which
-    /// goes on when they go away. A failure is an answer for 10 s.
+    /// Returns the last answer while it is valid, else a new one. Concurrent callers, on any worker, share a run, which
+    /// goes on when they leave. A failure is an answer for 10 s.
     pub(crate) async fn credential(&self) -> Result<Credential, HelperError> {
         if let Some(kept) = self.0.good() {
             if clock::now() >= kept.renewed_from {
@@ -67,8 +67,8 @@ impl Helper {
         outcome.unwrap_or(Err(HelperError::Interrupted))
     }
 
-    /// The answer was refused: there is a new one as soon as 10 s have passed since the program ran. Until then the
-    /// old one serves: it is the newest there is, and what was refused may have been the one before it.
+    /// Notes that the upstream refused the answer: it expires as soon as 10 s have passed since the program ran. Until
+    /// then it serves: the refused one may have been the answer before it.
     pub(crate) fn refused(&self) {
         if let Some(kept) = self.0.kept().as_mut() {
             kept.good_until = kept.good_until.min(kept.ran + PAUSE);
@@ -99,7 +99,7 @@ impl Inner {
         self.kept().as_ref().filter(|kept| now < kept.good_until).cloned()
     }
 
-    /// To be called by one task at a time.
+    /// Runs the program. To be called by one task at a time.
     async fn run(&self) -> Result<Credential, HelperError> {
         let outcome = self.program.get(&self.server).await;
         self.keep(&outcome);
@@ -110,7 +110,7 @@ impl Inner {
         let now = clock::now();
         let mut kept = self.kept();
         match kept.as_mut() {
-            // What is still good is better than an error.
+            // A valid answer is better than an error.
             Some(old) if outcome.is_err() && old.outcome.is_ok() && now < old.good_until => {
                 (old.ran, old.renewed_from) = (now, now + PAUSE);
             }
@@ -119,7 +119,6 @@ impl Inner {
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
-        // Nothing panics while it is held, and what is kept is whole at any moment.
         self.kept.lock()
     }
 }
@@ -131,14 +130,14 @@ impl Kept {
     }
 }
 
-/// How long an answer is kept. It does not say how long it is good, and helpers keep by themselves what takes long to
-/// get; those for clouds give out tokens of an hour, less what they have been kept for.
+/// How long an answer is kept. Answers do not say how long they are valid; helpers for clouds return tokens of an hour,
+/// less the time that the helper itself has kept them.
 const LIFE: Duration = Duration::from_secs(10 * 60);
 
 /// How long before its end an answer is renewed: longer than a helper may take, several times over.
 const EARLY: Duration = Duration::from_secs(2 * 60);
 
-/// The least time from a run that was of no use to the next: a broken helper must not be started by every request.
+/// The least time from a failed or refused run to the next: a broken helper must not be started by every request.
 const PAUSE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) struct DockerConfig(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     server: Server,
-    /// Where the helpers are; empty: on PATH.
+    /// The directory of the helpers; empty: PATH.
     helpers: PathBuf,
     state: Mutex<State>,
 }
@@ -35,9 +35,9 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     looked: Option<Instant>,
-    /// Of the file that is in force.
+    /// The stamp of the file in force.
     stamp: Option<Stamp>,
-    /// The last error, so that it is complained about once.
+    /// The last error, so that it is logged once.
     error: Option<DockerConfigError>,
     found: Option<Arc<Found>>,
 }
@@ -49,20 +49,20 @@ struct Found {
 }
 
 impl DockerConfig {
-    /// The file at `path`. Reads nothing yet.
+    /// Creates the reader of the file at `path`. Reads nothing yet.
     pub(crate) fn new(path: &Path, server: Server) -> Self {
         let state = Mutex::new(State { looked: None, stamp: None, error: None, found: None });
         Self(Arc::new(Inner { path: path.to_owned(), server, helpers: PathBuf::new(), state }))
     }
 
-    /// What the file, or the helper that it names, holds for the registry. Looks every 2 s whether the file has
-    /// changed; one that is broken leaves in force what was read before.
+    /// Returns the credential in the file or of the helper that it names. Checks every 2 s if the file has changed; a
+    /// broken file leaves the previous content in force.
     pub(crate) async fn credential(&self) -> Result<Credential, CredentialError> {
         let result = async { self.found().await?.credential(&self.0.server).await }.await;
         result.map_err(|why| CredentialError::DockerConfig { file: self.0.path.clone(), why })
     }
 
-    /// The answer of the helper was refused.
+    /// Notes that the upstream refused the credential: the helper is asked anew.
     pub(crate) fn refused(&self) {
         let found = self.0.state().found.clone();
         if let Some((_, helper)) = found.as_ref().and_then(|found| found.helper.as_ref()) {
@@ -73,7 +73,7 @@ impl DockerConfig {
     async fn found(&self) -> Result<Arc<Found>, DockerConfigError> {
         if self.0.is_due() {
             let inner = self.0.clone();
-            // It may lie on a mount that is slow.
+            // The file may lie on a slow mount.
             let _ = tokio::task::spawn_blocking(move || inner.look()).await;
         }
         let state = self.0.state();
@@ -101,7 +101,8 @@ impl Found {
 }
 
 impl Inner {
-    /// UpstreamIdentity finds that it is time to look is the one who does; who finds nothing at all yet looks for himself.
+    /// Returns true if the caller must check the file: the first caller after the interval, and every caller before the
+    /// first result.
     fn is_due(&self) -> bool {
         let now = clock::now();
         let mut state = self.state();
@@ -113,7 +114,8 @@ impl Inner {
         !recent || nothing
     }
 
-    /// A broken file is read again at each look: mended permissions change no stamp.
+    /// Reads the file if it has changed. A broken file is read each time: corrected permissions do not change the
+    /// stamp.
     fn look(&self) {
         if self.state().stamp == Some(Stamp::of(&self.path)) {
             return;
@@ -124,7 +126,7 @@ impl Inner {
         }
     }
 
-    /// The stamp is the one that it had before the first byte was read.
+    /// Reads the file, and the stamp that it had before the first byte was read.
     fn read(&self) -> Result<(Stamp, Entry), DockerConfigError> {
         let (stamp, bytes) = read(&self.path).map_err(|error| DockerConfigError::Read(error.to_string()))?;
         if bytes.len() as u64 > LARGEST_FILE {
@@ -141,7 +143,7 @@ impl Inner {
         (state.stamp, state.error) = (Some(stamp), None);
     }
 
-    /// A helper that is named again keeps its answer.
+    /// Returns the helper of that name. One that the old file named as well keeps its answer.
     fn helper(&self, name: String, old: Option<&Found>) -> (String, Helper) {
         let kept = old.and_then(|old| old.helper.as_ref()).filter(|(kept, _)| *kept == name);
         let new = || Helper::new(Program::new(&self.helpers, &name), self.server.key());
@@ -159,7 +161,6 @@ impl Inner {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, and all of it is set at once.
         self.state.lock()
     }
 }

@@ -1,11 +1,11 @@
-//! Why there are no credentials to show.
+//! Errors of credential sources.
 
 use std::path::PathBuf;
 
 use crate::upstream::auth::credentials::config_json::DockerConfigError;
 use crate::upstream::auth::credentials::program::HelperError;
 
-/// Why there are no credentials to show. Names the key that they should have come from, never what they are.
+/// The reason why there are no credentials. Names the configuration key, never the credentials.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CredentialError {
     /// The helper gave none.

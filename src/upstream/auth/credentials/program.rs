@@ -1,4 +1,4 @@
-//! The programs `docker-credential-NAME` (docker-credential-helpers): one question, one answer.
+//! Runs the programs `docker-credential-NAME` (docker-credential-helpers).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,34 +13,34 @@ use tokio::process::{Child, Command};
 use crate::config::limits;
 use crate::upstream::auth::credentials::credential::{Credential, Flaw};
 
-/// Why a helper gave no credentials. Says nothing of what they would have been.
+/// The reason why a helper gave no credentials. Never repeats its answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HelperError {
-    /// No directory of PATH has it.
+    /// It is in no directory of PATH.
     #[error("there is no such program on PATH")]
     Absent,
-    /// The system did not start it or did not let it speak.
+    /// It could not be started, or its pipes broke.
     #[error("it can't be run: {0}")]
     Run(String),
-    /// It ran for too long and was ended. Holds its time.
+    /// It ran for longer than this and was killed.
     #[error("it did not answer within {0:?}")]
     Slow(Duration),
-    /// It went on and on.
+    /// Its answer is too long.
     #[error("its answer is longer than {} KiB", ANSWER_BYTES / 1024)]
     Long,
     /// It keeps nothing under this key.
     #[error("it holds nothing for {0}")]
     Nothing(String),
-    /// It failed. Holds its exit status and, where it can be shown, its message.
+    /// It failed, with this exit status and message.
     #[error("it failed ({0})")]
     Failed(String),
-    /// It succeeded and printed something else than its protocol has.
+    /// It succeeded, and its answer is not that of the protocol.
     #[error("its answer is not JSON with Username and Secret")]
     Answer,
-    /// Its answer is of no use.
+    /// Its credential can't be used.
     #[error("its answer is of no use: {0}")]
     Flawed(#[from] Flaw),
-    /// The gateway is ending.
+    /// The gateway is shutting down.
     #[error("it was interrupted")]
     Interrupted,
 }
@@ -53,18 +53,18 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// `docker-credential-NAME` in `directory`; on PATH where that is empty.
+    /// Names `docker-credential-NAME` in `directory`, or on PATH where that is empty.
     pub(crate) fn new(directory: &Path, name: &str) -> Self {
         Self { path: directory.join(format!("docker-credential-{name}")), limit: DEADLINE }
     }
 
-    /// What it is called.
+    /// Returns its file name.
     pub(crate) fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Asks it for the credentials kept under `server`. Ends it, and what it has started, when it takes too long or
-    /// nobody waits any more.
+    /// Asks it for the credentials kept under `server`. Kills it and its children when it takes too long or the caller
+    /// leaves.
     pub(crate) async fn get(&self, server: &str) -> Result<Credential, HelperError> {
         let run = tokio::time::timeout(self.limit, self.run(server)).await;
         let (status, output) = run.map_err(|_| HelperError::Slow(self.limit))??;
@@ -78,7 +78,7 @@ impl Program {
         Ok((status, output))
     }
 
-    /// In a process group of its own, so that its children can be ended with it.
+    /// Starts it in a process group of its own, so that its children can be killed with it.
     fn start(&self) -> Result<Running, HelperError> {
         let mut command = Command::new(&self.path);
         command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -90,12 +90,12 @@ impl Program {
     }
 }
 
-/// Whether `docker-credential-` and this is a program's name and not a way to somewhere else.
+/// Returns true if `docker-credential-NAME` is a file name and not a path.
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// A program that is ended when this goes.
+/// A running program, killed on drop.
 struct Running(Child);
 
 impl Running {
@@ -115,7 +115,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // There is no number once its end has been seen; until then nobody else can have it.
+        // The id is `None` once the end has been seen; until then no other process can have it.
         let number = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         if let Some(group) = number {
             let _ = kill_process_group(group, Signal::KILL);
@@ -131,7 +131,7 @@ struct Answer {
 }
 
 fn answer(output: &[u8]) -> Result<Credential, HelperError> {
-    // serde's error would repeat what it did not like.
+    // serde's error would repeat the answer.
     let Answer { username, secret } = serde_json::from_slice(output).map_err(|_| HelperError::Answer)?;
     if username == IDENTITY_TOKEN {
         return Ok(Credential::identity_token(secret)?);
@@ -139,7 +139,7 @@ fn answer(output: &[u8]) -> Result<Credential, HelperError> {
     Ok(Credential::password(username, secret)?)
 }
 
-/// Helpers say on their standard output what went wrong.
+/// Reads the error of a helper, which it writes to its standard output.
 fn failure(status: ExitStatus, output: &[u8], server: &str) -> HelperError {
     match message(output) {
         Some(message) if message == NOT_FOUND => HelperError::Nothing(server.to_owned()),
@@ -148,7 +148,7 @@ fn failure(status: ExitStatus, output: &[u8], server: &str) -> HelperError {
     }
 }
 
-/// The first line, fit for a log; none where it may be the answer.
+/// Returns the first line, fit for a log; `None` where the output may hold credentials.
 fn message(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     if text.contains(['{', '}']) || text.trim_start().starts_with(['[', '"']) {
@@ -159,16 +159,16 @@ fn message(output: &[u8]) -> Option<String> {
     (!shown.is_empty()).then_some(shown)
 }
 
-/// Helpers for clouds ask their servers for a token, over a network that may be slow; none takes longer and succeeds.
+/// How long a helper may run: helpers for clouds ask a server over a slow network.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A helper's answer, in bytes: it is a token in a few words of JSON.
+/// The longest answer, in bytes: a token in a little JSON.
 const ANSWER_BYTES: u64 = limits::TOKEN_BYTES as u64;
 
-/// How much of a failed helper's message is shown: it is a line for a log.
+/// The longest message of a failed helper, in characters: a line for a log.
 const MESSAGE_CHARACTERS: usize = 200;
 
-/// What every helper says that has nothing (docker-credential-helpers `credentials/error.go`).
+/// The message of a helper without the credentials (docker-credential-helpers `credentials/error.go`).
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
 /// The user name that makes the secret a refresh token (docker-credential-helpers `credentials/credentials.go`).

@@ -1,4 +1,4 @@
-//! Under which names a registry's credentials are kept.
+//! The names that credential stores keep a registry's credentials under.
 
 use crate::config::UpstreamUrl;
 use crate::proto::Authority;
@@ -14,20 +14,20 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The registry at `url`.
+    /// Creates the names of the registry at `url`.
     pub(crate) fn of(url: &UpstreamUrl) -> Self {
         let key = if is_hub(&url.host) { HUB_KEY.to_owned() } else { url.authority() };
         Self { key, host: url.host.clone(), port: url.port, own_port: scheme_port(url.https) }
     }
 
-    /// What a helper is asked for, and what `docker login` writes: `host` or `host:port`, and a URL of old for
-    /// Docker Hub.
+    /// Returns the name that a helper is asked for and that `docker login` writes: `host` or `host:port`, and an old
+    /// URL for Docker Hub.
     pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
-    /// Whether what is kept under `key` is for this registry: `host`, `host:port`, or a URL. A key without a port is
-    /// for the scheme's own port; one that names a path below the registry is for less than the registry.
+    /// Returns true if `key`, which is `host`, `host:port` or a URL, names this registry. A key without a port means
+    /// the scheme's own port; a key with a path below the registry names something else.
     pub(crate) fn is(&self, key: &str) -> bool {
         let key = key.to_ascii_lowercase();
         let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(&key);
@@ -46,7 +46,7 @@ fn is_hub(host: &str) -> bool {
     ["docker.io", "registry-1.docker.io", "index.docker.io"].contains(&host)
 }
 
-/// Docker Hub's, since before there was a second version of the API.
+/// The key of Docker Hub, from the time of the first version of the API.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::upstream::auth::scheme::Refusal;
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::auth::token::lifetime::Lifetime;
 
-/// A token that can be shown.
+/// A token that can be presented.
 #[derive(Debug)]
 pub(crate) struct AccessToken {
     /// `Bearer …`, marked as sensitive.
@@ -22,9 +22,9 @@ pub(crate) struct AccessToken {
     made: Instant,
     /// From here on it is renewed if it is in use.
     renew: Instant,
-    /// From here on it is not shown any more.
+    /// From here on it is not presented any more.
     expires: Instant,
-    /// It has been shown.
+    /// It has been presented.
     used: AtomicBool,
     /// Its renewal is under way, or has been refused.
     renewing: AtomicBool,
@@ -46,7 +46,7 @@ impl AccessToken {
         now >= self.expires
     }
 
-    /// Notes that a request shows it: only a token in use is renewed.
+    /// Notes that a request presents it: only a token in use is renewed.
     pub(crate) fn note_use(&self) {
         self.used.store(true, Ordering::Relaxed);
     }

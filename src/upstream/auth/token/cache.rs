@@ -36,7 +36,7 @@ pub(crate) trait FetchToken: Clone + Send + Sync + 'static {
 /// The outcome of a request for a token, shared by all who waited for it.
 type Outcome = Result<Arc<AccessToken>, Arc<TokenError>>;
 
-/// The reason why there is no token to show.
+/// The reason why there is no token to present.
 #[derive(Debug)]
 pub(crate) struct Missing {
     pub(crate) error: Arc<TokenError>,

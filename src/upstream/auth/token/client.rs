@@ -1,4 +1,4 @@
-//! Asking a token endpoint (token auth, token.md and oauth.md).
+//! Asks token endpoints (token auth, token.md and oauth.md).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +30,7 @@ pub(crate) struct TokenClient {
 /// A token endpoint's answer.
 pub(crate) struct IssuedToken {
     pub(crate) answer: TokenAnswer,
-    /// `Bearer …`, marked as sensitive.
+    /// Returns `Bearer …`, marked as sensitive.
     pub(crate) header: HeaderValue,
     /// The time of the endpoint's clock.
     pub(crate) date: Option<std::time::SystemTime>,
@@ -77,7 +77,7 @@ impl TokenClient {
         Ok(IssuedToken { answer, header, date })
     }
 
-    /// What every registry understands: GET with the password as Basic. A redirect is followed to where the
+    /// Sends a GET with the password as Basic, which every registry understands. Follows redirects to where the
     /// credentials may go and nowhere else.
     async fn get(
         &self,
@@ -102,7 +102,7 @@ impl TokenClient {
         Err(TokenError::Answer { endpoint, reason: "it redirects in circles".to_owned() })
     }
 
-    /// A refresh token is exchanged by POST (oauth.md).
+    /// Exchanges a refresh token by POST (oauth.md).
     async fn post(
         &self,
         endpoint: &TokenEndpoint,
@@ -157,7 +157,7 @@ impl TokenClient {
     }
 }
 
-/// A token that came with the credentials is good for as long as they say so.
+/// Returns the token that came with the credentials, whose lifetime is not known.
 fn ready(
     token: &Secret,
     scopes: ScopeSet,
@@ -171,7 +171,7 @@ fn ready(
     Ok(AccessToken::new(bearer(token).ok_or_else(wrong)?, scopes, asked, Lifetime::UNKNOWN))
 }
 
-/// `Bearer …`, marked as sensitive.
+/// Returns `Bearer …`, marked as sensitive.
 pub(crate) fn bearer(token: &Secret) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(["Bearer ", token.expose()].concat()).ok()?;
     value.set_sensitive(true);
@@ -186,7 +186,7 @@ fn fields() -> HeaderMap {
     ])
 }
 
-/// `Basic …`, marked as sensitive.
+/// Returns `Basic …`, marked as sensitive.
 pub(crate) fn basic(login: &Login) -> HeaderValue {
     let credentials = Authorization::Basic { user: login.username.clone(), password: login.password.clone() };
     let rendered = credentials.render().and_then(|value| HeaderValue::try_from(value.expose()).ok());
@@ -206,8 +206,8 @@ pub(crate) fn request_url(endpoint: &TokenEndpoint, login: Option<&Login>, scope
     with_query(&endpoint.realm, &query(endpoint, login, scopes))
 }
 
-/// `account` is not in the specification; docker sends it, and some token servers look at it. Each scope has a
-/// parameter of its own, as docker sends them.
+/// Renders the query of a GET. `account` is not in the specification; docker sends it, and some token servers read it.
+/// Each scope has a parameter of its own, as docker sends them.
 fn query(endpoint: &TokenEndpoint, login: Option<&Login>, scopes: &ScopeSet) -> String {
     let service = endpoint.service.as_deref().map(|service| ("service", service));
     let account = login.map(|login| ("account", login.username.as_str()));
@@ -216,7 +216,7 @@ fn query(endpoint: &TokenEndpoint, login: Option<&Login>, scopes: &ScopeSet) -> 
     encoded(account.into_iter().chain(service).chain(scopes))
 }
 
-/// A realm may have parameters of its own; they stay.
+/// Appends a query to a realm, which may have parameters of its own.
 fn with_query(realm: &str, query: &str) -> String {
     let realm = realm.split('#').next().unwrap_or_default();
     match realm.split_once('?') {
@@ -227,7 +227,7 @@ fn with_query(realm: &str, query: &str) -> String {
     }
 }
 
-/// application/x-www-form-urlencoded, with every byte but the unreserved ones of RFC 3986 encoded.
+/// Encodes pairs as application/x-www-form-urlencoded, every byte but the unreserved ones of RFC 3986.
 fn encoded<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = String::new();
     for (name, value) in pairs {

@@ -1,25 +1,25 @@
-//! For how long a token is shown.
+//! The lifetime of a token.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::limits;
 use crate::proto::TokenAnswer;
 
-/// How long a token serves, from the moment at which it was asked for.
+/// The lifetime of a token, from the moment at which it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lifetime {
     /// When a token that is in use is renewed.
     pub(crate) until_renewal: Duration,
-    /// When it is not shown any more.
+    /// When it is not presented any more.
     pub(crate) until_end: Duration,
 }
 
 impl Lifetime {
-    /// Of a token that says nothing of it.
+    /// The lifetime of a token that does not say it.
     pub(crate) const UNKNOWN: Self =
         Self { until_renewal: Duration::from_secs(45), until_end: Duration::from_secs(60) };
 
-    /// Of a token that came at `now`; `date` is what the token endpoint's own clock said then.
+    /// Returns the lifetime of a token that came at `now`, when the token endpoint's own clock said `date`.
     ///
     /// `expires_in` counts from `issued_at` where the answer has one (token auth, token.md), which is a time of the
     /// endpoint's clock: its age is measured on that clock, so that ours may be wrong.
@@ -31,12 +31,12 @@ impl Lifetime {
         let age =
             answer.issued_at_unix().map_or(0, |issued| seconds(date.unwrap_or(now)).saturating_sub(issued));
         let age = u64::try_from(age).unwrap_or_default();
-        // One that seems over already was given to us this moment: one of the clocks is wrong.
+        // A token that seems expired was issued this moment: one of the clocks is wrong.
         let left = whole.saturating_sub(age).max(whole.min(SHORTEST));
         Self::lasting(Duration::from_secs(left))
     }
 
-    /// A tenth, and at most half a minute, is left for the way and for clocks that differ.
+    /// Leaves a tenth, and at most half a minute, for the way and for clocks that differ.
     fn lasting(left: Duration) -> Self {
         let until_end = left - (left / 10).min(MARGIN);
         Self { until_renewal: until_end * 3 / 4, until_end }
@@ -49,7 +49,7 @@ fn seconds(time: SystemTime) -> i64 {
 
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// Seconds for which a token is believed in any case. A 401 takes it back.
+/// The shortest lifetime, in seconds, that is believed. A 401 ends it earlier.
 const SHORTEST: u64 = 10;
 
 #[cfg(test)]

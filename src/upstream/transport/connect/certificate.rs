@@ -1,17 +1,17 @@
-//! What a certificate says of itself (RFC 5280 section 4.1), for people to read. Nothing is decided by it.
+//! Reads certificates for display (RFC 5280 section 4.1). Nothing is decided by it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Whose a certificate is, and for how long.
+/// The owner, issuer and validity of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Certificate {
     /// Its owner: `CN=registry.example.com, O=Example`. Empty where only its names say so.
     pub subject: String,
     /// The name of the signer.
     pub issuer: String,
-    /// From when it is good.
+    /// The start of its validity.
     pub not_before: SystemTime,
-    /// Until when it is good.
+    /// The end of its validity.
     pub not_after: SystemTime,
 }
 
@@ -38,7 +38,7 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 
-/// The attributes of a name that are worth showing (RFC 5280 appendix A.1), by what they end in below 2.5.4.
+/// The attributes of a name that are shown (RFC 5280 appendix A.1), by their number below 2.5.4.
 const ATTRIBUTES: [(u8, &str); 2] = [(3, "CN"), (10, "O")];
 
 /// One element of DER (X.690 section 8.1): a tag of one byte and its content.
@@ -48,7 +48,7 @@ struct Element<'a> {
 }
 
 impl<'a> Element<'a> {
-    /// The first element, and what follows it.
+    /// Splits off the first element.
     fn first(der: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (&tag, rest) = der.split_first()?;
         let (&short, rest) = rest.split_first()?;
@@ -78,7 +78,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Sequence of sets of pairs of a type and a value.
+/// Renders a name: a sequence of sets of pairs of a type and a value.
 fn name(name: &Element<'_>) -> String {
     let pairs = Elements(name.content).flat_map(|set| Elements(set.content));
     let shown = pairs.filter_map(|pair| {
@@ -95,7 +95,7 @@ fn attribute(kind: &Element<'_>) -> Option<&'static str> {
     known.map(|(_, name)| *name)
 }
 
-/// Whoever shows the certificate has chosen it: nothing goes through that could disturb a terminal.
+/// Removes what could disturb a terminal: the server has chosen the text.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(LONGEST).collect()
 }

@@ -18,15 +18,15 @@ use crate::upstream::transport::connect::tls::{Connectors, Protocols};
 use crate::upstream::transport::connect::{tcp, tls, tunnel};
 use crate::upstream::transport::http1::Transport;
 
-/// A connection on which nothing has been said yet.
+/// A fresh connection.
 pub(crate) struct Connected {
-    /// The bytes.
+    /// Its byte stream.
     pub(crate) io: Box<dyn Transport>,
-    /// Whether the server chose HTTP/2.
+    /// True if the server chose HTTP/2.
     pub(crate) http2: bool,
 }
 
-/// Makes the connections of one upstream: to itself, and to where it sends us.
+/// Makes the connections of one upstream: to itself, and to where it redirects.
 pub(crate) struct Dialer {
     tls: Connectors,
     proxy: Option<Proxy>,
@@ -44,10 +44,10 @@ impl Dialer {
         Ok(Self { tls: Connectors::new(settings)?, proxy: settings.proxy.clone() })
     }
 
-    /// Connects to where `destination` leads, within `limit`, TLS and the proxy's answer included.
+    /// Connects to `destination` within `limit`, TLS and the proxy's answer included.
     ///
     /// # Errors
-    /// [`DialError`], whose words name the key to set where one would help.
+    /// [`DialError`], which names the key to set where one would help.
     pub(crate) async fn dial(
         &self,
         destination: &Destination,
@@ -89,10 +89,10 @@ impl Dialer {
         connector.with_alpn(tls::alpn(protocols)).connect(name, tcp).await.map_err(failed)
     }
 
-    /// What the server shows of itself, its own certificate first; as far as it can be read. Connects for it.
+    /// Connects, and returns the server's certificates as far as they can be read, its own first.
     ///
     /// # Errors
-    /// As [`Self::dial`]: what is not accepted is not shown either.
+    /// As [`Self::dial`]: a certificate that is not accepted is not returned either.
     pub(crate) async fn certificates(
         &self,
         destination: &Destination,
@@ -120,7 +120,7 @@ impl Dialer {
             let connected = tcp::connect(&origin.host, origin.port, destination.addresses(), deadline).await;
             return connected.map_err(|error| unreachable(error, destination));
         };
-        // A name is the proxy's to resolve; an address is known here.
+        // The proxy resolves names; an address is checked here.
         if tcp::is_forbidden_literal(&origin.host, destination.addresses()) {
             return Err(DialError::Private { host: destination.entry() });
         }
@@ -133,7 +133,7 @@ impl Dialer {
     }
 }
 
-/// What the certificate must be for.
+/// Returns the name that the certificate must have.
 fn server_name(host: &str) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
     ServerName::try_from(host.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Why nobody could be reached, and what the operator can do about it.
+//! Errors of dialling, and what the operator can do about them.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use rustls::pki_types::InvalidDnsNameError;
 use crate::upstream::transport::connect::fault::CertificateFault;
 use crate::upstream::transport::connect::tunnel::ProxyError;
 
-/// Why an upstream, or a host that it sends us to, could not be reached.
+/// The reason why an upstream, or a host that it redirects to, could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// Its name has no address.
@@ -16,25 +16,25 @@ pub(crate) enum DialError {
     Resolve {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
-    /// It has addresses, and only such as nobody on the internet could mean.
+    /// It has private addresses alone.
     #[error(
         "{host} has only private addresses; to allow it: redirect_hosts = [\"{host}\"], or realm_hosts where tokens are \
          asked for; an entry with a star is for public addresses alone"
     )]
     Private {
-        /// The host, and the port where it must be written: as the two keys have it.
+        /// The host as the two keys would name it.
         host: String,
     },
-    /// None of its addresses took the connection.
+    /// None of its addresses accepted the connection.
     #[error("cannot connect to {authority}")]
     Connect {
         /// Host and port.
         authority: String,
-        /// What the last address said.
+        /// The error of the last address.
         #[source]
         source: io::Error,
     },
@@ -52,7 +52,7 @@ pub(crate) enum DialError {
     Tls {
         /// Host and port.
         authority: String,
-        /// What rustls said.
+        /// The error of rustls.
         #[source]
         source: io::Error,
     },
@@ -67,13 +67,13 @@ pub(crate) enum DialError {
 }
 
 impl DialError {
-    /// Whether the server speaks none of the protocols that it was offered (RFC 7301 section 3.2).
+    /// Returns true if the server refuses all protocols that it was offered (RFC 7301 section 3.2).
     pub(crate) fn is_no_protocol(&self) -> bool {
         let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
         self.rustls() == Some(&alert)
     }
 
-    /// What is wrong with the server's certificate, where that is what failed.
+    /// Returns the fault of the server's certificate, if that is the reason.
     pub(crate) fn certificate_fault(&self) -> Option<CertificateFault> {
         match self.rustls()? {
             rustls::Error::InvalidCertificate(error) => Some(CertificateFault::of(error)),
@@ -81,7 +81,7 @@ impl DialError {
         }
     }
 
-    /// Whether the next attempt may end otherwise though nobody changes a setting.
+    /// Returns true if another attempt may help without a change of settings.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Resolve { .. } | Self::Connect { .. } | Self::Timeout { .. } => true,
@@ -99,7 +99,7 @@ impl DialError {
     }
 }
 
-/// What tokio-rustls has wrapped.
+/// Returns the error that tokio-rustls has wrapped.
 fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
@@ -117,7 +117,7 @@ fn through(proxy: Option<&str>) -> String {
     proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default()
 }
 
-/// Why an upstream's TLS settings can't be used. A mistake of the configuration.
+/// The reason why an upstream's TLS settings can't be used: a mistake of the configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSettingsError {
     /// The file of `upstream.ca` can't be read as PEM certificates.

@@ -1,4 +1,4 @@
-//! What can be wrong with a certificate, in words.
+//! Faults of certificates.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -8,37 +8,37 @@ use rustls::pki_types::UnixTime;
 
 use crate::upstream::transport::connect::verifier::Distrust;
 
-/// Why a server's certificate is not accepted. `Display` goes on after "the certificate of HOST is refused:".
+/// The reason why a server's certificate is not accepted. `Display` continues "the certificate of HOST is refused:".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CertificateFault {
-    /// It, or one that it depends on, is too old.
+    /// It, or one that it depends on, has expired.
     Expired {
         /// When it was last valid.
         not_after: Option<SystemTime>,
     },
-    /// It, or one that it depends on, is too new; or the clock here is behind.
+    /// It, or one that it depends on, is not valid yet; or the local clock is behind.
     NotYetValid {
         /// When it becomes valid.
         not_before: Option<SystemTime>,
     },
     /// It is another host's.
     NameMismatch {
-        /// The names and addresses that it is for: the first few of them.
+        /// The first names and addresses that it is for.
         names: Vec<String>,
     },
-    /// No authority that is trusted here has issued it, or the server leaves out the certificates in between.
+    /// No trusted authority has issued it, or the server leaves out the intermediate certificates.
     UnknownIssuer,
-    /// It has issued itself.
+    /// It is self-signed.
     SelfSigned,
-    /// An authority of a name that is trusted here has issued it, with a key that is not: it may have been made anew.
+    /// An authority with a trusted name has issued it with another key: it may have been created anew.
     OtherKey,
-    /// It may issue certificates, and is shown as a server's.
+    /// It is an authority's own certificate.
     Authority,
-    /// There is nothing here to trust it by.
+    /// There are no trusted roots.
     NoRoots,
     /// It is not for a server.
     Purpose,
-    /// What else rustls finds.
+    /// Another error of rustls.
     Other(String),
 }
 
@@ -70,7 +70,7 @@ impl CertificateFault {
         })
     }
 
-    /// Whether another file of `upstream.ca` may help.
+    /// Returns true if another file of `upstream.ca` may help.
     pub(crate) fn is_distrust(&self) -> bool {
         matches!(self, Self::UnknownIssuer | Self::SelfSigned | Self::OtherKey | Self::NoRoots)
     }

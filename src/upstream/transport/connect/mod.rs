@@ -1,4 +1,4 @@
-//! Dialling: resolve, filter, connect to the very addresses that passed, and TLS where the URL says https.
+//! Dials: resolves, filters, connects to the addresses that passed, and starts TLS where the URL says https.
 //!
 //! Nothing is dialled but a [`Destination`](crate::upstream::egress::Destination), which says which addresses its host may have and whether a proxy is on the way. A
 //! name is resolved once: what was checked is what is connected to, so that no second answer can slip in between.

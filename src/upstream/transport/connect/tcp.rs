@@ -1,4 +1,4 @@
-//! TCP to the addresses that a host may have.
+//! TCP connections to the allowed addresses of a host.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,14 +13,14 @@ use tokio_rustls::client::TlsStream;
 use crate::upstream::egress::{Addresses, is_public};
 use crate::upstream::transport::http1::Transport;
 
-/// Why there is no TCP connection.
+/// The reason why there is no TCP connection.
 #[derive(Debug)]
 pub(crate) enum TcpError {
     /// The name has no address.
     Resolve(io::Error),
     /// It has none that is allowed.
     Private,
-    /// None took the connection; what the last one said.
+    /// None accepted the connection; the error of the last one.
     Connect(io::Error),
 }
 
@@ -41,7 +41,7 @@ pub(crate) async fn connect(
     connect_to_any(&interleaved(addresses), deadline).await.map_err(TcpError::Connect)
 }
 
-/// Whether `host` is an address, and not one that is allowed.
+/// Returns true if `host` is an address that is not allowed.
 pub(crate) fn is_forbidden_literal(host: &str, allowed: Addresses) -> bool {
     host.parse().is_ok_and(|address| !is_allowed(address, allowed))
 }
@@ -53,8 +53,8 @@ fn is_allowed(address: IpAddr, allowed: Addresses) -> bool {
     }
 }
 
-/// The resolver's order, but both families by turns (RFC 8305 section 4): a network where one of them is broken costs
-/// one address's share of the time.
+/// Keeps the resolver's order, but alternates between the families (RFC 8305 section 4): a network where one of them is
+/// broken costs one address's share of the time.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) =
@@ -67,11 +67,11 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     turns.flatten().collect()
 }
 
-/// Tries one after the other; the error is the last one's.
+/// Tries one address after the other. The error is the last one's.
 async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<Tcp> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for (place, address) in addresses.iter().enumerate() {
-        // An address that swallows everything leaves the others their share of the time.
+        // An address that never answers leaves the others their share of the time.
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - place).unwrap_or(1);
         let connected = tokio::time::timeout(share, TcpStream::connect(address)).await;
@@ -95,13 +95,13 @@ impl Transport for Tcp {
         use rustix::net::{RecvFlags, recv};
         let mut byte = [0u8; 1];
         let peeked = recv(&self.0, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        // While it lies idle neither data nor an end belongs here; "would block" is the one good answer.
+        // An idle connection has neither data nor an end; "would block" is the one good answer.
         !matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
     }
 }
 
 impl Transport for TlsStream<Tcp> {
-    /// What lies in the socket may be a session ticket, which is no data (RFC 8446 section 4.6.1): only TLS can tell.
+    /// The socket may hold a session ticket, which is not data (RFC 8446 section 4.6.1): only TLS can tell.
     fn is_stale(&mut self) -> bool {
         let mut byte = [0u8; 1];
         let mut cx = Context::from_waker(std::task::Waker::noop());

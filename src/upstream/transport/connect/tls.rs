@@ -1,4 +1,4 @@
-//! TLS as a client: what is trusted, and who is shown our certificate.
+//! TLS as a client: trusted roots, and the client certificate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::config::{KeyPair, Upstream};
 use crate::upstream::transport::connect::error::TlsSettingsError;
 use crate::upstream::transport::connect::verifier::Verifier;
 
-/// What may be spoken on a connection.
+/// The protocols to offer on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocols {
-    /// HTTP/1.1, which is what blobs are streamed over.
+    /// HTTP/1.1 alone.
     Http1,
-    /// HTTP/2 where the server takes it, else HTTP/1.1. Without TLS there is nothing to choose by: HTTP/1.1.
+    /// HTTP/2, and HTTP/1.1 for servers without it. Without TLS there is no ALPN: HTTP/1.1.
     Http2,
 }
 
@@ -27,7 +27,7 @@ pub(crate) enum Protocols {
 pub(crate) const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
-/// What is offered, the best first.
+/// Returns the ALPN protocols to offer, the best first.
 pub(crate) fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
     match protocols {
         Protocols::Http1 => vec![HTTP1.to_vec()],
@@ -35,8 +35,8 @@ pub(crate) fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
     }
 }
 
-/// The settings towards the upstream itself and towards everyone else. Apart, so that sessions are too: one that began
-/// unverified, or with our certificate, is never resumed with another's.
+/// The settings towards the upstream itself and towards other hosts. Separate, so that sessions are too: one that began
+/// unverified, or with the client certificate, is never resumed with another host.
 pub(crate) struct Connectors {
     own: TlsConnector,
     others: TlsConnector,
@@ -52,7 +52,8 @@ impl Connectors {
         Ok(Self { own: Arc::new(own).into(), others: Arc::new(others).into() })
     }
 
-    /// `own`: the upstream itself, for which alone `insecure` and `client_certificate` are meant.
+    /// Returns the connector for the upstream itself, to which alone `insecure` and `client_certificate` apply, or for
+    /// others.
     pub(crate) fn connector(&self, own: bool) -> &TlsConnector {
         if own { &self.own } else { &self.others }
     }
@@ -72,7 +73,7 @@ fn config(
     builder.with_client_auth_cert(chain, key).map_err(|error| unusable(pair, &error))
 }
 
-/// The system's roots and, besides, the file of `upstream.ca`.
+/// Reads the system's roots and the file of `upstream.ca`.
 fn roots(settings: &Upstream) -> Result<RootCertStore, TlsSettingsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -99,7 +100,7 @@ fn client_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSettingsError> {
     })
 }
 
-/// At least one.
+/// Reads the certificates in a file, at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let read = read.map_err(|error| error.to_string())?;

@@ -15,7 +15,7 @@ use crate::upstream::egress::url::Origin;
 use crate::upstream::transport::connect::tcp;
 use crate::upstream::transport::connect::tcp::{Tcp, TcpError};
 
-/// Why a proxy gives no tunnel.
+/// The reason why a proxy gives no tunnel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
     /// Its name has no address.
@@ -27,27 +27,27 @@ pub(crate) enum ProxyError {
     /// The connection to it broke before it had answered.
     #[error("the connection to it broke")]
     Io(#[source] io::Error),
-    /// 407, and it was told none.
+    /// 407, and none were sent.
     #[error("it wants a name and a password: upstream.proxy = \"http://NAME:PASSWORD@HOST:PORT\"")]
     CredentialsMissing,
-    /// 407, and it was told some.
+    /// 407 to those that were sent.
     #[error("it does not take the name and password that upstream.proxy or HTTPS_PROXY gives")]
     CredentialsRefused,
-    /// Another status that means no.
+    /// Another status than success.
     #[error("it answered {status} to CONNECT {target}")]
     Refused {
-        /// What it said.
+        /// Its status.
         status: StatusCode,
         /// Host and port that it was asked for.
         target: String,
     },
-    /// Its answer is not what a proxy says.
+    /// Its answer is malformed.
     #[error("its answer is malformed: {0}")]
     Malformed(&'static str),
 }
 
 impl ProxyError {
-    /// Whether it may say something else next time.
+    /// Returns true if another attempt may help.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Resolve(_) | Self::Connect(_) | Self::Io(_) => true,
@@ -67,12 +67,12 @@ impl From<TcpError> for ProxyError {
     }
 }
 
-/// A proxy's host and port, without who it is told we are.
+/// Returns a proxy's host and port, without the login.
 pub(crate) fn authority(proxy: &Proxy) -> String {
     host_and_port(&proxy.host, proxy.port)
 }
 
-/// Connects to the proxy, which the operator has named and may be anywhere, and has it connect to `target`.
+/// Connects to the proxy, which may have any address since the operator has named it, and has it connect to `target`.
 pub(crate) async fn open(proxy: &Proxy, target: &Origin, deadline: Instant) -> Result<Tcp, ProxyError> {
     let mut tcp = tcp::connect(&proxy.host, proxy.port, Addresses::Any, deadline).await?;
     let target = host_and_port(&target.host, target.port);
@@ -88,12 +88,12 @@ pub(crate) async fn open(proxy: &Proxy, target: &Origin, deadline: Instant) -> R
     }
 }
 
-/// Authority-form always has the port (RFC 9112 section 3.2.3).
+/// Renders the authority-form, which always has the port (RFC 9112 section 3.2.3).
 fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Secret, as it may hold the credentials.
+/// Renders the CONNECT request. Secret, as it may hold the credentials.
 fn request(target: &str, proxy: &Proxy) -> Secret {
     let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     let login = proxy.login.as_ref().and_then(|login| {
@@ -107,10 +107,10 @@ fn request(target: &str, proxy: &Proxy) -> Secret {
     Secret::new(head)
 }
 
-/// The status of the final answer.
+/// Returns the status of the final answer.
 ///
-/// Whoever is behind a tunnel speaks second, TLS and HTTP alike: what comes with the head of a success is either not
-/// from there, or a body that the proxy must not send (RFC 9110 section 9.3.6).
+/// The server behind a tunnel speaks second, by TLS and HTTP alike: bytes with the head of a success are not from it,
+/// or are a body that the proxy must not send (RFC 9110 section 9.3.6).
 async fn read_answer(tcp: &mut Tcp) -> Result<StatusCode, ProxyError> {
     let mut head = BytesMut::new();
     let mut left = limits::PROXY_ANSWER_BYTES;
@@ -137,7 +137,7 @@ async fn read_answer(tcp: &mut Tcp) -> Result<StatusCode, ProxyError> {
     }
 }
 
-/// Status and length of one head; `None` while it is incomplete.
+/// Parses status and length of one head; `None` while it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<(StatusCode, usize)>, ProxyError> {
     let mut slots = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
     let mut parsed = httparse::Response::new(&mut slots);

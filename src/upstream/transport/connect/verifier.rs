@@ -1,4 +1,4 @@
-//! Whether a server is who it should be, and if not, why in more detail than rustls has it.
+//! Verifies servers' certificates, with more detailed errors than rustls.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 
-/// Judges the certificates of servers.
+/// Verifies the certificates of servers.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     trust: Trust,
@@ -19,12 +19,12 @@ pub(crate) struct Verifier {
 enum Trust {
     /// `upstream.insecure = true`.
     Everyone,
-    /// An image without a single root: it may well serve upstreams by plain HTTP.
+    /// There are no roots, as in a minimal image: it may serve upstreams by plain HTTP.
     Nobody,
     Roots(Arc<WebPkiServerVerifier>),
 }
 
-/// What rustls has no word for.
+/// Faults that rustls does not tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Distrust {
     #[error("it has issued itself, and is not trusted here")]
@@ -37,16 +37,16 @@ pub(crate) enum Distrust {
     NoRoots,
 }
 
-/// Names of a certificate that are told to the operator: some have hundreds.
+/// Names of a certificate in an error: some certificates have hundreds.
 const NAMES: usize = 8;
 
 impl Verifier {
-    /// Believes everyone. The handshake's signatures are checked nevertheless.
+    /// Accepts every certificate. The handshake's signatures are checked nevertheless.
     pub(crate) fn everyone(provider: &CryptoProvider) -> Self {
         Self { trust: Trust::Everyone, algorithms: provider.signature_verification_algorithms }
     }
 
-    /// Believes whom one of these roots vouches for.
+    /// Accepts certificates that one of these roots has issued.
     pub(crate) fn by_roots(
         roots: RootCertStore,
         provider: &Arc<CryptoProvider>,
@@ -136,8 +136,8 @@ fn is_authority(error: &OtherError) -> bool {
     error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
 }
 
-/// `DnsName("example.com")` and `IpAddress(192.0.2.1)` without what is around them. Whoever shows the certificate has
-/// chosen the name: what could disturb a terminal or a log is left out.
+/// Returns the name in `DnsName("example.com")` or `IpAddress(192.0.2.1)`. The server has chosen it: names that could
+/// disturb a terminal or a log are left out.
 fn plain(name: &str) -> Option<String> {
     let (_, rest) = name.split_once('(')?;
     let name = rest.strip_suffix(')')?.trim_matches('"');

@@ -23,16 +23,16 @@ use crate::upstream::transport::http2::head;
 use crate::upstream::transport::http2::load::Load;
 use crate::upstream::transport::http2::upload::Upload;
 
-/// How long an upstream may take.
+/// The time limits of an exchange.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
-    /// Over the answer's head, once it has the request.
+    /// From the end of the request to the head of the answer.
     pub(crate) response: Duration,
     /// Between two pieces of a body, in either direction.
     pub(crate) stall: Duration,
 }
 
-/// How much the server may send ahead of its reader, in bytes.
+/// The flow-control windows towards the server, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Windows {
     stream: u32,
@@ -40,7 +40,7 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// For small answers that share a connection: readers who read nothing must never use it up for the others.
+    /// For small answers that share a connection: stalled readers must never use it up for the others.
     pub(crate) const SHARED: Self = Self {
         stream: limits::UPSTREAM_H2_SHARED_WINDOW_BYTES,
         connection: limits::UPSTREAM_H2_SHARED_WINDOW_BYTES * limits::UPSTREAM_H2_STREAMS,
@@ -50,16 +50,16 @@ impl Windows {
         Self { stream: limits::H2_STREAM_WINDOW_BYTES, connection: limits::H2_CONNECTION_WINDOW_BYTES };
 }
 
-/// One connection. Cheap to clone; closed when nobody has it and no stream is open on it.
+/// One connection. Cheap to clone; closed when the last clone is dropped and no stream is open.
 #[derive(Clone)]
 pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
-    /// Bodies of answers included.
+    /// Streams that are open, bodies of answers included.
     load: Arc<Load>,
     timeouts: Timeouts,
 }
 
-/// Why a request got no answer.
+/// The reason why a request got no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The connection takes no more requests, and has not processed this one.
@@ -87,7 +87,7 @@ impl Connection {
         let load = Arc::new(Load::default());
         let watch = connection.ping_pong().map(|pings| watch(pings, load.clone()));
         tokio::spawn(async move {
-            // How it ended, all its streams are told.
+            // All its streams learn how it ended.
             match watch {
                 None => drop(connection.await),
                 Some(watch) => tokio::select! {
@@ -99,7 +99,7 @@ impl Connection {
         Ok(Self { sender, load, timeouts })
     }
 
-    /// Whether the server would let another request wait.
+    /// Returns true if the server would let another request wait.
     pub(crate) fn is_full(&self) -> bool {
         let most = self.sender.current_max_send_streams().min(limits::UPSTREAM_H2_STREAMS as usize);
         self.load.count() >= most
@@ -109,7 +109,7 @@ impl Connection {
         self.load.count() == 0
     }
 
-    /// Whether both are the same connection.
+    /// Returns true if both are the same connection.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.load, &other.load)
     }
@@ -169,7 +169,7 @@ impl Failure {
         match error.reason() {
             Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => Self::Http1,
             Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => Self::Refused,
-            // Streams up to the last that the server names go on: this one is behind it.
+            // Streams up to the last one that the server names go on: this one is behind it.
             _ if error.is_go_away() && error.is_remote() => Self::Gone,
             _ if error.is_library() => {
                 Self::Exchange(ExchangeError::Malformed("it breaks the rules of HTTP/2"))
@@ -190,7 +190,7 @@ fn settings(windows: Windows) -> Builder {
     builder
 }
 
-/// Ends when a server on which somebody waits has died without a word.
+/// Ends when a server with open streams answers no ping.
 async fn watch(mut pings: PingPong, load: Arc<Load>) {
     loop {
         tokio::time::sleep(limits::H2_KEEP_ALIVE_INTERVAL).await;

@@ -1,4 +1,4 @@
-//! The body of an answer that came by HTTP/2.
+//! The body of an HTTP/2 response.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,10 +12,10 @@ use crate::body::{Body, BodyError, Stream};
 use crate::clock::Stall;
 use crate::upstream::transport::http2::load::Share;
 
-/// What follows an answer's head on one stream. Dropped before its end it resets the stream.
+/// The body on one stream. Dropped before its end it resets the stream.
 pub(crate) struct Download {
     stream: Option<RecvStream>,
-    /// Came with the head.
+    /// The piece that came with the head.
     first: Option<Bytes>,
     left: Option<u64>,
     stall: Stall,
@@ -24,13 +24,13 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// `left`: the Content-Length, where there is one; `limit`: how long nothing may come.
+    /// Creates the body on `stream`. `left` is the Content-Length, if any, and `limit` the stall limit.
     pub(crate) fn new(stream: RecvStream, left: Option<u64>, share: Share, limit: Duration) -> Self {
         let stream = Some(stream).filter(|_| left != Some(0));
         Self { stream, first: None, left, stall: Stall::new(limit), limit, _share: share }
     }
 
-    /// A body for the answer: held whole when all of it came with the head, else a stream.
+    /// Returns the body: held whole when all of it came with the head, else a stream.
     pub(crate) async fn body(mut self) -> Body {
         if self.stream.is_none() {
             return Body::empty();
@@ -57,7 +57,7 @@ impl Download {
             let item = match ready!(stream.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => continue,
                 Some(Ok(data)) => {
-                    // Fails where the stream is over: then nobody needs the room.
+                    // Fails where the stream is over, which needs no more room.
                     let _ = stream.flow_control().release_capacity(data.len());
                     self.take(data)
                 }
@@ -71,7 +71,7 @@ impl Download {
         }
     }
 
-    /// h2 holds the server to its Content-Length too, so that more than that is an error before it is here.
+    /// Counts a piece. h2 checks Content-Length as well, so that an excess is an error before it is here.
     fn take(&mut self, data: Bytes) -> Option<Result<Bytes, BodyError>> {
         match self.left.map(|left| left.checked_sub(data.len() as u64)) {
             Some(None) => return Some(Err(BodyError::Reset)),

@@ -1,4 +1,4 @@
-//! What stands at the head of an HTTP/2 request, and what the head of an answer says of its body.
+//! The heads of HTTP/2 requests and answers.
 
 use http::response::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -8,8 +8,8 @@ use crate::upstream::egress::url::Url;
 use crate::upstream::exchange::Outgoing;
 use crate::upstream::transport::http1::{ExchangeError, content_length};
 
-/// The head of `request`. `:authority` takes the place of Host (RFC 9113 section 8.3.1). `None` for a URL that can't be
-/// said to the byte.
+/// Returns the head of `request`. `:authority` replaces Host (RFC 9113 section 8.3.1). `None` for a URL that can't be
+/// expressed byte for byte.
 pub(crate) fn request(url: &Url, request: &Outgoing<'_>) -> Option<Request<()>> {
     let mut head = Request::new(());
     *head.method_mut() = request.method.clone();
@@ -36,10 +36,10 @@ fn uri(url: &Url) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Bytes that follow the head; `None` where it does not say.
+/// Returns the length of the body; `None` where the head does not say.
 ///
 /// # Errors
-/// A Content-Length that is none, or two that differ.
+/// A malformed Content-Length, or two that differ.
 pub(crate) fn length(method: &Method, head: &Parts) -> Result<Option<u64>, ExchangeError> {
     if *method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Some(0));

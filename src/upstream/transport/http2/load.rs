@@ -1,13 +1,13 @@
-//! How many requests are under way together.
+//! Counts requests under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Requests under way.
+/// The number of requests under way.
 #[derive(Debug, Default)]
 pub(crate) struct Load(AtomicUsize);
 
-/// One of them, until it is dropped.
+/// One request, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     load: Arc<Load>,
@@ -15,12 +15,12 @@ pub(crate) struct Share {
 }
 
 impl Load {
-    /// How many there are now.
+    /// Returns how many there are now.
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// One more.
+    /// Counts one more.
     pub(crate) fn enter(self: Arc<Self>) -> Share {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
         Share { load: self, number }
@@ -28,7 +28,7 @@ impl Load {
 }
 
 impl Share {
-    /// How many there were when it began.
+    /// Returns how many there were when it began.
     pub(crate) fn number(&self) -> usize {
         self.number
     }

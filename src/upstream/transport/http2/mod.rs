@@ -1,7 +1,7 @@
 //! HTTP/2 towards an upstream (RFC 9113): many requests at a time on one connection, which a task of its own drives.
 //!
-//! On the h2 crate itself, which is what hyper's client stands on: hyper shows a stream that was reset with NO_ERROR or
-//! CANCEL as a clean end, hides whether a request was processed, and starts a task for each.
+//! Uses the h2 crate itself rather than hyper's client: hyper shows a stream that was reset with NO_ERROR or CANCEL as
+//! a clean end, hides if a request was processed, and starts a task for each.
 
 mod connection;
 mod connections;

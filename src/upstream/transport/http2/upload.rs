@@ -1,4 +1,4 @@
-//! The body of a request, as fast as the server's windows let it out.
+//! The body of an HTTP/2 request.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -11,7 +11,7 @@ use crate::body::RequestBody;
 use crate::clock::Stall;
 use crate::upstream::transport::http1::ExchangeError;
 
-/// What is still to be sent on one stream.
+/// The rest of a body, sent as the server's windows allow.
 pub(crate) struct Upload {
     stream: SendStream<Bytes>,
     piece: Bytes,
@@ -19,15 +19,15 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// `stall`: how long the server may take nothing.
+    /// Creates an upload on `stream`. `stall` is how long the server may accept nothing.
     pub(crate) fn new(stream: SendStream<Bytes>, stall: Duration) -> Self {
         Self { stream, piece: Bytes::new(), stall: Stall::new(stall) }
     }
 
-    /// Sends what `body` has. Ready when it is out, or when the server wants no more of it: then it has an answer.
+    /// Sends `body`. Ready when all of it is sent, or when the server wants no more of it: then it has an answer.
     ///
     /// # Errors
-    /// When the client's side breaks, and when the server takes nothing for too long.
+    /// When the client's side breaks, and when the server accepts nothing for too long.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -60,7 +60,7 @@ impl Upload {
         }
     }
 
-    /// Bytes that may go out now: at least one. `None` when the stream is over.
+    /// Waits until bytes may be sent, and returns how many. `None` when the stream is over.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
         self.stream.reserve_capacity(self.piece.len());
         loop {
@@ -75,12 +75,12 @@ impl Upload {
     }
 
     fn send(&mut self, part: Bytes, last: bool) {
-        // A stream that is over by now has an answer, or an error, for whoever waits for its head.
+        // A stream that is over has an answer or an error for the task that waits for its head.
         let _ = self.stream.send_data(part, last);
     }
 }
 
-/// Of a held body nothing is left when its only piece is.
+/// Returns true if a held body has given its only piece.
 fn is_spent(body: &RequestBody) -> bool {
     !body.is_unfinished() && body.remaining() == Some(0)
 }
