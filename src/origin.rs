@@ -179,7 +179,7 @@ impl UpstreamOrigin {
         };
         let sent = match account {
             Account::Requester => self.upstream.send(&self.permit, request).await,
-            Account::Anonymous => self.upstream.send_as_nobody(&self.permit, request).await,
+            Account::Anonymous => self.upstream.send_anonymously(&self.permit, request).await,
         };
         let answer = sent.map_err(|error| self.upstream.no_answer(Some(&self.permit), &error))?;
         if !answer.status.is_success() {

@@ -4,16 +4,16 @@ use serde_json::Value;
 
 use crate::config::UpstreamUrl;
 use crate::upstream::auth::credentials::Credential;
-use crate::upstream::auth::credentials::config_json::{self, Entry};
+use crate::upstream::auth::credentials::config_json::{self, DockerConfigEntry};
 use crate::upstream::auth::credentials::program;
-use crate::upstream::auth::credentials::server::Server;
+use crate::upstream::auth::credentials::server::StoreKey;
 
 /// Reads `data` as a docker `config.json`, for two registries.
 pub fn docker_config(data: &[u8]) {
     let value: Option<Value> = serde_json::from_slice(data).ok();
     for (host, port) in [("registry-1.docker.io", 443), ("r.example", 5000)] {
         let url = UpstreamUrl { https: true, host: host.into(), port, path: String::new() };
-        let server = Server::of(&url);
+        let server = StoreKey::of(&url);
         let Ok(entry) = config_json::read(data, &server) else { continue };
         let said = said(&entry);
         if let Some(value) = &value {
@@ -24,7 +24,7 @@ pub fn docker_config(data: &[u8]) {
 }
 
 /// Returns what an entry holds. Panics if HTTP can't carry it.
-fn said(entry: &Entry) -> (Option<String>, Vec<String>) {
+fn said(entry: &DockerConfigEntry) -> (Option<String>, Vec<String>) {
     if let Some(helper) = &entry.helper {
         assert!(program::is_name(helper) && !helper.contains('/'), "{helper}");
     }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::body::RequestBody;
 use crate::config::limits;
 use crate::upstream::transport::chunked::{Chunked, Malformed, Step};
-use crate::upstream::transport::http1::{Http1Connection, Transport};
+use crate::upstream::transport::http1::{ByteStream, Http1Connection};
 
 /// Reads `data` as an upstream's answer over HTTP/1.1, to a GET and to a HEAD.
 pub fn http1_response(data: &[u8]) {
@@ -87,7 +87,7 @@ struct Script {
     most: usize,
 }
 
-impl Transport for Script {
+impl ByteStream for Script {
     fn is_stale(&mut self) -> bool {
         false
     }

@@ -117,7 +117,7 @@ fn of_token(error: &TokenError, refused: Meaning) -> Meaning {
     let unavailable = |late| Meaning::Unavailable { late, of: Fault::TokenEndpoint };
     match error {
         TokenError::Limited { retry_after, .. } => Meaning::RateLimited { retry_after: *retry_after },
-        TokenError::Refused { .. } | TokenError::Shunned => refused,
+        TokenError::Refused { .. } | TokenError::LockedOut => refused,
         TokenError::Failed { source, .. } => match &**source {
             Error::Timeout => unavailable(true),
             Error::Dial(error) => unavailable(matches!(**error, DialError::Timeout { .. })),
@@ -130,7 +130,7 @@ fn of_token(error: &TokenError, refused: Meaning) -> Meaning {
         TokenError::Status { .. }
         | TokenError::EgressPolicy(_)
         | TokenError::Credentials(_)
-        | TokenError::NotTaken => Meaning::CredentialsRefused,
+        | TokenError::TokensRefused => Meaning::CredentialsRefused,
     }
 }
 

@@ -158,10 +158,10 @@ pub(crate) enum TokenError {
     },
     /// The credentials were refused lately, and are not presented for a while.
     #[error("the credentials were refused a short while ago; they are not tried again yet")]
-    Shunned,
+    LockedOut,
     /// The registry does not take the tokens that its own token endpoint gives.
     #[error("the registry takes none of its token endpoint's tokens: invalid_token")]
-    NotTaken,
+    TokensRefused,
     /// Too many tokens are being asked for already.
     #[error("too many tokens are wanted at once")]
     Busy,
@@ -173,17 +173,17 @@ pub(crate) enum TokenError {
 impl TokenError {
     /// Returns true if the endpoint refuses the credentials, or did so lately.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Shunned)
+        matches!(self, Self::Refused { .. } | Self::LockedOut)
     }
 
     /// Returns true if another token endpoint might have given one.
-    pub(crate) fn may_be_of_the_place(&self) -> bool {
+    pub(crate) fn may_depend_on_endpoint(&self) -> bool {
         match self {
             Self::Limited { .. }
             | Self::Refused { .. }
-            | Self::Shunned
+            | Self::LockedOut
             | Self::Credentials(_)
-            | Self::NotTaken
+            | Self::TokensRefused
             | Self::Busy
             | Self::Abandoned => false,
             Self::EgressPolicy(_) | Self::Status { .. } | Self::Failed { .. } | Self::Answer { .. } => true,
@@ -200,10 +200,10 @@ impl TokenError {
             Self::Status { .. }
             | Self::Failed { .. }
             | Self::Answer { .. }
-            | Self::NotTaken
+            | Self::TokensRefused
             | Self::EgressPolicy(_) => limits::TOKEN_FAILED_PAUSE,
             // No endpoint was asked.
-            Self::Shunned | Self::Abandoned | Self::Busy => Duration::ZERO,
+            Self::LockedOut | Self::Abandoned | Self::Busy => Duration::ZERO,
         }
     }
 }

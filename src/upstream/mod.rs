@@ -24,6 +24,6 @@ pub(crate) use crate::upstream::transport::connect::{
 pub(crate) use error::{Error, TokenError, Unauthorized};
 pub(crate) use exchange::{Purpose, Request, Response};
 pub(crate) use operation::{DOCKER_CONTENT_DIGEST, method_of};
-pub(crate) use probe::{Pass, Probe, Way};
+pub(crate) use probe::{Probe, ProbeAuthorization, ProbeDestination};
 pub(crate) use rate_limit::RateLimit;
 pub(crate) use registry::Upstream;

@@ -37,11 +37,11 @@ pub(crate) struct Probe {
 
 /// A destination that the gateway's rules allow.
 #[derive(Debug, Clone)]
-pub(crate) struct Way(Destination);
+pub(crate) struct ProbeDestination(Destination);
 
 /// The Authorization of a request, if any. Has neither `Debug` nor `Display`.
 #[derive(Clone, Default)]
-pub(crate) struct Pass(Option<HeaderValue>);
+pub(crate) struct ProbeAuthorization(Option<HeaderValue>);
 
 /// A request for a token that has not been sent.
 pub(crate) struct ProbeTokenRequest {
@@ -51,11 +51,11 @@ pub(crate) struct ProbeTokenRequest {
 }
 
 /// A token endpoint's answer.
-pub(crate) struct TokenGiven {
+pub(crate) struct ProbeToken {
     /// The token and its lifetime.
     pub answer: TokenAnswer,
     /// The token as it is presented.
-    pub pass: Pass,
+    pub pass: ProbeAuthorization,
 }
 
 impl Probe {
@@ -89,21 +89,25 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Self::username`].
-    pub(crate) async fn is_somebody(&self) -> Result<bool, CredentialError> {
+    pub(crate) async fn has_credentials(&self) -> Result<bool, CredentialError> {
         Ok(!matches!(self.credential().await?, Credential::Nothing))
     }
 
     /// Returns the upstream itself. `target` begins with `/v2/`; the path of the upstream's URL goes before it.
-    pub(crate) fn own(&self, target: &str) -> Way {
-        Way(self.upstream.egress().own([self.settings().url.path.as_str(), target].concat()))
+    pub(crate) fn own(&self, target: &str) -> ProbeDestination {
+        ProbeDestination(self.upstream.egress().own([self.settings().url.path.as_str(), target].concat()))
     }
 
     /// Returns the destination of a redirect that answered a request to `from`.
     ///
     /// # Errors
     /// When the gateway would not follow it.
-    pub(crate) fn redirect(&self, from: &Way, location: &str) -> Result<Way, EgressError> {
-        self.upstream.egress().redirect(from.0.url(), location).map(Way)
+    pub(crate) fn redirect(
+        &self,
+        from: &ProbeDestination,
+        location: &str,
+    ) -> Result<ProbeDestination, EgressError> {
+        self.upstream.egress().redirect(from.0.url(), location).map(ProbeDestination)
     }
 
     /// Sends one request, answers no challenge and follows no redirect. `pass` goes to the upstream itself alone.
@@ -113,22 +117,22 @@ impl Probe {
     pub(crate) async fn ask(
         &self,
         method: &Method,
-        way: &Way,
+        destination: &ProbeDestination,
         mut headers: HeaderMap,
-        pass: &Pass,
+        pass: &ProbeAuthorization,
     ) -> Result<Response, Error> {
-        set_authorization(&mut headers, pass.0.clone().filter(|_| way.is_own()));
+        set_authorization(&mut headers, pass.0.clone().filter(|_| destination.is_own()));
         let mut body = RequestBody::empty();
         let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
-        self.upstream.client().client().send(&way.0, request).await
+        self.upstream.client().client().send(&destination.0, request).await
     }
 
     /// Returns the name and password, or the token that came with the credentials; nothing where there are none.
     ///
     /// # Errors
     /// As [`Self::username`].
-    pub(crate) async fn basic(&self) -> Result<Pass, CredentialError> {
-        Ok(Pass(match self.credential().await? {
+    pub(crate) async fn basic(&self) -> Result<ProbeAuthorization, CredentialError> {
+        Ok(ProbeAuthorization(match self.credential().await? {
             Credential::Password(login) => Some(basic(&login)),
             Credential::RegistryToken(token) => bearer(&token),
             Credential::Nothing | Credential::IdentityToken(_) => None,
@@ -154,13 +158,13 @@ impl Probe {
     ///
     /// # Errors
     /// When there is no token.
-    pub(crate) async fn token(&self, request: &ProbeTokenRequest) -> Result<TokenGiven, TokenError> {
+    pub(crate) async fn token(&self, request: &ProbeTokenRequest) -> Result<ProbeToken, TokenError> {
         let ProbeTokenRequest { endpoint, credential, scopes } = request;
         let client =
             TokenClient::new(self.upstream.client().client().clone(), self.upstream.egress().clone());
         let IssuedToken { answer, header, .. } = client.ask(endpoint, credential, scopes).await?;
-        self.hide(&answer.token);
-        Ok(TokenGiven { answer, pass: Pass(Some(header)) })
+        self.note_secret(&answer.token);
+        Ok(ProbeToken { answer, pass: ProbeAuthorization(Some(header)) })
     }
 
     /// Sends a request as the gateway does, challenges answered and redirects followed.
@@ -175,8 +179,12 @@ impl Probe {
     ///
     /// # Errors
     /// As [`Upstream::send`].
-    pub(crate) async fn send_here(&self, way: &Way, mut request: Request<'_>) -> Result<Response, Error> {
-        self.upstream.client().authenticator().send(&self.identity, &way.0, &mut request).await
+    pub(crate) async fn send_without_redirects(
+        &self,
+        destination: &ProbeDestination,
+        mut request: Request<'_>,
+    ) -> Result<Response, Error> {
+        self.upstream.client().authenticator().send(&self.identity, &destination.0, &mut request).await
     }
 
     /// Returns where an upload continues: as [`Upstream::upload_location`].
@@ -201,21 +209,21 @@ impl Probe {
 
     /// Returns true if the upstream speaks the other of http and https at its port than its URL says. Sends no
     /// credentials.
-    pub(crate) async fn speaks_the_other(&self) -> bool {
+    pub(crate) async fn speaks_other_scheme(&self) -> bool {
         let mut settings = self.settings().clone();
         settings.url.https = !settings.url.https;
         settings.credentials = config::Credentials::default();
         settings.client_certificate = None;
         settings.retries = 0;
-        settings.connect_timeout = settings.connect_timeout.min(SHORT);
-        settings.response_timeout = settings.response_timeout.min(SHORT);
+        settings.connect_timeout = settings.connect_timeout.min(OTHER_SCHEME_TIMEOUT);
+        settings.response_timeout = settings.response_timeout.min(OTHER_SCHEME_TIMEOUT);
         let Ok(other) = Self::new(settings, self.permit.clone()) else { return false };
         match other.certificates().await {
             Ok(Some(_)) => true,
             Err(error) => error.certificate_fault().is_some(),
             Ok(None) => {
-                let (way, pass) = (other.own("/v2/"), Pass::default());
-                let asked = other.ask(&Method::GET, &way, HeaderMap::new(), &pass).await;
+                let (destination, pass) = (other.own("/v2/"), ProbeAuthorization::default());
+                let asked = other.ask(&Method::GET, &destination, HeaderMap::new(), &pass).await;
                 // A TLS port often answers plain HTTP with 400.
                 asked.is_ok_and(|response| response.status != StatusCode::BAD_REQUEST)
             }
@@ -223,10 +231,10 @@ impl Probe {
     }
 
     /// Returns a server's `text` without the secrets that it received or gave.
-    pub(crate) fn veiled(&self, text: &str) -> String {
+    pub(crate) fn without_secrets(&self, text: &str) -> String {
         let secrets = self.secrets.lock();
         let hidden = |text: String, secret: &Secret| match secret.expose() {
-            short if short.len() < SHORTEST => text,
+            short if short.len() < SHORTEST_SECRET => text,
             secret => text.replace(secret, "[secret]"),
         };
         secrets.iter().fold(text.to_owned(), hidden)
@@ -236,19 +244,19 @@ impl Probe {
         let credential = self.upstream.credentials().credential(&self.identity).await?;
         match &credential {
             Credential::Nothing => {}
-            Credential::IdentityToken(secret) | Credential::RegistryToken(secret) => self.hide(secret),
+            Credential::IdentityToken(secret) | Credential::RegistryToken(secret) => self.note_secret(secret),
             Credential::Password(login) => {
-                self.hide(&login.password);
+                self.note_secret(&login.password);
                 let (user, password) = (login.username.clone(), login.password.clone());
                 let rendered = Authorization::Basic { user, password }.render();
                 let pair = rendered.and_then(|line| Some(line.expose().split_once(' ')?.1.to_owned()));
-                pair.into_iter().for_each(|pair| self.hide(&Secret::new(pair)));
+                pair.into_iter().for_each(|pair| self.note_secret(&Secret::new(pair)));
             }
         }
         Ok(credential)
     }
 
-    fn hide(&self, secret: &Secret) {
+    fn note_secret(&self, secret: &Secret) {
         let mut secrets = self.secrets.lock();
         if !secrets.iter().any(|known| known.ct_eq(secret)) {
             secrets.push(secret.clone());
@@ -257,12 +265,12 @@ impl Probe {
 }
 
 /// The time limit of a request by the other scheme.
-const SHORT: Duration = Duration::from_secs(3);
+const OTHER_SCHEME_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The shortest secret that is removed, in bytes: a shorter one would be found in ordinary words.
-const SHORTEST: usize = 4;
+const SHORTEST_SECRET: usize = 4;
 
-impl Way {
+impl ProbeDestination {
     /// Returns true for the upstream itself.
     pub(crate) fn is_own(&self) -> bool {
         self.0.is_own()
@@ -275,13 +283,13 @@ impl Way {
 }
 
 /// Writes the URL; at other hosts than the upstream without its query, which may hold a signature.
-impl fmt::Display for Way {
+impl fmt::Display for ProbeDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_own() { f.write_str(&self.0.url().expose()) } else { write!(f, "{}", self.0.url()) }
     }
 }
 
-impl Pass {
+impl ProbeAuthorization {
     /// Returns true if there is none.
     pub(crate) fn is_nothing(&self) -> bool {
         self.0.is_none()
@@ -335,17 +343,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_shown_is_not_told() {
+    async fn presented_secrets_are_not_shown() {
         let probe = probe("https://a.example/sub", Some(("robot", "hunter2hunter2")));
         assert!(!probe.basic().await.unwrap().is_nothing());
         let pair = "cm9ib3Q6aHVudGVyMmh1bnRlcjI=";
-        let told = probe.veiled(&format!("realm=\"hunter2hunter2\" Basic {pair} robot"));
+        let told = probe.without_secrets(&format!("realm=\"hunter2hunter2\" Basic {pair} robot"));
         assert_eq!(told, "realm=\"[secret]\" Basic [secret] robot");
         assert_eq!(probe.own("/v2/").to_string(), "https://a.example/sub/v2/");
     }
 
     #[tokio::test]
-    async fn the_request_for_a_token_has_no_secret_in_it() {
+    async fn token_requests_show_no_secret() {
         let line = br#"Bearer realm="https://a.example/token",service="s",scope="repository:a:pull""#;
         let challenge = crate::proto::challenge::parse(line).challenges.remove(0);
         let access = RequiredScope::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
@@ -359,9 +367,12 @@ mod tests {
     }
 
     #[test]
-    fn the_query_of_a_foreign_url_is_not_told() {
+    fn queries_of_foreign_urls_are_not_shown() {
         let probe = probe("https://a.example", None);
-        let way = probe.redirect(&probe.own("/v2/x"), "https://cdn.example/b?sig=secret").unwrap();
-        assert_eq!((way.to_string().as_str(), way.is_own()), ("https://cdn.example/b", false));
+        let destination = probe.redirect(&probe.own("/v2/x"), "https://cdn.example/b?sig=secret").unwrap();
+        assert_eq!(
+            (destination.to_string().as_str(), destination.is_own()),
+            ("https://cdn.example/b", false)
+        );
     }
 }

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_to_a_client_in_refusing_it_is_not_kept() {
+    fn limits_of_refused_clients_are_not_kept() {
         let limits = RateLimits::default();
         for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS] {
             let refusal = Response { status, ..answer(&[("ratelimit-remaining", "5")]) };
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn many_identities_do_not_push_out_one_that_is_at_work() {
+    fn many_identities_do_not_evict_an_active_one() {
         let limits = RateLimits::default();
         for number in 0..IDENTITIES * 2 {
             limits.note("up", &client(format!("user{number}")), &answer(&[("ratelimit-remaining", "5")]));

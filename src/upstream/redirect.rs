@@ -13,12 +13,12 @@ use crate::upstream::error::{Error, StorageError};
 use crate::upstream::exchange::{Purpose, Request, Response, is_redirect};
 use crate::upstream::storage_circuit::StorageCircuits;
 use crate::upstream::transport::backoff::retry_after;
-use crate::upstream::transport::client::Client;
+use crate::upstream::transport::client::HttpClient;
 
 /// Sends requests to one upstream, answers its challenges and follows its redirects.
 pub(crate) struct RedirectingClient {
     authenticator: Authenticator,
-    client: Arc<Client>,
+    client: Arc<HttpClient>,
     egress: Arc<EgressPolicy>,
     redirects: Redirects,
     storage: StorageCircuits,
@@ -28,7 +28,7 @@ impl RedirectingClient {
     pub(crate) fn new(
         settings: &config::Upstream,
         authenticator: Authenticator,
-        client: Arc<Client>,
+        client: Arc<HttpClient>,
         egress: Arc<EgressPolicy>,
     ) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl RedirectingClient {
         &self.authenticator
     }
 
-    pub(crate) fn client(&self) -> &Arc<Client> {
+    pub(crate) fn client(&self) -> &Arc<HttpClient> {
         &self.client
     }
 

@@ -21,7 +21,7 @@ use crate::upstream::error::Error;
 use crate::upstream::exchange::{Purpose, Request, Response};
 use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::resume::ResumingBody;
-use crate::upstream::transport::client::Client;
+use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::connect::TlsSettingsError;
 use crate::upstream::transport::health::Health;
 
@@ -49,7 +49,7 @@ impl Upstream {
     ) -> Result<Arc<Self>, TlsSettingsError> {
         // The stamps are taken before the files are read: a change during the reading is a change.
         let certificates = certificates(&settings);
-        let client = Arc::new(Client::new(&settings, stall_timeout, workers + 1)?);
+        let client = Arc::new(HttpClient::new(&settings, stall_timeout, workers + 1)?);
         let (egress, credentials) =
             (Arc::new(EgressPolicy::new(&settings)), Arc::new(Credentials::new(&settings)));
         let authenticator =
@@ -108,7 +108,7 @@ impl Upstream {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub(crate) async fn send_as_nobody(
+    pub(crate) async fn send_anonymously(
         &self,
         _permit: &Permit,
         mut request: Request<'_>,

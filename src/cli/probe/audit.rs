@@ -13,7 +13,7 @@ use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::trace::{apart, date, fields, format_lifetime, is_redirect, now, parsed};
 use crate::config::Redirects;
 use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
-use crate::upstream::{Certificate, Error, Pass, Probe, RequiredScope, Response};
+use crate::upstream::{Certificate, Error, Probe, ProbeAuthorization, RequiredScope, Response};
 
 /// The part of an upstream to look at.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +45,7 @@ impl Wanted {
 pub(super) async fn run(probe: &Probe, wanted: Wanted) -> Table {
     let settings = probe.settings();
     let identity = probe.username().await.ok().flatten();
-    let has_login = probe.is_somebody().await.unwrap_or_default();
+    let has_login = probe.has_credentials().await.unwrap_or_default();
     let anonymous = if has_login { "the holder of a token" } else { "anonymous" };
     let (upstream, url) = (settings.name.clone(), settings.url.to_string());
     let mut auditor = Auditor { probe, checks: Vec::new() };
@@ -99,7 +99,7 @@ impl Auditor<'_> {
             Ok(Some(chain)) => self.add(Check::ok("TLS", shown(&chain))),
             Err(error) => {
                 let diagnosis = Diagnosis::of(&error.into(), now());
-                let other = diagnosis.kind == Kind::Tls && self.probe.speaks_the_other().await;
+                let other = diagnosis.kind == Kind::Tls && self.probe.speaks_other_scheme().await;
                 self.add(Check::diagnosed("TLS", if other { speaks_http(self.probe) } else { diagnosis }));
                 return None;
             }
@@ -110,17 +110,18 @@ impl Auditor<'_> {
     /// Asks for the challenge at `/v2/`; none is a good answer too.
     async fn challenge(&mut self) -> Option<Vec<Challenge>> {
         let way = self.probe.own("/v2/");
-        let response = match self.probe.ask(&Method::GET, &way, fields(), &Pass::default()).await {
-            Ok(response) => response,
-            Err(error) => return self.failed("challenge", &error),
-        };
+        let response =
+            match self.probe.ask(&Method::GET, &way, fields(), &ProbeAuthorization::default()).await {
+                Ok(response) => response,
+                Err(error) => return self.failed("challenge", &error),
+            };
         self.clock(&response.headers);
         let challenges = parsed(&response.headers);
         let schemes = challenges.iter().any(|one| matches!(one.scheme, Scheme::Bearer | Scheme::Basic));
         match response.status {
             StatusCode::UNAUTHORIZED if schemes => {
                 let found: Vec<_> =
-                    challenges.iter().map(|one| self.probe.veiled(&one.to_string())).collect();
+                    challenges.iter().map(|one| self.probe.without_secrets(&one.to_string())).collect();
                 self.add(Check::ok("challenge", found.join(", ")));
             }
             StatusCode::UNAUTHORIZED => {
@@ -385,7 +386,7 @@ impl Auditor<'_> {
         let mut body = RequestBody::empty();
         let range = [(header::RANGE, "bytes=0-0".to_owned())];
         let request = self.request(&Method::GET, target, pull(name), &range, &mut body);
-        let response = match self.probe.send_here(&way, request).await {
+        let response = match self.probe.send_without_redirects(&way, request).await {
             Ok(response) => response,
             Err(error) => return self.failed("redirects", &error),
         };

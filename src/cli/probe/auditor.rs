@@ -21,7 +21,7 @@ pub(super) struct Auditor<'a> {
 
 impl Auditor<'_> {
     pub(super) fn add(&mut self, check: Check) {
-        self.checks.push(check.with_texts(|text| self.probe.veiled(&text)));
+        self.checks.push(check.with_texts(|text| self.probe.without_secrets(&text)));
     }
 
     /// Adds a row for a failed request. Returns `None`, for callers that end with it.

@@ -219,11 +219,11 @@ impl Diagnosis {
                 let diagnosis = Self::of(source, now);
                 Self { message: format!("the token endpoint: {}", diagnosis.message), ..diagnosis }
             }
-            (TokenError::Shunned, _) => Self::new(Kind::WrongPassword, error.to_string()),
+            (TokenError::LockedOut, _) => Self::new(Kind::WrongPassword, error.to_string()),
             (
                 TokenError::Status { .. }
                 | TokenError::Answer { .. }
-                | TokenError::NotTaken
+                | TokenError::TokensRefused
                 | TokenError::Busy
                 | TokenError::Abandoned,
                 _,

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::proto::authority::is_loopback;
 use crate::proto::{Challenge, ErrorBody, Scheme, challenge};
-use crate::upstream::{Error, Pass, Probe, RateLimit, Response, Way};
+use crate::upstream::{Error, Probe, ProbeAuthorization, ProbeDestination, RateLimit, Response};
 
 /// Traces the requests to `place`. `username` is the login, if there is one.
 pub(super) async fn run(probe: &Probe, place: &ProbeTarget, asked: &str, username: Option<&str>) -> Trace {
@@ -25,7 +25,7 @@ pub(super) async fn run(probe: &Probe, place: &ProbeTarget, asked: &str, usernam
     tracer.note_skew();
     let (result, diagnosis) = match done {
         Ok(result) => (Some(result), None),
-        Err(diagnosis) => (None, Some(tracer.veiled(diagnosis))),
+        Err(diagnosis) => (None, Some(tracer.without_secrets(diagnosis))),
     };
     Trace {
         asked: asked.to_owned(),
@@ -55,7 +55,7 @@ struct Answer {
     headers: HeaderMap,
     shown: Shown,
     /// The place that answered.
-    way: Way,
+    way: ProbeDestination,
     /// The errors in the body.
     errors: Vec<String>,
 }
@@ -63,12 +63,12 @@ struct Answer {
 impl Tracer<'_> {
     async fn run(&mut self) -> Result<String, Diagnosis> {
         let way = self.probe.own(&self.place.target);
-        let first = self.ask(way.clone(), &Pass::default(), Shown::Nothing).await?;
+        let first = self.ask(way.clone(), &ProbeAuthorization::default(), Shown::Nothing).await?;
         if first.status != StatusCode::UNAUTHORIZED {
             if self.username.is_some() {
                 self.notes.push("it did not ask who is there: the password was not tried".to_owned());
             }
-            return self.arrive(first, &Pass::default()).await;
+            return self.arrive(first, &ProbeAuthorization::default()).await;
         }
         let challenges = self.challenges(&first).await?;
         let (pass, shown) = self.pass(&challenges).await?;
@@ -85,11 +85,14 @@ impl Tracer<'_> {
         let mut challenges = parsed(&first.headers);
         if challenges.is_empty() && self.place.target != "/v2/" {
             self.notes.push("the 401 does not say what is wanted, so /v2/ is asked".to_owned());
-            let version = self.ask(self.probe.own("/v2/"), &Pass::default(), Shown::Nothing).await?;
+            let version =
+                self.ask(self.probe.own("/v2/"), &ProbeAuthorization::default(), Shown::Nothing).await?;
             challenges = parsed(&version.headers);
         }
         for challenge in &challenges {
-            let told = |(key, value): &(String, String)| (key.clone(), Value::from(self.probe.veiled(value)));
+            let told = |(key, value): &(String, String)| {
+                (key.clone(), Value::from(self.probe.without_secrets(value)))
+            };
             let parameters = challenge.params.iter().map(told).collect();
             self.steps.push(Step::Challenge { scheme: challenge.scheme.as_str().to_owned(), parameters });
         }
@@ -105,7 +108,7 @@ impl Tracer<'_> {
     }
 
     /// Chooses the credentials. Bearer goes first, as with the gateway.
-    async fn pass(&mut self, challenges: &[Challenge]) -> Result<(Pass, Shown), Diagnosis> {
+    async fn pass(&mut self, challenges: &[Challenge]) -> Result<(ProbeAuthorization, Shown), Diagnosis> {
         for challenge in challenges {
             if let Some(pass) = self.token(challenge).await? {
                 return Ok((pass, Shown::Token));
@@ -118,7 +121,7 @@ impl Tracer<'_> {
         Ok((pass, Shown::Password))
     }
 
-    async fn token(&mut self, challenge: &Challenge) -> Result<Option<Pass>, Diagnosis> {
+    async fn token(&mut self, challenge: &Challenge) -> Result<Option<ProbeAuthorization>, Diagnosis> {
         let request = self.probe.token_request(challenge, &self.place.access).await;
         let Some(request) = request.map_err(|error| self.diagnosis(&error.into()))? else { return Ok(None) };
         if request.is_needless() {
@@ -126,8 +129,8 @@ impl Tracer<'_> {
         }
         self.steps.push(Step::TokenRequest {
             method: request.method(),
-            url: self.probe.veiled(&request.url()),
-            scope: self.probe.veiled(&request.scope()),
+            url: self.probe.without_secrets(&request.url()),
+            scope: self.probe.without_secrets(&request.scope()),
             identity: self.username.unwrap_or("anonymous").to_owned(),
         });
         let given = self.probe.token(&request).await;
@@ -137,7 +140,7 @@ impl Tracer<'_> {
         self.steps.push(Step::TokenAnswer(TokenAnswer {
             lifetime_seconds: lifetime,
             lifetime_said: said,
-            issued_at: given.answer.issued_at.as_deref().map(|text| self.probe.veiled(text)),
+            issued_at: given.answer.issued_at.as_deref().map(|text| self.probe.without_secrets(text)),
             words: format_lifetime(lifetime, said, given.answer.issued_at_unix()),
         }));
         self.read_token(given.answer.token.expose());
@@ -145,7 +148,7 @@ impl Tracer<'_> {
     }
 
     fn read_token(&mut self, token: &str) {
-        self.token = Jwt::decode(token).map(|jwt| jwt.with_texts(&|text| self.probe.veiled(text)));
+        self.token = Jwt::decode(token).map(|jwt| jwt.with_texts(&|text| self.probe.without_secrets(text)));
         self.steps.push(Step::Token(match &self.token {
             Some(jwt) => Token::Jwt { verified: false, times: jwt.moments(now()), jwt: jwt.clone() },
             None => Token::Opaque { characters: token.chars().count() },
@@ -153,7 +156,12 @@ impl Tracer<'_> {
     }
 
     /// Sends one request. For an image it is a HEAD, which Docker Hub does not count.
-    async fn ask(&mut self, way: Way, pass: &Pass, shown: Shown) -> Result<Answer, Diagnosis> {
+    async fn ask(
+        &mut self,
+        way: ProbeDestination,
+        pass: &ProbeAuthorization,
+        shown: Shown,
+    ) -> Result<Answer, Diagnosis> {
         let method = if self.place.image.is_some() { Method::HEAD } else { Method::GET };
         self.ask_by(&method, way, pass, shown).await
     }
@@ -161,15 +169,15 @@ impl Tracer<'_> {
     async fn ask_by(
         &mut self,
         method: &Method,
-        way: Way,
-        pass: &Pass,
+        way: ProbeDestination,
+        pass: &ProbeAuthorization,
         shown: Shown,
     ) -> Result<Answer, Diagnosis> {
         let with = if pass.is_nothing() || !way.is_own() { Shown::Nothing } else { shown };
         let asked = self.probe.ask(method, &way, fields(), pass).await;
         let mut exchange = Exchange {
             method: method.to_string(),
-            url: self.probe.veiled(&way.to_string()),
+            url: self.probe.without_secrets(&way.to_string()),
             with,
             status: None,
             headers: Vec::new(),
@@ -196,7 +204,7 @@ impl Tracer<'_> {
     }
 
     /// Follows the redirects of the last answer, and returns its meaning.
-    async fn arrive(&mut self, mut answer: Answer, pass: &Pass) -> Result<String, Diagnosis> {
+    async fn arrive(&mut self, mut answer: Answer, pass: &ProbeAuthorization) -> Result<String, Diagnosis> {
         for _ in 0..limits::REDIRECTS {
             if !is_redirect(answer.status) {
                 break;
@@ -209,7 +217,7 @@ impl Tracer<'_> {
                 limit: limit.limit,
                 remaining: limit.remaining,
                 window_seconds: limit.window.map(|window| window.as_secs()),
-                source: limit.source.map(|source| self.probe.veiled(&source)),
+                source: limit.source.map(|source| self.probe.without_secrets(&source)),
             });
         }
         let image_is_refused =
@@ -225,7 +233,7 @@ impl Tracer<'_> {
         if answer.status.is_success() { Ok(self.success(&answer)) } else { Err(self.refusal(&answer)) }
     }
 
-    fn redirect(&mut self, answer: &Answer) -> Result<Way, Diagnosis> {
+    fn redirect(&mut self, answer: &Answer) -> Result<ProbeDestination, Diagnosis> {
         let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(|| Diagnosis::new(Kind::Redirect, "it redirects to nowhere"))?;
         let way = self.probe.redirect(&answer.way, location);
@@ -233,19 +241,19 @@ impl Tracer<'_> {
             Ok(way) => way.to_string(),
             Err(_) => without_query(location).to_owned(),
         };
-        self.steps.push(Step::Redirect { to: self.probe.veiled(&to), allowed: way.is_ok() });
+        self.steps.push(Step::Redirect { to: self.probe.without_secrets(&to), allowed: way.is_ok() });
         way.map_err(|error| Diagnosis::elsewhere(Kind::Redirect, &error))
     }
 
     fn success(&self, answer: &Answer) -> String {
         let text = |name: &HeaderName| {
             let value = answer.headers.get(name).and_then(|value| value.to_str().ok());
-            value.map(|value| self.probe.veiled(value))
+            value.map(|value| self.probe.without_secrets(value))
         };
         let Some(image) = &self.place.image else {
             return format!(
                 "{} answers {}",
-                self.probe.veiled(&answer.way.to_string()),
+                self.probe.without_secrets(&answer.way.to_string()),
                 answer.status.as_u16()
             );
         };
@@ -372,7 +380,7 @@ impl Tracer<'_> {
     }
 
     async fn other_scheme(&self, kind: Kind) -> Result<(), Diagnosis> {
-        if !self.probe.speaks_the_other().await {
+        if !self.probe.speaks_other_scheme().await {
             return Ok(());
         }
         let url = &self.probe.settings().url;
@@ -383,11 +391,11 @@ impl Tracer<'_> {
     }
 
     fn diagnosis(&self, error: &Error) -> Diagnosis {
-        self.veiled(Diagnosis::of(error, now()))
+        self.without_secrets(Diagnosis::of(error, now()))
     }
 
-    fn veiled(&self, diagnosis: Diagnosis) -> Diagnosis {
-        Diagnosis { message: self.probe.veiled(&diagnosis.message), ..diagnosis }
+    fn without_secrets(&self, diagnosis: Diagnosis) -> Diagnosis {
+        Diagnosis { message: self.probe.without_secrets(&diagnosis.message), ..diagnosis }
     }
 
     /// Returns the fields that matter here; others may hold secrets.
@@ -399,7 +407,7 @@ impl Tracer<'_> {
                 .map(|value| {
                     let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
                     let value = if *name == "Location" { without_query(&value).to_owned() } else { value };
-                    Header { name: (*name).to_owned(), value: self.probe.veiled(&value) }
+                    Header { name: (*name).to_owned(), value: self.probe.without_secrets(&value) }
                 })
                 .collect::<Vec<_>>()
         };
@@ -415,7 +423,10 @@ impl Tracer<'_> {
             return Vec::new();
         };
         let errors = ErrorBody::parse(&body.to_bytes()).unwrap_or_default().errors;
-        errors.iter().map(|error| self.probe.veiled(&format!("{}: {}", error.code, error.message))).collect()
+        errors
+            .iter()
+            .map(|error| self.probe.without_secrets(&format!("{}: {}", error.code, error.message)))
+            .collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config;
 use crate::upstream::auth::credentials::{Credential, Credentials};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::lockout::Lockouts;
-use crate::upstream::auth::scheme::{KnownScheme, Refusal, Scheme, TokenEndpoint};
+use crate::upstream::auth::scheme::{AuthScheme, ChallengeDetails, KnownScheme, TokenEndpoint};
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::auth::token::{
     AccessToken, Missing, TokenCache, TokenClient, TokenKey, TokenRequest, TokenSource, basic, bearer,
@@ -20,7 +20,7 @@ use crate::upstream::egress::{Destination, EgressPolicy};
 use crate::upstream::error::{Error, TokenError, Unauthorized};
 use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
 use crate::upstream::rate_limit::RateLimits;
-use crate::upstream::transport::client::Client;
+use crate::upstream::transport::client::HttpClient;
 
 /// Sends requests to one upstream's own host with the credentials that it asks for.
 pub(crate) struct Authenticator {
@@ -28,7 +28,7 @@ pub(crate) struct Authenticator {
     upstream: String,
     /// The path of `/v2/`, below the path of the upstream's URL.
     version_target: String,
-    client: Arc<Client>,
+    client: Arc<HttpClient>,
     egress: Arc<EgressPolicy>,
     credentials: Arc<Credentials>,
     lockouts: Arc<Lockouts>,
@@ -41,7 +41,7 @@ pub(crate) struct Authenticator {
 impl Authenticator {
     pub(crate) fn new(
         settings: &config::Upstream,
-        client: Arc<Client>,
+        client: Arc<HttpClient>,
         egress: Arc<EgressPolicy>,
         credentials: Arc<Credentials>,
     ) -> Self {
@@ -166,7 +166,7 @@ impl Authenticator {
         self.rate_limits.note(&self.upstream, identity, &response);
         if response.status != StatusCode::UNAUTHORIZED {
             if matches!(presented, Presented::Fixed(_)) {
-                self.lockouts.taken(identity);
+                self.lockouts.note_accepted(identity);
             }
             return Ok(Attempt::Answered(response));
         }
@@ -174,7 +174,7 @@ impl Authenticator {
         if verdict.meaning == Unauthorized::NoChallenge && !self.scheme.is_settled() {
             // Some registries challenge at `/v2/` alone.
             self.ping(HeaderMap::new()).await?;
-            verdict.retry = self.scheme.get().map(|_| Refusal::default());
+            verdict.retry = self.scheme.get().map(|_| ChallengeDetails::default());
         }
         let Verdict { meaning, retry } = verdict;
         Ok(Attempt::Refused(Refused { presented, meaning, retry }))
@@ -184,9 +184,9 @@ impl Authenticator {
     /// presented again with the very next request.
     fn give_up(&self, identity: &UpstreamIdentity, refused: &Refused) -> Error {
         match (&refused.presented, refused.meaning) {
-            (Presented::Fixed(_), Unauthorized::Password) => self.lockouts.refused(identity),
+            (Presented::Fixed(_), Unauthorized::Password) => self.lockouts.note_refused(identity),
             (Presented::Token(key, _), Unauthorized::InvalidToken) => {
-                self.tokens.fail(key.clone(), TokenError::NotTaken);
+                self.tokens.fail(key.clone(), TokenError::TokensRefused);
             }
             _ => {}
         }
@@ -202,13 +202,13 @@ impl Authenticator {
     ) -> Result<Presented, Error> {
         let Some(scheme) = self.scheme.get() else { return Ok(Presented::Unasked) };
         match &*scheme {
-            Scheme::Basic => self.present_password(identity).await,
-            Scheme::Bearer(endpoint) => self.present_token(identity, access, endpoint, before).await,
+            AuthScheme::Basic => self.present_password(identity).await,
+            AuthScheme::Bearer(endpoint) => self.present_token(identity, access, endpoint, before).await,
         }
     }
 
     async fn present_password(&self, identity: &UpstreamIdentity) -> Result<Presented, Error> {
-        if self.lockouts.is_shunned(identity) {
+        if self.lockouts.is_locked_out(identity) {
             return Err(Error::Unauthorized(Unauthorized::Password));
         }
         Ok(match self.credentials.credential(identity).await? {
@@ -233,7 +233,7 @@ impl Authenticator {
             }
             // The token endpoint may have moved.
             Err(missing) if before.is_none() && missing.is_news && self.has_moved(&missing.error).await => {
-                let Some(Scheme::Bearer(moved)) = self.scheme.get().as_deref().cloned() else {
+                let Some(AuthScheme::Bearer(moved)) = self.scheme.get().as_deref().cloned() else {
                     return Err(Error::Token(Arc::new(TokenError::Abandoned)));
                 };
                 let token = self.token(identity, access, &moved, refusal).await;
@@ -250,7 +250,7 @@ impl Authenticator {
         identity: &UpstreamIdentity,
         access: &RequiredScope,
         endpoint: &Arc<TokenEndpoint>,
-        refusal: Option<&Refusal>,
+        refusal: Option<&ChallengeDetails>,
     ) -> Result<(TokenKey, Arc<AccessToken>), Missing> {
         let key = token_key(identity, access);
         let request = TokenRequest {
@@ -280,13 +280,13 @@ impl Authenticator {
         if *access == RequiredScope::Version {
             return Error::Token(error);
         }
-        if self.lockouts.is_believed(identity) {
+        if self.lockouts.is_verified(identity) {
             return Error::Unauthorized(Unauthorized::Insufficient);
         }
         self.forget_login(identity);
         match self.token(identity, &RequiredScope::Version, endpoint, None).await {
             Ok(_) => {
-                self.lockouts.believe(identity);
+                self.lockouts.note_verified(identity);
                 Error::Unauthorized(Unauthorized::Insufficient)
             }
             Err(missing) if missing.error.is_refusal() => Error::Token(missing.error),
@@ -307,18 +307,20 @@ impl Authenticator {
         match (presented, self.scheme.get().as_deref()) {
             (_, None) => Verdict::last(Unauthorized::NoChallenge),
             (Presented::Nothing, _) if !changed => Verdict::last(Unauthorized::NoCredentials),
-            (Presented::Unasked, Some(Scheme::Basic)) if *identity == UpstreamIdentity::Anonymous => {
+            (Presented::Unasked, Some(AuthScheme::Basic)) if *identity == UpstreamIdentity::Anonymous => {
                 Verdict::last(Unauthorized::NoCredentials)
             }
             (Presented::Unasked | Presented::Nothing, Some(_)) => {
                 Verdict::again(Unauthorized::NoCredentials, refusal)
             }
-            (Presented::Fixed(_), Some(Scheme::Basic)) => {
+            (Presented::Fixed(_), Some(AuthScheme::Basic)) => {
                 // A helper may have another password by now.
                 self.credentials.refused(identity);
                 Verdict::again(Unauthorized::Password, refusal)
             }
-            (Presented::Fixed(_), Some(Scheme::Bearer(_))) => Verdict::again(Unauthorized::Password, refusal),
+            (Presented::Fixed(_), Some(AuthScheme::Bearer(_))) => {
+                Verdict::again(Unauthorized::Password, refusal)
+            }
             (Presented::Token(key, token), _) => {
                 let meaning = match refusal.invalid_token {
                     true => Unauthorized::InvalidToken,
@@ -334,7 +336,7 @@ impl Authenticator {
     }
 
     /// Takes the scheme from a 401. Returns true if it has changed, with what else the 401 says.
-    fn learn(&self, headers: &HeaderMap) -> (bool, Refusal) {
+    fn learn(&self, headers: &HeaderMap) -> (bool, ChallengeDetails) {
         let (changed, refusal) = self.scheme.learn(headers);
         if changed {
             self.tokens.clear();
@@ -344,7 +346,7 @@ impl Authenticator {
 
     /// Returns true if the upstream names another token endpoint by now than the one that failed with `error`.
     async fn has_moved(&self, error: &TokenError) -> bool {
-        error.may_be_of_the_place() && matches!(self.ping(HeaderMap::new()).await, Ok((_, true)))
+        error.may_depend_on_endpoint() && matches!(self.ping(HeaderMap::new()).await, Ok((_, true)))
     }
 }
 
@@ -363,13 +365,13 @@ struct Refused {
     presented: Presented,
     meaning: Unauthorized,
     /// What the 401 says for another attempt, if one can help.
-    retry: Option<Refusal>,
+    retry: Option<ChallengeDetails>,
 }
 
 /// What a 401 means, and what it says for another attempt if one can help.
 struct Verdict {
     meaning: Unauthorized,
-    retry: Option<Refusal>,
+    retry: Option<ChallengeDetails>,
 }
 
 impl Verdict {
@@ -377,7 +379,7 @@ impl Verdict {
         Self { meaning, retry: None }
     }
 
-    fn again(meaning: Unauthorized, refusal: Refusal) -> Self {
+    fn again(meaning: Unauthorized, refusal: ChallengeDetails) -> Self {
         Self { meaning, retry: Some(refusal) }
     }
 }

@@ -13,16 +13,16 @@ use crate::config::limits;
 use crate::upstream::auth::identity::UpstreamIdentity;
 
 /// The lockouts of the identities of one upstream.
-pub(crate) struct Lockouts(Cache<UpstreamIdentity, Standing>);
+pub(crate) struct Lockouts(Cache<UpstreamIdentity, Lockout>);
 
 #[derive(Clone, Copy, Default)]
-struct Standing {
+struct Lockout {
     /// When its credentials were last checked and accepted.
-    believed: Option<Instant>,
+    verified: Option<Instant>,
     /// Refusals since then.
     refusals: u32,
     /// Until when they are not presented.
-    shunned: Option<Instant>,
+    locked_until: Option<Instant>,
 }
 
 impl Lockouts {
@@ -31,40 +31,40 @@ impl Lockouts {
     }
 
     /// Notes that the credentials were checked for no repository in particular, and accepted.
-    pub(crate) fn believe(&self, who: &UpstreamIdentity) {
-        self.0.insert(who.clone(), Standing { believed: Some(clock::now()), ..Standing::default() });
+    pub(crate) fn note_verified(&self, identity: &UpstreamIdentity) {
+        self.0.insert(identity.clone(), Lockout { verified: Some(clock::now()), ..Lockout::default() });
     }
 
     /// Notes that a request with the credentials was accepted: earlier refusals are over. Costs a look-up.
-    pub(crate) fn taken(&self, who: &UpstreamIdentity) {
-        if self.0.get(who).is_some_and(|standing| standing.refusals > 0) {
-            self.0.invalidate(who);
+    pub(crate) fn note_accepted(&self, identity: &UpstreamIdentity) {
+        if self.0.get(identity).is_some_and(|lockout| lockout.refusals > 0) {
+            self.0.invalidate(identity);
         }
     }
 
     /// Notes that the credentials were refused: they are not presented for a while, and each time for longer. Clients'
     /// own credentials are throttled at the login.
-    pub(crate) fn refused(&self, who: &UpstreamIdentity) {
-        if matches!(who, UpstreamIdentity::Client(_)) {
+    pub(crate) fn note_refused(&self, identity: &UpstreamIdentity) {
+        if matches!(identity, UpstreamIdentity::Client(_)) {
             return;
         }
-        let before = self.0.get(who).unwrap_or_default();
+        let before = self.0.get(identity).unwrap_or_default();
         let pause = limits::REFUSED_PAUSE * 2u32.saturating_pow(before.refusals.min(16));
         let until = clock::now() + pause.min(limits::REFUSED_PAUSE_MOST);
         let refusals = before.refusals.saturating_add(1);
-        self.0.insert(who.clone(), Standing { believed: None, refusals, shunned: Some(until) });
+        self.0.insert(identity.clone(), Lockout { verified: None, refusals, locked_until: Some(until) });
     }
 
     /// Returns true if the credentials must not be presented now.
-    pub(crate) fn is_shunned(&self, who: &UpstreamIdentity) -> bool {
-        let until = self.0.get(who).and_then(|standing| standing.shunned);
+    pub(crate) fn is_locked_out(&self, identity: &UpstreamIdentity) -> bool {
+        let until = self.0.get(identity).and_then(|lockout| lockout.locked_until);
         until.is_some_and(|until| clock::now() < until)
     }
 
     /// Returns true if the credentials were checked a moment ago, and accepted.
-    pub(crate) fn is_believed(&self, who: &UpstreamIdentity) -> bool {
-        let believed = self.0.get(who).and_then(|standing| standing.believed);
-        believed.is_some_and(|since| clock::now().duration_since(since) < limits::CREDENTIALS_BELIEVED)
+    pub(crate) fn is_verified(&self, identity: &UpstreamIdentity) -> bool {
+        let verified = self.0.get(identity).and_then(|lockout| lockout.verified);
+        verified.is_some_and(|since| clock::now().duration_since(since) < limits::CREDENTIALS_BELIEVED)
     }
 }
 
@@ -77,32 +77,32 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn refused_credentials_rest_for_longer_and_longer() {
-        let standings = Lockouts::new();
+    async fn lockouts_grow_with_each_refusal() {
+        let lockouts = Lockouts::new();
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
-            standings.refused(&UpstreamIdentity::Gateway);
+            lockouts.note_refused(&UpstreamIdentity::Gateway);
             tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert!(standings.is_shunned(&UpstreamIdentity::Gateway), "{seconds}");
+            assert!(lockouts.is_locked_out(&UpstreamIdentity::Gateway), "{seconds}");
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(!standings.is_shunned(&UpstreamIdentity::Gateway), "{seconds}");
+            assert!(!lockouts.is_locked_out(&UpstreamIdentity::Gateway), "{seconds}");
         }
-        assert!(!standings.is_shunned(&UpstreamIdentity::User(0)));
-        standings.taken(&UpstreamIdentity::Gateway);
-        standings.refused(&UpstreamIdentity::Gateway);
+        assert!(!lockouts.is_locked_out(&UpstreamIdentity::User(0)));
+        lockouts.note_accepted(&UpstreamIdentity::Gateway);
+        lockouts.note_refused(&UpstreamIdentity::Gateway);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(!standings.is_shunned(&UpstreamIdentity::Gateway), "once taken, all is forgiven");
+        assert!(!lockouts.is_locked_out(&UpstreamIdentity::Gateway), "once taken, all is forgiven");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn credentials_that_were_looked_at_are_believed_for_a_moment() {
-        let standings = Lockouts::new();
-        assert!(!standings.is_believed(&UpstreamIdentity::Gateway));
-        standings.believe(&UpstreamIdentity::Gateway);
-        assert!(standings.is_believed(&UpstreamIdentity::Gateway));
+    async fn verified_credentials_stay_verified_for_a_moment() {
+        let lockouts = Lockouts::new();
+        assert!(!lockouts.is_verified(&UpstreamIdentity::Gateway));
+        lockouts.note_verified(&UpstreamIdentity::Gateway);
+        assert!(lockouts.is_verified(&UpstreamIdentity::Gateway));
         tokio::time::advance(limits::CREDENTIALS_BELIEVED).await;
-        assert!(!standings.is_believed(&UpstreamIdentity::Gateway));
-        standings.believe(&UpstreamIdentity::Gateway);
-        standings.refused(&UpstreamIdentity::Gateway);
-        assert!(!standings.is_believed(&UpstreamIdentity::Gateway));
+        assert!(!lockouts.is_verified(&UpstreamIdentity::Gateway));
+        lockouts.note_verified(&UpstreamIdentity::Gateway);
+        lockouts.note_refused(&UpstreamIdentity::Gateway);
+        assert!(!lockouts.is_verified(&UpstreamIdentity::Gateway));
     }
 }

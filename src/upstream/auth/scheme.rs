@@ -12,7 +12,7 @@ use crate::proto::{BearerError, Scheme as Name, ScopeSet};
 
 /// The authentication scheme that an upstream wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Scheme {
+pub(crate) enum AuthScheme {
     /// RFC 7617, on every request.
     Basic,
     /// A token of this endpoint.
@@ -31,14 +31,14 @@ pub(crate) struct TokenEndpoint {
 /// The scheme that an upstream is known to want. Empty as long as it has not asked for credentials.
 #[derive(Debug, Default)]
 pub(crate) struct KnownScheme {
-    scheme: ArcSwapOption<Scheme>,
+    scheme: ArcSwapOption<AuthScheme>,
     /// It has answered at `/v2/`, where registries that want credentials say so.
     pinged: AtomicBool,
 }
 
 /// What a 401 says besides the scheme.
 #[derive(Debug, Default)]
-pub(crate) struct Refusal {
+pub(crate) struct ChallengeDetails {
     /// The scopes that the registry names for the request.
     pub(crate) scopes: ScopeSet,
     /// The token is invalid, rather than insufficient.
@@ -47,7 +47,7 @@ pub(crate) struct Refusal {
 
 impl KnownScheme {
     /// Returns the scheme; `None` where the upstream has not asked for credentials.
-    pub(crate) fn get(&self) -> Option<Arc<Scheme>> {
+    pub(crate) fn get(&self) -> Option<Arc<AuthScheme>> {
         self.scheme.load_full()
     }
 
@@ -65,14 +65,15 @@ impl KnownScheme {
     /// changes nothing: some registries challenge at `/v2/` alone.
     ///
     /// Of several, Bearer is preferred: a token reveals less than a password does.
-    pub(crate) fn learn(&self, headers: &HeaderMap) -> (bool, Refusal) {
+    pub(crate) fn learn(&self, headers: &HeaderMap) -> (bool, ChallengeDetails) {
         let challenges = challenge::parse_all(lines(headers));
         let bearer = challenges.iter().find_map(|challenge| Some((challenge, TokenEndpoint::of(challenge)?)));
-        let refusal = bearer.as_ref().map(|(challenge, _)| Refusal::of(challenge)).unwrap_or_default();
+        let refusal =
+            bearer.as_ref().map(|(challenge, _)| ChallengeDetails::of(challenge)).unwrap_or_default();
         let basic = || challenges.iter().any(|challenge| challenge.scheme == Name::Basic);
         let scheme = match bearer {
-            Some((_, endpoint)) => Scheme::Bearer(Arc::new(endpoint)),
-            None if basic() => Scheme::Basic,
+            Some((_, endpoint)) => AuthScheme::Bearer(Arc::new(endpoint)),
+            None if basic() => AuthScheme::Basic,
             None => return (false, refusal),
         };
         let same = self.scheme.load().as_deref() == Some(&scheme);
@@ -92,7 +93,7 @@ impl TokenEndpoint {
     }
 }
 
-impl Refusal {
+impl ChallengeDetails {
     fn of(challenge: &Challenge) -> Self {
         Self {
             scopes: challenge.param("scope").map(ScopeSet::parse).unwrap_or_default(),
@@ -109,24 +110,24 @@ fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
-    fn learned(lines: &[&'static str]) -> (Option<Scheme>, Refusal) {
+    fn learned(lines: &[&'static str]) -> (Option<AuthScheme>, ChallengeDetails) {
         let known = KnownScheme::default();
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(line));
         }
         let (_, refusal) = known.learn(&headers);
-        (known.get().map(|scheme| Scheme::clone(&scheme)), refusal)
+        (known.get().map(|scheme| AuthScheme::clone(&scheme)), refusal)
     }
 
-    fn bearer(realm: &str, service: Option<&str>) -> Option<Scheme> {
+    fn bearer(realm: &str, service: Option<&str>) -> Option<AuthScheme> {
         let service = service.map(Into::into);
-        Some(Scheme::Bearer(Arc::new(TokenEndpoint { realm: realm.into(), service })))
+        Some(AuthScheme::Bearer(Arc::new(TokenEndpoint { realm: realm.into(), service })))
     }
 
     #[test]
     fn challenges_of_known_registries_are_understood() {
-        let cases: &[(&[&'static str], Option<Scheme>, &str)] = &[
+        let cases: &[(&[&'static str], Option<AuthScheme>, &str)] = &[
             (
                 &[
                     r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull""#,
@@ -136,7 +137,7 @@ mod tests {
             ),
             (
                 &[r#"Basic realm="https://1.dkr.ecr.eu.amazonaws.com/",service="ecr.amazonaws.com""#],
-                Some(Scheme::Basic),
+                Some(AuthScheme::Basic),
                 "",
             ),
             (
@@ -149,7 +150,7 @@ mod tests {
                 bearer("https://gcr.io/v2/token", Some("gcr.io")),
                 "",
             ),
-            (&["bAsIc realm=x"], Some(Scheme::Basic), ""),
+            (&["bAsIc realm=x"], Some(AuthScheme::Basic), ""),
             (&[r#"Basic realm="x", Bearer realm="https://a/t""#], bearer("https://a/t", None), ""),
             (&[r#"Negotiate abc=="#, r#"Bearer realm="https://a/t""#], bearer("https://a/t", None), ""),
             (&["Negotiate"], None, ""),
@@ -174,7 +175,7 @@ mod tests {
         assert!(known.learn(&HeaderMap::from_iter([(header::WWW_AUTHENTICATE, basic.clone())])).0);
         assert!(!known.learn(&HeaderMap::new()).0);
         assert!(!known.learn(&HeaderMap::from_iter([(header::WWW_AUTHENTICATE, basic)])).0, "the same again");
-        assert_eq!(known.get().as_deref(), Some(&Scheme::Basic));
+        assert_eq!(known.get().as_deref(), Some(&AuthScheme::Basic));
     }
 
     #[test]

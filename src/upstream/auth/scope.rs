@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scope_is_the_least_that_is_needed() {
+    fn the_scope_is_the_least_needed() {
         let pull = RequiredScope::Repository(name("library/alpine"), Action::Pull);
         assert_eq!(pull.scope(), "repository:library/alpine:pull");
         assert_eq!(asked(&pull, ""), "repository:library/alpine:pull");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_may_call_the_repository_otherwise_and_gets_no_more_actions() {
+    fn another_resource_name_gets_no_more_actions() {
         let pull = RequiredScope::Repository(name("a"), Action::Pull);
         assert_eq!(
             asked(&pull, "repository:group/a:pull,push,delete"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_goes_by_the_name_that_the_registry_has_for_it() {
+    fn a_delete_asks_for_the_challenges_actions() {
         let delete = RequiredScope::Repository(name("a"), Action::Delete);
         assert_eq!(asked(&delete, "repository:a:*"), "repository:a:*");
         assert_eq!(asked(&delete, "repository:b:*"), "repository:a:delete");

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn another_registrys_storage_and_what_looks_alike_is_not_known() {
+    fn storage_of_other_registries_is_unknown() {
         for (registry, host) in [
             ("ghcr.io", "production.cloudflare.docker.com"),
             ("registry.example", "storage.googleapis.com"),

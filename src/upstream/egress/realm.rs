@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_alike_is_not() {
+    fn similar_names_are_not_related() {
         for (one, other) in [
             ("registry-1.docker.io", "evil-docker.io"),
             ("registry-1.docker.io", "docker.io.evil.com"),

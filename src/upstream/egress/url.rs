@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_read_in_two_ways_is_refused() {
+    fn ambiguous_urls_are_refused() {
         use UrlError::{Characters, Host, Port, Scheme, UserInformation};
         for (written, why) in [
             ("", Scheme),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn references_that_lead_nowhere_are_refused() {
+    fn unusable_references_are_refused() {
         let base = Url::parse("https://a/b").unwrap();
         for (reference, why) in [
             ("g:h", UrlError::Scheme),
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_says_its_port_or_leaves_it_open() {
+    fn references_may_omit_the_port() {
         for open in ["https://a/b", "//a", "HTTP://a?x:5", "http://[::1]/", "//a#:5"] {
             assert!(leaves_port_open(open), "{open}");
         }
@@ -374,7 +374,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_parsed_and_exposed_again_is_the_same(
+        fn parsing_and_exposing_round_trips(
             https: bool,
             host in "([a-z0-9_]{1,8}\\.){0,2}[a-z]{1,5}",
             port in 1u16..,
@@ -388,7 +388,7 @@ mod tests {
         }
 
         #[test]
-        fn no_input_panics_and_what_is_joined_can_be_parsed_again(reference in "\\PC{0,30}|[ -~]{0,30}") {
+        fn joined_urls_parse_again_and_nothing_panics(reference in "\\PC{0,30}|[ -~]{0,30}") {
             let _ = (Url::parse(&reference), Url::parse(&format!("https://{reference}")));
             let _ = leaves_port_open(&reference);
             let base = Url::parse("https://a.example:444/b/c?d").unwrap();
@@ -399,7 +399,7 @@ mod tests {
         }
 
         #[test]
-        fn a_reference_without_a_host_stays_at_the_origin(path in "[/?]?[a-z.][a-z./?=]{0,30}") {
+        fn references_without_a_host_stay_at_the_origin(path in "[/?]?[a-z.][a-z./?=]{0,30}") {
             let base = Url::parse("https://a.example:444/b/c?d").unwrap();
             prop_assert_eq!(base.join(&path).unwrap().origin, base.origin);
         }

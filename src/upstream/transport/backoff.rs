@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_waited_for_unless_it_is_too_long() {
+    fn a_short_retry_after_is_waited_for() {
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let pause = Backoff::new(3).after_status(status, &headers("2")).unwrap();
         assert_eq!(pause, Duration::from_secs(2));

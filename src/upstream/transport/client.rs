@@ -16,19 +16,20 @@ use crate::upstream::transport::backoff::Backoff;
 use crate::upstream::transport::connect::{
     Certificate, Connected, DialError, Dialer, Protocols, TlsSettingsError,
 };
-use crate::upstream::transport::download::Download;
 use crate::upstream::transport::health::Health;
 use crate::upstream::transport::http1::{ExchangeError, Http1Connection};
+use crate::upstream::transport::http1_body::Http1Body;
 use crate::upstream::transport::http2::{
-    Connection, Connections, Failure, Known, Outcome, Share, Timeouts, Windows,
+    ActiveRequest, HostProtocol, Http2Connection, Outcome, RequestFailure, SharedConnections, Timeouts,
+    Windows,
 };
 use crate::upstream::transport::pool::{Pool, PoolSlot};
 
 /// Speaks HTTP on behalf of one upstream, with it and with the hosts that it redirects to.
-pub(crate) struct Client {
+pub(crate) struct HttpClient {
     dialer: Dialer,
     pool: Arc<Pool>,
-    connections: Connections,
+    connections: SharedConnections,
     name: String,
     connect_timeout: Duration,
     timeouts: Timeouts,
@@ -42,7 +43,7 @@ fn is_safe(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
 
-impl Client {
+impl HttpClient {
     pub(crate) fn new(
         settings: &config::Upstream,
         stall_timeout: Duration,
@@ -51,7 +52,7 @@ impl Client {
         Ok(Self {
             dialer: Dialer::new(settings)?,
             pool: Arc::new(Pool::new(workers)),
-            connections: Connections::new(workers),
+            connections: SharedConnections::new(workers),
             name: settings.name.clone(),
             connect_timeout: settings.connect_timeout,
             timeouts: Timeouts { response: settings.response_timeout, stall: stall_timeout },
@@ -151,7 +152,7 @@ impl Client {
     /// CPU by HTTP/2 is 0.25 times that by HTTP/1.1 for 100 cold requests on 2 workers (4 handshakes instead of 100);
     /// warm, it is 1.3 times for up to 4 requests at a time, 1.1 times for 16 and 0.95 times for 64. A request that is
     /// alone opens an HTTP/1.1 connection, which a blob then finds warm.
-    fn prefers_http2(&self, key: &ConnectionKey, small: &Share) -> bool {
+    fn prefers_http2(&self, key: &ConnectionKey, small: &ActiveRequest) -> bool {
         match self.http2 {
             Http2::Always => true,
             Http2::Auto => small.number() > 0 && !self.pool.has(key),
@@ -191,13 +192,13 @@ impl Client {
             request.body.rewind();
             let error = match connection.exchange(destination.url(), request).await {
                 Ok(response) => return Ok(Some(response)),
-                Err(Failure::Refused) => return Ok(None),
-                Err(Failure::Http1) => {
+                Err(RequestFailure::Refused) => return Ok(None),
+                Err(RequestFailure::Http1) => {
                     self.connections.note_http1(&destination.key());
                     return Ok(None);
                 }
-                Err(Failure::Gone) => None,
-                Err(Failure::Exchange(error)) => Some(error),
+                Err(RequestFailure::Gone) => None,
+                Err(RequestFailure::Exchange(error)) => Some(error),
             };
             self.connections.forget(&connection);
             match error {
@@ -211,12 +212,15 @@ impl Client {
 
     /// Returns the connection that small requests share, made where there is none. `None` where it is full, and where
     /// the server speaks HTTP/1.1.
-    async fn shared_http2(self: &Arc<Self>, destination: &Destination) -> Result<Option<Connection>, Error> {
+    async fn shared_http2(
+        self: &Arc<Self>,
+        destination: &Destination,
+    ) -> Result<Option<Http2Connection>, Error> {
         let dial = || self.clone().dial_shared(destination.clone());
         let connection = match self.connections.get(&destination.key(), dial) {
-            Known::Http1 => None,
-            Known::Connection(connection) => Some(connection),
-            Known::Flight(flight) => flight.await.map_err(Error::Dial)?,
+            HostProtocol::Http1 => None,
+            HostProtocol::Connection(connection) => Some(connection),
+            HostProtocol::Flight(flight) => flight.await.map_err(Error::Dial)?,
         };
         Ok(connection.filter(|connection| !connection.is_full()))
     }
@@ -258,9 +262,9 @@ impl Client {
         destination: &Destination,
         connected: Connected,
         windows: Windows,
-    ) -> Result<Connection, DialError> {
+    ) -> Result<Http2Connection, DialError> {
         let authority = || destination.url().origin.authority();
-        let started = Connection::start(connected.io, windows, self.timeouts).await;
+        let started = Http2Connection::start(connected.io, windows, self.timeouts).await;
         started.map_err(|source| DialError::Connect { authority: authority(), source })
     }
 
@@ -275,7 +279,7 @@ impl Client {
             .exchange(request.method, &destination.url().target, request.headers, request.body)
             .await?;
         let slot = PoolSlot::new(self.pool.clone(), destination.key());
-        let body = Download::body(slot, connection, head.framing, self.timeouts.stall);
+        let body = Http1Body::body(slot, connection, head.framing, self.timeouts.stall);
         Ok(Response { status: head.status, headers: head.headers, body })
     }
 
@@ -329,7 +333,7 @@ mod tests {
         port
     }
 
-    async fn asked(client: &Arc<Client>, port: u16, addresses: Addresses) -> Result<Response, Error> {
+    async fn asked(client: &Arc<HttpClient>, port: u16, addresses: Addresses) -> Result<Response, Error> {
         let origin = Origin { https: false, host: "127.0.0.1".to_owned(), port };
         let destination = Destination::unchecked(origin, addresses, false, false);
         let (mut headers, mut body) = (HeaderMap::new(), RequestBody::empty());
@@ -338,9 +342,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kept_connection_to_inside_serves_nobody_who_may_only_go_outside() {
+    async fn idle_private_connections_serve_no_public_destination() {
         let settings = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
-        let client = Arc::new(Client::new(&settings, limits::STALL_TIMEOUT, 1).unwrap());
+        let client = Arc::new(HttpClient::new(&settings, limits::STALL_TIMEOUT, 1).unwrap());
         let port = server().await;
         for _ in 0..2 {
             drop(asked(&client, port, Addresses::Any).await.unwrap());

@@ -24,7 +24,7 @@ use crate::read_size::Pace;
 use crate::upstream::transport::chunked::{Chunked, Step};
 
 /// A byte stream that an upstream speaks HTTP/1.1 on.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {
     /// Returns true if the server has closed the connection, or sent anything, while it was idle.
     fn is_stale(&mut self) -> bool;
 }
@@ -51,7 +51,7 @@ pub(crate) enum ExchangeError {
 
 /// The head of a response.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) framing: Framing,
@@ -70,7 +70,7 @@ pub(crate) enum Framing {
 
 /// One connection.
 pub(crate) struct Http1Connection {
-    io: WriteStall<Box<dyn Transport>>,
+    io: WriteStall<Box<dyn ByteStream>>,
     read: BytesMut,
     /// The head or the size of a chunk, to be written before `batch`.
     write: BytesMut,
@@ -143,7 +143,7 @@ enum Sending {
 impl Http1Connection {
     /// Creates a connection on `io`. `response_timeout` is how long an answer may take once the request is sent, and
     /// `stall_timeout` how long the upstream may accept no byte of it.
-    pub(crate) fn new(io: Box<dyn Transport>, response_timeout: Duration, stall_timeout: Duration) -> Self {
+    pub(crate) fn new(io: Box<dyn ByteStream>, response_timeout: Duration, stall_timeout: Duration) -> Self {
         Self {
             io: WriteStall::new(io, stall_timeout),
             read: BytesMut::new(),
@@ -192,7 +192,7 @@ impl Http1Connection {
         target: &str,
         headers: &HeaderMap,
         body: &mut RequestBody,
-    ) -> Result<Head, ExchangeError> {
+    ) -> Result<ResponseHead, ExchangeError> {
         self.begin(method, target, headers, body);
         let head = method == Method::HEAD;
         let mut sent = Ok(false);
@@ -332,7 +332,11 @@ impl Http1Connection {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, head_request: bool) -> Poll<Result<Head, ExchangeError>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        head_request: bool,
+    ) -> Poll<Result<ResponseHead, ExchangeError>> {
         loop {
             if !self.read.is_empty()
                 && let Some(head) = self.take_head(head_request)?
@@ -355,7 +359,7 @@ impl Http1Connection {
     }
 
     /// Parses one final head out of the buffer; `None` while it is incomplete.
-    fn take_head(&mut self, head_request: bool) -> Result<Option<Head>, ExchangeError> {
+    fn take_head(&mut self, head_request: bool) -> Result<Option<ResponseHead>, ExchangeError> {
         loop {
             let mut slots = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
             let mut parsed = httparse::Response::new(&mut slots);
@@ -384,7 +388,7 @@ impl Http1Connection {
             let block = self.read.split_to(length).freeze();
             let headers = headers_of(&block, spans)?;
             let framing = self.framing(status, version, &headers, head_request)?;
-            return Ok(Some(Head { status, headers, framing }));
+            return Ok(Some(ResponseHead { status, headers, framing }));
         }
     }
 

@@ -6,10 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::upstream::auth::credentials::credential::{Credential, Flaw};
+use crate::upstream::auth::credentials::credential::{Credential, CredentialFlaw};
 use crate::upstream::auth::credentials::program;
 use crate::upstream::auth::credentials::program::HelperError;
-use crate::upstream::auth::credentials::server::Server;
+use crate::upstream::auth::credentials::server::StoreKey;
 
 /// The reason why a docker `config.json` gave no credentials. Never repeats its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ pub(crate) enum DockerConfigError {
     HelperName(String),
     /// Its entry for this registry can't be used.
     #[error("its entry for {0} is of no use: {1}")]
-    Flawed(String, Flaw),
+    Flawed(String, CredentialFlaw),
     /// It has no entry for this registry.
     #[error("it holds nothing for {0}")]
     Nothing(String),
@@ -52,7 +52,7 @@ pub(crate) enum DockerConfigError {
 
 /// The entry of one registry.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct DockerConfigEntry {
     /// The NAME of the helper that is asked first.
     pub(crate) helper: Option<String>,
     /// The credential in the file, which serves where the helper has none.
@@ -60,7 +60,7 @@ pub(crate) struct Entry {
 }
 
 /// Reads the entry for `server`. Entries for others are not checked.
-pub(crate) fn read(bytes: &[u8], server: &Server) -> Result<Entry, DockerConfigError> {
+pub(crate) fn read(bytes: &[u8], server: &StoreKey) -> Result<DockerConfigEntry, DockerConfigError> {
     // serde's own message would repeat the content.
     let file: File = serde_json::from_slice(bytes)
         .map_err(|error| DockerConfigError::Malformed { line: error.line(), column: error.column() })?;
@@ -71,7 +71,7 @@ pub(crate) fn read(bytes: &[u8], server: &Server) -> Result<Entry, DockerConfigE
     let helper = helper.map(str::to_owned);
     let credential =
         file.credential(server).map_err(|flaw| DockerConfigError::Flawed(server.key().to_owned(), flaw))?;
-    Ok(Entry { helper, credential })
+    Ok(DockerConfigEntry { helper, credential })
 }
 
 /// `null` is read as a missing key, as Go does.
@@ -94,27 +94,27 @@ struct Auth {
 
 impl File {
     /// Returns the registry's own helper, else the one for all registries. An empty name means none.
-    fn helper<'a>(&'a self, server: &Server) -> Option<&'a str> {
+    fn helper<'a>(&'a self, server: &StoreKey) -> Option<&'a str> {
         let own = self.cred_helpers.as_ref().and_then(|helpers| of(helpers, server).next());
         own.or(self.creds_store.as_ref()).map(String::as_str)
     }
 
     /// Returns the credential of the first entry that has one: docker leaves an empty entry where a helper has it.
-    fn credential(&self, server: &Server) -> Result<Option<Credential>, Flaw> {
+    fn credential(&self, server: &StoreKey) -> Result<Option<Credential>, CredentialFlaw> {
         let Some(auths) = &self.auths else { return Ok(None) };
         of(auths, server).flatten().find_map(|auth| auth.credential().transpose()).transpose()
     }
 }
 
 /// Returns the values for `server`, that of its own key first.
-fn of<'a, T>(map: &'a BTreeMap<String, T>, server: &Server) -> impl Iterator<Item = &'a T> {
+fn of<'a, T>(map: &'a BTreeMap<String, T>, server: &StoreKey) -> impl Iterator<Item = &'a T> {
     let others = map.iter().filter(move |(key, _)| *key != server.key() && server.is(key));
     map.get(server.key()).into_iter().chain(others.map(|(_, value)| value))
 }
 
 impl Auth {
     /// Returns a token rather than a password: the password was exchanged for it.
-    fn credential(&self) -> Result<Option<Credential>, Flaw> {
+    fn credential(&self) -> Result<Option<Credential>, CredentialFlaw> {
         if let Some(token) = written(&self.registrytoken) {
             return Credential::registry_token(token.to_owned()).map(Some);
         }
@@ -140,10 +140,10 @@ fn written(field: &Option<String>) -> Option<&str> {
 }
 
 /// Decodes `auth`. Old versions of docker wrote NULs behind the password.
-fn decode(auth: &str) -> Result<Credential, Flaw> {
-    let decoded = STANDARD.decode(auth.trim()).map_err(|_| Flaw::Encoding)?;
-    let pair = String::from_utf8(decoded).map_err(|_| Flaw::Encoding)?;
-    let (username, password) = pair.split_once(':').ok_or(Flaw::Encoding)?;
+fn decode(auth: &str) -> Result<Credential, CredentialFlaw> {
+    let decoded = STANDARD.decode(auth.trim()).map_err(|_| CredentialFlaw::Encoding)?;
+    let pair = String::from_utf8(decoded).map_err(|_| CredentialFlaw::Encoding)?;
+    let (username, password) = pair.split_once(':').ok_or(CredentialFlaw::Encoding)?;
     Credential::password(username.to_owned(), password.trim_end_matches('\0').to_owned())
 }
 
@@ -155,16 +155,16 @@ mod tests {
     use super::*;
     use crate::config::UpstreamUrl;
 
-    fn server(host: &str, port: u16) -> Server {
-        Server::of(&UpstreamUrl { https: true, host: host.into(), port, path: String::new() })
+    fn server(host: &str, port: u16) -> StoreKey {
+        StoreKey::of(&UpstreamUrl { https: true, host: host.into(), port, path: String::new() })
     }
 
-    fn entry(json: &str) -> Result<Entry, DockerConfigError> {
+    fn entry(json: &str) -> Result<DockerConfigEntry, DockerConfigError> {
         read(json.as_bytes(), &server("r.example", 443))
     }
 
     /// Renders the credential of an entry.
-    fn shown(entry: &Entry) -> String {
+    fn shown(entry: &DockerConfigEntry) -> String {
         match &entry.credential {
             None => "none".into(),
             Some(Credential::Nothing) => "nothing".into(),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_may_be_a_host_a_host_with_its_port_or_a_url() {
+    fn keys_are_hosts_with_ports_or_urls() {
         for (key, port, found) in [
             ("r.example", 443, true),
             ("r.example:443", 443, true),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registrys_own_helper_beats_the_one_for_all() {
+    fn a_registrys_own_helper_takes_precedence() {
         for (json, expected) in [
             (r#"{"credsStore":"all"}"#, Some("all")),
             (r#"{"credsStore":"all","credHelpers":{"r.example":"own"}}"#, Some("own")),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_comes_with_what_serves_where_it_has_nothing() {
+    fn an_entry_holds_the_helper_and_a_fallback() {
         let json = r#"{"credsStore":"all","auths":{"r.example":{"username":"u","password":"p"}}}"#;
         let entry = entry(json).unwrap();
         assert_eq!((entry.helper.as_deref(), shown(&entry).as_str()), (Some("all"), "u:p"));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_file_is_named_by_the_place_and_not_quoted() {
+    fn a_malformed_file_is_reported_without_its_content() {
         for json in
             ["", "hunter2", "[]", "{\"auths\":{\"hunter2\":1}}", "{\n\"credsStore\":[\"hunter2\"]}", "{"]
         {

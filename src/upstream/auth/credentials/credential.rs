@@ -18,7 +18,7 @@ pub(crate) enum Credential {
 
 /// The reason why a credential of a helper or a file can't be used. Never repeats the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Flaw {
+pub(crate) enum CredentialFlaw {
     /// Neither base64, nor UTF-8 with a colon in it.
     #[error("\"auth\" is not the base64 of NAME:PASSWORD")]
     Encoding,
@@ -38,63 +38,71 @@ pub(crate) enum Flaw {
 
 impl Credential {
     /// Checks that Basic authentication can carry the name and password.
-    pub(crate) fn password(username: String, password: String) -> Result<Self, Flaw> {
+    pub(crate) fn password(username: String, password: String) -> Result<Self, CredentialFlaw> {
         if username.is_empty() {
-            return Err(Flaw::NoName);
+            return Err(CredentialFlaw::NoName);
         }
         if username.contains(':') {
-            return Err(Flaw::Colon);
+            return Err(CredentialFlaw::Colon);
         }
         if username.chars().chain(password.chars()).any(char::is_control) {
-            return Err(Flaw::Control);
+            return Err(CredentialFlaw::Control);
         }
         Ok(Self::Password(Login { username, password: Secret::new(password) }))
     }
 
     /// A refresh token.
-    pub(crate) fn identity_token(token: String) -> Result<Self, Flaw> {
+    pub(crate) fn identity_token(token: String) -> Result<Self, CredentialFlaw> {
         Ok(Self::IdentityToken(checked(token)?))
     }
 
     /// A bearer token.
-    pub(crate) fn registry_token(token: String) -> Result<Self, Flaw> {
+    pub(crate) fn registry_token(token: String) -> Result<Self, CredentialFlaw> {
         Ok(Self::RegistryToken(checked(token)?))
     }
 }
 
-fn checked(token: String) -> Result<Secret, Flaw> {
+fn checked(token: String) -> Result<Secret, CredentialFlaw> {
     let sound = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    if sound { Ok(Secret::new(token)) } else { Err(Flaw::Token) }
+    if sound { Ok(Secret::new(token)) } else { Err(CredentialFlaw::Token) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn flaw(username: &str, password: &str) -> Option<Flaw> {
+    fn flaw(username: &str, password: &str) -> Option<CredentialFlaw> {
         Credential::password(username.into(), password.into()).err()
     }
 
     #[test]
-    fn a_name_and_password_that_basic_can_not_carry_are_refused() {
+    fn logins_that_basic_can_not_carry_are_refused() {
         for (username, password, expected) in [
             ("robot", "s3cret", None),
             ("robot", "", None),
             ("robot", "with:colon and spaces", None),
-            ("", "s3cret", Some(Flaw::NoName)),
-            ("a:b", "s3cret", Some(Flaw::Colon)),
-            ("a\u{1}", "s3cret", Some(Flaw::Control)),
-            ("robot", "s3cret\n", Some(Flaw::Control)),
+            ("", "s3cret", Some(CredentialFlaw::NoName)),
+            ("a:b", "s3cret", Some(CredentialFlaw::Colon)),
+            ("a\u{1}", "s3cret", Some(CredentialFlaw::Control)),
+            ("robot", "s3cret\n", Some(CredentialFlaw::Control)),
         ] {
             assert_eq!(flaw(username, password), expected, "{username:?}");
         }
     }
 
     #[test]
-    fn a_token_that_would_break_a_header_is_refused() {
+    fn tokens_that_break_a_header_are_refused() {
         for token in ["", "a b", "a\r\nb", "tökén"] {
-            assert_eq!(Credential::identity_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
-            assert_eq!(Credential::registry_token(token.into()).err(), Some(Flaw::Token), "{token:?}");
+            assert_eq!(
+                Credential::identity_token(token.into()).err(),
+                Some(CredentialFlaw::Token),
+                "{token:?}"
+            );
+            assert_eq!(
+                Credential::registry_token(token.into()).err(),
+                Some(CredentialFlaw::Token),
+                "{token:?}"
+            );
         }
         assert!(matches!(Credential::registry_token("ey.J+_~/-=".into()), Ok(Credential::RegistryToken(_))));
     }

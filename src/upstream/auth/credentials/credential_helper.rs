@@ -10,15 +10,15 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::clock;
 use crate::single_flight::SingleFlight;
 use crate::upstream::auth::credentials::credential::Credential;
-use crate::upstream::auth::credentials::program::{HelperError, Program};
+use crate::upstream::auth::credentials::program::{HelperError, HelperProgram};
 
 /// A helper, asked for one registry. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Helper(Arc<Inner>);
+pub(crate) struct CredentialHelper(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    program: Program,
+    program: HelperProgram,
     server: String,
     kept: Mutex<Option<Kept>>,
     runs: SingleFlight<(), Result<Credential, HelperError>>,
@@ -34,9 +34,9 @@ struct Kept {
     good_until: Instant,
 }
 
-impl Helper {
+impl CredentialHelper {
     /// Creates a helper that asks `program` for the credentials kept under `server`. Runs nothing yet.
-    pub(crate) fn new(program: Program, server: &str) -> Self {
+    pub(crate) fn new(program: HelperProgram, server: &str) -> Self {
         let (kept, runs) = (Mutex::default(), SingleFlight::default());
         Self(Arc::new(Inner { program, server: server.to_owned(), kept, runs }))
     }
@@ -150,14 +150,14 @@ mod tests {
     /// A helper that leaves a line in `runs` each time, and answers with the file `answer`: it fails without.
     struct Scene {
         directory: tempfile::TempDir,
-        helper: Helper,
+        helper: CredentialHelper,
     }
 
     impl Scene {
         fn new(before: &str) -> Self {
             let directory = tempfile::tempdir().unwrap();
             let script = format!("cd \"$(dirname \"$0\")\"; echo >>runs; {before}\ncat answer || exit 1");
-            let helper = Helper::new(install(directory.path(), "test", &script), "r.example");
+            let helper = CredentialHelper::new(install(directory.path(), "test", &script), "r.example");
             let scene = Self { directory, helper };
             scene.answers("one");
             scene
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    async fn secret(helper: &Helper) -> Result<String, HelperError> {
+    async fn secret(helper: &CredentialHelper) -> Result<String, HelperError> {
         match helper.credential().await? {
             Credential::Password(login) => Ok(login.password.expose().to_owned()),
             other => panic!("{other:?}"),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_near_its_end_is_renewed_in_the_background() {
+    async fn an_expiring_answer_is_renewed_in_the_background() {
         let scene = Scene::new("");
         scene.secret().await.unwrap();
         scene.answers("two");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_renewal_that_fails_leaves_the_old_answer_and_is_tried_again_after_a_pause() {
+    async fn a_failed_renewal_keeps_the_old_answer() {
         let scene = Scene::new("");
         scene.secret().await.unwrap();
         scene.breaks();
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_refused_at_once_is_asked_for_anew_after_a_pause() {
+    async fn a_fresh_refused_answer_is_renewed_after_a_pause() {
         let scene = Scene::new("");
         scene.secret().await.unwrap();
         scene.answers("two");
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_answer_does_not_serve_when_the_helper_fails() {
+    async fn a_refused_answer_does_not_outlive_a_failing_helper() {
         let scene = Scene::new("");
         scene.secret().await.unwrap();
         scene.breaks();

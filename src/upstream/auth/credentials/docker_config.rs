@@ -12,12 +12,12 @@ use crate::clock;
 use crate::config::limits;
 use crate::file_stamp::Stamp;
 use crate::upstream::auth::credentials::config_json;
-use crate::upstream::auth::credentials::config_json::{DockerConfigError, Entry, LARGEST_FILE};
+use crate::upstream::auth::credentials::config_json::{DockerConfigEntry, DockerConfigError, LARGEST_FILE};
 use crate::upstream::auth::credentials::credential::Credential;
-use crate::upstream::auth::credentials::credential_helper::Helper;
+use crate::upstream::auth::credentials::credential_helper::CredentialHelper;
 use crate::upstream::auth::credentials::error::CredentialError;
-use crate::upstream::auth::credentials::program::{HelperError, Program};
-use crate::upstream::auth::credentials::server::Server;
+use crate::upstream::auth::credentials::program::{HelperError, HelperProgram};
+use crate::upstream::auth::credentials::server::StoreKey;
 
 /// A docker `config.json`, for one registry.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct DockerConfig(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    server: Server,
+    server: StoreKey,
     /// The directory of the helpers; empty: PATH.
     helpers: PathBuf,
     state: Mutex<State>,
@@ -44,13 +44,13 @@ struct State {
 
 #[derive(Debug)]
 struct Found {
-    helper: Option<(String, Helper)>,
+    helper: Option<(String, CredentialHelper)>,
     credential: Option<Credential>,
 }
 
 impl DockerConfig {
     /// Creates the reader of the file at `path`. Reads nothing yet.
-    pub(crate) fn new(path: &Path, server: Server) -> Self {
+    pub(crate) fn new(path: &Path, server: StoreKey) -> Self {
         let state = Mutex::new(State { looked: None, stamp: None, error: None, found: None });
         Self(Arc::new(Inner { path: path.to_owned(), server, helpers: PathBuf::new(), state }))
     }
@@ -86,7 +86,7 @@ impl DockerConfig {
 }
 
 impl Found {
-    async fn credential(&self, server: &Server) -> Result<Credential, DockerConfigError> {
+    async fn credential(&self, server: &StoreKey) -> Result<Credential, DockerConfigError> {
         if let Some((_, helper)) = &self.helper {
             match helper.credential().await {
                 Err(HelperError::Nothing(_)) => {}
@@ -127,7 +127,7 @@ impl Inner {
     }
 
     /// Reads the file, and the stamp that it had before the first byte was read.
-    fn read(&self) -> Result<(Stamp, Entry), DockerConfigError> {
+    fn read(&self) -> Result<(Stamp, DockerConfigEntry), DockerConfigError> {
         let (stamp, bytes) = read(&self.path).map_err(|error| DockerConfigError::Read(error.to_string()))?;
         if bytes.len() as u64 > LARGEST_FILE {
             return Err(DockerConfigError::TooLarge);
@@ -135,7 +135,7 @@ impl Inner {
         Ok((stamp, config_json::read(&bytes, &self.server)?))
     }
 
-    fn swap(&self, stamp: Stamp, entry: Entry) {
+    fn swap(&self, stamp: Stamp, entry: DockerConfigEntry) {
         let mut state = self.state();
         let old = state.found.take();
         let helper = entry.helper.map(|name| self.helper(name, old.as_deref()));
@@ -144,9 +144,9 @@ impl Inner {
     }
 
     /// Returns the helper of that name. One that the old file named as well keeps its answer.
-    fn helper(&self, name: String, old: Option<&Found>) -> (String, Helper) {
+    fn helper(&self, name: String, old: Option<&Found>) -> (String, CredentialHelper) {
         let kept = old.and_then(|old| old.helper.as_ref()).filter(|(kept, _)| *kept == name);
-        let new = || Helper::new(Program::new(&self.helpers, &name), self.server.key());
+        let new = || CredentialHelper::new(HelperProgram::new(&self.helpers, &name), self.server.key());
         let helper = kept.map_or_else(new, |(_, helper)| helper.clone());
         (name, helper)
     }
@@ -185,7 +185,7 @@ mod tests {
 
     fn config(path: &Path) -> DockerConfig {
         let url = UpstreamUrl { https: true, host: "r.example".into(), port: 443, path: String::new() };
-        DockerConfig::new(path, Server::of(&url))
+        DockerConfig::new(path, StoreKey::of(&url))
     }
 
     fn written(json: &str) -> (tempfile::TempDir, PathBuf, DockerConfig) {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_file_is_read_again_after_two_seconds() {
+    async fn a_changed_file_is_read_after_two_seconds() {
         let (_directory, path, config) = written(ONE);
         assert_eq!(secret(&config).await, ok("one"));
         std::fs::write(&path, ONE.replace("one", "second")).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_file_leaves_the_old_in_force_until_it_is_mended() {
+    async fn a_broken_file_keeps_the_old_content_in_force() {
         let (_directory, path, config) = written(ONE);
         assert_eq!(secret(&config).await, ok("one"));
         std::fs::write(&path, "{").unwrap();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_comes_later_is_found() {
+    async fn a_file_created_later_is_found() {
         let (_directory, path, config) = written(ONE);
         std::fs::remove_file(&path).unwrap();
         let error = secret(&config).await.unwrap_err();
@@ -268,21 +268,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_at_the_start_all_wait_for_the_file() {
+    async fn early_callers_wait_for_the_file() {
         let (_directory, _path, config) = written(ONE);
         let (a, b, c) = tokio::join!(secret(&config), secret(&config), secret(&config));
         assert_eq!((a, b, c), (ok("one"), ok("one"), ok("one")));
     }
 
     #[tokio::test]
-    async fn a_file_of_more_than_a_mebibyte_is_refused() {
+    async fn a_file_over_a_mebibyte_is_refused() {
         let (_directory, path, config) = written(ONE);
         File::options().write(true).open(&path).unwrap().set_len(LARGEST_FILE + 1).unwrap();
         assert_eq!(secret(&config).await, Err(DockerConfigError::TooLarge));
     }
 
     #[tokio::test]
-    async fn errors_name_the_key_and_the_file_and_show_nothing_of_it() {
+    async fn errors_name_key_and_file_without_its_content() {
         let (_directory, path, config) = written(r#"{"auths":{"r.example":{"auth":"hunter2"}}}"#);
         let error = config.credential().await.unwrap_err();
         let expected = format!(
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_beats_what_the_file_holds_itself() {
+    async fn a_helper_takes_precedence_over_the_file() {
         let json = ONE.replacen('{', r#"{"credsStore":"test","#, 1);
         let (directory, _path, config) = written(&json);
         install(directory.path(), "test", r#"echo '{"Username":"robot","Secret":"two"}'"#);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_that_has_nothing_leaves_it_to_the_file() {
+    async fn the_file_serves_where_the_helper_has_nothing() {
         let not_found = "echo credentials not found in native keychain; exit 1";
         let json = ONE.replacen('{', r#"{"credHelpers":{"r.example":"test"},"#, 1);
         let (directory, _path, config) = written(&json);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_that_fails_is_named_with_the_file_that_named_it() {
+    async fn a_failing_helper_is_reported_with_its_file() {
         let json = ONE.replacen('{', r#"{"credsStore":"test","#, 1);
         let (_directory, path, config) = written(&json);
         let expected = format!(
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_helper_keeps_its_answer_when_the_file_changes_elsewhere() {
+    async fn a_helper_keeps_its_answer_across_file_changes() {
         let (directory, path, config) = written(r#"{"credsStore":"test"}"#);
         let script = r#"echo >>"$(dirname "$0")/runs"; echo '{"Username":"robot","Secret":"two"}'"#;
         install(directory.path(), "test", script);

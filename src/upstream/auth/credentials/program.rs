@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::config::limits;
-use crate::upstream::auth::credentials::credential::{Credential, Flaw};
+use crate::upstream::auth::credentials::credential::{Credential, CredentialFlaw};
 
 /// The reason why a helper gave no credentials. Never repeats its answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,7 @@ pub(crate) enum HelperError {
     Answer,
     /// Its credential can't be used.
     #[error("its answer is of no use: {0}")]
-    Flawed(#[from] Flaw),
+    Flawed(#[from] CredentialFlaw),
     /// The gateway is shutting down.
     #[error("it was interrupted")]
     Interrupted,
@@ -47,12 +47,12 @@ pub(crate) enum HelperError {
 
 /// A helper's program.
 #[derive(Debug, Clone)]
-pub(crate) struct Program {
+pub(crate) struct HelperProgram {
     path: PathBuf,
     limit: Duration,
 }
 
-impl Program {
+impl HelperProgram {
     /// Names `docker-credential-NAME` in `directory`, or on PATH where that is empty.
     pub(crate) fn new(directory: &Path, name: &str) -> Self {
         Self { path: directory.join(format!("docker-credential-{name}")), limit: DEADLINE }

@@ -6,14 +6,14 @@ use crate::proto::authority::scheme_port;
 
 /// A registry, as credential stores call it.
 #[derive(Debug, Clone)]
-pub(crate) struct Server {
+pub(crate) struct StoreKey {
     key: String,
     host: String,
     port: u16,
     own_port: u16,
 }
 
-impl Server {
+impl StoreKey {
     /// Creates the names of the registry at `url`.
     pub(crate) fn of(url: &UpstreamUrl) -> Self {
         let key = if is_hub(&url.host) { HUB_KEY.to_owned() } else { url.authority() };
@@ -53,12 +53,12 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 mod tests {
     use super::*;
 
-    fn server(https: bool, host: &str, port: u16) -> Server {
-        Server::of(&UpstreamUrl { https, host: host.into(), port, path: String::new() })
+    fn server(https: bool, host: &str, port: u16) -> StoreKey {
+        StoreKey::of(&UpstreamUrl { https, host: host.into(), port, path: String::new() })
     }
 
     #[test]
-    fn a_registry_is_asked_for_by_its_host_and_a_port_of_its_own() {
+    fn the_key_is_the_host_and_any_unusual_port() {
         for (https, host, port, key) in [
             (true, "r.example", 443, "r.example"),
             (true, "r.example", 5000, "r.example:5000"),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_same_however_it_is_written() {
+    fn addresses_are_compared_by_value() {
         let server = server(true, "2001:db8::1", 5000);
         assert!(server.is("[2001:db8::1]:5000") && server.is("https://[2001:DB8:0::1]:5000"));
         assert!(!server.is("[2001:db8::1]") && !server.is("[2001:db8::2]:5000") && !server.is("[x"));

@@ -6,11 +6,11 @@ use crate::config;
 use crate::config::{CredentialSource, Login, UserCredentials};
 use crate::proto::identity::{Forwarded, Identity};
 use crate::upstream::auth::credentials::credential::Credential;
-use crate::upstream::auth::credentials::credential_helper::Helper;
+use crate::upstream::auth::credentials::credential_helper::CredentialHelper;
 use crate::upstream::auth::credentials::docker_config::DockerConfig;
 use crate::upstream::auth::credentials::error::CredentialError;
-use crate::upstream::auth::credentials::program::Program;
-use crate::upstream::auth::credentials::server::Server;
+use crate::upstream::auth::credentials::program::HelperProgram;
+use crate::upstream::auth::credentials::server::StoreKey;
 use crate::upstream::auth::identity::UpstreamIdentity;
 
 /// The credentials of one upstream.
@@ -26,7 +26,7 @@ pub(crate) struct Credentials {
 enum Source {
     Anonymous,
     Login(Login),
-    Helper(Helper),
+    Helper(CredentialHelper),
     DockerConfig(DockerConfig),
     Forward,
 }
@@ -35,7 +35,7 @@ impl Credentials {
     /// Creates the credentials that `settings` name. Reads nothing and runs nothing yet: the gateway starts without them.
     pub(crate) fn new(settings: &config::Upstream) -> Self {
         let config::Credentials { source, users } = &settings.credentials;
-        let source = Source::new(source, Server::of(&settings.url));
+        let source = Source::new(source, StoreKey::of(&settings.url));
         Self { upstream: settings.name.clone(), users: users.clone(), source }
     }
 
@@ -92,12 +92,12 @@ impl Credentials {
 }
 
 impl Source {
-    fn new(source: &CredentialSource, server: Server) -> Self {
+    fn new(source: &CredentialSource, server: StoreKey) -> Self {
         match source {
             CredentialSource::Anonymous => Self::Anonymous,
             CredentialSource::Login(login) => Self::Login(login.clone()),
             CredentialSource::Helper(name) => {
-                Self::Helper(Helper::new(Program::new(Path::new(""), name), server.key()))
+                Self::Helper(CredentialHelper::new(HelperProgram::new(Path::new(""), name), server.key()))
             }
             CredentialSource::DockerConfig(path) => Self::DockerConfig(DockerConfig::new(path, server)),
             CredentialSource::Forward => Self::Forward,

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::ScopeSet;
-use crate::upstream::auth::scheme::Refusal;
+use crate::upstream::auth::scheme::ChallengeDetails;
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::auth::token::lifetime::Lifetime;
 
@@ -65,7 +65,12 @@ impl AccessToken {
     /// Returns true if another token could do better, after the upstream has refused this one with `refusal` to a
     /// request for `access` that began at `began`: an invalid one is replaced unless it was made for this very request,
     /// an insufficient one when it is old enough for rights to have changed, or when the registry names another scope.
-    pub(crate) fn may_be_bettered(&self, refusal: &Refusal, access: &RequiredScope, began: Instant) -> bool {
+    pub(crate) fn may_be_bettered(
+        &self,
+        refusal: &ChallengeDetails,
+        access: &RequiredScope,
+        began: Instant,
+    ) -> bool {
         if refusal.invalid_token {
             return self.made < began;
         }

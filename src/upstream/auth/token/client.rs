@@ -19,11 +19,11 @@ use crate::upstream::egress::{Destination, EgressPolicy};
 use crate::upstream::error::TokenError;
 use crate::upstream::exchange::{Outgoing, Purpose, Response, is_redirect};
 use crate::upstream::transport::backoff;
-use crate::upstream::transport::client::Client;
+use crate::upstream::transport::client::HttpClient;
 
 /// Asks token endpoints on behalf of one upstream.
 pub(crate) struct TokenClient {
-    client: Arc<Client>,
+    client: Arc<HttpClient>,
     egress: Arc<EgressPolicy>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct IssuedToken {
 }
 
 impl TokenClient {
-    pub(crate) fn new(client: Arc<Client>, egress: Arc<EgressPolicy>) -> Self {
+    pub(crate) fn new(client: Arc<HttpClient>, egress: Arc<EgressPolicy>) -> Self {
         Self { client, egress }
     }
 

@@ -87,14 +87,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_of_ours_changes_nothing_where_the_endpoint_says_its_time() {
+    fn the_endpoints_date_outweighs_the_local_clock() {
         let answer = format!(r#","expires_in":300,{ISSUED}"#);
         assert_eq!(end(&answer, Some(at(0)), at(7200)), 270, "ours is fast");
         assert_eq!(end(&answer, Some(at(0)), at(-7200)), 270, "ours is slow");
     }
 
     #[test]
-    fn a_token_that_comes_expired_is_believed_for_a_moment() {
+    fn a_token_issued_expired_serves_for_a_moment() {
         let answer = format!(r#","expires_in":300,{ISSUED}"#);
         assert_eq!(end(&answer, None, at(7200)), 9);
         assert_eq!(end(&answer, None, at(-7200)), 270, "issued in the future");

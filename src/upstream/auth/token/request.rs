@@ -53,8 +53,8 @@ impl TokenSource {
     async fn fetch(&self, request: &TokenRequest) -> Result<AccessToken, TokenError> {
         let result = self.ask(request).await;
         match &result {
-            Ok(_) => self.lockouts.taken(&request.identity),
-            Err(TokenError::Shunned) => {}
+            Ok(_) => self.lockouts.note_accepted(&request.identity),
+            Err(TokenError::LockedOut) => {}
             Err(error) => tracing::warn!(upstream = self.upstream, %error, "no token from the upstream"),
         }
         result
@@ -62,14 +62,14 @@ impl TokenSource {
 
     async fn ask(&self, request: &TokenRequest) -> Result<AccessToken, TokenError> {
         let TokenRequest { identity, endpoint, access, challenged, .. } = request;
-        if self.lockouts.is_shunned(identity) {
-            return Err(TokenError::Shunned);
+        if self.lockouts.is_locked_out(identity) {
+            return Err(TokenError::LockedOut);
         }
         let credential = self.credentials.credential(identity).await?;
         let result = self.client.fetch(endpoint, &credential, access.scopes(challenged)).await;
         // A request for no scope at all is refused for its credentials, not for what it asks for.
         if *access == RequiredScope::Version && matches!(result, Err(TokenError::Refused { .. })) {
-            self.lockouts.refused(identity);
+            self.lockouts.note_refused(identity);
             self.credentials.refused(identity);
         }
         result

@@ -251,7 +251,7 @@ fn the_challenges_of_real_registries_pass() {
 }
 
 #[test]
-fn a_token_endpoint_may_redirect_where_a_realm_may_be() {
+fn token_endpoints_may_redirect_to_allowed_realms() {
     let hub = policy(HUB, "");
     let from = hub.realm("https://auth.docker.io/token?a").unwrap().url().clone();
     for (location, given) in [
@@ -266,7 +266,7 @@ fn a_token_endpoint_may_redirect_where_a_realm_may_be() {
 }
 
 #[test]
-fn at_home_scheme_and_port_are_the_upstreams_own() {
+fn redirects_to_the_upstream_keep_its_scheme_and_port() {
     for (url, location, home) in [
         ("https://r.example:5000", "http://r.example/b?c=%2b", "https://r.example:5000/b?c=%2b"),
         ("https://r.example:5000", "http://r.example:5000/b", "https://r.example:5000/b"),
@@ -288,7 +288,7 @@ fn at_home_scheme_and_port_are_the_upstreams_own() {
 }
 
 #[test]
-fn a_redirect_to_the_same_path_by_https_is_meant() {
+fn a_redirect_from_http_to_https_is_followed() {
     let policy = policy("http://r.example", "");
     let destination = policy.redirect(&blob(&policy), "https://r.example/v2/a/blobs/sha256:0?x").unwrap();
     assert_eq!(destination.url().expose(), "https://r.example/v2/a/blobs/sha256:0?x");
@@ -296,7 +296,7 @@ fn a_redirect_to_the_same_path_by_https_is_meant() {
 }
 
 #[test]
-fn no_chain_of_redirects_falls_from_https_to_http() {
+fn redirects_never_fall_from_https_to_http() {
     let policy = policy("http://10.0.0.5:5000", "");
     let cdn = policy.redirect(&blob(&policy), "https://cdn.example/blob").unwrap();
     let next = policy.redirect(cdn.url(), "http://cdn.example/blob");
@@ -307,7 +307,7 @@ fn no_chain_of_redirects_falls_from_https_to_http() {
 }
 
 #[test]
-fn hosts_that_are_dialled_without_the_proxy_are_judged_by_their_addresses() {
+fn hosts_outside_the_proxy_are_checked_by_address() {
     let variables = [("HTTPS_PROXY", "http://proxy.example:3128"), ("NO_PROXY", "cdn.example")];
     let policy = policy_in(HUB, "", &Environment::from(variables));
     assert!(policy.own("/v2/".into()).is_proxied());
@@ -320,7 +320,7 @@ fn hosts_that_are_dialled_without_the_proxy_are_judged_by_their_addresses() {
 }
 
 #[test]
-fn errors_name_the_key_and_what_to_write_and_no_path() {
+fn errors_name_key_and_value_without_a_path() {
     let hub = policy(HUB, "");
     let told = |result: Result<Destination, EgressError>| result.unwrap_err().to_string();
     assert_eq!(
@@ -354,7 +354,7 @@ fn errors_name_the_key_and_what_to_write_and_no_path() {
 }
 
 #[test]
-fn a_connection_serves_whoever_might_have_made_it() {
+fn connections_serve_destinations_of_their_key() {
     let peer = |host: &str, addresses| {
         Destination::unchecked(Origin { https: true, host: host.into(), port: 443 }, addresses, false, false)
             .key()
@@ -365,7 +365,7 @@ fn a_connection_serves_whoever_might_have_made_it() {
 }
 
 #[test]
-fn the_upstream_itself_is_one_peer_however_it_is_reached() {
+fn the_upstream_has_one_connection_key() {
     let policy =
         policy("https://r.example", "redirect_hosts = [\"r.example\"]\nrealm_hosts = [\"r.example\"]");
     let own = policy.own("/v2/".into()).key();

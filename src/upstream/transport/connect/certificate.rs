@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_none() {
+    fn truncated_certificates_are_refused() {
         let der = der((2000, 1, 1), (2001, 1, 1));
         for length in 0..100 {
             assert_eq!(Certificate::parse(&der[..length]), None);

@@ -13,15 +13,15 @@ use crate::upstream::egress::Destination;
 use crate::upstream::egress::url::Origin;
 use crate::upstream::transport::connect::certificate::Certificate;
 use crate::upstream::transport::connect::error::{DialError, TlsSettingsError};
-use crate::upstream::transport::connect::tcp::{Tcp, TcpError};
+use crate::upstream::transport::connect::tcp::{TcpConnection, TcpError};
 use crate::upstream::transport::connect::tls::{Connectors, Protocols};
 use crate::upstream::transport::connect::{tcp, tls, tunnel};
-use crate::upstream::transport::http1::Transport;
+use crate::upstream::transport::http1::ByteStream;
 
 /// A fresh connection.
 pub(crate) struct Connected {
     /// Its byte stream.
-    pub(crate) io: Box<dyn Transport>,
+    pub(crate) io: Box<dyn ByteStream>,
     /// True if the server chose HTTP/2.
     pub(crate) http2: bool,
 }
@@ -79,9 +79,9 @@ impl Dialer {
     async fn connect_tls(
         &self,
         destination: &Destination,
-        tcp: Tcp,
+        tcp: TcpConnection,
         protocols: Protocols,
-    ) -> Result<TlsStream<Tcp>, DialError> {
+    ) -> Result<TlsStream<TcpConnection>, DialError> {
         let origin = &destination.url().origin;
         let failed = |source| DialError::Tls { authority: origin.authority(), source };
         let name = server_name(&origin.host).map_err(|error| failed(std::io::Error::other(error)))?;
@@ -114,7 +114,11 @@ impl Dialer {
         DialError::Timeout { authority: destination.url().origin.authority(), proxy }
     }
 
-    async fn connect_tcp(&self, destination: &Destination, deadline: Instant) -> Result<Tcp, DialError> {
+    async fn connect_tcp(
+        &self,
+        destination: &Destination,
+        deadline: Instant,
+    ) -> Result<TcpConnection, DialError> {
         let origin: &Origin = &destination.url().origin;
         let Some(proxy) = self.proxy_for(destination) else {
             let connected = tcp::connect(&origin.host, origin.port, destination.addresses(), deadline).await;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use crate::upstream::egress::{Addresses, is_public};
-use crate::upstream::transport::http1::Transport;
+use crate::upstream::transport::http1::ByteStream;
 
 /// The reason why there is no TCP connection.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) async fn connect(
     port: u16,
     allowed: Addresses,
     deadline: Instant,
-) -> Result<Tcp, TcpError> {
+) -> Result<TcpConnection, TcpError> {
     let resolved = tokio::net::lookup_host((host, port)).await.map_err(TcpError::Resolve)?;
     let resolved: Vec<_> = resolved.collect();
     let addresses: Vec<_> =
@@ -68,7 +68,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// Tries one address after the other. The error is the last one's.
-async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<Tcp> {
+async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpConnection> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for (place, address) in addresses.iter().enumerate() {
         // An address that never answers leaves the others their share of the time.
@@ -79,7 +79,7 @@ async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Resu
             Ok(stream) => {
                 // Small requests must not wait for the acknowledgement of the last.
                 let _ = stream.set_nodelay(true);
-                return Ok(Tcp(stream));
+                return Ok(TcpConnection(stream));
             }
             Err(error) => last = error,
         }
@@ -88,9 +88,9 @@ async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Resu
 }
 
 /// A TCP connection to an upstream.
-pub(crate) struct Tcp(TcpStream);
+pub(crate) struct TcpConnection(TcpStream);
 
-impl Transport for Tcp {
+impl ByteStream for TcpConnection {
     fn is_stale(&mut self) -> bool {
         use rustix::net::{RecvFlags, recv};
         let mut byte = [0u8; 1];
@@ -100,7 +100,7 @@ impl Transport for Tcp {
     }
 }
 
-impl Transport for TlsStream<Tcp> {
+impl ByteStream for TlsStream<TcpConnection> {
     /// The socket may hold a session ticket, which is not data (RFC 8446 section 4.6.1): only TLS can tell.
     fn is_stale(&mut self) -> bool {
         let mut byte = [0u8; 1];
@@ -109,7 +109,7 @@ impl Transport for TlsStream<Tcp> {
     }
 }
 
-impl AsyncRead for Tcp {
+impl AsyncRead for TcpConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -119,7 +119,7 @@ impl AsyncRead for Tcp {
     }
 }
 
-impl AsyncWrite for Tcp {
+impl AsyncWrite for TcpConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_families_take_turns_in_the_order_of_the_resolver() {
+    fn address_families_alternate_in_the_resolvers_order() {
         let cases = [
             ("[2001:db8::1]:1 [2001:db8::2]:1 192.0.2.1:1", "[2001:db8::1]:1 192.0.2.1:1 [2001:db8::2]:1"),
             ("192.0.2.1:1 [2001:db8::1]:1 [2001:db8::2]:1", "192.0.2.1:1 [2001:db8::1]:1 [2001:db8::2]:1"),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_address_can_be_forbidden_as_it_is_written() {
+    fn only_addresses_are_forbidden_literals() {
         for (host, forbidden) in [("127.0.0.1", true), ("::1", true), ("localhost", false)] {
             assert_eq!(is_forbidden_literal(host, Addresses::Public), forbidden, "{host}");
             assert!(!is_forbidden_literal(host, Addresses::Any), "{host}");

@@ -13,7 +13,7 @@ use crate::proto::{Authorization, Secret};
 use crate::upstream::egress::Addresses;
 use crate::upstream::egress::url::Origin;
 use crate::upstream::transport::connect::tcp;
-use crate::upstream::transport::connect::tcp::{Tcp, TcpError};
+use crate::upstream::transport::connect::tcp::{TcpConnection, TcpError};
 
 /// The reason why a proxy gives no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,11 @@ pub(crate) fn authority(proxy: &Proxy) -> String {
 }
 
 /// Connects to the proxy, which may have any address since the operator has named it, and has it connect to `target`.
-pub(crate) async fn open(proxy: &Proxy, target: &Origin, deadline: Instant) -> Result<Tcp, ProxyError> {
+pub(crate) async fn open(
+    proxy: &Proxy,
+    target: &Origin,
+    deadline: Instant,
+) -> Result<TcpConnection, ProxyError> {
     let mut tcp = tcp::connect(&proxy.host, proxy.port, Addresses::Any, deadline).await?;
     let target = host_and_port(&target.host, target.port);
     let request = request(&target, proxy);
@@ -111,7 +115,7 @@ fn request(target: &str, proxy: &Proxy) -> Secret {
 ///
 /// The server behind a tunnel speaks second, by TLS and HTTP alike: bytes with the head of a success are not from it,
 /// or are a body that the proxy must not send (RFC 9110 section 9.3.6).
-async fn read_answer(tcp: &mut Tcp) -> Result<StatusCode, ProxyError> {
+async fn read_answer(tcp: &mut TcpConnection) -> Result<StatusCode, ProxyError> {
     let mut head = BytesMut::new();
     let mut left = limits::PROXY_ANSWER_BYTES;
     loop {

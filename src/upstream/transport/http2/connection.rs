@@ -17,11 +17,11 @@ use crate::config::limits;
 use crate::net::WriteStall;
 use crate::upstream::egress::url::Url;
 use crate::upstream::exchange::{Outgoing, Response};
-use crate::upstream::transport::http1::{ExchangeError, Transport};
-use crate::upstream::transport::http2::download::Download;
+use crate::upstream::transport::http1::{ByteStream, ExchangeError};
+use crate::upstream::transport::http2::active_requests::ActiveRequests;
+use crate::upstream::transport::http2::body::Http2Body;
 use crate::upstream::transport::http2::head;
-use crate::upstream::transport::http2::load::Load;
-use crate::upstream::transport::http2::upload::Upload;
+use crate::upstream::transport::http2::upload::RequestUpload;
 
 /// The time limits of an exchange.
 #[derive(Debug, Clone, Copy)]
@@ -52,16 +52,16 @@ impl Windows {
 
 /// One connection. Cheap to clone; closed when the last clone is dropped and no stream is open.
 #[derive(Clone)]
-pub(crate) struct Connection {
+pub(crate) struct Http2Connection {
     sender: SendRequest<Bytes>,
     /// Streams that are open, bodies of answers included.
-    load: Arc<Load>,
+    load: Arc<ActiveRequests>,
     timeouts: Timeouts,
 }
 
 /// The reason why a request got no answer.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum RequestFailure {
     /// The connection takes no more requests, and has not processed this one.
     Gone,
     /// The server refused this request unprocessed, and may take others (RFC 9113 section 8.7).
@@ -72,19 +72,19 @@ pub(crate) enum Failure {
     Exchange(ExchangeError),
 }
 
-impl Connection {
+impl Http2Connection {
     /// Begins HTTP/2 on `io` and drives it in a task of its own.
     ///
     /// # Errors
     /// When the transport breaks.
     pub(crate) async fn start(
-        io: Box<dyn Transport>,
+        io: Box<dyn ByteStream>,
         windows: Windows,
         timeouts: Timeouts,
     ) -> io::Result<Self> {
         let io = WriteStall::new(io, timeouts.stall);
         let (sender, mut connection) = settings(windows).handshake(io).await.map_err(io::Error::other)?;
-        let load = Arc::new(Load::default());
+        let load = Arc::new(ActiveRequests::default());
         let watch = connection.ping_pong().map(|pings| watch(pings, load.clone()));
         tokio::spawn(async move {
             // All its streams learn how it ended.
@@ -117,17 +117,21 @@ impl Connection {
     /// Sends a request, body and all, and waits for the answer's head.
     ///
     /// # Errors
-    /// [`Failure`], which says what may be done next.
-    pub(crate) async fn exchange(&self, url: &Url, request: &mut Outgoing<'_>) -> Result<Response, Failure> {
+    /// [`RequestFailure`], which says what may be done next.
+    pub(crate) async fn exchange(
+        &self,
+        url: &Url,
+        request: &mut Outgoing<'_>,
+    ) -> Result<Response, RequestFailure> {
         let share = self.load.clone().enter();
-        let head = head::request(url, request).ok_or(Failure::Http1)?;
+        let head = head::request(url, request).ok_or(RequestFailure::Http1)?;
         let mut sender = self.sender.clone();
         let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
         let sent = ready.and_then(|()| sender.send_request(head, request.body.is_empty()));
-        let (answer, stream) = sent.map_err(|_| Failure::Gone)?;
+        let (answer, stream) = sent.map_err(|_| RequestFailure::Gone)?;
         let (parts, stream) = self.answer(answer, stream, request.body).await?.into_parts();
-        let length = head::length(request.method, &parts).map_err(Failure::Exchange)?;
-        let body = Download::new(stream, length, share, self.timeouts.stall).body().await;
+        let length = head::length(request.method, &parts).map_err(RequestFailure::Exchange)?;
+        let body = Http2Body::new(stream, length, share, self.timeouts.stall).body().await;
         Ok(Response { status: parts.status, headers: parts.headers, body })
     }
 
@@ -136,35 +140,35 @@ impl Connection {
         mut answer: ResponseFuture,
         stream: SendStream<Bytes>,
         body: &mut RequestBody,
-    ) -> Result<http::Response<RecvStream>, Failure> {
-        let mut upload = (!body.is_empty()).then(|| Upload::new(stream, self.timeouts.stall));
+    ) -> Result<http::Response<RecvStream>, RequestFailure> {
+        let mut upload = (!body.is_empty()).then(|| RequestUpload::new(stream, self.timeouts.stall));
         let mut wait = Stall::new(self.timeouts.response);
         poll_fn(|cx| {
             if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
-                return Poll::Ready(answer.map_err(Failure::of));
+                return Poll::Ready(answer.map_err(RequestFailure::of));
             }
             if let Some(sending) = &mut upload {
-                ready!(sending.poll(cx, body)).map_err(Failure::Exchange)?;
+                ready!(sending.poll(cx, body)).map_err(RequestFailure::Exchange)?;
                 upload = None;
             }
             ready!(wait.poll_waiting(cx));
-            Poll::Ready(Err(Failure::Exchange(ExchangeError::Timeout(self.timeouts.response))))
+            Poll::Ready(Err(RequestFailure::Exchange(ExchangeError::Timeout(self.timeouts.response))))
         })
         .await
     }
 }
 
-impl From<Failure> for ExchangeError {
-    fn from(failure: Failure) -> Self {
+impl From<RequestFailure> for ExchangeError {
+    fn from(failure: RequestFailure) -> Self {
         match failure {
-            Failure::Exchange(error) => error,
-            Failure::Gone | Failure::Refused => Self::Closed,
-            Failure::Http1 => Self::Malformed("it refuses HTTP/1.1 and HTTP/2 by turns"),
+            RequestFailure::Exchange(error) => error,
+            RequestFailure::Gone | RequestFailure::Refused => Self::Closed,
+            RequestFailure::Http1 => Self::Malformed("it refuses HTTP/1.1 and HTTP/2 by turns"),
         }
     }
 }
 
-impl Failure {
+impl RequestFailure {
     fn of(error: h2::Error) -> Self {
         match error.reason() {
             Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => Self::Http1,
@@ -191,7 +195,7 @@ fn settings(windows: Windows) -> Builder {
 }
 
 /// Ends when a server with open streams answers no ping.
-async fn watch(mut pings: PingPong, load: Arc<Load>) {
+async fn watch(mut pings: PingPong, load: Arc<ActiveRequests>) {
     loop {
         tokio::time::sleep(limits::H2_KEEP_ALIVE_INTERVAL).await;
         if load.count() == 0 {

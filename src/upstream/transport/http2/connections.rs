@@ -12,20 +12,20 @@ use crate::clock;
 use crate::config::limits;
 use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::connect::DialError;
-use crate::upstream::transport::http2::connection::Connection;
-use crate::upstream::transport::http2::load::{Load, Share};
+use crate::upstream::transport::http2::active_requests::{ActiveRequest, ActiveRequests};
+use crate::upstream::transport::http2::connection::Http2Connection;
 use crate::worker_id;
 
 /// The outcome of dialling, for all who waited for it: a connection to share, or `None` where the server chose HTTP/1.1.
-pub(crate) type Outcome = Result<Option<Connection>, Arc<DialError>>;
+pub(crate) type Outcome = Result<Option<Http2Connection>, Arc<DialError>>;
 
 /// A connection that is being made. Those who wait for it drive it; it is given up when the last of them leaves.
 pub(crate) type Flight = Shared<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 /// What is known of a host.
-pub(crate) enum Known {
+pub(crate) enum HostProtocol {
     /// A connection is open.
-    Connection(Connection),
+    Connection(Http2Connection),
     /// A connection is being made.
     Flight(Flight),
     /// It speaks HTTP/1.1.
@@ -34,53 +34,53 @@ pub(crate) enum Known {
 
 /// The shared connections of one upstream, to itself and to where it redirects. Kept apart for each worker: a
 /// connection's task belongs to the runtime that made it.
-pub(crate) struct Connections(Box<[Mutex<Vec<Host>>]>);
+pub(crate) struct SharedConnections(Box<[Mutex<Vec<Host>>]>);
 
 struct Host {
     key: ConnectionKey,
     state: State,
     refuses_http1: bool,
     /// Small requests that wait for the heads of their answers, by either protocol.
-    load: Arc<Load>,
+    load: Arc<ActiveRequests>,
     used: Instant,
 }
 
 enum State {
     Unknown,
-    Connection(Connection),
+    Connection(Http2Connection),
     Flight(WeakFlight),
     Http1,
 }
 
 type WeakFlight = WeakShared<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
-impl Connections {
+impl SharedConnections {
     /// Creates the lists of this many workers.
     pub(crate) fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
     /// Counts a small request to `key` until the share is dropped, when the head of its answer is there.
-    pub(crate) fn enter(&self, key: &ConnectionKey) -> Share {
-        let Some(mut hosts) = self.lock() else { return Arc::<Load>::default().enter() };
+    pub(crate) fn enter(&self, key: &ConnectionKey) -> ActiveRequest {
+        let Some(mut hosts) = self.lock() else { return Arc::<ActiveRequests>::default().enter() };
         let host = host(&mut hosts, key);
         host.used = clock::now();
         host.load.clone().enter()
     }
 
     /// Returns what is known of `key`. Where nothing is, `dial` finds out, once for all who ask until it is known.
-    pub(crate) fn get<F>(&self, key: &ConnectionKey, dial: impl FnOnce() -> F) -> Known
+    pub(crate) fn get<F>(&self, key: &ConnectionKey, dial: impl FnOnce() -> F) -> HostProtocol
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let Some(mut hosts) = self.lock() else { return Known::Http1 };
+        let Some(mut hosts) = self.lock() else { return HostProtocol::Http1 };
         let host = host(&mut hosts, key);
         match &host.state {
-            State::Connection(connection) => return Known::Connection(connection.clone()),
-            State::Http1 => return Known::Http1,
+            State::Connection(connection) => return HostProtocol::Connection(connection.clone()),
+            State::Http1 => return HostProtocol::Http1,
             State::Flight(flight) => {
                 if let Some(flight) = flight.upgrade() {
-                    return Known::Flight(flight);
+                    return HostProtocol::Flight(flight);
                 }
             }
             State::Unknown => {}
@@ -88,11 +88,11 @@ impl Connections {
         let future: Pin<Box<dyn Future<Output = Outcome> + Send>> = Box::pin(dial());
         let flight = future.shared();
         host.state = flight.downgrade().map_or(State::Unknown, State::Flight);
-        Known::Flight(flight)
+        HostProtocol::Flight(flight)
     }
 
     /// Lets the small requests to `key` share `connection` from now on.
-    pub(crate) fn share(&self, key: &ConnectionKey, connection: Connection) {
+    pub(crate) fn share(&self, key: &ConnectionKey, connection: Http2Connection) {
         self.set(key, State::Connection(connection));
     }
 
@@ -120,7 +120,7 @@ impl Connections {
     }
 
     /// Stops sharing a connection. Requests under way on it go on.
-    pub(crate) fn forget(&self, gone: &Connection) {
+    pub(crate) fn forget(&self, gone: &Http2Connection) {
         if let Some(mut hosts) = self.lock() {
             let is_gone =
                 |state: &State| matches!(state, State::Connection(connection) if connection.is(gone));
@@ -196,35 +196,35 @@ mod tests {
     }
 
     async fn dialled(
-        connections: &Connections,
+        connections: &SharedConnections,
         dial: impl Future<Output = Outcome> + Send + 'static,
     ) -> bool {
         match connections.get(&key("a"), || dial) {
-            Known::Flight(flight) => flight.await.is_ok(),
-            Known::Connection(_) | Known::Http1 => panic!("it is known"),
+            HostProtocol::Flight(flight) => flight.await.is_ok(),
+            HostProtocol::Connection(_) | HostProtocol::Http1 => panic!("it is known"),
         }
     }
 
     #[test]
     fn small_requests_under_way_are_counted_by_host() {
-        let connections = Connections::new(1);
+        let connections = SharedConnections::new(1);
         let shares: Vec<_> = ["a", "a", "b"].map(|host| connections.enter(&key(host))).into();
-        assert_eq!(shares.iter().map(Share::number).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!(shares.iter().map(ActiveRequest::number).collect::<Vec<_>>(), [0, 1, 0]);
         drop(shares);
         assert_eq!(connections.enter(&key("a")).number(), 0);
     }
 
     #[tokio::test]
     async fn requests_that_come_together_dial_once() {
-        let connections = Connections::new(1);
+        let connections = SharedConnections::new(1);
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         let dial = async {
             let _ = receiver.await;
             Ok(None)
         };
-        let Known::Flight(first) = connections.get(&key("a"), || dial) else { panic!("it is known") };
+        let HostProtocol::Flight(first) = connections.get(&key("a"), || dial) else { panic!("it is known") };
         let second = connections.get(&key("a"), || async { panic!("it is dialled already") });
-        let Known::Flight(second) = second else { panic!("it is known") };
+        let HostProtocol::Flight(second) = second else { panic!("it is known") };
         drop(first);
         sender.send(()).unwrap();
         assert!(second.await.unwrap().is_none(), "the first to wait has left");
@@ -232,34 +232,34 @@ mod tests {
 
     #[tokio::test]
     async fn an_abandoned_dial_is_begun_anew() {
-        let connections = Connections::new(1);
+        let connections = SharedConnections::new(1);
         drop(connections.get(&key("a"), std::future::pending));
         assert!(dialled(&connections, async { Ok(None) }).await);
     }
 
     #[tokio::test]
     async fn a_failed_dial_is_tried_again() {
-        let connections = Connections::new(1);
+        let connections = SharedConnections::new(1);
         let failed = async { Err(Arc::new(DialError::Private { host: "a".to_owned() })) };
         assert!(!dialled(&connections, failed).await);
         assert!(dialled(&connections, async { Ok(None) }).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_s_choice_of_http1_is_forgotten_in_time() {
-        let connections = Connections::new(1);
+    async fn knowledge_of_http1_servers_expires() {
+        let connections = SharedConnections::new(1);
         connections.note_http1(&key("a"));
         connections.sweep();
         let known = connections.get(&key("a"), std::future::pending);
-        assert!(matches!(known, Known::Http1));
+        assert!(matches!(known, HostProtocol::Http1));
         tokio::time::advance(limits::UPSTREAM_PROTOCOL_KNOWN).await;
         connections.sweep();
         assert!(dialled(&connections, async { Ok(None) }).await);
     }
 
     #[test]
-    fn the_place_that_was_used_least_gives_way() {
-        let connections = Connections::new(1);
+    fn the_least_recently_used_host_gives_way() {
+        let connections = SharedConnections::new(1);
         connections.set_refuses_http1(&key("a"), true);
         for number in 0..limits::UPSTREAM_IDLE_CONNECTIONS {
             assert!(connections.refuses_http1(&key("a")), "{number}");
@@ -272,7 +272,7 @@ mod tests {
     fn private_connections_do_not_serve_public_destinations() {
         let any = ConnectionKey { addresses: Addresses::Any, ..key("a") };
         let public = ConnectionKey { addresses: Addresses::Public, ..any.clone() };
-        let (connections, dialled) = (Connections::new(1), std::cell::Cell::new(0));
+        let (connections, dialled) = (SharedConnections::new(1), std::cell::Cell::new(0));
         let get = |key: &ConnectionKey| {
             let dial = || {
                 dialled.set(dialled.get() + 1);
@@ -281,9 +281,9 @@ mod tests {
             connections.get(key, dial)
         };
         let flights = [get(&any), get(&any), get(&public)];
-        assert!(flights.iter().all(|known| matches!(known, Known::Flight(_))));
+        assert!(flights.iter().all(|known| matches!(known, HostProtocol::Flight(_))));
         assert_eq!(dialled.get(), 2);
         connections.note_http1(&any);
-        assert!(matches!((get(&any), get(&public)), (Known::Http1, Known::Flight(_))));
+        assert!(matches!((get(&any), get(&public)), (HostProtocol::Http1, HostProtocol::Flight(_))));
     }
 }

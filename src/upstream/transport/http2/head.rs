@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_says_its_length_and_a_read_says_none() {
+    fn writes_have_a_length_and_reads_have_none() {
         let length = |head: Request<()>| {
             head.headers().get(header::CONTENT_LENGTH).map(|length| length.to_str().unwrap().to_owned())
         };

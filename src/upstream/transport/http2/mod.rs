@@ -3,13 +3,13 @@
 //! Uses the h2 crate itself rather than hyper's client: hyper shows a stream that was reset with NO_ERROR or CANCEL as
 //! a clean end, hides if a request was processed, and starts a task for each.
 
+mod active_requests;
+mod body;
 mod connection;
 mod connections;
-mod download;
 mod head;
-mod load;
 mod upload;
 
-pub(crate) use connection::{Connection, Failure, Timeouts, Windows};
-pub(crate) use connections::{Connections, Known, Outcome};
-pub(crate) use load::Share;
+pub(crate) use active_requests::ActiveRequest;
+pub(crate) use connection::{Http2Connection, RequestFailure, Timeouts, Windows};
+pub(crate) use connections::{HostProtocol, Outcome, SharedConnections};

@@ -12,13 +12,13 @@ use crate::clock::Stall;
 use crate::upstream::transport::http1::ExchangeError;
 
 /// The rest of a body, sent as the server's windows allow.
-pub(crate) struct Upload {
+pub(crate) struct RequestUpload {
     stream: SendStream<Bytes>,
     piece: Bytes,
     stall: Stall,
 }
 
-impl Upload {
+impl RequestUpload {
     /// Creates an upload on `stream`. `stall` is how long the server may accept nothing.
     pub(crate) fn new(stream: SendStream<Bytes>, stall: Duration) -> Self {
         Self { stream, piece: Bytes::new(), stall: Stall::new(stall) }

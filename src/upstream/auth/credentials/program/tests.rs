@@ -5,13 +5,13 @@ use crate::upstream::auth::credentials::program::*;
 
 /// Puts the program `docker-credential-NAME` into `directory`. The file is written by a process of its own: one that
 /// this process has open for writing can't be run as long as a child that another test has just forked has it too.
-pub(crate) fn install(directory: &Path, name: &str, script: &str) -> Program {
+pub(crate) fn install(directory: &Path, name: &str, script: &str) -> HelperProgram {
     let source = directory.join("source");
     std::fs::write(&source, format!("#!/bin/sh\n{script}\n")).unwrap();
     let path = directory.join(format!("docker-credential-{name}"));
     let mut install = std::process::Command::new("install");
     assert!(install.args(["-m", "755"]).args([&source, &path]).status().unwrap().success());
-    Program { path, limit: DEADLINE }
+    HelperProgram { path, limit: DEADLINE }
 }
 
 async fn get(script: &str) -> Result<Credential, HelperError> {
@@ -28,20 +28,20 @@ async fn ended(script: &str) -> (Instant, Result<Credential, HelperError>) {
 }
 
 #[tokio::test]
-async fn a_helper_is_asked_on_its_standard_input_and_gives_name_and_secret() {
+async fn a_helper_reads_the_key_and_prints_credentials() {
     let script = r#"printf '{"ServerURL":"x","Username":"%s","Secret":"%s"}' "$1" "$(cat)""#;
     let Credential::Password(login) = get(script).await.unwrap() else { panic!("no password") };
     assert_eq!((login.username.as_str(), login.password.expose()), ("get", "r.example:5000"));
 }
 
 #[tokio::test]
-async fn the_name_token_in_brackets_makes_the_secret_a_refresh_token() {
+async fn the_user_name_token_marks_a_refresh_token() {
     let credential = get(r#"echo '{"Username":"<token>","Secret":"refresh-me"}'"#).await.unwrap();
     assert!(matches!(credential, Credential::IdentityToken(token) if token.expose() == "refresh-me"));
 }
 
 #[tokio::test]
-async fn a_helper_that_reads_nothing_is_understood() {
+async fn a_helper_may_ignore_its_input() {
     let script = r#"exec <&-; echo '{"Username":"a","Secret":"b"}'"#;
     assert!(matches!(get(script).await, Ok(Credential::Password(_))));
 }
@@ -63,7 +63,7 @@ async fn a_failed_helper_is_quoted_in_one_line() {
 }
 
 #[tokio::test]
-async fn what_may_be_the_secret_is_never_quoted() {
+async fn output_that_may_hold_secrets_is_not_quoted() {
     for script in [
         r#"echo '{"Username":"robot","Secret":"hunter2"}'; exit 1"#,
         r#"echo; echo 'warning'; echo '{"Username":"robot","Secret":"hunter2"}'; exit 1"#,
@@ -80,19 +80,19 @@ async fn what_may_be_the_secret_is_never_quoted() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_none_is_refused() {
+async fn answers_outside_the_protocol_are_refused() {
     for (script, expected) in [
         ("", HelperError::Answer),
         ("echo '{}'", HelperError::Answer),
-        (r#"echo '{"Username":"","Secret":"x"}'"#, HelperError::Flawed(Flaw::NoName)),
-        (r#"echo '{"Username":"<token>","Secret":""}'"#, HelperError::Flawed(Flaw::Token)),
+        (r#"echo '{"Username":"","Secret":"x"}'"#, HelperError::Flawed(CredentialFlaw::NoName)),
+        (r#"echo '{"Username":"<token>","Secret":""}'"#, HelperError::Flawed(CredentialFlaw::Token)),
     ] {
         assert_eq!(get(script).await.unwrap_err(), expected, "{script}");
     }
 }
 
 #[tokio::test]
-async fn a_helper_that_hangs_is_ended_with_its_children() {
+async fn a_hanging_helper_is_killed() {
     for script in ["sleep 60", "sleep 60 & wait", "exec >&-; sleep 60"] {
         let (start, result) = ended(script).await;
         assert_eq!(result.unwrap_err(), HelperError::Slow(Duration::from_millis(300)), "{script}");
@@ -101,7 +101,7 @@ async fn a_helper_that_hangs_is_ended_with_its_children() {
 }
 
 #[tokio::test]
-async fn the_children_of_a_helper_that_hangs_do_not_outlive_it() {
+async fn a_hanging_helper_leaves_no_children() {
     let directory = tempfile::tempdir().unwrap();
     let pid = directory.path().join("pid");
     let script = format!("sleep 60 & echo $! >{}; wait", pid.display());
@@ -130,10 +130,10 @@ async fn endless_output_is_cut() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_or_not_one_is_named_as_such() {
+async fn a_missing_or_unusable_program_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("docker-credential-x");
-    let program = Program { path: path.clone(), limit: DEADLINE };
+    let program = HelperProgram { path: path.clone(), limit: DEADLINE };
     assert_eq!(program.get("r.example").await.unwrap_err(), HelperError::Absent);
     std::fs::write(&path, "").unwrap();
     assert!(matches!(program.get("r.example").await.unwrap_err(), HelperError::Run(_)));
@@ -142,7 +142,7 @@ async fn a_program_that_is_not_there_or_not_one_is_named_as_such() {
 
 #[test]
 fn a_program_lies_on_path_and_nowhere_else() {
-    assert_eq!(Program::new(Path::new(""), "ecr-login").path, Path::new("docker-credential-ecr-login"));
+    assert_eq!(HelperProgram::new(Path::new(""), "ecr-login").path, Path::new("docker-credential-ecr-login"));
     assert!(is_name("ecr-login") && is_name("osxkeychain.v2_x"));
     for name in ["", "a/b", "../x", "a b", "a\0", "ü"] {
         assert!(!is_name(name), "{name:?}");

@@ -40,7 +40,7 @@ async fn shown(credentials: &Credentials, who: &UpstreamIdentity) -> String {
 }
 
 #[test]
-fn who_nothing_else_is_for_is_asked_for_as_the_source_has_it() {
+fn without_an_entry_the_source_gives_the_identity() {
     for (source, expected) in [
         (CredentialSource::Anonymous, UpstreamIdentity::Anonymous),
         (CredentialSource::Forward, UpstreamIdentity::Anonymous),
@@ -55,7 +55,7 @@ fn who_nothing_else_is_for_is_asked_for_as_the_source_has_it() {
 }
 
 #[test]
-fn the_first_entry_that_is_for_a_user_decides() {
+fn the_first_matching_entry_decides() {
     let glob = |pattern| UserPattern::Glob(Glob::new(pattern));
     let users = [
         (glob("build-*"), "builders"),
@@ -75,7 +75,7 @@ fn the_first_entry_that_is_for_a_user_decides() {
 }
 
 #[test]
-fn a_client_is_itself_where_it_is_known_and_nobody_anywhere_else() {
+fn a_forwarded_client_is_anonymous_at_other_upstreams() {
     let everyone = [(UserPattern::Anyone, "all")];
     let own = Identity::Forwarded(client("internal"));
     let other = Identity::Forwarded(client("elsewhere"));
@@ -91,7 +91,7 @@ fn a_client_is_itself_where_it_is_known_and_nobody_anywhere_else() {
 }
 
 #[tokio::test]
-async fn everyone_shows_what_is_theirs() {
+async fn every_identity_has_its_own_credential() {
     let users = [(UserPattern::Anyone, "all")];
     let keeps = credentials(robot(), &users);
     assert_eq!(shown(&keeps, &UpstreamIdentity::Anonymous).await, "nothing");
@@ -104,7 +104,7 @@ async fn everyone_shows_what_is_theirs() {
 }
 
 #[tokio::test]
-async fn a_helper_that_is_not_there_is_named_with_its_key() {
+async fn a_missing_helper_is_reported_with_its_key() {
     let credentials = credentials(CredentialSource::Helper("no-such-helper".into()), &[]);
     let error = credentials.credential(&UpstreamIdentity::Gateway).await.unwrap_err();
     let expected =
@@ -113,12 +113,12 @@ async fn a_helper_that_is_not_there_is_named_with_its_key() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_heard_by_the_helper_alone() {
+async fn refusals_reach_the_helper_alone() {
     let directory = tempfile::tempdir().unwrap();
     let script = r#"echo >>"$(dirname "$0")/runs"; echo '{"Username":"robot","Secret":"hunter2"}'"#;
     let program = install(directory.path(), "test", script);
     let mut credentials = credentials(robot(), &[(UserPattern::Anyone, "all")]);
-    credentials.source = Source::Helper(Helper::new(program, "r.example"));
+    credentials.source = Source::Helper(CredentialHelper::new(program, "r.example"));
     let runs = || std::fs::read_to_string(directory.path().join("runs")).unwrap().lines().count();
     shown(&credentials, &UpstreamIdentity::Gateway).await;
     tokio::time::pause();
@@ -142,7 +142,7 @@ async fn no_secret_shows_in_debug_output() {
     let script = r#"echo '{"Username":"robot","Secret":"hunter2"}'"#;
     let mut helper = credentials(robot(), &[]);
     let program = install(directory.path(), "test", script);
-    helper.source = Source::Helper(Helper::new(program, "r.example"));
+    helper.source = Source::Helper(CredentialHelper::new(program, "r.example"));
     let users = [(UserPattern::Anyone, "all")];
     for credentials in
         [credentials(robot(), &users), credentials(CredentialSource::DockerConfig(file), &users), helper]

@@ -37,7 +37,7 @@ impl FetchToken for Endpoint {
             return Some(Err(TokenError::Answer { endpoint, reason }));
         }
         if self.refusing.load(Ordering::SeqCst) {
-            return Some(Err(TokenError::Shunned));
+            return Some(Err(TokenError::LockedOut));
         }
         let answer = TokenAnswer::parse(br#"{"token":"t","expires_in":300}"#).unwrap();
         let header = HeaderValue::try_from(format!("Bearer {number}")).unwrap();
@@ -69,7 +69,7 @@ fn shown(outcome: &Outcome) -> HeaderValue {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_who_want_the_same_token_cost_one_request() {
+async fn a_hundred_callers_cost_one_token_request() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     let all = (0..100).map(|_| endpoint.get(&tokens, key("a")));
     let all = futures_util::future::join_all(all).await;
@@ -78,7 +78,7 @@ async fn a_hundred_who_want_the_same_token_cost_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_request_outlives_whoever_made_it() {
+async fn a_request_outlives_its_first_caller() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     let left = tokio::time::timeout(LATENCY / 2, endpoint.get(&tokens, key("a"))).await;
     assert!(left.is_err());
@@ -103,7 +103,7 @@ async fn two_scopes_and_two_identities_have_different_tokens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_day_of_use_no_client_waits_but_the_first() {
+async fn only_the_first_client_of_a_day_waits() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.get(&tokens, key("a")).await.unwrap();
     let begin = clock::now();
@@ -123,7 +123,7 @@ async fn in_a_day_of_use_no_client_waits_but_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_nobody_uses_is_not_renewed() {
+async fn an_unused_token_is_not_renewed() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.get(&tokens, key("a")).await.unwrap();
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
@@ -131,7 +131,7 @@ async fn a_token_that_nobody_uses_is_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_use_in_the_last_quarter_renews_behind_the_client() {
+async fn a_use_in_the_last_quarter_starts_a_renewal() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.get(&tokens, key("a")).await.unwrap();
     // Renewed once for the first use; nobody uses that one until its last quarter.
@@ -145,7 +145,7 @@ async fn a_use_in_the_last_quarter_renews_behind_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_fails_leaves_the_good_token_and_is_tried_again() {
+async fn a_failed_renewal_keeps_the_token_and_retries() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.get(&tokens, key("a")).await.unwrap();
     endpoint.failing.store(true, Ordering::SeqCst);
@@ -158,7 +158,7 @@ async fn a_renewal_that_fails_leaves_the_good_token_and_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_told_to_all_and_not_asked_for_again_at_once() {
+async fn a_failure_reaches_all_callers_and_backs_off() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.failing.store(true, Ordering::SeqCst);
     let all = futures_util::future::join_all((0..10).map(|_| endpoint.get(&tokens, key("a")))).await;
@@ -171,7 +171,7 @@ async fn a_failure_is_told_to_all_and_not_asked_for_again_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_not_shown_again_and_its_successor_stays() {
+async fn a_refused_token_is_dropped_but_not_its_successor() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     let first = endpoint.get(&tokens, key("a")).await.unwrap();
     tokens.forget(&key("a"), &first);
@@ -182,7 +182,7 @@ async fn a_refused_token_is_not_shown_again_and_its_successor_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_nobody_is_left_to_ask_for_nobody_waits() {
+async fn requests_of_a_removed_upstream_end_at_once() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.gone.store(true, Ordering::SeqCst);
     assert!(matches!(*endpoint.get(&tokens, key("a")).await.unwrap_err(), TokenError::Abandoned));
@@ -191,7 +191,7 @@ async fn where_nobody_is_left_to_ask_for_nobody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_with_refused_credentials_is_not_tried_again() {
+async fn a_refused_renewal_is_not_tried_again() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.get(&tokens, key("a")).await.unwrap();
     endpoint.refusing.store(true, Ordering::SeqCst);
@@ -201,7 +201,7 @@ async fn a_renewal_with_refused_credentials_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_first_hears_news_and_who_comes_later_does_not() {
+async fn only_the_first_caller_hears_of_a_fresh_failure() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.failing.store(true, Ordering::SeqCst);
     let both = (tokens.get(key("a"), endpoint.clone()), tokens.get(key("a"), endpoint.clone()));
@@ -212,7 +212,7 @@ async fn who_asks_first_hears_news_and_who_comes_later_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_are_asked_for_at_a_time_than_an_endpoint_can_bear() {
+async fn requests_to_a_token_endpoint_are_bounded() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     let many = (0..limits::TOKEN_WAITING + 100).map(|number| {
         let (tokens, endpoint) = (tokens.clone(), endpoint.clone());
@@ -227,7 +227,7 @@ async fn no_more_are_asked_for_at_a_time_than_an_endpoint_can_bear() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_stays_behind_of_tokens_that_nobody_uses() {
+async fn unused_tokens_leave_no_tasks() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     for number in 0..200 {
         endpoint.get(&tokens, key(&number.to_string())).await.unwrap();

@@ -192,7 +192,7 @@ async fn said(connected: Connected) -> String {
 }
 
 #[tokio::test]
-async fn a_private_address_is_dialled_only_where_any_is_allowed() {
+async fn private_addresses_are_dialled_only_if_allowed() {
     let (_listener, port) = listener().await;
     // The last two are what the C library takes for 127.0.0.1.
     for host in ["127.0.0.1", "localhost", "127.1", "2130706433"] {
@@ -209,7 +209,7 @@ async fn a_private_address_is_dialled_only_where_any_is_allowed() {
 }
 
 #[tokio::test]
-async fn whoever_takes_no_connection_is_named() {
+async fn a_host_that_refuses_connections_is_named() {
     let (listener, port) = listener().await;
     drop(listener);
     let error = refusal(&settings(), &plain("127.0.0.1", port, Addresses::Any)).await;
@@ -219,7 +219,7 @@ async fn whoever_takes_no_connection_is_named() {
 }
 
 #[tokio::test]
-async fn the_client_certificate_is_shown_to_the_upstream_alone() {
+async fn the_client_certificate_goes_to_the_upstream_alone() {
     let authority = Authority::new();
     let port = tls_server(authority.server(), Some(&authority), &[]).await;
     let pair = authority.client();
@@ -235,7 +235,7 @@ async fn the_client_certificate_is_shown_to_the_upstream_alone() {
 }
 
 #[test]
-fn a_client_certificate_that_cannot_be_used_is_named_by_its_key() {
+fn an_unusable_client_certificate_names_its_key() {
     let authority = Authority::new();
     let pair = authority.client();
     let foreign = authority.file("foreign.key");
@@ -270,7 +270,7 @@ async fn only_the_upstream_itself_may_be_insecure() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_where_it_is_wanted_and_taken() {
+async fn http2_is_used_if_offered_and_accepted() {
     let authority = Authority::new();
     let dialer = Dialer::new(&authority.settings()).unwrap();
     let cases: [(&[&[u8]], Protocols, bool); 4] = [
@@ -298,7 +298,7 @@ async fn a_server_without_http1_is_told_apart() {
 }
 
 #[tokio::test]
-async fn the_fault_of_a_certificate_is_put_into_words() {
+async fn certificate_faults_are_explained() {
     let authority = Authority::new();
     let mut expired = for_loopback();
     expired.not_before = rcgen::date_time_ymd(2020, 1, 1);
@@ -381,7 +381,7 @@ fn tunnelled(https: bool, host: &str, port: u16) -> Destination {
 }
 
 #[tokio::test]
-async fn a_tunnel_carries_what_is_said_after_the_answer() {
+async fn a_tunnel_carries_the_bytes_after_the_answer() {
     // A head in two parts, an interim answer, and a field that must be ignored in a success.
     let answer =
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 Connection established\r\nContent-Length: 5\r\n\r\n";
@@ -400,7 +400,7 @@ async fn a_tunnel_carries_what_is_said_after_the_answer() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_told_the_login_and_an_ipv6_address_in_brackets() {
+async fn a_proxy_receives_login_and_bracketed_ipv6_address() {
     let (proxy, asked) = proxy("HTTP/1.1 200 OK\r\n\r\n").await;
     let proxy = with_login(proxy);
     assert!(dial(&behind(&proxy), &tunnelled(false, "2001:db8::1", 5000)).await.is_ok());
@@ -412,7 +412,7 @@ async fn a_proxy_is_told_the_login_and_an_ipv6_address_in_brackets() {
 }
 
 #[tokio::test]
-async fn tls_goes_through_a_tunnel_from_end_to_end() {
+async fn tls_passes_through_a_tunnel() {
     let authority = Authority::new();
     let server = tls_server(authority.server(), None, &[b"http/1.1"]).await;
     let (listener, port) = listener().await;
@@ -438,7 +438,7 @@ async fn a_hop_without_the_proxy_is_dialled_directly() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_public_is_not_asked_of_a_proxy_either() {
+async fn private_addresses_do_not_go_through_a_proxy() {
     let (proxy, asked) = proxy("HTTP/1.1 200 OK\r\n\r\n").await;
     let destination = Destination::unchecked(origin(false, "127.0.0.1", 80), Addresses::Public, false, true);
     let error = refusal(&behind(&proxy), &destination).await;
@@ -447,7 +447,7 @@ async fn an_address_that_is_not_public_is_not_asked_of_a_proxy_either() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_says_instead_of_yes_is_told_without_the_login() {
+async fn errors_of_a_proxy_never_show_the_login() {
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(limits::PROXY_ANSWER_BYTES));
     let cases = [
         ("HTTP/1.1 407 open:sesame\r\n\r\n", "does not take the name and password", false),
@@ -474,14 +474,14 @@ async fn what_a_proxy_says_instead_of_yes_is_told_without_the_login() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_wants_a_login_is_told_apart_from_one_that_wants_another() {
+async fn a_missing_proxy_login_is_told_from_a_wrong_one() {
     let (proxy, _) = proxy("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
     let error = refusal(&behind(&proxy), &tunnelled(true, "registry.example", 443)).await;
     assert!(words(&error).contains("it wants a name and a password: upstream.proxy"), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_proxy_that_hangs_up_or_is_not_there_is_named() {
+async fn a_closing_or_missing_proxy_is_named() {
     let (listener, port) = listener().await;
     let hung_up = tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();

@@ -12,7 +12,7 @@ use crate::upstream::transport::http1::{Framing, Http1Connection};
 use crate::upstream::transport::pool::PoolSlot;
 
 /// The body that follows a response's head on a connection. The connection returns to `slot` once it is read whole.
-pub(crate) struct Download {
+pub(crate) struct Http1Body {
     connection: Option<Http1Connection>,
     framing: Framing,
     stall: Stall,
@@ -21,7 +21,7 @@ pub(crate) struct Download {
     slot: PoolSlot,
 }
 
-impl Download {
+impl Http1Body {
     /// Returns the body of a response: held whole when the head's last read brought all of it, else a stream. `limit`
     /// is the stall limit.
     pub(crate) fn body(
@@ -53,7 +53,7 @@ impl Download {
 /// Bodies up to this many bytes are looked for in what was read with the head.
 const SMALL: u64 = 8 * 1024;
 
-impl Stream for Download {
+impl Stream for Http1Body {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
         let Poll::Ready(item) = connection.poll_body(cx, &mut self.framing) else {

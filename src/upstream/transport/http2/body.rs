@@ -10,24 +10,29 @@ use h2::RecvStream;
 
 use crate::body::{Body, BodyError, Stream};
 use crate::clock::Stall;
-use crate::upstream::transport::http2::load::Share;
+use crate::upstream::transport::http2::active_requests::ActiveRequest;
 
 /// The body on one stream. Dropped before its end it resets the stream.
-pub(crate) struct Download {
+pub(crate) struct Http2Body {
     stream: Option<RecvStream>,
     /// The piece that came with the head.
     first: Option<Bytes>,
     left: Option<u64>,
     stall: Stall,
     limit: Duration,
-    _share: Share,
+    _request: ActiveRequest,
 }
 
-impl Download {
+impl Http2Body {
     /// Creates the body on `stream`. `left` is the Content-Length, if any, and `limit` the stall limit.
-    pub(crate) fn new(stream: RecvStream, left: Option<u64>, share: Share, limit: Duration) -> Self {
+    pub(crate) fn new(
+        stream: RecvStream,
+        left: Option<u64>,
+        request: ActiveRequest,
+        limit: Duration,
+    ) -> Self {
         let stream = Some(stream).filter(|_| left != Some(0));
-        Self { stream, first: None, left, stall: Stall::new(limit), limit, _share: share }
+        Self { stream, first: None, left, stall: Stall::new(limit), limit, _request: request }
     }
 
     /// Returns the body: held whole when all of it came with the head, else a stream.
@@ -82,7 +87,7 @@ impl Download {
     }
 }
 
-impl Stream for Download {
+impl Stream for Http2Body {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));

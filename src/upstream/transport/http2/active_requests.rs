@@ -5,36 +5,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The number of requests under way.
 #[derive(Debug, Default)]
-pub(crate) struct Load(AtomicUsize);
+pub(crate) struct ActiveRequests(AtomicUsize);
 
 /// One request, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
-    load: Arc<Load>,
+pub(crate) struct ActiveRequest {
+    load: Arc<ActiveRequests>,
     number: usize,
 }
 
-impl Load {
+impl ActiveRequests {
     /// Returns how many there are now.
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Counts one more.
-    pub(crate) fn enter(self: Arc<Self>) -> Share {
+    pub(crate) fn enter(self: Arc<Self>) -> ActiveRequest {
         let number = self.0.fetch_add(1, Ordering::Relaxed);
-        Share { load: self, number }
+        ActiveRequest { load: self, number }
     }
 }
 
-impl Share {
+impl ActiveRequest {
     /// Returns how many there were when it began.
     pub(crate) fn number(&self) -> usize {
         self.number
     }
 }
 
-impl Drop for Share {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.load.0.fetch_sub(1, Ordering::Relaxed);
     }
