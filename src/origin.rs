@@ -174,8 +174,8 @@ impl UpstreamOrigin {
             target: self.upstream.target_of(operation),
             headers,
             body: &mut body,
-            access: RequiredScope::of(operation),
-            subject: purpose,
+            scope: RequiredScope::of(operation),
+            purpose,
         };
         let sent = match account {
             Account::Requester => self.upstream.send(&self.permit, request).await,

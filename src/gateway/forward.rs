@@ -19,17 +19,17 @@ impl AuthorizedRequest<'_> {
     pub(super) async fn send_to(
         &self,
         upstream: &Upstream,
-        access: RequiredScope,
+        scope: RequiredScope,
         target: String,
         body: &mut RequestBody,
     ) -> Result<upstream::Response, Problem> {
         let headers = rewrite::to_upstream(&self.operation, self.headers, &self.core.shared.via);
-        let subject = match self.operation {
+        let purpose = match self.operation {
             Operation::GetBlob { .. } => Purpose::Blob,
             _ => Purpose::Other,
         };
         let method = upstream::method_of(&self.operation);
-        let request = upstream::Request { method, target, headers, body, access, subject };
+        let request = upstream::Request { method, target, headers, body, scope, purpose };
         upstream.send(&self.permit, request).await.map_err(|error| self.problem(upstream, &error))
     }
 

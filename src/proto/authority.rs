@@ -21,7 +21,7 @@ pub(crate) struct Authority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum AuthorityError {
     /// The host is neither a name that can be resolved nor an address.
-    #[error("its host is no host name or address")]
+    #[error("its host is not a host name or address")]
     Host,
     /// The port is 0, above 65535, or not written in digits.
     #[error("its port is none")]

@@ -46,17 +46,17 @@ pub(crate) enum Error {
     Credentials(#[from] CredentialError),
     /// It asks for no password, and so can't tell if one is right.
     #[error(
-        "it challenges nobody, so that it can't judge a forwarded password: remove upstream.credentials.forward"
+        "it asks for no password, so that it can't check a forwarded one: remove upstream.credentials.forward"
     )]
     AnonymousUpstream,
     /// It ignores user names: every holder of an account there could log in under any name.
     #[error(
-        "it does not look at names, so that whoever has an account there could log in as anybody: remove \
+        "it ignores user names, so that the password of any account there would log in under any name: remove \
          upstream.credentials.forward"
     )]
     UsernameIgnored,
     /// It has been asked too often.
-    #[error("it has been asked too often (429)")]
+    #[error("it limits the rate of requests (429)")]
     Limited {
         /// Its Retry-After.
         retry_after: Option<Duration>,
@@ -99,7 +99,7 @@ pub(crate) enum Unauthorized {
     #[error("it refuses the name and password of upstream.credentials")]
     Password,
     /// It does not take the tokens that its own token endpoint gives.
-    #[error("it takes none of its token endpoint's tokens: invalid_token")]
+    #[error("it refuses the tokens of its own token endpoint: invalid_token")]
     InvalidToken,
     /// The token is valid and insufficient: the repository does not exist, or is not for this account.
     #[error("not there, or not for this gateway's account")]
@@ -124,7 +124,7 @@ pub(crate) enum TokenError {
         status: StatusCode,
     },
     /// The endpoint has been asked too often.
-    #[error("the token endpoint {endpoint} wants to be left alone (429)")]
+    #[error("the token endpoint {endpoint} limits the rate of requests (429)")]
     Limited {
         /// Scheme, host and path.
         endpoint: String,
@@ -157,16 +157,16 @@ pub(crate) enum TokenError {
         reason: String,
     },
     /// The credentials were refused lately, and are not presented for a while.
-    #[error("the credentials were refused a short while ago; they are not tried again yet")]
+    #[error("the credentials were refused lately, and are locked out for a while")]
     LockedOut,
     /// The registry does not take the tokens that its own token endpoint gives.
-    #[error("the registry takes none of its token endpoint's tokens: invalid_token")]
+    #[error("the registry refuses the tokens of its own token endpoint: invalid_token")]
     TokensRefused,
     /// Too many tokens are being asked for already.
-    #[error("too many tokens are wanted at once")]
+    #[error("too many requests for tokens are under way")]
     Busy,
     /// The task that asked has ended without an answer.
-    #[error("the request for a token was given up")]
+    #[error("the request for a token was abandoned")]
     Abandoned,
 }
 

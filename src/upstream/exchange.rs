@@ -17,10 +17,10 @@ pub(crate) struct Request<'a> {
     pub headers: HeaderMap,
     /// The client's body.
     pub body: &'a mut RequestBody,
-    /// The access that the upstream must grant for it.
-    pub access: RequiredScope,
+    /// The scope that the upstream must grant for it.
+    pub scope: RequiredScope,
     /// The kind of thing that is asked for.
-    pub subject: Purpose,
+    pub purpose: Purpose,
 }
 
 /// The kind of thing that a request asks for, as far as its answer is treated differently.
@@ -51,21 +51,21 @@ pub(crate) struct Outgoing<'a> {
     /// All fields but Host and those that frame the body.
     pub(crate) headers: &'a mut HeaderMap,
     pub(crate) body: &'a mut RequestBody,
-    pub(crate) subject: Purpose,
+    pub(crate) purpose: Purpose,
 }
 
 impl Request<'_> {
     /// Borrows what goes on the connection.
     pub(crate) fn outgoing(&mut self) -> Outgoing<'_> {
-        let Self { method, headers, body, subject, .. } = self;
-        Outgoing { method, headers, body, subject: *subject }
+        let Self { method, headers, body, purpose, .. } = self;
+        Outgoing { method, headers, body, purpose: *purpose }
     }
 }
 
 impl Outgoing<'_> {
     /// Returns true for a request that is one of many small ones rather than a transfer.
     pub(crate) fn is_small(&self) -> bool {
-        self.subject != Purpose::Blob && !self.body.is_unfinished()
+        self.purpose != Purpose::Blob && !self.body.is_unfinished()
     }
 }
 

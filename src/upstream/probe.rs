@@ -123,7 +123,7 @@ impl Probe {
     ) -> Result<Response, Error> {
         set_authorization(&mut headers, pass.0.clone().filter(|_| destination.is_own()));
         let mut body = RequestBody::empty();
-        let request = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
+        let request = Outgoing { method, headers: &mut headers, body: &mut body, purpose: Purpose::Other };
         self.upstream.client().client().send(&destination.0, request).await
     }
 
@@ -146,11 +146,11 @@ impl Probe {
     pub(crate) async fn token_request(
         &self,
         challenge: &Challenge,
-        access: &RequiredScope,
+        scope: &RequiredScope,
     ) -> Result<Option<ProbeTokenRequest>, CredentialError> {
         let Some(endpoint) = TokenEndpoint::of(challenge) else { return Ok(None) };
         let challenged = challenge.param("scope").map(ScopeSet::parse).unwrap_or_default();
-        let scopes = access.scopes(&challenged);
+        let scopes = scope.scopes(&challenged);
         Ok(Some(ProbeTokenRequest { endpoint, credential: self.credential().await?, scopes }))
     }
 
@@ -356,10 +356,10 @@ mod tests {
     async fn token_requests_show_no_secret() {
         let line = br#"Bearer realm="https://a.example/token",service="s",scope="repository:a:pull""#;
         let challenge = crate::proto::challenge::parse(line).challenges.remove(0);
-        let access = RequiredScope::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
+        let scope = RequiredScope::Repository("a".parse().unwrap(), crate::proto::Action::Pull);
         for (login, account) in [(None, ""), (Some(("robot", "hunter2hunter2")), "account=robot&")] {
             let request =
-                probe("https://a.example", login).token_request(&challenge, &access).await.unwrap().unwrap();
+                probe("https://a.example", login).token_request(&challenge, &scope).await.unwrap().unwrap();
             let url = format!("https://a.example/token?{account}service=s&scope=repository%3Aa%3Apull");
             assert_eq!((request.method(), request.url()), ("GET", url));
             assert_eq!(request.scope(), "repository:a:pull");

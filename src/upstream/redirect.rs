@@ -92,7 +92,7 @@ impl RedirectingClient {
                 Some(next) => destination = next,
             }
         }
-        Err(Error::Redirect("it redirects in circles"))
+        Err(Error::Redirect("it redirects too many times"))
     }
 
     /// Sends a request to another host than the registry. What fails there is storage's failure, whatever it is, but for
@@ -163,21 +163,21 @@ impl RedirectingClient {
             return Ok(None);
         }
         if !is_redirect(response.status) {
-            return Err(Error::Redirect("it redirects in a way that nobody follows"));
+            return Err(Error::Redirect("it redirects with a status that is not followed"));
         }
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return Err(Error::Redirect("it redirects a write"));
         }
         let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or(Error::Redirect("it redirects to nowhere"))?;
+        let location = location.ok_or(Error::Redirect("its redirect has no usable Location"))?;
         let next = self.egress.redirect(from.url(), location);
         let own = next.as_ref().is_ok_and(Destination::is_own);
-        if own || request.subject != Purpose::Blob || self.redirects == Redirects::Follow {
+        if own || request.purpose != Purpose::Blob || self.redirects == Redirects::Follow {
             return Ok(Some(next?));
         }
         let url = from.url().join(location).map_err(EgressError::Url)?;
         let location = HeaderValue::try_from(url.expose());
-        let location = location.map_err(|_| Error::Redirect("it redirects to nowhere"))?;
+        let location = location.map_err(|_| Error::Redirect("its redirect has no usable Location"))?;
         response.headers.insert(header::LOCATION, location);
         Ok(None)
     }
@@ -189,7 +189,7 @@ impl RedirectingClient {
     /// [`Error::EgressPolicy`] when it is elsewhere, and when another host names the upstream.
     pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         let Some(location) = headers.get(header::LOCATION) else { return Ok(None) };
-        let location = location.to_str().map_err(|_| Error::Redirect("its upload location is no URL"))?;
+        let location = location.to_str().map_err(|_| Error::Redirect("its upload location is not a URL"))?;
         let from = self.first_destination(target)?;
         let next = self.egress.upload(from.url(), location)?;
         Ok(Some(if next.is_own() { next.url().target.clone() } else { next.url().expose() }))

@@ -131,7 +131,7 @@ impl Upstream {
             self.health().record_refusal(error);
         }
         let response = response?;
-        Ok(match request.subject {
+        Ok(match request.purpose {
             Purpose::Blob => ResumingBody::wrap(self.client.clone(), identity, request, response),
             Purpose::Existence | Purpose::Other => response,
         })

@@ -58,7 +58,7 @@ struct Rest {
     identity: UpstreamIdentity,
     target: String,
     headers: HeaderMap,
-    access: RequiredScope,
+    scope: RequiredScope,
     /// Bytes of the whole blob.
     total: u64,
     /// The strong validator of the first answer (RFC 9110 section 8.8.3).
@@ -85,7 +85,7 @@ impl ResumingBody {
             identity,
             target: request.target,
             headers: request.headers,
-            access: request.access,
+            scope: request.scope,
             total,
             etag,
             digest,
@@ -110,7 +110,7 @@ impl ResumingBody {
     /// the upstream sent again to be skipped, or a blob could cost the upstream its square.
     fn broke(&mut self, error: BodyError) {
         let name = self.rest.client.upstream();
-        tracing::info!(upstream = name, at = self.at, %error, "a blob's stream broke; going on where it did");
+        tracing::info!(upstream = name, at = self.at, %error, "a blob's stream broke; resuming it");
         if self.run >= HEADWAY.max(self.skipped) {
             self.attempts = self.rest.client.client().backoff(&Method::GET);
         }
@@ -174,7 +174,7 @@ impl Rest {
                 Err(NoRest::NotNow) => {}
                 Err(NoRest::Never(reason)) => {
                     let name = self.client.upstream();
-                    tracing::warn!(upstream = name, at, reason, "the rest of a blob can't be had");
+                    tracing::warn!(upstream = name, at, reason, "a blob's stream can't be resumed");
                     return Err(error);
                 }
             }
@@ -189,8 +189,8 @@ impl Rest {
             target: self.target.clone(),
             headers: self.headers_for(at, end),
             body: &mut nothing,
-            access: self.access.clone(),
-            subject: Purpose::Blob,
+            scope: self.scope.clone(),
+            purpose: Purpose::Blob,
         };
         let response = self.client.fetch(&self.identity, &mut request).await;
         let response = response.map_err(|_| NoRest::NotNow)?;

@@ -37,10 +37,10 @@ impl Auditor<'_> {
     pub(super) async fn get(
         &self,
         target: &str,
-        access: RequiredScope,
+        scope: RequiredScope,
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Error> {
-        self.send(&Method::GET, target, access, headers).await
+        self.send(&Method::GET, target, scope, headers).await
     }
 
     /// Sends a request as the gateway does; the purpose is `Other` for blobs too, so that their stream is left as it
@@ -49,11 +49,11 @@ impl Auditor<'_> {
         &self,
         method: &Method,
         target: &str,
-        access: RequiredScope,
+        scope: RequiredScope,
         headers: &[(HeaderName, String)],
     ) -> Result<Response, Error> {
         let mut body = RequestBody::empty();
-        self.probe.send(self.request(method, target, access, headers, &mut body)).await
+        self.probe.send(self.request(method, target, scope, headers, &mut body)).await
     }
 
     /// Builds a request; `target` begins with `/v2/`.
@@ -61,7 +61,7 @@ impl Auditor<'_> {
         &self,
         method: &Method,
         target: &str,
-        access: RequiredScope,
+        scope: RequiredScope,
         further: &[(HeaderName, String)],
         body: &'b mut RequestBody,
     ) -> Request<'b> {
@@ -70,7 +70,7 @@ impl Auditor<'_> {
             further.iter().filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)));
         headers.extend(further.map(|(name, value)| (name.clone(), value)));
         let target = [self.probe.settings().url.path.as_str(), target].concat();
-        Request { method: method.clone(), target, headers, body, access, subject: Purpose::Other }
+        Request { method: method.clone(), target, headers, body, scope, purpose: Purpose::Other }
     }
 
     pub(super) async fn json(&self, response: Response) -> Option<Value> {

@@ -235,7 +235,8 @@ impl Tracer<'_> {
 
     fn redirect(&mut self, answer: &Answer) -> Result<ProbeDestination, Diagnosis> {
         let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or_else(|| Diagnosis::new(Kind::Redirect, "it redirects to nowhere"))?;
+        let location =
+            location.ok_or_else(|| Diagnosis::new(Kind::Redirect, "its redirect has no usable Location"))?;
         let way = self.probe.redirect(&answer.way, location);
         let to = match &way {
             Ok(way) => way.to_string(),
@@ -273,7 +274,7 @@ impl Tracer<'_> {
                 Diagnosis::new(Kind::Denied, format!("this is not for {who}{said}"))
             }
             StatusCode::NOT_FOUND => self.not_found(answer, &said),
-            status if is_redirect(status) => Diagnosis::new(Kind::Redirect, "it redirects in circles"),
+            status if is_redirect(status) => Diagnosis::new(Kind::Redirect, "it redirects too many times"),
             status => Diagnosis::new(Kind::Answer, format!("it answers {status}{said}")),
         }
     }

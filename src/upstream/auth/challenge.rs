@@ -124,8 +124,8 @@ impl Authenticator {
             target: self.version_target.clone(),
             headers,
             body: &mut RequestBody::empty(),
-            access: RequiredScope::Version,
-            subject: Purpose::Other,
+            scope: RequiredScope::Version,
+            purpose: Purpose::Other,
         };
         let destination = self.egress.own(request.target.clone());
         self.send(identity, &destination, &mut request).await
@@ -137,7 +137,7 @@ impl Authenticator {
         let destination = self.egress.own(self.version_target.clone());
         let (method, mut body) = (Method::GET, RequestBody::empty());
         let request =
-            Outgoing { method: &method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
+            Outgoing { method: &method, headers: &mut headers, body: &mut body, purpose: Purpose::Other };
         let response = self.client.send(&destination, request).await?;
         let changed = response.status == StatusCode::UNAUTHORIZED && self.learn(&response.headers).0;
         self.scheme.settle();
@@ -153,7 +153,7 @@ impl Authenticator {
         before: Option<&Refused>,
         began: Instant,
     ) -> Result<Attempt, Error> {
-        let presented = self.present(identity, &request.access, before).await?;
+        let presented = self.present(identity, &request.scope, before).await?;
         let authorization = presented.authorization();
         if let Some(Refused { meaning, .. }) =
             before.filter(|it| it.presented.authorization() == authorization)
@@ -170,7 +170,7 @@ impl Authenticator {
             }
             return Ok(Attempt::Answered(response));
         }
-        let mut verdict = self.judge(identity, &presented, &response.headers, &request.access, began);
+        let mut verdict = self.judge(identity, &presented, &response.headers, &request.scope, began);
         if verdict.meaning == Unauthorized::NoChallenge && !self.scheme.is_settled() {
             // Some registries challenge at `/v2/` alone.
             self.ping(HeaderMap::new()).await?;
@@ -197,13 +197,13 @@ impl Authenticator {
     async fn present(
         &self,
         identity: &UpstreamIdentity,
-        access: &RequiredScope,
+        scope: &RequiredScope,
         before: Option<&Refused>,
     ) -> Result<Presented, Error> {
         let Some(scheme) = self.scheme.get() else { return Ok(Presented::Unasked) };
         match &*scheme {
             AuthScheme::Basic => self.present_password(identity).await,
-            AuthScheme::Bearer(endpoint) => self.present_token(identity, access, endpoint, before).await,
+            AuthScheme::Bearer(endpoint) => self.present_token(identity, scope, endpoint, before).await,
         }
     }
 
@@ -221,22 +221,22 @@ impl Authenticator {
     async fn present_token(
         &self,
         identity: &UpstreamIdentity,
-        access: &RequiredScope,
+        scope: &RequiredScope,
         endpoint: &Arc<TokenEndpoint>,
         before: Option<&Refused>,
     ) -> Result<Presented, Error> {
         let refusal = before.and_then(|before| before.retry.as_ref());
-        match self.token(identity, access, endpoint, refusal).await {
+        match self.token(identity, scope, endpoint, refusal).await {
             Ok((key, token)) => Ok(Presented::Token(key, token)),
             Err(missing) if missing.error.is_refusal() => {
-                Err(self.explain_refused_token(identity, access, endpoint, missing.error).await)
+                Err(self.explain_refused_token(identity, scope, endpoint, missing.error).await)
             }
             // The token endpoint may have moved.
             Err(missing) if before.is_none() && missing.is_news && self.has_moved(&missing.error).await => {
                 let Some(AuthScheme::Bearer(moved)) = self.scheme.get().as_deref().cloned() else {
                     return Err(Error::Token(Arc::new(TokenError::Abandoned)));
                 };
-                let token = self.token(identity, access, &moved, refusal).await;
+                let token = self.token(identity, scope, &moved, refusal).await;
                 token
                     .map(|(key, token)| Presented::Token(key, token))
                     .map_err(|missing| Error::Token(missing.error))
@@ -248,36 +248,36 @@ impl Authenticator {
     async fn token(
         &self,
         identity: &UpstreamIdentity,
-        access: &RequiredScope,
+        scope: &RequiredScope,
         endpoint: &Arc<TokenEndpoint>,
         refusal: Option<&ChallengeDetails>,
     ) -> Result<(TokenKey, Arc<AccessToken>), Missing> {
-        let key = token_key(identity, access);
+        let key = token_key(identity, scope);
         let request = TokenRequest {
             source: Arc::downgrade(&self.token_source),
             identity: identity.clone(),
             endpoint: endpoint.clone(),
-            access: access.clone(),
+            scope: scope.clone(),
             challenged: refusal.map(|refusal| refusal.scopes.clone()).unwrap_or_default(),
         };
         let token = self.tokens.get(key.clone(), request).await?;
         Ok((key, token))
     }
 
-    /// Returns what it means that the token endpoint refuses a token for `access`: wrong credentials, or a repository
+    /// Returns what it means that the token endpoint refuses a token for `scope`: wrong credentials, or a repository
     /// that does not exist or is not for them. A token for no scope at all, as `docker login` asks for it, tells which.
     /// An anonymous client has no credentials to be wrong.
     async fn explain_refused_token(
         &self,
         identity: &UpstreamIdentity,
-        access: &RequiredScope,
+        scope: &RequiredScope,
         endpoint: &Arc<TokenEndpoint>,
         error: Arc<TokenError>,
     ) -> Error {
         if *identity == UpstreamIdentity::Anonymous {
             return Error::Unauthorized(Unauthorized::Insufficient);
         }
-        if *access == RequiredScope::Version {
+        if *scope == RequiredScope::Version {
             return Error::Token(error);
         }
         if self.lockouts.is_verified(identity) {
@@ -300,7 +300,7 @@ impl Authenticator {
         identity: &UpstreamIdentity,
         presented: &Presented,
         headers: &HeaderMap,
-        access: &RequiredScope,
+        scope: &RequiredScope,
         began: Instant,
     ) -> Verdict {
         let (changed, refusal) = self.learn(headers);
@@ -326,7 +326,7 @@ impl Authenticator {
                     true => Unauthorized::InvalidToken,
                     false => Unauthorized::Insufficient,
                 };
-                if changed || token.may_be_bettered(&refusal, access, began) {
+                if changed || token.may_be_bettered(&refusal, scope, began) {
                     self.tokens.forget(key, token);
                     return Verdict::again(meaning, refusal);
                 }
@@ -350,8 +350,8 @@ impl Authenticator {
     }
 }
 
-fn token_key(identity: &UpstreamIdentity, access: &RequiredScope) -> TokenKey {
-    TokenKey { identity: identity.clone(), scope: access.scope() }
+fn token_key(identity: &UpstreamIdentity, scope: &RequiredScope) -> TokenKey {
+    TokenKey { identity: identity.clone(), scope: scope.as_text() }
 }
 
 /// The outcome of sending once.

@@ -160,6 +160,6 @@ fn neither(response: &Response) -> Error {
             Error::Limited { retry_after: asked.map(|after| after.min(limits::TOKEN_LIMITED_MOST)) }
         }
         StatusCode::LOOP_DETECTED => Error::Loop,
-        _ => Error::Redirect("its answer to a login is neither yes nor no"),
+        _ => Error::Redirect("its answer to a login neither accepts nor refuses it"),
     }
 }

@@ -19,7 +19,7 @@ pub(crate) enum RequiredScope {
 
 impl RequiredScope {
     /// Returns the scopes, divided by spaces (token auth, scope.md). Tokens are kept under it.
-    pub(crate) fn scope(&self) -> String {
+    pub(crate) fn as_text(&self) -> String {
         match self {
             Self::Version => String::new(),
             Self::Repository(name, action) => repository(name, *action),
@@ -38,7 +38,7 @@ impl RequiredScope {
     /// names of the resource are added to the request's own, with no more actions than the request needs. A delete
     /// takes the challenge's actions, since registries name it differently.
     pub(crate) fn scopes(&self, challenged: &ScopeSet) -> ScopeSet {
-        let own = ScopeSet::parse(&self.scope());
+        let own = ScopeSet::parse(&self.as_text());
         let opaque: ScopeSet = challenged.iter().filter(is_word).collect();
         if !opaque.is_empty() {
             return opaque;
@@ -94,14 +94,14 @@ mod tests {
         RepositoryName::parse(name).unwrap()
     }
 
-    fn asked(access: &RequiredScope, challenged: &str) -> String {
-        access.scopes(&ScopeSet::parse(challenged)).to_string()
+    fn asked(scope: &RequiredScope, challenged: &str) -> String {
+        scope.scopes(&ScopeSet::parse(challenged)).to_string()
     }
 
     #[test]
     fn the_scope_is_the_least_needed() {
         let pull = RequiredScope::Repository(name("library/alpine"), Action::Pull);
-        assert_eq!(pull.scope(), "repository:library/alpine:pull");
+        assert_eq!(pull.as_text(), "repository:library/alpine:pull");
         assert_eq!(asked(&pull, ""), "repository:library/alpine:pull");
         assert_eq!(asked(&pull, "repository:library/alpine:pull,push"), "repository:library/alpine:pull");
         let push = RequiredScope::Repository(name("a"), Action::Push);

@@ -7,7 +7,7 @@ use crate::upstream::egress::url::UrlError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EgressError {
     /// A realm or location that is not a URL, or an ambiguous one.
-    #[error("the upstream names a place that cannot be asked: {0}")]
+    #[error("the upstream names a URL that can't be used: {0}")]
     Url(UrlError),
     /// A realm at a host that is not the registry's (CVE-2026-33540).
     #[error(
@@ -35,7 +35,7 @@ pub(crate) enum EgressError {
     PlainRedirect(String),
     /// A redirect through a proxy, which resolves names by itself, so that no address can be checked.
     #[error(
-        "a redirect leads to {0}, and nobody sees where the proxy takes that; to follow it: redirect_hosts = [{0:?}], \
+        "a redirect leads to {0}, and the proxy resolves it by itself, so that its address can't be checked; to follow it: redirect_hosts = [{0:?}], \
          and then only to hosts that are named there"
     )]
     ProxiedRedirect(String),
@@ -45,6 +45,6 @@ pub(crate) enum EgressError {
     )]
     ForeignUpload(String),
     /// A redirect by another host to the upstream, where it would be sent with the gateway's credentials.
-    #[error("a host that this registry has sent us to sends us back to it")]
+    #[error("a host that this registry redirects to redirects back to it")]
     SentBack,
 }

@@ -33,10 +33,10 @@ pub(crate) struct Url {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UrlError {
     /// Neither http nor https.
-    #[error("it is no http or https URL")]
+    #[error("it is not an http or https URL")]
     Scheme,
     /// No host, or not one that can be resolved.
-    #[error("its host is no host name or address")]
+    #[error("its host is not a host name or address")]
     Host,
     /// A port that is 0, above 65535, or not written in digits.
     #[error("its port is none")]

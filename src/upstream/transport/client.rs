@@ -337,8 +337,8 @@ mod tests {
         let origin = Origin { https: false, host: "127.0.0.1".to_owned(), port };
         let destination = Destination::unchecked(origin, addresses, false, false);
         let (mut headers, mut body) = (HeaderMap::new(), RequestBody::empty());
-        let (method, subject) = (&Method::GET, Purpose::Blob);
-        client.send(&destination, Outgoing { method, headers: &mut headers, body: &mut body, subject }).await
+        let (method, purpose) = (&Method::GET, Purpose::Blob);
+        client.send(&destination, Outgoing { method, headers: &mut headers, body: &mut body, purpose }).await
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ pub(crate) enum DockerConfigError {
     #[error("it is larger than {} MiB, which no config.json is", LARGEST_FILE / 1024 / 1024)]
     TooLarge,
     /// The file is not JSON, or not as docker writes it.
-    #[error("it is no config.json as docker writes it (line {line}, column {column})")]
+    #[error("it is not a config.json as docker writes it (line {line}, column {column})")]
     Malformed {
         /// Counted from 1; 0 where nothing is.
         line: usize,
@@ -32,10 +32,10 @@ pub(crate) enum DockerConfigError {
         column: usize,
     },
     /// The helper that it names for this registry is not a plain program name.
-    #[error("the helper that it names for {0} is no plain name")]
+    #[error("the helper that it names for {0} is not a plain program name")]
     HelperName(String),
     /// Its entry for this registry can't be used.
-    #[error("its entry for {0} is of no use: {1}")]
+    #[error("its entry for {0} can't be used: {1}")]
     Flawed(String, CredentialFlaw),
     /// It has no entry for this registry.
     #[error("it holds nothing for {0}")]
@@ -290,6 +290,6 @@ mod tests {
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
         let error = entry("{\n\"auths\": 1}").unwrap_err();
-        assert_eq!(error.to_string(), "it is no config.json as docker writes it (line 2, column 10)");
+        assert_eq!(error.to_string(), "it is not a config.json as docker writes it (line 2, column 10)");
     }
 }

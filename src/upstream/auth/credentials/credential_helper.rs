@@ -86,7 +86,7 @@ impl CredentialHelper {
             }
             let outcome = inner.run().await;
             if let Err(error) = &outcome {
-                tracing::warn!(helper = inner.program.name(), %error, "the helper can't renew its credentials");
+                tracing::warn!(helper = inner.program.name(), %error, "the credential helper failed; its last answer serves until it expires");
             }
             outcome
         });

@@ -155,7 +155,7 @@ impl Inner {
         let mut state = self.state();
         if state.found.is_some() && state.error.as_ref() != Some(&error) {
             let file = self.path.display();
-            tracing::warn!(%file, %error, "the changed docker_config is of no use; the old one stays in force");
+            tracing::warn!(%file, %error, "the changed docker_config can't be used; the previous content stays in force");
         }
         state.error = Some(error);
     }
@@ -286,7 +286,7 @@ mod tests {
         let (_directory, path, config) = written(r#"{"auths":{"r.example":{"auth":"hunter2"}}}"#);
         let error = config.credential().await.unwrap_err();
         let expected = format!(
-            "upstream.credentials.docker_config: {}: its entry for r.example is of no use: \"auth\" is not the \
+            "upstream.credentials.docker_config: {}: its entry for r.example can't be used: \"auth\" is not the \
              base64 of NAME:PASSWORD",
             path.display()
         );

@@ -38,7 +38,7 @@ pub(crate) enum HelperError {
     #[error("its answer is not JSON with Username and Secret")]
     Answer,
     /// Its credential can't be used.
-    #[error("its answer is of no use: {0}")]
+    #[error("its answer can't be used: {0}")]
     Flawed(#[from] CredentialFlaw),
     /// The gateway is shutting down.
     #[error("it was interrupted")]

@@ -63,19 +63,19 @@ impl AccessToken {
     }
 
     /// Returns true if another token could do better, after the upstream has refused this one with `refusal` to a
-    /// request for `access` that began at `began`: an invalid one is replaced unless it was made for this very request,
+    /// request for `scope` that began at `began`: an invalid one is replaced unless it was made for this very request,
     /// an insufficient one when it is old enough for rights to have changed, or when the registry names another scope.
     pub(crate) fn may_be_bettered(
         &self,
         refusal: &ChallengeDetails,
-        access: &RequiredScope,
+        scope: &RequiredScope,
         began: Instant,
     ) -> bool {
         if refusal.invalid_token {
             return self.made < began;
         }
         let old = clock::now().duration_since(self.made) >= limits::TOKEN_FRESH;
-        old || !self.scopes.covers(&access.scopes(&refusal.scopes))
+        old || !self.scopes.covers(&scope.scopes(&refusal.scopes))
     }
 
     /// Returns about how many bytes it holds.

@@ -99,7 +99,7 @@ impl TokenClient {
             }
         }
         let endpoint = destination.url().to_string();
-        Err(TokenError::Answer { endpoint, reason: "it redirects in circles".to_owned() })
+        Err(TokenError::Answer { endpoint, reason: "it redirects too many times".to_owned() })
     }
 
     /// Exchanges a refresh token by POST (oauth.md).
@@ -133,7 +133,7 @@ impl TokenClient {
         headers: &mut HeaderMap,
         body: &mut RequestBody,
     ) -> Result<Response, TokenError> {
-        let request = Outgoing { method, headers, body, subject: Purpose::Other };
+        let request = Outgoing { method, headers, body, purpose: Purpose::Other };
         let sent = self.client.send(destination, request).await;
         let endpoint = || destination.url().to_string();
         let response =

@@ -29,7 +29,7 @@ pub(crate) struct TokenRequest {
     pub(crate) source: Weak<TokenSource>,
     pub(crate) identity: UpstreamIdentity,
     pub(crate) endpoint: Arc<TokenEndpoint>,
-    pub(crate) access: RequiredScope,
+    pub(crate) scope: RequiredScope,
     /// The scopes that the registry's own challenge named.
     pub(crate) challenged: ScopeSet,
 }
@@ -61,14 +61,14 @@ impl TokenSource {
     }
 
     async fn ask(&self, request: &TokenRequest) -> Result<AccessToken, TokenError> {
-        let TokenRequest { identity, endpoint, access, challenged, .. } = request;
+        let TokenRequest { identity, endpoint, scope, challenged, .. } = request;
         if self.lockouts.is_locked_out(identity) {
             return Err(TokenError::LockedOut);
         }
         let credential = self.credentials.credential(identity).await?;
-        let result = self.client.fetch(endpoint, &credential, access.scopes(challenged)).await;
+        let result = self.client.fetch(endpoint, &credential, scope.scopes(challenged)).await;
         // A request for no scope at all is refused for its credentials, not for what it asks for.
-        if *access == RequiredScope::Version && matches!(result, Err(TokenError::Refused { .. })) {
+        if *scope == RequiredScope::Version && matches!(result, Err(TokenError::Refused { .. })) {
             self.lockouts.note_refused(identity);
             self.credentials.refused(identity);
         }

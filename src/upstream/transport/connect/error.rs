@@ -39,7 +39,7 @@ pub(crate) enum DialError {
         source: io::Error,
     },
     /// The proxy on the way to it could not be reached, or makes no tunnel.
-    #[error("the proxy {proxy} gives no way through")]
+    #[error("the proxy {proxy} makes no tunnel")]
     Proxy {
         /// The proxy's host and port.
         proxy: String,

@@ -89,7 +89,7 @@ impl fmt::Display for CertificateFault {
             Self::NotYetValid { not_before: None } => f.write_str("it is not valid yet"),
             Self::NameMismatch { names } if names.is_empty() => f.write_str("it is for another host"),
             Self::NameMismatch { names } => write!(f, "it is for {}", names.join(", ")),
-            Self::UnknownIssuer => f.write_str("no authority that is trusted here has issued it"),
+            Self::UnknownIssuer => f.write_str("no trusted authority has issued it"),
             Self::SelfSigned => write!(f, "{}", Distrust::SelfSigned),
             Self::OtherKey => write!(f, "{}", Distrust::OtherKey),
             Self::Authority => write!(f, "{}", Distrust::Authority),

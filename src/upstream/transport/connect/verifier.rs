@@ -27,11 +27,11 @@ enum Trust {
 /// Faults that rustls does not tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Distrust {
-    #[error("it has issued itself, and is not trusted here")]
+    #[error("it is self-signed and not trusted")]
     SelfSigned,
-    #[error("an authority whose name is trusted here has issued it, but with another key")]
+    #[error("an authority with a trusted name has issued it, but with another key")]
     OtherKey,
-    #[error("it is an authority's own certificate, which no server may show")]
+    #[error("it is an authority's own certificate and not a server's")]
     Authority,
     #[error("there are no root certificates on this machine")]
     NoRoots,

@@ -60,7 +60,7 @@ mod tests {
             (header::HOST, HeaderValue::from_static("r.example")),
             (header::ACCEPT, HeaderValue::from_static("*/*")),
         ]);
-        let outgoing = Outgoing { method, headers: &mut headers, body: &mut body, subject: Purpose::Other };
+        let outgoing = Outgoing { method, headers: &mut headers, body: &mut body, purpose: Purpose::Other };
         request(&Url::parse(url).unwrap(), &outgoing).unwrap()
     }
 
