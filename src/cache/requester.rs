@@ -10,26 +10,30 @@ use crate::proto::identity::Identity;
 /// The requester of something in one repository of an upstream. Cheap to clone, for work in the background.
 #[derive(Clone)]
 pub(crate) struct Requester {
-    pub(crate) permit: Permit,
-    /// As the upstream calls it.
-    pub(crate) name: RepositoryName,
-    pub(crate) source: Arc<dyn Origin>,
+    permit: Permit,
+    repository: RepositoryName,
+    origin: Arc<dyn Origin>,
 }
 
 impl Requester {
+    /// Returns the requester that holds `permit` and asks by `origin`. `repository` is the upstream's own name.
+    pub(crate) fn new(permit: Permit, repository: RepositoryName, origin: Arc<dyn Origin>) -> Self {
+        Self { permit, repository, origin }
+    }
+
     /// Returns the repository, as the upstream calls it.
     pub(crate) fn repository(&self) -> &RepositoryName {
-        &self.name
+        &self.repository
     }
 
     /// Returns the upstream, as this requester asks it.
     pub(crate) fn origin(&self) -> &Arc<dyn Origin> {
-        &self.source
+        &self.origin
     }
 
     /// Returns the account as which the upstream is asked.
     pub(crate) fn account(&self) -> Arc<str> {
-        self.source.account()
+        self.origin.account()
     }
 
     /// Returns the identity that the permit is for.
@@ -40,5 +44,11 @@ impl Requester {
     /// Returns true if the permit lets what is not held be fetched.
     pub(crate) fn may_fetch(&self) -> bool {
         self.permit.may_fetch()
+    }
+
+    /// Returns the same requester in another repository, by the same origin.
+    #[cfg(test)]
+    pub(crate) fn in_repository(self, repository: RepositoryName) -> Self {
+        Self { repository, ..self }
     }
 }

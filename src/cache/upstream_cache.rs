@@ -1,4 +1,4 @@
-//! What is kept of one upstream, and how it stands with it.
+//! One upstream's part of the cache: composes the components, and is the gateway's door.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(crate) struct UpstreamCache {
     pub(crate) cache: Arc<Cache>,
     /// The upstream's name.
     pub(crate) name: Arc<str>,
-    /// As it is configured.
+    /// The upstream's configuration.
     upstream: config::Upstream,
     pub(crate) settings: config::UpstreamCacheOptions,
     pub(crate) metadata: Arc<UpstreamMetadata>,
@@ -51,7 +51,7 @@ pub(crate) struct UpstreamCache {
 }
 
 impl UpstreamCache {
-    /// What `cache` keeps of `upstream`. Asks it nothing.
+    /// Returns the part of `cache` that is of `upstream`. Asks it nothing.
     pub(crate) fn new(
         cache: Arc<Cache>,
         upstream: &config::Upstream,
@@ -122,28 +122,28 @@ impl UpstreamCache {
         })
     }
 
-    /// The cache that it is a part of.
+    /// Returns the cache that it is a part of.
     pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.cache
     }
 
-    /// Its part of the configuration.
+    /// Returns its options.
     pub(crate) fn settings(&self) -> &config::UpstreamCacheOptions {
         &self.settings
     }
 
-    /// Whether it is of this upstream, with these settings. What was granted by other credentials, or by another registry's
-    /// word, is not.
+    /// Returns true if it is of this upstream, with these settings. What was granted by other credentials, or by another
+    /// registry's word, is not.
     pub(crate) fn is_of(&self, upstream: &config::Upstream) -> bool {
         self.upstream == *upstream && upstream.cache.as_ref() == Some(&self.settings)
     }
 
-    /// The upstream's name.
+    /// Returns the upstream's name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// What everybody here calls the repository that the upstream calls `name`; none where that is too long for a name.
+    /// Returns the canonical name of the repository that the upstream calls `name`; none where that is too long for a name.
     pub(crate) fn canonical(&self, name: &RepositoryName) -> Option<RepositoryName> {
         self.metadata.canonical(name)
     }
@@ -156,23 +156,13 @@ impl UpstreamCache {
     /// Returns the requester of something in `repository`, as the upstream calls it. `headers` go with every question to the
     /// upstream.
     pub(crate) fn requester(
-        self: &Arc<Self>,
+        &self,
         permit: &Permit,
         repository: &RepositoryName,
         headers: HeaderMap,
     ) -> Requester {
         let origin = self.origins.origin(permit, repository, headers);
-        self.repository(permit, repository, origin)
-    }
-
-    /// Returns the requester that asks by `origin`.
-    pub(crate) fn repository(
-        self: &Arc<Self>,
-        permit: &Permit,
-        name: &RepositoryName,
-        source: Arc<dyn Origin>,
-    ) -> Requester {
-        Requester { permit: permit.clone(), name: name.clone(), source }
+        Requester::new(permit.clone(), repository.clone(), origin)
     }
 
     /// Notes that something has been written to a repository through this gateway, or perhaps has.

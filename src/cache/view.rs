@@ -26,13 +26,13 @@ impl View {
         repository: RepositoryName,
         origin: Arc<dyn Origin>,
     ) -> Self {
-        Self { site: site.clone(), requester: site.repository(&permit, &repository, origin) }
+        Self { site: site.clone(), requester: Requester::new(permit, repository, origin) }
     }
 
     /// Returns the view of another repository.
-    pub(crate) fn in_repository(mut self, repository: &str) -> Self {
-        self.requester.name = RepositoryName::parse(repository).unwrap();
-        self
+    pub(crate) fn in_repository(self, repository: &str) -> Self {
+        let repository = RepositoryName::parse(repository).unwrap();
+        Self { requester: self.requester.in_repository(repository), ..self }
     }
 
     pub(crate) async fn manifest(
