@@ -1,17 +1,17 @@
-//! How fast a reader is.
+//! How much of a body is read at once.
 
 use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::config::limits;
 
-/// How much of a body is read at once.
+/// The size of the next read, which follows how fast its reader is.
 ///
 /// A reader that keeps up for long is given larger and larger pieces, since each costs two system calls and a wake-up
 /// or two. A slow one holds one small piece: it may be one of many, and what the sockets' buffers swallow at first says
-/// nothing of its pace.
+/// nothing of its speed.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ReadSize {
     size: usize,
     taken: Option<Instant>,
     /// Bytes that were taken in quick succession up to now.
@@ -19,37 +19,37 @@ pub(crate) struct Pace {
     /// The least and the most that are read at once.
     least: usize,
     most: usize,
-    /// What may be taken before the reader is known to keep up.
+    /// Bytes that may be taken before the reader is known to keep up.
     swallowed: usize,
 }
 
-impl Default for Pace {
+impl Default for ReadSize {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Pace {
-    /// Of a reader of whom nothing is known yet, of what comes from a socket.
+impl ReadSize {
+    /// Returns the size for a reader of a socket, of which nothing is known yet.
     pub(crate) fn new() -> Self {
         let (least, most) = (limits::COPY_BUFFER_BYTES, limits::COPY_BUFFER_MOST);
         Self { size: least, taken: None, run: 0, least, most, swallowed: SWALLOWED }
     }
 
-    /// The same, of what comes from a file: there is always more of it, and each piece is only ever copied. One that was too
-    /// large is held for once, until the reader has shown that he is slow.
+    /// Returns the size for a reader of a file. There is always more to read there, and each piece is only ever copied: one that
+    /// was too large is held once, until the reader turns out to be slow.
     pub(crate) fn of_file() -> Self {
         let (least, most) = (limits::FILE_PIECE_LEAST, limits::FILE_PIECE_MOST);
         Self { size: least, taken: None, run: 0, least, most, swallowed: 4 * least }
     }
 
-    /// Bytes to be read next.
-    pub(crate) fn size(&self) -> usize {
+    /// Returns the bytes to be read next.
+    pub(crate) fn get(&self) -> usize {
         self.size
     }
 
-    /// A piece is handed over. Whether the last ones were quickly used up decides on the size of the next.
-    pub(crate) fn hand_over(&mut self, length: usize) {
+    /// Adapts the size as a piece of `length` bytes is handed over, by how soon after the last one that is.
+    pub(crate) fn adapt(&mut self, length: usize) {
         let now = clock::now();
         let quick = self.taken.is_some_and(|last| now.duration_since(last) < QUICK);
         self.run = if quick { self.run + length } else { 0 };
@@ -63,7 +63,7 @@ impl Pace {
 }
 
 /// How soon a reader that keeps up comes back for the next piece: some 640 KiB/s, which on a busy machine leaves room
-/// for everybody else's turn.
+/// for the turns of others.
 const QUICK: Duration = Duration::from_millis(100);
 
 /// What the buffers of two sockets may swallow, in bytes, whatever the reader does.

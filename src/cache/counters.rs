@@ -1,4 +1,4 @@
-//! What the cache counts.
+//! Counters of the cache.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,26 +21,26 @@ pub(crate) struct Counters {
     evicted_bytes: AtomicU64,
 }
 
-/// What the counters say at one moment.
+/// A reading of the counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counted {
     /// Requests by their outcome, [`CacheStatus::word`].
     pub requests: BTreeMap<String, u64>,
     /// Bytes given to clients that no upstream had to send.
     pub bytes_saved: u64,
-    /// Blobs that were downloaded and proved.
+    /// Blobs that were downloaded and verified.
     pub fills: u64,
     /// Fills that failed, by their cause, [`Cause::as_str`].
     pub fill_failures: BTreeMap<String, u64>,
-    /// Blobs that made room.
+    /// Content that was evicted.
     pub evicted_blobs: u64,
-    /// And their bytes.
+    /// Its bytes.
     pub evicted_bytes: u64,
 }
 
 impl Counted {
-    /// Of a hundred requests, those that needed nothing new from an upstream; none before the first request. A request that
-    /// joined a download is none of them, nor a miss of its own.
+    /// Returns the percentage of requests that needed nothing new from an upstream; none before the first request. A request
+    /// that joined a download counts neither as a hit nor as a miss.
     pub(crate) fn hit_percent(&self) -> Option<f64> {
         let of = |outcome: CacheStatus| self.requests.get(outcome.word()).copied().unwrap_or_default();
         let here = of(CacheStatus::Hit) + of(CacheStatus::Stale) + of(CacheStatus::Revalidated);
@@ -49,14 +49,14 @@ impl Counted {
     }
 }
 
-/// Why a fill failed.
+/// The cause of a failed fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The bytes are not what their digest says.
+    /// The bytes do not have their digest.
     Digest,
     /// There are fewer or more than there should be.
     Length,
-    /// They came in a coding that nobody asked for.
+    /// They came in a content coding that was not asked for.
     Coding,
     /// The upstream broke off and did not go on.
     Upstream,
@@ -67,11 +67,11 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub(crate) const ALL: [Self; 6] =
         [Self::Digest, Self::Length, Self::Coding, Self::Upstream, Self::Refused, Self::Disk];
 
-    /// As it stands in metrics.
+    /// Returns the word in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Digest => "digest",
@@ -85,12 +85,12 @@ impl Cause {
 }
 
 impl Counters {
-    /// A request was answered.
+    /// Counts a request that was answered.
     pub(crate) fn answered(&self, outcome: CacheStatus) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests that were answered so.
+    /// Returns the requests that were answered so.
     pub(crate) fn outcome(&self, outcome: CacheStatus) -> u64 {
         self.outcomes[outcome as usize].load(Ordering::Relaxed)
     }
@@ -109,7 +109,7 @@ impl Counters {
         self.saved.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes given to clients that no upstream had to send.
+    /// Returns the bytes given to clients that no upstream had to send.
     pub(crate) fn bytes_saved(&self) -> u64 {
         self.saved.load(Ordering::Relaxed)
     }
@@ -118,7 +118,7 @@ impl Counters {
         self.fills.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Blobs that were downloaded and proved.
+    /// Returns the blobs that were downloaded and verified.
     pub(crate) fn fills(&self) -> u64 {
         self.fills.load(Ordering::Relaxed)
     }
@@ -127,7 +127,7 @@ impl Counters {
         self.fill_failures[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Fills that failed so.
+    /// Returns the fills that failed so.
     pub(crate) fn fill_failures(&self, cause: Cause) -> u64 {
         self.fill_failures[cause as usize].load(Ordering::Relaxed)
     }
@@ -137,12 +137,12 @@ impl Counters {
         self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Blobs and bytes that made room.
+    /// Returns the content that was evicted: its number and its bytes.
     pub(crate) fn evictions(&self) -> (u64, u64) {
         (self.evicted.load(Ordering::Relaxed), self.evicted_bytes.load(Ordering::Relaxed))
     }
 
-    /// All of them. Each is read by itself: they may be a request apart.
+    /// Returns all of them. Each is read by itself: they may be a request apart.
     pub(crate) fn counted(&self) -> Counted {
         let (evicted_blobs, evicted_bytes) = self.evictions();
         let outcome = |outcome: &CacheStatus| (outcome.word().to_owned(), self.outcome(*outcome));
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_can_be_read_back() {
+    fn counts_are_read_back() {
         let counters = Counters::default();
         for outcome in [CacheStatus::Hit, CacheStatus::Hit, CacheStatus::Stale, CacheStatus::Miss] {
             counters.answered(outcome);

@@ -1,9 +1,9 @@
 //! The cache's part in an answer.
 
-/// The word of `X-Cache`, of the log and of the counters.
+/// The part of the cache in an answer, as `X-Cache`, logs and counters say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum CacheStatus {
-    /// It was here.
+    /// The answer was here.
     Hit,
     /// It was not, and came from the upstream for this request.
     Miss,
@@ -16,10 +16,10 @@ pub(crate) enum CacheStatus {
 }
 
 impl CacheStatus {
-    /// All of them.
+    /// All statuses.
     pub(crate) const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Fill, Self::Stale, Self::Revalidated];
 
-    /// As it stands in `X-Cache`.
+    /// Returns the word in `X-Cache`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "HIT",
@@ -30,7 +30,7 @@ impl CacheStatus {
         }
     }
 
-    /// As it stands in logs, metrics and JSON.
+    /// Returns the word in logs, metrics and JSON.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Hit => "hit",

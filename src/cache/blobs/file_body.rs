@@ -1,7 +1,6 @@
-//! Reading a file as a stream, without waiting on a worker's thread.
+//! Files as bodies, read without waiting on a worker's thread.
 //!
-//! What the system has in memory is read at once (`preadv2` with `RWF_NOWAIT`); what it would have to wait for is read
-//! on the blocking pool.
+//! Pages that the system has in memory are read at once (`preadv2` with `RWF_NOWAIT`), others on the blocking pool.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -16,16 +15,16 @@ use tokio::task::JoinHandle;
 
 use crate::body::{BodyError, Stream};
 use crate::cache::store::Content;
-use crate::read_size::Pace;
+use crate::read_size::ReadSize;
 
-/// Bytes of unused pieces that a thread keeps to use again.
+/// The most bytes of unused pieces that a thread keeps.
 const SPARE_BYTES: usize = 8 * 1024 * 1024;
 
 thread_local! {
     static SPARES: RefCell<Spares> = const { RefCell::new(Spares { pieces: Vec::new(), bytes: 0 }) };
 }
 
-/// Pieces of memory that nobody uses.
+/// Pieces of memory that are free.
 struct Spares {
     pieces: Vec<Box<[u8]>>,
     bytes: usize,
@@ -80,7 +79,7 @@ impl AsRef<[u8]> for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         if let Some(bytes) = self.bytes.take() {
-            // At the end of a thread there is nobody to keep it for.
+            // At the end of a thread there is no place to keep it.
             let _ = SPARES.try_with(|spares| {
                 if let Ok(mut spares) = spares.try_borrow_mut() {
                     spares.put(bytes);
@@ -94,14 +93,14 @@ impl Drop for Piece {
 pub(crate) struct FileReader {
     file: Option<Arc<File>>,
     pending: Option<JoinHandle<io::Result<Bytes>>>,
-    pace: Pace,
+    read_size: ReadSize,
     /// The file system knows no `RWF_NOWAIT`; what it holds is in memory anyway (tmpfs), or it says so itself.
     waits: bool,
 }
 
-/// What came of a read.
+/// The result of a read.
 pub(crate) enum Read {
-    /// It is over.
+    /// It is done.
     Now(io::Result<Bytes>),
     /// It goes on, see [`FileReader::poll_pending`].
     Later,
@@ -109,7 +108,7 @@ pub(crate) enum Read {
 
 impl Default for FileReader {
     fn default() -> Self {
-        Self { file: None, pending: None, pace: Pace::of_file(), waits: false }
+        Self { file: None, pending: None, read_size: ReadSize::of_file(), waits: false }
     }
 }
 
@@ -122,7 +121,7 @@ impl FileReader {
         self.file = Some(file);
     }
 
-    /// The read that was begun, if one was.
+    /// Polls the read that goes on, if there is one.
     pub(crate) fn poll_pending(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
         let pending = self.pending.as_mut()?;
         Some(match Pin::new(pending).poll(cx) {
@@ -134,16 +133,16 @@ impl FileReader {
         })
     }
 
-    /// Reads from `at`, up to `to` and no more than a piece. There must be something to read.
+    /// Reads from `at`, up to `to` and no more than a piece. `at` must be before `to`.
     pub(crate) fn read(&mut self, at: u64, to: u64) -> Read {
         let Some(file) = &self.file else { return Read::Now(Err(io::ErrorKind::NotFound.into())) };
-        let mut piece = Piece::new(self.pace.size());
+        let mut piece = Piece::new(self.read_size.get());
         let flags = if self.waits { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
         let room = piece.room(to - at);
         match rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], at, flags) {
             Ok(0) => Read::Now(Err(io::ErrorKind::UnexpectedEof.into())),
             Ok(length) => {
-                self.pace.hand_over(length);
+                self.read_size.adapt(length);
                 Read::Now(Ok(piece.freeze(length)))
             }
             Err(Errno::OPNOTSUPP | Errno::NOSYS) if !self.waits => {
@@ -175,7 +174,7 @@ fn is_in_memory(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|about| u64::try_from(about.f_type).is_ok_and(|kind| kind == TMPFS))
 }
 
-/// Bytes of content that is kept.
+/// The body of an answer from kept content.
 pub(crate) struct FileBody {
     reader: FileReader,
     /// Keeps it from being evicted.
@@ -185,7 +184,7 @@ pub(crate) struct FileBody {
 }
 
 impl FileBody {
-    /// From `at` up to `end`, both within the content.
+    /// Returns the bytes from `at` up to `end`, both within the content.
     pub(crate) fn new(content: Arc<Content>, at: u64, end: u64) -> Self {
         let mut reader = FileReader::default();
         reader.set(content.file.clone());

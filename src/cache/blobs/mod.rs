@@ -1,4 +1,4 @@
-//! Blobs: read, filled, prefetched and pushed.
+//! Blobs: reads, fills, prefetch and the copies of uploads.
 
 pub(crate) mod blob;
 pub(crate) mod file_body;

@@ -19,11 +19,11 @@ pub(crate) struct Rank {
 
 /// The state of an entry that is next in the queue.
 pub(crate) enum Candidate {
-    /// It is there, and may go.
+    /// The content may go.
     Free(QueueEntry),
-    /// It is there, and is being read.
+    /// The content is being read.
     Pinned(QueueEntry),
-    /// It is not there any more, or must never be evicted.
+    /// The content is not there any more, or must never be evicted.
     Out,
 }
 

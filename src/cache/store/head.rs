@@ -11,7 +11,7 @@ use crate::cache::store::files;
 use crate::cache::store::layout::Layout;
 use crate::proto::Digest;
 
-/// What is known of a blob on its way.
+/// The description of a blob on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) digest: Digest,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-/// Whether storage works, and the reason if it does not.
+/// The state of storage, with the reason if it does not work.
 #[derive(Default)]
 pub(crate) struct Health {
     degraded: AtomicBool,

@@ -335,7 +335,7 @@ struct Partition {
 struct Entry {
     bytes: u64,
     queued: QueueEntry,
-    /// How many readers it has.
+    /// Its readers.
     pins: u32,
     /// When its use was last noted on disk.
     noted: u64,

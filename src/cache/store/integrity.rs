@@ -14,11 +14,11 @@ use crate::proto::{Algorithm, Digest, Hasher};
 /// The result of hashing content again.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It has the digest of its name.
+    /// The file has the digest of its name.
     Good,
-    /// It had not, and has been removed, where anything may be removed.
+    /// The file had another digest, and has been removed where anything may be removed.
     Wrong,
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable(io::Error),
 }
 

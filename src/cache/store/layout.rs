@@ -40,7 +40,7 @@ pub(crate) struct Layout {
     access: Access,
 }
 
-/// What may be done below the directory. Everything that keeps files there asks this first.
+/// The rights below the directory. Everything that keeps files there asks this first.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Access {
     /// The directory has been seen to have this layout.

@@ -1,4 +1,4 @@
-//! What the maintenance thread has to do.
+//! The work that waits for the maintenance thread.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ struct QueueState {
     verified: HashMap<(Kind, Digest), Instant>,
 }
 
-/// What has to be done at once.
+/// The work that has to be done at once.
 pub(crate) struct Due {
     /// Files to be removed.
     pub(crate) victims: Vec<Victim>,

@@ -40,7 +40,7 @@ pub(crate) struct Store {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How much is kept.
+/// The amount of what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Blobs in place.

@@ -31,7 +31,7 @@ impl Place {
         Self { dir, max_size: 1 << 30, free: Arc::new(AtomicU64::new(u64::MAX)), counters: Arc::default() }
     }
 
-    /// Such that `bytes` of blobs fit.
+    /// A place for `bytes` of blobs.
     fn of(bytes: u64) -> Self {
         Self { max_size: bytes * 20 / 19, ..Self::new() }
     }
@@ -40,7 +40,7 @@ impl Place {
         self.dir.path().join("cache")
     }
 
-    /// A store that has counted all.
+    /// Opens the store, and waits until the disk is scanned.
     fn open(&self) -> Arc<Store> {
         let store = self.open_at(self.path());
         store.flush();
@@ -72,7 +72,7 @@ impl Place {
         names
     }
 
-    /// Bytes that all files take on the disk.
+    /// Returns the bytes that all files take on the disk.
     fn taken(&self) -> u64 {
         fn walk(path: &Path) -> u64 {
             let known = fs::symlink_metadata(path).unwrap();
@@ -86,7 +86,7 @@ impl Place {
     }
 }
 
-/// Content of `length` bytes that differs by `seed`, and its name.
+/// Returns content of `length` bytes that differs by `seed`, and its digest.
 fn content(seed: u64, length: usize) -> (Digest, Vec<u8>) {
     let mut bytes = vec![seed as u8; length];
     let seed = seed.to_le_bytes();
@@ -138,7 +138,7 @@ mod keeping {
     use super::*;
 
     #[test]
-    fn content_that_is_doubted_is_hashed_again_and_goes_only_if_it_is_damaged() {
+    fn scheduled_verification_removes_only_damaged_content() {
         let place = Place::new();
         let store = place.open();
         let (good, bad) = (put(&store, 1, 5000), put(&store, 2, 5000));
@@ -159,7 +159,7 @@ mod keeping {
     }
 
     #[test]
-    fn a_blob_is_there_at_once_and_after_a_restart() {
+    fn a_blob_is_there_after_a_restart() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 3000);
@@ -174,7 +174,7 @@ mod keeping {
     }
 
     #[test]
-    fn sha512_is_kept_and_what_can_t_be_checked_is_not() {
+    fn unknown_algorithms_are_not_kept() {
         let place = Place::new();
         let store = place.open();
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, b"abc");
@@ -197,7 +197,7 @@ mod keeping {
     }
 
     #[test]
-    fn an_empty_blob_is_one() {
+    fn an_empty_blob_is_kept() {
         let place = Place::new();
         let store = place.open();
         let digest = put(&store, 0, 0);
@@ -218,7 +218,7 @@ mod keeping {
     }
 
     #[test]
-    fn nobody_else_may_read_it() {
+    fn other_users_cannot_read_it() {
         let place = Place::new();
         let store = place.open();
         let digest = put(&store, 1, 10);
@@ -247,7 +247,7 @@ mod keeping {
     }
 
     #[test]
-    fn what_is_dropped_or_discarded_leaves_nothing() {
+    fn a_discarded_partial_leaves_nothing() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 100);
@@ -266,7 +266,7 @@ mod keeping {
     }
 
     #[test]
-    fn a_second_blob_of_the_same_name_takes_the_place_of_the_first() {
+    fn a_second_blob_replaces_the_first() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 100);
@@ -314,7 +314,7 @@ mod resuming {
     use super::*;
 
     #[test]
-    fn a_prefix_goes_on_where_it_was_left_at_once_and_after_a_restart() {
+    fn a_partial_is_resumed_even_after_a_restart() {
         let place = Place::new();
         let mut store = place.open();
         let (digest, bytes) = content(1, 1000);
@@ -347,7 +347,7 @@ mod resuming {
     }
 
     #[test]
-    fn a_prefix_belongs_to_its_upstream() {
+    fn a_partial_belongs_to_its_upstream() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 10);
@@ -360,7 +360,7 @@ mod resuming {
     }
 
     #[test]
-    fn what_was_not_synced_before_a_crash_is_cut_off() {
+    fn unsynced_bytes_are_cut_off_after_a_crash() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 1000);
@@ -376,7 +376,7 @@ mod resuming {
     }
 
     #[test]
-    fn every_64_mib_it_is_noted_how_far_it_is() {
+    fn the_head_is_updated_every_64_mib() {
         let place = Place::new();
         let store = place.open();
         let (digest, _) = content(1, 10);
@@ -410,7 +410,7 @@ mod resuming {
     }
 
     #[test]
-    fn there_is_always_something_left_to_ask_for() {
+    fn the_last_byte_is_always_asked_for() {
         let place = Place::new();
         let (digest, bytes) = content(1, 100);
         let store = place.open();
@@ -427,7 +427,7 @@ mod resuming {
     }
 
     #[test]
-    fn there_are_no_more_prefixes_than_so_many() {
+    fn the_number_of_partials_is_limited() {
         let place = Place::new();
         let store = place.open();
         let blobs = [1, 2, 3].map(|seed| content(seed, 100));
@@ -435,7 +435,7 @@ mod resuming {
             leave(&store, digest, 200, bytes);
             store.flush();
             let mut index = store.index.lock();
-            let stem = stem_of_prefix(digest);
+            let stem = stem(digest);
             let name = index.partials_of(&stem).remove(0);
             index.found_partial(&name, 100, age as u64);
         }
@@ -446,7 +446,7 @@ mod resuming {
         assert_eq!(there, [false, true, true], "the oldest went");
     }
 
-    fn stem_of_prefix(digest: &Digest) -> String {
+    fn stem(digest: &Digest) -> String {
         Head::new("hub", digest, None, None).stem()
     }
 
@@ -464,7 +464,7 @@ mod evicting {
     use super::*;
 
     #[test]
-    fn room_is_made_and_really_given_back() {
+    fn eviction_frees_the_disk() {
         let place = Place::of(10 << 20);
         let store = place.open();
         let blobs: Vec<_> = (0..9).map(|seed| put(&store, seed, 1 << 20)).collect();
@@ -480,7 +480,7 @@ mod evicting {
     }
 
     #[test]
-    fn what_is_used_stays_and_what_is_not_goes() {
+    fn used_blobs_stay() {
         let place = Place::of(100_000);
         let store = place.open();
         let blobs: Vec<_> = (0..9).map(|seed| put(&store, seed, 10_000)).collect();
@@ -495,7 +495,7 @@ mod evicting {
     }
 
     #[test]
-    fn neither_what_is_being_read_nor_what_is_to_be_kept_goes() {
+    fn read_or_kept_blobs_are_not_evicted() {
         let place = Place::of(100_000);
         let store = place.open();
         let (read, kept) = (put(&store, 1, 30_000), put(&store, 2, 30_000));
@@ -513,7 +513,7 @@ mod evicting {
     }
 
     #[test]
-    fn what_can_t_fit_evicts_nothing() {
+    fn a_blob_that_cannot_fit_evicts_nothing() {
         let place = Place::of(100_000);
         let store = place.open();
         let blob = put(&store, 1, 30_000);
@@ -526,7 +526,7 @@ mod evicting {
     }
 
     #[test]
-    fn old_prefixes_go_first_and_young_ones_only_if_they_take_too_much() {
+    fn old_or_too_many_partials_go_first() {
         let place = Place::of(100_000);
         let store = place.open();
         let blob = put(&store, 1, 10_000);
@@ -557,7 +557,7 @@ mod evicting {
     }
 
     #[test]
-    fn manifests_have_a_part_of_their_own_and_outlive_blobs() {
+    fn manifests_have_room_of_their_own() {
         let place = Place { max_size: 200_000, ..Place::new() };
         let store = place.open();
         let manifests: Vec<_> = (0..9).map(|seed| content(seed, 1000)).collect();
@@ -580,7 +580,7 @@ mod evicting {
     }
 
     #[test]
-    fn the_last_use_is_remembered_over_a_restart() {
+    fn the_last_use_survives_a_restart() {
         let place = Place::of(100_000);
         let store = place.open();
         let blobs: Vec<_> = (0..3).map(|seed| put(&store, seed, 30_000)).collect();
@@ -615,7 +615,7 @@ mod evicting {
     }
 
     #[test]
-    fn what_comes_without_a_length_is_kept_as_long_as_there_is_room() {
+    fn blobs_of_unknown_length_are_kept() {
         let place = Place::of(100_000);
         let store = place.open();
         let blob = put(&store, 1, 60_000);
@@ -639,7 +639,7 @@ mod two_processes {
     use super::*;
 
     #[test]
-    fn each_sees_what_the_other_has_put_there() {
+    fn each_sees_the_content_of_the_other() {
         let place = Place::new();
         let (first, second) = (place.open(), place.open());
         let digest = put(&first, 1, 100);
@@ -652,7 +652,7 @@ mod two_processes {
     }
 
     #[test]
-    fn a_prefix_that_one_writes_is_not_touched_by_the_other() {
+    fn a_partial_being_written_is_not_touched() {
         let place = Place::new();
         let first = place.open();
         let (digest, bytes) = content(1, 1000);
@@ -671,7 +671,7 @@ mod two_processes {
     }
 
     #[test]
-    fn a_prefix_that_one_left_the_other_takes_up() {
+    fn a_partial_left_by_one_is_resumed_by_the_other() {
         let place = Place::new();
         let (first, second) = (place.open(), place.open());
         let (digest, bytes) = content(1, 1000);
@@ -686,7 +686,7 @@ mod two_processes {
     }
 
     #[test]
-    fn what_one_has_not_synced_the_other_does_not_trust_unread() {
+    fn unsynced_content_is_hashed_by_the_other() {
         let place = Place::new();
         let first = place.open();
         let digest = put(&first, 1, 100);
@@ -698,7 +698,7 @@ mod two_processes {
     }
 
     #[test]
-    fn files_that_vanish_are_borne() {
+    fn files_may_vanish() {
         let place = Place::of(100_000);
         let store = place.open();
         let blobs: Vec<_> = (0..9).map(|seed| put(&store, seed, 10_000)).collect();
@@ -728,7 +728,7 @@ mod others {
     use super::*;
 
     #[test]
-    fn no_link_is_followed_to_what_is_written() {
+    fn links_are_not_followed() {
         let place = Place::new();
         drop(place.open());
         let (victim, partial) = (place.dir.path().join("victim"), place.path().join("partial"));
@@ -756,7 +756,7 @@ mod others {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 
-    /// Names, lengths and times of all that is below.
+    /// Returns the names, lengths and times of all files below `path`.
     fn everything(path: &Path) -> Vec<(PathBuf, u64, i64, i64)> {
         let known = fs::symlink_metadata(path).unwrap();
         let mut all = vec![(path.to_owned(), known.len(), known.mtime(), known.atime())];
@@ -769,11 +769,11 @@ mod others {
     }
 
     #[test]
-    fn looking_changes_nothing() {
+    fn read_only_changes_nothing() {
         let place = Place::new();
         let store = place.open();
-        let (blob, (prefix, bytes)) = (put(&store, 1, 1000), content(2, 500));
-        leave(&store, &prefix, 1000, &bytes);
+        let (blob, (partial, bytes)) = (put(&store, 1, 1000), content(2, 500));
+        leave(&store, &partial, 1000, &bytes);
         drop(store);
         fs::write(place.path().join("partial/rubbish.head"), "x").unwrap();
         fs::write(place.blob(&blob), "spoilt").unwrap();
@@ -799,7 +799,7 @@ mod others {
         assert_eq!(wrong, 1);
         assert_eq!(store.peek(Kind::Blob, &blob).unwrap(), b"spoilt");
         assert!(!store.remove(Kind::Blob, &blob) && begin(&store, &blob, 10).is_none());
-        assert!(store.resume("hub", &prefix).is_none());
+        assert!(store.resume("hub", &partial).is_none());
         drop(store);
         assert_eq!(everything(&place.path()), before);
         let missing = config::Cache { path: place.dir.path().join("missing"), ..settings };
@@ -808,7 +808,7 @@ mod others {
     }
 
     #[test]
-    fn what_another_process_removed_is_not_counted_for_ever() {
+    fn vanished_content_leaves_the_index() {
         let place = Place::new();
         let store = place.open();
         let blobs = [1, 2].map(|seed| put(&store, seed, 1000));
@@ -823,7 +823,7 @@ mod others {
     }
 
     #[test]
-    fn a_reader_of_what_was_removed_holds_nothing_that_came_after() {
+    fn an_old_pin_does_not_unpin_new_content() {
         let place = Place::new();
         let store = place.open();
         let blob = put(&store, 1, 1000);
@@ -833,11 +833,11 @@ mod others {
         let _new = store.content(Kind::Blob, &blob).unwrap();
         drop(old);
         let evicted = store.index.lock().evict(1000, 1 << 30, now(), false);
-        assert_eq!(evicted, Some(Vec::new()), "somebody reads it");
+        assert_eq!(evicted, Some(Vec::new()), "it is being read");
     }
 
     #[test]
-    fn small_content_that_was_spoilt_is_not_held_in_memory() {
+    fn damaged_small_content_is_removed() {
         let place = Place::new();
         let store = place.open();
         let blob = put(&store, 1, 1000);
@@ -849,11 +849,11 @@ mod others {
     }
 
     #[test]
-    fn uploads_without_an_end_do_not_turn_out_all_that_is_there() {
+    fn unfinished_uploads_evict_a_tenth_at_most() {
         let place = Place::of(1 << 30);
         let store = place.open();
         let blob = put(&store, 1, 1000);
-        // It would make some more room behind this, which is anybody's.
+        // The maintenance thread would evict some more behind this.
         store.flush();
         store.queue.close();
         for seed in 2..65 {
@@ -882,7 +882,7 @@ mod after_a_crash {
     }
 
     #[test]
-    fn what_is_not_known_to_have_reached_the_disk_is_hashed_first() {
+    fn unsynced_content_is_hashed_first() {
         let place = Place::new();
         drop(place.open());
         let (good, bytes) = content(1, 1000);
@@ -897,7 +897,7 @@ mod after_a_crash {
     }
 
     #[test]
-    fn a_blob_is_trusted_by_who_put_it_there_before_it_is_synced() {
+    fn a_process_trusts_its_own_unsynced_blobs() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 1000);
@@ -908,7 +908,7 @@ mod after_a_crash {
     }
 
     #[test]
-    fn leftovers_are_sorted_out() {
+    fn leftover_files_are_tidied_up() {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 1000);
@@ -932,7 +932,7 @@ mod after_a_crash {
     }
 
     #[test]
-    fn what_is_wrong_or_gone_is_found_by_verifying() {
+    fn verify_finds_and_removes_damage() {
         let place = Place::new();
         let store = place.open();
         let [good, bad] = [put(&store, 1, 2_500_000), put(&store, 2, 1000)];
@@ -955,7 +955,7 @@ mod after_a_crash {
     }
 
     #[test]
-    fn serving_does_not_wait_until_all_has_been_counted() {
+    fn serving_does_not_wait_for_the_scan() {
         let place = Place::new();
         drop(place.open());
         let mut last = None;
@@ -977,17 +977,17 @@ mod after_a_crash {
     }
 }
 
-mod trouble_with_the_disk {
+mod degraded {
     use super::*;
 
     #[test]
-    fn a_directory_that_can_t_be_made_is_trouble_that_ends() {
+    fn a_missing_parent_degrades_until_it_is_there() {
         let place = Place::new();
         let file = place.dir.path().join("file");
         fs::write(&file, "").unwrap();
         let store = place.open_at(file.join("cache"));
-        let trouble = store.degraded_reason().expect("it is below a file");
-        assert!(trouble.starts_with("something else is in the place of the cache's directory"), "{trouble}");
+        let reason = store.degraded_reason().expect("it is below a file");
+        assert!(reason.starts_with("something else is in the place of the cache's directory"), "{reason}");
         let (digest, bytes) = content(1, 10);
         assert!(begin(&store, &digest, 10).is_none() && store.resume("hub", &digest).is_none());
         store.keep_manifest(&digest, &bytes);
@@ -1019,7 +1019,7 @@ mod trouble_with_the_disk {
     }
 
     #[test]
-    fn a_full_disk_is_trouble_and_reading_goes_on() {
+    fn a_full_disk_can_still_be_read() {
         let place = Place::new();
         let store = place.open();
         let blob = put(&store, 1, 10);
@@ -1040,7 +1040,7 @@ mod trouble_with_the_disk {
     }
 
     #[test]
-    fn what_is_too_large_for_the_disk_is_no_trouble() {
+    fn a_blob_too_large_does_not_degrade() {
         let place = Place::new();
         let store = place.open();
         place.free.store(100_000, Ordering::Relaxed);
@@ -1055,7 +1055,7 @@ mod trouble_with_the_disk {
     }
 
     #[test]
-    fn space_that_others_took_is_given_back_by_evicting() {
+    fn space_that_others_took_is_evicted() {
         let place = Place::new();
         let store = place.open();
         let blobs = [1, 2, 3].map(|seed| put(&store, seed, 1000));

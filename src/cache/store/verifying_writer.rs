@@ -38,37 +38,37 @@ pub(crate) enum Target {
     Later(Box<dyn FnOnce() -> Option<Partial> + Send>),
 }
 
-/// What the source of the bytes does while the writer is behind.
+/// The source of the bytes, by what it does while the writer is behind.
 pub(crate) enum Source {
-    /// It waits while [`is_full`](VerifyingWriter::is_full), so that every frame is hashed from memory. If the disk fails,
+    /// A source that waits while [`is_full`](VerifyingWriter::is_full), so that every frame is hashed from memory. If the disk fails,
     /// hashing goes on.
     Waits,
-    /// It does not wait: writing goes before hashing, and if the disk fails or falls behind, the blob is given up. The bytes
+    /// A source that does not wait: writing goes before hashing, and if the disk fails or falls behind, the blob is given up. The bytes
     /// that wait of all such writers are counted here.
     Runs(Arc<AtomicUsize>),
 }
 
-/// What is told of a writer's progress, on the pool's threads.
+/// An observer of a writer's progress, called on the pool's threads.
 pub(crate) trait Observer: Send + Sync {
-    /// All up to here is in the file.
+    /// Is called when all up to here is in the file.
     fn written(&self, _at: u64) {}
-    /// There is room for more frames.
+    /// Is called when there is room for more frames.
     fn caught_up(&self) {}
-    /// The file takes no more.
+    /// Is called when the file takes no more.
     fn disk_failed(&self, _error: &io::Error) {}
-    /// What is there has been left for a later fill.
+    /// Is called when what has come is left for a later fill.
     fn left(&self) {}
-    /// The blob has been compared with its digest.
+    /// Is called when the blob has been compared with its digest.
     fn verified(&self, result: Verified);
 }
 
 /// The result of comparing a blob with its digest.
 pub(crate) enum Verified {
-    /// It has the digest, and was kept if it could be.
+    /// The blob has the digest, and was kept if it could be.
     Right(Option<Content>),
-    /// It has not.
+    /// The blob does not have the digest.
     Wrong,
-    /// It was given up, or what was written cannot be read: nothing can be said.
+    /// The blob was given up, or cannot be read again.
     Unknown,
 }
 
@@ -82,9 +82,9 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     frames: VecDeque<Bytes>,
-    /// What the frames take in memory, in bytes.
+    /// Memory of the frames, in bytes.
     weight: usize,
-    /// What the frames of this turn take, which are being written.
+    /// Memory of the frames of this turn, which are being written.
     taken: usize,
     /// Bytes that have come.
     end: u64,
@@ -95,7 +95,7 @@ struct Queue {
     close: Option<Close>,
 }
 
-/// How the stream ended.
+/// The end of the stream.
 enum Close {
     /// With its last byte, as this.
     Whole(Digest),
@@ -103,7 +103,7 @@ enum Close {
     Short,
 }
 
-/// What only the turn touches.
+/// The state that only the turn touches.
 struct Work {
     target: Target,
     /// None where nothing can be said of the whole any more.
@@ -484,11 +484,11 @@ fn weight(frame: &Bytes) -> usize {
 
 /// Frames that wait, in bytes, before the source has to.
 const TRAIL_BYTES: usize = 8 * 1024 * 1024;
-/// What is done in one turn, before another stream has its own.
+/// Bytes of one turn, before another stream has its own.
 const TURN_BYTES: usize = 4 * 1024 * 1024;
-/// The same of a source that does not wait: what waits of it must be written soon.
+/// Bytes of one turn of a source that does not wait: its memory must become free soon.
 const TURN_BYTES_UNPACED: usize = 1024 * 1024;
-/// What is read from the file at once.
+/// Bytes that are read from the file at once.
 const READ_BYTES: usize = 256 * 1024;
-/// What a frame takes besides its bytes.
+/// Memory of a frame besides its bytes.
 const FRAME_BYTES: usize = 128;

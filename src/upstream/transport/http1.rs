@@ -20,7 +20,7 @@ use crate::body::{BodyError, RequestBody};
 use crate::clock::Stall;
 use crate::config::limits;
 use crate::net::WriteStall;
-use crate::read_size::Pace;
+use crate::read_size::ReadSize;
 use crate::upstream::transport::chunked::{Chunked, Step};
 
 /// A byte stream that an upstream speaks HTTP/1.1 on.
@@ -83,7 +83,7 @@ pub(crate) struct Http1Connection {
     keep_alive: bool,
     wait: Stall,
     response_timeout: Duration,
-    pace: Pace,
+    read_size: ReadSize,
 }
 
 /// Pieces of a request's body that go out together.
@@ -155,7 +155,7 @@ impl Http1Connection {
             keep_alive: true,
             wait: Stall::new(response_timeout),
             response_timeout,
-            pace: Pace::new(),
+            read_size: ReadSize::new(),
         }
     }
 
@@ -228,7 +228,7 @@ impl Http1Connection {
         self.silent = true;
         self.interim = 0;
         self.wait.progress();
-        self.pace = Pace::new();
+        self.read_size = ReadSize::new();
         let out = &mut self.write;
         for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -422,7 +422,7 @@ impl Http1Connection {
         loop {
             match self.take_body(framing) {
                 Ok(Step::Data(data)) => {
-                    self.pace.hand_over(data.len());
+                    self.read_size.adapt(data.len());
                     return Poll::Ready(Some(Ok(data)));
                 }
                 Ok(Step::End) => return Poll::Ready(None),
@@ -430,10 +430,10 @@ impl Http1Connection {
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             // A large buffer is freed before small reads.
-            if self.read.is_empty() && self.read.capacity() > 2 * self.pace.size() {
+            if self.read.is_empty() && self.read.capacity() > 2 * self.read_size.get() {
                 self.read = BytesMut::new();
             }
-            match ready!(self.poll_fill(cx, self.pace.size())) {
+            match ready!(self.poll_fill(cx, self.read_size.get())) {
                 Ok(0) => return Poll::Ready(end_of_stream(framing)),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(BodyError::Io(error)))),

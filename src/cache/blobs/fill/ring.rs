@@ -1,4 +1,4 @@
-//! The last frames of a stream, for the readers that are at its head.
+//! The most recent frames of a stream, for the readers at its head.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ pub(crate) struct Ring {
     end: u64,
 }
 
-/// Where a place is, as seen from the ring.
+/// The place of a byte, as seen from the ring.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In it: from there to the end of its frame.
@@ -24,22 +24,22 @@ pub(crate) enum Place {
 }
 
 impl Ring {
-    /// An empty one that begins at `start`.
+    /// Returns an empty ring that begins at `start`.
     pub(crate) fn at(start: u64) -> Self {
         Self { frames: VecDeque::new(), start, end: start }
     }
 
-    /// The place of the next byte to come.
+    /// Returns the place of the next byte to come.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Bytes of the last frame.
+    /// Returns the bytes of the last frame.
     pub(crate) fn last(&self) -> u64 {
         self.frames.back().map_or(0, |(_, frame)| frame.len() as u64)
     }
 
-    /// The next frame. SmallBlobs ones are put together: each costs more than its bytes.
+    /// Adds the next frame. Small frames are put together: each costs more than its bytes.
     pub(crate) fn push(&mut self, frame: Bytes) {
         let at = self.end;
         self.end += frame.len() as u64;
@@ -62,7 +62,7 @@ impl Ring {
         }
     }
 
-    /// What is at `at`.
+    /// Returns what is at `at`.
     pub(crate) fn look(&self, at: u64) -> Place {
         if at < self.start {
             return Place::Before;
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_found_until_it_is_let_go_of() {
+    fn bytes_are_found_until_they_are_trimmed() {
         let mut ring = Ring::at(10);
         let large = Bytes::from(vec![b'x'; 5000]);
         ring.push(large.clone());

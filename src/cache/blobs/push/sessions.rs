@@ -1,4 +1,4 @@
-//! The copies of uploads between two requests: each is found again by a name that nobody can guess.
+//! The copies of uploads between two requests: each is found again by a random id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::cache::blobs::push::spool::Spool;
 use crate::clock;
 use crate::config::limits;
 
-/// All of them.
+/// The copies that are not finished.
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
     open: HashMap<String, Session>,
-    /// Somebody looks now and then for those that nobody goes on with.
+    /// A task looks now and then for idle ones.
     tended: bool,
 }
 
@@ -28,8 +28,8 @@ struct Session {
 }
 
 impl Sessions {
-    /// Enters a copy; the answer is its name. Where there are too many, the one that has been left alone the longest has to
-    /// go; `None` if there is none such.
+    /// Enters a copy, and returns its id. Where there are too many, the one that has been idle the longest has to go; none if
+    /// none is idle.
     pub(crate) fn open(self: &Arc<Self>, spool: Spool) -> Option<String> {
         let id = random_id()?;
         let mut table = self.table();
@@ -45,7 +45,7 @@ impl Sessions {
         Some(id)
     }
 
-    /// The copy, for one request. If another has it, it ends: nobody can tell whose bytes come first.
+    /// Takes the copy out for one request. If another request has it, it ends: the order of their bytes is unknown.
     pub(crate) fn take(&self, id: &str) -> Option<Spool> {
         let mut table = self.table();
         let spool = table.open.get_mut(id)?.spool.take();
@@ -55,14 +55,14 @@ impl Sessions {
         spool
     }
 
-    /// The request has ended well.
+    /// Gives a copy back after a request that succeeded.
     pub(crate) fn give_back(&self, id: &str, spool: Spool) {
         if let Some(session) = self.table().open.get_mut(id) {
             *session = Session { spool: Some(spool), touched: clock::now() };
         }
     }
 
-    /// It is over.
+    /// Ends a copy.
     pub(crate) fn close(&self, id: &str) {
         self.table().open.remove(id);
     }
@@ -90,7 +90,7 @@ impl Session {
     }
 }
 
-/// Lets go of what nobody goes on with, as long as there is anything.
+/// Ends copies that have been idle for too long, as long as there is any.
 async fn tend(sessions: std::sync::Weak<Sessions>) {
     loop {
         tokio::time::sleep(limits::PUSH_IDLE / 60).await;
@@ -104,7 +104,7 @@ async fn tend(sessions: std::sync::Weak<Sessions>) {
     }
 }
 
-/// `None`: the machine has no randomness.
+/// Returns a random id; none if the machine has no randomness.
 fn random_id() -> Option<String> {
     let mut random = [0; 16];
     aws_lc_rs::rand::fill(&mut random).ok()?;

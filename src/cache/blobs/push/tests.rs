@@ -20,7 +20,7 @@ fn place() -> (TempDir, Arc<UpstreamCache>) {
         prefetch: false,
         keep: Vec::new(),
     };
-    let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
+    let configured = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
     let hour = Duration::from_secs(3600);
     let cache = UpstreamCacheOptions {
         tag_ttl: hour,
@@ -30,7 +30,7 @@ fn place() -> (TempDir, Arc<UpstreamCache>) {
         pull_authorization: PullAuthorization::Shared,
         grant_stale: hour,
     };
-    (dir, UpstreamCache::new(Cache::open(&settings), &upstream, &cache))
+    (dir, UpstreamCache::new(Cache::open(&settings), &configured, &cache))
 }
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -46,9 +46,9 @@ fn send(push: &Push, bytes: &'static [u8]) {
 }
 
 /// Waits until the blob is kept; false if that takes too long.
-async fn is_kept(site: &Arc<UpstreamCache>, digest: &Digest) -> bool {
+async fn is_kept(upstream: &Arc<UpstreamCache>, digest: &Digest) -> bool {
     for _ in 0..2000 {
-        if site.cache().store().has(Kind::Blob, digest) {
+        if upstream.cache().store().has(Kind::Blob, digest) {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -58,63 +58,63 @@ async fn is_kept(site: &Arc<UpstreamCache>, digest: &Digest) -> bool {
 
 #[tokio::test]
 async fn an_upload_in_parts_is_kept() {
-    let (_dir, site) = place();
-    let id = site.begin_push().unwrap();
+    let (_dir, upstream) = place();
+    let id = upstream.begin_push().unwrap();
     for (first, part) in [(Some(0), b"one "), (None, b"two "), (Some(8), b"last")] {
-        let push = site.push(&id, first).unwrap();
+        let push = upstream.push(&id, first).unwrap();
         send(&push, part);
         push.keep();
     }
-    let (whole, push) = (digest(b"one two last"), site.push(&id, None).unwrap());
-    assert!(!site.cache().store().has(Kind::Blob, &whole));
-    site.pushed(&name(), &whole, Some(push)).await;
-    assert!(is_kept(&site, &whole).await);
-    assert!(site.ledger.held(&name(), Kind::Blob, &whole).is_some());
-    assert!(site.push(&id, None).is_none());
+    let (whole, push) = (digest(b"one two last"), upstream.push(&id, None).unwrap());
+    assert!(!upstream.cache().store().has(Kind::Blob, &whole));
+    upstream.pushed(&name(), &whole, Some(push)).await;
+    assert!(is_kept(&upstream, &whole).await);
+    assert!(upstream.ledger.held(&name(), Kind::Blob, &whole).is_some());
+    assert!(upstream.push(&id, None).is_none());
 }
 
 #[tokio::test]
 async fn a_gap_ends_the_copy() {
-    let (_dir, site) = place();
+    let (_dir, upstream) = place();
     for wrong in [0, 2, 4, u64::MAX] {
-        let id = site.begin_push().unwrap();
-        let push = site.push(&id, Some(0)).unwrap();
+        let id = upstream.begin_push().unwrap();
+        let push = upstream.push(&id, Some(0)).unwrap();
         send(&push, b"one");
         push.keep();
-        assert!(site.push(&id, Some(wrong)).is_none());
-        assert!(site.push(&id, Some(3)).is_none());
+        assert!(upstream.push(&id, Some(wrong)).is_none());
+        assert!(upstream.push(&id, Some(3)).is_none());
     }
 }
 
 #[tokio::test]
 async fn a_failed_request_ends_the_copy() {
-    let (_dir, site) = place();
-    let id = site.begin_push().unwrap();
-    drop(site.push(&id, None).unwrap());
-    assert!(site.push(&id, None).is_none());
+    let (_dir, upstream) = place();
+    let id = upstream.begin_push().unwrap();
+    drop(upstream.push(&id, None).unwrap());
+    assert!(upstream.push(&id, None).is_none());
 }
 
 #[tokio::test]
 async fn two_requests_at_once_end_the_copy() {
-    let (_dir, site) = place();
-    let id = site.begin_push().unwrap();
-    let first = site.push(&id, None).unwrap();
-    assert!(site.push(&id, None).is_none());
+    let (_dir, upstream) = place();
+    let id = upstream.begin_push().unwrap();
+    let first = upstream.push(&id, None).unwrap();
+    assert!(upstream.push(&id, None).is_none());
     first.keep();
-    assert!(site.push(&id, None).is_none());
+    assert!(upstream.push(&id, None).is_none());
 }
 
 #[tokio::test]
 async fn a_wrong_digest_is_not_recorded() {
-    let (_dir, site) = place();
-    let id = site.begin_push().unwrap();
-    let push = site.push(&id, None).unwrap();
+    let (_dir, upstream) = place();
+    let id = upstream.begin_push().unwrap();
+    let push = upstream.push(&id, None).unwrap();
     send(&push, b"other");
     let claimed = digest(b"one");
-    site.pushed(&name(), &claimed, Some(push)).await;
+    upstream.pushed(&name(), &claimed, Some(push)).await;
     for _ in 0..2000 {
-        if site.ledger.held(&name(), Kind::Blob, &claimed).is_none() {
-            assert!(!site.cache().store().has(Kind::Blob, &claimed));
+        if upstream.ledger.held(&name(), Kind::Blob, &claimed).is_none() {
+            assert!(!upstream.cache().store().has(Kind::Blob, &claimed));
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -124,37 +124,37 @@ async fn a_wrong_digest_is_not_recorded() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_copy_goes_after_an_hour() {
-    let (_dir, site) = place();
-    let (idle, busy) = (site.begin_push().unwrap(), site.begin_push().unwrap());
-    let push = site.push(&busy, None).unwrap();
+    let (_dir, upstream) = place();
+    let (idle, busy) = (upstream.begin_push().unwrap(), upstream.begin_push().unwrap());
+    let push = upstream.push(&busy, None).unwrap();
     tokio::time::sleep(limits::PUSH_IDLE - Duration::from_secs(60)).await;
-    site.push(&idle, None).unwrap().keep();
+    upstream.push(&idle, None).unwrap().keep();
     tokio::time::sleep(limits::PUSH_IDLE - Duration::from_secs(60)).await;
-    site.push(&idle, None).unwrap().keep();
+    upstream.push(&idle, None).unwrap().keep();
     tokio::time::sleep(limits::PUSH_IDLE + Duration::from_secs(120)).await;
-    assert!(site.push(&idle, None).is_none());
+    assert!(upstream.push(&idle, None).is_none());
     push.keep();
-    assert!(site.push(&busy, None).is_some(), "a request may take as long as it likes");
+    assert!(upstream.push(&busy, None).is_some(), "a request may take as long as it likes");
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_there_are_too_many_the_oldest_idle_goes() {
-    let (_dir, site) = place();
+    let (_dir, upstream) = place();
     let begin = async || {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        site.begin_push().unwrap()
+        upstream.begin_push().unwrap()
     };
     let mut ids = Vec::new();
     for _ in 0..limits::PUSHES {
         ids.push(begin().await);
     }
-    let busy = site.push(&ids[0], None).unwrap();
+    let busy = upstream.push(&ids[0], None).unwrap();
     begin().await;
     busy.keep();
-    let there = |id: &String| site.push(id, None).map(Push::keep).is_some();
+    let there = |id: &String| upstream.push(id, None).map(Push::keep).is_some();
     assert_eq!((there(&ids[0]), there(&ids[1]), there(&ids[2])), (true, false, true));
-    let all: Vec<_> = ids[2..].iter().chain(&ids[..1]).filter_map(|id| site.push(id, None)).collect();
+    let all: Vec<_> = ids[2..].iter().chain(&ids[..1]).filter_map(|id| upstream.push(id, None)).collect();
     let last = begin().await;
-    let held = site.push(&last, None);
+    let held = upstream.push(&last, None);
     assert!(all.len() == limits::PUSHES - 1 && held.is_some());
 }

@@ -18,7 +18,7 @@ impl Numbers {
     }
 }
 
-/// What is read, in order: 3000 things by Zipf's law, and every 10,000 reads a scan of 4000 that are read once. With
+/// Returns what is read, in order: 3000 things by Zipf's law, and every 10,000 reads a scan of 4000 that are read once. With
 /// `drift`, what is popular moves on by 50 things each so many reads.
 fn trace(alpha: f64, drift: Option<usize>) -> Vec<(Digest, u64)> {
     let mut numbers = Numbers(88_172_645_463_325_252);
@@ -41,7 +41,7 @@ fn trace(alpha: f64, drift: Option<usize>) -> Vec<(Digest, u64)> {
     reads.into_iter().map(|thing| (digest(thing), size(thing))).collect()
 }
 
-/// From 1 KiB to 64 MiB, each doubling as likely as the next.
+/// Returns a size from 1 KiB to 64 MiB, each doubling as likely as the next.
 fn size(thing: u64) -> u64 {
     let mut numbers = Numbers((thing + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     numbers.next();
@@ -54,26 +54,26 @@ fn digest(thing: u64) -> Digest {
     Digest::sha256(&hash)
 }
 
-/// The part of the bytes read that were there.
+/// Returns the share of the bytes read that were there.
 fn ours(reads: &[(Digest, u64)], room: u64) -> f64 {
-    let mut order = EvictionQueue::default();
+    let mut queue = EvictionQueue::default();
     let mut there: HashMap<&Digest, (QueueEntry, u64)> = HashMap::new();
     let (mut taken, mut hit, mut all) = (0, 0, 0);
     for (now, (digest, size)) in reads.iter().enumerate() {
         all += size;
-        if let Some((ticket, _)) = there.get_mut(digest) {
+        if let Some((entry, _)) = there.get_mut(digest) {
             hit += size;
-            order.used(ticket, now as u64);
+            queue.used(entry, now as u64);
             continue;
         }
         taken += size;
         while taken > room {
             let next =
-                order.next(|digest| there.get(digest).map_or(Candidate::Out, |it| Candidate::Free(it.0)));
+                queue.next(|digest| there.get(digest).map_or(Candidate::Out, |it| Candidate::Free(it.0)));
             taken -= there.remove(&next.unwrap()).unwrap().1;
-            order.settle(|_| true);
+            queue.settle(|_| true);
         }
-        there.insert(digest, (order.enter(digest, now as u64), *size));
+        there.insert(digest, (queue.enter(digest, now as u64), *size));
     }
     hit as f64 / all as f64
 }
@@ -102,7 +102,7 @@ fn least_recently_used(reads: &[(Digest, u64)], room: u64) -> f64 {
 }
 
 #[test]
-fn more_bytes_are_found_than_by_least_recent_use() {
+fn it_finds_more_bytes_than_lru() {
     for (name, alpha, drift) in [
         ("Zipf 0.9 with scans", 0.9, None),
         ("Zipf 0.7 with scans", 0.7, None),
@@ -121,41 +121,41 @@ fn more_bytes_are_found_than_by_least_recent_use() {
 }
 
 #[test]
-fn among_equals_the_one_unused_for_the_longest_goes_first() {
-    let mut order = EvictionQueue::default();
-    let mut tickets: HashMap<Digest, QueueEntry> = [(1, 30), (2, 10), (3, 20)]
-        .map(|(thing, last)| (digest(thing), order.enter(&digest(thing), last)))
+fn among_equals_the_least_recently_used_goes() {
+    let mut queue = EvictionQueue::default();
+    let mut entries: HashMap<Digest, QueueEntry> = [(1, 30), (2, 10), (3, 20)]
+        .map(|(thing, last)| (digest(thing), queue.enter(&digest(thing), last)))
         .into();
-    order.used(tickets.get_mut(&digest(2)).unwrap(), 11);
+    queue.used(entries.get_mut(&digest(2)).unwrap(), 11);
     let mut out = Vec::new();
-    while let Some(next) = order.next(|digest| Candidate::Free(tickets[digest])) {
+    while let Some(next) = queue.next(|digest| Candidate::Free(entries[digest])) {
         out.push(next);
     }
     assert_eq!(out, [3, 1, 2].map(digest));
 }
 
 #[test]
-fn what_is_pinned_or_put_back_is_there_next_time() {
-    let mut order = EvictionQueue::default();
-    let tickets: HashMap<Digest, QueueEntry> =
-        [1, 2, 3].map(|thing| (digest(thing), order.enter(&digest(thing), thing))).into();
+fn pinned_entries_are_put_back() {
+    let mut queue = EvictionQueue::default();
+    let entries: HashMap<Digest, QueueEntry> =
+        [1, 2, 3].map(|thing| (digest(thing), queue.enter(&digest(thing), thing))).into();
     let pinned = |which: &Digest| {
-        if *which == digest(1) { Candidate::Pinned(tickets[which]) } else { Candidate::Free(tickets[which]) }
+        if *which == digest(1) { Candidate::Pinned(entries[which]) } else { Candidate::Free(entries[which]) }
     };
-    assert_eq!(order.next(pinned), Some(digest(2)));
-    order.settle(|_| false);
-    assert_eq!(order.next(|digest| Candidate::Free(tickets[digest])), Some(digest(1)));
-    order.settle(|gone| *gone == digest(1));
-    assert_eq!(order.next(|digest| Candidate::Free(tickets[digest])), Some(digest(2)));
+    assert_eq!(queue.next(pinned), Some(digest(2)));
+    queue.settle(|_| false);
+    assert_eq!(queue.next(|digest| Candidate::Free(entries[digest])), Some(digest(1)));
+    queue.settle(|gone| *gone == digest(1));
+    assert_eq!(queue.next(|digest| Candidate::Free(entries[digest])), Some(digest(2)));
 }
 
 #[test]
-fn what_came_back_is_not_taken_for_what_went() {
-    let mut order = EvictionQueue::default();
-    let old = order.enter(&digest(1), 1);
-    let new = order.enter(&digest(1), 2);
+fn an_entry_that_came_back_is_another() {
+    let mut queue = EvictionQueue::default();
+    let old = queue.enter(&digest(1), 1);
+    let new = queue.enter(&digest(1), 2);
     assert_ne!(old, new);
-    let standing = |_: &Digest| Candidate::Free(new);
-    assert_eq!(order.next(standing), Some(digest(1)));
-    assert_eq!(order.next(standing), None);
+    let candidate = |_: &Digest| Candidate::Free(new);
+    assert_eq!(queue.next(candidate), Some(digest(1)));
+    assert_eq!(queue.next(candidate), None);
 }

@@ -15,7 +15,7 @@ use crate::proto::Algorithm;
 struct Place {
     dir: TempDir,
     store: Arc<Store>,
-    desk: Arc<HashPool>,
+    pool: Arc<HashPool>,
     backlog: Arc<AtomicUsize>,
 }
 
@@ -31,11 +31,11 @@ impl Place {
         let settings = config::Cache { path, max_size, min_free, prefetch: false, keep };
         let store = Store::open(&settings, Arc::new(Counters::default()));
         store.flush();
-        Self { dir, store, desk: Arc::default(), backlog: Arc::default() }
+        Self { dir, store, pool: Arc::default(), backlog: Arc::default() }
     }
 
     fn spool(&self) -> Spool {
-        Spool::new(self.store.clone(), &self.desk, "up".into(), self.backlog.clone())
+        Spool::new(self.store.clone(), &self.pool, "up".into(), self.backlog.clone())
     }
 
     fn partials(&self) -> Vec<PathBuf> {
@@ -43,12 +43,12 @@ impl Place {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Nobody writes or hashes until the answer is dropped.
+    /// Blocks the pool until the result is dropped.
     fn closed(&self) -> Vec<mpsc::Sender<()>> {
         let block = |_| {
             let (sender, receiver) = mpsc::channel::<()>();
             let (started, starts) = mpsc::channel();
-            self.desk.give(move || {
+            self.pool.give(move || {
                 started.send(()).unwrap();
                 let _ = receiver.recv();
             });
@@ -58,7 +58,7 @@ impl Place {
         (0..std::thread::available_parallelism().map_or(1, usize::from)).map(block).collect()
     }
 
-    /// Waits until the desk has done what it was given before.
+    /// Waits until the pool has run the jobs that it was given before.
     fn settles(&self) {
         for _ in 0..4 {
             drop(self.closed());
@@ -91,7 +91,7 @@ fn pass(spool: &Spool, bytes: &Bytes, length: usize) {
 }
 
 #[test]
-fn what_passes_is_kept_under_its_digest_by_either_algorithm() {
+fn uploads_are_kept_by_either_algorithm() {
     for (algorithm, length) in
         [(Algorithm::Sha256, 5_000_000), (Algorithm::Sha512, 5_000_000), (Algorithm::Sha256, 0)]
     {
@@ -108,7 +108,7 @@ fn what_passes_is_kept_under_its_digest_by_either_algorithm() {
 }
 
 #[test]
-fn what_is_something_else_is_not_kept() {
+fn other_bytes_are_not_kept() {
     let (place, bytes) = (Place::new(), bytes(300_000));
     for digest in [sum(Algorithm::Sha256, b"other"), sum(Algorithm::Sha512, b"other")] {
         let spool = place.spool();
@@ -120,7 +120,7 @@ fn what_is_something_else_is_not_kept() {
 }
 
 #[test]
-fn what_cannot_be_checked_is_not_kept() {
+fn unknown_algorithms_are_not_kept() {
     let place = Place::new();
     let spool = place.spool();
     pass(&spool, &bytes(1000), 100);
@@ -129,7 +129,7 @@ fn what_cannot_be_checked_is_not_kept() {
 }
 
 #[test]
-fn what_hashing_left_behind_is_hashed_from_the_file() {
+fn hashing_catches_up_from_the_file() {
     let (place, bytes) = (Place::new(), bytes(7 << 20));
     let (spool, digest) = (place.spool(), sum(Algorithm::Sha256, &bytes));
     let closed = place.closed();
@@ -139,21 +139,21 @@ fn what_hashing_left_behind_is_hashed_from_the_file() {
 }
 
 #[test]
-fn an_upload_that_outruns_the_disk_goes_on_without_its_copy() {
+fn an_upload_that_outruns_the_disk_is_given_up() {
     let (place, bytes) = (Place::new(), bytes(9 << 20));
     let (spool, digest) = (place.spool(), sum(Algorithm::Sha256, &bytes));
     let closed = place.closed();
     pass(&spool, &bytes.slice(..7 << 20), 64 << 10);
     assert!(place.backlog.load(Ordering::Relaxed) >= 7 << 20);
     pass(&spool, &bytes.slice(7 << 20..), 64 << 10);
-    assert_eq!(place.backlog.load(Ordering::Relaxed), 0, "what waited is let go of");
+    assert_eq!(place.backlog.load(Ordering::Relaxed), 0, "what waited is dropped");
     drop(closed);
     assert_eq!(finish(spool, &digest), End::NotKept);
     assert_eq!(place.partials(), Vec::<PathBuf>::new());
 }
 
 #[test]
-fn many_small_pieces_count_by_what_they_take_of_memory() {
+fn small_frames_count_by_their_memory() {
     let place = Place::new();
     let spool = place.spool();
     let closed = place.closed();
@@ -164,7 +164,7 @@ fn many_small_pieces_count_by_what_they_take_of_memory() {
 }
 
 #[test]
-fn all_uploads_together_have_a_bound() {
+fn all_uploads_together_have_a_limit() {
     let place = Place::new();
     let closed = place.closed();
     let piece = bytes(7 << 20);
@@ -179,7 +179,7 @@ fn all_uploads_together_have_a_bound() {
 }
 
 #[test]
-fn where_there_is_no_room_the_copy_is_given_up() {
+fn an_upload_without_room_is_given_up() {
     let (place, bytes) = (Place::of(1 << 20), bytes(3 << 20));
     let spool = place.spool();
     pass(&spool, &bytes, 64 << 10);
@@ -189,7 +189,7 @@ fn where_there_is_no_room_the_copy_is_given_up() {
 }
 
 #[test]
-fn one_that_is_dropped_leaves_nothing() {
+fn a_dropped_spool_leaves_nothing() {
     let place = Place::new();
     let spool = place.spool();
     pass(&spool, &bytes(3 << 20), 64 << 10);
