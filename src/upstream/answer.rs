@@ -36,7 +36,7 @@ impl Upstream {
             }
             status if status.is_server_error() => Meaning::Unavailable { late: false, of: Fault::Object },
             status if status.is_client_error() => Meaning::Rejected { status: status.as_u16() },
-            // What redirects are followed has been followed; the others are for the client.
+            // Redirects to follow have been followed; the others are for the client.
             _ => Meaning::Usable,
         }
     }

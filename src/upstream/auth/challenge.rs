@@ -364,11 +364,11 @@ enum Attempt {
 struct Refused {
     presented: Presented,
     meaning: Unauthorized,
-    /// What the 401 says for another attempt, if one can help.
+    /// The details of the 401 for another attempt, if one can help.
     retry: Option<ChallengeDetails>,
 }
 
-/// What a 401 means, and what it says for another attempt if one can help.
+/// The meaning of a 401, and its details for another attempt if one can help.
 struct Verdict {
     meaning: Unauthorized,
     retry: Option<ChallengeDetails>,

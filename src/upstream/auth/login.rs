@@ -19,11 +19,11 @@ use crate::upstream::transport::backoff::retry_after;
 /// Checks clients' passwords with an upstream, and checks that the upstream can tell right from wrong.
 #[derive(Debug, Default)]
 pub(crate) struct LoginCheck {
-    /// What the upstream's yes is worth, and since when that is known. Locked while it is found out.
+    /// The reliability of the upstream's logins, and when it was tested. Locked during the test.
     judge: Mutex<Option<(Instant, Judge)>>,
 }
 
-/// What an upstream's yes to a name and a password is worth.
+/// The reliability of an upstream's logins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Judge {
     /// It refuses a wrong name.
@@ -71,7 +71,8 @@ impl LoginCheck {
         Ok(accepted)
     }
 
-    /// Returns what the upstream's yes to `client` is worth: as known, else found out, once for all who wait.
+    /// Returns the reliability of the upstream's logins: as known, else tested with the password of `client`, once for
+    /// all who wait.
     async fn judge(
         &self,
         upstream: &Authenticator,

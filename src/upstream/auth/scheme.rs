@@ -36,7 +36,7 @@ pub(crate) struct KnownScheme {
     pinged: AtomicBool,
 }
 
-/// What a 401 says besides the scheme.
+/// The details of a 401 besides the scheme.
 #[derive(Debug, Default)]
 pub(crate) struct ChallengeDetails {
     /// The scopes that the registry names for the request.

@@ -57,7 +57,7 @@ pub(crate) struct ResponseHead {
     pub(crate) framing: Framing,
 }
 
-/// How the length of a response's body is known (RFC 9112 section 6.3).
+/// The framing of a response's body (RFC 9112 section 6.3).
 #[derive(Debug)]
 pub(crate) enum Framing {
     /// Of a known length: this many bytes are still to come.
@@ -131,7 +131,7 @@ impl Batch {
     }
 }
 
-/// How far the request is sent.
+/// The progress of sending a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     Length,

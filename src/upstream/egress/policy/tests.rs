@@ -182,7 +182,7 @@ fn attacks_on_realm_redirect_and_upload_lead_nowhere() {
         (redirect, HUB, PROXY, "https://intranet.corp.example/", "refused: unknown behind proxy"),
         (redirect, HUB, PROXY, "https://8.8.8.8/blob", "refused: unknown behind proxy"),
         (redirect, HUB, PROXY, "https://10.0.0.1/blob", "refused: private"),
-        // Redirects of whoever was redirected to.
+        // Redirects by hosts that were redirected to.
         (onward, HUB, "", "/other", "public addresses"),
         (onward, HUB, "", "https://registry-1.docker.io/v2/a", "refused: sent back"),
         (onward, HUB, "", "//Registry-1.docker.io.:443/v2/a", "refused: sent back"),

@@ -22,7 +22,7 @@ pub(crate) type Outcome = Result<Option<Http2Connection>, Arc<DialError>>;
 /// A connection that is being made. Those who wait for it drive it; it is given up when the last of them leaves.
 pub(crate) type Flight = Shared<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
-/// What is known of a host.
+/// The protocol of a host, as far as it is known.
 pub(crate) enum HostProtocol {
     /// A connection is open.
     Connection(Http2Connection),

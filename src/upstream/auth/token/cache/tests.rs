@@ -134,7 +134,7 @@ async fn an_unused_token_is_not_renewed() {
 async fn a_use_in_the_last_quarter_starts_a_renewal() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     endpoint.get(&tokens, key("a")).await.unwrap();
-    // Renewed once for the first use; nobody uses that one until its last quarter.
+    // Renewed once for the first use; the renewed one is not used until its last quarter.
     tokio::time::sleep(Duration::from_secs(205 + 230)).await;
     assert_eq!(endpoint.asked(), 2);
     let asked = clock::now();
