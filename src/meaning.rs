@@ -13,7 +13,7 @@ use std::time::Duration;
 /// registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// What was asked for, as far as the head can tell.
+    /// The answer is what was asked for, as far as the head can tell.
     Usable,
     /// The registry says that it does not exist: 404, or 401 to a token that is good (Docker Hub).
     NotFound,
@@ -34,7 +34,7 @@ pub(crate) enum Meaning {
     Unavailable {
         /// No answer in time, rather than a bad one or none.
         late: bool,
-        /// What the failure is about.
+        /// The part that failed.
         of: Fault,
     },
     /// The registry redirected, and storage answered 4xx or 5xx or could not be reached.
@@ -79,7 +79,7 @@ pub(crate) enum Ends {
     Entry,
 }
 
-/// Whether and how a request is repeated.
+/// The way in which a request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
     /// Not repeated.
@@ -99,7 +99,7 @@ pub(crate) enum Retry {
 pub(crate) enum Circuit {
     /// The registry answers: failures are forgotten.
     Reset,
-    /// One more failure of the registry.
+    /// A further failure of the registry.
     Failure,
     /// Says nothing of the registry.
     Unaffected,

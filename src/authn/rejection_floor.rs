@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 /// The time of the costliest check in the file, as measured: a running maximum that sinks slowly, so that one
 /// bad moment of the machine does not slow failures down for good.
-pub(super) struct Pace(Mutex<State>);
+pub(super) struct RejectionFloor(Mutex<State>);
 
 struct State {
     cost: u32,
@@ -14,7 +14,7 @@ struct State {
     measured: bool,
 }
 
-impl Pace {
+impl RejectionFloor {
     /// Begins with a guess for this cost, until a check has been measured.
     pub(super) fn new(cost: u32) -> Self {
         Self(Mutex::new(State { cost, longest: GUESS * (1 << cost), measured: false }))
@@ -67,36 +67,36 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_longest_measured_time_rounded_up() {
-        let pace = Pace::new(10);
-        pace.note(10, MS * 30 + Duration::from_micros(1));
-        pace.note(10, MS * 20);
-        assert!(pace.floor() >= MS * 30 && pace.floor() <= MS * 31, "{:?}", pace.floor());
+        let floor = RejectionFloor::new(10);
+        floor.note(10, MS * 30 + Duration::from_micros(1));
+        floor.note(10, MS * 20);
+        assert!(floor.floor() >= MS * 30 && floor.floor() <= MS * 31, "{:?}", floor.floor());
     }
 
     #[test]
     fn cheaper_checks_do_not_count() {
-        let pace = Pace::new(10);
-        pace.note(10, MS * 50);
-        pace.note(4, MS * 900);
-        assert_eq!(pace.floor(), MS * 51);
+        let floor = RejectionFloor::new(10);
+        floor.note(10, MS * 50);
+        floor.note(4, MS * 900);
+        assert_eq!(floor.floor(), MS * 51);
     }
 
     #[test]
     fn one_bad_moment_is_forgotten_in_time() {
-        let pace = Pace::new(10);
-        pace.note(10, MS * 900);
-        (0..200).for_each(|_| pace.note(10, MS * 50));
-        assert!(pace.floor() < MS * 60);
+        let floor = RejectionFloor::new(10);
+        floor.note(10, MS * 900);
+        (0..200).for_each(|_| floor.note(10, MS * 50));
+        assert!(floor.floor() < MS * 60);
     }
 
     #[test]
     fn a_costlier_file_is_answered_more_slowly_at_once() {
-        let pace = Pace::new(10);
-        pace.note(10, MS * 50);
-        assert!(!pace.turn_to(10));
-        assert!(pace.turn_to(12));
-        assert_eq!(pace.floor(), MS * 201);
-        pace.note(12, MS * 190);
-        assert_eq!(pace.floor(), MS * 191);
+        let floor = RejectionFloor::new(10);
+        floor.note(10, MS * 50);
+        assert!(!floor.turn_to(10));
+        assert!(floor.turn_to(12));
+        assert_eq!(floor.floor(), MS * 201);
+        floor.note(12, MS * 190);
+        assert_eq!(floor.floor(), MS * 191);
     }
 }

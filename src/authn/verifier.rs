@@ -10,7 +10,7 @@ use crate::authn::bcrypt_pool::{Checks, Entry, Work};
 use crate::authn::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
 use crate::authn::memory::{Fingerprint, Memory};
 use crate::authn::peer::Peer;
-use crate::authn::rejection_floor::Pace;
+use crate::authn::rejection_floor::RejectionFloor;
 use crate::authn::throttle::{Admission, Throttle};
 use crate::clock;
 use crate::proto::Secret;
@@ -47,7 +47,11 @@ impl Verifier {
     pub fn new(file: HtpasswdFile) -> io::Result<Self> {
         let memory = Memory::new().ok_or_else(|| io::Error::other("no random bytes"))?;
         let costliest = file.table().costliest();
-        let book = Arc::new(Book { memory, pace: Pace::new(costliest), run: AtomicU64::new(0) });
+        let book = Arc::new(Book {
+            memory,
+            rejection_floor: RejectionFloor::new(costliest),
+            run: AtomicU64::new(0),
+        });
         let verifier = Self { file, throttle: Throttle::new(), checks: Checks::start()?, book };
         verifier.measure(costliest);
         Ok(verifier)
@@ -91,7 +95,7 @@ impl Verifier {
 
     /// Returns the least time of a failure.
     pub(super) fn floor(&self) -> Duration {
-        self.book.pace.floor()
+        self.book.rejection_floor.floor()
     }
 
     /// Returns how many bcrypt computations were run for logins since the start.
@@ -153,7 +157,7 @@ impl Verifier {
             let began = clock::now();
             book.run.fetch_add(1, Ordering::Relaxed);
             let matches = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
-            book.pace.note(cost, clock::now().saturating_duration_since(began));
+            book.rejection_floor.note(cost, clock::now().saturating_duration_since(began));
             let identity = identity.filter(|_| matches);
             book.settle(fingerprint, identity.is_some(), admission);
             Verdict { identity, began }
@@ -166,7 +170,7 @@ impl Verifier {
         let work = move || {
             let began = clock::now();
             let _ = bcrypt::verify("measure", &dummy_hash(cost));
-            book.pace.note(cost, clock::now().saturating_duration_since(began));
+            book.rejection_floor.note(cost, clock::now().saturating_duration_since(began));
             Verdict { identity: None, began }
         };
         // Where the queue is full, checks are being measured anyway.
@@ -177,7 +181,7 @@ impl Verifier {
 
     fn adopt(&self, reload: Reload) -> Reload {
         if let Reload::Swapped(table) = &reload
-            && self.book.pace.turn_to(table.costliest())
+            && self.book.rejection_floor.turn_to(table.costliest())
         {
             self.measure(table.costliest());
         }
@@ -195,7 +199,7 @@ impl Verifier {
 /// The results that the threads write.
 struct Book {
     memory: Memory,
-    pace: Pace,
+    rejection_floor: RejectionFloor,
     run: AtomicU64,
 }
 

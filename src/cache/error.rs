@@ -11,19 +11,19 @@ pub(crate) enum CacheError {
     Origin(UpstreamFailure),
     /// The upstream has said lately that there is no such manifest.
     NotFound,
-    /// It is not here, and the requester may not have it fetched.
+    /// The content is not here, and the requester may not have it fetched.
     FetchForbidden,
-    /// It is not here, and the upstream is not asked (`offline`).
+    /// The content is not here, and the upstream is not asked (`offline`).
     Offline,
-    /// It is not here, and the upstream's circuit is open.
+    /// The content is not here, and the upstream's circuit is open.
     CircuitOpen,
     /// The upstream wants to be left alone for this time; the request was not needed at once.
     RateLimited(Duration),
     /// None of the requested bytes is in the blob (RFC 9110 section 15.5.17), which has this many.
     Unsatisfiable(u64),
-    /// It is not for the cache: let the upstream answer.
+    /// The request is not for the cache: let the upstream answer.
     Bypass(BypassReason),
-    /// It was on its way, and that has just ended: ask again.
+    /// The content was on its way, and that has just ended: ask again.
     Retry,
 }
 

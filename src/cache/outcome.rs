@@ -5,13 +5,13 @@
 pub(crate) enum CacheStatus {
     /// The answer was here.
     Hit,
-    /// It was not, and came from the upstream for this request.
+    /// The content was not here, and came from the upstream for this request.
     Miss,
     /// This request joined a download under way.
     Fill,
-    /// It was here, and too old; but the upstream failed.
+    /// The content was here, and too old; but the upstream failed.
     Stale,
-    /// It was here, and the upstream said that it still holds.
+    /// The content was here, and the upstream said that it still holds.
     Revalidated,
 }
 

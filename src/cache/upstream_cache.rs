@@ -1,4 +1,4 @@
-//! One upstream's part of the cache: composes the components, and is the gateway's door.
+//! The part of the cache for one upstream: composes the components, and is the gateway's only door.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::config;
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
 
-/// One upstream's part of the cache.
+/// The part of the cache for one upstream.
 #[derive(Clone)]
 pub(crate) struct UpstreamCache {
     origins: Arc<dyn Origins>,
@@ -180,7 +180,7 @@ impl UpstreamCache {
         self.metadata.deleted(repository, reference);
     }
 
-    /// As [`ManifestFetcher::pushed`].
+    /// Calls [`ManifestFetcher::pushed`].
     pub(crate) fn pushed_manifest(
         &self,
         writing: &Writing,
@@ -255,7 +255,7 @@ impl UpstreamCache {
         self.pushes.begin()
     }
 
-    /// As [`Pushes::take`].
+    /// Calls [`Pushes::take`].
     pub(crate) fn push(&self, id: &str, first: Option<u64>) -> Option<Push> {
         self.pushes.take(id, first)
     }
@@ -275,7 +275,7 @@ impl UpstreamCache {
         refusal
     }
 
-    /// As [`Listings::known_tags`].
+    /// Calls [`Listings::known_tags`].
     ///
     /// # Errors
     /// If the requester may not read the repository.
@@ -283,7 +283,7 @@ impl UpstreamCache {
         self.listings.known_tags(requester).await
     }
 
-    /// As [`Listings::known_referrers`].
+    /// Calls [`Listings::known_referrers`].
     ///
     /// # Errors
     /// If the requester may not read the repository.
@@ -296,12 +296,12 @@ impl UpstreamCache {
         self.listings.known_referrers(requester, subject, artifact_type).await
     }
 
-    /// As [`Gate::refrains`].
+    /// Calls [`Gate::refrains`].
     pub(crate) fn refrains(&self, requester: &Requester) -> Option<CacheError> {
         self.gate.refrains(requester)
     }
 
-    /// As [`Gate::learn_of`].
+    /// Calls [`Gate::learn_of`].
     pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
         self.gate.learn_of(requester, meaning, object);
     }

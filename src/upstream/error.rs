@@ -15,10 +15,10 @@ use crate::upstream::transport::http1::ExchangeError;
 /// The reason why an upstream gave no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// It could not be reached.
+    /// The upstream could not be reached.
     #[error(transparent)]
     Dial(Arc<DialError>),
-    /// It accepted the request and did not answer in time.
+    /// The upstream accepted the request and did not answer in time.
     #[error("it did not answer within response_timeout")]
     Timeout,
     /// The connection broke before an answer was there, or the answer was not HTTP.
@@ -27,10 +27,10 @@ pub(crate) enum Error {
     /// The *client's* request broke off; the upstream is not at fault.
     #[error("the client's request broke off")]
     Client(#[source] BodyError),
-    /// It names a place that the egress policy forbids.
+    /// The upstream names a place that the egress policy forbids.
     #[error(transparent)]
     EgressPolicy(#[from] EgressError),
-    /// It redirects in a way that cannot be followed.
+    /// The upstream redirects in a way that cannot be followed.
     #[error("{0}")]
     Redirect(&'static str),
     /// The registry redirected to storage, and storage gave nothing.
@@ -38,36 +38,36 @@ pub(crate) enum Error {
     Storage {
         /// Host and port.
         host: String,
-        /// What happened there.
+        /// The failure there.
         source: StorageError,
     },
     /// There are no credentials to present.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// It asks for no password, and so can't tell if one is right.
+    /// The upstream sends no challenge, and so can't tell if a password is right.
     #[error(
-        "it asks for no password, so that it can't check a forwarded one: remove upstream.credentials.forward"
+        "it sends no challenge, so that it can't check a forwarded password: remove upstream.credentials.forward"
     )]
     AnonymousUpstream,
-    /// It ignores user names: every holder of an account there could log in under any name.
+    /// The upstream ignores user names: every holder of an account there could log in under any name.
     #[error(
         "it ignores user names, so that the password of any account there would log in under any name: remove \
          upstream.credentials.forward"
     )]
     UsernameIgnored,
-    /// It has been asked too often.
+    /// The upstream has been asked too often.
     #[error("it limits the rate of requests (429)")]
     Limited {
         /// Its Retry-After.
         retry_after: Option<Duration>,
     },
-    /// It is the gateway itself, or forwards to it.
+    /// The upstream is the gateway itself, or forwards to it.
     #[error("it is this gateway itself, or leads back to it (508)")]
     Loop,
     /// There is no token to present.
     #[error(transparent)]
     Token(Arc<TokenError>),
-    /// It refused the credentials.
+    /// The upstream refused the credentials.
     #[error(transparent)]
     Unauthorized(Unauthorized),
 }
@@ -75,13 +75,13 @@ pub(crate) enum Error {
 /// The reason why storage gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StorageError {
-    /// It answered with this status.
+    /// The host answered with this status.
     #[error("it answered {0}")]
     Status(StatusCode),
-    /// It gave no answer.
+    /// The host gave no answer.
     #[error(transparent)]
     NoAnswer(Box<Error>),
-    /// It failed several times in a row and is not asked for a moment.
+    /// The host failed several times in a row and is not asked for a moment.
     #[error("circuit open: it failed several times in a row, and is not asked for a moment")]
     CircuitOpen,
 }
@@ -89,16 +89,16 @@ pub(crate) enum StorageError {
 /// The meaning of a 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unauthorized {
-    /// It wants credentials, and the gateway has none of the kind.
+    /// The upstream wants credentials, and the gateway has none of the kind.
     #[error("it wants credentials, and there are none: set upstream.credentials")]
     NoCredentials,
-    /// It sent a 401 without a challenge.
+    /// The upstream sent a 401 without a challenge.
     #[error("it answers 401 without a challenge")]
     NoChallenge,
     /// The name and password are wrong.
     #[error("it refuses the name and password of upstream.credentials")]
     Password,
-    /// It does not take the tokens that its own token endpoint gives.
+    /// The upstream does not take the tokens that its own token endpoint gives.
     #[error("it refuses the tokens of its own token endpoint: invalid_token")]
     InvalidToken,
     /// The token is valid and insufficient: the repository does not exist, or is not for this account.
@@ -120,7 +120,7 @@ pub(crate) enum TokenError {
     Refused {
         /// Scheme, host and path.
         endpoint: String,
-        /// What it answered.
+        /// The status of the answer.
         status: StatusCode,
     },
     /// The endpoint has been asked too often.
@@ -136,7 +136,7 @@ pub(crate) enum TokenError {
     Status {
         /// Scheme, host and path.
         endpoint: String,
-        /// What it answered.
+        /// The status of the answer.
         status: StatusCode,
     },
     /// The endpoint could not be asked.
@@ -144,7 +144,7 @@ pub(crate) enum TokenError {
     Failed {
         /// Scheme, host and path.
         endpoint: String,
-        /// What happened.
+        /// The failure.
         #[source]
         source: Box<Error>,
     },
@@ -153,7 +153,7 @@ pub(crate) enum TokenError {
     Answer {
         /// Scheme, host and path.
         endpoint: String,
-        /// What is wrong with it.
+        /// The defect of the answer.
         reason: String,
     },
     /// The credentials were refused lately, and are not presented for a while.

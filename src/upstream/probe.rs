@@ -88,7 +88,7 @@ impl Probe {
     /// Returns true if there are credentials.
     ///
     /// # Errors
-    /// As [`Self::username`].
+    /// Those of [`Self::username`].
     pub(crate) async fn has_credentials(&self) -> Result<bool, CredentialError> {
         Ok(!matches!(self.credential().await?, Credential::Nothing))
     }
@@ -130,7 +130,7 @@ impl Probe {
     /// Returns the name and password, or the token that came with the credentials; nothing where there are none.
     ///
     /// # Errors
-    /// As [`Self::username`].
+    /// Those of [`Self::username`].
     pub(crate) async fn basic(&self) -> Result<ProbeAuthorization, CredentialError> {
         Ok(ProbeAuthorization(match self.credential().await? {
             Credential::Password(login) => Some(basic(&login)),
@@ -142,7 +142,7 @@ impl Probe {
     /// Returns the request for a token that `challenge` asks for; `None` where it names no token endpoint.
     ///
     /// # Errors
-    /// As [`Self::username`].
+    /// Those of [`Self::username`].
     pub(crate) async fn token_request(
         &self,
         challenge: &Challenge,
@@ -170,7 +170,7 @@ impl Probe {
     /// Sends a request as the gateway does, challenges answered and redirects followed.
     ///
     /// # Errors
-    /// As [`Upstream::send`].
+    /// Those of [`Upstream::send`].
     pub(crate) async fn send(&self, request: Request<'_>) -> Result<Response, Error> {
         self.upstream.send(&self.permit, request).await
     }
@@ -178,7 +178,7 @@ impl Probe {
     /// Sends a request and answers challenges, but follows no redirect.
     ///
     /// # Errors
-    /// As [`Upstream::send`].
+    /// Those of [`Upstream::send`].
     pub(crate) async fn send_without_redirects(
         &self,
         destination: &ProbeDestination,

@@ -1,4 +1,4 @@
-//! One registry behind the gateway.
+//! A registry behind the gateway.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::upstream::transport::client::HttpClient;
 use crate::upstream::transport::connect::TlsSettingsError;
 use crate::upstream::transport::health::Health;
 
-/// One registry behind the gateway.
+/// A registry behind the gateway.
 pub(crate) struct Upstream {
     settings: config::Upstream,
     egress: Arc<EgressPolicy>,
@@ -107,7 +107,7 @@ impl Upstream {
     /// Sends `request` without credentials, whatever credentials there are: its answer is for everyone.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// Those of [`send`](Self::send).
     pub(crate) async fn send_anonymously(
         &self,
         _permit: &Permit,
@@ -162,7 +162,7 @@ impl Upstream {
     /// `/v2/`.
     ///
     /// # Errors
-    /// As [`LoginCheck::check`].
+    /// Those of [`LoginCheck::check`].
     pub(crate) async fn login(&self, client: Arc<Forwarded>, headers: HeaderMap) -> Result<bool, Error> {
         self.login_check.check(self.client.authenticator(), client, headers).await
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Event {
     /// An image's manifests are here; these are its blobs.
     Image {
-        /// As it was asked for.
+        /// The name as the operator wrote it.
         image: String,
         /// The digest that it has now.
         digest: String,
@@ -51,11 +51,11 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Progress {
-    /// It comes.
+    /// The download is under way.
     Coming,
-    /// It has come.
+    /// The download is complete.
     Fetched,
-    /// It was here before.
+    /// The content was here before.
     Here,
 }
 

@@ -26,11 +26,11 @@ pub(crate) struct LoginCheck {
 /// The reliability of an upstream's logins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Judge {
-    /// It refuses a wrong name.
+    /// The registry refuses a wrong name.
     Reliable,
-    /// It accepts any name and any password.
+    /// The registry accepts any name and any password.
     AcceptsAnything,
-    /// It accepts a right password under any name.
+    /// The registry accepts a right password under any name.
     IgnoresNames,
 }
 

@@ -16,25 +16,25 @@ use crate::upstream::auth::credentials::credential::{Credential, CredentialFlaw}
 /// The reason why a helper gave no credentials. Never repeats its answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HelperError {
-    /// It is in no directory of PATH.
+    /// The program is in no directory of PATH.
     #[error("there is no such program on PATH")]
     Absent,
-    /// It could not be started, or its pipes broke.
+    /// The program could not be started, or its pipes broke.
     #[error("it can't be run: {0}")]
     Run(String),
-    /// It ran for longer than this and was killed.
+    /// The program ran for longer than this and was killed.
     #[error("it did not answer within {0:?}")]
     Slow(Duration),
     /// Its answer is too long.
     #[error("its answer is longer than {} KiB", ANSWER_BYTES / 1024)]
     Long,
-    /// It keeps nothing under this key.
+    /// The program keeps nothing under this key.
     #[error("it holds nothing for {0}")]
     Nothing(String),
-    /// It failed, with this exit status and message.
+    /// The program failed, with this exit status and message.
     #[error("it failed ({0})")]
     Failed(String),
-    /// It succeeded, and its answer is not that of the protocol.
+    /// The program succeeded, and its answer is not that of the protocol.
     #[error("its answer is not JSON with Username and Secret")]
     Answer,
     /// Its credential can't be used.

@@ -20,7 +20,7 @@ pub(crate) enum DialError {
         #[source]
         source: io::Error,
     },
-    /// It has private addresses alone.
+    /// The host has private addresses alone.
     #[error(
         "{host} has only private addresses; to allow it: redirect_hosts = [\"{host}\"], or realm_hosts where tokens are \
          asked for; an entry with a star is for public addresses alone"
@@ -56,7 +56,7 @@ pub(crate) enum DialError {
         #[source]
         source: io::Error,
     },
-    /// It took longer than `connect_timeout`.
+    /// Connecting took longer than `connect_timeout`.
     #[error("connecting to {authority}{} took longer than connect_timeout", through(.proxy.as_deref()))]
     Timeout {
         /// Host and port.
@@ -125,7 +125,7 @@ pub enum TlsSettingsError {
     Authorities {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The file of `upstream.client_certificate` can't be read as PEM certificates.
@@ -133,7 +133,7 @@ pub enum TlsSettingsError {
     ClientCertificate {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The file of `upstream.client_key` holds no key, or another certificate's.
@@ -141,7 +141,7 @@ pub enum TlsSettingsError {
     ClientKey {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The URL's host can't stand in a certificate.

@@ -11,32 +11,32 @@ use crate::upstream::transport::connect::verifier::Distrust;
 /// The reason why a server's certificate is not accepted. `Display` continues "the certificate of HOST is refused:".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CertificateFault {
-    /// It, or one that it depends on, has expired.
+    /// The certificate, or one that it depends on, has expired.
     Expired {
         /// When it was last valid.
         not_after: Option<SystemTime>,
     },
-    /// It, or one that it depends on, is not valid yet; or the local clock is behind.
+    /// The certificate, or one that it depends on, is not valid yet; or the local clock is behind.
     NotYetValid {
         /// When it becomes valid.
         not_before: Option<SystemTime>,
     },
-    /// It is another host's.
+    /// The certificate is another host's.
     NameMismatch {
         /// The first names and addresses that it is for.
         names: Vec<String>,
     },
     /// No trusted authority has issued it, or the server leaves out the intermediate certificates.
     UnknownIssuer,
-    /// It is self-signed.
+    /// The certificate is self-signed.
     SelfSigned,
     /// An authority with a trusted name has issued it with another key: it may have been created anew.
     OtherKey,
-    /// It is an authority's own certificate.
+    /// The certificate is an authority's own certificate.
     Authority,
     /// There are no trusted roots.
     NoRoots,
-    /// It is not for a server.
+    /// The certificate is not for a server.
     Purpose,
     /// Another error of rustls.
     Other(String),
