@@ -17,7 +17,7 @@ const JOBS: usize = 4;
 pub(crate) struct AdminState {
     core: Arc<ArcSwap<Core>>,
     draining: AtomicBool,
-    /// What could not be reloaded, and why.
+    /// The parts that could not be reloaded, with the reasons.
     problems: Mutex<Vec<(&'static str, String)>>,
     jobs: Arc<Semaphore>,
 }

@@ -63,7 +63,7 @@ pub(in crate::admin) async fn answer(request: Request<Incoming>, state: &Arc<Adm
     call.answer(request).await.unwrap_or_else(|refused| refused.respond())
 }
 
-/// One call.
+/// A call of the admin API.
 struct Call<'a> {
     state: &'a Arc<AdminState>,
     cache: Arc<Cache>,

@@ -36,7 +36,7 @@ pub(crate) struct Blob {
     pub content_type: Option<HeaderValue>,
     /// The bytes; none for HEAD.
     pub body: Body,
-    /// What the cache did for it.
+    /// The way in which the cache served it.
     pub outcome: CacheStatus,
 }
 

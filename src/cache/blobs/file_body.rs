@@ -100,7 +100,7 @@ pub(crate) struct FileReader {
 
 /// The result of a read.
 pub(crate) enum Read {
-    /// It is done.
+    /// The read is done.
     Now(io::Result<Bytes>),
     /// It goes on, see [`FileReader::poll_pending`].
     Later,

@@ -151,7 +151,7 @@ impl Task<'_> {
         if finished.is_ok() && !self.is_part() {
             self.downloads.metadata.ledger().note_served(digest);
         } else if finished.is_err() {
-            // What it served is not the blob: its word that the repository holds it counts for nothing.
+            // The upstream served other bytes: its claim that the repository holds the blob does not count.
             self.downloads.membership.unconfirm(flow.requester.repository(), digest);
         }
         finished
@@ -201,7 +201,7 @@ impl Task<'_> {
         match self.ask(bytes, validator, total, &mut Vec::new()).await {
             Ok(flow) => Some(flow),
             Err(Unopened::Refused) => None,
-            // What is there does not go together with what the upstream has now.
+            // The kept part does not match the upstream's blob of today.
             Err(Unopened::OtherBytes) => match behind {
                 Some(_) => self.ask(None, None, None, &mut Vec::new()).await.ok(),
                 None => {
@@ -240,7 +240,7 @@ impl Task<'_> {
                 Err(error) => error,
             };
             if bytes.is_some() && !self.is_part() && error.meaning().is_some_and(Meaning::is_about_the_form) {
-                // It does not like to be asked for the rest.
+                // The upstream rejects the request for the rest.
                 return Err(Unopened::OtherBytes);
             }
             let own = concerns_requester(&error);

@@ -114,6 +114,6 @@ impl Fills {
     }
 }
 
-/// What all fills together hold in memory, in bytes, as long as each has its least.
+/// The bytes that all fills together hold in memory, as long as each has its least.
 const RINGS_BYTES: u64 = 128 * 1024 * 1024;
 const RING_LEAST_BYTES: u64 = 256 * 1024;
