@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_header_is_nobody_in_particular() {
+    async fn a_request_without_the_header_is_anonymous() {
         let authenticator = authenticator("al", "pw");
         assert_eq!(authenticator.remembered(None), Some(Ok(Identity::Anonymous)));
         let asked = authenticator.authenticate(None, [192, 0, 2, 1].into()).await;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn credentials_are_wrong_where_nobody_can_log_in() {
+    async fn credentials_are_wrong_where_no_login_is_configured() {
         let authenticator = Authenticator::new(None).unwrap();
         assert_eq!(authenticator.remembered(Some(&basic("al:pw"))), Some(Err(Failure::Invalid)));
         assert_eq!(authenticator.remembered(None), Some(Ok(Identity::Anonymous)));

@@ -11,13 +11,13 @@ use crate::clock;
 use crate::proto::Secret;
 use crate::proto::identity::Forwarded;
 
-/// Checked pairs of name and password, right ones apart from wrong ones, so that guesses push out no login.
+/// Checked pairs of name and password, right ones apart from wrong ones, so that guesses evict no login.
 ///
-/// Least recently used goes first: moka's default policy may refuse a fresh entry, and then a user with a right
+/// The least recently used pair is evicted first: moka's default policy may refuse a fresh entry, and then a user with a right
 /// password would be checked on every request.
 pub(super) struct Memory {
     key: hmac::Key,
-    /// Each with the time at which it was found right.
+    /// The right pairs, each with the time of its check.
     right: Cache<Fingerprint, Instant>,
     wrong: Cache<Fingerprint, ()>,
 }
@@ -31,11 +31,9 @@ impl Memory {
         Some(Self { key, right, wrong })
     }
 
-    /// Returns the fingerprint of a name, a password and the line that decides over them now. No password can be had
-    /// back
-    /// from it, even with a copy of this process' memory short of the key. A changed line is another
-    /// fingerprint, so nothing need be forgotten on a reload; an unknown user has no line, and has one as soon
-    /// as he is added.
+    /// Returns the fingerprint of a name, a password and the line that decides over them now. The password cannot be
+    /// recovered from it without the key. A changed line gives another fingerprint, so nothing must be forgotten on a
+    /// reload. A user without a line gets another fingerprint when the line is added.
     pub(super) fn fingerprint(&self, user: &str, password: &Secret, line: Option<&Line>) -> Fingerprint {
         self.sign([user, password.expose(), line.map_or("unknown", |line| line.hash())])
     }
@@ -55,22 +53,22 @@ impl Memory {
         Fingerprint::of(&context.sign())
     }
 
-    /// Returns true if this was found right.
+    /// Returns true if the pair was found right.
     pub(super) fn is_right(&self, fingerprint: &Fingerprint) -> bool {
         self.right_since(fingerprint).is_some()
     }
 
-    /// Returns when this was found right.
+    /// Returns when the pair was found right.
     pub(super) fn right_since(&self, fingerprint: &Fingerprint) -> Option<Instant> {
         self.right.get(fingerprint)
     }
 
-    /// Returns true if this was found wrong lately.
+    /// Returns true if the pair was found wrong lately.
     pub(super) fn is_wrong(&self, fingerprint: &Fingerprint) -> bool {
         self.wrong.get(fingerprint).is_some()
     }
 
-    /// Keeps what a check found, in place of what an earlier one did.
+    /// Keeps the result of a check, in place of an earlier result.
     pub(super) fn keep(&self, fingerprint: Fingerprint, right: bool) {
         if right {
             self.wrong.invalidate(&fingerprint);
@@ -98,8 +96,8 @@ impl Memory {
 pub(super) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// The one that stands for no login: that of the measuring check.
-    pub(super) const NOBODY: Self = Self([0; 32]);
+    /// The fingerprint of the check that only measures, and belongs to no login.
+    pub(super) const MEASURING: Self = Self([0; 32]);
 
     fn of(tag: &hmac::Tag) -> Self {
         let mut bytes = [0; 32];
@@ -121,16 +119,16 @@ fn bounded<V: Clone + Send + Sync + 'static>(
     Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru())
 }
 
-/// Users that are at work in one hour on one gateway, generously; some 2 MiB.
+/// The most right pairs that are remembered: more than the users of one gateway in an hour. Some 2 MiB.
 const REMEMBERED_RIGHT: u64 = 10_000;
 
-/// Misconfigured clients that repeat themselves, generously.
+/// The most wrong pairs that are remembered: more than the misconfigured clients that retry.
 const REMEMBERED_WRONG: u64 = 4_000;
 
-/// A user who did nothing for this long is checked again.
+/// The time without a request after which a right pair is checked again.
 const RIGHT_IDLE: Duration = Duration::from_secs(60 * 60);
 
-/// A wrong pair is checked, and counted, once in this time.
+/// The time in which a wrong pair is checked, and counted as a failure, only once.
 const WRONG_LIFE: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
@@ -191,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_push_out_no_login() {
+    fn guesses_evict_no_login() {
         let memory = Memory::new().unwrap();
         memory.keep(Fingerprint::numbered(1), true);
         for n in 0..20_000 {

@@ -1,11 +1,11 @@
-//! The least time of a failed login's answer.
+//! The minimum time that every failed login takes to be answered.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// The time of the costliest check in the file, as measured: a running maximum that sinks slowly, so that one
-/// bad moment of the machine does not slow failures down for good.
+/// The measured time of a check of the file's costliest hash: a maximum that decays slowly, so that one slow check does
+/// not delay failures for good.
 pub(super) struct RejectionFloor(Mutex<State>);
 
 struct State {
@@ -15,37 +15,37 @@ struct State {
 }
 
 impl RejectionFloor {
-    /// Begins with a guess for this cost, until a check has been measured.
+    /// Returns a floor that is guessed from the cost until a check has been measured.
     pub(super) fn new(cost: u32) -> Self {
         Self(Mutex::new(State { cost, longest: GUESS * (1 << cost), measured: false }))
     }
 
-    /// Returns the least time of a failure: the longest measured one, rounded up to the timer's millisecond.
+    /// Returns the minimum time of a failure: the longest measured one, rounded up to the timer's millisecond.
     pub(super) fn floor(&self) -> Duration {
         let longest = self.state().longest;
         Duration::from_millis(longest.as_millis() as u64 + 1)
     }
 
-    /// Notes how long a check of this cost took. Only the costliest count.
+    /// Records how long a check of this cost took. Only checks of the costliest hashes count.
     pub(super) fn note(&self, cost: u32, took: Duration) {
         let mut state = self.state();
         if cost != state.cost {
             return;
         }
-        let before = if state.measured { state.longest - state.longest / SINK } else { Duration::ZERO };
+        let before = if state.measured { state.longest - state.longest / DECAY } else { Duration::ZERO };
         state.longest = before.max(took);
         state.measured = true;
     }
 
-    /// Sets the cost of the file's costliest hash. Returns true if it is new, so that a measurement is due;
-    /// until then the old one is scaled: each step of cost doubles the time.
-    pub(super) fn turn_to(&self, cost: u32) -> bool {
+    /// Sets the cost of the file's costliest hash. Returns true if it has changed and must be measured; until then the
+    /// measured time is scaled: each step of cost doubles it.
+    pub(super) fn set_cost(&self, cost: u32) -> bool {
         let mut state = self.state();
         let up = 1 << cost.saturating_sub(state.cost);
         let down = 1 << state.cost.saturating_sub(cost);
-        let news = state.cost != cost;
-        *state = State { cost, longest: state.longest * up / down, measured: state.measured && !news };
-        news
+        let changed = state.cost != cost;
+        *state = State { cost, longest: state.longest * up / down, measured: state.measured && !changed };
+        changed
     }
 
     fn state(&self) -> parking_lot::MutexGuard<'_, State> {
@@ -53,11 +53,11 @@ impl RejectionFloor {
     }
 }
 
-/// A bcrypt round on a machine of this decade.
+/// The time of one bcrypt round on a machine of this decade.
 const GUESS: Duration = Duration::from_micros(50);
 
-/// Each check takes the maximum down by this fraction.
-const SINK: u32 = 32;
+/// Each check lowers the maximum by one part in this many.
+const DECAY: u32 = 32;
 
 #[cfg(test)]
 mod tests {
@@ -93,8 +93,8 @@ mod tests {
     fn a_costlier_file_is_answered_more_slowly_at_once() {
         let floor = RejectionFloor::new(10);
         floor.note(10, MS * 50);
-        assert!(!floor.turn_to(10));
-        assert!(floor.turn_to(12));
+        assert!(!floor.set_cost(10));
+        assert!(floor.set_cost(12));
         assert_eq!(floor.floor(), MS * 201);
         floor.note(12, MS * 190);
         assert_eq!(floor.floor(), MS * 191);

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_locked_out_by_another_address() {
+    fn no_client_is_locked_out_by_another_address() {
         let (throttle, now) = (Throttle::new(), clock::now());
         for _ in 0..10 {
             fail(&throttle, peer(1), "a", now).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guesser_who_varies_the_name_is_stopped_too() {
+    fn a_guesser_that_varies_the_name_is_throttled() {
         let (throttle, now) = (Throttle::new(), clock::now());
         for n in 0..100 {
             fail(&throttle, peer(1), &n.to_string(), now).unwrap();

@@ -76,13 +76,13 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
         Ok(Self { shared: Arc::new(shared), generation: 0 })
     }
 
-    /// Decides over a client by what is remembered of it; else by `ask`, which says whether its upstream knows it.
-    /// What is remembered is looked at before any throttle. The question goes on, and its answer is remembered, when
-    /// the asker goes away.
+    /// Verifies a client by its remembered result, or else by `ask`, which returns whether the upstream accepts it.
+    /// Remembered results are used before any throttle. `ask` goes on, and its result is remembered, when the client
+    /// leaves.
     ///
-    /// What is wrong is answered no sooner than `floor` after it came. The upstream's own time shows above that, and so
-    /// does its failing: a guesser may learn from them which names the htpasswd file has, since those are never asked
-    /// about. A pair that is wrong again takes the floor alone.
+    /// A wrong pair is answered no sooner than `floor` after its arrival. A slower or failing upstream shows in the time
+    /// of the answer: a guesser may learn from it which names the htpasswd file has, since those are never sent
+    /// upstream. A pair that was found wrong before takes the floor alone.
     pub(crate) async fn verify<Asking>(
         &self,
         client: &Forwarded,
@@ -102,7 +102,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
             Entry::Settled(judgement) => judgement,
             Entry::Wait(mut flight) => match flight.wait_for(Option::is_some).await {
                 Ok(judgement) => judgement.clone().unwrap_or(Judgement::busy()),
-                // It broke off: the worker that asked is gone.
+                // The check broke off: the worker that asked is gone.
                 Err(_) => Judgement::busy(),
             },
         };

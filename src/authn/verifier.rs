@@ -1,4 +1,4 @@
-//! Names and passwords against the htpasswd file.
+//! Verification of names and passwords by the htpasswd file.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,15 +32,15 @@ pub enum Outcome {
     Accept(Identity),
     /// No such pair of name and password. Answered no sooner than a check of the file's costliest hash takes.
     Reject,
-    /// Not looked at: too many failures, or too much to check.
+    /// The pair was not checked: too many failures, or too many checks are waiting.
     Throttled {
-        /// The time after which to ask again.
+        /// The time after which the client may try again.
         retry_after: Duration,
     },
 }
 
 impl Verifier {
-    /// Starts the threads, and measures on them what the file's costliest hash takes.
+    /// Starts the threads, and measures on them how long a check of the file's costliest hash takes.
     ///
     /// # Errors
     /// When the system gives no thread or no random key.
@@ -50,14 +50,15 @@ impl Verifier {
         let book = Arc::new(Book {
             memory,
             rejection_floor: RejectionFloor::new(costliest),
-            run: AtomicU64::new(0),
+            checks_run: AtomicU64::new(0),
         });
         let verifier = Self { file, throttle: Throttle::new(), checks: Checks::start()?, book };
         verifier.measure(costliest);
         Ok(verifier)
     }
 
-    /// Returns the identity of a pair that was found right before and would be so now. Costs about a microsecond.
+    /// Returns the user, if this pair was found right before and the user's line has not changed since. Takes about a
+    /// microsecond.
     pub fn remembered(&self, user: &str, password: &Secret) -> Option<Identity> {
         let table = self.file.table();
         let line = table.line(user);
@@ -66,8 +67,8 @@ impl Verifier {
         line.filter(|_| right).map(|line| Identity::User(line.name().clone()))
     }
 
-    /// Decides over a pair. What is remembered is looked at before any throttle; equal pairs under way are
-    /// checked once; a check goes on, and is remembered, when its asker goes away.
+    /// Verifies a pair. Remembered results are used before any throttle; equal pairs under way are checked once; a check
+    /// goes on, and its result is remembered, when the client leaves.
     pub async fn verify(&self, user: &str, password: &Secret, peer: IpAddr) -> Outcome {
         let arrived = clock::now();
         match self.enter(user, password, Peer::of(peer), arrived) {
@@ -83,24 +84,24 @@ impl Verifier {
         }
     }
 
-    /// Reads the file behind.
+    /// Returns the htpasswd file.
     pub fn file(&self) -> &HtpasswdFile {
         &self.file
     }
 
-    /// Returns true if the file has this name, be it in a line that cannot be used.
+    /// Returns true if the file has this name, even if its line cannot be used.
     pub(super) fn names(&self, user: &str) -> bool {
         self.file.table().names(user)
     }
 
-    /// Returns the least time of a failure.
+    /// Returns the minimum time of a failure.
     pub(super) fn floor(&self) -> Duration {
         self.book.rejection_floor.floor()
     }
 
     /// Returns how many bcrypt computations were run for logins since the start.
     pub fn checks_run(&self) -> u64 {
-        self.book.run.load(Ordering::Relaxed)
+        self.book.checks_run.load(Ordering::Relaxed)
     }
 
     /// Reads the file again if it changed; see [`HtpasswdFile::reload_if_changed`].
@@ -128,7 +129,7 @@ impl Verifier {
         })
     }
 
-    /// Returns an error when the pair is remembered.
+    /// Returns a remembered decision, as an error: it ends [`enter`](Self::enter).
     fn known(&self, table: &Htpasswd, user: &str, fingerprint: &Fingerprint) -> Result<(), Known> {
         match table.line(user) {
             Some(line) if self.book.memory.is_right(fingerprint) => {
@@ -155,7 +156,7 @@ impl Verifier {
         let hash = line.map_or_else(|| dummy_hash(cost), |line| Arc::clone(line.hash()));
         Box::new(move || {
             let began = clock::now();
-            book.run.fetch_add(1, Ordering::Relaxed);
+            book.checks_run.fetch_add(1, Ordering::Relaxed);
             let matches = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
             book.rejection_floor.note(cost, clock::now().saturating_duration_since(began));
             let identity = identity.filter(|_| matches);
@@ -164,7 +165,7 @@ impl Verifier {
         })
     }
 
-    /// Times the costliest hash in the background, so that the first failure finds the time known.
+    /// Times the costliest hash in the background, so that the time is known at the first failure.
     fn measure(&self, cost: u32) {
         let book = Arc::clone(&self.book);
         let work = move || {
@@ -173,23 +174,23 @@ impl Verifier {
             book.rejection_floor.note(cost, clock::now().saturating_duration_since(began));
             Verdict { identity: None, began }
         };
-        // Where the queue is full, checks are being measured anyway.
-        let _ = self.checks.enter(Fingerprint::NOBODY, Peer::of(Ipv4Addr::UNSPECIFIED.into()), || {
+        // If the queue is full, other checks are being measured anyway.
+        let _ = self.checks.enter(Fingerprint::MEASURING, Peer::of(Ipv4Addr::UNSPECIFIED.into()), || {
             Ok::<_, Known>(Box::new(work))
         });
     }
 
     fn adopt(&self, reload: Reload) -> Reload {
         if let Reload::Swapped(table) = &reload
-            && self.book.rejection_floor.turn_to(table.costliest())
+            && self.book.rejection_floor.set_cost(table.costliest())
         {
             self.measure(table.costliest());
         }
         reload
     }
 
-    /// Waits, asleep, until a failure that began then may be answered. The time in the queue is the same for
-    /// every name, so it is not counted.
+    /// Waits until a failure whose check began at `began` may be answered. The time in the queue is the same for every
+    /// name, so it is not counted.
     async fn reject(&self, began: Instant) -> Outcome {
         tokio::time::sleep_until((began + self.floor()).into()).await;
         Outcome::Reject
@@ -200,7 +201,7 @@ impl Verifier {
 struct Book {
     memory: Memory,
     rejection_floor: RejectionFloor,
-    run: AtomicU64,
+    checks_run: AtomicU64,
 }
 
 impl Book {
@@ -224,12 +225,12 @@ struct Verdict {
     began: Instant,
 }
 
-/// Returns true for a password that is wrong without a check.
+/// Returns true if the pair is wrong without a check: no name, or a password that bcrypt would cut short.
 fn hopeless(user: &str, password: &Secret) -> bool {
     user.is_empty() || cut_short(password)
 }
 
-/// Returns a hash of this cost that is no password's.
+/// Returns a hash of this cost that no password matches.
 fn dummy_hash(cost: u32) -> Arc<str> {
     format!("$2b${cost:02}${}", ".".repeat(53)).into()
 }

@@ -128,7 +128,7 @@ impl<T: Clone> Shared<T> {
         let flight = self.queue().flights.remove(&key);
         let (Some(flight), Some(outcome)) = (flight, outcome) else { return };
         for asker in flight.0 {
-            // Who went away meanwhile does not want to know.
+            // A client that has left needs no result.
             let _ = asker.send(outcome.clone());
         }
     }

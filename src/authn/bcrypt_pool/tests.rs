@@ -41,7 +41,7 @@ fn held() -> (Checks<usize>, mpsc::Sender<()>) {
 }
 
 #[tokio::test]
-async fn equal_work_is_done_once_for_all_who_ask() {
+async fn equal_work_is_done_once_for_all_callers() {
     let (checks, hold) = held();
     let runs = Arc::new(AtomicUsize::new(0));
     let waiting: Vec<_> = (0..50)
@@ -116,12 +116,12 @@ fn queue_of(waiting: &[(u8, usize)]) -> Queue<usize> {
 }
 
 #[test]
-fn a_full_queue_makes_room_at_the_cost_of_whoever_fills_it() {
+fn a_full_queue_drops_work_of_the_greediest_client() {
     let mut queue = queue_of(&[(1, LONGEST_QUEUE - 2), (2, 2)]);
     assert!(!queue.has_room_for(peer(1)));
     assert!(queue.has_room_for(peer(2)));
     assert_eq!(queue.waiting[&peer(1)].len(), LONGEST_QUEUE - 3);
-    assert_eq!(queue.flights.len(), LONGEST_QUEUE - 1, "who gave way is told");
+    assert_eq!(queue.flights.len(), LONGEST_QUEUE - 1, "the client whose work was dropped is told");
 }
 
 #[test]

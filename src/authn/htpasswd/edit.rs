@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_nobody_changes_nothing() {
+    fn removing_an_unknown_user_changes_nothing() {
         assert_eq!(edited("alice:1\n", |e| assert!(!e.remove(&name("bob")))), "alice:1\n");
     }
 

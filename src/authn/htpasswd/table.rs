@@ -16,32 +16,31 @@ use crate::proto::identity::{UserName, UserNameError};
 pub struct Htpasswd {
     users: HashMap<UserName, Line>,
     /// The names of lines that cannot be used.
-    others: HashSet<UserName>,
+    unusable: HashSet<UserName>,
     costliest: u32,
     warnings: Vec<Warning>,
 }
 
 impl Htpasswd {
-    /// Reads the lines of an htpasswd file: `NAME:HASH`, blank lines and `#` comments skipped, split at the
-    /// first colon, a later line for the same name winning. A line that cannot be used is left out and warned
-    /// about.
+    /// Reads the lines of an htpasswd file, `NAME:HASH`, split at the first colon. Skips blank lines and `#` comments.
+    /// Of two lines with the same name, uses the later one. Leaves out a line that cannot be used, with a warning.
     ///
     /// # Errors
-    /// [`LoadError::Empty`] when no line at all can be used: that is a mistake, not an intention.
+    /// [`LoadError::Empty`] when no line at all can be used: the file must be a mistake.
     pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
         let mut users = HashMap::new();
-        let (mut others, mut warnings) = (HashSet::new(), Vec::new());
+        let (mut unusable, mut warnings) = (HashSet::new(), Vec::new());
         for (number, line) in lines(bytes) {
             match Line::parse(number, line) {
                 Ok(line) => warnings.extend(insert(&mut users, line)),
                 Err(reason) => {
-                    others.extend(name_of(line));
+                    unusable.extend(name_of(line));
                     warnings.push(Warning { line: number, reason });
                 }
             }
         }
         let costliest = users.values().map(Line::cost).max().ok_or(LoadError::Empty(warnings.len()))?;
-        Ok(Self { users, others, costliest, warnings })
+        Ok(Self { users, unusable, costliest, warnings })
     }
 
     /// Reads and parses a file.
@@ -53,7 +52,7 @@ impl Htpasswd {
     }
 
     /// Reads and parses a file, and returns the stamp it had before the first byte was read: a change during reading
-    /// is then seen at the next look.
+    /// is then noticed at the next check.
     pub(super) fn read_with_stamp(path: &Path) -> Result<(Self, Stamp), LoadError> {
         let file = File::open(path)?;
         let stamp = Stamp::of_open(&file)?;
@@ -70,9 +69,9 @@ impl Htpasswd {
         self.users.get(user)
     }
 
-    /// Returns true if a line is this user's, be it one that cannot be used.
+    /// Returns true if a line has this name, even if the line cannot be used.
     pub fn names(&self, user: &str) -> bool {
-        self.users.contains_key(user) || self.others.contains(user)
+        self.users.contains_key(user) || self.unusable.contains(user)
     }
 
     /// Returns how many users can log in.
@@ -80,7 +79,7 @@ impl Htpasswd {
         self.users.len()
     }
 
-    /// Returns the highest bcrypt cost in the file: how long a failure takes to answer.
+    /// Returns the highest bcrypt cost in the file. Every failed login takes as long as a check at this cost.
     pub fn costliest(&self) -> u32 {
         self.costliest
     }
@@ -123,8 +122,7 @@ impl Line {
         self.number
     }
 
-    /// Checks a password, which takes the time that the cost asks for. One that bcrypt would cut short never
-    /// matches.
+    /// Checks a password. Takes the time that the cost implies. A password that bcrypt would cut short never matches.
     pub fn matches(&self, password: &Secret) -> bool {
         !cut_short(password) && bcrypt::verify(password.expose(), &self.hash).unwrap_or(false)
     }
@@ -141,7 +139,7 @@ impl fmt::Debug for Line {
     }
 }
 
-/// Something wrong with a line, by its number.
+/// A defect of a line, with the line's number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct Warning {
@@ -157,7 +155,7 @@ pub enum Reason {
     /// Bytes that are not UTF-8.
     #[error("not UTF-8 text")]
     NotText,
-    /// Nothing separates a name from a hash.
+    /// No colon separates a name from a hash.
     #[error("no `:` between a name and a hash")]
     NoColon,
     /// The name cannot be a user's.
@@ -172,12 +170,12 @@ pub enum Reason {
     /// A cost outside of what htpasswd writes; each step up doubles the time of every check.
     #[error("a bcrypt cost outside {LEAST_COST} to {HIGHEST_COST}")]
     Cost,
-    /// A later line has the same name and wins.
-    #[error("the same name stands again on line {0}, which wins")]
+    /// A later line has the same name, and is used instead.
+    #[error("the name is repeated on line {0}, and the later line is used")]
     Overridden(usize),
 }
 
-/// The reason why a file gives no table.
+/// The reason why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be opened or read.
@@ -186,7 +184,7 @@ pub enum LoadError {
     /// The file has more than [`LARGEST_FILE`] bytes.
     #[error("is larger than {} MiB", LARGEST_FILE >> 20)]
     TooLarge,
-    /// No user could log in.
+    /// No line can be used, so no user could log in.
     #[error("has no usable line ({0} unusable): add a user with `dockgate user add FILE NAME`")]
     Empty(usize),
 }
@@ -194,17 +192,17 @@ pub enum LoadError {
 /// A file larger than this is not an htpasswd file: it would hold some 200 000 users.
 pub(crate) const LARGEST_FILE: u64 = 16 << 20;
 
-/// The least cost bcrypt knows.
+/// The lowest cost that bcrypt allows.
 pub(crate) const LEAST_COST: u32 = 4;
 
-/// As Apache's htpasswd has it. A check at this cost takes some seconds.
+/// The highest cost that Apache's htpasswd writes. A check at this cost takes some seconds.
 pub(crate) const HIGHEST_COST: u32 = 17;
 
-/// The bytes that bcrypt reads. It would ignore the rest of a longer password, so none is accepted.
+/// The longest password in bytes: bcrypt would ignore the rest of a longer one.
 pub(crate) const LONGEST_PASSWORD: usize = 72;
 
-/// Returns true if bcrypt would not look at all of a password: it ignores what follows the 72nd byte, and others stop
-/// at NUL, so that some other password would do as well.
+/// Returns true if bcrypt would read only a part of a password, so that another password would match as well: bcrypt
+/// ignores bytes after the 72nd, and some implementations stop at NUL.
 pub(crate) fn cut_short(password: &Secret) -> bool {
     let bytes = password.expose().as_bytes();
     bytes.len() > LONGEST_PASSWORD || bytes.contains(&0)
@@ -224,9 +222,9 @@ fn name_of(line: &[u8]) -> Option<UserName> {
 }
 
 fn insert(users: &mut HashMap<UserName, Line>, line: Line) -> Option<Warning> {
-    let wins = line.number;
-    let loser = users.insert(line.name.clone(), line)?;
-    Some(Warning { line: loser.number, reason: Reason::Overridden(wins) })
+    let later = line.number;
+    let earlier = users.insert(line.name.clone(), line)?;
+    Some(Warning { line: earlier.number, reason: Reason::Overridden(later) })
 }
 
 /// Returns the cost of a well-formed bcrypt hash.

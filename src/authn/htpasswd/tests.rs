@@ -93,7 +93,10 @@ fn a_warning_never_repeats_the_line() {
 fn a_later_line_for_the_same_name_wins_and_the_earlier_is_named() {
     let table = parse(&format!("a:{HASH}\nb:{HASH}\na:{}\n", HASH.replace("$05$", "$06$")));
     assert_eq!(table.line("a").unwrap().cost(), 6);
-    assert_eq!(table.warnings()[0].to_string(), "line 1: the same name stands again on line 3, which wins");
+    assert_eq!(
+        table.warnings()[0].to_string(),
+        "line 1: the name is repeated on line 3, and the later line is used"
+    );
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn client(user: &str, password: &str) -> Forwarded {
     Forwarded::new("hub", user.to_owned(), Secret::new(password))
 }
 
-/// Asks where the upstream answers only when the returned sender says so.
+/// Starts a verification whose upstream answers only what is sent through the returned sender.
 fn held(
     forwarding: &UpstreamLogins<&'static str>,
     user: &str,
@@ -75,7 +75,7 @@ async fn a_right_password_is_believed_for_five_minutes_and_then_asked_for_again(
         tokio::time::advance(MINUTE).await;
     }
     assert_eq!(world.asked(), 1);
-    // Use does not prolong it.
+    // Use does not extend the five minutes.
     tokio::time::advance(MINUTE).await;
     assert!(world.is_right("right").await);
     assert_eq!(world.asked(), 2);
@@ -116,7 +116,7 @@ async fn a_wrong_pair_is_asked_for_once_and_counts_once() {
 }
 
 #[tokio::test]
-async fn a_guesser_is_throttled_while_what_is_remembered_still_serves() {
+async fn guesses_are_throttled_and_remembered_logins_are_not() {
     let world = World::new();
     assert!(world.is_right("right").await);
     for guess in 0..10 {
@@ -130,7 +130,7 @@ async fn a_guesser_is_throttled_while_what_is_remembered_still_serves() {
 }
 
 #[tokio::test]
-async fn equal_questions_under_way_are_one() {
+async fn equal_logins_under_way_are_asked_about_once() {
     let world = Arc::new(World::new());
     let ask = |last: u8| {
         let world = world.clone();
@@ -158,7 +158,7 @@ async fn an_upstream_that_cannot_be_asked_decides_nothing() {
 }
 
 #[tokio::test]
-async fn the_question_goes_on_when_its_asker_goes_away() {
+async fn a_request_upstream_goes_on_when_its_client_leaves() {
     let forwarding = UpstreamLogins::new().unwrap();
     let (answer, asking) = held(&forwarding, "alice", 1);
     tokio::task::yield_now().await;
@@ -171,10 +171,10 @@ async fn the_question_goes_on_when_its_asker_goes_away() {
 }
 
 #[tokio::test]
-async fn a_question_that_breaks_off_is_asked_again() {
+async fn a_request_upstream_that_breaks_off_is_repeated() {
     let forwarding = UpstreamLogins::<&str>::new().unwrap();
     let (client, peer) = (client("alice", "pw"), IpAddr::from([192, 0, 2, 1]));
-    let broken = || async { panic!("a broken question, as this test wants it") };
+    let broken = || async { panic!("a request that breaks off, as this test wants it") };
     let judgement = forwarding.verify(&client, peer, Duration::ZERO, broken).await;
     assert!(matches!(judgement, Judgement::Throttled { .. }), "{judgement:?}");
     let judgement = forwarding.verify(&client, peer, Duration::ZERO, || async { Ok(true) }).await;
@@ -182,7 +182,7 @@ async fn a_question_that_breaks_off_is_asked_again() {
 }
 
 #[tokio::test]
-async fn one_address_does_not_take_all_the_room() {
+async fn one_address_does_not_take_every_slot() {
     let forwarding = UpstreamLogins::new().unwrap();
     let mut all = Vec::new();
     for number in 0..limits::FORWARDED_LOGINS_OF_ONE {
@@ -202,7 +202,7 @@ async fn one_address_does_not_take_all_the_room() {
 }
 
 #[tokio::test]
-async fn who_could_not_be_called_so_is_not_asked_about() {
+async fn an_impossible_user_name_is_not_sent_upstream() {
     let world = World::new();
     let long = "a".repeat(256);
     for user in ["", "anonymous", "a*", "a?", "[a]", "{a}", "a\n", "a:b", &long] {
@@ -214,7 +214,7 @@ async fn who_could_not_be_called_so_is_not_asked_about() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wrong_is_answered_no_sooner_than_the_floor() {
+async fn wrong_passwords_are_answered_no_sooner_than_the_floor() {
     let world = World::new();
     let floor = Duration::from_millis(70);
     for (user, word) in [("bob", "x"), ("bob", "x"), ("", "x"), ("alice", "right")] {
@@ -229,7 +229,7 @@ async fn what_is_wrong_is_answered_no_sooner_than_the_floor() {
 }
 
 #[tokio::test]
-async fn what_earlier_upstreams_are_still_asked_is_not_for_the_later_ones() {
+async fn an_answer_from_before_a_reload_does_not_count_after_it() {
     let mut forwarding = UpstreamLogins::new().unwrap();
     let (earlier, before) = held(&forwarding, "alice", 1);
     tokio::task::yield_now().await;

@@ -132,7 +132,7 @@ async fn a_changed_password_and_a_removed_user_are_felt_at_once() {
 }
 
 #[tokio::test]
-async fn a_user_who_was_refused_may_enter_as_soon_as_he_is_added() {
+async fn a_refused_user_may_log_in_once_added() {
     let world = World::new(&[("al", "pw", 4)]);
     assert_eq!(world.verify("bo", "pw").await, Outcome::Reject);
     world.rewrite(&[("al", "pw", 4), ("bo", "pw", 4)]);
@@ -153,7 +153,7 @@ async fn a_password_is_never_truncated() {
 }
 
 #[tokio::test]
-async fn failures_take_as_long_as_the_costliest_hash_whoever_fails() {
+async fn every_failure_takes_as_long_as_the_costliest_hash() {
     let world = World::new(&[("cheap", "pw", 4), ("dear", "pw", 9)]);
     world.timed("dear", "measured").await;
     let long = "x".repeat(100);
