@@ -166,7 +166,7 @@ impl Origin for As {
 /// A cache in front of a registry.
 pub(crate) struct Place {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) site: Arc<UpstreamCache>,
+    pub(crate) upstream_cache: Arc<UpstreamCache>,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -195,26 +195,26 @@ impl Place {
             grant_stale: HOUR,
         };
         change(&mut settings);
-        let site = site(dir.path(), &settings, prefetch);
-        Self { registry: Arc::default(), site, directory: dir }
+        let upstream_cache = upstream_cache(dir.path(), &settings, prefetch);
+        Self { registry: Arc::default(), upstream_cache, directory: dir }
     }
 
     /// Returns the cache with other settings.
     pub(crate) fn again(self, change: impl FnOnce(&mut UpstreamCacheOptions)) -> Self {
-        let mut settings = self.site.settings.clone();
+        let mut settings = self.upstream_cache.settings.clone();
         change(&mut settings);
         let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
-        let site = UpstreamCache::new(self.site.cache.clone(), &upstream, &settings);
-        Self { site, ..self }
+        let upstream_cache = UpstreamCache::new(self.upstream_cache.cache.clone(), &upstream, &settings);
+        Self { upstream_cache, ..self }
     }
 
     /// Opens the directory again, as another process would.
     pub(crate) fn restarted(self) -> Self {
-        let settings = self.site.settings.clone();
-        let Self { registry, site: old, directory } = self;
+        let settings = self.upstream_cache.settings.clone();
+        let Self { registry, upstream_cache: old, directory } = self;
         drop(old);
-        let site = site(directory.path(), &settings, false);
-        Self { registry, site, directory }
+        let upstream_cache = upstream_cache(directory.path(), &settings, false);
+        Self { registry, upstream_cache, directory }
     }
 
     /// The repository `a/b`.
@@ -224,36 +224,37 @@ impl Place {
 
     pub(crate) fn repository_as(&self, account: &'static str) -> View {
         let permit = Permit::operator(Identity::Anonymous);
-        View::new(&self.site, permit, name(), Arc::new(As(self.registry.clone(), account)))
+        View::new(&self.upstream_cache, permit, name(), Arc::new(As(self.registry.clone(), account)))
     }
 
     /// Returns the repository for a requester that may pull, but not fetch.
     pub(crate) fn repository_of_held(&self) -> View {
         let permit = crate::cache::origin::tests::permit("alice", false);
-        View::new(&self.site, permit, name(), Arc::new(As(self.registry.clone(), "")))
+        View::new(&self.upstream_cache, permit, name(), Arc::new(As(self.registry.clone(), "")))
     }
 
     /// Another upstream with the same registry behind the same cache, each time.
     pub(crate) fn elsewhere(self) -> Self {
         let url = format!("https://{}.example", self.registry.with().begun);
         let upstream = config::Upstream::at(&url, &Environment::default()).unwrap();
-        let site = UpstreamCache::new(self.site.cache.clone(), &upstream, &self.site.settings);
-        Self { site, ..self }
+        let upstream_cache =
+            UpstreamCache::new(self.upstream_cache.cache.clone(), &upstream, &self.upstream_cache.settings);
+        Self { upstream_cache, ..self }
     }
 
     /// Lets the record of the manifest `digest` be as old as `age`.
     pub(crate) fn age_manifest(&self, digest: &Digest, age: Duration) {
-        let held = self.site.ledger.held(&name(), Kind::Manifest, digest).unwrap();
+        let held = self.upstream_cache.ledger.held(&name(), Kind::Manifest, digest).unwrap();
         let held = Membership { confirmed: crate::clock::wall() - age, ..held };
-        self.site.ledger.hold(&name(), Kind::Manifest, digest, &held);
+        self.upstream_cache.ledger.hold(&name(), Kind::Manifest, digest, &held);
     }
 
     /// Lets the record of `tag` be as old as `age`.
     pub(crate) fn age_tag(&self, tag: &str, age: Duration) {
         let tag = Tag::parse(tag).unwrap();
-        let pointer = self.site.ledger.tag(&name(), &tag).unwrap();
+        let pointer = self.upstream_cache.ledger.tag(&name(), &tag).unwrap();
         let confirmed = crate::clock::wall() - age;
-        self.site.ledger.point(&name(), &tag, &TagRecord { confirmed, ..pointer });
+        self.upstream_cache.ledger.point(&name(), &tag, &TagRecord { confirmed, ..pointer });
     }
 }
 
@@ -261,7 +262,11 @@ pub(crate) fn name() -> RepositoryName {
     RepositoryName::parse("a/b").unwrap()
 }
 
-fn site(path: &std::path::Path, settings: &UpstreamCacheOptions, prefetch: bool) -> Arc<UpstreamCache> {
+fn upstream_cache(
+    path: &std::path::Path,
+    settings: &UpstreamCacheOptions,
+    prefetch: bool,
+) -> Arc<UpstreamCache> {
     let cache = config::Cache {
         path: path.to_owned(),
         max_size: 1 << 30,

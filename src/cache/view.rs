@@ -15,18 +15,18 @@ use crate::proto::{Accept, ByteRange, Digest, Reference, RepositoryName, Tag};
 /// A requester, and the cache that it asks.
 #[derive(Clone)]
 pub(crate) struct View {
-    pub(crate) site: Arc<UpstreamCache>,
+    pub(crate) upstream_cache: Arc<UpstreamCache>,
     pub(crate) requester: Requester,
 }
 
 impl View {
     pub(crate) fn new(
-        site: &Arc<UpstreamCache>,
+        upstream_cache: &Arc<UpstreamCache>,
         permit: Permit,
         repository: RepositoryName,
         origin: Arc<dyn Origin>,
     ) -> Self {
-        Self { site: site.clone(), requester: Requester::new(permit, repository, origin) }
+        Self { upstream_cache: upstream_cache.clone(), requester: Requester::new(permit, repository, origin) }
     }
 
     /// Returns the view of another repository.
@@ -41,7 +41,7 @@ impl View {
         accept: &Accept,
         head: bool,
     ) -> Result<Manifest, CacheError> {
-        self.site.manifest(&self.requester, reference, accept, head).await
+        self.upstream_cache.manifest(&self.requester, reference, accept, head).await
     }
 
     pub(crate) async fn blob(
@@ -50,27 +50,27 @@ impl View {
         range: Option<&ByteRange>,
         head: bool,
     ) -> Result<Blob, CacheError> {
-        self.site.blob(&self.requester, digest, range, head).await
+        self.upstream_cache.blob(&self.requester, digest, range, head).await
     }
 
     pub(crate) async fn entitled(&self, reference: &Reference) -> Result<(), CacheError> {
-        self.site.authorizer.authorize_manifest(&self.requester, reference).await
+        self.upstream_cache.authorizer.authorize_manifest(&self.requester, reference).await
     }
 
     pub(crate) async fn entitled_to_blob(&self, digest: &Digest) -> Result<(), CacheError> {
-        self.site.authorizer.authorize_blob(&self.requester, digest).await
+        self.upstream_cache.authorizer.authorize_blob(&self.requester, digest).await
     }
 
     pub(crate) fn known(&self, digest: &Digest) -> Option<Membership> {
-        self.site.blobs.membership().known(self.requester.repository(), digest)
+        self.upstream_cache.blobs.membership().known(self.requester.repository(), digest)
     }
 
     pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
-        self.site.blobs.membership().holds(&self.requester, digest).await
+        self.upstream_cache.blobs.membership().holds(&self.requester, digest).await
     }
 
     pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, CacheError> {
-        self.site.known_tags(&self.requester).await
+        self.upstream_cache.known_tags(&self.requester).await
     }
 
     pub(crate) async fn known_referrers(
@@ -78,6 +78,6 @@ impl View {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<u8>, CacheError> {
-        self.site.known_referrers(&self.requester, subject, artifact_type).await
+        self.upstream_cache.known_referrers(&self.requester, subject, artifact_type).await
     }
 }

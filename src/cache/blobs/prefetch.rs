@@ -112,7 +112,7 @@ impl Prefetch {
     }
 }
 
-/// One of the few tasks that fetch ahead.
+/// A task that fetches ahead; few run at a time.
 struct Runner {
     prefetch: Arc<Prefetch>,
     ended: bool,
@@ -226,8 +226,8 @@ mod tests {
             assert_eq!(place.registry.with().asked.len(), permits);
         }
         assert_eq!(place.registry.asked(), blobs(7));
-        assert_eq!(place.site.prefetch.queue().running, 0);
-        assert!(place.site.prefetch.queue().listed.is_empty());
+        assert_eq!(place.upstream_cache.prefetch.queue().running, 0);
+        assert!(place.upstream_cache.prefetch.queue().listed.is_empty());
     }
 
     #[tokio::test]
@@ -249,7 +249,7 @@ mod tests {
         for _ in 0..3 {
             pull(&place, "v1", false).await;
         }
-        assert_eq!(place.site.prefetch.queue().waiting.len(), 7);
+        assert_eq!(place.upstream_cache.prefetch.queue().waiting.len(), 7);
         settle().await;
         assert_eq!(place.registry.asked(), blobs(7));
     }
@@ -259,7 +259,7 @@ mod tests {
         let place = Place::prefetching();
         place.registry.push("v1", &image(0));
         pull(&place, "v1", false).await;
-        place.site.gate.rate_limits().note(&"".into(), Some(2 * SECOND)).unwrap();
+        place.upstream_cache.gate.rate_limits().note(&"".into(), Some(2 * SECOND)).unwrap();
         tokio::time::sleep(SECOND).await;
         assert!(place.registry.asked().is_empty());
         tokio::time::sleep(2 * SECOND).await;
@@ -272,10 +272,10 @@ mod tests {
         place.registry.push("v1", &image(3));
         pull(&place, "v1", false).await;
         for object in 0..3 {
-            let _ = place.site.gate.breaker().note(UNAVAILABLE, object);
+            let _ = place.upstream_cache.gate.breaker().note(UNAVAILABLE, object);
         }
         tokio::time::sleep(HOUR).await;
-        let queue = place.site.prefetch.queue();
+        let queue = place.upstream_cache.prefetch.queue();
         assert_eq!((queue.waiting.len(), queue.listed.len(), queue.running), (0, 0, 0));
         drop(queue);
         assert!(place.registry.asked().is_empty());

@@ -61,11 +61,11 @@ fn longer(pause: Duration) -> Duration {
 /// The consequence of an exchange for the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Learned {
-    /// None.
+    /// The breaker has not changed.
     Nothing,
-    /// It has just opened: the upstream is to be probed until it answers.
+    /// The breaker has just opened: the upstream is to be probed until it answers.
     Opened,
-    /// One object failed several times: `/v2/` is to be asked whether the registry is there at all.
+    /// A single object failed several times: a request to `/v2/` is to show whether the registry answers at all.
     Suspicion,
 }
 
@@ -289,7 +289,7 @@ mod tests {
             assert!(get(&place).await.is_err());
             tokio::task::yield_now().await;
         }
-        assert_eq!(place.site.breaker_state(), BreakerState::Closed);
+        assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Closed);
         assert!(place.registry.asked().contains(&"PING".to_owned()));
     }
 
@@ -301,7 +301,7 @@ mod tests {
             assert!(get(&place).await.is_err());
         }
         tokio::time::sleep(SECOND / 10).await;
-        assert_eq!(place.site.breaker_state(), BreakerState::Open);
+        assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]
@@ -317,7 +317,7 @@ mod tests {
             for _ in 0..10 {
                 fail(&place, meaning).await;
             }
-            assert_eq!(place.site.breaker_state(), BreakerState::Closed, "{meaning:?}");
+            assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Closed, "{meaning:?}");
         }
     }
 
@@ -327,12 +327,12 @@ mod tests {
         for _ in 0..5 {
             fail(&place, Meaning::Unusable).await;
         }
-        assert_eq!(place.site.breaker_state(), BreakerState::Closed);
+        assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Closed);
         for kind in [UNAVAILABLE, UNAVAILABLE, Meaning::Unusable] {
             fail(&place, kind).await;
         }
         fail(&place, UNAVAILABLE).await;
-        assert_eq!(place.site.breaker_state(), BreakerState::Open);
+        assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Open);
     }
 
     #[tokio::test(start_paused = true)]
@@ -352,7 +352,7 @@ mod tests {
     async fn broken() -> Place {
         let place = Place::new();
         for _ in 0..3 {
-            assert_eq!(place.site.breaker_state(), BreakerState::Closed);
+            assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Closed);
             fail(&place, UNAVAILABLE).await;
         }
         place.registry.asked();
@@ -362,7 +362,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn three_failures_open_it() {
         let place = broken().await;
-        assert_eq!(place.site.breaker_state(), BreakerState::Open);
+        assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Open);
         assert!(matches!(get(&place).await, Err(CacheError::CircuitOpen)));
         assert!(place.registry.asked().is_empty());
     }
@@ -380,7 +380,7 @@ mod tests {
         place.registry.with().fails = Some(Meaning::Denied);
         tokio::time::sleep(31 * SECOND).await;
         assert_eq!(
-            (place.registry.asked(), place.site.breaker_state()),
+            (place.registry.asked(), place.upstream_cache.breaker_state()),
             (vec!["PING".to_owned()], BreakerState::Closed)
         );
         tokio::time::sleep(HOUR).await;
@@ -396,7 +396,7 @@ mod tests {
             for kind in [UNAVAILABLE, UNAVAILABLE, refusal, UNAVAILABLE] {
                 fail(&place, kind).await;
             }
-            assert_eq!(place.site.breaker_state(), BreakerState::Closed, "{refusal:?}");
+            assert_eq!(place.upstream_cache.breaker_state(), BreakerState::Closed, "{refusal:?}");
         }
     }
 
@@ -418,8 +418,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_ends_with_its_breaker() {
         let place = broken().await;
-        let Place { registry, site, .. } = place;
-        drop(site);
+        let Place { registry, upstream_cache, .. } = place;
+        drop(upstream_cache);
         tokio::time::sleep(HOUR).await;
         assert!(registry.asked().is_empty());
     }

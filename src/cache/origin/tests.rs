@@ -29,7 +29,7 @@ pub(crate) enum Reply {
     No(Meaning),
 }
 
-/// One account at a scripted upstream. What no script says is not found.
+/// An account at a scripted upstream, which answers 404 to requests without a script.
 pub(crate) struct Script {
     account: Arc<str>,
     replies: Mutex<HashMap<String, Reply>>,
@@ -46,7 +46,7 @@ impl Script {
         self.replies.lock().unwrap().insert(question.to_owned(), reply);
     }
 
-    /// What has been asked since this was called last.
+    /// Returns the requests since the last call.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
@@ -93,7 +93,9 @@ fn answer(status: StatusCode, fields: Vec<(header::HeaderName, &'static str)>) -
 }
 
 /// An upstream's cache in a directory of its own, at its defaults but for what `change` does.
-pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCacheOptions)) -> (TempDir, Arc<UpstreamCache>) {
+pub(crate) fn upstream_cache(
+    change: impl FnOnce(&mut config::UpstreamCacheOptions),
+) -> (TempDir, Arc<UpstreamCache>) {
     let directory = TempDir::new().unwrap();
     let cache = Cache::open(&config::Cache {
         path: directory.path().to_owned(),
@@ -116,13 +118,13 @@ pub(crate) fn site(change: impl FnOnce(&mut config::UpstreamCacheOptions)) -> (T
 }
 
 /// `library/alpine` for `user`, who is known to the upstream by `source`.
-pub(crate) fn view(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> View {
-    View::new(site, permit(user, true), repository(), source.clone())
+pub(crate) fn view(upstream_cache: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> View {
+    View::new(upstream_cache, permit(user, true), repository(), source.clone())
 }
 
-/// The same for one who may pull, but not fetch.
-pub(crate) fn view_of_held(site: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> View {
-    View::new(site, permit(user, false), repository(), source.clone())
+/// Returns the view of a user who may pull, but not fetch.
+pub(crate) fn view_of_held(upstream_cache: &Arc<UpstreamCache>, user: &str, source: &Arc<Script>) -> View {
+    View::new(upstream_cache, permit(user, false), repository(), source.clone())
 }
 
 pub(crate) fn repository() -> RepositoryName {

@@ -125,25 +125,25 @@ impl Origin for As {
 }
 
 struct Place {
-    site: Arc<UpstreamCache>,
+    upstream_cache: Arc<UpstreamCache>,
     _dir: tempfile::TempDir,
 }
 
 impl Place {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let site = site(dir.path());
-        Self { site, _dir: dir }
+        let upstream_cache = upstream_cache(dir.path());
+        Self { upstream_cache, _dir: dir }
     }
 
     fn of(&self, given: &Arc<Given>, repository: &str, account: &'static str) -> View {
         let name = RepositoryName::parse(repository).unwrap();
         let permit = Permit::operator(Identity::Anonymous);
-        View::new(&self.site, permit, name, Arc::new(As(given.clone(), account)))
+        View::new(&self.upstream_cache, permit, name, Arc::new(As(given.clone(), account)))
     }
 }
 
-fn site(path: &std::path::Path) -> Arc<UpstreamCache> {
+fn upstream_cache(path: &std::path::Path) -> Arc<UpstreamCache> {
     let settings = config::Cache {
         path: path.to_owned(),
         max_size: 1 << 30,
@@ -202,7 +202,7 @@ async fn many_readers_cost_one_download_and_the_next_costs_none() {
         assert_eq!(reader.await.unwrap(), bytes);
     }
     assert_eq!(given.asked(), 1);
-    while place.site.cache.fills.progress(&digest).is_some() {
+    while place.upstream_cache.cache.fills.progress(&digest).is_some() {
         tokio::task::yield_now().await;
     }
     let again = whole(&view, &digest).await;
@@ -242,10 +242,10 @@ async fn a_fill_that_was_left_is_resumed() {
     let mut first = whole(&view, &digest).await.body;
     assert!(poll_fn(|cx| first.poll_data(cx)).await.unwrap().is_ok());
     drop(first);
-    while place.site.cache.fills.progress(&digest).is_some() {
+    while place.upstream_cache.cache.fills.progress(&digest).is_some() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    // It is synced and unlocked by the sync thread.
+    // The sync thread syncs and unlocks the partial.
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     let again = whole(&view, &digest).await;
     assert!(read(again.body).await.unwrap() == bytes);

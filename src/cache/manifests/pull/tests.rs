@@ -1,4 +1,4 @@
-//! What a client gets, and what the upstream is asked for it.
+//! The answers to pulls of manifests, and the requests to the upstream that they cause.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn head(place: &Place, text: &str) -> Result<Manifest, CacheError> {
     place.repository().manifest(&reference(text), &Accept::default(), true).await
 }
 
-/// What a GET gives, and what the upstream was asked for it.
+/// Returns the answer to a GET, and the requests to the upstream that it caused.
 async fn got(place: &Place, text: &str) -> (CacheStatus, String, Vec<String>) {
     let manifest = get(place, text).await.unwrap();
     let bytes = String::from_utf8(manifest.bytes.unwrap().to_vec()).unwrap();
@@ -125,7 +125,7 @@ async fn a_head_fetches_no_body() {
         assert_eq!((first.digest, first.length, first.bytes), (digest.clone(), length, None));
         assert_eq!(head(&place, text).await.unwrap().outcome, CacheStatus::Hit);
     }
-    // What the tag's HEAD said is also said of the digest.
+    // The HEAD of the tag answers the HEAD of the digest as well.
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
     assert_eq!(got(&place, "v1").await.2, asked(&["GET DIGEST"], &digest));
 }
@@ -215,7 +215,7 @@ async fn a_404_is_remembered_until_a_write() {
     assert!(matches!(get(&place, "v1").await, Err(CacheError::NotFound)));
     assert_eq!(place.registry.asked(), ["HEAD v1"]);
     place.registry.push("v1", &image("a"));
-    place.site.written(&name());
+    place.upstream_cache.written(&name());
     assert_eq!(got(&place, "v1").await.0, CacheStatus::Miss);
 }
 
@@ -243,11 +243,11 @@ async fn an_answer_overtaken_by_a_write_is_asked_again() {
         tokio::task::yield_now().await;
     }
     let moved = place.registry.push("v1", &image("b"));
-    place.site.written(&name());
+    place.upstream_cache.written(&name());
     gate.add_permits(1000);
     let manifest = asking.await.unwrap().unwrap();
     assert_eq!(manifest.digest, moved);
-    assert_eq!(place.site.ledger.tag(&name(), &Tag::parse("v1").unwrap()).unwrap().digest, moved);
+    assert_eq!(place.upstream_cache.ledger.tag(&name(), &Tag::parse("v1").unwrap()).unwrap().digest, moved);
 }
 
 #[tokio::test]
@@ -270,7 +270,7 @@ async fn a_document_not_understood_bypasses_the_cache() {
     for text in ["both", strange.as_str(), "blake3:abc"] {
         assert!(matches!(get(&place, text).await, Err(CacheError::Bypass(_))), "{text}");
     }
-    assert!(place.site.ledger.tag(&name(), &Tag::parse("both").unwrap()).is_none());
+    assert!(place.upstream_cache.ledger.tag(&name(), &Tag::parse("both").unwrap()).is_none());
 }
 
 #[tokio::test]
@@ -325,9 +325,9 @@ async fn a_record_older_than_a_day_is_confirmed_again() {
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
     let age = |age: Duration| {
-        let held = place.site.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
+        let held = place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
         let held = Membership { confirmed: clock::wall() - age, ..held };
-        place.site.ledger.hold(&name(), Kind::Manifest, &digest, &held);
+        place.upstream_cache.ledger.hold(&name(), Kind::Manifest, &digest, &held);
     };
     age(limits::RECORD_BELIEVED + SECOND);
     let expected = asked(&["HEAD DIGEST"], &digest);
@@ -338,7 +338,7 @@ async fn a_record_older_than_a_day_is_confirmed_again() {
     assert_eq!(got(&place, digest.as_str()).await.0, CacheStatus::Stale);
     place.registry.with().fails = Some(Meaning::NotFound);
     assert_eq!(kind(&place, digest.as_str()).await, Some(Meaning::NotFound));
-    assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
+    assert!(place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).is_none());
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn evicted_content_is_fetched_again() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
-    place.site.cache.store.remove(Kind::Manifest, &digest);
+    place.upstream_cache.cache.store.remove(Kind::Manifest, &digest);
     let place = place.restarted();
     assert_eq!(head(&place, "v1").await.unwrap().outcome, CacheStatus::Hit);
     let expected = asked(&["HEAD v1", "GET DIGEST"], &digest);
@@ -396,7 +396,7 @@ async fn in_each_a_denial_ends_one_grant() {
     place.age_tag("v1", HOUR + SECOND);
     place.registry.with().fails = Some(Meaning::Denied);
     assert_eq!(kind(&place, "v1").await, Some(Meaning::Denied));
-    assert!(place.site.ledger.tag(&name(), &Tag::parse("v1").unwrap()).is_some());
+    assert!(place.upstream_cache.ledger.tag(&name(), &Tag::parse("v1").unwrap()).is_some());
     place.registry.with().fails = Some(UNAVAILABLE);
     assert_eq!(kind(&place, "v1").await, Some(UNAVAILABLE), "his grant has ended");
 }
@@ -429,10 +429,10 @@ async fn a_delete_during_a_fetch_is_not_undone() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     let (asking, gate) = asking(&place, digest.as_str()).await;
-    place.site.deleted(&name(), &reference(digest.as_str()));
+    place.upstream_cache.deleted(&name(), &reference(digest.as_str()));
     gate.add_permits(1000);
     assert!(asking.await.unwrap().is_ok());
-    assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
+    assert!(place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).is_none());
 }
 
 #[tokio::test]
@@ -441,39 +441,51 @@ async fn a_404_overtaken_by_a_push_is_forgotten() {
     let (asking, gate) = asking(&place, "v1").await;
     let tag = Tag::parse("v1").unwrap();
     let digest = Digest::sha256_of(image("a").as_bytes());
-    let writing = place.site.begin_write(&name());
-    place.site.pushed_manifest(&writing, &reference("v1"), &digest, None, image("a").as_bytes());
+    let writing = place.upstream_cache.begin_write(&name());
+    place.upstream_cache.pushed_manifest(&writing, &reference("v1"), &digest, None, image("a").as_bytes());
     gate.add_permits(1000);
     assert!(asking.await.unwrap().is_err());
-    assert_eq!(place.site.ledger.tag(&name(), &tag).unwrap().digest, digest);
+    assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag).unwrap().digest, digest);
     assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), vec!["HEAD v1".to_owned()]));
 }
 
 #[tokio::test]
 async fn concurrent_pushes_leave_the_tag_unknown() {
     let place = Place::new();
-    let writings = [place.site.begin_write(&name()), place.site.begin_write(&name())];
+    let writings = [place.upstream_cache.begin_write(&name()), place.upstream_cache.begin_write(&name())];
     for (writing, mark) in writings.iter().zip(["a", "b"]) {
         let digest = Digest::sha256_of(image(mark).as_bytes());
-        place.site.pushed_manifest(writing, &reference("v1"), &digest, None, image(mark).as_bytes());
-        assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_some());
+        place.upstream_cache.pushed_manifest(
+            writing,
+            &reference("v1"),
+            &digest,
+            None,
+            image(mark).as_bytes(),
+        );
+        assert!(place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).is_some());
     }
     let tag = Tag::parse("v1").unwrap();
-    assert_eq!(place.site.ledger.tag(&name(), &tag), None);
+    assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag), None);
     let digest = Digest::sha256_of(image("c").as_bytes());
-    let writing = place.site.begin_write(&name());
-    place.site.pushed_manifest(&writing, &reference("v1"), &digest, None, image("c").as_bytes());
-    assert_eq!(place.site.ledger.tag(&name(), &tag).unwrap().digest, digest);
+    let writing = place.upstream_cache.begin_write(&name());
+    place.upstream_cache.pushed_manifest(&writing, &reference("v1"), &digest, None, image("c").as_bytes());
+    assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag).unwrap().digest, digest);
 }
 
 #[tokio::test]
 async fn a_push_without_its_digest_is_not_kept() {
     let place = Place::new();
     let digest = Digest::sha256_of(image("a").as_bytes());
-    let writing = place.site.begin_write(&name());
-    place.site.pushed_manifest(&writing, &reference(digest.as_str()), &digest, None, image("b").as_bytes());
-    assert!(place.site.ledger.held(&name(), Kind::Manifest, &digest).is_none());
-    assert!(!place.site.cache.manifests.has(&digest));
+    let writing = place.upstream_cache.begin_write(&name());
+    place.upstream_cache.pushed_manifest(
+        &writing,
+        &reference(digest.as_str()),
+        &digest,
+        None,
+        image("b").as_bytes(),
+    );
+    assert!(place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).is_none());
+    assert!(!place.upstream_cache.cache.manifests.has(&digest));
 }
 
 #[tokio::test]
@@ -556,7 +568,7 @@ async fn a_manifests_own_type_wins() {
         size: Some(own.len() as u64),
         confirmed: clock::wall(),
     };
-    place.site.ledger.hold(&name(), Kind::Manifest, &digest, &called(media_type::OCI_INDEX));
+    place.upstream_cache.ledger.hold(&name(), Kind::Manifest, &digest, &called(media_type::OCI_INDEX));
     for head in [false, true] {
         let found = place.repository().manifest(&reference(digest.as_str()), &Accept::default(), head).await;
         assert_eq!(found.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
@@ -568,9 +580,9 @@ async fn an_image_is_never_served_as_an_index() {
     let place = Place::new();
     let digest = place.registry.push("v1", &image("a"));
     got(&place, "v1").await;
-    let held = place.site.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
+    let held = place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).unwrap();
     let held = Membership { media_type: MediaType::parse(media_type::OCI_INDEX).ok(), ..held };
-    place.site.ledger.hold(&name(), Kind::Manifest, &digest, &held);
+    place.upstream_cache.ledger.hold(&name(), Kind::Manifest, &digest, &held);
     assert_eq!(get(&place, digest.as_str()).await.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
     assert_eq!(place.registry.asked()[..1], asked(&["HEAD DIGEST"], &digest));
 }
