@@ -1,4 +1,4 @@
-//! `/readyz`: whether requests should come here, and what is wrong.
+//! `/readyz`: the readiness of the gateway, the state of its upstreams, and its problems.
 
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -9,8 +9,8 @@ use crate::body::Body;
 use crate::cache::BreakerState;
 use crate::gateway::Core;
 
-/// Returns the readiness of the gateway. An upstream that fails does not make it unready, nor does a cache that can't
-/// store anything: it names their state and answers what it can.
+/// Returns the readiness of the gateway. Neither a failing upstream nor a cache that can't store anything makes the gateway
+/// unready: it still serves what it can. The answer names their state.
 pub(super) fn answer(state: &AdminState) -> Response<Body> {
     let (status, word) = match state.is_draining() {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -10,10 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::cache::Cache;
 use crate::gateway::Core;
 
-/// Jobs that run at a time: each may read the whole disk.
+/// The most jobs that run at a time: each may read the whole disk.
 const JOBS: usize = 4;
 
-/// The state of a gateway that runs.
+/// The state of a running gateway.
 pub(crate) struct AdminState {
     core: Arc<ArcSwap<Core>>,
     draining: AtomicBool,
@@ -23,13 +23,13 @@ pub(crate) struct AdminState {
 }
 
 impl AdminState {
-    /// Returns the state of a gateway that answers by `core`.
+    /// Returns the state of a gateway that serves requests by `core`.
     pub(crate) fn new(core: Arc<ArcSwap<Core>>) -> Self {
         let (draining, jobs) = (AtomicBool::new(false), Arc::new(Semaphore::new(JOBS)));
         Self { core, draining, problems: Mutex::default(), jobs }
     }
 
-    /// Makes the gateway unready for good: it ends.
+    /// Makes the gateway unready for good, because it is shutting down.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -38,7 +38,7 @@ impl AdminState {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Notes that `what` could not be reloaded, so that the old stays in force; or, with `None`, that it was.
+    /// Records the problem because of which `what` was not reloaded and its old version stays in force; `None` clears it.
     pub(crate) fn note(&self, what: &'static str, problem: Option<String>) {
         let mut problems = self.problems.lock();
         problems.retain(|(known, _)| *known != what);
@@ -51,12 +51,12 @@ impl AdminState {
         problems.iter().map(|(what, problem)| format!("{what}: {problem}")).collect()
     }
 
-    /// Returns what the gateway answers by now.
+    /// Returns the state by which the gateway serves requests now; a reload replaces it.
     pub(super) fn core(&self) -> Arc<Core> {
         self.core.load_full()
     }
 
-    /// Takes a job's place, until the permit is dropped. `None` while as many jobs run as may.
+    /// Takes a slot for a job, until the permit is dropped. `None` while all slots are taken.
     pub(super) fn try_job(&self) -> Option<OwnedSemaphorePermit> {
         self.jobs.clone().try_acquire_owned().ok()
     }

@@ -20,7 +20,7 @@ pub(crate) struct Cache {
     pub(crate) store: Arc<Store>,
     pub(crate) records: Records,
     pub(crate) fills: Arc<Fills>,
-    /// The writes to each upstream's repositories.
+    /// The write generations of each upstream's repositories.
     pub(crate) generations: Arc<Generations>,
     pub(crate) pool: Arc<HashPool>,
     pub(crate) pushes: Arc<PushSpools>,
@@ -38,9 +38,9 @@ impl Cache {
         let counters = Arc::new(Counters::default());
         let store = Store::open(settings, counters.clone());
         let cache = Self::on(settings, store, counters);
-        let tended = Arc::downgrade(&cache);
+        let weak = Arc::downgrade(&cache);
         cache.store.tend_by(move || {
-            if let Some(cache) = tended.upgrade() {
+            if let Some(cache) = weak.upgrade() {
                 cache.records.count();
                 cache.store.note_records(cache.records.bytes());
             }
@@ -48,7 +48,7 @@ impl Cache {
         cache
     }
 
-    /// Opens it for reading alone: nothing below the directory is made, written or removed.
+    /// Opens the cache for reading alone: creates, writes and removes nothing below the directory.
     pub(crate) fn open_read_only(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open_read_only(settings, counters.clone());
@@ -74,7 +74,7 @@ impl Cache {
         })
     }
 
-    /// Ends the downloads under way such that the next process goes on with them, and waits until that is on the disk.
+    /// Stops the downloads so that the next process can resume them, and waits until they are on the disk.
     pub(crate) async fn close(self: &Arc<Self>) {
         while self.fills.stop() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -93,7 +93,7 @@ impl Cache {
         &self.store
     }
 
-    /// Returns the most that it may hold, in bytes.
+    /// Returns the limit of its size, in bytes.
     pub(crate) fn max_size(&self) -> u64 {
         self.settings.max_size
     }

@@ -1,15 +1,15 @@
-//! Reasons why the cache gives nothing.
+//! The errors of the cache.
 
 use std::time::Duration;
 
 use crate::meaning::{Meaning, UpstreamFailure};
 
-/// The reason why something is not given.
+/// The reason why the cache does not serve a request.
 #[derive(Debug, Clone)]
 pub(crate) enum CacheError {
-    /// The upstream gave nothing.
+    /// The upstream was asked, and gave no usable answer.
     Origin(UpstreamFailure),
-    /// The upstream has said lately that there is no such manifest.
+    /// The upstream has answered lately that there is no such manifest.
     NotFound,
     /// The content is not here, and the requester may not have it fetched.
     FetchForbidden,
@@ -17,13 +17,13 @@ pub(crate) enum CacheError {
     Offline,
     /// The content is not here, and the upstream's circuit is open.
     CircuitOpen,
-    /// The upstream wants to be left alone for this time; the request was not needed at once.
+    /// The upstream limits the rate for this much longer. The request was not sent: it can wait.
     RateLimited(Duration),
     /// None of the requested bytes is in the blob (RFC 9110 section 15.5.17), which has this many.
     Unsatisfiable(u64),
-    /// The request is not for the cache: let the upstream answer.
+    /// The cache can't answer this request: pass it on to the upstream.
     Bypass(BypassReason),
-    /// The content was on its way, and that has just ended: ask again.
+    /// The download that the request was to join has just ended: ask the cache again.
     Retry,
 }
 
@@ -33,7 +33,7 @@ impl CacheError {
         Self::Origin(UpstreamFailure::unusable(reason))
     }
 
-    /// Returns true if content that is held already may serve in spite of it: the registry itself has not said no.
+    /// Returns true if held content may be served despite this error, because the registry itself has not refused.
     pub(crate) fn allows_stale(&self) -> bool {
         match self {
             Self::Origin(failure) => failure.meaning.allows_stale(),
@@ -56,7 +56,7 @@ impl CacheError {
     }
 }
 
-/// The reason why an answer is the upstream's own, and not cached.
+/// The reason why the upstream's answer is passed on without the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BypassReason {
     /// The client does not accept the type of the manifest that is held.
@@ -69,18 +69,18 @@ pub(crate) enum BypassReason {
     StrangeStatus,
     /// The digest's algorithm is not checked here.
     UnknownAlgorithm,
-    /// The length of the blob is not known, and HEAD must tell it.
+    /// A HEAD request asks for the length of the blob, which is not known.
     UnknownLength,
     /// The blob that is held is not as long as the upstream says.
     OtherLength,
     /// The upstream serves neither ranges nor lengths.
     NoRanges,
-    /// Downloads that the request joined ended each time before it had a byte.
+    /// Each download that the request joined ended before its first byte.
     Unsettled,
 }
 
 impl BypassReason {
-    /// All of them.
+    /// All reasons, in the order of the enum.
     pub(crate) const ALL: [Self; 9] = [
         Self::NotAccepted,
         Self::NotUnderstood,

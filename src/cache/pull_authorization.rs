@@ -1,4 +1,4 @@
-//! The check of `pull_authorization = "each"`: whether the requester's own credentials pass at the upstream.
+//! The check of `pull_authorization = "each"`: the upstream must let the requester read with its own credentials.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::meaning::Ends;
 use crate::proto::{Digest, Reference};
 use crate::single_flight::SingleFlight;
 
-/// The check of whether requesters may read repositories of one upstream.
+/// The check that requesters may read repositories of one upstream.
 pub(crate) struct PullAuthorizer {
     pub(crate) mode: PullAuthorization,
     /// True if the upstream is shown a client certificate: then no request is anonymous.
@@ -26,10 +26,11 @@ pub(crate) struct PullAuthorizer {
     pub(crate) lookups: Lookups,
 }
 
-/// The lookups under way, each once for all who want the same grant; about one resource alone where it matters.
+/// The lookups under way, one for all requesters that want the same grant. The key names a resource only if a lookup by
+/// another resource was refused.
 pub(crate) type Lookups = SingleFlight<(Grant, Option<Resource>), Lookup>;
 
-/// The answer to the question for a grant, and the resource that it was asked about.
+/// The result of a lookup for a grant, and the resource that the upstream was asked for.
 #[derive(Clone)]
 pub(crate) struct Lookup {
     resource: Resource,
@@ -37,11 +38,11 @@ pub(crate) struct Lookup {
 }
 
 impl PullAuthorizer {
-    /// Checks that the requester may read the repository at the upstream. In `"shared"` the rules have decided; in `"each"`
-    /// the upstream is asked about the manifest where it has not been lately.
+    /// Checks that the requester may read the repository at the upstream. With `"shared"` the access rules have
+    /// decided; with `"each"` the upstream is asked for the manifest, unless the requester's grant is fresh.
     ///
     /// # Errors
-    /// The upstream's no, and whatever kept it from being asked: this fails closed.
+    /// The upstream's refusal, or the reason why the upstream could not be asked: this fails closed.
     pub(crate) async fn authorize_manifest(
         self: &Arc<Self>,
         requester: &Requester,
@@ -53,7 +54,7 @@ impl PullAuthorizer {
         }
     }
 
-    /// Checks that, asking about a blob.
+    /// Checks the same by a request for a blob.
     ///
     /// # Errors
     /// As [`authorize_manifest`](Self::authorize_manifest).
@@ -74,18 +75,18 @@ impl PullAuthorizer {
         resource: impl FnOnce() -> Resource,
     ) -> Result<(), CacheError> {
         let own = (Some(requester.identity().clone()), requester.repository().clone());
-        let everyones = (None, requester.repository().clone());
-        if self.grants.is_fresh(&own) || self.grants.is_fresh(&everyones) {
+        let public = (None, requester.repository().clone());
+        if self.grants.is_fresh(&own) || self.grants.is_fresh(&public) {
             return Ok(());
         }
         let result = if self.gate.is_offline() {
             Err(CacheError::Offline)
         } else {
-            self.renew(requester, &own, &everyones, &resource()).await
+            self.renew(requester, &own, &public, &resource()).await
         };
         match result {
             Err(refusal) if is_out_of_reach(&refusal) => {
-                let is_bearable = self.grants.is_bearable(&own) || self.grants.is_bearable(&everyones);
+                let is_bearable = self.grants.is_bearable(&own) || self.grants.is_bearable(&public);
                 if is_bearable { Ok(()) } else { Err(refusal) }
             }
             result => result,
@@ -96,17 +97,18 @@ impl PullAuthorizer {
         self: &Arc<Self>,
         requester: &Requester,
         own: &Grant,
-        everyones: &Grant,
+        public: &Grant,
         resource: &Resource,
     ) -> Result<(), CacheError> {
         let is_private = self.shows_certificate || self.grants.is_private(requester.repository());
-        if !is_private && self.obtain(requester, everyones, resource).await.is_ok() {
+        if !is_private && self.obtain(requester, public, resource).await.is_ok() {
             return Ok(());
         }
         self.obtain(requester, own, resource).await
     }
 
-    /// Asks once for all who want the same grant. A no to the resource of the first is not one to those of the others.
+    /// Asks the upstream once for all requesters that want the same grant. A refusal of the first one's resource does not
+    /// count for requests for another resource.
     async fn obtain(
         self: &Arc<Self>,
         requester: &Requester,
@@ -146,7 +148,7 @@ impl PullAuthorizer {
         self.lookups.join((grant.clone(), alone), ask).await.0
     }
 
-    /// Returns true if the registry itself has said no to the requester.
+    /// Returns true if the registry itself has refused the requester.
     fn is_no(&self, requester: &Requester, refusal: &CacheError) -> bool {
         refusal.meaning().is_some_and(|meaning| self.gate.ends(requester, meaning) != Ends::Nothing)
     }
@@ -172,8 +174,8 @@ impl PullAuthorizer {
     }
 }
 
-/// Returns true if the upstream could not be reached, or did not work. That it limits us, that its token endpoint does not
-/// take us, and that it answers what can't be used is not that: a requester that may not read any more could bring it about.
+/// Returns true if the upstream could not be reached or did not work, so that an older grant may still count. A rate limit,
+/// refused credentials and an unusable answer do not count as such: a requester that may no longer read could cause them.
 /// The circuit is open to [`Priority::Authorization`] only where the probe has had no answer either.
 fn is_out_of_reach(refusal: &CacheError) -> bool {
     match refusal {

@@ -1,4 +1,4 @@
-//! One request's view of a repository at its upstream.
+//! The view that a request has of a repository at its upstream.
 
 use std::sync::Arc;
 

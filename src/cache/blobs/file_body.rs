@@ -102,7 +102,7 @@ pub(crate) struct FileReader {
 pub(crate) enum Read {
     /// The read is done.
     Now(io::Result<Bytes>),
-    /// It goes on, see [`FileReader::poll_pending`].
+    /// The read goes on, see [`FileReader::poll_pending`].
     Later,
 }
 

@@ -28,15 +28,15 @@ pub(crate) struct Stats {
     pub manifests: Amount,
     /// Blobs on their way, or left half way.
     pub partial: Amount,
-    /// The reason why nothing can be kept now, if that is so.
-    pub trouble: Option<String>,
+    /// The reason why nothing can be kept now, if there is one.
+    pub degraded: Option<String>,
     /// Each upstream's part.
     pub upstreams: Vec<UpstreamStats>,
     /// The counters of a running gateway since its start.
     pub counted: Option<Counted>,
 }
 
-/// One upstream's part of a cache, in numbers.
+/// The part of a cache that belongs to one upstream, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UpstreamStats {
     /// Its name.
@@ -75,7 +75,7 @@ pub(crate) fn stats(cache: &Cache, upstreams: &[Arc<UpstreamCache>], runs: bool)
         blobs: usage.blobs,
         manifests: usage.manifests,
         partial: usage.partials,
-        trouble: cache.store().degraded_reason(),
+        degraded: cache.store().degraded_reason(),
         upstreams: upstreams.iter().map(|upstream| stats_of(upstream, runs)).collect(),
         counted: runs.then(|| cache.counters().counted()),
     }

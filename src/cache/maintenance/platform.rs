@@ -1,4 +1,4 @@
-//! Platforms, by which an index's images are chosen (image-spec image-index.md, "platform").
+//! Platforms, by which images are chosen from an index (image-spec image-index.md, "platform").
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub(crate) struct Platform {
 pub(crate) enum Platforms {
     /// Every platform, and attestations, which an index names as well.
     All,
-    /// These.
+    /// The named platforms.
     These(Vec<Platform>),
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct Listed {
 }
 
 impl Platform {
-    /// Returns this machine's platform. Containers run on Linux, whatever runs below.
+    /// Returns this machine's platform. Its OS is always `linux`: elsewhere containers run in a Linux virtual machine.
     pub(crate) fn here() -> Self {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", None),
@@ -52,7 +52,7 @@ impl Platform {
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant }
     }
 
-    /// Reads `OS/ARCH[/VARIANT]`; also the names that `uname -m` has for architectures.
+    /// Parses `OS/ARCH[/VARIANT]`. Accepts the architecture names of `uname -m` as well.
     ///
     /// # Errors
     /// [`PlatformError`].
@@ -77,7 +77,7 @@ impl Platform {
         Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant })
     }
 
-    /// Returns the level of the architecture, where variants have an order: v6 runs on v7.
+    /// Returns the number of the variant, for architectures of which a higher variant runs images of a lower one: v7 runs v6.
     fn level(&self) -> Option<u8> {
         match (self.variant.as_deref().filter(|variant| !variant.is_empty()), self.architecture.as_str()) {
             (Some(variant), "arm" | "arm64" | "amd64") => variant.strip_prefix('v')?.parse().ok(),
@@ -88,7 +88,7 @@ impl Platform {
         }
     }
 
-    /// Returns how well an image for `other` runs here; none if it does not.
+    /// Returns how well an image for `other` runs on this platform, higher being better; none if it does not run.
     fn fitness(&self, other: &Self) -> Option<u8> {
         if (&self.os, &self.architecture) != (&other.os, &other.architecture) {
             return None;
@@ -108,10 +108,11 @@ impl fmt::Display for Platform {
 }
 
 impl Platforms {
-    /// Reads a list of platforms; an empty one is this machine's, and `all` among them means all.
+    /// Parses a list of platforms. An empty list means this machine's platform, and `all` anywhere in the list every
+    /// platform.
     ///
     /// # Errors
-    /// [`PlatformError`] for the first that is none.
+    /// [`PlatformError`] for the first text that is no platform.
     pub(crate) fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, PlatformError> {
         if texts.is_empty() {
             return Ok(Self::These(vec![Platform::here()]));
@@ -122,11 +123,11 @@ impl Platforms {
         texts.iter().map(|text| Platform::parse(text.as_ref())).collect::<Result<_, _>>().map(Self::These)
     }
 
-    /// Returns those of an index's manifests that are meant, in its order. Where none of them is for a platform, there is nothing to
-    /// choose between: all.
+    /// Returns the index's manifests for the wanted platforms, in the order of the index. If no manifest names a platform,
+    /// returns all of them.
     ///
     /// # Errors
-    /// Names the platform that is missing, and those that are there.
+    /// A text that names the missing platform, and those that the index has.
     pub(crate) fn choose(&self, listed: &[Listed]) -> Result<Vec<Digest>, String> {
         let wanted = match self {
             Self::These(wanted) if listed.iter().any(|one| one.platform.is_some()) => wanted,
@@ -149,7 +150,7 @@ impl Platforms {
 fn missing(wanted: &Platform, listed: &[Listed]) -> String {
     let known = listed.iter().filter_map(|one| one.platform.as_ref()).filter(|one| one.os != "unknown");
     let known: Vec<String> = known.map(Platform::to_string).collect();
-    format!("there is none for {wanted}; there are: {}", known.join(", "))
+    format!("no manifest for {wanted}; the index has: {}", known.join(", "))
 }
 
 fn is_word(byte: u8) -> bool {
@@ -168,7 +169,7 @@ mod tests {
         platforms.iter().enumerate().map(one).collect()
     }
 
-    /// The places in the index of what is chosen.
+    /// Returns the positions of the chosen manifests in the index.
     fn chosen(wanted: &[&str], platforms: &[&str]) -> Result<Vec<usize>, String> {
         let listed = listed(platforms);
         let place = |digest| listed.iter().position(|one| one.digest == digest).unwrap();
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn a_platform_that_is_not_there_is_named_with_those_that_are() {
         let error = chosen(&["linux/riscv64"], &ALPINE[..2]).unwrap_err();
-        assert_eq!(error, "there is none for linux/riscv64; there are: linux/amd64, linux/arm/v6");
+        assert_eq!(error, "no manifest for linux/riscv64; the index has: linux/amd64, linux/arm/v6");
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl ManifestFetcher {
         let media_type = said.media_type.or_else(|| before?.media_type);
         let found = match self.kept(digest, media_type.as_ref()) {
             Some((kept, media_type)) => Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated),
-            // What is here is no manifest of the type that the upstream says.
+            // The kept bytes are no manifest of the type that the upstream names.
             None if self.is_served(digest) => return None,
             None => Manifest {
                 digest: digest.clone(),

@@ -189,7 +189,7 @@ impl Pull<'_> {
                     Some(head) if self.head && may_fetch => {
                         return Ok(Manifest::of_head(head, CacheStatus::Hit));
                     }
-                    // It may have come since, by its digest: docker asks for tags with HEAD.
+                    // The manifest may have been pulled by digest since: docker asks for a tag with HEAD first.
                     Some(head) => match fetcher.believed(self.requester, &head.digest) {
                         Some(manifest) => State::Record(manifest, head.generation),
                         None if may_fetch => State::Fetch(head.digest, head.generation),
@@ -203,14 +203,14 @@ impl Pull<'_> {
                         return Ok(manifest);
                     }
                     if !may_fetch {
-                        // It has moved on to what is not here.
+                        // The tag has moved to a manifest that is not held.
                         return Err(CacheError::FetchForbidden);
                     }
                     State::Fetch(manifest.digest, generation)
                 }
                 State::Fetch(digest, generation) => match self.fetch(&digest).await {
                     Ok(manifest) => State::Record(manifest, generation),
-                    // It has moved on meanwhile, or HEAD tells of another form than GET.
+                    // The tag has moved meanwhile, or HEAD describes another form of the manifest than GET.
                     Err(refusal) if refusal.meaning() == Some(Meaning::NotFound) => {
                         State::Resolve(Form::Whole)
                     }
@@ -269,7 +269,7 @@ impl Pull<'_> {
             .share(&self.pulls.digests, (digest.clone(), self.head), |pulls, requester, (digest, head)| {
                 async move {
                     let fetcher = &pulls.fetcher;
-                    // It may have come between the look that found nothing and this.
+                    // Another request may have fetched the manifest since the last lookup.
                     if let Some(manifest) = fetcher.believed(&requester, &digest) {
                         return Ok(manifest);
                     }

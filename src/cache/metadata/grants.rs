@@ -1,4 +1,4 @@
-//! The grants of `pull_authorization = "each"`: whose own credentials have passed at the upstream, and lately.
+//! The grants of `pull_authorization = "each"`: which identities the upstream has lately let read which repositories.
 
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,12 @@ pub(crate) struct Grants {
     stale: Duration,
     /// The time when each was given.
     given: Cache<Grant, Instant>,
-    /// The time when each repository was found not to be for everyone.
+    /// The time when each repository was found not to be public.
     private: Cache<RepositoryName, Instant>,
 }
 
 impl Grants {
-    /// Returns none yet.
+    /// Returns an empty table.
     pub(crate) fn new(settings: &config::UpstreamCacheOptions) -> Self {
         Self {
             ttl: settings.tag_ttl,
@@ -41,12 +41,12 @@ impl Grants {
         is_younger(self.given.get(grant), self.ttl)
     }
 
-    /// Returns true if the grant still counts while the upstream can't say.
+    /// Returns true if the grant still counts while the upstream cannot be reached.
     pub(crate) fn is_bearable(&self, grant: &Grant) -> bool {
         is_younger(self.given.get(grant), self.ttl + self.stale)
     }
 
-    /// Returns true if the repository was lately found not to be for everyone.
+    /// Returns true if the repository was lately found not to be public.
     pub(crate) fn is_private(&self, repository: &RepositoryName) -> bool {
         is_younger(self.private.get(repository), self.ttl)
     }

@@ -1,4 +1,4 @@
-//! One record: an HTTP header block (RFC 9112 section 2.1), readable with `cat`.
+//! The format of a record: an HTTP header block (RFC 9112 section 2.1), readable with `cat`.
 //!
 //! ```text
 //! Content-Type: application/vnd.oci.image.manifest.v1+json

@@ -1,4 +1,4 @@
-//! Records of one upstream, which no answer changes that a write has overtaken.
+//! The records of one upstream. An answer that was asked for before a write changes nothing.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::config;
 use crate::config::RepositoryPattern;
 use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
-/// The records of one upstream, and how often its repositories have been written to.
+/// The records of one upstream, and the write generations of its repositories.
 pub(crate) struct UpstreamMetadata {
-    /// The upstream's name. It tells a repository apart from all other upstreams', and outlives this value: after a change of
-    /// the configuration there is another, for the same records.
+    /// The upstream's name. With it a repository's name is unique among all upstreams. A reload creates another value with
+    /// the same name for the same records.
     upstream: Arc<str>,
     /// The prefix of its repositories' names here.
     prefix: Box<str>,
@@ -29,7 +29,7 @@ pub(crate) struct UpstreamMetadata {
 #[derive(Debug, Clone)]
 pub(crate) struct Writing {
     repository: RepositoryName,
-    /// The repository's, when the write began.
+    /// The repository's generation when the write began.
     generation: Generation,
 }
 
@@ -39,7 +39,7 @@ impl Writing {
         &self.repository
     }
 
-    /// Returns where the repository was when the write began.
+    /// Returns the repository's generation when the write began.
     pub(crate) fn generation(&self) -> Generation {
         self.generation
     }
@@ -63,12 +63,12 @@ impl UpstreamMetadata {
         &self.ledger
     }
 
-    /// Returns the canonical name of the repository that the upstream calls `name`; none where that is too long for a name.
+    /// Returns the canonical name of the repository that the upstream calls `name`; none if it would be too long.
     pub(crate) fn canonical(&self, name: &RepositoryName) -> Option<RepositoryName> {
         name.with_prefix(&self.prefix).ok()
     }
 
-    /// Marks the content of kept repositories that is here already.
+    /// Keeps the content of all repositories that `keep` matches from being evicted.
     pub(crate) fn keep_all(&self) {
         for repository in self.ledger.repositories() {
             if self.is_kept(&repository) {
@@ -86,13 +86,13 @@ impl UpstreamMetadata {
                 .is_some_and(|name| self.keep.iter().any(|pattern| pattern.matches(&name)))
     }
 
-    /// Returns how often `repository` has been written to, for what is about to be asked.
+    /// Returns the generation of `repository`, to be noted before the upstream is asked.
     pub(crate) fn generation(&self, repository: &RepositoryName) -> Generation {
         self.generations.of((&*self.upstream, repository))
     }
 
-    /// Notes that `repository` has been written to: what was asked before counts for nothing. Returns its generations before
-    /// and after.
+    /// Notes that `repository` has been written to: answers to earlier requests are not recorded any more. Returns the
+    /// generations before and after.
     pub(crate) fn advance(&self, repository: &RepositoryName) -> (Generation, Generation) {
         self.generations.advance((&*self.upstream, repository))
     }
@@ -102,7 +102,7 @@ impl UpstreamMetadata {
         Writing { repository: repository.clone(), generation: self.generation(repository) }
     }
 
-    /// Forgets what has been deleted from a repository through this gateway, or perhaps has.
+    /// Forgets content that was, or may have been, deleted from a repository through this gateway.
     pub(crate) fn deleted(&self, repository: &RepositoryName, reference: &Reference) {
         self.advance(repository);
         match reference {
@@ -114,15 +114,15 @@ impl UpstreamMetadata {
         }
     }
 
-    /// Records that a repository holds a blob, as the upstream has said to a push through this gateway.
+    /// Records that a repository holds a blob, which the upstream has accepted in a push through this gateway.
     pub(crate) fn pushed_blob(&self, repository: &RepositoryName, digest: &Digest) {
         let (_, generation) = self.advance(repository);
         let held = Membership { media_type: None, size: None, confirmed: clock::wall() };
         self.hold_since(generation, repository, Kind::Blob, digest, &held);
     }
 
-    /// Records that a repository holds something, by its upstream's word there when it was at `generation`. Returns true if
-    /// that still counts.
+    /// Records that a repository holds content, unless the repository has been written to since `generation`, at which the
+    /// upstream was asked. Returns true if it was recorded.
     pub(crate) fn hold_since(
         &self,
         generation: Generation,
@@ -140,7 +140,7 @@ impl UpstreamMetadata {
         self.unless_written(repository, generation, hold, || self.ledger.release(repository, kind, digest))
     }
 
-    /// Records where a tag points, likewise.
+    /// Records where a tag points, on the same condition.
     pub(crate) fn point_since(
         &self,
         generation: Generation,
@@ -152,7 +152,7 @@ impl UpstreamMetadata {
         self.unless_written(repository, generation, point, || self.ledger.forget_tag(repository, tag))
     }
 
-    /// Forgets that a repository holds something, likewise.
+    /// Forgets that a repository holds content, on the same condition.
     pub(crate) fn release_since(
         &self,
         generation: Generation,
@@ -164,8 +164,8 @@ impl UpstreamMetadata {
         self.unless_written(repository, generation, release, || ());
     }
 
-    /// Does `note`, unless `repository` has been written to since it was at `generation`; where it is written to meanwhile,
-    /// does `undo`. Returns true if it was not. No request waits for another's disk.
+    /// Runs `note`, unless `repository` has been written to since `generation`, and then `undo`, if it was written to
+    /// meanwhile. Returns true if it was not written to. Takes no lock, so that no request waits for another's disk.
     pub(crate) fn unless_written(
         &self,
         repository: &RepositoryName,

@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::meaning::UpstreamFailure;
 use crate::proto::{Digest, Reference, RepositoryName};
 
-/// One repository at its upstream, asked with one request's permit and as its account there.
+/// A repository at its upstream, asked with the permit of one request and as its account there.
 pub(crate) trait Origin: Send + Sync + 'static {
     /// Asks the upstream. An answer is a success, or the redirect that [`OriginRequest::BlobExists`] takes for one; all else
     /// that the upstream says is an [`UpstreamFailure`].

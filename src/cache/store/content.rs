@@ -112,7 +112,7 @@ impl Contents {
                 && (!integrity::is_doubtful(metadata) || self.index.lock().is_pending(kind, digest))
         };
         let look = || std::fs::symlink_metadata(&path).is_ok_and(|metadata| trusted(&metadata));
-        // It may have been synced between reading the metadata and the index.
+        // The file may have been synced between reading its metadata and the index.
         look() || look()
     }
 
@@ -207,7 +207,7 @@ impl Contents {
 
     /// Returns true if a file can be trusted. One that is marked may not be on the disk, unless this process put it there.
     fn trusts(&self, kind: Kind, digest: &Digest, file: &File, metadata: &Metadata) -> bool {
-        // It may have been synced since its metadata were read: then it is not pending, and not marked either.
+        // The file may have been synced since its metadata were read: then it is neither pending nor marked.
         !integrity::is_doubtful(metadata)
             || self.index.lock().is_pending(kind, digest)
             || file.metadata().is_ok_and(|metadata| !integrity::is_doubtful(&metadata))

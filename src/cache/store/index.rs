@@ -1,7 +1,7 @@
 //! The index in memory of what is on the disk: how much there is, what is in use, and what may be evicted.
 //!
-//! It is built by a scan of the disk, and the disk is right: another process may add and remove files, so content that is not
-//! in the index may be there, and content that is may have vanished.
+//! A scan of the disk builds the index. The disk is right where they differ: another process may add and remove files, so
+//! content may be on the disk without being in the index, and content in the index may have vanished.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -366,7 +366,7 @@ impl Partition {
         let mut freed = 0;
         while freed < bytes {
             let next = self.queue.next(|digest| match self.entries.get(digest) {
-                // It is kept for good, and need not be queued again.
+                // The content is kept for good, and need not be queued again.
                 Some(_) if kept(digest) => Candidate::Out,
                 Some(entry) if entry.pins == 0 => Candidate::Free(entry.queued),
                 Some(entry) => Candidate::Pinned(entry.queued),

@@ -63,7 +63,7 @@ impl Maintenance {
                 scanned = files::now();
             }
             if layout.is_readable() && files::now() >= hourly + SCAN_EVERY {
-                // It may take long, and must not be called while it is locked.
+                // The work may take long, and must not run while the lock is held.
                 let work = self.hourly.lock().clone();
                 work.inspect(|work| work());
                 hourly = files::now();
@@ -72,7 +72,7 @@ impl Maintenance {
             for (kind, digest) in queue.take_verifications() {
                 doubtful.extend(layout.content(kind, &digest).map(|path| (kind, digest, path)));
             }
-            // One at a time, as room may have to be made meanwhile.
+            // Only one verification at a time, because room may have to be made meanwhile.
             if let Some((kind, digest, path)) = doubtful.pop() {
                 self.verify(kind, &digest, &path);
             }

@@ -18,11 +18,11 @@ pub(crate) struct PartialFile {
     pub(crate) name: String,
     pub(crate) file: Arc<File>,
     pub(crate) head: Head,
-    /// All up to here has been written.
+    /// The offset up to which all bytes have been written.
     pub(crate) reached: AtomicU64,
-    /// It waits to be synced.
+    /// True while the file waits to be synced.
     pub(crate) queued: AtomicBool,
-    /// Its files are gone: a head that is written now would stay for ever.
+    /// True once the files are removed: a head that is written afterwards would stay for ever.
     gone: Mutex<bool>,
 }
 

@@ -25,7 +25,7 @@ use crate::cache::store::sync::{SyncQueue, Syncer};
 use crate::config;
 use crate::proto::Digest;
 
-/// Content on disk. Dropped, it waits until everything is synced.
+/// The content on disk. Dropping it waits until everything is synced.
 pub(crate) struct Store {
     pub(crate) index: SharedIndex,
     layout: Arc<Layout>,
@@ -40,24 +40,24 @@ pub(crate) struct Store {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The amount of what is kept.
+/// The use of the store's space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Blobs in place.
+    /// Complete blobs.
     pub blobs: Amount,
-    /// Manifests in place.
+    /// Complete manifests.
     pub manifests: Amount,
     /// Partials that are not being written.
     pub partials: Amount,
-    /// Bytes reserved for blobs on their way.
+    /// Bytes reserved for blobs that are being downloaded.
     pub reserved: u64,
-    /// True if all has been counted since the start; until then there may be more.
+    /// True once the scan has counted all files; until then there may be more.
     pub counted: bool,
-    /// The most that is kept, in bytes.
+    /// The limit, in bytes.
     pub max_size: u64,
 }
 
-/// Content on the disk.
+/// A blob or manifest on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// Its digest.
@@ -69,21 +69,21 @@ pub(crate) struct Listed {
 }
 
 impl Store {
-    /// Opens the store in the settings' directory, which is made where it is missing. Never fails, see
-    /// [`degraded_reason`](Self::degraded_reason). The disk is scanned behind this.
+    /// Opens the store in the settings' directory, which is created if it is missing. Never fails, see
+    /// [`degraded_reason`](Self::degraded_reason). The disk is scanned in the background.
     pub(crate) fn open(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
         Self::open_on(settings, counters, Box::new(space::free_space))
     }
 
-    /// Opens the store for reading alone: nothing is made, written or removed, or counted as a use, and no thread is started.
-    /// Everything is counted when this returns.
+    /// Opens the store for reading alone: creates, writes and removes nothing, counts no use, and starts no thread. Returns
+    /// once everything is counted.
     pub(crate) fn open_read_only(settings: &config::Cache, counters: Arc<Counters>) -> Arc<Self> {
         let store = Self::new(settings, counters, Box::new(space::free_space), true);
         store.maintenance.scan_read_only();
         Arc::new(store)
     }
 
-    /// Opens the store on a disk of which `free` tells.
+    /// Opens the store on a disk whose free space `free` returns.
     pub(crate) fn open_on(
         settings: &config::Cache,
         counters: Arc<Counters>,
@@ -137,28 +137,28 @@ impl Store {
 
     fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // On Linux this is the calling thread's alone. Where it is not allowed, the thread runs at the usual priority.
+            // On Linux this sets the priority of the calling thread alone. If it fails, the thread runs at the usual priority.
             let _ = rustix::process::nice(NICENESS);
             work();
         });
         thread
             .inspect_err(|error| {
-                self.health.degrade(format!("the cache's thread can't be started: {error}"));
+                self.health.degrade(format!("can't start a thread of the cache: {error}"));
             })
             .ok()
     }
 
-    /// Returns what may be done in the directory.
+    /// Returns the rights below the store's directory.
     pub(crate) fn access(&self) -> Access {
         self.layout.access().clone()
     }
 
-    /// Has `tend` called every hour, in the maintenance thread.
+    /// Sets the function that the maintenance thread calls every hour.
     pub(crate) fn tend_by(&self, tend: impl Fn() + Send + Sync + 'static) {
         self.maintenance.set_hourly(Arc::new(tend));
     }
 
-    /// Opens content, if it is there and can be trusted. It is not evicted as long as the result lives. Counts as a use.
+    /// Opens content, if it is there and can be trusted. It is not evicted until the result is dropped. Counts as a use.
     pub(crate) fn content(&self, kind: Kind, digest: &Digest) -> Option<Content> {
         self.contents.open(kind, digest)
     }
@@ -178,23 +178,23 @@ impl Store {
         self.contents.length(kind, digest)
     }
 
-    /// Keeps a manifest, whose bytes have been checked against `digest`. Does nothing where it cannot be kept.
+    /// Keeps a manifest, whose bytes the caller has checked against `digest`. Does nothing if it cannot be kept.
     pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8]) {
         self.contents.keep_manifest(digest, bytes, self.space.manifest_limit());
     }
 
-    /// Keeps `digest` from being evicted as long as this process runs, whether it is there yet or not.
+    /// Keeps `digest` from being evicted as long as this process runs, even if its content comes later.
     pub(crate) fn keep(&self, digest: &Digest) {
         self.index.lock().keep(digest);
     }
 
-    /// Notes how many bytes records take of what manifests and records have together.
+    /// Notes how many bytes the records take of the share that manifests and records have together.
     pub(crate) fn note_records(&self, bytes: u64) {
         self.index.lock().records = bytes;
         self.queue.wake();
     }
 
-    /// Evicts nothing until `sort` has [kept](Self::keep) what must stay, in a thread of its own.
+    /// Runs `sort` in a thread of its own, and evicts nothing until it has [kept](Self::keep) the content that must stay.
     pub(crate) fn sort_out(&self, sort: impl FnOnce() + Send + 'static) {
         self.index.lock().eviction_holds += 1;
         let hold = EvictionHold { index: self.index.clone(), queue: self.queue.clone() };
@@ -202,7 +202,7 @@ impl Store {
             sort();
             drop(hold);
         };
-        // Without a thread the work is not done, and what was to stay is evicted like the rest.
+        // If no thread can be started, nothing is marked, and the content that must stay is evicted like the rest.
         let _ = std::thread::Builder::new().name("cache-sort".to_owned()).spawn(work);
     }
 
@@ -211,8 +211,8 @@ impl Store {
         self.partials.resume(upstream, digest)
     }
 
-    /// Begins a partial for a blob of `total` bytes from `upstream`, and reserves room for it. None where it cannot be kept: no
-    /// room, or the disk does not work, or its digest cannot be checked here.
+    /// Begins a partial for a blob of `total` bytes from `upstream`, and reserves room for it. None if it cannot be kept: no
+    /// room, a disk that does not work, or an algorithm that cannot be checked here.
     pub(crate) fn begin(
         &self,
         upstream: &str,
@@ -223,28 +223,28 @@ impl Store {
         self.partials.begin(Head::new(upstream, digest, total, etag), false)
     }
 
-    /// Begins a partial for a blob on its way to `upstream`, whose digest is not known before its end: see
-    /// [`Partial::commit`]. Room is taken as the blob comes, and beyond a tenth of `max_size` only where nothing has to be
-    /// evicted for it. None as of [`begin`](Self::begin).
+    /// Begins a partial for a blob that is being pushed to `upstream`, whose digest is not known before its end: see
+    /// [`Partial::commit`]. Room is reserved as the blob comes, beyond a tenth of `max_size` only if nothing has to be
+    /// evicted for it. None in the same cases as [`begin`](Self::begin).
     pub(crate) fn begin_unknown_digest(&self, upstream: &str) -> Option<Partial> {
         let mut random = [0; 32];
-        // Until its end it has a random digest, by which no request finds it; its file's name is random besides.
+        // Until its end the partial has a random digest, by which no request finds it; its file's name is random as well.
         let _ = aws_lc_rs::rand::fill(&mut random);
         self.partials.begin(Head::new(upstream, &Digest::sha256(&random), None, None), true)
     }
 
-    /// Removes content. Returns whether it was there.
+    /// Removes content. Returns true if it was there.
     pub(crate) fn remove(&self, kind: Kind, digest: &Digest) -> bool {
         self.contents.remove(kind, digest)
     }
 
-    /// Has content hashed again that may be damaged, at most once in
+    /// Schedules content that may be damaged to be hashed again, at most once in
     /// [`CACHE_VERIFY_PAUSE`](crate::config::limits::CACHE_VERIFY_PAUSE), and removed if it is. Until then it is served.
     pub(crate) fn schedule_verify(&self, kind: Kind, digest: &Digest) {
         self.queue.schedule_verify(kind, digest);
     }
 
-    /// Returns the reason why nothing can be kept now, if that is so.
+    /// Returns the reason why nothing can be kept now, if there is one.
     pub(crate) fn degraded_reason(&self) -> Option<String> {
         self.health.reason()
     }
@@ -276,19 +276,19 @@ impl Store {
         })
     }
 
-    /// Hashes all content again until `each` returns false, and removes what is wrong, where anything may be removed. Takes
+    /// Hashes all content again until `each` returns false, and removes damaged content if the directory is writable. Takes
     /// long: not for a worker's thread.
     ///
     /// # Errors
     /// The system's, where a directory can't be read.
     pub(crate) fn verify(&self, mut each: impl FnMut(Kind, &Digest, Verdict) -> bool) -> std::io::Result<()> {
-        let tidy = self.layout.access().is_writable();
+        let may_remove = self.layout.access().is_writable();
         for kind in Kind::ALL {
             self.walk(kind, |digest, path| {
-                let Some(verdict) = integrity::verify(path, &digest, tidy, || false) else {
+                let Some(verdict) = integrity::verify(path, &digest, may_remove, || false) else {
                     return true;
                 };
-                if tidy && matches!(verdict, Verdict::Wrong) {
+                if may_remove && matches!(verdict, Verdict::Wrong) {
                     self.index.lock().remove(kind, &digest);
                 }
                 each(kind, &digest, verdict)
@@ -297,9 +297,9 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until everything in its place is synced, and the disk has been scanned.
+    /// Waits until all complete content is synced and the disk has been scanned.
     pub(crate) fn flush(&self) {
-        // Where a thread could not be started the wait would never end.
+        // If a thread could not be started, the wait would never end.
         if self.threads.len() == THREADS {
             self.sync.flush();
             self.queue.flush();
@@ -321,7 +321,7 @@ impl Drop for Store {
     }
 }
 
-/// Keeps everything from being evicted until it is dropped.
+/// A hold on all evictions until it is dropped.
 struct EvictionHold {
     index: SharedIndex,
     queue: Arc<MaintenanceQueue>,
@@ -334,8 +334,8 @@ impl Drop for EvictionHold {
     }
 }
 
-/// The threads: maintenance and sync.
+/// The number of threads: maintenance and sync.
 const THREADS: usize = 2;
 
-/// Half of the way to the lowest priority: an idle machine gives all it has, a busy one serves first.
+/// Half of the way to the lowest priority, so that a busy machine serves requests first.
 const NICENESS: i32 = 10;

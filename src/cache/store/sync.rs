@@ -139,7 +139,7 @@ impl Syncer {
         }
         let synced = integrity::sync(&file);
         if synced.is_err() {
-            // What the disk did not take must not be served once memory has forgotten it.
+            // Bytes that could not be synced must not be served: the page cache may drop them.
             files::remove(&path)?;
             self.index.lock().remove(kind, digest);
         }

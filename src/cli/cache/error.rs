@@ -28,7 +28,7 @@ pub(crate) enum CacheError {
     /// The answer can't be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
-    /// It can't be written as JSON.
+    /// The answer can't be written as JSON.
     #[error("cannot write: {0}")]
     Json(#[from] serde_json::Error),
 }

@@ -18,8 +18,8 @@ pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
         row(word, &format!("{:>9}  {}", amount.count, HumanBytes(amount.bytes)), out)?;
     }
     row("in all", &in_all(stats), out)?;
-    if let Some(trouble) = &stats.trouble {
-        row("trouble", &plain(trouble), out)?;
+    if let Some(reason) = &stats.degraded {
+        row("degraded", &plain(reason), out)?;
     }
     stats.upstreams.iter().try_for_each(|upstream| of_upstream(upstream, out))?;
     match &stats.counted {
@@ -133,7 +133,7 @@ mod tests {
             blobs: Amount { count: 1234, bytes: 50 << 30 },
             manifests: Amount { count: 7, bytes: 4096 },
             partial: Amount::default(),
-            trouble: None,
+            degraded: None,
             upstreams: vec![UpstreamStats {
                 name: "docker.io".into(),
                 repositories: 1,
@@ -156,7 +156,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
         }
-        assert!(!text.contains("trouble"), "{text}");
+        assert!(!text.contains("degraded"), "{text}");
     }
 
     #[test]
@@ -169,12 +169,12 @@ mod tests {
             evicted_blobs: 2,
             ..Counted::default()
         };
-        let with = Stats { counted: Some(counted), trouble: Some("no\u{1b}room".into()), ..sample() };
+        let with = Stats { counted: Some(counted), degraded: Some("no\u{1b}room".into()), ..sample() };
         let text = written(|out| stats(&with, out));
         for part in [
             "  requests  8: 6 hit, 2 miss\n  hits      75.0 %\n  saved     3.00 MiB\n",
             "  failed    1: 1 digest\n  evicted   2 blobs, 0 B\n",
-            "  trouble   no\\u{1b}room\n",
+            "  degraded  no\\u{1b}room\n",
         ] {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
         }

@@ -1,6 +1,6 @@
-//! A cache's directory, of which no gateway is known to run.
+//! A cache's directory that no gateway is known to use.
 //!
-//! One may run all the same, without an admin listener: nothing that is done here harms it.
+//! A gateway without an admin listener may use it all the same: no command here harms that gateway.
 
 use std::fs;
 use std::io;
@@ -19,10 +19,10 @@ use crate::gateway::ImageResolver;
 use crate::origin::attach;
 use crate::upstream::{TlsSettingsError, Upstream};
 
-/// A directory that has not been opened.
+/// A cache directory that has not been opened.
 pub(super) struct LocalCache(Config);
 
-/// One that has been.
+/// An opened cache directory.
 pub(super) struct Opened<'a> {
     config: &'a Config,
     cache: Arc<Cache>,
@@ -68,7 +68,7 @@ pub(crate) enum LocalCacheError {
     },
     /// Nothing can be kept there.
     #[error("{}: {why}", path.display())]
-    Trouble {
+    Degraded {
         /// The directory.
         path: PathBuf,
         /// The cause.
@@ -110,7 +110,7 @@ impl LocalCache {
         cache.store().flush();
         match cache.store().degraded_reason() {
             Some(why) if intent == Intent::Write => {
-                return Err(LocalCacheError::Trouble { path: path.to_owned(), why });
+                return Err(LocalCacheError::Degraded { path: path.to_owned(), why });
             }
             _ => {}
         }
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_writes_into_a_directory_of_somebody_else() {
+    fn only_the_owner_writes_into_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let owner = fs::metadata(dir.path()).unwrap().uid();
         assert!(is_ours(dir.path(), Intent::Write, owner).is_ok());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::maintenance::{Event, Progress};
 
-/// Bytes that were to come, and those that have. What was here before is neither.
+/// The bytes to download, and those that have come. Layers that the cache held before count for neither.
 pub(super) struct Tally {
     started: Instant,
     total: u64,
@@ -34,7 +34,7 @@ impl Tally {
             self.layers.remove(digest);
             return;
         }
-        // A fill that begins anew goes back.
+        // A download that starts again has fewer bytes than before.
         self.done = (self.done + done).saturating_sub(before);
         self.total = self.total.max(self.done);
     }
@@ -53,7 +53,7 @@ impl Tally {
         (self.done as f64 / elapsed) as u64
     }
 
-    /// Returns how long the rest takes at that rate.
+    /// Returns how long the rest takes at the rate so far; none while no byte has come.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let rate = self.rate(now);
         (rate > 0).then(|| Duration::from_secs((self.total - self.done).div_ceil(rate)))
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn rate_and_time_left_are_of_what_really_comes() {
+    fn rate_and_time_left_count_downloaded_bytes_alone() {
         let start = crate::clock::now();
         let later = start + Duration::from_secs(2);
         let mut tally = Tally::new(start);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_nobody_knew_are_learnt() {
+    fn unknown_sizes_are_learnt() {
         let mut tally = Tally::new(crate::clock::now());
         tally.add(&layer("y", 0, 100, Progress::Coming));
         tally.add(&layer("y", 0, 50, Progress::Coming));

@@ -167,7 +167,7 @@ fn what_can_not_be_had_is_named_and_the_rest_is_pulled() {
     assert_eq!(lines[1], "quay.io/o/i: no upstream is configured for it");
     let told = place.run(&["warm", "up/hello:multi", "--platform", "linux/s390x"]);
     assert_eq!(told.code, 1);
-    let why = "up/hello:multi: there is none for linux/s390x; there are: linux/amd64, linux/arm64\n";
+    let why = "up/hello:multi: no manifest for linux/s390x; the index has: linux/amd64, linux/arm64\n";
     assert_eq!(told.err, why);
 }
 

@@ -1,4 +1,4 @@
-//! One download, many readers.
+//! Fills: downloads of blobs, each shared by all its readers.
 //!
 //! The first miss starts a fill in a task of its own. Every other requester that may read the blob follows it: at the head from
 //! a [`ring`] of the last frames, behind it from the growing file, each at its own pace. The upstream sees one request. No reader

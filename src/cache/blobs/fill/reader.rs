@@ -1,4 +1,4 @@
-//! The body of an answer that a fill gives.
+//! The body of a response whose bytes a fill downloads.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,26 +18,27 @@ use crate::cache::origin::{ByteSpan, OriginRequest};
 use crate::cache::requester::Requester;
 use crate::proto::Digest;
 
-/// Bytes of a blob that is on its way.
+/// A body of bytes of a blob that is being downloaded.
 pub(crate) struct Reader {
     subscription: Subscription,
     requester: Requester,
     gate: Arc<Gate>,
-    /// The next byte.
+    /// The offset of the next byte.
     at: u64,
-    /// The byte behind the last; none: wherever the stream ends.
+    /// The offset behind the last byte; none: the reader goes on to the end of the stream.
     end: Option<u64>,
     place: usize,
     file: FileReader,
     alone: Alone,
 }
 
-/// A reader that fell behind what is not kept goes on by a request of its own, so that it does not slow the others.
+/// The reader's own request to the upstream. A reader makes one when neither the ring nor the file has its next byte, so
+/// that it does not slow the others.
 enum Alone {
     No,
     Asking(Pin<Box<dyn Future<Output = Result<Body, BodyError>> + Send>>),
     Reading(Body),
-    /// The last bytes of a blob are there, and wait until the fill is verified.
+    /// The last bytes of the blob have come, and wait until the fill is verified.
     Withheld(Bytes, Body),
 }
 
@@ -51,7 +52,7 @@ enum Step {
 }
 
 impl Reader {
-    /// Reads from `at` up to `end`, by `subscription`. A reader that falls behind asks `gate`.
+    /// Returns a reader from `at` up to `end`. It asks the upstream through `gate` if it falls behind.
     pub(crate) fn new(
         subscription: Subscription,
         requester: Requester,
@@ -61,7 +62,7 @@ impl Reader {
     ) -> Self {
         let place = {
             let mut state = subscription.fill.state();
-            // Where nothing is kept, the stream goes on as the first reader does.
+            // A fill that is not kept in a file goes on at the pace of its furthest reader.
             state.furthest = state.furthest.max(at);
             state.waiting.enter()
         };
@@ -157,7 +158,8 @@ impl Reader {
         }
     }
 
-    /// Returns true if the next bytes, which did not come by the fill, are of the last ones, which wait until it is verified.
+    /// Returns true if the next `length` bytes, which the reader got by its own request, reach into the last bytes of the
+    /// blob, and the fill is not verified yet.
     fn is_withheld(&self, length: usize) -> bool {
         let state = self.subscription.fill.state();
         let total = state.head.as_ref().and_then(|head| head.total);
@@ -165,7 +167,7 @@ impl Reader {
         state.verifies && last && !matches!(state.end, End::Verified { .. })
     }
 
-    /// Has the fill go on as this reader does: it still waits until that is verified.
+    /// Lets the fill go on as far as this reader, whose last bytes wait until the fill is verified.
     fn lead(&self, length: usize) {
         let mut state = self.subscription.fill.state();
         state.furthest = state.furthest.max(self.at + length as u64);
@@ -186,7 +188,7 @@ impl Reader {
     }
 }
 
-/// Asks for the rest of what a reader wants.
+/// Requests the bytes from `at` up to `end` from the upstream.
 async fn rest(
     gate: Arc<Gate>,
     requester: Requester,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// Consecutive frames, each with the place of its first byte.
+/// Consecutive frames, each with the offset of its first byte.
 #[derive(Debug)]
 pub(crate) struct Ring {
     frames: VecDeque<(u64, Bytes)>,
@@ -12,14 +12,14 @@ pub(crate) struct Ring {
     end: u64,
 }
 
-/// The place of a byte, as seen from the ring.
+/// The place of a byte relative to the ring.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In it: from there to the end of its frame.
+    /// The byte is in the ring. Holds its frame, from the byte on.
     Here(Bytes),
-    /// Before it.
+    /// The byte lies before the ring: it has been trimmed.
     Before,
-    /// Behind it: yet to come.
+    /// The byte lies behind the ring: it has not arrived yet.
     Ahead,
 }
 
@@ -29,17 +29,17 @@ impl Ring {
         Self { frames: VecDeque::new(), start, end: start }
     }
 
-    /// Returns the place of the next byte to come.
+    /// Returns the offset of the next byte to come.
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Returns the bytes of the last frame.
-    pub(crate) fn last(&self) -> u64 {
+    /// Returns the length of the last frame in bytes, 0 without one.
+    pub(crate) fn last_length(&self) -> u64 {
         self.frames.back().map_or(0, |(_, frame)| frame.len() as u64)
     }
 
-    /// Adds the next frame. Small frames are put together: each costs more than its bytes.
+    /// Adds the next frame. Small frames are joined: each costs more than its bytes.
     pub(crate) fn push(&mut self, frame: Bytes) {
         let at = self.end;
         self.end += frame.len() as u64;
@@ -51,7 +51,7 @@ impl Ring {
         }
     }
 
-    /// Lets go of the first frames, as long as more than `most` bytes are held and those end at or before `safe`.
+    /// Drops the first frames while the ring holds more than `most` bytes, but only frames that end at or before `safe`.
     pub(crate) fn trim(&mut self, most: u64, safe: u64) {
         while self.end - self.start > most
             && let Some((at, frame)) = self.frames.front()
@@ -62,7 +62,7 @@ impl Ring {
         }
     }
 
-    /// Returns what is at `at`.
+    /// Returns the place of the byte at offset `at`.
     pub(crate) fn look(&self, at: u64) -> Place {
         if at < self.start {
             return Place::Before;
@@ -78,7 +78,7 @@ impl Ring {
     }
 }
 
-/// Frames are put together up to this size, in bytes.
+/// The size up to which small frames are joined, in bytes.
 const SMALL_BYTES: usize = 4 * 1024;
 
 #[cfg(test)]
@@ -95,13 +95,13 @@ mod tests {
         assert_eq!(ring.look(9), Place::Before);
         assert_eq!(ring.look(10), Place::Here(large.clone()));
         assert_eq!(ring.look(5009), Place::Here(Bytes::from_static(b"x")));
-        assert_eq!(ring.look(5010), Place::Here(Bytes::from_static(b"abcde")), "small ones are one");
+        assert_eq!(ring.look(5010), Place::Here(Bytes::from_static(b"abcde")), "small frames are joined");
         assert_eq!(ring.look(5014), Place::Here(Bytes::from_static(b"e")));
         assert_eq!(ring.look(5015), Place::Ahead);
         ring.trim(5, 5009);
         assert_eq!(ring.look(10), Place::Here(large), "not written yet");
         ring.trim(5, 5010);
-        assert_eq!((ring.look(5009), ring.end(), ring.last()), (Place::Before, 5015, 5));
+        assert_eq!((ring.look(5009), ring.end(), ring.last_length()), (Place::Before, 5015, 5));
         ring.trim(0, 5015);
         assert_eq!((ring.look(5014), ring.look(5015)), (Place::Before, Place::Ahead));
     }

@@ -158,7 +158,7 @@ impl FillState {
         }
         match self.head.as_ref().and_then(|head| head.total) {
             Some(total) => end.min(total - total.min(WITHHELD_BYTES)),
-            None => end - self.ring.last(),
+            None => end - self.ring.last_length(),
         }
     }
 

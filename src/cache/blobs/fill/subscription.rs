@@ -14,7 +14,7 @@ use crate::cache::origin::gate::Priority;
 use crate::cache::requester::Requester;
 use crate::proto::Digest;
 
-/// The subscription to a fill, which goes on as long as it has one.
+/// A requester's subscription to a fill. A fill goes on as long as it has subscriptions.
 pub(crate) struct Subscription {
     pub(crate) fill: Arc<Fill>,
     number: u64,
@@ -22,11 +22,11 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// Subscribes to `fill`; none when it is over already.
+    /// Subscribes to `fill`; none if it has been closed, has failed, or no longer has its first bytes.
     pub(crate) fn join(fill: &Arc<Fill>, requester: &Requester, priority: Priority) -> Option<Self> {
         let mut state = fill.state();
         let usable = !state.closed && !matches!(state.end, End::Failed);
-        // Of what is passed through, the beginning may be gone.
+        // A fill that is not kept in a file may have dropped its first bytes.
         let begins = state.head.as_ref().map_or(0, |head| head.first);
         let whole = state.kept || state.ring.look(begins) != Place::Before;
         (usable && whole).then(|| Self::enter(fill, &mut state, requester, priority))
@@ -51,7 +51,7 @@ impl Subscription {
     /// Waits until the upstream has answered with a success.
     ///
     /// # Errors
-    /// The upstream's refusal to this requester, or to one for whom it is the same.
+    /// The upstream's refusal to this requester, or to another one if it holds for both.
     pub(crate) async fn head(&mut self) -> Result<Arc<Head>, CacheError> {
         if let Some(opened) = self.opened.take()
             && let Ok(answer) = opened.await
@@ -68,7 +68,7 @@ impl Subscription {
         &self.fill.key.digest
     }
 
-    /// Returns true if the byte at `at` is there, or will soon be.
+    /// Returns true if the byte at `at` has come, or will soon.
     pub(crate) fn is_near(&self, at: u64) -> bool {
         at <= self.fill.state().ring.end().saturating_add(NEAR_BYTES)
     }
@@ -91,12 +91,12 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let number = self.number;
         self.fill.state().subscribers.retain(|subscriber| subscriber.number != number);
-        // Where nothing is kept, those who are left may not be worth going on for.
+        // A fill that is not kept in a file ends when only background subscribers are left.
         self.fill.wake.notify_one();
     }
 }
 
-/// Is ready at the next announcement.
+/// A future that is ready when the fill announces its next change.
 struct Change<'a> {
     fill: &'a Fill,
     place: usize,
@@ -133,5 +133,5 @@ impl Drop for Change<'_> {
     }
 }
 
-/// A range that begins further ahead of what is there, in bytes, is asked for by itself.
+/// How far ahead of the download a range may begin to wait for it, in bytes; one further ahead is requested separately.
 const NEAR_BYTES: u64 = 8 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! The spool of an upload: what has passed to the upstream of it, written and hashed behind it.
+//! The spool of an upload: a copy of the bytes that pass to the upstream, written and hashed in the background.
 
 use std::io;
 use std::sync::Arc;
@@ -15,39 +15,39 @@ use crate::cache::store::verifying_writer::{
 };
 use crate::proto::{Digest, Hasher};
 
-/// The copy of an upload. Dropped, it is given up.
+/// The copy of an upload. The copy is given up if this is dropped.
 pub(crate) struct Spool {
     upstream: Arc<str>,
     writer: VerifyingWriter,
     outcome: Arc<Outcome>,
 }
 
-/// The end of a spool.
+/// The result of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It has the digest, and is in its place.
+    /// The bytes have the digest, and are in the store.
     Kept,
-    /// It is not there as a whole, or could not be checked, or put in its place.
+    /// The copy is incomplete, could not be checked, or could not be put into the store.
     NotKept,
-    /// It does not have the digest.
+    /// The bytes do not have the digest.
     Wrong,
 }
 
-/// Waits for the end of a spool.
+/// The callback for the result of a spool, until it is called.
 #[derive(Default)]
-struct Outcome(Mutex<Option<Tell>>);
+struct Outcome(Mutex<Option<OnEnd>>);
 
-type Tell = Box<dyn FnOnce(End) + Send>;
+type OnEnd = Box<dyn FnOnce(End) + Send>;
 
-/// Copies what passes into a spool.
+/// A tap that copies the bytes of an upload into a spool.
 struct SpoolTap {
     upstream: Arc<str>,
     input: WriterInput,
 }
 
 impl Spool {
-    /// Returns a spool for an upload to `upstream`. Makes no file before something comes. `backlog` counts what waits of all
-    /// spools.
+    /// Returns a spool for an upload to `upstream`. Creates no file before the first byte. `backlog` counts the bytes of all
+    /// spools that wait to be written.
     pub(crate) fn new(
         store: Arc<Store>,
         pool: &Arc<HashPool>,
@@ -58,24 +58,24 @@ impl Spool {
         let target = Target::Later(Box::new(move || store.begin_unknown_digest(&name)));
         let outcome = Arc::<Outcome>::default();
         let observer: Arc<dyn Observer> = outcome.clone();
-        // Most digests are of this algorithm. If the last request names another, all is hashed again, from the file.
+        // Most digests are of this algorithm. If the last request names another, the file is hashed again as a whole.
         let writer = VerifyingWriter::new(pool, Hasher::sha256(), target, Source::Runs(backlog), observer);
         Self { upstream, writer, outcome }
     }
 
-    /// Returns the bytes that have come.
+    /// Returns the number of bytes that have come.
     pub(crate) fn end(&self) -> u64 {
         self.writer.end()
     }
 
-    /// Returns a tap that copies what passes.
+    /// Returns a tap that copies the bytes as they pass.
     pub(crate) fn tap(&self) -> Box<dyn Tap> {
         Box::new(SpoolTap { upstream: self.upstream.clone(), input: self.writer.input() })
     }
 
-    /// Ends it: all has come, and the upstream has taken it as `digest`. `tell` is told what becomes of it here.
-    pub(crate) fn finish(self, digest: Digest, tell: impl FnOnce(End) + Send + 'static) {
-        *self.outcome.0.lock() = Some(Box::new(tell));
+    /// Ends the spool: the upload is complete, and the upstream has accepted it as `digest`. Calls `on_end` with the result.
+    pub(crate) fn finish(self, digest: Digest, on_end: impl FnOnce(End) + Send + 'static) {
+        *self.outcome.0.lock() = Some(Box::new(on_end));
         self.writer.finish(digest);
     }
 }
@@ -97,9 +97,9 @@ impl Observer for Outcome {
     }
 
     fn verified(&self, result: Verified) {
-        let tell = self.0.lock().take();
-        let Some(tell) = tell else { return };
-        tell(match result {
+        let on_end = self.0.lock().take();
+        let Some(on_end) = on_end else { return };
+        on_end(match result {
             Verified::Right(Some(_)) => End::Kept,
             Verified::Right(None) | Verified::Unknown => End::NotKept,
             Verified::Wrong => End::Wrong,

@@ -11,7 +11,7 @@ use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions, limits};
 use crate::proto::{Digest, RepositoryName};
 
-fn place() -> (TempDir, Arc<UpstreamCache>) {
+fn upstream_cache() -> (TempDir, Arc<UpstreamCache>) {
     let dir = tempfile::tempdir().unwrap();
     let settings = config::Cache {
         path: dir.path().to_owned(),
@@ -58,7 +58,7 @@ async fn is_kept(upstream: &Arc<UpstreamCache>, digest: &Digest) -> bool {
 
 #[tokio::test]
 async fn an_upload_in_parts_is_kept() {
-    let (_dir, upstream) = place();
+    let (_dir, upstream) = upstream_cache();
     let id = upstream.begin_push().unwrap();
     for (first, part) in [(Some(0), b"one "), (None, b"two "), (Some(8), b"last")] {
         let push = upstream.push(&id, first).unwrap();
@@ -75,7 +75,7 @@ async fn an_upload_in_parts_is_kept() {
 
 #[tokio::test]
 async fn a_gap_ends_the_copy() {
-    let (_dir, upstream) = place();
+    let (_dir, upstream) = upstream_cache();
     for wrong in [0, 2, 4, u64::MAX] {
         let id = upstream.begin_push().unwrap();
         let push = upstream.push(&id, Some(0)).unwrap();
@@ -88,7 +88,7 @@ async fn a_gap_ends_the_copy() {
 
 #[tokio::test]
 async fn a_failed_request_ends_the_copy() {
-    let (_dir, upstream) = place();
+    let (_dir, upstream) = upstream_cache();
     let id = upstream.begin_push().unwrap();
     drop(upstream.push(&id, None).unwrap());
     assert!(upstream.push(&id, None).is_none());
@@ -96,7 +96,7 @@ async fn a_failed_request_ends_the_copy() {
 
 #[tokio::test]
 async fn two_requests_at_once_end_the_copy() {
-    let (_dir, upstream) = place();
+    let (_dir, upstream) = upstream_cache();
     let id = upstream.begin_push().unwrap();
     let first = upstream.push(&id, None).unwrap();
     assert!(upstream.push(&id, None).is_none());
@@ -106,7 +106,7 @@ async fn two_requests_at_once_end_the_copy() {
 
 #[tokio::test]
 async fn a_wrong_digest_is_not_recorded() {
-    let (_dir, upstream) = place();
+    let (_dir, upstream) = upstream_cache();
     let id = upstream.begin_push().unwrap();
     let push = upstream.push(&id, None).unwrap();
     send(&push, b"other");
@@ -123,8 +123,8 @@ async fn a_wrong_digest_is_not_recorded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_copy_goes_after_an_hour() {
-    let (_dir, upstream) = place();
+async fn an_idle_copy_ends_after_an_hour() {
+    let (_dir, upstream) = upstream_cache();
     let (idle, busy) = (upstream.begin_push().unwrap(), upstream.begin_push().unwrap());
     let push = upstream.push(&busy, None).unwrap();
     tokio::time::sleep(limits::PUSH_IDLE - Duration::from_secs(60)).await;
@@ -138,8 +138,8 @@ async fn an_idle_copy_goes_after_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_there_are_too_many_the_oldest_idle_goes() {
-    let (_dir, upstream) = place();
+async fn too_many_copies_end_the_oldest_idle_one() {
+    let (_dir, upstream) = upstream_cache();
     let begin = async || {
         tokio::time::sleep(Duration::from_millis(1)).await;
         upstream.begin_push().unwrap()

@@ -14,52 +14,52 @@ use crate::cache::store::{Kind, Store};
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName};
 
-/// The copies of uploads under way, to all upstreams.
+/// The state that the copies of uploads share, whichever their upstream.
 pub(crate) struct PushSpools {
     store: Arc<Store>,
     pool: Arc<HashPool>,
     sessions: Arc<Sessions>,
-    /// What waits to be written, of all of them, in bytes.
+    /// Bytes that wait to be written, of all copies.
     backlog: Arc<AtomicUsize>,
 }
 
 impl PushSpools {
-    /// Returns copies that go into `store`, hashed on `pool`.
+    /// Returns the state of copies that go into `store` and are hashed on `pool`.
     pub(crate) fn new(store: Arc<Store>, pool: Arc<HashPool>) -> Self {
         Self { store, pool, sessions: Arc::default(), backlog: Arc::default() }
     }
 }
 
-/// The copies of uploads to one upstream.
+/// The copies that are made of uploads to one upstream while they pass.
 pub(crate) struct Pushes {
     upstream: Arc<str>,
     spools: Arc<PushSpools>,
     metadata: Arc<UpstreamMetadata>,
 }
 
-/// The copy of one upload, in the hands of the request that sends a part of it. Dropped, it is given up.
+/// The copy of one upload, held by the request that sends a part of it. The copy is given up if this is dropped.
 pub(crate) struct Push {
     sessions: Arc<Sessions>,
     id: String,
-    /// There until it is given back.
+    /// None once it has been given back.
     spool: Option<Spool>,
 }
 
 impl Pushes {
-    /// Returns the copies of uploads to `upstream`, of which `metadata` records what it has taken.
+    /// Returns the copies of uploads to `upstream`, whose content `metadata` records.
     pub(crate) fn new(upstream: Arc<str>, spools: Arc<PushSpools>, metadata: Arc<UpstreamMetadata>) -> Self {
         Self { upstream, spools, metadata }
     }
 
-    /// Begins the copy of an upload. Returns its id, by which later requests find it; none if there are too many.
+    /// Begins the copy of an upload. Returns its id, by which later requests find it; none if there are too many copies.
     pub(crate) fn begin(&self) -> Option<String> {
         let PushSpools { store, pool, sessions, backlog } = &*self.spools;
         let spool = Spool::new(store.clone(), pool, self.upstream.clone(), backlog.clone());
         sessions.open(spool)
     }
 
-    /// Returns the copy called `id`, for bytes of which the first is at `first`; without that they are taken to go on where the
-    /// copy ends. Bytes that do not go on there, and those that come while another request is sending, end it.
+    /// Returns the copy `id` for a request whose first byte has the offset `first`; none: it continues where the copy ends.
+    /// A gap, an overlap, or a second request at the same time ends the copy.
     pub(crate) fn take(&self, id: &str, first: Option<u64>) -> Option<Push> {
         let sessions = &self.spools.sessions;
         let spool = sessions.take(id)?;
@@ -68,8 +68,8 @@ impl Pushes {
         fits.then_some(push)
     }
 
-    /// Keeps `push` as a blob that the upstream has taken. Waits until that is done, but not for long: a client that pulls at
-    /// once should find it.
+    /// Keeps the copy as a blob, after the upstream has accepted the upload. Waits a short time for it: a client that pulls
+    /// at once should find the blob.
     pub(crate) async fn finish(&self, repository: &RepositoryName, digest: &Digest, push: Push) {
         let Some(spool) = push.into_spool() else { return };
         let (sender, receiver) = oneshot::channel();
@@ -83,9 +83,9 @@ impl Pushes {
                         upstream = &*upstream,
                         repository = repository.as_str(),
                         digest = %named,
-                        "the upstream has taken a push whose bytes do not have the digest; they are not kept"
+                        "the upstream accepted a pushed blob whose bytes do not match the digest; it is not cached"
                     );
-                    // Its word that it holds the blob is not enough.
+                    // The repository may not hold that blob, in spite of the upstream's answer.
                     metadata.ledger().release(&repository, Kind::Blob, &named);
                 }
                 End::NotKept => {}
@@ -98,12 +98,12 @@ impl Pushes {
 }
 
 impl Push {
-    /// Returns a tap that takes what passes into the copy.
+    /// Returns a tap that copies the bytes as they pass.
     pub(crate) fn tap(&self) -> Option<Box<dyn Tap>> {
         self.spool.as_ref().map(Spool::tap)
     }
 
-    /// Gives the copy back for the next part: the upstream has taken all of this one.
+    /// Gives the copy back for the next part: the upstream has accepted all of this one.
     pub(crate) fn keep(mut self) {
         if let Some(spool) = self.spool.take() {
             self.sessions.give_back(&self.id, spool);

@@ -66,7 +66,7 @@ impl Name for Tag {
 /// The owner of the records in the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
-    /// Nobody has looked.
+    /// The directory has not been checked yet.
     Unknown,
     /// This registry's.
     Us,
@@ -406,8 +406,8 @@ fn has_files(path: &Path) -> bool {
     })
 }
 
-/// Nobody's file is there: a component may be missing, and where one is a file, or a name longer than the file system
-/// takes, nothing was ever written.
+/// Returns true if the error means that the file does not exist: a component of the path is missing or a file, or a name
+/// is longer than the file system allows, so that nothing was ever written there.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }

@@ -130,7 +130,7 @@ impl Locks {
     }
 }
 
-/// Records of one kind: some 20 MiB, and more than a day's pulls of a large site.
+/// Records of one kind: some 20 MiB, and more than a day's pulls of a large installation.
 const ENTRIES: u64 = 64 * 1024;
 
 /// Records that another process removes end here within this time.

@@ -38,7 +38,7 @@ fn pointer(number: u8) -> TagRecord {
     TagRecord { digest: digest(number), confirmed: at(1) }
 }
 
-/// What one process has of `docker.io` in a directory.
+/// Opens the records of `docker.io` in a directory, as one process does.
 fn open(directory: &TempDir) -> Ledger {
     Records::new(directory.path().join("records"), Access::full()).ledger("docker.io", HUB)
 }
