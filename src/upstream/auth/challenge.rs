@@ -158,7 +158,7 @@ impl Authenticator {
         if let Some(Refused { meaning, .. }) =
             before.filter(|it| it.presented.authorization() == authorization)
         {
-            // The same credentials would be refused again.
+            // Credentials that were refused would be refused again.
             return Ok(Attempt::Refused(Refused { presented, meaning: *meaning, retry: None }));
         }
         set_authorization(&mut request.headers, authorization);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::proto::identity::Forwarded;
 
-/// One of the identities that the gateway has at an upstream. Two of them never share a token.
+/// An identity that the gateway has at an upstream. Two identities never share a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum UpstreamIdentity {
     /// A client without credentials.

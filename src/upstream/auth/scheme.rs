@@ -32,7 +32,7 @@ pub(crate) struct TokenEndpoint {
 #[derive(Debug, Default)]
 pub(crate) struct KnownScheme {
     scheme: ArcSwapOption<AuthScheme>,
-    /// It has answered at `/v2/`, where registries that want credentials say so.
+    /// The upstream has answered at `/v2/`, where registries that want credentials challenge.
     pinged: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ impl KnownScheme {
         self.pinged.load(Ordering::Relaxed) || self.scheme.load().is_some()
     }
 
-    /// Notes that the upstream answered at `/v2/`, whatever it said.
+    /// Notes that the upstream answered at `/v2/`, with any status.
     pub(crate) fn settle(&self) {
         self.pinged.store(true, Ordering::Relaxed);
     }

@@ -29,7 +29,7 @@ enum State {
     Done,
 }
 
-/// One step of reading.
+/// A step of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A piece of the body.

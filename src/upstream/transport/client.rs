@@ -1,4 +1,4 @@
-//! Sends requests to one destination, and tries again where that may help.
+//! Sends requests to one destination, with retries where they may help.
 //!
 //! Knows nothing of credentials and redirects.
 
@@ -25,7 +25,7 @@ use crate::upstream::transport::http2::{
 };
 use crate::upstream::transport::pool::{Pool, PoolSlot};
 
-/// Speaks HTTP on behalf of one upstream, with it and with the hosts that it redirects to.
+/// An HTTP client of one upstream, for the upstream itself and the hosts that it redirects to.
 pub(crate) struct HttpClient {
     dialer: Dialer,
     pool: Arc<Pool>,
@@ -66,8 +66,7 @@ impl HttpClient {
         &self.health
     }
 
-    /// Returns the attempts that a request has besides its first: none for methods that change something (RFC 9110
-    /// section 9.2.2).
+    /// Returns the retries of a request: none for methods that change something (RFC 9110 section 9.2.2).
     pub(crate) fn backoff(&self, method: &Method) -> Backoff {
         Backoff::new(if is_safe(method) { self.retries } else { 0 })
     }
@@ -75,7 +74,7 @@ impl HttpClient {
     /// Sends a request and waits for the head of the answer.
     ///
     /// GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with growing
-    /// pauses; any method is tried again after a kept connection that turns out to be dead, as long as its body has not
+    /// pauses; any method is tried again if an idle connection turns out to be dead, as long as its body has not
     /// begun.
     pub(crate) async fn send(
         self: &Arc<Self>,
@@ -120,7 +119,7 @@ impl HttpClient {
         if !key.origin.https || self.http2 == Http2::Never {
             return self.by_http1(destination, request).await;
         }
-        // Counted until the answer's head is there.
+        // The request counts as active until this is dropped, with the answer's head.
         let small = request.is_small().then(|| self.connections.enter(key));
         if let Some(small) = &small
             && self.prefers_http2(key, small)
@@ -167,8 +166,8 @@ impl HttpClient {
     ) -> Result<Response, Error> {
         if let Some(connection) = self.pool.take(&destination.key()) {
             match self.exchange(connection, destination, request).await {
-                // It was closed in the same moment, which does not count as an attempt. Only once, or a request that
-                // crashes the upstream would go out on every connection.
+                // The upstream had closed the idle connection, which does not count as an attempt. Only one is tried, or
+                // a request that crashes the upstream would be sent on all of them.
                 Err(ExchangeError::Closed | ExchangeError::Io(_)) if !request.body.has_begun() => {}
                 result => return Ok(result?),
             }
@@ -181,7 +180,7 @@ impl HttpClient {
         Http1Connection::new(connected.io, self.timeouts.response, self.timeouts.stall)
     }
 
-    /// Sends a small request on the shared connection. `None` where it must use another.
+    /// Sends a small request on the shared HTTP/2 connection. `None` if it must use another connection.
     async fn by_shared_http2(
         self: &Arc<Self>,
         destination: &Destination,
@@ -210,8 +209,8 @@ impl HttpClient {
         Ok(None)
     }
 
-    /// Returns the connection that small requests share, made where there is none. `None` where it is full, and where
-    /// the server speaks HTTP/1.1.
+    /// Returns the connection that small requests share, and opens it if there is none. `None` if it is full, or if the
+    /// server speaks HTTP/1.1.
     async fn shared_http2(
         self: &Arc<Self>,
         destination: &Destination,
@@ -238,7 +237,8 @@ impl HttpClient {
         Ok(Some(connection))
     }
 
-    /// Sends on a connection of its own: a transfer, or a small request to a server that refuses HTTP/1.1.
+    /// Sends the request on a new HTTP/2 connection of its own: a transfer, or a small request to a server that refuses
+    /// HTTP/1.1.
     async fn by_own_http2(
         self: &Arc<Self>,
         destination: &Destination,

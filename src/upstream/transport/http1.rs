@@ -68,7 +68,7 @@ pub(crate) enum Framing {
     Close,
 }
 
-/// One connection.
+/// An HTTP/1.1 connection.
 pub(crate) struct Http1Connection {
     io: WriteStall<Box<dyn ByteStream>>,
     read: BytesMut,
@@ -92,7 +92,7 @@ struct Batch {
     pieces: VecDeque<Bytes>,
     /// Bytes of the body in it, when it is sealed.
     length: usize,
-    /// It is being written, and nothing is added.
+    /// True while the batch is being written, when no piece may be added.
     sealed: bool,
     /// The client's connection has had a turn to bring more.
     waited: bool,

@@ -1,4 +1,4 @@
-//! Connections that wait for their next request.
+//! The idle HTTP/1.1 connections to an upstream, which wait for their next request.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,8 +11,8 @@ use crate::upstream::egress::ConnectionKey;
 use crate::upstream::transport::http1::Http1Connection;
 use crate::worker_id;
 
-/// The idle connections of one upstream, to itself and to where it redirects. Kept apart for each worker: a connection
-/// belongs to the runtime that made it.
+/// The idle connections to one upstream and the hosts that it redirects to. Each worker has its own: a connection belongs
+/// to the runtime that opened it.
 pub(crate) struct Pool(Box<[Mutex<Vec<Idle>>]>);
 
 struct Idle {
@@ -27,7 +27,7 @@ impl Pool {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    /// Takes the connection that may serve `key` and was used last: it is the least likely to be dead.
+    /// Takes the most recently used connection that may serve `key`: it is the least likely to be dead.
     pub(crate) fn take(&self, key: &ConnectionKey) -> Option<Http1Connection> {
         loop {
             let mut idle = self.lock(self.here())?;
@@ -45,12 +45,12 @@ impl Pool {
         self.lock(self.here()).is_some_and(|idle| idle.iter().any(|idle| idle.key.serves(key)))
     }
 
-    /// Returns the current worker's number.
+    /// Returns the number of the current worker's part of the pool.
     pub(crate) fn here(&self) -> usize {
         worker_id::place(self.0.len())
     }
 
-    /// Keeps a connection that can serve again, as long as there is room. `worker` opened it: only that worker's runtime
+    /// Keeps a connection, if it can be reused and there is room. `worker` is the worker that opened it, whose runtime alone
     /// drives it.
     pub(crate) fn put(&self, worker: usize, key: &ConnectionKey, mut connection: Http1Connection) {
         if !connection.is_reusable() {
@@ -78,7 +78,7 @@ impl Pool {
     }
 }
 
-/// The place in a pool that a connection returns to when its response is read.
+/// The place in a pool to which a connection returns once its response is read.
 pub(crate) struct PoolSlot {
     pool: Arc<Pool>,
     key: ConnectionKey,
@@ -86,7 +86,7 @@ pub(crate) struct PoolSlot {
 }
 
 impl PoolSlot {
-    /// Creates the place of the current worker's connection to `key`.
+    /// Creates the place for a connection to `key` of the current worker.
     pub(crate) fn new(pool: Arc<Pool>, key: ConnectionKey) -> Self {
         let worker = pool.here();
         Self { pool, key, worker }

@@ -34,13 +34,13 @@ pub(crate) enum DockerConfigError {
     /// The helper that it names for this registry is not a plain program name.
     #[error("the helper that it names for {0} is not a plain program name")]
     HelperName(String),
-    /// Its entry for this registry can't be used.
+    /// The file's entry for this registry can't be used.
     #[error("its entry for {0} can't be used: {1}")]
     Flawed(String, CredentialFlaw),
-    /// It has no entry for this registry.
+    /// The file has no entry for this registry.
     #[error("it holds nothing for {0}")]
     Nothing(String),
-    /// The helper that it names failed.
+    /// The helper that the file names failed.
     #[error("{program}: {why}")]
     Helper {
         /// The helper's file name.

@@ -21,7 +21,7 @@ pub(crate) enum CredentialError {
     DockerConfig {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         why: DockerConfigError,
     },
 }

@@ -101,7 +101,7 @@ struct Running(Child);
 impl Running {
     async fn converse(&mut self, server: &str) -> Result<Vec<u8>, HelperError> {
         if let Some(mut input) = self.0.stdin.take() {
-            // It may answer without having read the question; dropping the pipe ends it.
+            // The helper may answer without reading its input. Dropping the pipe ends the input.
             let _ = input.write_all(server.as_bytes()).await;
         }
         let mut output = Vec::new();

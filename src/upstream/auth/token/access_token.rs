@@ -20,13 +20,13 @@ pub(crate) struct AccessToken {
     /// The scopes that were asked for.
     scopes: ScopeSet,
     made: Instant,
-    /// From here on it is renewed if it is in use.
+    /// From this time on the token is renewed if it is in use.
     renew: Instant,
-    /// From here on it is not presented any more.
+    /// From this time on the token is not presented any more.
     expires: Instant,
-    /// It has been presented.
+    /// The token has been presented.
     used: AtomicBool,
-    /// Its renewal is under way, or has been refused.
+    /// A renewal is under way, or has been refused.
     renewing: AtomicBool,
 }
 

@@ -40,7 +40,7 @@ type Outcome = Result<Arc<AccessToken>, Arc<TokenError>>;
 #[derive(Debug)]
 pub(crate) struct Missing {
     pub(crate) error: Arc<TokenError>,
-    /// It was asked for just now, by this very request; else an earlier request has failed with this error already.
+    /// This very request asked for the token. If false, an earlier request has failed with this error already.
     pub(crate) is_news: bool,
 }
 

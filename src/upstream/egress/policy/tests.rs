@@ -66,7 +66,7 @@ fn attacks_on_realm_redirect_and_upload_lead_nowhere() {
     const TRUSTED: &str = "realm_hosts = [\"auth.example\", \"10.0.0.9:8443\"]";
 
     let rows: &[Row] = &[
-        // Whose text decides.
+        // The host is read from the URL as a whole.
         (realm, HUB, "", "https://auth.docker.io/token?service=a", "public addresses"),
         (realm, HUB, "", "https://registry-1.docker.io@evil.example/token", "refused: no URL"),
         (realm, HUB, "", "https://registry-1.docker.io:443@evil.example/", "refused: no URL"),
@@ -84,7 +84,7 @@ fn attacks_on_realm_redirect_and_upload_lead_nowhere() {
         (realm, HUB, "", "file:///etc/passwd", "refused: no URL"),
         (realm, HUB, "", "gopher://auth.docker.io/", "refused: no URL"),
         (realm, HUB, "", "ftp://auth.docker.io/", "refused: no URL"),
-        // Whose host.
+        // The host must be the registry's own or a configured one.
         (realm, HUB, "", "https://evil.example/token", "refused: foreign realm"),
         (realm, HUB, "", "https://evil-docker.io/token", "refused: foreign realm"),
         (realm, HUB, "", "https://docker.io.evil.com/token", "refused: foreign realm"),

@@ -41,7 +41,7 @@ const OBJECT_IDENTIFIER: u8 = 0x06;
 /// The attributes of a name that are shown (RFC 5280 appendix A.1), by their number below 2.5.4.
 const ATTRIBUTES: [(u8, &str); 2] = [(3, "CN"), (10, "O")];
 
-/// One element of DER (X.690 section 8.1): a tag of one byte and its content.
+/// An element of DER (X.690 section 8.1): a tag of one byte and its content.
 struct Element<'a> {
     tag: u8,
     content: &'a [u8],

@@ -18,9 +18,9 @@ use crate::upstream::transport::http1::ByteStream;
 pub(crate) enum TcpError {
     /// The name has no address.
     Resolve(io::Error),
-    /// It has none that is allowed.
+    /// The name has no allowed address.
     Private,
-    /// None accepted the connection; the error of the last one.
+    /// No address accepted the connection; the error of the last address.
     Connect(io::Error),
 }
 

@@ -18,9 +18,9 @@ pub(crate) struct Verifier {
 #[derive(Debug)]
 enum Trust {
     /// `upstream.insecure = true`.
-    Everyone,
-    /// There are no roots, as in a minimal image: it may serve upstreams by plain HTTP.
-    Nobody,
+    AnyCertificate,
+    /// There are no root certificates, as in a minimal image, whose upstreams may all use plain HTTP.
+    NoRoots,
     Roots(Arc<WebPkiServerVerifier>),
 }
 
@@ -43,7 +43,7 @@ const NAMES: usize = 8;
 impl Verifier {
     /// Accepts every certificate. The handshake's signatures are checked nevertheless.
     pub(crate) fn everyone(provider: &CryptoProvider) -> Self {
-        Self { trust: Trust::Everyone, algorithms: provider.signature_verification_algorithms }
+        Self { trust: Trust::AnyCertificate, algorithms: provider.signature_verification_algorithms }
     }
 
     /// Accepts certificates that one of these roots has issued.
@@ -52,7 +52,7 @@ impl Verifier {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
         let trust = if roots.is_empty() {
-            Trust::Nobody
+            Trust::NoRoots
         } else {
             let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
             Trust::Roots(builder.build().map_err(|error| rustls::Error::General(error.to_string()))?)
@@ -71,8 +71,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.trust {
-            Trust::Everyone => Ok(ServerCertVerified::assertion()),
-            Trust::Nobody => Err(Distrust::NoRoots.into()),
+            Trust::AnyCertificate => Ok(ServerCertVerified::assertion()),
+            Trust::NoRoots => Err(Distrust::NoRoots.into()),
             Trust::Roots(roots) => roots
                 .verify_server_cert(leaf, others, name, ocsp, now)
                 .map_err(|error| explained(error, leaf)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Default)]
 pub(crate) struct ActiveRequests(AtomicUsize);
 
-/// One request, until it is dropped.
+/// A request under way, counted until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ActiveRequest {
     load: Arc<ActiveRequests>,

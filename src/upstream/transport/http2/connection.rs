@@ -1,4 +1,4 @@
-//! One HTTP/2 connection to an upstream.
+//! An HTTP/2 connection to an upstream.
 
 use std::future::poll_fn;
 use std::io;
@@ -50,7 +50,7 @@ impl Windows {
         Self { stream: limits::H2_STREAM_WINDOW_BYTES, connection: limits::H2_CONNECTION_WINDOW_BYTES };
 }
 
-/// One connection. Cheap to clone; closed when the last clone is dropped and no stream is open.
+/// A connection. Cheap to clone; closed when the last clone is dropped and no stream is open.
 #[derive(Clone)]
 pub(crate) struct Http2Connection {
     sender: SendRequest<Bytes>,
@@ -66,9 +66,9 @@ pub(crate) enum RequestFailure {
     Gone,
     /// The server refused this request unprocessed, and may take others (RFC 9113 section 8.7).
     Refused,
-    /// The server wants it by HTTP/1.1, or HTTP/2 has no way to say it.
+    /// The server wants the request by HTTP/1.1, or HTTP/2 cannot express it.
     Http1,
-    /// It may have been processed.
+    /// The exchange failed, and the server may have processed the request.
     Exchange(ExchangeError),
 }
 

@@ -16,24 +16,26 @@ use crate::upstream::transport::http2::active_requests::{ActiveRequest, ActiveRe
 use crate::upstream::transport::http2::connection::Http2Connection;
 use crate::worker_id;
 
-/// The outcome of dialling, for all who waited for it: a connection to share, or `None` where the server chose HTTP/1.1.
+/// The outcome of dialling, for all requests that waited for it: a connection to share, or `None` if the server chose
+/// HTTP/1.1.
 pub(crate) type Outcome = Result<Option<Http2Connection>, Arc<DialError>>;
 
-/// A connection that is being made. Those who wait for it drive it; it is given up when the last of them leaves.
+/// A connection that is being opened. The requests that wait for it drive it; the attempt ends when the last of them
+/// leaves.
 pub(crate) type Flight = Shared<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 /// The protocol of a host, as far as it is known.
 pub(crate) enum HostProtocol {
     /// A connection is open.
     Connection(Http2Connection),
-    /// A connection is being made.
+    /// A connection is being opened.
     Flight(Flight),
-    /// It speaks HTTP/1.1.
+    /// The host speaks HTTP/1.1.
     Http1,
 }
 
-/// The shared connections of one upstream, to itself and to where it redirects. Kept apart for each worker: a
-/// connection's task belongs to the runtime that made it.
+/// The shared connections to one upstream and the hosts that it redirects to. Each worker has its own: a connection's task
+/// belongs to the runtime that opened it.
 pub(crate) struct SharedConnections(Box<[Mutex<Vec<Host>>]>);
 
 struct Host {
@@ -55,12 +57,12 @@ enum State {
 type WeakFlight = WeakShared<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 impl SharedConnections {
-    /// Creates the lists of this many workers.
+    /// Creates an empty list of hosts for each worker.
     pub(crate) fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    /// Counts a small request to `key` until the share is dropped, when the head of its answer is there.
+    /// Counts a small request to `key` as active until the result is dropped, which is when the head of its answer has come.
     pub(crate) fn enter(&self, key: &ConnectionKey) -> ActiveRequest {
         let Some(mut hosts) = self.lock() else { return Arc::<ActiveRequests>::default().enter() };
         let host = host(&mut hosts, key);
@@ -68,7 +70,7 @@ impl SharedConnections {
         host.load.clone().enter()
     }
 
-    /// Returns what is known of `key`. Where nothing is, `dial` finds out, once for all who ask until it is known.
+    /// Returns the protocol of `key`. If it is unknown, `dial` finds out, once for all requests that come meanwhile.
     pub(crate) fn get<F>(&self, key: &ConnectionKey, dial: impl FnOnce() -> F) -> HostProtocol
     where
         F: Future<Output = Outcome> + Send + 'static,
@@ -112,7 +114,7 @@ impl SharedConnections {
         self.has(|host| host.refuses_http1 && host.key == *key)
     }
 
-    /// Notes if the server refuses HTTP/1.1.
+    /// Notes whether the server refuses HTTP/1.1.
     pub(crate) fn set_refuses_http1(&self, key: &ConnectionKey, refuses_http1: bool) {
         if let Some(mut hosts) = self.lock() {
             host(&mut hosts, key).refuses_http1 = refuses_http1;
@@ -128,7 +130,7 @@ impl SharedConnections {
         }
     }
 
-    /// Closes the connections that have been idle for too long, and forgets what was learnt long ago.
+    /// Closes the connections that have been idle for too long, and forgets protocols that were learnt long ago.
     pub(crate) fn sweep(&self) {
         let now = clock::now();
         for hosts in &self.0 {
@@ -153,7 +155,7 @@ impl SharedConnections {
 }
 
 impl State {
-    /// Returns how long it is kept after its last use.
+    /// Returns how long the entry is kept after its last use.
     fn lasts(&self) -> Duration {
         match self {
             Self::Connection(connection) if !connection.is_idle() => Duration::MAX,
@@ -163,7 +165,7 @@ impl State {
     }
 }
 
-/// Returns the entry for `key`, made where there is none; the one that was used least recently gives way.
+/// Returns the entry for `key`. Adds it if there is none, in place of the least recently used one if the list is full.
 fn host<'a>(hosts: &'a mut Vec<Host>, key: &ConnectionKey) -> &'a mut Host {
     if let Some(at) = hosts.iter().position(|host| host.key == *key) {
         return &mut hosts[at];
@@ -201,7 +203,7 @@ mod tests {
     ) -> bool {
         match connections.get(&key("a"), || dial) {
             HostProtocol::Flight(flight) => flight.await.is_ok(),
-            HostProtocol::Connection(_) | HostProtocol::Http1 => panic!("it is known"),
+            HostProtocol::Connection(_) | HostProtocol::Http1 => panic!("the protocol is known"),
         }
     }
 
@@ -222,16 +224,18 @@ mod tests {
             let _ = receiver.await;
             Ok(None)
         };
-        let HostProtocol::Flight(first) = connections.get(&key("a"), || dial) else { panic!("it is known") };
-        let second = connections.get(&key("a"), || async { panic!("it is dialled already") });
-        let HostProtocol::Flight(second) = second else { panic!("it is known") };
+        let HostProtocol::Flight(first) = connections.get(&key("a"), || dial) else {
+            panic!("the protocol is known")
+        };
+        let second = connections.get(&key("a"), || async { panic!("the host is dialled already") });
+        let HostProtocol::Flight(second) = second else { panic!("the protocol is known") };
         drop(first);
         sender.send(()).unwrap();
         assert!(second.await.unwrap().is_none(), "the first to wait has left");
     }
 
     #[tokio::test]
-    async fn an_abandoned_dial_is_begun_anew() {
+    async fn an_abandoned_dial_is_started_again() {
         let connections = SharedConnections::new(1);
         drop(connections.get(&key("a"), std::future::pending));
         assert!(dialled(&connections, async { Ok(None) }).await);
@@ -258,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_host_gives_way() {
+    fn the_least_recently_used_host_is_evicted() {
         let connections = SharedConnections::new(1);
         connections.set_refuses_http1(&key("a"), true);
         for number in 0..limits::UPSTREAM_IDLE_CONNECTIONS {
             assert!(connections.refuses_http1(&key("a")), "{number}");
-            let _company = connections.enter(&key(&format!("h{number}")));
+            let _other = connections.enter(&key(&format!("h{number}")));
         }
         assert!(!connections.refuses_http1(&key("a")));
     }

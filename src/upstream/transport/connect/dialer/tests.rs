@@ -139,7 +139,7 @@ async fn dial(settings: &config::Upstream, destination: &Destination) -> Result<
 }
 
 async fn refusal(settings: &config::Upstream, destination: &Destination) -> DialError {
-    dial(settings, destination).await.err().expect("nobody is there to connect to")
+    dial(settings, destination).await.err().expect("no server listens there")
 }
 
 /// An error and all that caused it.
