@@ -17,7 +17,7 @@ use crate::upstream;
 use crate::upstream::answer::{is_json_object, is_page};
 use crate::upstream::{Purpose, RequiredScope, Upstream};
 
-/// One repository of an upstream, asked with one request's permit.
+/// A repository of an upstream, asked with the permit of one request.
 struct UpstreamOrigin {
     upstream: Arc<Upstream>,
     permit: Permit,

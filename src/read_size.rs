@@ -62,9 +62,9 @@ impl ReadSize {
     }
 }
 
-/// How soon a reader that keeps up comes back for the next piece: some 640 KiB/s, which on a busy machine leaves room
-/// for the turns of others.
+/// The time within which a reader that keeps up comes back for the next piece: some 640 KiB/s, which on a busy machine
+/// leaves room for the turns of others.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// What the buffers of two sockets may swallow, in bytes, whatever the reader does.
+/// Bytes that the buffers of two sockets may take, even if the reader reads nothing.
 const SWALLOWED: usize = 8 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! One task for all who ask for the same at the same time.
+//! A single task for all callers that ask for the same at the same time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_outlives_the_caller_who_began_it() {
+    async fn a_task_outlives_the_caller_that_began_it() {
         let flights: SingleFlight<u8, u32> = SingleFlight::default();
         let (go, wait) = tokio::sync::oneshot::channel::<u32>();
         let first = flights.join(1, || async move { wait.await.unwrap() });

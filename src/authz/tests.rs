@@ -114,7 +114,7 @@ fn a_right_to_fetch_is_none_to_pull() {
 }
 
 #[test]
-fn what_is_denied_to_nobody_in_particular_is_not_denied_to_those_who_have_logged_in() {
+fn a_denial_for_anonymous_spares_logged_in_users() {
     let rules = rules(&[
         ("deny", &["anonymous"], ALL, &["fetch"]),
         ("allow", &["anonymous"], &["hub/**"], &["pull"]),
@@ -125,7 +125,7 @@ fn what_is_denied_to_nobody_in_particular_is_not_denied_to_those_who_have_logged
 }
 
 #[test]
-fn what_is_denied_to_all_who_have_logged_in_is_not_denied_to_nobody_in_particular() {
+fn a_denial_for_logged_in_users_spares_anonymous() {
     let rules = rules(&[("deny", &["*"], ALL, &["push"]), ("allow", &["anonymous"], ALL, &["*"])]);
     assert_eq!(asks(&rules, &Identity::Anonymous, &push("a")), Some(true));
     assert_eq!(asks(&rules, &user("bob"), &push("a")), None);
@@ -133,7 +133,7 @@ fn what_is_denied_to_all_who_have_logged_in_is_not_denied_to_nobody_in_particula
 }
 
 #[test]
-fn who_may_push_may_look_whether_or_not_pulling_is_denied() {
+fn a_user_who_may_push_may_always_use_head() {
     let without = rules(&[("allow", &["bob"], ALL, &["push"])]);
     let denied = rules(&[("deny", &["*"], ALL, &["pull"]), ("allow", &["bob"], ALL, &["*"])]);
     for rules in [without, denied] {
@@ -143,12 +143,12 @@ fn who_may_push_may_look_whether_or_not_pulling_is_denied() {
         assert_eq!(asks(&rules, &user("alice"), &head("a")), None);
     }
     let no_fetch = rules(&[("deny", &["*"], ALL, &["fetch"]), ("allow", &["bob"], ALL, &["pull", "push"])]);
-    assert_eq!(asks(&no_fetch, &user("bob"), &head("a")), Some(true), "before he uploads it");
+    assert_eq!(asks(&no_fetch, &user("bob"), &head("a")), Some(true), "before the upload");
     assert_eq!(asks(&no_fetch, &user("bob"), &get("a")), Some(false));
 }
 
 #[test]
-fn nobody_looks_where_pushing_is_denied() {
+fn head_is_denied_where_pushing_is_denied() {
     let rules = rules(&[("deny", &["bob"], &["a"], &["push"]), ("allow", &["bob"], ALL, &["push"])]);
     assert_eq!(asks(&rules, &user("bob"), &head("a")), None);
     assert_eq!(asks(&rules, &user("bob"), &head("b")), Some(true));

@@ -29,10 +29,10 @@ use crate::telemetry::RequestId;
     DIR gets ca.crt and ca.key, domain.crt and domain.key. A CA that is there is used again."
 )]
 pub(crate) struct CertificateArgs {
-    /// Where the files go
+    /// The directory for the files
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// What clients call the gateway; may be given several times
+    /// A DNS name or IP address of the gateway; may be given several times
     #[arg(long = "name", value_name = "DNS-OR-IP", default_values = DEFAULT_NAMES)]
     names: Vec<String>,
 }
@@ -97,7 +97,7 @@ pub enum CertificateError {
         #[source]
         error: io::Error,
     },
-    /// One half of a CA.
+    /// The directory holds one half of a CA.
     #[error("{} is there but {} is not: bring it back, or remove both to begin with a new CA", there.display(), missing.display())]
     HalfAuthority {
         /// The file that is there.

@@ -18,16 +18,16 @@ pub(crate) struct HealthArgs {
     config: Option<PathBuf>,
 }
 
-/// The reason why the gateway is not known to be healthy.
+/// The reason why the gateway does not count as healthy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HealthError {
     /// The configuration can't be read.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// There is nothing to ask.
+    /// There is no admin listener.
     #[error("admin.address is \"\": there is no admin listener to ask")]
     Off,
-    /// The listener can't be asked.
+    /// The admin listener does not answer.
     #[error("{address}: {source}")]
     Io {
         /// The admin listener.
@@ -50,10 +50,10 @@ impl HealthError {
     }
 }
 
-/// The time for the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time within which the listener must accept the connection, and send each piece of its answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks. Any answer but 200 is an error.
+/// Asks the admin listener. Any answer but 200 is an error.
 ///
 /// # Errors
 /// [`HealthError`].
@@ -72,14 +72,14 @@ pub(crate) fn run(
 }
 
 fn ask(address: SocketAddr) -> io::Result<Option<u16>> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut answer)?;
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    // An answer that is none has no status.
+    // A malformed answer has no status.
     let _ = response.parse(&answer);
     Ok(response.code)
 }

@@ -1,8 +1,8 @@
 //! `dockgate htpasswd`: Apache's htpasswd, as far as bcrypt goes.
 //!
-//! The same options, files, texts and exit codes as httpd 2.4's, with these differences: bcrypt is the only
-//! algorithm and so the default one; passwords that bcrypt would cut short are refused; files are replaced
-//! whole, and names that the gateway could not use are refused.
+//! Has the options, files, texts and exit codes of httpd 2.4's htpasswd, with these differences: bcrypt is the only
+//! algorithm, and so the default; passwords that bcrypt would cut short and names that the gateway could not use are
+//! refused; a changed file is replaced as a whole.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(crate) struct HtpasswdArgs {
     /// Read the password from standard input
     #[arg(short = 'i')]
     stdin: bool,
-    /// Hash with bcrypt, as is always done
+    /// Hash with bcrypt; this is the default
     #[arg(short = 'B')]
     bcrypt: bool,
     /// The bcrypt cost
@@ -52,12 +52,12 @@ pub(crate) struct HtpasswdArgs {
     verify: bool,
     #[command(flatten)]
     refused: Refused,
-    /// FILE NAME PASSWORD, as the options above have it
+    /// FILE, NAME and PASSWORD, as in the usage above
     #[arg(value_name = "ARGUMENTS", trailing_var_arg = true)]
     words: Vec<String>,
 }
 
-/// The algorithms of the original that no registry accepts, named so that they can be refused by name.
+/// The algorithms of Apache's htpasswd that no registry accepts, declared so that they can be refused by name.
 #[derive(Debug, Args)]
 struct Refused {
     #[arg(short = 'm', hide = true)]
@@ -79,7 +79,7 @@ struct Refused {
 /// Runs `htpasswd`: lines for a file go to `output`, everything else to `messages`.
 ///
 /// # Errors
-/// [`HtpasswdError`], with the exit code of the original.
+/// [`HtpasswdError`], with the exit code of Apache's htpasswd.
 pub(crate) fn run(
     args: &HtpasswdArgs,
     input: &mut dyn Read,
@@ -87,32 +87,32 @@ pub(crate) fn run(
     messages: &mut dyn Write,
 ) -> Result<(), HtpasswdError> {
     let task = Task::of(args)?;
-    match task.deed {
-        Deed::Print => {
+    match task.mode {
+        Mode::Print => {
             let password = task.password(true, input)?;
-            // The original ends its answer with an empty line; scripts may count on it.
+            // Apache's htpasswd ends its output with an empty line; scripts may count on it.
             Ok(write!(output, "{}:{}\n\n", task.name, hashed(&password, args.cost)?)?)
         }
-        Deed::Set { create } => {
+        Mode::Set { create } => {
             let mut editor = task.editor(create)?;
             let password = task.password(true, input)?;
             let change = editor.set(&task.name, &hashed(&password, args.cost)?);
-            editor.save().map_err(|e| task.editing(e))?;
+            editor.save().map_err(|e| task.edit_error(e))?;
             let done = if change == Change::Added { "Adding" } else { "Updating" };
             Ok(writeln!(messages, "{done} password for user {}", task.name)?)
         }
-        Deed::Delete => task.delete(messages),
-        Deed::Verify => task.verify(input, messages),
+        Mode::Delete => task.delete(messages),
+        Mode::Verify => task.verify(input, messages),
     }
 }
 
 /// The reason why `htpasswd` failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HtpasswdError {
-    /// The command line makes no sense.
+    /// The command line is not valid.
     #[error("{0}")]
     Usage(String),
-    /// Not a name that can stand in the file.
+    /// The name cannot be a user's.
     #[error(transparent)]
     Name(#[from] UserNameError),
     /// The password cannot be used.
@@ -130,7 +130,7 @@ pub(crate) enum HtpasswdError {
     /// Only `-c` makes new files.
     #[error("cannot modify file {}; use '-c' to create it", .0.display())]
     Missing(PathBuf),
-    /// No such user to verify.
+    /// The user to verify is not in the file.
     #[error("User {0} not found")]
     Unknown(UserName),
     /// The password is not the user's.
@@ -160,16 +160,16 @@ impl HtpasswdError {
     }
 }
 
-/// A command line that makes sense.
+/// A valid command line.
 struct Task {
-    deed: Deed,
+    mode: Mode,
     file: PathBuf,
     name: UserName,
     source: Source,
 }
 
 #[derive(Clone, Copy)]
-enum Deed {
+enum Mode {
     Print,
     Set { create: bool },
     Delete,
@@ -185,16 +185,16 @@ enum Source {
 impl Task {
     fn of(args: &HtpasswdArgs) -> Result<Self, HtpasswdError> {
         args.refused.check()?;
-        let deed = args.deed()?;
+        let mode = args.mode()?;
         let mut words = args.words.iter();
         let mut next = |wanted: bool, what: &str| match wanted.then(|| words.next()) {
             None => Ok(""),
             Some(Some(word)) => Ok(word.as_str()),
             Some(None) => Err(HtpasswdError::Usage(format!("{what} is missing; see --help"))),
         };
-        let file = next(!matches!(deed, Deed::Print), "the FILE")?.into();
+        let file = next(!matches!(mode, Mode::Print), "the FILE")?.into();
         let name = UserName::parse(next(true, "the NAME")?)?;
-        let batch = args.batch && !matches!(deed, Deed::Delete);
+        let batch = args.batch && !matches!(mode, Mode::Delete);
         let password = next(batch, "the PASSWORD")?;
         if words.next().is_some() {
             return Err(usage("too many arguments; a password on the command line needs -b"));
@@ -205,17 +205,17 @@ impl Task {
             (false, true) => Source::Stdin,
             (false, false) => Source::Terminal,
         };
-        Ok(Self { deed, file, name, source })
+        Ok(Self { mode, file, name, source })
     }
 
     fn editor(&self, create: bool) -> Result<Editor, HtpasswdError> {
         if create {
             return Ok(Editor::new(&self.file));
         }
-        Editor::open(&self.file).map_err(|e| self.editing(e))
+        Editor::open(&self.file).map_err(|e| self.edit_error(e))
     }
 
-    fn editing(&self, error: EditError) -> HtpasswdError {
+    fn edit_error(&self, error: EditError) -> HtpasswdError {
         match error {
             EditError::Io(e) if e.kind() == io::ErrorKind::NotFound => {
                 HtpasswdError::Missing(self.file.clone())
@@ -238,7 +238,7 @@ impl Task {
         if !editor.remove(&self.name) {
             return Ok(writeln!(messages, "User {} not found", self.name)?);
         }
-        editor.save().map_err(|e| self.editing(e))?;
+        editor.save().map_err(|e| self.edit_error(e))?;
         Ok(writeln!(messages, "Deleting password for user {}", self.name)?)
     }
 
@@ -256,12 +256,12 @@ impl Task {
 }
 
 impl HtpasswdArgs {
-    fn deed(&self) -> Result<Deed, HtpasswdError> {
+    fn mode(&self) -> Result<Mode, HtpasswdError> {
         match (self.print, self.create, self.delete, self.verify) {
-            (true, false, false, false) => Ok(Deed::Print),
-            (false, create, false, false) => Ok(Deed::Set { create }),
-            (false, false, true, false) => Ok(Deed::Delete),
-            (false, false, false, true) => Ok(Deed::Verify),
+            (true, false, false, false) => Ok(Mode::Print),
+            (false, create, false, false) => Ok(Mode::Set { create }),
+            (false, false, true, false) => Ok(Mode::Delete),
+            (false, false, false, true) => Ok(Mode::Verify),
             _ => Err(usage("only one of -c -n -v -D may be specified")),
         }
     }
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_have_the_exit_codes_of_the_original() {
+    fn mistakes_have_the_exit_codes_of_apaches_htpasswd() {
         assert_eq!(answer(&["-Bbn", "a:b", "pw"], "").code(), 6);
         assert_eq!(answer(&["-Bbn", "al"], "").code(), 2);
         assert_eq!(answer(&["-Bbn", "al", "pw", "more"], "").code(), 2);
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_repeats_the_password() {
+    fn no_error_repeats_the_password() {
         for words in
             [&["-Bn", "al", "hunter2"][..], &["-mbn", "al", "hunter2"], &["-Bbn", "al", "hunter2", "x"]]
         {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_the_binary_calls_for_it() {
+    fn a_binary_called_htpasswd_runs_this_command() {
         assert!(is_called_for("/usr/bin/htpasswd") && is_called_for("htpasswd"));
         assert!(!is_called_for("/usr/bin/dockgate"));
     }

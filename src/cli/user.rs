@@ -76,7 +76,7 @@ struct List {
     file: PathBuf,
 }
 
-/// Runs a `user` command and gives its exit code: 0, or 1 for a password that is not the user's.
+/// Runs a `user` command and returns its exit code: 0, or 1 for a password that is not the user's.
 ///
 /// # Errors
 /// [`UserError`] names the file, and never the password.
@@ -89,10 +89,10 @@ pub(crate) fn run(args: &UserArgs, input: &mut dyn Read, output: &mut dyn Write)
     }
 }
 
-/// The reason why a `user` command was not done.
+/// The reason why a `user` command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
-    /// Not a name that can stand in the file.
+    /// The name cannot be a user's.
     #[error(transparent)]
     Name(#[from] UserNameError),
     /// The file could not be edited.
@@ -130,7 +130,7 @@ pub(crate) enum UserError {
 }
 
 impl UserError {
-    /// Returns 2 where the command line is wrong, else 1.
+    /// Returns 2 if the command line is wrong, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Name(_) => 2,
@@ -143,10 +143,10 @@ impl UserError {
     }
 }
 
-/// The reason why no password was read, or none that can be used.
+/// The reason why no usable password was read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PasswordError {
-    /// Standard input or the terminal broke.
+    /// Standard input or the terminal could not be read.
     #[error("cannot read the password: {0}")]
     Read(#[from] io::Error),
     /// There is no terminal to ask on.
@@ -155,13 +155,13 @@ pub(crate) enum PasswordError {
     /// The two inputs differ.
     #[error("the two passwords differ")]
     Differ,
-    /// Not UTF-8.
+    /// The password is not UTF-8.
     #[error("the password is not UTF-8 text")]
     NotText,
-    /// Nothing before the end of the line.
+    /// The line is empty.
     #[error("the password is empty")]
     Empty,
-    /// One that verification would refuse.
+    /// The password cannot be hashed, or would never match.
     #[error(transparent)]
     Hash(#[from] HashError),
 }
@@ -169,7 +169,7 @@ pub(crate) enum PasswordError {
 /// Reads one line of standard input, without its end.
 ///
 /// # Errors
-/// [`PasswordError`], never with what was read.
+/// [`PasswordError`], which never contains the input.
 pub(crate) fn password_from(input: &mut dyn Read) -> Result<Secret, PasswordError> {
     let mut line = Vec::new();
     BufReader::new(input.take(LONGEST_LINE)).read_until(b'\n', &mut line)?;
@@ -182,7 +182,7 @@ pub(crate) fn password_from(input: &mut dyn Read) -> Result<Secret, PasswordErro
 /// Asks on the terminal, without echo: twice where the password is new.
 ///
 /// # Errors
-/// [`PasswordError::NoTerminal`] names the option that does without one.
+/// [`PasswordError::NoTerminal`] names the option by which the password can be piped in.
 pub(crate) fn ask_for_password(twice: bool, instead: &'static str) -> Result<Secret, PasswordError> {
     if !io::stdin().is_terminal() {
         return Err(PasswordError::NoTerminal(instead));
@@ -253,10 +253,10 @@ fn editing(file: &Path) -> impl FnOnce(EditError) -> UserError {
     |error| UserError::Edit { file, error }
 }
 
-/// Some 50 ms a check: what the tutorials of registries advise.
+/// The cost that the tutorials of registries advise: some 50 ms for each check.
 const COST: u32 = 10;
 
-/// No password line is longer; what is longer than bcrypt takes is refused anyway.
+/// The most that is read of a line: more than bcrypt takes, so that a longer password is refused.
 const LONGEST_LINE: u64 = LONGEST_PASSWORD as u64 + 4096;
 
 #[cfg(test)]
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_terminal_the_way_to_pipe_the_password_in_is_named() {
+    fn without_a_terminal_the_error_names_password_stdin() {
         if io::stdin().is_terminal() {
             return;
         }
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cost_that_nobody_could_wait_for_is_a_mistake_of_the_command_line() {
+    fn a_cost_outside_the_limits_is_refused() {
         for cost in ["3", "18", "x"] {
             assert!(Line::try_parse_from(["user", "add", "f", "al", "--cost", cost]).is_err());
         }

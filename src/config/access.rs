@@ -11,7 +11,7 @@ use crate::config::upstream::Upstream;
 use crate::config::value_error::ValueError;
 use crate::proto::Action;
 
-/// One rule. The first that matches who, where and what decides.
+/// An access rule. The first rule that matches user, repository and action decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRule {
     /// The users; at least one pattern.
@@ -192,10 +192,10 @@ pub(super) fn read<'a>(root: &Reader<'a>) -> Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Returns the rules; where none is written, the default.
+    /// Returns the rules, or the default if none is written.
     pub(super) fn or_default(self, root: &Reader<'_>, upstreams: &[Upstream]) -> Vec<AccessRule> {
         if !root.has("access") {
-            refuse_whoever(root);
+            refuse_default_rule_with_forward(root);
             return vec![AccessRule::everything()];
         }
         if self.rules.is_empty() && root.is_list("access") && !self.has_mistakes {
@@ -307,7 +307,7 @@ fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
 }
 
 /// Refuses forwarding without rules: anyone may have an account at a public registry.
-fn refuse_whoever(root: &Reader<'_>) {
+fn refuse_default_rule_with_forward(root: &Reader<'_>) {
     let Some(credentials) = credentials::forward(root) else { return };
     let advice = root.context.advice(
         "[[access]] rules, in which `users = [\"*\"]` is anyone who has logged in",

@@ -9,7 +9,7 @@ use crate::config::value_error::ValueError;
 /// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// One address of this machine.
+    /// An address of this machine.
     Tcp(SocketAddr),
     /// `:5000`: every address of this machine, IPv4 and IPv6.
     Any(u16),

@@ -7,7 +7,7 @@ use crate::config::value_error::ValueError;
 use crate::proto::Authority;
 use crate::proto::authority::scheme_port;
 
-/// One entry: `host`, `host:port`, or `*.domain` with or without a port. Without a port it is the scheme's own.
+/// An entry: `host`, `host:port`, or `*.domain` with or without a port. Without a port it is the scheme's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPattern {
     /// In lower case; of `*.domain` what follows the star: `.domain`. IPv6 addresses without brackets.

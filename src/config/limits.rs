@@ -78,8 +78,8 @@ pub(crate) const FILE_PIECE_LEAST: usize = 128 * KIB;
 /// And at most. On plain HTTP 256 KiB cost 7 % more, 64 KiB a fifth.
 pub(crate) const FILE_PIECE_MOST: usize = 512 * KIB;
 
-/// What is read at once of an upload, in bytes, from a client that sends as fast as it is read. A quarter of it costs 5
-/// % more.
+/// The bytes of an upload that are read at once, from a client that sends as fast as the gateway reads. A quarter of this
+/// costs 5 % more.
 pub(crate) const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
 /// The bytes that are read of an upstream's error answer; the rest says nothing more.
 pub(crate) const ERROR_BODY_BYTES: usize = 64 * KIB;
@@ -93,7 +93,7 @@ pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// All manifests on their way to upstreams together, in bytes.
 pub(crate) const HELD_BYTES: usize = 128 * MIB;
-/// One page of tags, referrers or catalog from an upstream.
+/// A page of tags, referrers or catalog from an upstream.
 pub(crate) const LIST_PAGE_BYTES: usize = 4 * MIB;
 /// The bytes that are still read of a refused upload, so that the client gets to read the answer.
 pub(crate) const REFUSED_UPLOAD_BYTES: usize = MIB;
@@ -234,15 +234,15 @@ pub(crate) const TAG_TTL: Duration = Duration::from_secs(5 * 60);
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Default of `upstream.cache.not_found_ttl`: clients ask again at once, and a push by another way is seen soon.
 pub(crate) const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
-/// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and who has lost a right is out after
-/// one.
+/// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and a client that has lost a right is
+/// refused after it.
 pub(crate) const GRANT_STALE: Duration = Duration::from_secs(3600);
 /// Default of `cache.max_size`: some hundred images.
 pub(crate) const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
 /// Default of `cache.min_free`, in hundredths: what ext4 keeps for root, without which everything else slows down too.
 pub(crate) const CACHE_FREE_PERCENT: u8 = 5;
 
-// What the configuration names.
+// Files that the configuration names.
 
 /// The configuration file itself.
 pub(crate) const CONFIGURATION_BYTES: u64 = 1024 * 1024;
@@ -287,10 +287,10 @@ pub(crate) const PUSHES: usize = 256;
 /// The time that such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go
 /// on at once.
 pub(crate) const PUSH_IDLE: Duration = Duration::from_secs(60 * 60);
-/// What waits in memory to be written of one such copy, before it is given up: half a second of a slow disk, while the
-/// upload goes on.
+/// The bytes of one such copy that may wait in memory to be written before the copy is given up: half a second of a slow
+/// disk, while the upload goes on.
 pub(crate) const PUSH_BACKLOG_BYTES: usize = 8 * MIB;
-/// And of all of them.
+/// The bytes of all copies together that may wait so.
 pub(crate) const PUSH_BACKLOG_ALL_BYTES: usize = 128 * MIB;
 /// How long the answer to a push waits for its copy to be checked and in place. Mostly it is already; a client that
 /// pulls at once should find it.

@@ -1,4 +1,4 @@
-//! `[log]`: what is told, and how.
+//! `[log]`: the level and the format of log lines.
 
 use tracing_subscriber::filter::Targets;
 
@@ -9,11 +9,11 @@ use crate::config::value_error::ValueError;
 /// The options of logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// One JSON object a line, rather than text.
+    /// True for a JSON object per line instead of text.
     pub json: bool,
     /// Levels by module, as in `RUST_LOG`: `info,hyper=debug`. Known to be valid.
     pub level: String,
-    /// One line a request.
+    /// True for a line per request.
     pub access: bool,
 }
 
@@ -40,7 +40,7 @@ fn level(written: &str) -> Result<String, ValueError> {
         let bare = !word.contains(['=', ':', '[']);
         bare && !LEVELS.contains(&word.to_ascii_lowercase().as_str())
     };
-    // A bare word would be taken for a module's name, and an "inof" would silence everything.
+    // `Targets` would take a bare word for a module's name, and "inof" would silence all logs.
     if let Some(word) = written.split(',').map(str::trim).find(misspelt) {
         let known = nearest(word, LEVELS.into_iter()).unwrap_or("info");
         return Err(ValueError::Value(format!(

@@ -37,7 +37,7 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// One mistake: the file and line, or the variable, the key, and what to write instead.
+/// A mistake: the file and line, or the variable, the key, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     pub(super) place: Place,

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_can_have_are_refused() {
+    fn names_that_no_user_can_have_are_refused() {
         for written in ["", "a[b]", "{user}", "repo:acme/app", " alice", "a\nb"] {
             assert!(UserPattern::parse(written).is_err(), "{written:?}");
         }

@@ -12,7 +12,7 @@ use crate::config::schema::below;
 use crate::config::tree::{EMPTY, Node, Table, Text, Value};
 use crate::config::value_error::ValueError;
 
-/// One table of the configuration, and the context that hears of its mistakes.
+/// A table of the configuration, and the context to which mistakes are reported.
 #[derive(Debug, Clone)]
 pub(super) struct Reader<'a> {
     table: &'a Table,
@@ -21,7 +21,7 @@ pub(super) struct Reader<'a> {
     pub(super) context: &'a Context,
 }
 
-/// One string, with what is needed to say that it is wrong.
+/// A string, with its place for reporting a mistake.
 #[derive(Debug, Clone)]
 pub(super) struct Item<'a> {
     text: &'a Text,

@@ -3,7 +3,7 @@
 use crate::config::context::Context;
 use crate::config::tree::{Node, Table, Value};
 
-/// One key of a table.
+/// A key of a table.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) name: &'static str,

@@ -15,7 +15,7 @@ pub(super) type Table = BTreeMap<String, Node>;
 /// A table without keys, for a section that is not written.
 pub(super) static EMPTY: Table = BTreeMap::new();
 
-/// One value and where it stands.
+/// A value and its place.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) place: Place,
@@ -71,7 +71,7 @@ pub(super) fn parse(text: &str, context: &Context) -> Option<Table> {
     let mut wrong = BTreeMap::new();
     for error in &errors {
         let line = error.span().map_or(1, |span| lines.at(&span));
-        // What follows on the same line follows from the first.
+        // Further errors on the same line follow from the first.
         wrong.entry(line).or_insert_with(|| error.message().replace('\n', "; "));
     }
     for (line, message) in wrong {

@@ -74,7 +74,7 @@ impl Upstream {
     /// variables name.
     ///
     /// # Errors
-    /// What is wrong with `url` or with a variable.
+    /// The defect of `url` or of a variable.
     pub fn at(url: &str, environment: &Environment) -> Result<Self, String> {
         let context = Context::new(None, PathBuf::new());
         let parsed = Url::parse(url).map_err(|wrong| match wrong {

@@ -25,7 +25,7 @@ pub(super) fn overlay(table: &mut Table, keys: &'static [Key], environment: &Env
     }
 }
 
-/// One variable, its name taken apart.
+/// A variable, with its name split into segments.
 struct Variable<'a> {
     name: &'a str,
     written: &'a str,

@@ -1,7 +1,8 @@
 //! `_catalog`: the repositories of all upstreams that can list theirs, under their names here.
 //!
-//! It is no part of the OCI specification; people and tools that mirror registries ask for it. The upstreams are asked one after another, in the order of the configuration; a page ends where the client's `n`, or the number of
-//! upstream pages that one request may cost, is reached, and a sealed cursor in `Link` says where.
+//! The OCI specification has no such list; people and tools that mirror registries use it. The upstreams are asked one after
+//! another, in the order of the configuration. A page ends at the client's `n`, or at the number of upstream pages that one
+//! request may cost, and a sealed cursor in `Link` says where.
 
 use http::{Response, header};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! The state that requests are answered by.
+//! The state by which requests are served.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::proto::{Challenge, Secret};
 use crate::upstream;
 use crate::upstream::Upstream;
 
-/// The state that requests are answered by. A reload makes a new one and swaps it in whole.
+/// The state by which requests are served. A reload creates a new one and swaps it in as a whole.
 pub(crate) struct Core {
     pub(super) rules: Rules,
     pub(super) routes: Routes,

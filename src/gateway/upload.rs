@@ -205,7 +205,7 @@ async fn send_copied(
 ) -> Result<(Response<Body>, Option<Push>), Problem> {
     body.set_tap(push.as_ref().and_then(Push::tap));
     let sent = request.send(target, body).await;
-    // What is read from here on is a rest that the upstream did not want.
+    // Bytes that are read from here on are a rest that the upstream did not take.
     body.set_tap(None);
     let response = sent?;
     let taken = response.status().is_success() && body.is_taken();

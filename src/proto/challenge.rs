@@ -5,7 +5,7 @@ use std::fmt;
 use crate::proto::scope::ScopeSet;
 use crate::proto::syntax::{Scanner, Stop, quote};
 
-/// One challenge (RFC 9110 section 11.6.1):
+/// A challenge (RFC 9110 section 11.6.1):
 ///
 /// ```text
 /// WWW-Authenticate = #challenge
@@ -160,7 +160,7 @@ impl End {
     }
 }
 
-/// One challenge in one line: keys in lower case, values quoted, `,` without a space (oras compares keys
+/// Writes the challenge in one line: keys in lower case, values quoted, `,` without a space (oras compares keys
 /// case-sensitively, the conformance suite demands quotes).
 impl fmt::Display for Challenge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -26,7 +26,7 @@ pub enum Algorithm {
     Sha256,
     /// SHA-512.
     Sha512,
-    /// One whose digests can be passed on but not checked here.
+    /// Another algorithm, whose digests can be passed on but not checked here.
     Other,
 }
 

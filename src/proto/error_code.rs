@@ -131,7 +131,7 @@ pub struct ErrorBody {
     pub errors: Vec<ErrorEntry>,
 }
 
-/// One error of an [`ErrorBody`].
+/// An error of an [`ErrorBody`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorEntry {
     /// Its code, which an upstream may have made up.

@@ -84,9 +84,9 @@ impl Identity {
 
     /// Returns the name as [`name`](Self::name) does, shared rather than copied.
     pub fn shared_name(&self) -> Arc<str> {
-        static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| ANONYMOUS.into());
+        static SHARED_ANONYMOUS: LazyLock<Arc<str>> = LazyLock::new(|| ANONYMOUS.into());
         match self {
-            Self::Anonymous => NOBODY.clone(),
+            Self::Anonymous => SHARED_ANONYMOUS.clone(),
             Self::User(name) => name.0.clone(),
             Self::Forwarded(client) => client.name.clone(),
         }
@@ -147,13 +147,13 @@ pub enum UserNameError {
     /// Nothing before the colon.
     #[error("the name is empty")]
     Empty,
-    /// `anonymous` is who has not logged in.
+    /// The name is `anonymous`, the name of clients that have not logged in.
     #[error("the name `anonymous` is reserved for those who have not logged in")]
     Reserved,
     /// A colon ends the name in Basic authentication and in the file.
     #[error("a name may not contain `:`")]
     Colon,
-    /// One of `*?[]{}`.
+    /// The name has one of `*?[]{}`.
     #[error("a name may not contain `{0}`, which rules read as a pattern")]
     Pattern(char),
     /// RFC 7617 section 2 forbids control characters.
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_called_anonymous() {
+    fn no_user_may_be_called_anonymous() {
         assert_eq!(Identity::Anonymous.name(), "anonymous");
         assert_eq!(Identity::User(UserName::parse("alice").unwrap()).to_string(), "alice");
     }

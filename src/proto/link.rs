@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::proto::syntax::{Scanner, Stop, is_token_byte};
 
-/// One link (RFC 8288 section 3).
+/// A link (RFC 8288 section 3).
 ///
 /// ```text
 /// Link       = #link-value

@@ -9,7 +9,7 @@ use crate::proto::query;
 use crate::proto::reference::{Reference, Tag};
 use crate::proto::upload::UploadStart;
 
-/// One request of the distribution API, with all that it names (distribution-spec, "Endpoints").
+/// A request of the distribution API, with all that it names (distribution-spec, "Endpoints").
 ///
 /// Rules, logs, cache keys and the upstream's path are all made from it and from nothing else, so that a request
 /// cannot mean one thing to the rules and another to the upstream.

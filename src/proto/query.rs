@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn an_undecodable_value_harms_only_who_asks_for_it() {
+    fn an_undecodable_value_fails_only_when_it_is_read() {
         for raw in ["a=%&b=1", "a=%2&b=1", "a=%zz&b=1", "a=%ff&b=1", "a=%2&b=1"] {
             let query = Query::parse(raw).unwrap();
             assert_eq!(query.one("a"), Err(TargetError::QueryInvalid { parameter: "a" }));

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The greatest number of ranges in one request that are looked at; a request for more is answered with the whole
-/// (RFC 9110 section 14.2 allows it against "many small ranges").
+/// The greatest number of ranges in one request; a request for more is answered with the whole content (RFC 9110
+/// section 14.2 allows it against "many small ranges").
 pub(crate) const MAX_RANGES: usize = 16;
 
 /// Consecutive bytes, both ends included: `first <= last`.
@@ -42,7 +42,7 @@ pub(crate) enum Resolved {
     Ignore,
     /// 416 with `Content-Range: bytes */LENGTH`.
     Unsatisfiable,
-    /// 206 with these, of which there is at least one; all of them lie within the content.
+    /// 206 with these spans: at least one, and all within the content.
     Spans(Vec<Span>),
 }
 
@@ -51,14 +51,14 @@ pub(crate) enum Resolved {
 /// `Content-Range = "bytes" SP ( first-pos "-" last-pos "/" ( complete-length / "*" ) / "*/" complete-length )`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ContentRange {
-    /// Of a 206.
+    /// The `Content-Range` of a 206.
     Part {
         /// The bytes that are sent.
         span: Span,
         /// The length of the whole, where it is known; greater than `span.last`.
         total: Option<u64>,
     },
-    /// Of a 416.
+    /// The `Content-Range` of a 416.
     Unsatisfied {
         /// The length of the whole.
         total: u64,
@@ -84,13 +84,13 @@ impl Span {
 
 impl ByteRange {
     /// Reads the header. Another unit or a malformed value is no error but a header to be ignored (RFC 9110 section
-    /// 14.2); positions beyond 64 bits are as good as the greatest one.
+    /// 14.2); positions beyond 64 bits count as the greatest one.
     pub(crate) fn parse(value: &[u8]) -> Self {
         Self { specs: parse_specs(value).filter(|specs| specs.len() <= MAX_RANGES).unwrap_or_default() }
     }
 
-    /// RFC 9110 section 14.1.2, for a content of `length` bytes: ends beyond it are clamped, ranges behind it left
-    /// out, and when none remains nothing can be sent.
+    /// Resolves the ranges for content of `length` bytes (RFC 9110 section 14.1.2): ends beyond the content are clamped,
+    /// ranges behind it are left out, and if none is left the result is `Unsatisfiable`.
     ///
     /// Decided here, where the RFC leaves it open: a range that ends before it begins cannot be satisfied (the
     /// conformance suite takes the whole for a registry without ranges); ranges that together are longer than the
@@ -112,7 +112,7 @@ impl ByteRange {
 }
 
 impl ByteRange {
-    /// Returns the only range, where it counts from the beginning: its first byte, and its last where it names one.
+    /// Returns the first byte of the range, and the last if it names one. `None` for several ranges and for a suffix.
     pub(crate) fn as_plain(&self) -> Option<(u64, Option<u64>)> {
         match *self.specs.as_slice() {
             [Spec::From(first)] => Some((first, None)),
@@ -158,9 +158,8 @@ impl UploadRange {
         parse_span(std::str::from_utf8(value).ok()?.trim_matches([' ', '\t'])).map(Self)
     }
 
-    /// Creates the range for an upload of which `length` bytes are there. With none it is `0-0`, which is
-    /// distribution's word
-    /// for both nothing and one byte.
+    /// Creates the range for an upload of which `length` bytes have come. For none it is `0-0`, which distribution sends
+    /// for both no byte and one byte.
     pub(crate) fn received(length: u64) -> Self {
         Self(Span { first: 0, last: length.saturating_sub(1) })
     }

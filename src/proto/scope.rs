@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::proto::operation::Action;
 
-/// One scope (token auth, scope.md).
+/// A scope (token auth, scope.md).
 ///
 /// ```text
 /// resourcescope := resourcetype ":" resourcename ":" action [ ',' action ]*

@@ -1,6 +1,6 @@
 //! TCP, TLS and HTTP. Knows nothing of registries.
 //!
-//! One task accepts and hands connections to workers, each a thread with a runtime of its own: a connection, its
+//! A single task accepts connections and hands them to workers, each a thread with its own runtime: a connection, its
 //! requests and its upstream connections stay on one core, so that no frame crosses threads.
 
 mod accept;

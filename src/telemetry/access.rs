@@ -38,9 +38,9 @@ pub struct AccessRecord {
     pub subject: Option<Subject>,
     /// The upstream's name.
     pub upstream: Option<Arc<str>>,
-    /// What the cache did: the word of `X-Cache`, in lower case.
+    /// The cache's result: the word of `X-Cache`, in lower case.
     pub cache: Option<&'static str>,
-    /// Why the cache left the request to the upstream.
+    /// The reason why the request bypassed the cache.
     pub bypass: Option<&'static str>,
     /// The status of the answer.
     pub status: u16,

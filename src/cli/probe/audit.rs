@@ -49,7 +49,7 @@ pub(super) async fn run(probe: &Probe, wanted: Wanted) -> Table {
     let anonymous = if has_login { "the holder of a token" } else { "anonymous" };
     let (upstream, url) = (settings.name.clone(), settings.url.to_string());
     let mut auditor = Auditor { probe, checks: Vec::new() };
-    // What is wrong here is wrong with all that follows.
+    // A registry that refuses this would fail all further checks.
     if auditor.door().await.is_some() {
         auditor.inside(&wanted).await;
     }

@@ -1,4 +1,4 @@
-//! The part of an audit that all its checks share: asking, and adding a row.
+//! The part of an audit that all its checks share: sending requests, and adding rows to the table.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ impl Auditor<'_> {
         self.checks.push(check.with_texts(|text| self.probe.without_secrets(&text)));
     }
 
-    /// Adds a row for a failed request. Returns `None`, for callers that end with it.
+    /// Adds a row for a failed request. Always returns `None`, so that callers can return it.
     pub(super) fn failed<T>(&mut self, what: &'static str, error: &Error) -> Option<T> {
         self.add(self.failure(what, error));
         None
@@ -43,8 +43,8 @@ impl Auditor<'_> {
         self.send(&Method::GET, target, scope, headers).await
     }
 
-    /// Sends a request as the gateway does; the purpose is `Other` for blobs too, so that their stream is left as it
-    /// is.
+    /// Sends a request as the gateway does, but with the purpose `Other` for blobs as well, so that a broken stream is not
+    /// resumed.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -83,7 +83,7 @@ impl Auditor<'_> {
         Some(whole.ok()?.ok()?.to_bytes())
     }
 
-    /// Formats the error of an answer.
+    /// Formats the status of an answer and its first error.
     pub(super) async fn said(&self, response: Response) -> String {
         let status = response.status;
         let errors = self.body(response).await.and_then(|body| ErrorBody::parse(&body)).unwrap_or_default();

@@ -8,7 +8,7 @@ use crate::cli::probe::diagnosis::{Diagnosis, Kind};
 use crate::cli::probe::format::plain;
 use crate::cli::probe::style::Palette;
 
-/// All that was looked at.
+/// The result of an audit.
 #[derive(Debug, Serialize)]
 pub(super) struct Table {
     /// The upstream's name.
@@ -17,12 +17,12 @@ pub(super) struct Table {
     /// The user name at the upstream; `anonymous` without one.
     pub(super) identity: String,
     pub(super) checks: Vec<Check>,
-    /// The first that is bad.
+    /// The diagnosis of the first bad row.
     #[serde(rename = "fault")]
     pub(super) diagnosis: Option<Diagnosis>,
 }
 
-/// One row.
+/// A row of the table.
 #[derive(Debug, Serialize)]
 pub(super) struct Check {
     pub(super) what: &'static str,

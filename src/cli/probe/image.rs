@@ -37,7 +37,7 @@ impl ProbeTarget {
     /// Reads `docker pull`'s argument, or a URL.
     ///
     /// # Errors
-    /// What is wrong with it. Never shows a URL that may hold a password.
+    /// The defect. Never shows a URL that may hold a password.
     pub(super) fn parse(text: &str) -> Result<Self, ProbeTargetError> {
         let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
         if lower.starts_with("http://") || lower.starts_with("https://") {

@@ -22,7 +22,7 @@ pub(super) struct Trace {
     pub(super) diagnosis: Option<Diagnosis>,
 }
 
-/// One step.
+/// A step of the walk.
 #[derive(Debug, Serialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub(super) enum Step {

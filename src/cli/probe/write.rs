@@ -105,7 +105,7 @@ impl Auditor<'_> {
                 .advise("clients that lost count are not told so"),
         };
         self.add(check);
-        // What it makes of this has been looked at.
+        // The answer has been judged; the upload is not needed any more.
         let session = next.unwrap_or(session);
         let _ = self.give_up(&session, home).await;
         Some(())

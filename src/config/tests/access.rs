@@ -43,7 +43,7 @@ const NOTHING: &str = "dockgate.toml:1: access: by these rules no client may do 
                       one with `effect = \"allow\"`, in front of those that deny the same";
 
 #[test]
-fn rules_by_which_nobody_may_do_anything_are_refused() {
+fn rules_that_allow_nothing_are_refused() {
     let allow = |users: &str, actions: &str| rule("allow", users, "'a/**'", actions);
     let deny = |users: &str, repositories: &str, actions: &str| rule("deny", users, repositories, actions);
     for text in [
@@ -69,7 +69,7 @@ fn rules_by_which_nobody_may_do_anything_are_refused() {
 }
 
 #[test]
-fn what_is_denied_to_nobody_in_particular_is_left_to_those_who_can_log_in() {
+fn a_denial_for_anonymous_leaves_logged_in_users() {
     let deny = rule("deny", "'anonymous'", "'**'", "'*'");
     let text = format!("{deny}{}", rule("allow", "'anonymous'", "'a'", "'pull'"));
     let hub = "[[upstream]]\nname = 'docker.io'\n";
@@ -86,7 +86,7 @@ fn what_is_denied_to_nobody_in_particular_is_left_to_those_who_can_log_in() {
 }
 
 #[test]
-fn to_deny_nobody_in_particular_needs_no_other_challenge() {
+fn a_denial_for_anonymous_needs_no_other_challenge() {
     let text =
         format!("{}{}", rule("deny", "'anonymous'", "'**'", "'*'"), rule("allow", "'*'", "'**'", "'pull'"));
     assert_eq!(refusal(&format!("{text}{REST}")), [""; 0]);

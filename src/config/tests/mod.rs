@@ -54,7 +54,7 @@ fn the_least_configuration_has_every_default() {
 }
 
 #[test]
-fn without_rules_whoever_has_logged_in_may_do_everything() {
+fn without_rules_every_logged_in_user_may_do_everything() {
     let config = read(REST).unwrap();
     assert_eq!(config.access, [AccessRule::everything()]);
     let rule = &config.access[0];
@@ -389,7 +389,7 @@ fn anonymous_pulls_need_the_basic_challenge_beside_passwords() {
 }
 
 #[test]
-fn a_rule_for_people_is_warned_about_where_nobody_can_log_in() {
+fn a_rule_for_users_is_warned_about_without_logins() {
     let rule = |who| format!("[[access]]\nusers = ['{who}']\nrepositories = ['**']\nactions = ['pull']\n");
     let config =
         read(&format!("{}{}[[upstream]]\nname = 'docker.io'\n", rule("anonymous"), rule("alice"))).unwrap();

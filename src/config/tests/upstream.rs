@@ -343,7 +343,7 @@ fn beside_forwarding_there_are_no_other_credentials() {
 }
 
 #[test]
-fn rules_may_name_those_whom_an_upstream_knows() {
+fn rules_may_name_users_of_an_upstream() {
     let rules = RULES.replace("'*'", "'forward/docker.io:alice', 'forward/docker.io:ci-*'");
     let config = read(&format!("{rules}{HUB}[upstream.credentials]\nforward = true")).unwrap();
     let users = &config.access[0].users;
@@ -352,7 +352,7 @@ fn rules_may_name_those_whom_an_upstream_knows() {
 }
 
 #[test]
-fn names_that_nobody_can_have_are_warned_about() {
+fn names_that_no_user_can_have_are_warned_about() {
     let forward = "[upstream.credentials]\nforward = true\n";
     let warnings = |users: &str, rest: &str| {
         let rules = RULES.replace("'*'", users);

@@ -8,7 +8,7 @@ use crate::proto::Digest;
 
 /// The parts of a manifest or an index that a registry must understand.
 ///
-/// One shape reads all kinds: OCI image manifest and index, Docker schema 2 manifest and list, and the
+/// A single shape reads all kinds: OCI image manifest and index, Docker schema 2 manifest and list, and the
 /// withdrawn OCI artifact manifest. The bytes themselves are kept apart and never written anew.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,4 +1,4 @@
-//! One request to its answer.
+//! Turns a request into its response.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};

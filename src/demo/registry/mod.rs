@@ -1,8 +1,8 @@
 //! A small, whole registry in memory, without authentication: the demo's upstream, and that of the tests.
 //!
-//! It obeys the OCI distribution specification 1.1.1 in all four categories (pull, push, content discovery, content
-//! management), and where that is silent does what distribution does: delete by tag, `_catalog`, `ETag`,
-//! `Docker-Upload-UUID`. One file per resource; `store` is what is kept, `upload` what is on its way.
+//! Obeys the OCI distribution specification 1.1.1 in all four categories (pull, push, content discovery, content
+//! management), and where the specification is silent does as distribution does: delete by tag, `_catalog`, `ETag`,
+//! `Docker-Upload-UUID`. One file per resource; `store` holds content, `upload` the uploads under way.
 
 mod answer;
 mod blobs;

@@ -42,7 +42,7 @@ impl Registry {
             }
         }
         drop(listener);
-        // What is left after this is torn down with the set.
+        // Connections that are left after this are closed when the set is dropped.
         let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
     }
 

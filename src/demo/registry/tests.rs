@@ -13,7 +13,7 @@ use crate::proto::Digest;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// One exchange with a registry.
+/// An exchange with a registry.
 struct Exchange {
     status: u16,
     headers: HeaderMap,
@@ -280,7 +280,7 @@ mod uploads {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_that_nobody_goes_on_with_expires() {
+    async fn an_abandoned_session_expires() {
         let registry = Registry::new();
         let location = begin(&registry).await;
         tokio::time::advance(Duration::from_secs(59 * 60)).await;

@@ -275,7 +275,7 @@ fn what_is_outside_the_grammar_is_not_found() {
 }
 
 #[test]
-fn an_invalid_name_in_a_path_of_the_api_is_told_so() {
+fn an_invalid_name_is_answered_name_invalid() {
     for path in [
         "/v2/UPPER/manifests/x",
         "/v2/a___b/tags/list",
@@ -304,7 +304,7 @@ fn a_colon_may_be_encoded_in_a_reference() {
 }
 
 #[test]
-fn an_invalid_reference_is_answered_by_what_was_meant() {
+fn an_invalid_reference_is_answered_by_its_kind() {
     let long = "x".repeat(129);
     for bad in ["-x", ".x", "a+b", "a@b", long.as_str()] {
         let path = format!("/v2/a/manifests/{bad}");
@@ -374,7 +374,7 @@ fn page_parameters_are_decoded_and_others_kept_in_order() {
 }
 
 #[test]
-fn a_number_of_entries_is_a_number() {
+fn n_must_be_a_decimal_number() {
     for n in ["x", "-1", "+1", "", "1.5", "99999999999999999999", "1%20"] {
         let error = error("GET", &format!("/v2/a/tags/list?n={n}"));
         assert_eq!(error, TargetError::QueryInvalid { parameter: "n" });
@@ -401,7 +401,7 @@ fn doubled_and_undecodable_parameters_are_refused() {
 }
 
 #[test]
-fn what_means_nothing_to_an_operation_is_dropped() {
+fn parameters_without_meaning_are_dropped() {
     for query in ["?x=1", "?x=%ff", "?n=x&n=y", "?digest=a&digest=b", "?tag=x", "?", "?&&"] {
         let operation = operation("GET", &format!("/v2/a/manifests/x{query}"));
         assert_eq!(operation.path_and_query(), "/a/manifests/x", "{query}");
@@ -507,7 +507,7 @@ fn an_upload_ends_with_a_digest() {
 }
 
 #[test]
-fn a_session_that_cannot_be_ours_is_unknown() {
+fn a_malformed_session_is_unknown() {
     let long = "x".repeat(upload::MAX_SESSION_LENGTH + 1);
     for session in ["a~b", "a@b", "a+b", "a:b", "a,b", long.as_str()] {
         assert_eq!(error("PATCH", &format!("/v2/a/blobs/uploads/{session}")), TargetError::UploadUnknown);
@@ -541,7 +541,7 @@ fn every_operation_knows_its_action() {
 }
 
 #[test]
-fn another_repository_is_put_in_place_of_the_first() {
+fn an_operation_can_move_to_another_repository() {
     let moved = operation("POST", "/v2/a/blobs/uploads/?mount=$&from=b").with_repository(name("x/y"));
     assert_eq!(moved.repository(), Some(&name("x/y")));
     assert!(moved.path_and_query().ends_with("&from=b"));
@@ -642,7 +642,7 @@ proptest! {
     }
 
     #[test]
-    fn no_likely_request_panics_and_none_keeps_a_percent_or_a_dot_segment(
+    fn no_likely_request_panics_or_keeps_dot_segments(
         path in "/(v2|[a.]{1,2})(/(a|v2|blobs|uploads|manifests|tags|list|\\.\\.|\\.|%3A|%2e|A|x:y|;|)){0,6}",
         query in "((n|ns|last|digest|mount|from|tag)=(a|%|1|%3A|\\+)?&?){0,3}",
     ) {
