@@ -14,7 +14,7 @@ LONE=shop/lone:1
 # Every request that the registry has got since `: >registry.log`: METHOD PATH STATUS.
 asked() { sed -nE 's,.*"(GET|HEAD|PUT|POST|PATCH|DELETE) (/v2/[^ ]*) HTTP/[0-9.]+" ([0-9]{3}) .*,\1 \2 \3,p' "$WORK/registry.log"; }
 
-# What the registry has really given: whoever has no token yet is refused first.
+# The answers with content: a client without a token is refused first.
 given() { asked | awk -v method="$1" '$1 == method && $3 ~ /^2|^307/ { print $2 }' | grep -E -- "$2" | sort || true; }
 
 forget_requests() {
@@ -274,10 +274,10 @@ check "the layers of the other platform are left" the_other_platform_was_left
 forget_requests
 every_client_pulls "several platforms" "$MULTI"
 check "again nothing was asked" nothing_was_asked
-check "whoever has not logged in gets nothing of it" no_stranger_is_served
+check "a client without a login gets nothing of it" no_stranger_is_served
 check "another repository has nothing of it" another_repository_has_nothing_of_it
 check "a cache is not pushed to" refuses_to_push
-check "cold: an image that nobody else pulls" containerd_pulls "$LONE"
+check "cold: an image that no other client pulls" containerd_pulls "$LONE"
 
 stop "$REGISTRY_PID"
 every_client_pulls "no registry" "$WEB"

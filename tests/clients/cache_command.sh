@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dockgate cache stats, list, verify, remove and warm: with a gateway that runs, and with a directory that nobody uses.
+# dockgate cache stats, list, verify, remove and warm: with a gateway that runs, and with a directory that no gateway uses.
 source "$(dirname "$0")/lib.sh"
 
 LOGIN=$USER_NAME:$PASSWORD
@@ -73,7 +73,7 @@ import pathlib, sys
 file = pathlib.Path(sys.argv[1])
 content = bytearray(file.read_bytes())
 content[len(content) // 2] ^= 1
-with file.open("r+b") as out:  # in place: a new file would be another one to whoever has it open
+with file.open("r+b") as out:  # in place: a process that has the file open would not see a new one
     out.write(content)
 PYTHON
 }
@@ -90,7 +90,7 @@ verify_finds_it() {
     cache_ verify
 }
 
-# Plain lines, as nobody watches.
+# Plain lines, because the output is no terminal.
 warms() {
     local output
     output=$(cache_ warm "$@" 2>&1)

@@ -87,8 +87,8 @@ is_kept() { same HIT "$(cache_says "$1" "$2")"; }
 is_not_kept() { same MISS "$(cache_says "$1" "$2" | sed 's/FILL/MISS/')"; }
 
 problems() { curl -sS "http://$ADMIN/readyz" | jq -r '.problems[]' | grep '^cache' || true; }
-has_trouble() { has "$1" "$(problems)"; }
-has_no_trouble() { problems; [ -z "$(problems)" ]; }
+readyz_names() { has "$1" "$(problems)"; }
+is_not_degraded() { problems; [ -z "$(problems)" ]; }
 is_ready() { same 200 "$(curl -sS -o /dev/null -w '%{http_code}' "http://$ADMIN/readyz")"; }
 
 fill_up() { ! head -c $((64 * MIB)) /dev/zero >"$DISK/ballast" 2>/dev/null; }
@@ -138,13 +138,13 @@ check "the gateway is ready" is_ready
 
 check "the disk fills up in the middle of a download, which all who wait get whole" pulls_three_at_once
 check "the log says so" within 5 grep -aq ' WARN .*cache storage degraded' "$WORK/gateway.log"
-check "/readyz names it" within 5 has_trouble 'full'
+check "/readyz names it" within 5 readyz_names 'full'
 check "and is ready" is_ready
 check "a full disk: another image is pulled" pulls fast/second "$WORK/second"
 check "a full disk: one larger than it is pulled" pulls fast/large "$WORK/large"
 check "a full disk: what it would have kept is not kept" is_not_kept fast/second "$WORK/second"
 free_again
-check "there is room again: it recovers by itself" within 40 has_no_trouble
+check "there is room again: it recovers by itself" within 40 is_not_degraded
 check "the log says so too" within 5 grep -aq 'cache storage recovered' "$WORK/gateway.log"
 check "what is pulled now is kept" pulls fast/second "$WORK/second"
 check "and served from there" within 5 is_kept fast/second "$WORK/second"
@@ -154,9 +154,9 @@ mount -o remount,ro "$DISK"
 check "a read-only disk: what is there is served" is_kept fast/second "$WORK/second"
 check "a read-only disk: what is not is pulled" pulls fast/large "$WORK/large"
 check "a read-only disk: so is what would fit" pulls slow/web "$WORK/middle"
-check "/readyz names that" within 5 has_trouble 'read-only'
+check "/readyz names that" within 5 readyz_names 'read-only'
 mount -o remount,rw "$DISK"
-check "it may be written again: it recovers by itself" within 40 has_no_trouble
+check "it may be written again: it recovers by itself" within 40 is_not_degraded
 
 stop "$GATEWAY"
 fill_up

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A registry whose storage redirects to a CDN, which gives its content to whoever has a signed URL and brings no credentials.
+# A registry whose storage redirects to a CDN, which serves requests with a signed URL and without credentials.
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The bytes on the wire: what is answered to whom, seen by curl and by requests that no good client sends.
+# The bytes on the wire: the answers to each client, seen by curl and by requests that no good client sends.
 source "$(dirname "$0")/lib.sh"
 
 start_registry
@@ -46,7 +46,7 @@ head_has_no_body() {
     same 0 "$(gateway_curl -o /dev/null --head -w '%{size_download}' /v2/)"
 }
 
-the_same_bytes_for_whoever() {
+the_same_bytes_for_every_user() {
     gives 401 "${WRONG[@]}" /v2/shop/web/manifests/1
     cp body wrong
     gives 401 -u nobody:wrong /v2/shop/web/manifests/1
@@ -70,7 +70,7 @@ one_connection_serves_many() {
         "https://$HOST/v2/" "https://$HOST/v2/_catalog" | paste -sd' ')"
 }
 
-## Whom it talks to, and about what
+## Which hosts and paths it answers
 
 garbage_is_not_found() {
     local path
@@ -138,7 +138,7 @@ expect_is_answered_before_the_body() {
     ! grep -q '100 Continue' headers
 }
 
-# 200 MB to somebody who stops listening: the answer arrives all the same.
+# 200 MB to a gateway that stops reading: the answer arrives all the same.
 a_refused_upload_reads_its_answer() {
     head -c 200000000 /dev/zero >huge
     gives 401 "$@" "${WRONG[@]}" -X PATCH -H 'Expect:' -H 'Content-Type: application/octet-stream' -T huge /v2/shop/web/blobs/uploads/some
@@ -273,7 +273,7 @@ check "HTTP/2 is spoken" same 2 "$(gateway_curl -o /dev/null -w '%{http_version}
 check "TLS 1.2 is spoken" gives 401 --tls-max 1.2 /v2/
 check "TLS 1.1 is not" refused 'curl: \((35|56)\)' gateway_curl --ciphers DEFAULT@SECLEVEL=0 --tlsv1.1 --tls-max 1.1 /v2/
 check "HEAD is refused without a body" head_has_no_body
-check "an unknown user gets the same bytes" the_same_bytes_for_whoever
+check "an unknown user gets the same bytes" the_same_bytes_for_every_user
 check "a malformed login is refused" gives '401 UNAUTHORIZED' -H 'Authorization: Basic !!!' /v2/
 check "another scheme is refused" gives '401 UNAUTHORIZED' -H 'Authorization: Bearer abc' /v2/
 check "a repository says which right is missing" a_repository_says_what_it_lacks

@@ -35,9 +35,9 @@ deletes() {
     refused 'MANIFEST_UNKNOWN|404' crane digest "$HOST/shop/api:1"
 }
 
-refuses_whoever_has_no_token() { same 401 "$(upstream_curl -o /dev/null -w '%{http_code}' "https://$REGISTRY/v2/shop/web/tags/list")"; }
+refuses_clients_without_a_token() { same 401 "$(upstream_curl -o /dev/null -w '%{http_code}' "https://$REGISTRY/v2/shop/web/tags/list")"; }
 
-check "by itself the registry refuses who has no token" refuses_whoever_has_no_token
+check "by itself the registry refuses clients without a token" refuses_clients_without_a_token
 check "login" crane auth login "$HOST" --username "$USER_NAME" --password-stdin <<<"$PASSWORD"
 check "push" crane push "$WORK/image" "$IMAGE"
 check "pull gives the same bytes" pulls_the_same_bytes

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Each client's own account at upstream: the gateway lets in whom upstream lets in.
+# Each client's own account at upstream: the gateway accepts the logins that the upstream accepts.
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 
@@ -32,7 +32,7 @@ docker_pulls() {
 
 skopeo_logs_in() { skopeo login --cert-dir "$TRUST" -u "$1" --password-stdin "$HOST" <<<"$2"; }
 
-# Whoever comes first, and however often: bob has nothing of alice's.
+# In either order, and repeatedly: bob gets nothing by alice's account.
 accounts_share_nothing() {
     for _ in 1 2 3; do
         inspect_as "$ALICE" alice/web
@@ -42,13 +42,13 @@ accounts_share_nothing() {
     done
 }
 
-nobody_uses_anothers_password() {
+no_user_uses_anothers_password() {
     same 401 "$(status_as "alice:$BOB_PASSWORD" /v2/alice/web/tags/list)"
     same 200 "$(status_as "$ALICE" /v2/alice/web/tags/list)"
     same 401 "$(status_as "alice:$BOB_PASSWORD" /v2/alice/web/tags/list)"
 }
 
-# A name in htpasswd is judged by htpasswd, and its password is shown to nobody.
+# A name in htpasswd is judged by htpasswd, and its password is sent to no upstream.
 names_in_htpasswd_stay_here() {
     : >"$WORK/tokens.log"
     same 401 "$(status_as "$USER_NAME:wrong" /v2/)"
@@ -80,7 +80,7 @@ check "bob pushes" push_as "$BOB" bob/web
 check "bob may not push to alice's" refused 'unauthorized|denied|not found|unknown' push_as "$BOB" alice/web
 check "docker pulls with its own account" docker_pulls
 check "two accounts share nothing" accounts_share_nothing
-check "a right password lets nobody else in" nobody_uses_anothers_password
+check "a right password lets no other user in" no_user_uses_anothers_password
 check "upstream has seen both by name" same "$(printf 'alice\nbob')" "$(registry_users)"
 check "names in htpasswd are not forwarded" names_in_htpasswd_stay_here
 check "the log at trace level holds no password and no token" holds_no_secret "$WORK/gateway.log"

@@ -24,7 +24,7 @@ completed=
 children=()
 on_exit=()
 
-# The tools keep their logins and caches here, not in the home of whoever runs the tests.
+# The tools keep their logins and caches here, not in the home of the user who runs the tests.
 private_home() {
     mkdir -p "$WORK/home" "$WORK/run"
     chmod 700 "$WORK/run"
@@ -145,7 +145,7 @@ started() {
 
 answers_or_ended() { ended "$1" || "${@:2}"; }
 
-# Below the range that the kernel takes ports from for outgoing connections: nobody else comes by it meanwhile.
+# Below the range that the kernel takes ports from for outgoing connections: no other process gets it meanwhile.
 free_port() {
     python3 - <<'END'
 import random, socket
@@ -385,7 +385,7 @@ alone() {
     (flock 9 && "$@") 9>"$TOOLS/lock"
 }
 
-# With the home, and so the caches, of whoever runs the tests.
+# With the home, and so the caches, of the user who runs the tests.
 go_as_user() {
     mkdir -p "$TOOLS/bin"
     HOME=$OWN_HOME XDG_CONFIG_HOME='' "$@" >"$WORK/go.log" 2>&1 || { show_logs; return 1; }

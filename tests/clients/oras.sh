@@ -15,7 +15,7 @@ echo '{"name": "web", "version": "0.1.0"}' >config.json
 head -c 9000000 /dev/urandom >web-0.1.0.tgz
 
 wrong_password() { ARTIFACT_PASSWORD=wrong artifact tags "$HOST/art/tool"; }
-nobody() { ARTIFACT_USER='' ARTIFACT_PASSWORD='' artifact tags "$HOST/art/tool"; }
+anonymous_lists_tags() { ARTIFACT_USER='' ARTIFACT_PASSWORD='' artifact tags "$HOST/art/tool"; }
 
 pushes_and_pulls() {
     artifact push "$HOST/art/tool:1" application/vnd.example.tool web-0.1.0.tgz=application/gzip sbom.json=application/json >pushed
@@ -87,7 +87,7 @@ crane_reads_the_demo() {
     crane validate --remote "$HOST/$(crane catalog "$HOST" | grep -vE '^(art|charts)/' | head -n 1)"
 }
 
-check "without a login it is refused" refused '401|nauthorized|credential' nobody
+check "without a login it is refused" refused '401|nauthorized|credential' anonymous_lists_tags
 check "a wrong password is refused" refused '401|nauthorized' wrong_password
 check "the demo's image is whole" crane_reads_the_demo
 check "push and pull an artifact" pushes_and_pulls

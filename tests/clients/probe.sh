@@ -81,7 +81,7 @@ check "it probes a URL without a login" says '401|200' probes_anonymously
 check "--json is JSON" gives_json
 check "--json is JSON with a fault" gives_json_of_a_fault
 check "a name that does not resolve" faulty 'resolve|no such (host|name)' as_robot name.invalid/shop/web:1
-check "a port that nobody listens on" faulty 'refused' as_robot "$CLOSED/shop/web:1"
+check "a port on which no server listens" faulty 'refused' as_robot "$CLOSED/shop/web:1"
 check "a certificate of an unknown CA" faulty 'certificate.*(unknown|trust|issuer)|(unknown|trust|issuer).*certificate' without_ca "$FRONT/shop/web:1"
 check "a certificate that has expired" faulty 'certificate.*(expired|2020)|expired.*certificate' as_robot "$EXPIRED/shop/web:1"
 check "a wrong password" faulty 'password|credentials|refuse' with_password wrong "$FRONT/shop/web:1"

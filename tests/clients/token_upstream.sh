@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A registry that wants tokens: docker, containerd, podman and skopeo push and pull through the gateway, each with nothing
-# but the gateway's own password. Then: who was at the registry, and what came by whom.
+# but the gateway's own password. Then: which users the registry saw, and which tools sent them.
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 
@@ -25,7 +25,7 @@ hosts_toml "$HOST" "https://$HOST" "https://$HOST"
 ask() { gateway_curl -u "$LOGIN" -H "$ACCEPT" "$@"; }
 status_of() { ask -o /dev/null -w '%{http_code}' "$@"; }
 
-refuses_whoever_has_no_token() {
+refuses_clients_without_a_token() {
     same 401 "$(upstream_curl -o /dev/null -w '%{http_code}' "https://$REGISTRY/v2/shop/web/tags/list")"
     same 401 "$(upstream_curl -u "robot:$ROBOT_PASSWORD" -o /dev/null -w '%{http_code}' "https://$REGISTRY/v2/shop/web/tags/list")"
 }
@@ -168,7 +168,7 @@ a_wrong_password_upstream_is_our_fault() {
     grep -a ' WARN ' "$WORK/gateway.log" | grep -q 'refuses the credentials'
 }
 
-check "by itself the registry refuses who has no token" refuses_whoever_has_no_token
+check "by itself the registry refuses clients without a token" refuses_clients_without_a_token
 check "skopeo pushes and pulls the same bytes" skopeo_pushes_and_pulls
 check "docker pushes and pulls" docker_pushes_and_pulls
 check "docker mounts from another repository" docker_mounts

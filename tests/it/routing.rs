@@ -254,7 +254,7 @@ async fn an_upstream_below_a_path_is_asked_there() {
 }
 
 #[tokio::test]
-async fn v2_is_answered_without_asking_anybody() {
+async fn v2_is_answered_without_an_upstream_request() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
     for target in ["/v2/", "/v2"] {

@@ -110,7 +110,7 @@ async fn an_unusable_directory_is_bypassed_until_it_recovers() {
         gives(gateway.get(&other).await, &bytes, "MISS");
         assert!(gateway.get(&target).await.is(200).body == first);
     }
-    let told = soon("the trouble to be told", async {
+    let told = soon("/readyz to name the problem", async {
         while !problems(&gateway).await.contains("cache") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -488,7 +488,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "expected requests that never came")]
-    async fn an_expectation_that_nobody_meets_fails_the_test() {
+    async fn an_unmet_expectation_fails_the_test() {
         let upstream = Upstream::start().await;
         upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
     }
