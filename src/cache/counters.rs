@@ -56,7 +56,7 @@ pub(crate) enum Cause {
     Digest,
     /// There are fewer or more than there should be.
     Length,
-    /// They came in a content coding that was not asked for.
+    /// The bytes came in a content coding that was not asked for.
     Coding,
     /// The upstream broke off and did not go on.
     Upstream,

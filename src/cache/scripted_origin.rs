@@ -34,7 +34,7 @@ pub(crate) struct Holding {
     manifests: BTreeMap<Digest, (&'static str, Bytes)>,
     /// Lies about a digest.
     pub(crate) forged: BTreeMap<Digest, Bytes>,
-    /// As `HEAD latest`.
+    /// The requests so far, such as `HEAD latest`.
     pub(crate) asked: Vec<String>,
     /// The failure of every request; of HEAD; of GET.
     pub(crate) fails: Option<Meaning>,

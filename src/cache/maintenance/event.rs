@@ -12,7 +12,7 @@ pub(crate) enum Event {
         image: String,
         /// The digest that it has now.
         digest: String,
-        /// Its blobs that follow: those of the platforms that were asked for, each once.
+        /// The number of blobs that follow: those of the wanted platforms, each once.
         layers: u64,
         /// Their bytes, as far as the manifests say.
         bytes: u64,

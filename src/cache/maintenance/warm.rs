@@ -18,7 +18,7 @@ use crate::proto::{Accept, Digest, Reference};
 
 /// An image that is to be pulled.
 pub(crate) struct WarmTarget {
-    /// As it was asked for.
+    /// The image as the operator wrote it.
     pub image: String,
     /// The cache of the upstream where it is.
     pub upstream_cache: Arc<UpstreamCache>,

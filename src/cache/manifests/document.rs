@@ -34,7 +34,7 @@ pub(crate) struct Part {
 pub(crate) struct Description {
     /// Its `artifactType`, else its configuration's type.
     pub(crate) artifact_type: Option<String>,
-    /// Its own.
+    /// The manifest's own annotations.
     pub(crate) annotations: BTreeMap<String, String>,
 }
 

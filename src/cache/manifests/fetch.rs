@@ -1,4 +1,4 @@
-//! Manifests that are here, and how others come: asked for, checked, recorded.
+//! Fetching of manifests: serves the held ones, asks the upstream for others, checks and records them.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::config::{UpstreamCacheOptions, limits};
 use crate::meaning::{Ends, Meaning};
 use crate::proto::{Digest, MediaType, Reference, RepositoryName, Tag, media_type};
 
-/// The manifests of one upstream, here and there.
+/// The manifests of one upstream: the held ones, and those that the upstream must be asked for.
 pub(crate) struct ManifestFetcher {
     /// The upstream's name, for the log.
     upstream: Arc<str>,
@@ -36,7 +36,7 @@ pub(crate) struct ManifestFetcher {
 }
 
 impl ManifestFetcher {
-    /// Returns the manifests that `metadata` knows of and `memory` has, and those behind `gate`.
+    /// Returns a fetcher that serves manifests from `metadata` and `memory`, and asks the upstream through `gate`.
     pub(crate) fn new(
         upstream: Arc<str>,
         options: &UpstreamCacheOptions,
@@ -59,19 +59,19 @@ impl ManifestFetcher {
         &self.metadata
     }
 
-    /// Returns how long a tag is believed.
+    /// Returns how long a tag's digest is used without asking the upstream.
     pub(crate) fn life(&self, tag: &Tag) -> std::time::Duration {
         life(tag, self.options.tag_ttl)
     }
 
-    /// Returns a manifest that is here, and of which the upstream has said lately that the repository holds it.
+    /// Returns a manifest that is held, if the upstream has confirmed lately that the repository has it.
     pub(crate) fn believed(&self, requester: &Requester, digest: &Digest) -> Option<Manifest> {
         let held = self.metadata.ledger().held(requester.repository(), Kind::Manifest, digest)?;
         let is_young = held.age() < limits::RECORD_BELIEVED;
         is_young.then(|| self.serve(requester, digest, &held, false, CacheStatus::Hit)).flatten()
     }
 
-    /// Returns what the record `held` promises, if it is here. A head is here where the record is.
+    /// Returns the manifest of the record `held`, if its bytes are held. For HEAD the record alone may be enough.
     pub(crate) fn serve(
         &self,
         requester: &Requester,
@@ -84,20 +84,20 @@ impl ManifestFetcher {
             return Some(Manifest::of(digest, media_type, &kept, outcome));
         }
         let (media_type, length) = held.media_type.clone().zip(held.size)?;
-        // The GET after this HEAD must still be able to fetch it.
+        // A GET that follows this HEAD must be able to fetch the manifest.
         let may_follow = outcome != CacheStatus::Stale && self.gate.held_only(requester).is_none();
         let found = Manifest { digest: digest.clone(), media_type, length, bytes: None, outcome };
         (head && may_follow && !self.is_served(digest)).then_some(found)
     }
 
-    /// Returns the manifest `digest`, if it is here, this upstream has served it, and it is one where it is called
-    /// `media_type`; and its type: its own word goes before that.
+    /// Returns the manifest `digest` and its type, if it is held, this upstream has served it, and it parses as a manifest.
+    /// Its own `mediaType` takes precedence over `media_type`.
     fn kept(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<(Arc<Kept>, MediaType)> {
         if !self.metadata.ledger().served(digest) {
             return None;
         }
         let kept = self.memory.load(digest, media_type)?;
-        // Parsed already, by that name.
+        // The document has been parsed with this type already.
         if media_type == Some(&kept.document.media_type) {
             let media_type = kept.document.media_type.clone();
             return Some((kept, media_type));
@@ -106,14 +106,19 @@ impl ManifestFetcher {
         Some((kept, document.media_type))
     }
 
-    /// Returns true if this upstream has served what is here: its word that a repository holds it is enough only then.
+    /// Returns true if the manifest is held and this upstream has served it. Only then is the upstream's HEAD enough to serve
+    /// the held bytes.
     fn is_served(&self, digest: &Digest) -> bool {
         self.memory.has(digest) && self.metadata.ledger().served(digest)
     }
 
-    /// Returns an error if there is no use in asking the upstream. For a requester that may not fetch there is where the
-    /// manifest is `here`, and has to be asked about again: that is no fetch.
-    pub(crate) fn may_be_there(
+    /// Checks that the upstream may have the manifest and may be asked for it. A requester that may not fetch still may ask
+    /// again about a manifest that is `here`: that downloads nothing.
+    ///
+    /// # Errors
+    /// [`CacheError::FetchForbidden`], [`CacheError::Offline`], or [`CacheError::NotFound`] if the upstream has lately
+    /// answered that there is none.
+    pub(crate) fn check_askable(
         &self,
         requester: &Requester,
         reference: &Reference,
@@ -132,15 +137,15 @@ impl ManifestFetcher {
         }
     }
 
-    /// Returns where a tag points, by an answer that still counts and whose manifest was not here.
+    /// Returns where a tag points, by a recent answer whose manifest has not been fetched yet.
     pub(crate) fn pending(&self, repository: &RepositoryName, tag: &Tag) -> Option<TagHead> {
         let head = self.pending.get(repository, tag)?;
         let is_young = age(head.confirmed) < self.life(tag);
         (is_young && head.generation == self.metadata.generation(repository)).then_some(head)
     }
 
-    /// Notes where a tag points: its record moves on if the manifest is here. Returns true if nothing was written since the
-    /// upstream was asked, at `generation`.
+    /// Notes where a tag points. Updates the tag's record if the manifest has come with its bytes; otherwise the answer is
+    /// pending. Returns true if the repository has not been written to since `generation`, at which the upstream was asked.
     pub(crate) fn note_tag(
         &self,
         repository: &RepositoryName,
@@ -160,7 +165,7 @@ impl ManifestFetcher {
         unchanged
     }
 
-    /// Moves the record of `tag` on to a manifest that is here now, if the upstream has said that it points there.
+    /// Updates the record of `tag` to a manifest that has come, if that is the one to which the upstream says it points.
     pub(crate) fn arrived(&self, repository: &RepositoryName, tag: &Tag, digest: &Digest) {
         if let Some(head) = self.pending.get(repository, tag)
             && head.digest == *digest
@@ -178,7 +183,7 @@ impl ManifestFetcher {
         pointed
     }
 
-    /// Asks for the head of a manifest: the upstream's word on it.
+    /// Asks the upstream for the head of a manifest.
     async fn ask_head(
         &self,
         requester: &Requester,
@@ -192,7 +197,8 @@ impl ManifestFetcher {
         }
     }
 
-    /// Asks where a tag points. Its manifest comes with it where it is here already, or where HEAD does not say enough.
+    /// Asks the upstream where a tag points. The result has the manifest's bytes if they are held already, or if the HEAD
+    /// was not enough and a GET followed.
     pub(crate) async fn ask_tag(
         &self,
         requester: &Requester,
@@ -200,9 +206,9 @@ impl ManifestFetcher {
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
         let found = match self.ask_head(requester, reference, priority).await {
-            Ok(mut said) => {
-                let digest = said.digest.take();
-                digest.and_then(|digest| self.confirm(requester.repository(), &digest, said))
+            Ok(mut answer) => {
+                let digest = answer.digest.take();
+                digest.and_then(|digest| self.confirm(requester.repository(), &digest, answer))
             }
             Err(refusal) if is_about_the_form(&refusal) => None,
             Err(refusal) => return Err(refusal),
@@ -213,8 +219,8 @@ impl ManifestFetcher {
         }
     }
 
-    /// Asks for a manifest by its digest: by HEAD where that is enough, or where it is here and only the repository's holding
-    /// it is in question.
+    /// Asks for a manifest by its digest: by HEAD if the client sent HEAD, or if the manifest is held and the upstream must
+    /// only confirm that the repository has it.
     pub(crate) async fn ask_digest(
         &self,
         requester: &Requester,
@@ -225,8 +231,8 @@ impl ManifestFetcher {
         let reference = Reference::Digest(digest.clone());
         if head || self.is_served(digest) {
             match self.ask_head(requester, &reference, priority).await {
-                Ok(said) if !said.denies(digest) => {
-                    let found = self.confirm(requester.repository(), digest, said);
+                Ok(answer) if !answer.denies(digest) => {
+                    let found = self.confirm(requester.repository(), digest, answer);
                     if let Some(manifest) = found.filter(|found| head || found.bytes.is_some()) {
                         return Ok(manifest);
                     }
@@ -238,11 +244,16 @@ impl ManifestFetcher {
         self.ask_whole(requester, &reference, priority).await
     }
 
-    /// Records that the upstream has said that the repository holds `digest`. Returns the manifest, if it is here, or if its
-    /// head is known.
-    fn confirm(&self, repository: &RepositoryName, digest: &Digest, said: ManifestHead) -> Option<Manifest> {
+    /// Records that the repository holds `digest`, as the upstream's HEAD confirms. Returns the manifest if it is held, or
+    /// its head if type and length are known.
+    fn confirm(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        answer: ManifestHead,
+    ) -> Option<Manifest> {
         let before = self.metadata.ledger().held(repository, Kind::Manifest, digest);
-        let media_type = said.media_type.or_else(|| before?.media_type);
+        let media_type = answer.media_type.or_else(|| before?.media_type);
         let found = match self.kept(digest, media_type.as_ref()) {
             Some((kept, media_type)) => Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated),
             // The kept bytes are no manifest of the type that the upstream names.
@@ -250,16 +261,16 @@ impl ManifestFetcher {
             None => Manifest {
                 digest: digest.clone(),
                 media_type: media_type?,
-                length: said.length?,
+                length: answer.length?,
                 bytes: None,
                 outcome: CacheStatus::Miss,
             },
         };
-        self.record(repository, &found, said.generation);
+        self.record(repository, &found, answer.generation);
         Some(found)
     }
 
-    /// Asks for a manifest whole, and keeps it if it is one.
+    /// Asks for a manifest by GET, and keeps it if its bytes are a manifest with the digest.
     pub(crate) async fn ask_whole(
         &self,
         requester: &Requester,
@@ -274,10 +285,10 @@ impl ManifestFetcher {
             return Err(CacheError::Bypass(BypassReason::StrangeStatus));
         }
         let bytes = whole(body).await?;
-        let said = ManifestHead::of(&headers, generation);
+        let described = ManifestHead::of(&headers, generation);
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(_) => said.digest.unwrap_or_else(|| Digest::sha256_of(&bytes)),
+            Reference::Tag(_) => described.digest.unwrap_or_else(|| Digest::sha256_of(&bytes)),
         };
         if !digest.is_of(&bytes) {
             return Err(self.differs(requester.repository(), reference, &headers));
@@ -296,7 +307,7 @@ impl ManifestFetcher {
         }
     }
 
-    /// Keeps a manifest that has been proved.
+    /// Keeps a manifest whose digest has been verified.
     fn keep(&self, digest: Digest, kept: Kept) -> Manifest {
         self.memory.store().keep_manifest(&digest, &kept.bytes);
         self.metadata.ledger().note_served(&digest);
@@ -304,9 +315,9 @@ impl ManifestFetcher {
         Manifest::of(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss)
     }
 
-    /// Keeps a manifest that has been pushed through this gateway, and that the upstream has taken. Where something else was
-    /// written there since `writing` began, nothing tells which came last, and the tag is asked for again. Bytes without the
-    /// digest, or that are no manifest, are not kept.
+    /// Keeps a manifest that has been pushed through this gateway and accepted by the upstream. If the repository was
+    /// written to since `writing` began, the order of the writes is unknown, and the tag's record is removed. Bytes that do
+    /// not match the digest, or are no manifest, are not kept.
     pub(crate) fn pushed(
         &self,
         writing: &Writing,
@@ -343,8 +354,8 @@ impl ManifestFetcher {
         self.metadata.hold_since(generation, repository, Kind::Manifest, &found.digest, &held);
     }
 
-    /// Returns the error for bytes that are not what the digest says. Of a signed schema 1 that is so by right: its signatures
-    /// do not count.
+    /// Returns the error for bytes that do not match the digest. A signed schema 1 manifest is passed on without the cache:
+    /// its digest does not cover the signatures.
     fn differs(&self, repository: &RepositoryName, reference: &Reference, headers: &HeaderMap) -> CacheError {
         if content_type(headers).is_some_and(|kind| kind == *media_type::DOCKER_SCHEMA1_SIGNED) {
             return CacheError::Bypass(BypassReason::SignedSchema1);
@@ -354,8 +365,8 @@ impl ManifestFetcher {
         CacheError::unusable("a manifest that is not what its digest says")
     }
 
-    /// Forgets what the upstream's refusal ends, unless the repository has been written to since it was asked, at
-    /// `generation`, and hands the refusal on.
+    /// Removes the records that the upstream's refusal ends, unless the repository has been written to since `generation`, at
+    /// which the upstream was asked. Returns the refusal.
     fn refused(
         &self,
         requester: &Requester,
@@ -389,7 +400,7 @@ impl ManifestFetcher {
         }
     }
 
-    /// Returns true if it may be remembered for `not_found_ttl` that `reference` is not there.
+    /// Returns true if a 404 for `reference` may be remembered for `not_found_ttl`.
     fn is_remembered(&self, reference: &Reference) -> bool {
         match reference {
             Reference::Tag(tag) => life(tag, self.options.not_found_ttl) == self.options.not_found_ttl,
@@ -397,7 +408,7 @@ impl ManifestFetcher {
         }
     }
 
-    /// Moves the record on of the tag that was seen last to point to a manifest which is here now.
+    /// Updates the record of the tag that was last seen to point to a manifest, now that the manifest has come.
     pub(crate) fn target_arrived(&self, repository: &RepositoryName, digest: &Digest) {
         if let Some(tag) = self.pending.take_target(repository, digest) {
             self.arrived(repository, &tag, digest);
@@ -405,7 +416,7 @@ impl ManifestFetcher {
     }
 }
 
-/// Returns true if HEAD may be the reason of a refusal, so that GET may get another answer.
+/// Returns true if the refusal may be due to the method HEAD, so that GET may get another answer.
 fn is_about_the_form(refusal: &CacheError) -> bool {
     refusal.meaning().is_some_and(Meaning::is_about_the_form)
 }

@@ -24,7 +24,7 @@ pub(crate) struct ManifestMemory {
 pub(crate) struct Kept {
     /// Its bytes.
     pub(crate) bytes: Bytes,
-    /// Its parts. Its type may be another in another repository, where it does not say that itself.
+    /// Its parts. If it names no `mediaType` itself, its type may differ between repositories.
     pub(crate) document: Document,
 }
 

@@ -1,8 +1,8 @@
 //! Pulls of manifests, by tag and by digest.
 //!
-//! A tag is asked for with HEAD, and its manifest by the digest that the answer gave. The record of a tag moves on only when
-//! the manifest is here: should that fail, the old one is still what serves. What upstreams are asked is shared by all who ask
-//! the same at the time: one flight for each tag, one for each digest.
+//! A tag is resolved by HEAD, and its manifest fetched by the digest in the answer. The record of a tag is updated only when
+//! the manifest has come: if its download fails, the old manifest still serves. Requests to the upstream are shared by all
+//! clients that wait for the same: one flight for each tag, one for each digest.
 
 use std::future::Future;
 use std::hash::Hash;
@@ -26,37 +26,37 @@ use crate::single_flight::SingleFlight;
 /// The pulls of manifests from one upstream.
 pub(crate) struct ManifestPulls {
     fetcher: ManifestFetcher,
-    /// Tags that are being asked for.
+    /// The flights for tags.
     tags: SingleFlight<Flight<(Tag, Form)>, Landed<Resolved>>,
-    /// Manifests that are being asked for by their digests; the second of the name is true for a head.
+    /// The flights for digests. The flag is true if a head is enough.
     digests: SingleFlight<Flight<(Digest, bool)>, Landed<Manifest>>,
 }
 
-/// The key of what is asked once for all who ask the same.
+/// The key of a request to the upstream that is shared by all clients that wait for the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flight<N> {
     repository: RepositoryName,
     name: N,
-    /// True if the requesters may fetch: an answer for those who may not is none for the others, and the other way round.
+    /// True if the requesters may fetch. Those that may and those that may not get different answers.
     may_fetch: bool,
-    /// The account for which it is asked, where the answer is for no other.
+    /// The account at the upstream, if the answer is for that account alone; else empty.
     account: Arc<str>,
 }
 
-/// The answer for all who joined a flight.
+/// The answer for all clients that joined a flight.
 #[derive(Debug, Clone)]
 struct Landed<T> {
-    /// The account as which the upstream was asked.
+    /// The account by which the upstream was asked.
     account: Arc<str>,
     result: Result<T, CacheError>,
 }
 
-/// The way in which a tag is asked for.
+/// The method by which a tag is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Form {
-    /// By HEAD, if that is enough.
+    /// HEAD, and GET if the answer is not enough.
     Head,
-    /// By GET.
+    /// GET.
     Whole,
 }
 
@@ -64,31 +64,31 @@ enum Form {
 #[derive(Debug, Clone)]
 struct Resolved {
     manifest: Manifest,
-    /// The repository's, when the upstream was asked.
+    /// The repository's generation when the upstream was asked.
     generation: Generation,
 }
 
-/// The place of a tag's pull on its way.
+/// The state of a tag's pull.
 enum State {
-    /// The upstream may have said lately where the tag points.
+    /// A recent answer may say where the tag points.
     Remembered,
-    /// The upstream is to be asked where it points.
+    /// The upstream is to be asked where the tag points.
     Resolve(Form),
-    /// The manifest to which it points is to be fetched.
+    /// The manifest to which the tag points is to be fetched.
     Fetch(Digest, Generation),
-    /// The manifest is here: the record of the tag is to move on.
+    /// The manifest has come: the record of the tag is to be updated.
     Record(Manifest, Generation),
 }
 
 /// The records that answer for a reference.
 struct Known {
-    /// The tag's, if the reference is one.
+    /// The tag's record, if the reference is a tag.
     tag: Option<TagRecord>,
-    /// That of the manifest.
+    /// The manifest's record.
     held: Option<Membership>,
-    /// Time since the upstream said so.
+    /// The time since the upstream confirmed it.
     age: Duration,
-    /// The time for which it is believed.
+    /// The time for which it is used without asking the upstream.
     ttl: Duration,
 }
 
@@ -101,21 +101,21 @@ struct Pull<'a> {
 }
 
 impl ManifestPulls {
-    /// Returns the pulls by way of `fetcher`.
+    /// Returns pulls that use `fetcher`.
     pub(crate) fn new(fetcher: ManifestFetcher) -> Self {
         Self { fetcher, tags: SingleFlight::default(), digests: SingleFlight::default() }
     }
 
-    /// Returns the manifests that are pulled.
+    /// Returns the fetcher.
     pub(crate) fn fetcher(&self) -> &ManifestFetcher {
         &self.fetcher
     }
 
-    /// Returns the manifest that `reference` names. HEAD has `head`, and causes no download that it does not need.
+    /// Returns the manifest that `reference` names. `head` is true for HEAD, which downloads nothing that it does not need.
     ///
     /// # Errors
-    /// [`CacheError`]; [`CacheError::Bypass`] for what the cache does not understand. Never that where the upstream must not be
-    /// asked.
+    /// [`CacheError`]. [`CacheError::Bypass`] if the cache does not understand the answer, but never if the upstream must not
+    /// be asked.
     pub(crate) async fn pull(
         self: &Arc<Self>,
         requester: &Requester,
@@ -134,7 +134,7 @@ impl ManifestPulls {
             return Ok(manifest);
         }
         let here = || serve(CacheStatus::Stale).is_some();
-        self.fetcher.may_be_there(requester, reference, here)?;
+        self.fetcher.check_askable(requester, reference, here)?;
         let old = gate.may_serve_stale(known.age, known.ttl).then(|| serve(CacheStatus::Stale)).flatten();
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
         let pull = Pull { pulls: self, requester, head, priority };
@@ -177,7 +177,7 @@ impl Known {
 }
 
 impl Pull<'_> {
-    /// Pulls by tag. Where the repository is written to meanwhile, it begins anew, once.
+    /// Pulls by tag. Starts again once, if the repository is written to meanwhile.
     async fn tag(&self, tag: &Tag) -> Result<Manifest, CacheError> {
         let (fetcher, repository) = (&self.pulls.fetcher, self.requester.repository());
         let may_fetch = self.requester.may_fetch();
@@ -236,7 +236,7 @@ impl Pull<'_> {
         self.fetch(digest).await
     }
 
-    /// Asks where a tag points, and notes that. Where the repository is written to meanwhile, it is asked again, once.
+    /// Asks where a tag points, and notes the answer. Asks again once, if the repository is written to meanwhile.
     async fn resolve(&self, tag: &Tag, form: Form) -> Result<Resolved, CacheError> {
         let priority = self.priority;
         let (resolved, joined) = self
@@ -262,7 +262,7 @@ impl Pull<'_> {
             .map(|resolved| Resolved { manifest: resolved.manifest.following(joined, self.head), ..resolved })
     }
 
-    /// Asks for a manifest by its digest.
+    /// Fetches a manifest by its digest.
     async fn fetch(&self, digest: &Digest) -> Result<Manifest, CacheError> {
         let priority = self.priority;
         let (fetched, joined) = self
@@ -284,8 +284,8 @@ impl Pull<'_> {
         fetched.map(|manifest| manifest.following(joined, self.head))
     }
 
-    /// Asks once for all who ask the same, and returns whether that was under way. Where another account was refused, that is
-    /// no answer to this one.
+    /// Joins or starts the flight of `name`, and returns true if it joined one. A refusal of another account does not count
+    /// for the requester's: then a flight for this account alone follows.
     async fn share<N, T, F>(
         &self,
         flights: &SingleFlight<Flight<N>, Landed<T>>,

@@ -1,4 +1,4 @@
-//! The circuit breaker of an upstream: not every request waits for one that is dead.
+//! The circuit breaker of an upstream, so that not every request waits for an upstream that does not answer.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use crate::clock;
 use crate::config::limits;
 use crate::meaning::{Circuit, Meaning};
 
-/// A circuit breaker. It opens when the registry host failed [`limits::BREAKER_FAILURES`] times in a row, for at least two different objects, or
-/// when `/v2/` does not answer either: one bad object does not close a healthy registry to others. A probe in the
-/// background closes it.
+/// A circuit breaker. It opens when the registry host has failed [`limits::BREAKER_FAILURES`] times in a row, for at least
+/// two different objects or, if all failures are about one object, when `/v2/` does not answer either. So a bad object does
+/// not make a healthy registry unavailable for others. A probe in the background closes the breaker.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     /// The upstream's name, for the log.
@@ -27,21 +27,21 @@ struct Standing {
     first_object: u64,
     /// At least one failure was about another object.
     is_general: bool,
-    /// `/v2/` is being asked, since all failures are about one object.
+    /// A request to `/v2/` is under way, because all failures are about one object.
     is_suspected: bool,
     is_open: bool,
     /// The number of openings: a probe that was started for an earlier one is over.
     openings: u64,
-    /// The probe has had no answer either since it opened.
+    /// The probe has had no answer either since the breaker opened.
     is_confirmed: bool,
-    /// The time before the next probe, or the last.
+    /// The time before the next probe. Kept after closing, for an upstream that soon fails again.
     pause: Duration,
-    /// The time when it closed last.
+    /// The time when the breaker closed last.
     closed: Option<Instant>,
 }
 
 impl Standing {
-    /// Opens it. An upstream that fails again soon after it came back is left alone for longer, not from the beginning.
+    /// Opens the breaker. For an upstream that fails again soon after the last closing, the pause goes on growing.
     fn open(&mut self) {
         let soon = |closed: Instant| clock::now().duration_since(closed) < limits::BREAKER_REMEMBERED;
         self.pause = match self.closed {
@@ -72,19 +72,19 @@ pub(crate) enum Learned {
 /// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BreakerState {
-    /// The upstream is asked.
+    /// Requests go to the upstream.
     Closed,
-    /// Only the probe asks it.
+    /// Only the probe goes to the upstream.
     Open,
 }
 
 impl Breaker {
-    /// Returns true if the upstream may be asked now.
+    /// Returns true if requests may go to the upstream.
     pub(crate) fn is_closed(&self) -> bool {
         !self.standing().is_open
     }
 
-    /// Notes that the registry gave no answer when it was asked for `object`.
+    /// Counts a failed request for `object`.
     #[must_use]
     fn failed(&self, object: u64) -> Learned {
         let mut standing = self.standing();
@@ -107,7 +107,7 @@ impl Breaker {
         }
     }
 
-    /// Ends a suspicion; `silent` says that `/v2/` did not answer either. Returns true if it has just opened.
+    /// Ends a suspicion. `silent` is true if `/v2/` did not answer either. Returns true if that has opened the breaker.
     fn resolve(&self, silent: bool) -> bool {
         let mut standing = self.standing();
         standing.is_suspected = false;
@@ -122,13 +122,13 @@ impl Breaker {
         opens
     }
 
-    /// Returns true if it is open, and not by clients' requests alone: the probe has had no answer either.
+    /// Returns true if the breaker is open and the probe has had no answer either: clients' requests alone do not confirm it.
     pub(crate) fn is_confirmed(&self) -> bool {
         let standing = self.standing();
         standing.is_open && standing.is_confirmed
     }
 
-    /// Returns the time before the next probe of this opening, if that lasts.
+    /// Returns the time before the next probe, if the breaker is still open since this opening.
     fn pause(&self, opening: u64) -> Option<Duration> {
         let standing = self.standing();
         (standing.is_open && standing.openings == opening).then_some(standing.pause)
@@ -143,7 +143,7 @@ impl Breaker {
         }
     }
 
-    /// Closes it. Returns true if it was open.
+    /// Closes the breaker. Returns true if it was open.
     pub(crate) fn close(&self) -> bool {
         let mut standing = self.standing();
         standing.failures = 0;
@@ -154,12 +154,12 @@ impl Breaker {
         was_open
     }
 
-    /// Returns its state, for metrics and `/readyz`.
+    /// Returns the state, for metrics and `/readyz`.
     pub(crate) fn state(&self) -> BreakerState {
         if self.is_closed() { BreakerState::Closed } else { BreakerState::Open }
     }
 
-    /// Returns the number of the opening that lasts, if one does.
+    /// Returns the number of the current opening, if the breaker is open.
     fn opening(&self) -> Option<u64> {
         let standing = self.standing();
         standing.is_open.then_some(standing.openings)
@@ -176,8 +176,7 @@ impl Breaker {
         Self { upstream, standing: Mutex::default() }
     }
 
-    /// Learns from an exchange about `object`, and asks `origin` in the background where it follows that the upstream is to
-    /// be probed.
+    /// Counts an exchange about `object`, and starts the probe of `origin` in the background if the breaker opens.
     pub(crate) fn learn(self: &Arc<Self>, origin: &Arc<dyn Origin>, meaning: Meaning, object: u64) {
         match self.note(meaning, object) {
             Learned::Nothing => {}
@@ -186,7 +185,7 @@ impl Breaker {
         }
     }
 
-    /// Notes what an exchange about `object` says of the registry host.
+    /// Counts an exchange about `object` as the registry host's success or failure.
     #[must_use]
     pub(crate) fn note(&self, meaning: Meaning, object: u64) -> Learned {
         match meaning.circuit() {
@@ -235,7 +234,7 @@ impl Breaker {
     }
 }
 
-/// Probes the upstream until it answers. Ends with the breaker, too: after a change of the configuration there may be another.
+/// Probes the upstream until it answers, or until the breaker is dropped: a reload may have replaced it.
 async fn probe(breaker: Weak<Breaker>, origin: Arc<dyn Origin>, opening: u64) {
     let pause = || breaker.upgrade().and_then(|breaker| breaker.pause(opening));
     loop {

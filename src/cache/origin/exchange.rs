@@ -1,4 +1,5 @@
-//! Exchanges with an upstream, as the cache has them. The cache knows no upstream: `crate::origin` implements these traits.
+//! Exchanges with an upstream, as the cache sees them. The cache does not depend on `crate::upstream`: `crate::origin`
+//! implements these traits.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,24 +14,23 @@ use crate::proto::{Digest, Reference, RepositoryName};
 
 /// A repository at its upstream, asked with the permit of one request and as its account there.
 pub(crate) trait Origin: Send + Sync + 'static {
-    /// Asks the upstream. An answer is a success, or the redirect that [`OriginRequest::BlobExists`] takes for one; all else
-    /// that the upstream says is an [`UpstreamFailure`].
+    /// Asks the upstream. Returns a success, to which the redirect of a [`OriginRequest::BlobExists`] counts; every other
+    /// answer is an [`UpstreamFailure`].
     fn ask(&self, request: OriginRequest) -> Asking<'_>;
 
-    /// Returns the account as which the upstream is asked. Requesters with the same account share the upstream's limits.
+    /// Returns the account by which the upstream is asked. Requesters with the same account share the upstream's rate limit.
     fn account(&self) -> Arc<str>;
 
-    /// Returns true if every client has that account there: the gateway's own, or none. A no to another account says nothing
-    /// of what the others may read.
+    /// Returns true if all clients have the same account there: the gateway's own, or none. Otherwise a refusal of one
+    /// account does not count for the others.
     fn is_shared(&self) -> bool {
         true
     }
 }
 
-/// The way to origins: one upstream, as any request asks it.
+/// A source of origins: an upstream, for which each request gets an origin with its own permit.
 pub(crate) trait Origins: Send + Sync + 'static {
-    /// Returns the origin for `repository`, which is the upstream's own name, asked with one request's permit. `headers` go
-    /// with every request.
+    /// Returns the origin for `repository`, by the upstream's own name for it. `headers` are added to every request.
     fn origin(&self, permit: &Permit, repository: &RepositoryName, headers: HeaderMap) -> Arc<dyn Origin>;
 }
 
@@ -45,33 +45,33 @@ pub(crate) enum OriginRequest {
     Blob {
         /// The blob.
         digest: Digest,
-        /// The bytes of it; all if there is none. The answer may have more: see its status.
+        /// The bytes that are wanted; none: all. The answer may have more: see its status.
         bytes: Option<ByteSpan>,
-        /// `If-Range` (RFC 9110 section 13.1.5): the strong validator of the bytes that are here already.
+        /// `If-Range` (RFC 9110 section 13.1.5): the strong validator of the bytes that are held already.
         validator: Option<HeaderValue>,
     },
-    /// The existence of a blob in the repository: HEAD, or where HEAD is refused a GET whose redirect is not followed. Of the
-    /// answer only that there is one matters.
+    /// The existence of a blob in the repository: HEAD, or if HEAD is refused a GET whose redirect is not followed. Only
+    /// the fact of an answer matters.
     BlobExists(Digest),
-    /// As [`OriginRequest::BlobExists`] of a blob, and [`OriginRequest::ManifestHead`] of a manifest, but anonymously: whether
-    /// everyone may have it.
+    /// [`OriginRequest::BlobExists`] of a blob or [`OriginRequest::ManifestHead`] of a manifest, sent without credentials: the
+    /// check that it is public.
     Public(Resource),
-    /// A manifest's head, asked for with every type of manifest that there is (HEAD of end-3). Docker Hub does not count it.
+    /// A manifest's head, with an Accept of every manifest type (HEAD of end-3). Docker Hub's rate limit does not count it.
     ManifestHead(Reference),
-    /// A manifest, likewise (end-3). The body is not longer than it may be, and held whole.
+    /// A manifest, with the same Accept (end-3). The body is limited and held as a whole.
     Manifest(Reference),
-    /// The API's version (end-1), to see whether the upstream answers: every answer below 500 is one.
+    /// The API's version (end-1), to see whether the upstream answers: every status below 500 counts as an answer.
     Ping,
 }
 
 impl OriginRequest {
-    /// Returns true if it is for content. To ask for rights, or where a tag points, is no fetch.
+    /// Returns true if the request is for content. A check of rights, or of where a tag points, is none.
     pub(crate) fn is_for_bytes(&self) -> bool {
         matches!(self, Self::Blob { .. } | Self::Manifest(_))
     }
 }
 
-/// A thing that can be read.
+/// A blob or a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Resource {
     /// A blob.
@@ -85,7 +85,7 @@ pub(crate) enum Resource {
 pub(crate) struct ByteSpan {
     /// The first byte.
     pub first: u64,
-    /// The last; none: the blob's.
+    /// The last byte; none: up to the blob's end.
     pub last: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct ByteSpan {
 pub(crate) struct OriginResponse {
     /// The status.
     pub status: StatusCode,
-    /// The header fields that are for a client.
+    /// The header fields that may go to a client.
     pub headers: HeaderMap,
     /// The body.
     pub body: Body,

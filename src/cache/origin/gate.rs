@@ -1,4 +1,4 @@
-//! The gate to one upstream: decides whether it may be asked, asks it, and learns from its answers.
+//! The gate to one upstream: decides whether the upstream may be asked, asks it, and learns from its answers.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::proto::RepositoryName;
 /// The importance of a request to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// Nothing that is here can serve: asked even while the upstream limits the account.
+    /// No held content can serve: sent even while the upstream limits the account's rate.
     Required,
-    /// Content that is here can serve, if need be.
+    /// Held content can serve if the upstream is not asked.
     Refresh,
     /// No client waits for it.
     Background,
-    /// The right of the requester to read: asked also while the breaker is open, until the probe has had no answer either. A
-    /// requester that opened the breaker must not gain by that.
+    /// The check of the requester's right to read. Sent even while the breaker is open, until the probe has had no answer
+    /// either: a requester must not extend an old grant by making the breaker open.
     Authorization,
 }
 
@@ -45,13 +45,13 @@ impl Gate {
         Self { upstream, options: options.clone(), breaker, rate_limits: RateLimitPauses::default(), grants }
     }
 
-    /// Asks the upstream, if it may be asked at all: not offline, not for bytes by a requester that may not fetch, not while
-    /// the breaker is open (but see [`Priority::Authorization`]), and while the upstream limits the account only what nothing
-    /// here can serve.
+    /// Asks the upstream, if it may be asked: not with `offline`, not for content if the requester may not fetch, not while
+    /// the breaker is open (but see [`Priority::Authorization`]), and while the upstream limits the account's rate only with
+    /// [`Priority::Required`] or [`Priority::Authorization`].
     ///
     /// # Errors
     /// [`CacheError::Offline`], [`CacheError::FetchForbidden`], [`CacheError::CircuitOpen`], [`CacheError::RateLimited`], each
-    /// without having asked; else the upstream's.
+    /// before the upstream was asked; else [`CacheError::Origin`].
     pub(crate) async fn ask(
         &self,
         requester: &Requester,
@@ -93,7 +93,7 @@ impl Gate {
         }
     }
 
-    /// Learns from an exchange with the upstream that the caller had itself; `object` is the path that was asked for.
+    /// Learns from an exchange with the upstream that did not go through [`ask`](Self::ask). `object` is the requested path.
     pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
         self.learn(requester, &requester.account(), meaning, object_id(requester.repository(), &object));
     }
@@ -107,7 +107,7 @@ impl Gate {
             tracing::info!(
                 upstream,
                 seconds,
-                "the upstream limits us; only what nothing here can serve is asked for"
+                "the upstream limits the rate (429); only requests that cached content cannot serve are sent"
             );
         }
     }
@@ -118,13 +118,13 @@ impl Gate {
         }
     }
 
-    /// Returns what of the things known here an answer to the requester ends.
+    /// Returns which records an answer to the requester ends.
     pub(crate) fn ends(&self, requester: &Requester, meaning: Meaning) -> Ends {
         let each = self.options.pull_authorization == PullAuthorization::Each;
         meaning.ends(each, requester.origin().is_shared())
     }
 
-    /// Returns why only what is held already may be given to the requester, if that is so.
+    /// Returns the reason why only held content may be served to the requester, if there is one.
     pub(crate) fn held_only(&self, requester: &Requester) -> Option<CacheError> {
         if !requester.may_fetch() {
             return Some(CacheError::FetchForbidden);
@@ -132,7 +132,7 @@ impl Gate {
         self.options.offline.then_some(CacheError::Offline)
     }
 
-    /// Returns why the upstream is not to be asked now for what is known here as well, if that is so.
+    /// Returns the reason why the upstream should not be asked now if held content can serve, if there is one.
     pub(crate) fn refrains(&self, requester: &Requester) -> Option<CacheError> {
         if self.options.offline {
             return Some(CacheError::Offline);
@@ -143,13 +143,13 @@ impl Gate {
         self.rate_limits.wait(&requester.account()).map(CacheError::RateLimited)
     }
 
-    /// Returns true if the upstream limits the requester's account.
+    /// Returns true if the upstream limits the rate of the requester's account.
     pub(crate) fn is_limited(&self, requester: &Requester) -> bool {
         self.rate_limits.wait(&requester.account()).is_some()
     }
 
-    /// Returns true if what the upstream confirmed `age` ago, and what is believed for `ttl`, may serve while it cannot be
-    /// asked.
+    /// Returns true if content that the upstream confirmed `age` ago, and that is fresh for `ttl`, may be served while the
+    /// upstream cannot be asked.
     pub(crate) fn may_serve_stale(&self, age: Duration, ttl: Duration) -> bool {
         self.options.offline || age <= ttl.saturating_add(self.options.stale_if_error)
     }
@@ -159,7 +159,7 @@ impl Gate {
         self.options.offline
     }
 
-    /// Returns the key by which requesters share one exchange: none of theirs, or in `"each"` their own account.
+    /// Returns the key by which requesters share an exchange: the same for all, or with `"each"` the requester's account.
     pub(crate) fn shared_account(&self, requester: &Requester) -> Arc<str> {
         match self.options.pull_authorization {
             PullAuthorization::Shared => "".into(),
@@ -185,7 +185,7 @@ impl Gate {
     }
 }
 
-/// Returns a number for the object that a request is about, for the breaker's count of different ones.
+/// Returns a number for the object that a request is about, by which the breaker tells different objects apart.
 fn object_of(repository: &RepositoryName, request: &OriginRequest) -> u64 {
     match request {
         OriginRequest::Blob { digest, .. }

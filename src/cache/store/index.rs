@@ -25,7 +25,7 @@ impl SharedIndex {
     }
 }
 
-/// Everything that is kept.
+/// The index of all content, and what may be evicted of it.
 #[derive(Default)]
 pub(crate) struct Index {
     blobs: Partition,
@@ -43,7 +43,7 @@ pub(crate) struct Index {
     kept: HashSet<Digest>,
     /// Content that this process put in place and has not synced yet, and how often.
     pending: HashMap<(Kind, Digest), u32>,
-    /// Everything has been counted.
+    /// True once a scan has counted everything.
     pub(crate) counted: bool,
     /// Victims that are not removed yet.
     pub(crate) leaving: usize,
@@ -335,7 +335,7 @@ struct Partition {
 struct Entry {
     bytes: u64,
     queued: QueueEntry,
-    /// Its readers.
+    /// The number of its readers.
     pins: u32,
     /// When its use was last noted on disk.
     noted: u64,

@@ -37,7 +37,7 @@ impl Maintenance {
         Arc::new(Self { contents, partials, space, hourly: Mutex::default() })
     }
 
-    /// Has `hourly` called every hour.
+    /// Sets the function that is called every hour.
     pub(crate) fn set_hourly(&self, hourly: Hourly) {
         *self.hourly.lock() = Some(hourly);
     }

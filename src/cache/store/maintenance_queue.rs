@@ -47,13 +47,13 @@ impl MaintenanceQueue {
         self.changed.notify_all();
     }
 
-    /// Has the directory probed, as it is not what it was.
+    /// Schedules a probe of the directory, after a change of it.
     pub(crate) fn schedule_probe(&self) {
         self.state().probe = true;
         self.wake();
     }
 
-    /// Has files removed that are out of the index: large ones take long.
+    /// Schedules the removal of files that have left the index: large files take long.
     pub(crate) fn schedule_removal(&self, victims: Vec<Victim>) {
         if !victims.is_empty() {
             self.state().victims.extend(victims);
@@ -66,8 +66,8 @@ impl MaintenanceQueue {
         std::mem::take(&mut self.state().victims)
     }
 
-    /// Has content hashed again, unless that was done a short while ago: a wrong word of an upstream must not keep the disk
-    /// busy by being repeated.
+    /// Schedules content to be hashed again, unless it was a short while ago: an upstream that repeats a false claim must not
+    /// keep the disk busy.
     pub(crate) fn schedule_verify(&self, kind: Kind, digest: &Digest) {
         let (now, content) = (clock::now(), (kind, digest.clone()));
         let mut state = self.state();

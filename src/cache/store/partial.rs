@@ -35,9 +35,9 @@ pub(crate) struct Partial {
     file: Arc<PartialFile>,
     room: Mutex<Reservation>,
     resumed_at: u64,
-    /// Where it is synced next.
+    /// The offset at which it is synced next.
     next_sync: u64,
-    /// Its files are left for another fill.
+    /// True if its files are left for another fill.
     left: bool,
 }
 

@@ -271,7 +271,7 @@ impl Reservation {
         true
     }
 
-    /// Has the file system allocate all of it for `file`, of which the first `written` bytes are there.
+    /// Allocates the rest of `file` in the file system, whose first `written` bytes have been written.
     ///
     /// # Errors
     /// `ENOSPC` or `EDQUOT`. `EOPNOTSUPP` does not count as out of space.

@@ -50,15 +50,15 @@ pub(crate) enum Source {
 
 /// An observer of a writer's progress, called on the pool's threads.
 pub(crate) trait Observer: Send + Sync {
-    /// Is called when all up to here is in the file.
+    /// Called when all bytes up to `at` are in the file.
     fn written(&self, _at: u64) {}
-    /// Is called when there is room for more frames.
+    /// Called when there is room for more frames.
     fn caught_up(&self) {}
-    /// Is called when the file takes no more.
+    /// Called when the file can't be written any more.
     fn disk_failed(&self, _error: &io::Error) {}
-    /// Is called when what has come is left for a later fill.
+    /// Called when the partial has been left for a later fill.
     fn left(&self) {}
-    /// Is called when the blob has been compared with its digest.
+    /// Called when the blob has been compared with its digest.
     fn verified(&self, result: Verified);
 }
 
@@ -106,7 +106,7 @@ enum Close {
 /// The state that only the turn touches.
 struct Work {
     target: Target,
-    /// None where nothing can be said of the whole any more.
+    /// None if bytes are missing, so that the whole cannot be hashed any more.
     hasher: Option<Hasher>,
     /// Bytes that have been written, or passed where there is no file.
     written: u64,

@@ -557,9 +557,9 @@ const SMALL_FRAME_BYTES: usize = 4 * 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Bytes that must have come for each reader that waits, before all of them are woken.
 const BYTES_A_READER: u64 = 4 * 1024;
-/// And at most these.
+/// The most bytes that come before the readers are told.
 const ANNOUNCED_BYTES: u64 = RING_BYTES / 4;
-/// The readers are told of what has come within this time, however little it is.
+/// The time within which the readers are told of new bytes, even if they are few.
 const ANNOUNCED_WITHIN: Duration = Duration::from_millis(4);
 /// A blob of which no more than this is missing, or a tenth, is finished without a subscriber.
 const FINISHED_BYTES: u64 = 16 * 1024 * 1024;

@@ -86,7 +86,7 @@ impl Fills {
         Some((state.ring.end(), state.head.as_ref().and_then(|head| head.total)))
     }
 
-    /// Has all fills stop and leave what they have. Returns true if there were any.
+    /// Stops all fills, which leave their partials. Returns true if there were any.
     pub(crate) fn stop(&self) -> bool {
         let fills: Vec<_> = self.fills().values().cloned().collect();
         for fill in &fills {

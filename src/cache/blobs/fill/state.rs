@@ -24,7 +24,7 @@ use crate::proto::Digest;
 pub(crate) struct Key {
     pub(crate) upstream: Arc<str>,
     pub(crate) digest: Digest,
-    /// Some bytes alone: passed through to all who ask for the same, neither verified nor kept.
+    /// A part of the blob, if only that is wanted: passed on to all requesters of the same part, neither verified nor kept.
     pub(crate) part: Option<ByteSpan>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Fill {
     pub(crate) key: Key,
     pub(crate) counters: Arc<Counters>,
     state: Mutex<FillState>,
-    /// Wakes the task, as something has changed that it must look at.
+    /// Wakes the task after a change of the state.
     pub(crate) wake: Notify,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Head {
 pub(crate) struct FillState {
     pub(crate) head: Option<Arc<Head>>,
     pub(crate) ring: Ring,
-    /// The partial, of which what is written can be read.
+    /// The partial file, readable up to `written`.
     pub(crate) file: Option<Arc<File>>,
     pub(crate) written: u64,
     pub(crate) kept: bool,
@@ -63,13 +63,13 @@ pub(crate) struct FillState {
     pub(crate) waiting: Waiting,
     /// The bytes are compared with the digest.
     pub(crate) verifies: bool,
-    /// The requesters that want it, in the order of coming: the upstream may be asked as each of them.
+    /// The requesters, in the order of their arrival: the upstream may be asked by the account of any of them.
     pub(crate) subscribers: Vec<Subscriber>,
     pub(crate) next: u64,
-    /// How far the first of the readers is.
+    /// The offset of the furthest reader.
     pub(crate) furthest: u64,
     pub(crate) closed: bool,
-    /// The gateway stops: what is there is left for its next start.
+    /// The gateway is stopping: the partial is left for its next start.
     pub(crate) stopping: bool,
     pub(crate) left: bool,
 }
@@ -77,12 +77,12 @@ pub(crate) struct FillState {
 /// The end of a fill.
 pub(crate) enum End {
     NotYet,
-    /// The bytes have the digest, and here they are, if they were kept.
+    /// The bytes have the digest. Holds them, if they were kept.
     Verified {
         #[expect(dead_code, reason = "held: it is not evicted as long as it is read")]
         kept: Option<Content>,
     },
-    /// They have not, or they did not come.
+    /// The bytes do not have the digest, or did not come as a whole.
     Failed,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Subscriber {
     pub(crate) number: u64,
     pub(crate) requester: Requester,
     pub(crate) priority: Priority,
-    /// Is sent the head.
+    /// The channel by which the requester gets the head.
     pub(crate) opened: Option<oneshot::Sender<Result<Arc<Head>, CacheError>>>,
 }
 
@@ -150,7 +150,7 @@ impl FillState {
         }
     }
 
-    /// Returns how far a reader may read.
+    /// Returns the offset up to which readers may read.
     pub(crate) fn visible(&self) -> u64 {
         let end = self.ring.end();
         if !self.verifies || matches!(self.end, End::Verified { .. }) {
@@ -162,7 +162,8 @@ impl FillState {
         }
     }
 
-    /// Sends the head to all who wait for it. The head of a blob that is withheld as a whole is sent once that is verified.
+    /// Sends the head to all subscribers that wait for it. If the whole blob is withheld, its head is sent once the blob is
+    /// verified.
     pub(crate) fn open(&mut self) {
         let Some(head) = &self.head else { return };
         let withheld = self.verifies && head.total.is_some_and(|total| total <= WITHHELD_BYTES);
@@ -176,7 +177,7 @@ impl FillState {
         }
     }
 
-    /// Lets go of frames behind the last few, once the file has them.
+    /// Drops old frames from the ring, once the file has them.
     pub(crate) fn trim(&mut self, most: u64) {
         let safe = if self.kept { self.written } else { u64::MAX };
         self.ring.trim(most, safe);
@@ -236,7 +237,7 @@ impl Observer for Fill {
     }
 }
 
-/// The readers that wait for the next bytes, woken together. Each has a place.
+/// The readers that wait for the next bytes, and are woken together. Each reader has a place.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     places: Vec<Option<Waker>>,
@@ -261,7 +262,7 @@ impl Waiting {
         self.free.push(place);
     }
 
-    /// Has the reader at `place` woken.
+    /// Registers the waker of the reader at `place`.
     pub(crate) fn wait(&mut self, place: usize, waker: &Waker) {
         match &mut self.places[place] {
             Some(known) => known.clone_from(waker),
@@ -277,7 +278,7 @@ impl Waiting {
         self.count
     }
 
-    /// Takes out all that wait, to be woken without the lock.
+    /// Takes out all wakers, to be called without the lock.
     fn take(&mut self) -> Vec<Waker> {
         self.count = 0;
         self.places.iter_mut().filter_map(Option::take).collect()
@@ -286,5 +287,5 @@ impl Waiting {
 
 /// The most recent bytes that a fill holds in memory.
 pub(crate) const RING_BYTES: u64 = 4 * 1024 * 1024;
-/// The last bytes, which no reader has before the digest holds.
+/// The last bytes of a blob, which no reader gets before the digest is verified.
 pub(crate) const WITHHELD_BYTES: u64 = 16 * 1024;

@@ -68,16 +68,17 @@ impl Name for Tag {
 enum Owner {
     /// The directory has not been checked yet.
     Unknown,
-    /// This registry's.
+    /// The records are this registry's.
     Us,
-    /// Another's, and they have to go as soon as something is to be written: a process that only reads touches nothing.
+    /// The records are another registry's, from before this process. The first write puts them aside; a process that only
+    /// reads touches nothing.
     Before,
-    /// Another's, which has come after us in another process: they are not touched.
+    /// The records are another registry's, which another process has begun since. They are not touched.
     After,
 }
 
 impl Place {
-    /// Returns those of a repository.
+    /// The places of a repository's records.
     const OF_REPOSITORY: [Self; 3] = [Self::Blobs, Self::Manifests, Self::Tags];
 
     fn as_str(self) -> &'static str {
@@ -91,13 +92,13 @@ impl Place {
 }
 
 impl Directory {
-    /// That of the upstream `name`, which is at `url`. Records of a registry that was elsewhere are not read, and put aside
-    /// by the first write. Nothing is touched but as `access` says.
+    /// Opens the directory of the upstream `name`, which is at `url`. Records of a registry at another URL are not read, and
+    /// the first write puts them aside. Reads and writes only as `access` allows.
     pub(crate) fn open(root: &Path, name: &str, url: &str, access: Access) -> Self {
         Self { path: root.join(name), url: format!("{url}\n"), owner: Mutex::new(Owner::Unknown), access }
     }
 
-    /// Looks whose records are there, where that is not known yet.
+    /// Returns the owner of the records, after reading it from the directory if it is unknown.
     fn look(&self) -> Owner {
         let owner = self.owner();
         if owner != Owner::Unknown || !self.access.is_readable() {
@@ -119,10 +120,10 @@ impl Directory {
         self.access.is_writable() && self.look() == Owner::Us
     }
 
-    /// A record's bytes, if it is there.
+    /// Returns a record's bytes, if it exists.
     ///
     /// # Errors
-    /// The system's, where it can't be said whether it is there.
+    /// The system's, if it is unknown whether the record exists.
     pub(crate) fn read(
         &self,
         repository: Option<&RepositoryName>,
@@ -135,10 +136,10 @@ impl Directory {
         read(&self.file(repository, place, name))
     }
 
-    /// Writes a record. Readers see the old one or the new one.
+    /// Writes a record. Readers see the old record or the new one, never a part.
     ///
     /// # Errors
-    /// The system's; then the old one is there, if there was one.
+    /// The system's; then the old record is unchanged.
     pub(crate) fn write(
         &self,
         repository: Option<&RepositoryName>,
@@ -153,7 +154,7 @@ impl Directory {
             self.take_over()?;
         }
         let temporary = self.temporary(bytes)?;
-        // After the temporary file is there: if another process takes the directory over from here on, that goes with it.
+        // Claimed after the temporary file exists: if another process takes the directory over now, the file goes with it.
         let done = self.claim().and_then(|()| put(&temporary, &self.file(repository, place, name)));
         if done.is_err() {
             let _ = fs::remove_file(&temporary);
@@ -161,10 +162,10 @@ impl Directory {
         done
     }
 
-    /// Removes a record. Whether there was one.
+    /// Removes a record. Returns true if there was one.
     ///
     /// # Errors
-    /// The system's; then it is still there.
+    /// The system's; then the record still exists.
     pub(crate) fn remove(
         &self,
         repository: Option<&RepositoryName>,
@@ -181,10 +182,10 @@ impl Directory {
         }
     }
 
-    /// Takes all records of a repository out of its place, but none of those below its name: where they are then.
+    /// Moves all records of a repository away, but none of repositories below its name. Returns the new directories.
     ///
     /// # Errors
-    /// The system's; then some may still be there.
+    /// The system's; then some records may still be in place.
     pub(crate) fn put_aside(&self, repository: &RepositoryName) -> io::Result<Vec<PathBuf>> {
         let mut aside = Vec::new();
         if !self.may_write() {
@@ -203,7 +204,7 @@ impl Directory {
         Ok(aside)
     }
 
-    /// The digests in a place.
+    /// Returns the digests in a place.
     pub(crate) fn digests(&self, repository: &RepositoryName, place: Place) -> Vec<Digest> {
         let mut digests = Vec::new();
         let algorithms = self.children(&self.path.join(repository.as_str()).join(place.as_str()));
@@ -215,13 +216,13 @@ impl Directory {
         digests
     }
 
-    /// The tags.
+    /// Returns the tags of a repository.
     pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
         let path = self.path.join(repository.as_str()).join(Place::Tags.as_str());
         self.children(&path).into_iter().filter_map(|(name, _)| Tag::parse(&name).ok()).collect()
     }
 
-    /// The repositories that have a record, in no order.
+    /// Returns the repositories that have a record, in no order.
     pub(crate) fn repositories(&self) -> Vec<RepositoryName> {
         let (mut found, mut waiting) = (Vec::new(), vec![(String::new(), self.path.clone())]);
         while let Some((name, path)) = waiting.pop() {
@@ -244,7 +245,7 @@ impl Directory {
         if self.may_read() { children(path) } else { Vec::new() }
     }
 
-    /// Removes the directories of a repository, and above it, that have nothing in them any more.
+    /// Removes the directory of a repository and those above it, as far as they are empty.
     fn prune(&self, path: &Path) {
         for path in path.ancestors().take_while(|path| *path != self.path) {
             if fs::remove_dir(path).is_err() {
@@ -253,7 +254,7 @@ impl Directory {
         }
     }
 
-    /// Makes sure that the directory is this registry's: no other may get these records.
+    /// Marks the directory as this registry's, or checks that it is: no other registry may get these records.
     fn claim(&self) -> io::Result<()> {
         match self.written_url()? {
             None => put(&self.temporary(self.url.as_bytes())?, &self.path.join(UPSTREAM))?,
@@ -267,14 +268,14 @@ impl Directory {
         Ok(())
     }
 
-    /// Puts aside what is another registry's.
+    /// Puts another registry's records aside.
     fn take_over(&self) -> io::Result<()> {
         let aside = self.path.with_file_name(format!("{GONE}{}", unique()));
         match fs::rename(&self.path, &aside) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => self.own(Owner::Us),
         }
-        // There may be many of them. What is left, the next count removes.
+        // There may be many records, so a thread removes them. If it is interrupted, the next count removes the rest.
         let removal = std::thread::Builder::new().name("dropped-records".to_owned());
         let _ = removal.spawn(move || fs::remove_dir_all(aside));
         Ok(())
@@ -285,7 +286,7 @@ impl Directory {
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// A new file of these bytes, beside the records.
+    /// Writes these bytes to a new temporary file, beside the records.
     fn temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {
         let path = self.path.join(TEMPORARY).join(unique());
         let mut file =

@@ -46,9 +46,9 @@ impl<N: Eq> Equivalent<Key<N>> for Look<'_, N> {
 /// A record in memory.
 #[derive(Clone)]
 pub(crate) struct Kept<T> {
-    /// None if there is a file that says otherwise, and could not be removed.
+    /// None if the record was removed, but its file could not be.
     pub(crate) value: Option<T>,
-    /// When the file was read or written last; none: the disk did not do what it was told, and only this counts.
+    /// When the file was read or written last; none: the disk failed, and only the value in memory counts.
     looked: Option<Instant>,
 }
 

@@ -229,7 +229,7 @@ impl Ledger {
         }
         match self.directory.read(look.repository, look.place, look.name) {
             Ok(bytes) => self.take(memory, look, bytes.as_deref(), parse),
-            // That does not say that it is gone.
+            // A failed read does not mean that the record is gone.
             Err(_) => memory.get(look).and_then(|kept| kept.value),
         }
     }
