@@ -113,7 +113,7 @@ pub enum CertificateError {
         /// The defect.
         reason: String,
     },
-    /// Not ours to replace.
+    /// The certificate was not signed by this CA, and is not replaced.
     #[error("{} was not signed by the CA in this directory; move it away first", .0.display())]
     Anothers(PathBuf),
     /// The cryptographic library refused.

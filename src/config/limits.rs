@@ -75,7 +75,7 @@ pub(crate) const COPY_BUFFER_MOST: usize = 512 * KIB;
 
 /// The first read of a file.
 pub(crate) const FILE_PIECE_LEAST: usize = 128 * KIB;
-/// And at most. On plain HTTP 256 KiB cost 7 % more, 64 KiB a fifth.
+/// The largest read of a file. On plain HTTP 256 KiB cost 7 % more, 64 KiB a fifth.
 pub(crate) const FILE_PIECE_MOST: usize = 512 * KIB;
 
 /// The bytes of an upload that are read at once, from a client that sends as fast as the gateway reads. A quarter of this
@@ -91,13 +91,13 @@ pub(crate) const MANIFEST_BYTES: usize = 4 * MIB;
 /// The time for a manifest to arrive and to find room: it is small.
 pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
-/// All manifests on their way to upstreams together, in bytes.
+/// The bytes of all manifests together that are being pushed to upstreams.
 pub(crate) const HELD_BYTES: usize = 128 * MIB;
 /// A page of tags, referrers or catalog from an upstream.
 pub(crate) const LIST_PAGE_BYTES: usize = 4 * MIB;
 /// The bytes that are still read of a refused upload, so that the client gets to read the answer.
 pub(crate) const REFUSED_UPLOAD_BYTES: usize = MIB;
-/// And for how long.
+/// The time for which a refused upload is still read.
 pub(crate) const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
 
 // Logging in.
@@ -110,7 +110,7 @@ pub(crate) const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Different logins that upstreams are asked about at once: each may hold a connection for as long as
 /// `response_timeout`.
 pub(crate) const FORWARDED_LOGINS: usize = 256;
-/// And of those the most for one client address, behind which there may be an office at nine in the morning.
+/// The same for one client address, behind which there may be an office at nine in the morning.
 pub(crate) const FORWARDED_LOGINS_OF_ONE: usize = 32;
 /// How long it is believed that an upstream judges names and passwords, or that it does not: a registry is made public,
 /// or private, once in its life, and asking costs it two failed logins.
@@ -219,7 +219,7 @@ pub const TOKEN_FAILED_PAUSE: Duration = Duration::from_secs(2);
 /// After credentials were refused, how long they are not shown again: a misconfigured gateway must not lock its own
 /// account. Doubles each time.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-/// And at most this.
+/// The longest such pause.
 pub(crate) const REFUSED_PAUSE_MOST: Duration = Duration::from_secs(5 * 60);
 /// A scope that is refused raises the question whether the credentials are good. How long an answer holds.
 pub(crate) const CREDENTIALS_BELIEVED: Duration = Duration::from_secs(10);

@@ -121,7 +121,7 @@ enum Hosts {
     Network(IpNet),
     /// A host and all below it.
     Domain(String),
-    /// All below a domain; begins with a dot.
+    /// All hosts below a domain; begins with a dot.
     Below(String),
 }
 

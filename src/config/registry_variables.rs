@@ -14,7 +14,7 @@ enum Meaning {
     Key(&'static [&'static str]),
     /// The one upstream.
     Upstream,
-    /// Its credentials, and its cache: they go with it.
+    /// The credentials and the cache of that upstream, which need it.
     OfUpstream,
     /// The kind of login.
     Auth,
@@ -134,7 +134,7 @@ impl Layer<'_> {
             self.context.mistake(&place, "", format!("{written:?} {why}"));
             TIMEOUT_MOST
         });
-        // Nothing ever expires then.
+        // With a TTL of 0 the registry image never expires anything.
         let stale = if ttl.is_zero() { TIMEOUT_MOST } else { ttl };
         let keys = [("tag_ttl", "0".to_owned()), ("stale_if_error", format!("{}ms", stale.as_millis()))];
         let keys = keys.map(|(name, value)| (name.to_owned(), literal(place.clone(), &value)));

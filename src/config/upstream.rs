@@ -91,7 +91,7 @@ impl Upstream {
 /// The requests that go over HTTP/2 where the server offers it by ALPN.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Http2 {
-    /// Those that come together; see the upstream's client.
+    /// Small requests that come together use HTTP/2; see the upstream's client.
     #[default]
     Auto,
     /// All.

@@ -25,7 +25,7 @@ impl ImageResolver {
     /// Resolves an image as [`Core::warm_target`] does.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Core::warm_target`].
     pub(crate) fn warm_target(&self, image: &str) -> Result<WarmTarget, String> {
         self.0.warm_target(image)
     }

@@ -45,7 +45,7 @@ pub(super) struct Addressing<'a> {
 /// A repository that has been found.
 pub(super) struct ResolvedRepository<'a> {
     pub(super) route: &'a Route,
-    /// Its one name here.
+    /// Its canonical name at this gateway.
     pub(super) canonical: RepositoryName,
     /// Its name at the upstream.
     pub(super) remote: RepositoryName,

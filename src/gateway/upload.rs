@@ -38,7 +38,7 @@ struct Handle {
     t: u64,
     /// Path and query at the upstream, byte for byte; or the URL at another host that the upload has been sent to.
     l: String,
-    /// Its copy in the cache, if it has one. Handles of earlier versions say nothing of it.
+    /// The id of its copy in the cache, if it has one. Handles of earlier versions have no such field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     c: Option<String>,
 }

@@ -60,7 +60,7 @@ impl Authority {
     }
 }
 
-/// As a Host field has it: IPv6 addresses in brackets.
+/// Writes the form of a Host field: IPv6 addresses in brackets.
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

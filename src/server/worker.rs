@@ -10,7 +10,7 @@ use crate::server::accepted::Accepted;
 use crate::server::connection::Handler;
 use crate::worker_id;
 
-/// All workers, as the accepting task has them.
+/// All workers, among which the accepting task distributes connections.
 #[derive(Clone)]
 pub(super) struct Workers(Arc<[Worker]>);
 

@@ -24,9 +24,9 @@ pub(super) type Work<T> = Box<dyn FnOnce() -> T + Send>;
 pub(super) enum Entry<T, R> {
     /// Queued or under way. An error means that the job was displaced or panicked: ask again later.
     Wait(oneshot::Receiver<T>),
-    /// Not needed or not allowed after all.
+    /// No check is needed, or none is allowed.
     Settled(R),
-    /// Too much is waiting.
+    /// Too many checks are waiting.
     Full,
 }
 

@@ -5,7 +5,7 @@ use crate::proto::{Action, RepositoryName, ResourceScope, Scope, ScopeSet};
 /// The least scope that a request needs. Repository names are the upstream's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RequiredScope {
-    /// None but a valid login: `/v2/`.
+    /// No scope, only a valid login: `/v2/`.
     Version,
     /// An action on a repository.
     Repository(RepositoryName, Action),
