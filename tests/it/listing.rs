@@ -151,8 +151,8 @@ async fn catalog_pages_continue_where_the_last_ended() {
     let page = gateway.get("/v2/_catalog?n=2").await.is(200);
     assert_eq!(names(&page), ["one/a", "one/b"]);
     let target = next(&page).unwrap();
-    assert!(target.starts_with("/v2/_catalog?n=2&last="), "{target}");
-    assert!(!target.contains("last=b") && !target.contains("%2B"), "the cursor is sealed: {target}");
+    let cursor = target.strip_prefix("/v2/_catalog?n=2&last=").unwrap();
+    assert!(cursor.len() > 40 && !cursor.contains(['&', '=', '%']), "the cursor is sealed: {target}");
 
     first.expect("GET", "/v2/_catalog?n=2&last=b&x=a%2Bb", catalog(&["c"]));
     second.expect("GET", "/v2/_catalog?n=2", catalog(&["d", "e"]));
