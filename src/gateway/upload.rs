@@ -152,9 +152,13 @@ pub(super) async fn go_on(
     let copied =
         matches!(request.request.operation, Operation::PatchUpload { .. } | Operation::CancelUpload { .. });
     let push = if copied { copy_of(request, &handle) } else { None };
-    let (response, push) = send_copied(request, handle.l.clone(), body, push).await?;
+    let (mut response, push) = send_copied(request, handle.l.clone(), body, push).await?;
     if matches!(request.request.operation, Operation::CancelUpload { .. }) {
         return Ok(without_location(response));
+    }
+    if matches!(request.request.operation, Operation::PatchUpload { .. }) && response.status().is_success() {
+        // Pulp answers 204, on which regctl stops (pulp_container#2199).
+        *response.status_mut() = StatusCode::ACCEPTED;
     }
     if let Some(push) = push {
         push.keep();

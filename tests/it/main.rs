@@ -23,6 +23,7 @@ mod probe;
 mod proxy;
 mod pull;
 mod push;
+mod quirks;
 mod redirects;
 mod reload;
 mod resume;

@@ -11,7 +11,9 @@ use crate::config;
 use crate::upstream::auth::credentials::{Credential, Credentials};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::lockout::Lockouts;
-use crate::upstream::auth::scheme::{AuthScheme, ChallengeDetails, KnownScheme, TokenEndpoint};
+use crate::upstream::auth::scheme::{
+    AuthScheme, ChallengeDetails, KnownScheme, TokenEndpoint, offers_basic_alone,
+};
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::auth::token::{
     AccessToken, Missing, TokenCache, TokenClient, TokenKey, TokenRequest, TokenSource, basic, bearer,
@@ -165,12 +167,24 @@ impl Authenticator {
         let response = self.client.send(destination, request.outgoing()).await?;
         self.rate_limits.note(&self.upstream, identity, &response);
         if response.status != StatusCode::UNAUTHORIZED {
+            if before.is_none()
+                && !request.body.has_begun()
+                && self.may_hide_a_challenge(identity, &presented, response.status).await?
+            {
+                let retry = Some(ChallengeDetails::default());
+                return Ok(Attempt::Refused(Refused {
+                    presented,
+                    meaning: Unauthorized::NoCredentials,
+                    retry,
+                }));
+            }
             if matches!(presented, Presented::Fixed(_)) {
                 self.lockouts.note_accepted(identity);
             }
             return Ok(Attempt::Answered(response));
         }
-        let mut verdict = self.judge(identity, &presented, &response.headers, &request.scope, began);
+        let learned = self.learn_from(&presented, &response.headers).await?;
+        let mut verdict = self.judge(identity, &presented, learned, &request.scope, began);
         if verdict.meaning == Unauthorized::NoChallenge && !self.scheme.is_settled() {
             // Some registries challenge at `/v2/` alone.
             self.ping(HeaderMap::new()).await?;
@@ -294,16 +308,62 @@ impl Authenticator {
         }
     }
 
-    /// Learns from a 401, and returns what it means and if another attempt can help.
+    /// Returns true if an answer other than 401 may be a challenge all the same, and credentials can be presented now.
+    ///
+    /// Some registries answer 404 or 403 to requests without credentials, and challenge at `/v2/` alone (containerd#3291,
+    /// renovate#11446). ECR answers 403 to a password that has expired, for which the credential helper may have another
+    /// by now (amazon-ecr-credential-helper#7).
+    async fn may_hide_a_challenge(
+        &self,
+        identity: &UpstreamIdentity,
+        presented: &Presented,
+        status: StatusCode,
+    ) -> Result<bool, Error> {
+        if *identity == UpstreamIdentity::Anonymous {
+            return Ok(false);
+        }
+        match presented {
+            Presented::Unasked
+                if matches!(status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN)
+                    && !self.scheme.is_settled() =>
+            {
+                self.ping(HeaderMap::new()).await?;
+                Ok(self.scheme.get().is_some())
+            }
+            Presented::Fixed(shown) if status == StatusCode::FORBIDDEN => {
+                self.credentials.refused(identity);
+                let by_now = self.present_password(identity).await?.authorization();
+                Ok(by_now.is_some_and(|by_now| by_now != shown))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Learns from a 401 to what was presented. Returns true if the scheme has changed, with what else the 401 says.
+    ///
+    /// Azure offers Basic to requests whose token it refuses, though it takes passwords at its token endpoint alone
+    /// (Azure/acr#466): what a registry wants is what it says at `/v2/` to a request without credentials.
+    async fn learn_from(
+        &self,
+        presented: &Presented,
+        headers: &HeaderMap,
+    ) -> Result<(bool, ChallengeDetails), Error> {
+        if !matches!(presented, Presented::Token(..)) || !offers_basic_alone(headers) {
+            return Ok(self.learn(headers));
+        }
+        let (_, changed) = self.ping(HeaderMap::new()).await?;
+        Ok((changed, ChallengeDetails { invalid_token: true, ..ChallengeDetails::default() }))
+    }
+
+    /// Returns what a 401 means, and if another attempt can help.
     fn judge(
         &self,
         identity: &UpstreamIdentity,
         presented: &Presented,
-        headers: &HeaderMap,
+        (changed, refusal): (bool, ChallengeDetails),
         scope: &RequiredScope,
         began: Instant,
     ) -> Verdict {
-        let (changed, refusal) = self.learn(headers);
         match (presented, self.scheme.get().as_deref()) {
             (_, None) => Verdict::last(Unauthorized::NoChallenge),
             (Presented::Nothing, _) if !changed => Verdict::last(Unauthorized::NoCredentials),
@@ -412,3 +472,6 @@ pub(crate) fn set_authorization(headers: &mut HeaderMap, value: Option<HeaderVal
         None => headers.remove(header::AUTHORIZATION),
     };
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,6 +102,13 @@ impl ChallengeDetails {
     }
 }
 
+/// Returns true if a 401 offers Basic, and no Bearer.
+pub(crate) fn offers_basic_alone(headers: &HeaderMap) -> bool {
+    let challenges = challenge::parse_all(lines(headers));
+    let bearer = challenges.iter().any(|challenge| TokenEndpoint::of(challenge).is_some());
+    !bearer && challenges.iter().any(|challenge| challenge.scheme == Name::Basic)
+}
+
 fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers.get_all(header::WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes)
 }

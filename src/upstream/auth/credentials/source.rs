@@ -39,6 +39,13 @@ impl Credentials {
         Self { upstream: settings.name.clone(), users: users.clone(), source }
     }
 
+    /// Creates the credentials that a helper gives.
+    #[cfg(test)]
+    pub(crate) fn of_helper(program: HelperProgram) -> Self {
+        let helper = CredentialHelper::new(program, "r.example");
+        Self { upstream: String::new(), users: Vec::new(), source: Source::Helper(helper) }
+    }
+
     /// Returns the identity that the upstream sees for `identity`. Costs no more than matching its name.
     pub(crate) fn identify(&self, identity: &Identity) -> UpstreamIdentity {
         match identity {
