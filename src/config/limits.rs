@@ -171,9 +171,10 @@ pub(crate) const BREAKER_REMEMBERED: Duration = Duration::from_secs(60);
 pub(crate) const BREAKER_PAUSE_MOST: Duration = Duration::from_secs(30);
 /// The pause after a 429 without `Retry-After`.
 pub(crate) const LIMITED_PAUSE: Duration = Duration::from_secs(60);
+/// The shortest `Retry-After` that is believed.
+pub(crate) const LIMITED_PAUSE_LEAST: Duration = Duration::from_secs(1);
 /// The longest `Retry-After` that is obeyed at once: a longer one has to be repeated. Docker Hub's window is six hours,
-/// but
-/// it lets go bit by bit.
+/// but it lets go bit by bit.
 pub(crate) const LIMITED_PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
 /// The most that the tag of a signature or an attestation is believed: a new signature is to be seen at once.
 pub(crate) const SIGNATURE_TAG_LIFE: Duration = Duration::from_secs(5);

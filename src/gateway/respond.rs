@@ -105,10 +105,11 @@ impl Problem {
         match self {
             Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, challenge.clone())),
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
-            Self::RateLimited(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
-            Self::Upstream { failure: UpstreamFailure { retry_after: Some(after), .. }, .. } => {
-                let seconds = after.as_secs().clamp(1, limits::LIMITED_PAUSE_MOST.as_secs());
-                Some((header::RETRY_AFTER, seconds.into()))
+            Self::RateLimited(after)
+            | Self::Upstream { failure: UpstreamFailure { retry_after: Some(after), .. }, .. } => {
+                // Rounded up: a client that comes back a moment too early is refused again.
+                let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+                Some((header::RETRY_AFTER, seconds.clamp(1, limits::LIMITED_PAUSE_MOST.as_secs()).into()))
             }
             Self::Unsatisfiable(total)
             | Self::Upstream { failure: UpstreamFailure { unsatisfied: Some(total), .. }, .. } => {

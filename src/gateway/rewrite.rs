@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use crate::gateway::respond::Problem;
 use crate::proto::Operation;
 use crate::proto::hop_by_hop::{HOP_BY_HOP, connection_listed};
+use crate::upstream::retry_after;
 
 /// The headers of a request that go upstream. Authorization and cookies are for the gateway, never for the upstream;
 /// everything that names a client (`X-Forwarded-*`, `Forwarded`) stays here too.
@@ -143,6 +144,12 @@ pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
         headers.remove(*name);
     }
     headers.insert(header::CACHE_CONTROL, cache_control(operation));
+    // Upstreams write it in ways that clients misread.
+    if let Some(wait) = retry_after(headers) {
+        headers.insert(header::RETRY_AFTER, wait.as_secs().into());
+    } else {
+        headers.remove(header::RETRY_AFTER);
+    }
 }
 
 /// Returns the `Cache-Control` of an answer: it is for one client alone (RFC 9111 section 3.5), and what a digest names never
@@ -202,6 +209,19 @@ mod tests {
         let out = to_upstream(&operation("GET", "/v2/a/manifests/x"), &HeaderMap::new(), &via);
         assert!(matches!(via.check(&out), Err(Problem::Loop)));
         assert!(Via::new().check(&out).is_ok(), "another gateway may stand in front");
+    }
+
+    #[test]
+    fn a_retry_after_goes_out_in_whole_seconds() {
+        for (written, told) in
+            [("17", Some("17")), ("99999", Some("3600")), ("1.5", Some("2")), ("soon", None)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(written));
+            to_client(&operation("GET", "/v2/a/manifests/x"), &mut headers);
+            let out = headers.get(header::RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(out, told, "{written}");
+        }
     }
 
     #[test]

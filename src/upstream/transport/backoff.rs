@@ -1,6 +1,6 @@
 //! Pauses between attempts.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, StatusCode, header};
 
@@ -44,15 +44,38 @@ impl Backoff {
     }
 }
 
-/// Reads Retry-After, in seconds or as a date (RFC 9110 section 10.2.3).
+/// Returns the time that Retry-After asks for (RFC 9110 section 10.2.3): in seconds, as a date, or as a Unix time, which
+/// Docker Hub has sent (hub-feedback#2459). Believed between a second and [`limits::LIMITED_PAUSE_MOST`]; a time that is
+/// past means now.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = text.parse().ok().map(Duration::from_secs);
-    seconds.or_else(|| {
-        let date = httpdate::parse_http_date(text).ok()?;
-        Some(date.duration_since(clock::wall()).unwrap_or_default())
-    })
+    let wait = match number(text) {
+        Some(seconds) if seconds > UNIX_TIMES => {
+            UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).map_or(limits::LIMITED_PAUSE_MOST, until)
+        }
+        Some(seconds) => Duration::from_secs(seconds),
+        None => until(httpdate::parse_http_date(text).ok()?),
+    };
+    // Rounded up: a client that comes back a moment too early is refused again.
+    let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+    Some(Duration::from_secs(seconds).clamp(limits::LIMITED_PAUSE_LEAST, limits::LIMITED_PAUSE_MOST))
 }
+
+/// Reads a number of seconds, rounded up where it has a fraction; one beyond 64 bits is as good as the greatest.
+fn number(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let whole = (!whole.is_empty() && digits(whole) && digits(fraction))
+        .then(|| whole.parse::<u64>().unwrap_or(u64::MAX))?;
+    Some(whole.saturating_add(u64::from(fraction.bytes().any(|byte| byte != b'0'))))
+}
+
+fn until(time: SystemTime) -> Duration {
+    time.duration_since(clock::wall()).unwrap_or_default()
+}
+
+/// A number above this is a Unix time: no registry asks for 31 years, and none has been asked before September 2001.
+const UNIX_TIMES: u64 = 1_000_000_000;
 
 /// Returns between half and the whole of `pause`, so that many clients do not return at the same moment.
 fn jitter(pause: Duration) -> Duration {
@@ -66,8 +89,39 @@ fn jitter(pause: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    fn headers(retry_after: &'static str) -> HeaderMap {
+    fn headers(retry_after: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::RETRY_AFTER, retry_after.parse().unwrap())])
+    }
+
+    fn at(seconds: u64) -> String {
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap();
+        (now + Duration::from_secs(seconds)).as_secs().to_string()
+    }
+
+    #[test]
+    fn retry_after_is_seconds_a_date_or_a_unix_time() {
+        let wait = |text: &str| retry_after(&headers(text)).map(|wait| wait.as_secs());
+        let date = httpdate::fmt_http_date(clock::wall() + Duration::from_secs(90));
+        assert!(wait(&date).is_some_and(|wait| (88..=90).contains(&wait)), "{date}");
+        assert!(wait(&at(60)).is_some_and(|wait| (58..=60).contains(&wait)));
+        for (text, seconds) in [
+            ("0", 1),
+            ("1", 1),
+            (" 30 ", 30),
+            ("1.5", 2),
+            ("3600", 3600),
+            ("86400", 3600),
+            ("1000000000", 3600),
+            ("1000000001", 1),
+            ("99999999999999999999999", 3600),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 1),
+        ] {
+            assert_eq!(wait(text), Some(seconds), "{text}");
+        }
+        assert_eq!(wait(&at(7200)), Some(3600));
+        for text in ["", "soon", "-1", "+5", "5s", ".5"] {
+            assert_eq!(wait(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -197,6 +197,28 @@ async fn rate_limited_upstreams_are_asked_only_for_misses() {
 }
 
 #[tokio::test]
+async fn a_retry_after_may_be_a_unix_time_or_a_date() {
+    let now = clock::wall();
+    let at = (now + Duration::from_secs(60)).duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let date = httpdate::fmt_http_date(now + Duration::from_secs(60));
+    for (written, most) in [(at.to_string(), 60), (date, 60), ("86400".to_owned(), 3600), ("0".to_owned(), 1)]
+    {
+        for lines in ["", "[upstream.cache]"] {
+            let origin = Origin::start().await;
+            let builder = Gateway::builder().upstream_with("up", "", origin.address(), lines);
+            let builder = if lines.is_empty() { builder } else { builder.cache("prefetch = false") };
+            let gateway = builder.start().await;
+            origin.falls_ill_with(429, "Retry-After", &written);
+            for target in [TAG, &manifest_at("a", &sha256(b"x"))] {
+                let refused = gateway.get(target).await.refuses(429, "TOOMANYREQUESTS");
+                let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+                assert!(wait >= 1 && wait <= most && wait + 10 >= most, "{written}: {wait}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_upstream_is_asked_again_after_a_rate_limit() {
     let (origin, gateway, image) = warm(OLD_AT_ONCE).await;
     origin.falls_ill_with(429, "Retry-After", "1");
