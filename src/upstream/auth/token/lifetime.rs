@@ -22,15 +22,16 @@ impl Lifetime {
     /// Returns the lifetime of a token that came at `now`, when the token endpoint's own clock said `date`.
     ///
     /// `expires_in` counts from `issued_at` where the answer has one (token auth, token.md), which is a time of the
-    /// endpoint's clock: its age is measured on that clock, so that ours may be wrong.
+    /// endpoint's clock: its age is measured on that clock, so that ours may be wrong. An `issued_at` that is more than a
+    /// day off says nothing: some endpoints send Go's zero time, the year 1 (external-auth-server PR#162).
     pub(crate) fn of(answer: &TokenAnswer, date: Option<SystemTime>, now: SystemTime) -> Self {
         let whole = match answer.lifetime() {
             0 => crate::proto::token::DEFAULT_LIFETIME,
             seconds => seconds.min(limits::TOKEN_LIFETIME_MOST.as_secs()),
         };
-        let age =
-            answer.issued_at_unix().map_or(0, |issued| seconds(date.unwrap_or(now)).saturating_sub(issued));
-        let age = u64::try_from(age).unwrap_or_default();
+        let age = answer.issued_at_unix().map(|issued| seconds(date.unwrap_or(now)).saturating_sub(issued));
+        let age = age.filter(|age| age.unsigned_abs() <= DAY).and_then(|age| u64::try_from(age).ok());
+        let age = age.unwrap_or_default();
         // A token that seems expired was issued this moment: one of the clocks is wrong.
         let left = whole.saturating_sub(age).max(whole.min(SHORTEST));
         Self::lasting(Duration::from_secs(left))
@@ -48,6 +49,9 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 const MARGIN: Duration = Duration::from_secs(30);
+
+/// Seconds that `issued_at` may be off the endpoint's own date.
+const DAY: u64 = 24 * 60 * 60;
 
 /// The shortest lifetime, in seconds, that is believed. A 401 ends it earlier.
 const SHORTEST: u64 = 10;
@@ -98,6 +102,19 @@ mod tests {
         let answer = format!(r#","expires_in":300,{ISSUED}"#);
         assert_eq!(end(&answer, None, at(7200)), 9);
         assert_eq!(end(&answer, None, at(-7200)), 270, "issued in the future");
+    }
+
+    #[test]
+    fn an_absurd_issued_at_is_ignored() {
+        for issued in
+            ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2025-12-30T23:59:59Z", "9999-12-31T23:59:59Z"]
+        {
+            let answer = format!(r#","expires_in":300,"issued_at":"{issued}""#);
+            assert_eq!(end(&answer, None, at(0)), 270, "{issued}");
+            assert_eq!(end(&answer, Some(at(0)), at(-7200)), 270, "{issued}");
+        }
+        let answer = r#","expires_in":172800,"issued_at":"2025-12-31T00:00:00Z""#;
+        assert_eq!(end(answer, None, at(0)), 9, "a day is believed");
     }
 
     #[test]
