@@ -257,7 +257,7 @@ fn has_room<E>(flights: &Flights<E>, peer: Peer) -> bool {
 /// behind
 /// registries take it for asking anonymously (RFC 4513 section 5.1.2), and say yes.
 fn hopeless(client: &Forwarded) -> bool {
-    UserName::parse(client.username()).is_err() || client.password().expose().is_empty()
+    UserName::parse(client.shown_username()).is_err() || client.password().expose().is_empty()
 }
 
 /// The `Retry-After` while too many logins are being checked.

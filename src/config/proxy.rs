@@ -248,12 +248,10 @@ mod tests {
                 "{written}"
             );
         }
-        for written in ["http://a%3Ab:hunter2@proxy:1", "http://a%0a:hunter2@proxy:1"] {
-            assert_eq!(
-                refusal(written),
-                "a user name with \":\" or a control character in it cannot be sent; write it without"
-            );
-        }
+        assert_eq!(
+            refusal("http://a%3Ab:hunter2@proxy:1"),
+            "a user name with \":\" in it cannot be sent; write it without"
+        );
     }
 
     fn covers(list: &str, host: &str, port: u16) -> bool {

@@ -29,7 +29,7 @@ impl Forwarded {
     /// Returns the client that `upstream`, by its configured name, knows as `username`.
     pub fn new(upstream: &str, username: String, password: Secret) -> Self {
         Self {
-            name: format!("forward/{upstream}:{username}").into(),
+            name: format!("forward/{upstream}:{}", printable(&username)).into(),
             upstream: upstream.into(),
             username,
             password,
@@ -39,6 +39,11 @@ impl Forwarded {
     /// Returns the name of the upstream that knows it. Elsewhere it has no identity.
     pub fn upstream(&self) -> &str {
         &self.upstream
+    }
+
+    /// Returns its name at the upstream as logs show it: on one line.
+    pub fn shown_username(&self) -> &str {
+        self.name.get("forward/".len() + self.upstream.len() + 1..).unwrap_or_default()
     }
 
     /// Returns its name at the upstream.
@@ -54,7 +59,7 @@ impl Forwarded {
 
 impl PartialEq for Forwarded {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.password.ct_eq(&other.password)
+        self.name == other.name && self.username == other.username && self.password.ct_eq(&other.password)
     }
 }
 
@@ -70,6 +75,20 @@ impl fmt::Debug for Forwarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Forwarded").field(&self.name).finish()
     }
+}
+
+/// Returns a text with its control characters escaped: HTTP Basic can carry them, a log line can't.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\t' | '\n' | '\r' => shown.extend(char.escape_default()),
+            // At most U+009F. Without the braces that a rule would read as a pattern.
+            _ if char.is_control() => shown.push_str(&format!("\\x{:02x}", u32::from(char))),
+            _ => shown.push(char),
+        }
+    }
+    shown
 }
 
 impl Identity {
@@ -203,6 +222,16 @@ mod tests {
         assert_eq!(UserName::parse("repo:acme"), Err(UserNameError::Colon));
         assert_eq!(UserName::parse("a\u{7f}"), Err(UserNameError::Control));
         assert_eq!(UserName::parse(&"a".repeat(256)), Err(UserNameError::TooLong));
+    }
+
+    #[test]
+    fn a_forwarded_name_is_shown_on_one_line() {
+        let client = Forwarded::new("up", "a\nlevel=ERROR\u{85}".to_owned(), Secret::new("pw"));
+        assert_eq!(client.shown_username(), "a\\nlevel=ERROR\\x85");
+        let literal = Forwarded::new("up", client.shown_username().to_owned(), Secret::new("pw"));
+        assert_ne!(client, literal, "the password is for another account");
+        let identity = Identity::Forwarded(Arc::new(client));
+        assert_eq!(identity.name(), "forward/up:a\\nlevel=ERROR\\x85");
     }
 
     #[test]

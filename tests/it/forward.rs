@@ -112,6 +112,18 @@ async fn a_client_logs_in_by_basic() {
 }
 
 #[tokio::test]
+async fn a_forwarded_password_may_have_several_lines() {
+    let (upstream, gateway) = started().await;
+    let key = "{\n  \"type\": \"service_account\",\r\n\t\"private_key\": \"secret\"\n}\n";
+    upstream.expect("GET", "/v2/", wants_password());
+    let mut judged = upstream.expect("GET", "/v2/", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/", wants_password());
+    upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    gateway.ask(Request::get(MANIFEST).login("_json_key", key)).await.is(200);
+    assert_eq!(judged.done().await.headers.get("authorization"), Some(basic("_json_key", key).as_str()));
+}
+
+#[tokio::test]
 async fn a_wrong_forwarded_password_is_401_and_asked_once() {
     let (upstream, gateway) = started().await;
     refuses(&upstream, "alice");

@@ -6,8 +6,8 @@ use base64::prelude::BASE64_STANDARD;
 use dockgate::internals::limits;
 
 use crate::harness::{
-    Answer, Client, Gate, Gateway, Guarded, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account, asking,
-    basic, gift, is_told, noise, refusal, sha256, soon, token,
+    Answer, Client, Gate, Gateway, Guarded, KEY, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account,
+    asking, basic, gift, is_told, noise, refusal, sha256, soon, token,
 };
 
 const MANIFEST: &str = "/v2/a/manifests/x";
@@ -688,6 +688,21 @@ async fn a_password_of_docker_config_works() {
     assert_eq!(guarded.tokens.heard_of("authorization"), [robot()]);
 }
 
+#[tokio::test]
+async fn a_password_of_docker_config_may_have_several_lines() {
+    let pair = BASE64_STANDARD.encode(format!("_json_key:{KEY}"));
+    let plain = format!("\"username\":\"_json_key\",\"password\":{}", serde_json::json!(KEY));
+    for entry in [format!("\"auth\":\"{pair}\""), plain] {
+        let guarded = Guarded::start().await;
+        let gateway = with_docker_config(&guarded, &entry).await;
+        guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
+        guarded.tokens.expect("GET", asking(Some("_json_key"), PULL), gift(&token("one"), 300));
+        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        gateway.get(MANIFEST).await.is(200);
+        assert_eq!(guarded.tokens.heard_of("authorization"), [Some(basic("_json_key", KEY))]);
+    }
+}
+
 /// Tells the process that runs the test below where its helper is.
 const HELPERS: &str = "DOCKGATE_IT_HELPERS";
 
@@ -695,8 +710,10 @@ const HELPERS: &str = "DOCKGATE_IT_HELPERS";
 fn a_credential_helper_supplies_the_password() {
     let dir = tempfile::tempdir().unwrap();
     let helper = dir.path().join("docker-credential-it");
-    let answer = format!("{{\"ServerURL\":\"\",\"Username\":\"{ROBOT}\",\"Secret\":\"{PASSWORD}\"}}");
-    let script = format!("#!/bin/sh\n[ \"$1\" = get ] && cat > \"${HELPERS}/asked\" && echo '{answer}'\n");
+    let answer = serde_json::json!({ "ServerURL": "", "Username": "_json_key", "Secret": KEY });
+    std::fs::write(dir.path().join("answer"), answer.to_string()).unwrap();
+    let script =
+        format!("#!/bin/sh\n[ \"$1\" = get ] && cat > \"${HELPERS}/asked\" && cat \"${HELPERS}/answer\"\n");
     std::fs::write(&helper, script).unwrap();
     std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
@@ -717,8 +734,11 @@ async fn with_a_helper_on_the_path() {
     let guarded = Guarded::start().await;
     let lines = format!("{}\n[upstream.credentials]\nhelper = \"it\"\n", guarded.realm_hosts());
     let gateway = Gateway::builder().upstream_with("up", "", guarded.registry.address, &lines).start().await;
-    warm(&guarded, &gateway, "one").await;
-    assert_eq!(guarded.tokens.heard_of("authorization"), [robot()]);
+    guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
+    guarded.tokens.expect("GET", asking(Some("_json_key"), PULL), gift(&token("one"), 300));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    gateway.get(MANIFEST).await.is(200);
+    assert_eq!(guarded.tokens.heard_of("authorization"), [Some(basic("_json_key", KEY))]);
 }
 
 #[tokio::test]

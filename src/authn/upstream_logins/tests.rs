@@ -205,7 +205,7 @@ async fn one_address_does_not_take_every_slot() {
 async fn an_impossible_user_name_is_not_sent_upstream() {
     let world = World::new();
     let long = "a".repeat(256);
-    for user in ["", "anonymous", "a*", "a?", "[a]", "{a}", "a\n", "a:b", &long] {
+    for user in ["", "anonymous", "a*", "a?", "[a]", "{a}", "a:b", &long] {
         let judgement = world.verify(user, "right").await;
         assert!(matches!(judgement, Judgement::Wrong), "{user}: {judgement:?}");
     }

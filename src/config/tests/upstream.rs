@@ -135,14 +135,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     (
         "[upstream.credentials]\nusername = 'robot:hunter2'\npassword = 'hunter2'",
         &[concat!(
-            "dockgate.toml:4: upstream[0].credentials.username: a user name with \":\" or a control character in it ",
-            "cannot be sent; write it without"
-        )],
-    ),
-    (
-        "[upstream.credentials]\nusername = \"robot\\n\"\npassword = 'hunter2'",
-        &[concat!(
-            "dockgate.toml:4: upstream[0].credentials.username: a user name with \":\" or a control character in it ",
+            "dockgate.toml:4: upstream[0].credentials.username: a user name with \":\" in it ",
             "cannot be sent; write it without"
         )],
     ),
@@ -518,7 +511,7 @@ fn the_registry_images_credentials_go_to_its_upstream() {
     assert_eq!(
         lines(mirror(&[url, ("REGISTRY_PROXY_USERNAME", "a:b"), ("REGISTRY_PROXY_PASSWORD", "hunter2")])),
         [concat!(
-            "environment: REGISTRY_PROXY_USERNAME: a user name with \":\" or a control character in it cannot be sent; ",
+            "environment: REGISTRY_PROXY_USERNAME: a user name with \":\" in it cannot be sent; ",
             "write it without"
         )]
     );

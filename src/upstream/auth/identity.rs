@@ -24,7 +24,7 @@ impl fmt::Display for UpstreamIdentity {
             Self::Anonymous => f.write_str("anonymous"),
             Self::Gateway => f.write_str("gateway"),
             Self::User(place) => write!(f, "users[{place}]"),
-            Self::Client(client) => f.write_str(client.username()),
+            Self::Client(client) => f.write_str(client.shown_username()),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use origin::{DOCKER_IMAGE, Image, OCI_IMAGE, OCI_INDEX, Origin, blob_
 pub(crate) use process::Process;
 pub(crate) use request::Request;
 pub(crate) use script::{Gate, Reply};
-pub(crate) use secret::{MARK, PAIRS, PASSWORD, ROBOT, basic, is_told, token};
+pub(crate) use secret::{KEY, MARK, PAIRS, PASSWORD, ROBOT, basic, is_told, token};
 pub(crate) use upstream::{Exchange, Heard, Upstream};
 
 /// How long anything may take that a test waits for. A busy machine needs some of it, a good run none.

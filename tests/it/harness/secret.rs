@@ -20,7 +20,11 @@ pub(crate) const PAIRS: &[(&str, &str)] = &[
     ("egress", "t0psecret-egress"),
     ("alice", "t0psecret-alice"),
     ("bob", "t0psecret-bob"),
+    ("_json_key", KEY),
 ];
+
+/// A service account's key, which is the password of Google's `_json_key`.
+pub(crate) const KEY: &str = "{\n  \"type\": \"service_account\",\r\n\t\"private_key\": \"t0psecret\"\n}\n";
 
 /// Returns the `Authorization` of a pair out of [`PAIRS`].
 pub(crate) fn basic(user: &str, password: &str) -> String {
