@@ -41,7 +41,7 @@ pub const TARGETS: &[(&str, FuzzTarget)] = &[
 
 /// Reads `data` as a `WWW-Authenticate` header (RFC 9110 section 11.6.1).
 pub fn challenge(data: &[u8]) {
-    let Parsed { challenges, end } = challenge::parse(data);
+    let Parsed { challenges, end, .. } = challenge::parse(data);
     assert!(challenges.len() <= 16);
     if let End::Invalid { position } = end {
         assert!(position <= data.len());
@@ -53,7 +53,7 @@ pub fn challenge(data: &[u8]) {
             assert!(challenge.params[..index].iter().all(|(other, _)| other != key));
         }
         let line = challenge.to_string();
-        let parsed = Parsed { challenges: vec![challenge], end: End::Complete };
+        let parsed = Parsed { challenges: vec![challenge], end: End::Complete, doubled: false };
         assert_eq!(challenge::parse(line.as_bytes()), parsed, "{line}");
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::proto::scope::ScopeSet;
-use crate::proto::syntax::{Scanner, Stop, quote};
+use crate::proto::syntax::{Scanner, Stop, is_token_byte, quote};
 
 /// A challenge (RFC 9110 section 11.6.1):
 ///
@@ -13,8 +13,9 @@ use crate::proto::syntax::{Scanner, Stop, quote};
 /// auth-param       = token BWS "=" BWS ( token / quoted-string )
 /// ```
 ///
-/// Deviations: a bare value may contain every visible character but `"`, `,` and `\`, since registries leave URLs
-/// unquoted; a quoted value must be UTF-8.
+/// Deviations, because registries and the proxies before them write it so: a bare value may contain every visible
+/// character but `"`, `,` and `\`; `;` or a space may stand between parameters; a quoted value may be Latin-1, or not be
+/// closed; of a parameter that is there twice the first counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
     /// The scheme to authenticate with.
@@ -48,10 +49,20 @@ pub enum BearerError {
 /// The challenges of one header line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parsed {
-    /// All challenges up to the end, or up to the first that is not well-formed.
+    /// All challenges up to the end, or up to the place where nothing can be read any more; the last one then has the
+    /// parameters before it.
     pub challenges: Vec<Challenge>,
     /// The way that reading ended.
     pub end: End,
+    /// True if a parameter was passed over, because it is there twice.
+    pub doubled: bool,
+}
+
+impl Parsed {
+    /// Returns true if there is more in the line than was understood.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.end != End::Complete || self.doubled
+    }
 }
 
 /// The way that reading a header line ended.
@@ -59,7 +70,7 @@ pub(crate) struct Parsed {
 pub(crate) enum End {
     /// All of it was read.
     Complete,
-    /// The line ends in the middle of a challenge.
+    /// The line ends in the middle of a challenge, or a quoted value is not closed.
     Incomplete,
     /// A challenge is outside the grammar. What follows it is not read: where the next one begins is anyone's guess.
     Invalid {
@@ -68,8 +79,8 @@ pub(crate) enum End {
     },
 }
 
-/// Returns every well-formed challenge of every header line, in order. What is wrong with one line does not touch the
-/// others.
+/// Returns every challenge of every header line, in order, each as far as it can be read. What is wrong with one line does
+/// not touch the others.
 pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Challenge> {
     lines.into_iter().flat_map(|line| parse(line).challenges).collect()
 }
@@ -77,20 +88,13 @@ pub fn parse_all<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<Challenge
 /// Reads one header line. More than 16 challenges, or more than 32 parameters in one, are outside the grammar.
 pub(crate) fn parse(line: &[u8]) -> Parsed {
     let mut scanner = Scanner::new(line);
-    let mut challenges = Vec::new();
-    loop {
-        scanner.commas();
-        if scanner.is_done() {
-            return Parsed { challenges, end: End::Complete };
-        }
-        if challenges.len() == CHALLENGES {
-            return Parsed { challenges, end: End::at(Stop::Invalid, scanner.position()) };
-        }
-        match challenge(&mut scanner) {
-            Ok(challenge) => challenges.push(challenge),
-            Err(stop) => return Parsed { challenges, end: End::at(stop, scanner.position()) },
-        }
-    }
+    let mut reading = Reading { challenges: Vec::new(), unclosed: false, doubled: false };
+    let end = match reading.line(&mut scanner) {
+        Ok(()) if reading.unclosed => End::Incomplete,
+        Ok(()) => End::Complete,
+        Err(stop) => End::at(stop, scanner.position()),
+    };
+    Parsed { challenges: reading.challenges, end, doubled: reading.doubled }
 }
 
 impl Challenge {
@@ -176,57 +180,104 @@ impl fmt::Display for Challenge {
     }
 }
 
-fn challenge(scanner: &mut Scanner<'_>) -> Result<Challenge, Stop> {
-    let scheme = Scheme::named(scanner.token()?);
-    let spaced = scanner.whitespace();
-    if scanner.is_done() || scanner.eat(b',') {
-        return Ok(Challenge { scheme, params: Vec::new(), token68: None });
-    }
-    if !spaced {
-        return Err(Stop::Invalid);
-    }
-    if let Some(token) = scanner.token68() {
-        return Ok(Challenge { scheme, params: Vec::new(), token68: Some(token.into()) });
-    }
-    Ok(Challenge { scheme, params: params(scanner)?, token68: None })
+/// A line that is being read.
+struct Reading {
+    challenges: Vec<Challenge>,
+    /// A quoted value was not closed.
+    unclosed: bool,
+    /// A parameter was there twice.
+    doubled: bool,
 }
 
-/// Parameters up to the end or to the next challenge, which shows by not having a `=` behind its first word.
-fn params(scanner: &mut Scanner<'_>) -> Result<Vec<(String, String)>, Stop> {
-    let mut params: Vec<(String, String)> = Vec::new();
-    loop {
-        scanner.commas();
-        if scanner.is_done() {
-            return Ok(params);
+impl Reading {
+    fn line(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+        loop {
+            scanner.commas();
+            if scanner.is_done() {
+                return Ok(());
+            }
+            if self.challenges.len() == CHALLENGES {
+                return Err(Stop::Invalid);
+            }
+            self.challenge(scanner)?;
         }
-        let start = *scanner;
-        let key = scanner.token()?.to_ascii_lowercase();
-        scanner.whitespace();
-        if !scanner.eat(b'=') {
-            return next_challenge(scanner, start, params);
+    }
+
+    fn challenge(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+        let scheme = Scheme::named(scanner.token()?);
+        let mut challenge = Challenge { scheme, params: Vec::new(), token68: None };
+        let spaced = scanner.whitespace();
+        if scanner.is_done() || scanner.eat(b',') {
+            self.challenges.push(challenge);
+            return Ok(());
         }
-        scanner.whitespace();
-        let value = scanner.value(is_bare)?;
-        scanner.element_end()?;
-        if params.len() == PARAMETERS || params.iter().any(|(known, _)| *known == key) {
+        if !spaced {
             return Err(Stop::Invalid);
         }
-        params.push((key, value));
+        if let Some(token) = scanner.token68() {
+            challenge.token68 = Some(token.into());
+            self.challenges.push(challenge);
+            return Ok(());
+        }
+        let read = self.params(scanner, &mut challenge.params);
+        // What came before a parameter that can't be read is good.
+        if read.is_ok() || !challenge.params.is_empty() {
+            self.challenges.push(challenge);
+        }
+        read
     }
+
+    /// Parameters up to the end or to the next challenge, which shows by not having a `=` behind its first word.
+    fn params(&mut self, scanner: &mut Scanner<'_>, params: &mut Vec<(String, String)>) -> Result<(), Stop> {
+        loop {
+            scanner.separators();
+            if scanner.is_done() {
+                return Ok(());
+            }
+            let start = *scanner;
+            let key = scanner.token()?.to_ascii_lowercase();
+            scanner.whitespace();
+            if !scanner.eat(b'=') {
+                return next_challenge(scanner, start, params);
+            }
+            scanner.whitespace();
+            let (value, closed) = scanner.lenient_value(is_bare, &KEYS)?;
+            self.unclosed |= !closed;
+            param_end(scanner)?;
+            if params.iter().any(|(known, _)| *known == key) {
+                self.doubled = true;
+            } else if params.len() == PARAMETERS {
+                return Err(Stop::Invalid);
+            } else {
+                params.push((key, value));
+            }
+        }
+    }
+}
+
+/// Checks that a separator, the end, or the next word follows a parameter.
+fn param_end(scanner: &mut Scanner<'_>) -> Result<(), Stop> {
+    scanner.whitespace();
+    let ends = scanner.is_done() || matches!(scanner.peek(), Some(b',' | b';'));
+    let goes_on = scanner.peek().is_some_and(is_token_byte);
+    if ends || goes_on { Ok(()) } else { Err(Stop::Invalid) }
 }
 
 /// Reads a word without `=`, which begins a challenge if it follows a parameter; right behind a scheme it is nothing.
 fn next_challenge<'a>(
     scanner: &mut Scanner<'a>,
     start: Scanner<'a>,
-    params: Vec<(String, String)>,
-) -> Result<Vec<(String, String)>, Stop> {
+    params: &[(String, String)],
+) -> Result<(), Stop> {
     if params.is_empty() {
         return Err(Stop::Invalid);
     }
     *scanner = start;
-    Ok(params)
+    Ok(())
 }
+
+/// The parameters that a parameter before them may have swallowed.
+const KEYS: [&str; 5] = ["realm", "service", "scope", "error", "charset"];
 
 /// In a line; registries send up to three.
 const CHALLENGES: usize = 16;
@@ -245,7 +296,7 @@ mod tests {
     use super::*;
 
     fn one(line: &str) -> Challenge {
-        let Parsed { mut challenges, end } = parse(line.as_bytes());
+        let Parsed { mut challenges, end, .. } = parse(line.as_bytes());
         assert_eq!((challenges.len(), end), (1, End::Complete), "{line}");
         challenges.remove(0)
     }
@@ -258,17 +309,18 @@ mod tests {
         };
         assert_eq!(one(&line(32)).params.len(), 32);
         for count in [33, 8000] {
-            let Parsed { challenges, end } = parse(line(count).as_bytes());
-            assert!(challenges.is_empty() && matches!(end, End::Invalid { position: ..300 }), "{end:?}");
+            let Parsed { challenges, end, .. } = parse(line(count).as_bytes());
+            assert!(matches!(end, End::Invalid { position: ..300 }), "{end:?}");
+            assert_eq!(challenges[0].params.len(), 32);
         }
     }
 
     #[test]
     fn a_line_has_no_more_than_16_challenges() {
         let line = |count: usize| vec!["Basic realm=x"; count].join(", ");
-        let Parsed { challenges, end } = parse(line(16).as_bytes());
+        let Parsed { challenges, end, .. } = parse(line(16).as_bytes());
         assert_eq!((challenges.len(), end), (16, End::Complete));
-        let Parsed { challenges, end } = parse(line(17).as_bytes());
+        let Parsed { challenges, end, .. } = parse(line(17).as_bytes());
         assert_eq!((challenges.len(), end), (16, End::Invalid { position: 16 * 15 }));
     }
 
@@ -320,7 +372,7 @@ mod tests {
     fn several_challenges_stand_in_one_line() {
         let line =
             br#", Negotiate,Basic realm="a", charset="UTF-8" ,, Negotiate YWJj==, bearer realm=b, Foo"#;
-        let Parsed { challenges, end } = parse(line);
+        let Parsed { challenges, end, .. } = parse(line);
         assert_eq!(end, End::Complete);
         let schemes: Vec<_> = challenges.iter().map(|challenge| challenge.scheme.as_str()).collect();
         assert_eq!(schemes, ["Negotiate", "Basic", "Negotiate", "Bearer", "Foo"]);
@@ -333,12 +385,12 @@ mod tests {
     fn every_line_is_read_and_a_bad_one_harms_no_other() {
         let lines: [&[u8]; 3] = [b"Basic realm=\"a", b"Basic realm=\"b\", Bearer \"", b"Bearer realm=\"c\""];
         let found: Vec<_> = parse_all(lines).iter().map(Challenge::to_string).collect();
-        assert_eq!(found, ["Basic realm=\"b\"", "Bearer realm=\"c\""]);
+        assert_eq!(found, ["Basic realm=\"a\"", "Basic realm=\"b\"", "Bearer realm=\"c\""]);
     }
 
     #[test]
     fn complete_incomplete_and_invalid_are_told_apart() {
-        let cases: [(&[u8], End); 15] = [
+        let cases: [(&[u8], End); 16] = [
             (b"", End::Complete),
             (b" , ", End::Complete),
             (b"Basic", End::Complete),
@@ -346,14 +398,15 @@ mod tests {
             (b"Basic realm=\"", End::Incomplete),
             (b"Basic realm=\"a\\", End::Incomplete),
             (b"Basic a=b, realm=", End::Incomplete),
-            (b"Basic realm=\"a\" Bearer", End::Invalid { position: 16 }),
+            (b"Basic realm=\"a\" Bearer", End::Complete),
+            (b"Basic realm=\"a\" /", End::Invalid { position: 16 }),
             (b"=", End::Invalid { position: 0 }),
             (b"Basic;", End::Invalid { position: 5 }),
             (b"Basic a b", End::Invalid { position: 8 }),
             (b"Basic a=b, realm=,", End::Invalid { position: 17 }),
             (b"Basic realm=a\"", End::Invalid { position: 13 }),
             (b"Basic realm=\"\x01\"", End::Invalid { position: 14 }),
-            (b"Basic realm=\"\xff\"", End::Invalid { position: 15 }),
+            (b"Basic realm=\"\xff\"", End::Complete),
         ];
         for (line, end) in cases {
             assert_eq!(parse(line).end, end, "{:?}", String::from_utf8_lossy(line));
@@ -361,10 +414,39 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_parameter_makes_a_challenge_invalid() {
-        let parsed = parse(br#"Basic realm=a, Bearer realm="https://good/", REALM="https://evil/""#);
-        assert_eq!(parsed.challenges, [Challenge::basic("a")]);
-        assert!(matches!(parsed.end, End::Invalid { .. }));
+    fn of_a_doubled_parameter_the_first_counts() {
+        let parsed =
+            parse(br#"Basic realm=a, Bearer realm="https://good/", REALM="https://evil/",service=s"#);
+        assert_eq!((parsed.challenges.len(), parsed.end, parsed.is_partial()), (2, End::Complete, true));
+        assert_eq!(params(&parsed.challenges[1]), [("realm", "https://good/"), ("service", "s")]);
+    }
+
+    #[test]
+    fn a_challenge_is_read_as_far_as_it_can_be() {
+        let whole = [("realm", "https://a/t"), ("service", "s"), ("scope", "repository:x:pull")];
+        for (line, count, is_partial) in [
+            (r#"Bearer realm="https://a/t" service="s" scope="repository:x:pull""#, 3, false),
+            (r#"Bearer realm="https://a/t";service="s"; scope="repository:x:pull""#, 3, false),
+            (r#"Bearer realm=https://a/t;service=s;scope=repository:x:pull"#, 3, false),
+            (r#"Bearer realm=https://a/t; service=s; scope=repository:x:pull;"#, 3, false),
+            (r#"Bearer realm="https://a/t",service="s",scope="repository:x:pull"#, 3, true),
+            (r#"Bearer realm="https://a/t,service="s",scope="repository:x:pull""#, 3, true),
+            (r#"Bearer realm="https://a/t", service="s, scope="repository:x:pull""#, 3, true),
+            (r#"Bearer realm="https://a/t",service="s",scope="#, 2, true),
+            (r#"Bearer realm="https://a/t",service=,scope="x""#, 1, true),
+            (r#"Bearer realm="https://a/t",{"error":1}"#, 1, true),
+        ] {
+            let parsed = parse(line.as_bytes());
+            assert_eq!(params(&parsed.challenges[0]), whole[..count], "{line}");
+            assert_eq!(parsed.is_partial(), is_partial, "{line}");
+        }
+        let latin1 = parse(b"Basic realm=\"R\xe9gistre\"");
+        assert_eq!(
+            (latin1.challenges[0].param("realm"), latin1.is_partial()),
+            (Some("R\u{e9}gistre"), false)
+        );
+        let matrix = one("Bearer realm=https://a/t;x=1,service=s");
+        assert_eq!(matrix.param("realm"), Some("https://a/t;x=1"));
     }
 
     #[test]
@@ -438,7 +520,7 @@ mod tests {
         #[test]
         fn what_is_rendered_parses_back(challenges in proptest::collection::vec(any_challenge(), 0..4)) {
             let line = challenges.iter().map(Challenge::to_string).collect::<Vec<_>>().join(", ");
-            prop_assert_eq!(parse(line.as_bytes()), Parsed { challenges, end: End::Complete });
+            prop_assert_eq!(parse(line.as_bytes()), Parsed { challenges, end: End::Complete, doubled: false });
         }
 
         #[test]
@@ -459,7 +541,7 @@ mod tests {
         #[test]
         fn http_auth_reads_the_same(line in "((Basic|bearer|x!)( [a-d]{1,2}[ \t]?=[ \t]?([a-z:/]{1,3}|\"([a-z, =]|\\\\[a-z\"]){0,4}\"))?,? ?){0,4}") {
             if let Some(expected) = oracle(&line).filter(|read| !read.iter().any(is_refused)) {
-                prop_assert_eq!(parse(line.as_bytes()), Parsed { challenges: expected, end: End::Complete });
+                prop_assert_eq!(parse(line.as_bytes()), Parsed { challenges: expected, end: End::Complete, doubled: false });
             }
         }
 

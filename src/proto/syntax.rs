@@ -84,6 +84,11 @@ impl<'a> Scanner<'a> {
         self.take_while(|b| matches!(b, b' ' | b'\t' | b','));
     }
 
+    /// Skips commas, semicolons and the space around them.
+    pub(super) fn separators(&mut self) {
+        self.take_while(|b| matches!(b, b' ' | b'\t' | b',' | b';'));
+    }
+
     /// Checks that a comma or the end follows an element of a list.
     pub(super) fn element_end(&mut self) -> Result<(), Stop> {
         self.whitespace();
@@ -116,6 +121,59 @@ impl<'a> Scanner<'a> {
                 self.text(bare).filter(|text| !text.is_empty()).map(str::to_owned).ok_or(Stop::Invalid)
             }
         }
+    }
+
+    /// Reads a value like [`value`](Self::value), and a malformed one as far as it goes: a quoted string in Latin-1, one that is
+    /// not closed, and a bare one behind which `;` begins the parameter of another of `keys`. Returns true if it was closed.
+    pub(super) fn lenient_value(
+        &mut self,
+        bare: fn(u8) -> bool,
+        keys: &[&str],
+    ) -> Result<(String, bool), Stop> {
+        match self.peek() {
+            None => Err(Stop::Incomplete),
+            Some(b'"') => self.lenient_quoted(keys),
+            Some(_) => {
+                let mut ahead = *self;
+                let text = ahead.text(bare).unwrap_or_default();
+                let begins =
+                    |rest: &str| rest.is_empty() || keys.iter().any(|key| is_key(rest.as_bytes(), key));
+                let ends = text.match_indices(';').map(|(at, _)| at).find(|at| begins(&text[at + 1..]));
+                let text = &text[..ends.unwrap_or(text.len())];
+                self.position += text.len();
+                if text.is_empty() { Err(Stop::Invalid) } else { Ok((text.to_owned(), true)) }
+            }
+        }
+    }
+
+    /// Reads a `quoted-string`. One that ends with `,KEY=` of another parameter was not closed: its end is that one's
+    /// beginning.
+    fn lenient_quoted(&mut self, keys: &[&str]) -> Result<(String, bool), Stop> {
+        self.position += 1;
+        let (start, mut bytes) = (self.position, Vec::new());
+        let closed = loop {
+            match self.next() {
+                None => break false,
+                Some(b'"') => break true,
+                Some(b'\\') => match self.next() {
+                    None => break false,
+                    Some(byte) if is_quotable(byte) => bytes.push(byte),
+                    Some(_) => return Err(Stop::Invalid),
+                },
+                Some(byte) if is_quotable(byte) => bytes.push(byte),
+                Some(_) => return Err(Stop::Invalid),
+            }
+        };
+        let comma = bytes.iter().rposition(|&byte| byte == b',');
+        let rest = comma.map(|at| bytes[at + 1..].trim_ascii_start()).unwrap_or_default();
+        let swallowed = keys.iter().any(|key| rest.len() == key.len() + 1 && is_key(rest, key));
+        let raw = &self.text[start..self.position - usize::from(closed)];
+        if swallowed && let Some(raw_comma) = raw.iter().rposition(|&byte| byte == b',') {
+            bytes.truncate(comma.unwrap_or_default());
+            self.position = start + raw_comma;
+            return Ok((latin1(bytes), false));
+        }
+        Ok((latin1(bytes), closed))
     }
 
     /// Reads a `quoted-string`, unescaped. Stricter: UTF-8 only.
@@ -152,6 +210,18 @@ impl<'a> Scanner<'a> {
         self.position += length;
         &rest[..length]
     }
+}
+
+/// Returns true if a text begins with `KEY=`, in any case.
+fn is_key(text: &[u8], key: &str) -> bool {
+    let begins = text.get(..key.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(key.as_bytes()));
+    begins && text.get(key.len()) == Some(&b'=')
+}
+
+/// Returns bytes as text: UTF-8, else Latin-1, which HTTP once had (RFC 9110 section 5.5).
+fn latin1(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| error.as_bytes().iter().copied().map(char::from).collect())
 }
 
 /// Returns true for `HTAB / SP / VCHAR / obs-text`.

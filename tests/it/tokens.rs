@@ -588,6 +588,15 @@ async fn challenges_are_read_however_they_are_written() {
         |realm: &str| format!("Negotiate, Bearer realm=\"{realm}\",service=\"registry\""),
         |realm: &str| format!("Bearer realm={realm},service=registry"),
         |realm: &str| format!("bEARER REALM=\"{realm}\" , Service = \"reg\\istry\""),
+        // As registries and proxies have written it, though they may not.
+        |realm: &str| format!("Bearer realm=\"{realm}\" service=\"registry\""),
+        |realm: &str| format!("Bearer realm=\"{realm}\";service=\"registry\""),
+        |realm: &str| format!("Bearer realm={realm}; service=registry"),
+        |realm: &str| format!("Bearer realm=\"{realm}\",service=\"registry\",service=\"other\""),
+        |realm: &str| format!("Bearer realm=\"{realm}\",service=\"registry"),
+        |realm: &str| format!("Bearer realm=\"{realm},service=\"registry\""),
+        |realm: &str| format!("Bearer realm=\"{realm}\",service=\"registry\",error_description=\"n\u{f8}\""),
+        |realm: &str| format!("Bearer realm=\"{realm}\",service=\"registry\",{{x}}"),
     ] {
         let guarded = Guarded::start().await;
         let gateway = guarded.gateway().await;
@@ -598,6 +607,20 @@ async fn challenges_are_read_however_they_are_written() {
         assert_eq!(gateway.get(MANIFEST).await.status, 200, "{challenge}");
         assert_eq!(guarded.shown(), [None, bearer("one")], "{challenge}");
     }
+}
+
+#[tokio::test]
+async fn a_realm_that_is_there_twice_is_the_first() {
+    let (guarded, stranger) = (Guarded::start().await, Upstream::start().await);
+    let lines =
+        format!("realm_hosts = [\"{}\", \"{}\"]\n{}", guarded.tokens.address, stranger.address, account());
+    let gateway = Gateway::builder().upstream_with("up", "", guarded.registry.address, &lines).start().await;
+    let challenge = format!("{},realm=\"{}\"", guarded.challenge(""), stranger.url("/token"));
+    guarded.registry.expect("GET", MANIFEST, refusal(&challenge));
+    guarded.gives(PULL, &token("one"));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    gateway.get(MANIFEST).await.is(200);
+    assert_eq!(stranger.connections(), 0);
 }
 
 #[tokio::test]

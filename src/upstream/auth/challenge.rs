@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use parking_lot::Mutex;
 
 use crate::body::RequestBody;
 use crate::clock;
@@ -38,6 +39,8 @@ pub(crate) struct Authenticator {
     tokens: TokenCache<TokenRequest>,
     token_source: Arc<TokenSource>,
     rate_limits: RateLimits,
+    /// The last challenge that could be read only in part.
+    partial: Mutex<Option<String>>,
 }
 
 impl Authenticator {
@@ -62,6 +65,7 @@ impl Authenticator {
             tokens: TokenCache::new(),
             token_source: Arc::new(token_source),
             rate_limits: RateLimits::default(),
+            partial: Mutex::default(),
         }
     }
 
@@ -401,7 +405,24 @@ impl Authenticator {
         if changed {
             self.tokens.clear();
         }
+        if let Some(line) = &refusal.partial {
+            self.note_partial(line);
+        }
         (changed, refusal)
+    }
+
+    /// Warns of a challenge that could be read only in part, once for each that differs from the last.
+    fn note_partial(&self, line: &str) {
+        let mut last = self.partial.lock();
+        if last.as_deref() != Some(line) {
+            let upstream = &*self.upstream;
+            tracing::warn!(
+                upstream,
+                challenge = line,
+                "the upstream's challenge is malformed; it is read as far as it can be"
+            );
+            *last = Some(line.to_owned());
+        }
     }
 
     /// Returns true if the upstream names another token endpoint by now than the one that failed with `error`.

@@ -43,6 +43,8 @@ pub(crate) struct ChallengeDetails {
     pub(crate) scopes: ScopeSet,
     /// The token is invalid, rather than insufficient.
     pub(crate) invalid_token: bool,
+    /// A line that could be read only in part, escaped.
+    pub(crate) partial: Option<String>,
 }
 
 impl KnownScheme {
@@ -66,10 +68,11 @@ impl KnownScheme {
     ///
     /// Of several, Bearer is preferred: a token reveals less than a password does.
     pub(crate) fn learn(&self, headers: &HeaderMap) -> (bool, ChallengeDetails) {
-        let challenges = challenge::parse_all(lines(headers));
+        let (challenges, partial) = read(headers);
         let bearer = challenges.iter().find_map(|challenge| Some((challenge, TokenEndpoint::of(challenge)?)));
         let refusal =
             bearer.as_ref().map(|(challenge, _)| ChallengeDetails::of(challenge)).unwrap_or_default();
+        let refusal = ChallengeDetails { partial, ..refusal };
         let basic = || challenges.iter().any(|challenge| challenge.scheme == Name::Basic);
         let scheme = match bearer {
             Some((_, endpoint)) => AuthScheme::Bearer(Arc::new(endpoint)),
@@ -98,20 +101,33 @@ impl ChallengeDetails {
         Self {
             scopes: challenge.param("scope").map(ScopeSet::parse).unwrap_or_default(),
             invalid_token: challenge.param("error") == Some(BearerError::InvalidToken.as_str()),
+            partial: None,
         }
     }
 }
 
 /// Returns true if a 401 offers Basic, and no Bearer.
 pub(crate) fn offers_basic_alone(headers: &HeaderMap) -> bool {
-    let challenges = challenge::parse_all(lines(headers));
+    let (challenges, _) = read(headers);
     let bearer = challenges.iter().any(|challenge| TokenEndpoint::of(challenge).is_some());
     !bearer && challenges.iter().any(|challenge| challenge.scheme == Name::Basic)
 }
 
-fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(header::WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes)
+/// Reads the challenges of an answer, and returns the first line in which there is more than could be read.
+fn read(headers: &HeaderMap) -> (Vec<Challenge>, Option<String>) {
+    let (mut challenges, mut partial) = (Vec::new(), None);
+    for line in headers.get_all(header::WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes) {
+        let parsed = challenge::parse(line);
+        if parsed.is_partial() {
+            partial = partial.or_else(|| Some(line.escape_ascii().take(SHOWN).map(char::from).collect()));
+        }
+        challenges.extend(parsed.challenges);
+    }
+    (challenges, partial)
 }
+
+/// The most characters of a line that are shown.
+const SHOWN: usize = 1000;
 
 #[cfg(test)]
 mod tests {
