@@ -33,6 +33,9 @@ pub(crate) enum BodyError {
     /// A chunked stream ended, or was malformed, before its last chunk (RFC 9112 section 7.1).
     #[error("the chunked stream is malformed or cut short")]
     Chunk,
+    /// A list ended before its JSON did, or is not JSON.
+    #[error("the list is malformed or cut short")]
+    List,
     /// The peer reset its HTTP/2 stream instead of ending it (RFC 9113 section 8.1).
     #[error("the stream was reset before its end")]
     Reset,

@@ -84,7 +84,7 @@
 //!
 //! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. Files are
 //! read and written on other threads: a disk that hangs holds up no worker. What is passed on is never held whole, except
-//! manifests, tokens, error bodies and lists, each with a limit in `config/limits`.
+//! manifests, tokens, error bodies, referrers and catalogs, each with a limit in `config/limits`.
 
 pub(crate) mod admin;
 pub(crate) mod app;

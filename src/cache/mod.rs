@@ -25,6 +25,7 @@ pub(crate) use crate::cache::blobs::blob::Blob;
 pub(crate) use crate::cache::blobs::push::Push;
 pub(crate) use crate::cache::contents::Cache;
 pub(crate) use crate::cache::error::{BypassReason, CacheError};
+pub(crate) use crate::cache::manifests::listing::{KeptList, ListHead, Listed};
 pub(crate) use crate::cache::manifests::manifest::Manifest;
 pub(crate) use crate::cache::origin::breaker::BreakerState;
 pub(crate) use crate::cache::origin::{

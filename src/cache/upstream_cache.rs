@@ -24,9 +24,10 @@ use crate::cache::origin::gate::Gate;
 use crate::cache::origin::{Asking, Origin, OriginRequest, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::Requester;
+use crate::cache::store::Kind;
 use crate::config;
-use crate::meaning::{Meaning, UpstreamFailure};
-use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
+use crate::meaning::{Ends, Meaning, UpstreamFailure};
+use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName};
 
 /// The part of the cache for one upstream.
 #[derive(Clone)]
@@ -84,13 +85,7 @@ impl UpstreamCache {
         };
         let authorizer = Arc::new(authorizer);
         let memory = cache.manifests.clone();
-        let listings = Listings::new(
-            settings.tag_ttl,
-            gate.clone(),
-            metadata.clone(),
-            memory.clone(),
-            authorizer.clone(),
-        );
+        let listings = Listings::new(gate.clone(), metadata.clone(), authorizer.clone());
         let fetcher = ManifestFetcher::new(name.clone(), settings, gate.clone(), metadata.clone(), memory);
         let downloads = Downloads {
             fills: cache.fills.clone(),
@@ -275,25 +270,22 @@ impl UpstreamCache {
         refusal
     }
 
-    /// Calls [`Listings::known_tags`].
-    ///
-    /// # Errors
-    /// If the requester may not read the repository.
-    pub(crate) async fn known_tags(&self, requester: &Requester) -> Result<Vec<Tag>, CacheError> {
-        self.listings.known_tags(requester).await
+    /// Returns the lists that the upstream has given.
+    pub(crate) fn listings(&self) -> &Arc<Listings> {
+        &self.listings
     }
 
-    /// Calls [`Listings::known_referrers`].
-    ///
-    /// # Errors
-    /// If the requester may not read the repository.
-    pub(crate) async fn known_referrers(
-        &self,
-        requester: &Requester,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<u8>, CacheError> {
-        self.listings.known_referrers(requester, subject, artifact_type).await
+    /// Forgets which blobs the upstream said that a repository holds: it has refused a manifest there, which may be for a blob
+    /// that it has lost.
+    pub(crate) async fn doubt_blobs(&self, repository: &RepositoryName) {
+        let (ledger, repository) = (self.ledger.clone(), repository.clone());
+        let release = move || {
+            for digest in ledger.blobs(&repository) {
+                ledger.release(&repository, Kind::Blob, &digest);
+            }
+        };
+        // It ends with the process alone.
+        let _ = tokio::task::spawn_blocking(release).await;
     }
 
     /// Calls [`Gate::refrains`].
@@ -304,6 +296,11 @@ impl UpstreamCache {
     /// Calls [`Gate::learn_of`].
     pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
         self.gate.learn_of(requester, meaning, object);
+    }
+
+    /// Calls [`Gate::ends`].
+    pub(crate) fn ends(&self, requester: &Requester, meaning: Meaning) -> Ends {
+        self.gate.ends(requester, meaning)
     }
 
     /// Returns the state of the upstream's breaker.

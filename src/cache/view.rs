@@ -10,7 +10,7 @@ use crate::cache::metadata::record::Membership;
 use crate::cache::origin::Origin;
 use crate::cache::requester::Requester;
 use crate::cache::upstream_cache::UpstreamCache;
-use crate::proto::{Accept, ByteRange, Digest, Reference, RepositoryName, Tag};
+use crate::proto::{Accept, ByteRange, Digest, Reference, RepositoryName};
 
 /// A requester, and the cache that it asks.
 #[derive(Clone)]
@@ -67,17 +67,5 @@ impl View {
 
     pub(crate) async fn holds(&self, digest: &Digest) -> Result<Membership, CacheError> {
         self.upstream_cache.blobs.membership().holds(&self.requester, digest).await
-    }
-
-    pub(crate) async fn known_tags(&self) -> Result<Vec<Tag>, CacheError> {
-        self.upstream_cache.known_tags(&self.requester).await
-    }
-
-    pub(crate) async fn known_referrers(
-        &self,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<u8>, CacheError> {
-        self.upstream_cache.known_referrers(&self.requester, subject, artifact_type).await
     }
 }

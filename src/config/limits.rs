@@ -93,8 +93,12 @@ pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The bytes of all manifests together that are being pushed to upstreams.
 pub(crate) const HELD_BYTES: usize = 128 * MIB;
-/// A page of tags, referrers or catalog from an upstream.
-pub(crate) const LIST_PAGE_BYTES: usize = 4 * MIB;
+/// One page of referrers or of the catalog from an upstream: 100,000 names that come in one page are some 5 MB.
+pub(crate) const LIST_PAGE_BYTES: usize = 16 * MIB;
+/// A list of tags or referrers that is kept for when the upstream can't be asked: the longest seen are 4.3 MB.
+pub(crate) const KEPT_LIST_BYTES: usize = 8 * MIB;
+/// Lists that are kept of one repository: its pages, and the referrers of its images. The oldest go first.
+pub(crate) const KEPT_LISTS: usize = 64;
 /// The bytes that are still read of a refused upload, so that the client gets to read the answer.
 pub(crate) const REFUSED_UPLOAD_BYTES: usize = MIB;
 /// The time for which a refused upload is still read.
@@ -183,9 +187,6 @@ pub(crate) const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
 /// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it
 /// was removed there.
 pub(crate) const HOT_MANIFEST_LIFE: Duration = Duration::from_secs(60);
-/// Manifests of a repository that are read for a list of referrers while the upstream can't be asked: some tens of
-/// milliseconds' work.
-pub(crate) const REFERRERS_READ: usize = 1000;
 /// Tags of one upstream whose HEAD was answered while the manifest is not here.
 pub(crate) const SEEN_TAGS: u64 = 10_000;
 /// Blobs of one upstream that are fetched ahead at a time: clients come first.

@@ -91,7 +91,7 @@ impl AuthorizedRepository<'_> {
 
     /// Sorts an answer by its meaning: refusals that are for the client go through with their body, as long as that is the
     /// registry's JSON.
-    async fn sort(&self, mut answer: upstream::Response) -> Result<Response<Body>, Problem> {
+    pub(super) async fn sort(&self, mut answer: upstream::Response) -> Result<Response<Body>, Problem> {
         match Upstream::meaning_of(&answer) {
             Meaning::Usable => {
                 rewrite::to_client(&self.request.operation, &mut answer.headers);

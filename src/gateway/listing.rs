@@ -1,171 +1,265 @@
 //! Lists of one repository: tags (end-8) and referrers (end-12).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt, Limited};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 
-use crate::body::Body;
-use crate::cache::{CacheStatus, Requester, UpstreamCache};
+use crate::body::{Body, RequestBody};
+use crate::cache::{CacheError, CacheStatus, KeptList, ListHead, Listed, Requester, UpstreamCache};
 use crate::config::limits;
 use crate::gateway::answer::Answer;
 use crate::gateway::authorized::AuthorizedRepository;
 use crate::gateway::forward::set;
+use crate::gateway::handle::{HandleKind, Sealer};
 use crate::gateway::respond::Problem;
-use crate::meaning::Meaning;
-use crate::proto::{Digest, Link, Page, Tag, link, media_type};
+use crate::gateway::rewrite;
+use crate::gateway::tag_list::{Keep, TagList};
+use crate::meaning::{Ends, Meaning};
+use crate::proto::{Digest, Link, Operation, Page, Target, link, media_type};
+use crate::upstream;
+use crate::upstream::{RequiredScope, Upstream};
 
 /// Returns the tags, under the client's own name for the repository.
 pub(super) async fn tags(request: &AuthorizedRepository<'_>, page: &Page) -> Result<Answer, Problem> {
-    let cached = request.cached();
-    let response = match (asked(request, cached.as_ref()).await, cached) {
-        (Err(Unlisted { problem, known_may_serve: true }), Some((upstream_cache, requester))) => {
-            return known_tags(request, upstream_cache, &requester, page).await.ok_or(problem);
-        }
-        (asked, _) => with_link(request, "tags/list", asked.map_err(|unlisted| unlisted.problem)?),
-    };
-    let same_name = request.repository.remote.as_str() == request.request.locations.name();
-    if same_name || !response.status().is_success() {
-        return Ok(response.into());
-    }
-    Ok(renamed(request, response).await?.into())
+    List { request, page, resource: "tags/list".to_owned(), subject: None }.answer().await
 }
 
 /// Returns the manifests that point at one. An index names no repository, so its bytes stay as they are.
 pub(super) async fn referrers(
     request: &AuthorizedRepository<'_>,
     digest: &Digest,
-    artifact_type: Option<&str>,
-) -> Result<Answer, Problem> {
-    let cached = request.cached();
-    match (asked(request, cached.as_ref()).await, cached) {
-        (Err(Unlisted { problem, known_may_serve: true }), Some((upstream_cache, requester))) => {
-            known_referrers(upstream_cache, &requester, digest, artifact_type).await.ok_or(problem)
-        }
-        (asked, _) => {
-            let response = asked.map_err(|unlisted| unlisted.problem)?;
-            Ok(with_link(request, &format!("referrers/{digest}"), response).into())
-        }
-    }
-}
-
-/// The reason why the upstream gave no list.
-struct Unlisted {
-    problem: Problem,
-    /// A list of what the cache knows may serve instead.
-    known_may_serve: bool,
-}
-
-/// Asks the upstream for a list, if it may be asked.
-async fn asked(
-    request: &AuthorizedRepository<'_>,
-    cached: Option<&(&Arc<UpstreamCache>, Requester)>,
-) -> Result<Response<Body>, Unlisted> {
-    if let Some(error) = cached.and_then(|(upstream_cache, requester)| upstream_cache.refrains(requester)) {
-        return Err(Unlisted { problem: request.cache_problem(error), known_may_serve: true });
-    }
-    let asked = request.ask().await;
-    let meaning = match &asked {
-        Ok(_) => Meaning::Usable,
-        Err(Problem::Upstream { failure, .. }) => failure.meaning,
-        Err(Problem::Unauthorized(_)) => Meaning::LoginRefused,
-        Err(Problem::ClientGone) => Meaning::ClientGone,
-        Err(_) => Meaning::Loop,
-    };
-    if let Some((upstream_cache, requester)) = cached {
-        upstream_cache.learn_of(requester, meaning, &request.request.operation.path_and_query());
-    }
-    asked.map_err(|problem| Unlisted { problem, known_may_serve: meaning.allows_stale() })
-}
-
-/// Returns the tags that the cache knows. `None` where it knows none.
-async fn known_tags(
-    request: &AuthorizedRepository<'_>,
-    upstream_cache: &UpstreamCache,
-    requester: &Requester,
     page: &Page,
-) -> Option<Answer> {
-    let tags = upstream_cache.known_tags(requester).await.ok().filter(|tags| !tags.is_empty())?;
-    let after = |tag: &&str| page.last.as_deref().is_none_or(|last| *tag > last);
-    let all: Vec<_> = tags.iter().map(Tag::as_str).filter(after).collect();
-    let most = page.n.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let listed: Vec<_> = all.iter().take(most).collect();
-    let locations = &request.request.locations;
-    let body = serde_json::json!({ "name": locations.name(), "tags": listed });
-    let mut response = out_of_the_cache(body.to_string().into(), "application/json");
-    if let Some(last) = listed.last().filter(|_| listed.len() < all.len()) {
-        let target = format!("{}?n={most}&last={last}", locations.resource("tags/list"));
-        set(response.headers_mut(), header::LINK, &Link::next(&target).to_string());
-    }
-    Some(Answer::cached(response, CacheStatus::Stale))
+) -> Result<Answer, Problem> {
+    List { request, page, resource: format!("referrers/{digest}"), subject: Some(digest) }.answer().await
 }
 
-/// Returns the referrers that the cache knows.
-async fn known_referrers(
-    upstream_cache: &UpstreamCache,
-    requester: &Requester,
-    digest: &Digest,
-    artifact_type: Option<&str>,
-) -> Option<Answer> {
-    let index = upstream_cache.known_referrers(requester, digest, artifact_type).await.ok()?;
-    let mut response = out_of_the_cache(index.into(), media_type::OCI_INDEX);
-    if artifact_type.is_some() {
-        set(response.headers_mut(), FILTERS_APPLIED, "artifactType");
-    }
-    Some(Answer::cached(response, CacheStatus::Stale))
+/// A list that a client asks for.
+struct List<'a> {
+    request: &'a AuthorizedRepository<'a>,
+    page: &'a Page,
+    /// Its path below the repository's name.
+    resource: String,
+    /// The manifest whose referrers are asked for; none for tags.
+    subject: Option<&'a Digest>,
 }
 
-fn out_of_the_cache(body: Bytes, content_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::full(body));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
-    response
+/// The way to the cache, and the list there.
+struct Cached<'a> {
+    upstream_cache: &'a Arc<UpstreamCache>,
+    requester: Requester,
+    listed: Listed,
+}
+
+/// The query of an upstream's next page, where the client's own could not hold it.
+#[derive(Debug, Serialize, Deserialize)]
+struct ListCursor {
+    /// The list that it is of.
+    r: String,
+    /// The query, as the upstream wrote it.
+    q: String,
+}
+
+impl<'a> List<'a> {
+    async fn answer(&self) -> Result<Answer, Problem> {
+        let target = self.target();
+        let Some(cached) = self.cached(&target) else { return Ok(self.ask(target, None).await?.1.into()) };
+        let problem = match cached.upstream_cache.refrains(&cached.requester) {
+            Some(CacheError::Offline) => Problem::NotListed,
+            Some(error) => self.request.cache_problem(error),
+            None => {
+                let asked = self.ask(target, Some(&cached)).await;
+                let meaning = asked.as_ref().map_or_else(meaning_of, |(meaning, _)| *meaning);
+                cached.learn(meaning, &self.request.request.operation);
+                match asked {
+                    Ok((_, response)) => return Ok(response.into()),
+                    Err(problem) if !meaning.allows_stale() => return Err(problem),
+                    Err(problem) => problem,
+                }
+            }
+        };
+        let response = self.kept(&cached).await.ok_or(problem)?;
+        Ok(Answer::cached(response, CacheStatus::Stale))
+    }
+
+    fn cached(&self, target: &str) -> Option<Cached<'a>> {
+        let (upstream_cache, requester) = self.request.cached()?;
+        let listed = upstream_cache.listings().begin(requester.repository(), target);
+        Some(Cached { upstream_cache, requester, listed })
+    }
+
+    /// Returns the request target at the upstream: as the client asks, or where the last page's link led.
+    fn target(&self) -> String {
+        let target = self.request.target();
+        match self.page.last.as_deref().and_then(|last| self.open_cursor(last)) {
+            Some(ListCursor { q, .. }) => {
+                format!("{}?{}", target.split('?').next().unwrap_or_default(), link::encoded(&q))
+            }
+            None => target,
+        }
+    }
+
+    /// Asks the upstream for the list. Returns what its answer means, and the answer to the client: the list, or a refusal in
+    /// the registry's own words.
+    async fn ask(
+        &self,
+        target: String,
+        cached: Option<&Cached<'_>>,
+    ) -> Result<(Meaning, Response<Body>), Problem> {
+        let (request, upstream) = (&self.request.request, self.request.upstream());
+        let scope = RequiredScope::of(&request.operation);
+        let mut answer = request.send_to(upstream, scope, target, &mut RequestBody::empty()).await?;
+        let meaning = Upstream::meaning_of(&answer);
+        let referrers = match self.subject {
+            Some(_) => Some(self.collect(&mut answer).await?),
+            None => None,
+        };
+        if !answer.status.is_success() {
+            return Ok((meaning, self.request.sort(answer).await?));
+        }
+        let filters = answer.headers.get(FILTERS_APPLIED).and_then(|value| value.to_str().ok());
+        let head = ListHead { next: next_query(&answer.headers), filters: filters.map(str::to_owned) };
+        let keep = cached.map(|cached| cached.keep(head.clone()));
+        let mut response = self.request.sort(answer).await?;
+        let headers = response.headers_mut();
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::LINK);
+        self.describe(headers, head.next.as_deref());
+        match referrers {
+            Some(bytes) => {
+                if let Some(keep) = keep.filter(|_| bytes.len() <= limits::KEPT_LIST_BYTES) {
+                    keep(bytes.clone());
+                }
+                *response.body_mut() = Body::full(bytes);
+            }
+            None => {
+                let body = std::mem::replace(response.body_mut(), Body::empty());
+                *response.body_mut() = self.open(body, keep).await.map_err(|reason| self.unusable(reason))?;
+            }
+        }
+        Ok((meaning, response))
+    }
+
+    /// Opens a list of tags, under the client's name.
+    async fn open(&self, body: Body, keep: Option<Keep>) -> Result<Body, &'static str> {
+        let name = self.request.request.locations.name();
+        Ok(TagList::open(body, name, limits::KEPT_LIST_BYTES, keep).await?.into_body())
+    }
+
+    /// Reads an answer to a request for referrers whole: whether it is one shows in its body alone.
+    async fn collect(&self, answer: &mut upstream::Response) -> Result<Bytes, Problem> {
+        let body = std::mem::replace(&mut answer.body, Body::empty());
+        let collected = collect(body).await;
+        if collected.is_none() && answer.status.is_success() {
+            return Err(self.unusable("a list of referrers that is too long or broke off"));
+        }
+        // Of a refusal the status is enough.
+        let bytes = collected.unwrap_or_default();
+        if let Some(failure) = Upstream::without_referrers(answer.status, &bytes) {
+            return Err(self.request.request.failed(&self.request.upstream().settings().name, failure));
+        }
+        answer.body = Body::full(bytes.clone());
+        Ok(bytes)
+    }
+
+    fn unusable(&self, reason: &'static str) -> Problem {
+        Problem::unusable(&self.request.upstream().settings().name, reason)
+    }
+
+    /// Returns the list as the upstream gave it last. `None` where it is not known, or not for this requester.
+    async fn kept(&self, cached: &Cached<'_>) -> Option<Response<Body>> {
+        let listings = cached.upstream_cache.listings();
+        let list = listings.kept(&cached.requester, &cached.listed, self.subject).await.ok()??;
+        let KeptList { head, body } = list;
+        let body = Body::full(body);
+        let body = if self.subject.is_some() { body } else { self.open(body, None).await.ok()? };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, rewrite::cache_control(&self.request.request.operation));
+        if let Some(filters) = &head.filters {
+            set(headers, FILTERS_APPLIED, filters);
+        }
+        self.describe(headers, head.next.as_deref());
+        Some(response)
+    }
+
+    /// Says of what type the list is, and where its next page is (RFC 8288): at the client's path, with the upstream's own
+    /// query.
+    fn describe(&self, headers: &mut HeaderMap, next: Option<&str>) {
+        let kind = if self.subject.is_some() { media_type::OCI_INDEX } else { media_type::JSON };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        if let Some(target) = next.and_then(|query| self.next_target(query)) {
+            set(headers, header::LINK, &Link::next(&target).to_string());
+        }
+    }
+
+    /// Returns the target of the next page. The upstream's query is kept to the byte if it comes back here as what it is, and
+    /// sealed otherwise: it may hold `ns`, an `n` that is no number, or bytes that are no text.
+    fn next_target(&self, query: &str) -> Option<String> {
+        let path = self.request.request.locations.resource(&self.resource);
+        let parsed = Target::parse("GET", &path, Some(query));
+        let comes_back = parsed.is_ok_and(|target| {
+            let last = match &target.operation {
+                Operation::ListTags { page, .. } | Operation::Referrers { page, .. } => page.last.as_deref(),
+                _ => None,
+            };
+            target.ns.is_none() && last.is_none_or(|last| self.open_cursor(last).is_none())
+        });
+        if comes_back {
+            return Some(format!("{path}?{query}"));
+        }
+        let cursor = ListCursor { r: self.resource.clone(), q: query.to_owned() };
+        let cursor = self.sealer().seal(HandleKind::Cursor, &cursor).ok()?;
+        Some(format!("{path}?last={cursor}"))
+    }
+
+    fn open_cursor(&self, last: &str) -> Option<ListCursor> {
+        let cursor: ListCursor = self.sealer().open(HandleKind::Cursor, last)?;
+        (cursor.r == self.resource).then_some(cursor)
+    }
+
+    fn sealer(&self) -> &Sealer {
+        &self.request.request.core.shared.sealer
+    }
+}
+
+impl Cached<'_> {
+    /// Returns the place for a list that the upstream is about to give.
+    fn keep(&self, head: ListHead) -> Keep {
+        let (listings, listed) = (self.upstream_cache.listings().clone(), self.listed.clone());
+        Box::new(move |body| listings.keep(listed, KeptList { head, body }))
+    }
+
+    /// Learns from an answer. The registry's own no ends what is known of the repository's lists.
+    fn learn(&self, meaning: Meaning, operation: &Operation) {
+        self.upstream_cache.learn_of(&self.requester, meaning, &operation.path_and_query());
+        if self.upstream_cache.ends(&self.requester, meaning) == Ends::Entry {
+            self.upstream_cache.listings().forget(self.requester.repository());
+        }
+    }
+}
+
+/// Returns what a problem with the upstream means.
+fn meaning_of(problem: &Problem) -> Meaning {
+    match problem {
+        Problem::Upstream { failure, .. } => failure.meaning,
+        Problem::Unauthorized(_) => Meaning::LoginRefused,
+        Problem::ClientGone => Meaning::ClientGone,
+        _ => Meaning::Loop,
+    }
+}
+
+/// Returns the query of the upstream's next page.
+pub(super) fn next_query(headers: &HeaderMap) -> Option<String> {
+    let next = link::next(headers.get_all(header::LINK).iter().map(HeaderValue::as_bytes))?;
+    let target = next.split('#').next().unwrap_or_default();
+    target.split_once('?').map(|(_, query)| query.to_owned())
 }
 
 /// The filters that an index of referrers was made with (distribution-spec, "Listing Referrers").
 const FILTERS_APPLIED: header::HeaderName = header::HeaderName::from_static("oci-filters-applied");
-
-/// Puts the client's path into the link to the next page (RFC 8288). Its query is kept to the byte, whatever the upstream
-/// has put there.
-fn with_link(
-    request: &AuthorizedRepository<'_>,
-    resource: &str,
-    mut response: Response<Body>,
-) -> Response<Body> {
-    let headers = response.headers_mut();
-    let next = link::next(headers.get_all(header::LINK).iter().map(|value| value.as_bytes()));
-    headers.remove(header::LINK);
-    if let Some(query) = next.as_deref().and_then(|target| target.split_once('?')).map(|(_, query)| query) {
-        let target = format!("{}?{query}", request.request.locations.resource(resource));
-        set(headers, header::LINK, &Link::next(&target).to_string());
-    }
-    response
-}
-
-/// Puts the client's name into a list of tags.
-async fn renamed(
-    request: &AuthorizedRepository<'_>,
-    response: Response<Body>,
-) -> Result<Response<Body>, Problem> {
-    let (mut parts, body) = response.into_parts();
-    let unusable = |reason| Problem::unusable(&request.upstream().settings().name, reason);
-    let bytes = collect(body).await.ok_or_else(|| unusable("the list of tags is too long or broke off"))?;
-    let list = with_name(&bytes, request.request.locations.name());
-    let list = list.map_err(|_| unusable("the list of tags is not a JSON object"))?;
-    parts.headers.remove(header::CONTENT_LENGTH);
-    Ok(Response::from_parts(parts, Body::full(list)))
-}
-
-/// Returns the JSON object `list` with `name` as its name. The other members stay as they are, unparsed.
-fn with_name(list: &[u8], name: &str) -> serde_json::Result<Vec<u8>> {
-    let mut list: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(list)?;
-    list.insert("name".to_owned(), serde_json::value::to_raw_value(name)?);
-    serde_json::to_vec(&list)
-}
 
 /// Reads a listing whole. `None` when it is longer than [`limits::LIST_PAGE_BYTES`] or breaks off.
 pub(super) async fn collect(body: Body) -> Option<Bytes> {

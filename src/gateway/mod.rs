@@ -20,6 +20,7 @@ mod respond;
 mod rewrite;
 mod route;
 mod screen;
+mod tag_list;
 mod upload;
 mod write_guard;
 

@@ -257,9 +257,7 @@ async fn handle(request: &AuthorizedRepository<'_>, body: &mut RequestBody) -> R
         Operation::GetBlob { digest, head, .. } => blob::get(request, digest, *head).await?,
         Operation::DeleteBlob { digest, .. } => blob::delete(request, digest).await?.into(),
         Operation::ListTags { page, .. } => listing::tags(request, page).await?,
-        Operation::Referrers { digest, artifact_type, .. } => {
-            listing::referrers(request, digest, artifact_type.as_deref()).await?
-        }
+        Operation::Referrers { digest, page, .. } => listing::referrers(request, digest, page).await?,
         Operation::StartUpload { start, .. } => upload::start(request, start, body).await?.into(),
         Operation::UploadStatus { session, .. }
         | Operation::PatchUpload { session, .. }

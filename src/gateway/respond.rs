@@ -54,6 +54,8 @@ pub(super) enum Problem {
     Unsatisfiable(u64),
     /// Not in the cache, and the upstream is not asked. Holds the code for what is missing, and the reason.
     NotCached(ErrorCode, &'static str),
+    /// A list that is not known, and the upstream is not asked.
+    NotListed,
     /// The upstream limits the rate of this account; it is asked again after this time.
     RateLimited(Duration),
     /// The upstream's circuit breaker is open.
@@ -171,6 +173,13 @@ impl Problem {
             }
             Self::Unsatisfiable(_) => (S::RANGE_NOT_SATISFIABLE, ErrorBody::new(ErrorCode::RangeInvalid)),
             Self::NotCached(code, reason) => (S::NOT_FOUND, text(*code, *reason)),
+            Self::NotListed => (
+                S::BAD_GATEWAY,
+                text(
+                    ErrorCode::Unavailable,
+                    "this list is not known here, and the upstream is not asked (offline)",
+                ),
+            ),
             Self::CircuitOpen => (
                 S::BAD_GATEWAY,
                 text(
@@ -230,6 +239,8 @@ pub(super) fn code_for(status: StatusCode, operation: &Operation) -> ErrorCode {
         StatusCode::NOT_FOUND => match operation {
             Operation::GetManifest { .. } | Operation::DeleteManifest { .. } => ErrorCode::ManifestUnknown,
             Operation::GetBlob { .. } | Operation::DeleteBlob { .. } => ErrorCode::BlobUnknown,
+            // Clients fall back to the tag that stands for the list; on NAME_UNKNOWN oras would stop.
+            Operation::Referrers { .. } => ErrorCode::Unsupported,
             Operation::UploadStatus { .. }
             | Operation::PatchUpload { .. }
             | Operation::FinishUpload { .. }

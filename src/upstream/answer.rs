@@ -3,15 +3,19 @@
 //! The table is that of the design: which hop answered, what was asked, status, headers and the first bytes of the body
 //! give one [`Meaning`].
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use serde_json::value::RawValue;
 
 use crate::authz::Permit;
 use crate::config::CredentialSource;
 use crate::meaning::{Fault, Meaning, UpstreamFailure};
 use crate::proto::ContentRange;
 use crate::proto::identity::Identity;
+use crate::proto::{ContentRange, ErrorBody};
 use crate::upstream::{DialError, Error, Response, TokenError, Unauthorized, Upstream, retry_after};
 
 impl Upstream {
@@ -56,6 +60,42 @@ impl Upstream {
             retry_after: retry_after(&response.headers),
             ..failure(meaning, message, &cause)
         }
+    }
+
+    /// Returns the failure that a refusal of the registry is, with what the registry's own errors say. A 401 is about the
+    /// gateway's credentials, and nothing for clients.
+    pub(crate) async fn refused(response: Response) -> UpstreamFailure {
+        let failure = Self::refusal(&response);
+        if matches!(failure.meaning, Meaning::CredentialsRefused | Meaning::Loop) {
+            return failure;
+        }
+        let Some(body) = error_body(response.body).await else { return failure };
+        let words = body.errors.iter().map(|error| format!("{}: {}", error.code, error.message));
+        let words = words.collect::<Vec<_>>().join("; ");
+        let shown: String = words.escape_debug().take(SHOWN_CHARACTERS).collect();
+        let cause = format!("{}: {shown}", failure.cause);
+        UpstreamFailure { said: Some(Arc::new(body)), cause: cause.into(), ..failure }
+    }
+
+    /// Returns the failure of a registry without the referrers API, if an answer to a request for referrers shows that: only
+    /// a JSON index is a list of them, and a 404 that is not the registry's own JSON is a router's (docker-registry 2.8 answers
+    /// "404 page not found").
+    pub(crate) fn without_referrers(status: StatusCode, body: &[u8]) -> Option<UpstreamFailure> {
+        let own = || ErrorBody::parse(body).is_some_and(|body| !body.errors.is_empty());
+        let reason = match status {
+            StatusCode::OK if is_index(body) => return None,
+            status if status.is_success() => "no image index",
+            StatusCode::NOT_FOUND if own() => return None,
+            StatusCode::NOT_FOUND => "404 without an error of the registry API",
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => "405 or 501",
+            _ => return None,
+        };
+        let cause = format!("the upstream answered a request for referrers with {reason}");
+        Some(failure(
+            Meaning::NotOffered { status: 404 },
+            Some("the upstream does not list referrers"),
+            &cause,
+        ))
     }
 
     /// Returns the failure that an exchange without an answer is. `permit` is the requester's; a login has none.
@@ -183,6 +223,15 @@ fn unsatisfied(response: &Response) -> Option<u64> {
 pub(crate) fn is_page(headers: &HeaderMap) -> bool {
     let text = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     text.trim_ascii_start().get(..9).is_some_and(|text| text.eq_ignore_ascii_case(b"text/html"))
+}
+
+/// Returns true if a body is an image index (image-spec, "Image Index"), whatever it is called.
+fn is_index(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let object: Option<BTreeMap<String, Box<RawValue>>> = serde_json::from_slice(body).ok();
+    // Go writes an empty list as null.
+    let is_list = |value: &RawValue| value.get().starts_with('[') || value.get() == "null";
+    object.is_some_and(|object| object.get("manifests").is_some_and(|value| is_list(value)))
 }
 
 /// Returns true if a body's first bytes are a JSON object's, as every manifest's are (image-spec, "Image Manifest").

@@ -77,7 +77,7 @@ async fn a_repository_name_may_contain_api_words() {
         "/v2/a__b/c--d/e.f/manifests/v1.0_x-y".to_owned(),
     ];
     for target in targets {
-        upstream.expect("GET", target.as_str(), Reply::ok("{}"));
+        upstream.expect("GET", target.as_str(), Reply::ok(r#"{"tags":[],"manifests":[]}"#));
         gateway.get(&target).await.is(200);
     }
 }

@@ -16,8 +16,6 @@ pub(crate) struct Document {
     pub(crate) media_type: MediaType,
     /// Configuration and layers of an image, in its order; those that lie elsewhere (`urls`) are not among them.
     pub(crate) blobs: Vec<Part>,
-    /// The manifest that it is about (image-spec, `subject`).
-    pub(crate) subject: Option<Digest>,
 }
 
 /// A blob that a manifest names. That is no proof that the repository holds it.
@@ -27,15 +25,6 @@ pub(crate) struct Part {
     pub(crate) digest: Digest,
     /// Its length in bytes, by the manifest's word.
     pub(crate) size: Option<u64>,
-}
-
-/// The part of a manifest that a listing of referrers shows (distribution-spec, "Listing Referrers").
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Description {
-    /// Its `artifactType`, else its configuration's type.
-    pub(crate) artifact_type: Option<String>,
-    /// The manifest's own annotations.
-    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// The reason why bytes are no manifest that is kept.
@@ -61,27 +50,14 @@ impl Document {
             Shape::Artifact => fields.without(&["layers", "manifests", "fsLayers"])?,
             Shape::Schema1 => fields.schema1()?,
         };
-        let subject = fields.read::<Descriptor>("subject")?.map(|subject| subject.digest);
-        Ok(Self { media_type, blobs, subject })
+        // A subject that is malformed makes the manifest none.
+        fields.read::<Descriptor>("subject")?;
+        Ok(Self { media_type, blobs })
     }
 
     /// Returns true if it is an image's, and no index.
     pub(crate) fn is_image(&self) -> bool {
         Shape::of(&self.media_type) == Shape::Image
-    }
-}
-
-impl Description {
-    /// Reads it from the manifest `bytes`.
-    ///
-    /// # Errors
-    /// As [`Document::parse`].
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, NotAManifest> {
-        let fields = Fields::parse(bytes)?;
-        let own = fields.read::<String>("artifactType")?.filter(|own| !own.is_empty());
-        let config = || Ok(fields.read::<Descriptor>("config")?.and_then(|config| config.media_type));
-        let artifact_type = own.map_or_else(config, |own| Ok(Some(own)))?;
-        Ok(Self { artifact_type, annotations: fields.read("annotations")?.unwrap_or_default() })
     }
 }
 
@@ -303,7 +279,7 @@ mod tests {
     fn an_image_names_its_config_and_its_layers_in_order() {
         let document = parse(&image(), media_type::OCI_MANIFEST).unwrap();
         assert_eq!(document.blobs, [part(A, 2), part(B, 3), part(C, 4)]);
-        assert!(document.is_image() && document.subject.is_none());
+        assert!(document.is_image());
     }
 
     #[test]
@@ -410,17 +386,12 @@ mod tests {
     }
 
     #[test]
-    fn a_referrer_says_of_what_kind_it_is() {
-        let subject = format!(r#"{{"subject":{{"digest":"{C}","size":1}},"annotations":{{"a":"b"}},"#);
-        let text = image().replacen('{', &subject, 1);
-        let document = parse(&text, media_type::OCI_MANIFEST).unwrap();
-        assert_eq!(document.subject, Some(Digest::parse(C).unwrap()));
-        let description = Description::parse(text.as_bytes()).unwrap();
-        assert_eq!(description.artifact_type.as_deref(), Some("application/vnd.oci.image.config.v1+json"));
-        assert_eq!(description.annotations.get("a").map(String::as_str), Some("b"));
-        let named = text.replacen('{', r#"{"artifactType":"application/x","#, 1);
-        let description = Description::parse(named.as_bytes()).unwrap();
-        assert_eq!(description.artifact_type.as_deref(), Some("application/x"));
+    fn a_malformed_subject_makes_no_manifest() {
+        for (subject, is_one) in [(format!(r#"{{"digest":"{C}","size":1}}"#), true), ("{}".to_owned(), false)]
+        {
+            let text = image().replacen('{', &format!(r#"{{"subject":{subject},"#), 1);
+            assert_eq!(parse(&text, media_type::OCI_MANIFEST).is_ok(), is_one, "{subject}");
+        }
     }
 
     proptest! {
@@ -428,7 +399,6 @@ mod tests {
         fn no_bytes_panic(bytes in any::<Vec<u8>>(), likely in "[{}\\[\\]:,\"a-zA-Z0-9]{0,60}") {
             for bytes in [bytes.as_slice(), likely.as_bytes()] {
                 let _ = Document::parse(bytes, None);
-                let _ = Description::parse(bytes);
             }
         }
     }

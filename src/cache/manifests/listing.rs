@@ -1,251 +1,181 @@
-//! Known tags and referrers, for when the upstream cannot be asked.
+//! Lists of tags and referrers that the upstream has given, for when it cannot be asked.
+//!
+//! Only what was asked for once is known: to list what happens to be in the cache would show a part as the whole, and a
+//! client that copies an image would leave its signatures behind without a word.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::cache::error::CacheError;
-use crate::cache::manifests::document::{Description, Document};
-use crate::cache::manifests::memory::ManifestMemory;
-use crate::cache::metadata::record::{Membership, age};
+use crate::cache::metadata::generation::Generation;
+use crate::cache::metadata::records::ListName;
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
 use crate::cache::origin::gate::Gate;
 use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
-use crate::config::limits;
-use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
-use crate::single_flight::SingleFlight;
+use crate::clock;
+use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
-/// The tags and referrers that are known of one upstream's repositories.
+/// The lists that one upstream has given of its repositories.
 pub(crate) struct Listings {
-    tag_ttl: Duration,
     gate: Arc<Gate>,
     metadata: Arc<UpstreamMetadata>,
-    memory: Arc<ManifestMemory>,
     authorizer: Arc<PullAuthorizer>,
-    /// The lists that are being made, each once for all who ask.
-    tags: SingleFlight<RepositoryName, Arc<[Tag]>>,
-    referrers: SingleFlight<RepositoryName, Arc<[Referrer]>>,
+}
+
+/// A list as the upstream gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeptList {
+    /// What the answer's head says of it.
+    pub head: ListHead,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// The head of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListHead {
+    /// The query of the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The filters that it was made with (`OCI-Filters-Applied`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<String>,
+}
+
+/// A list that the upstream is being asked for, to be kept when it has come.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    repository: RepositoryName,
+    name: ListName,
+    generation: Generation,
+}
+
+/// The first line of a file: when the list came, and its head.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    /// Seconds since 1970.
+    confirmed: u64,
+    #[serde(flatten)]
+    head: ListHead,
 }
 
 impl Listings {
-    /// Returns the lists of what `metadata` knows, for requesters that `authorizer` lets pass. A tag is believed for `tag_ttl`.
+    /// Returns the lists that are recorded in `metadata`, for requesters that `authorizer` lets pass.
     pub(crate) fn new(
-        tag_ttl: Duration,
         gate: Arc<Gate>,
         metadata: Arc<UpstreamMetadata>,
-        memory: Arc<ManifestMemory>,
         authorizer: Arc<PullAuthorizer>,
     ) -> Self {
-        let (tags, referrers) = (SingleFlight::default(), SingleFlight::default());
-        Self { tag_ttl, gate, metadata, memory, authorizer, tags, referrers }
+        Self { gate, metadata, authorizer }
     }
 
-    /// Returns the tags that are known and could still be pulled, in ASCII order.
+    /// Begins to ask for what the upstream lists at `target`.
+    pub(crate) fn begin(&self, repository: &RepositoryName, target: &str) -> Listed {
+        let generation = self.metadata.generation(repository);
+        Listed { repository: repository.clone(), name: ListName::of(target), generation }
+    }
+
+    /// Keeps a list, unless the repository has been written to since it was asked for. Does so in the background.
+    pub(crate) fn keep(self: &Arc<Self>, listed: Listed, list: KeptList) {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.write(&listed, list));
+    }
+
+    fn write(&self, listed: &Listed, list: KeptList) {
+        let Listed { repository, name, generation } = listed;
+        let ledger = self.metadata.ledger();
+        let Some(bytes) = render(list, clock::wall()) else { return };
+        let keep = || ledger.keep_list(repository, name, &bytes);
+        self.metadata.unless_written(repository, *generation, keep, || ledger.forget_lists(repository));
+    }
+
+    /// Forgets the lists of a repository: the registry itself says that it is not there, or not for anyone.
+    pub(crate) fn forget(&self, repository: &RepositoryName) {
+        self.metadata.ledger().forget_lists(repository);
+    }
+
+    /// Returns what the upstream listed when it was asked last, if that is kept and not too old. `subject` is what the list is
+    /// about, if it is not the repository as a whole.
     ///
     /// # Errors
     /// If the requester may not read the repository.
-    pub(crate) async fn known_tags(self: &Arc<Self>, requester: &Requester) -> Result<Vec<Tag>, CacheError> {
-        let repository = requester.repository();
-        let list = || {
-            let (this, repository) = (self.clone(), repository.clone());
-            off_the_worker(move || this.young_tags(&repository))
-        };
-        let tags = self.tags.join(repository.clone(), list).await.0.unwrap_or_default();
-        if let Some(tag) = tags.first() {
-            self.authorizer.authorize_manifest(requester, &Reference::Tag(tag.clone())).await?;
-        }
-        Ok(tags.to_vec())
-    }
-
-    fn young_tags(&self, repository: &RepositoryName) -> Arc<[Tag]> {
-        let ledger = self.metadata.ledger();
-        let is_young = |tag: &Tag| {
-            let record = ledger.tag(repository, tag);
-            record.is_some_and(|record| self.gate.may_serve_stale(age(record.confirmed), self.tag_ttl))
-        };
-        ledger.tags(repository).into_iter().filter(is_young).collect()
-    }
-
-    /// Returns an image index of the manifests that are known to be about `subject`, in the order of their digests (end-12a);
-    /// only those of `artifact_type`, where there is one. Of a repository with very many not all are looked at.
-    ///
-    /// # Errors
-    /// As [`known_tags`](Self::known_tags).
-    pub(crate) async fn known_referrers(
+    pub(crate) async fn kept(
         self: &Arc<Self>,
         requester: &Requester,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<u8>, CacheError> {
-        self.authorizer.authorize_manifest(requester, &Reference::Digest(subject.clone())).await?;
-        let repository = requester.repository();
-        let list = || {
-            let (this, repository) = (self.clone(), repository.clone());
-            off_the_worker(move || this.all_referrers(&repository))
+        listed: &Listed,
+        subject: Option<&Digest>,
+    ) -> Result<Option<KeptList>, CacheError> {
+        let (this, listed) = (self.clone(), listed.clone());
+        let read = tokio::task::spawn_blocking(move || this.read(&listed)).await;
+        let Some(list) = read.ok().flatten() else { return Ok(None) };
+        let reference = match subject {
+            Some(subject) => Some(Reference::Digest(subject.clone())),
+            None => first_tag(&list.body).map(Reference::Tag),
         };
-        let all = self.referrers.join(repository.clone(), list).await.0.unwrap_or_default();
-        let is_meant = |referrer: &&Referrer| {
-            let kind = referrer.artifact_type.as_deref();
-            referrer.subject == *subject && (artifact_type.is_none() || kind == artifact_type)
-        };
-        Ok(index(all.iter().filter(is_meant).collect()))
-    }
-
-    /// Returns referrers of any subject: requests for one list after another have the manifests read once at a time.
-    fn all_referrers(&self, repository: &RepositoryName) -> Arc<[Referrer]> {
-        let ledger = self.metadata.ledger();
-        let young = |digest| {
-            let held = ledger.held(repository, Kind::Manifest, &digest)?;
-            self.gate.may_serve_stale(held.age(), limits::RECORD_BELIEVED).then_some((digest, held))
-        };
-        let held = ledger.manifests(repository).into_iter().filter_map(young);
-        held.take(limits::REFERRERS_READ).filter_map(|(digest, held)| self.referrer(&digest, &held)).collect()
-    }
-
-    fn referrer(&self, digest: &Digest, held: &Membership) -> Option<Referrer> {
-        if !self.metadata.ledger().served(digest) {
-            return None;
+        if let Some(reference) = reference {
+            self.authorizer.authorize_manifest(requester, &reference).await?;
         }
-        let kept = self.memory.glance(digest, held.media_type.as_ref())?;
-        let document = Document::parse(&kept.bytes, held.media_type.as_ref()).ok()?;
-        let subject = document.subject?;
-        let Description { artifact_type, annotations } = Description::parse(&kept.bytes).ok()?;
-        Some(Referrer {
-            subject,
-            media_type: document.media_type.to_string(),
-            digest: digest.to_string(),
-            size: kept.bytes.len(),
-            artifact_type,
-            annotations,
-        })
+        Ok(Some(list))
+    }
+
+    fn read(&self, listed: &Listed) -> Option<KeptList> {
+        let (list, confirmed) = parse(self.metadata.ledger().list(&listed.repository, &listed.name)?)?;
+        let age = clock::wall().duration_since(confirmed).unwrap_or_default();
+        self.gate.may_serve_stale(age, Duration::ZERO).then_some(list)
     }
 }
 
-/// Makes a list on a thread that may wait for the disk.
-async fn off_the_worker<T: Send + 'static>(list: impl FnOnce() -> Arc<[T]> + Send + 'static) -> Arc<[T]>
-where
-    Arc<[T]>: Send + Default,
-{
-    tokio::task::spawn_blocking(list).await.unwrap_or_default()
+fn render(list: KeptList, now: SystemTime) -> Option<Vec<u8>> {
+    let confirmed = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let line = serde_json::to_vec(&Line { confirmed, head: list.head }).ok()?;
+    Some([&line[..], b"\n", &list.body].concat())
 }
 
-/// A descriptor in the list (distribution-spec, "Listing Referrers").
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Referrer {
-    #[serde(skip)]
-    subject: Digest,
-    media_type: String,
-    digest: String,
-    size: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+fn parse(file: Vec<u8>) -> Option<(KeptList, SystemTime)> {
+    let file = Bytes::from(file);
+    let end = file.iter().position(|byte| *byte == b'\n')?;
+    let Line { confirmed, head } = serde_json::from_slice(&file[..end]).ok()?;
+    let confirmed = UNIX_EPOCH.checked_add(Duration::from_secs(confirmed))?;
+    Some((KeptList { head, body: file.slice(end + 1..) }, confirmed))
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Index<'a> {
-    schema_version: u8,
-    media_type: &'static str,
-    manifests: Vec<&'a Referrer>,
-}
-
-fn index(manifests: Vec<&Referrer>) -> Vec<u8> {
-    let index = Index { schema_version: 2, media_type: media_type::OCI_INDEX, manifests };
-    // Text and numbers can always be written.
-    serde_json::to_vec(&index).unwrap_or_default()
+/// Returns the first tag of a list, by which the right to read the repository can be asked about.
+fn first_tag(list: &[u8]) -> Option<Tag> {
+    #[derive(Deserialize)]
+    struct Tags {
+        tags: Option<Vec<String>>,
+    }
+    let list: Tags = serde_json::from_slice(list).ok()?;
+    list.tags?.iter().find_map(|tag| Tag::parse(tag).ok())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
-    use crate::cache::scripted_origin::{HOUR, Place, SECOND, image};
-    use crate::proto::Accept;
 
-    fn referrer(subject: &Digest, kind: &str) -> String {
-        let fields = format!(
-            r#"{{"artifactType":"{kind}","annotations":{{"a":"b"}},"subject":{{"digest":"{subject}","size":1}},"#
-        );
-        image(kind).replacen('{', &fields, 1)
-    }
-
-    async fn pull(place: &Place, tag: &str) {
-        let reference = Reference::parse(tag).unwrap();
-        place.repository().manifest(&reference, &Accept::default(), false).await.unwrap();
-    }
-
-    async fn referrers(place: &Place, subject: &Digest, kind: Option<&str>) -> Value {
-        serde_json::from_slice(&place.repository().known_referrers(subject, kind).await.unwrap()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn pulled_tags_are_known() {
-        let place = Place::new();
-        for tag in ["v2", "v1"] {
-            place.registry.push(tag, &image(tag));
-            pull(&place, tag).await;
+    #[test]
+    fn a_list_is_read_as_it_was_written() {
+        let head = ListHead { next: Some("n=1&last=%22".into()), filters: Some("artifactType".into()) };
+        for (head, body) in [(head, "{\n}\n"), (ListHead::default(), "")] {
+            let list = KeptList { head, body: body.into() };
+            let now = UNIX_EPOCH + Duration::from_secs(7);
+            assert_eq!(parse(render(list.clone(), now).unwrap()), Some((list, now)));
         }
-        let tags = place.repository().known_tags().await.unwrap();
-        assert_eq!(tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["v1", "v2"]);
+        for bad in ["", "{}", "{}\n", "\n{}", "{\"confirmed\":1}"] {
+            assert_eq!(parse(bad.into()), None, "{bad}");
+        }
     }
 
-    #[tokio::test]
-    async fn records_too_old_to_serve_are_not_listed() {
-        let place = Place::new();
-        let subject = place.registry.push("v1", &image("a"));
-        let digest = place.registry.push("v2", &referrer(&subject, "application/x"));
-        for tag in ["v1", "v2"] {
-            pull(&place, tag).await;
+    #[test]
+    fn the_right_to_read_is_asked_by_the_first_tag() {
+        let tag = |list: &str| first_tag(list.as_bytes()).map(|tag| tag.to_string());
+        assert_eq!(tag(r#"{"name":"a","tags":["v1","v2"]}"#).as_deref(), Some("v1"));
+        for list in ["", "[]", r#"{"tags":null}"#, r#"{"tags":[]}"#, r#"{"tags":["/"]}"#] {
+            assert_eq!(tag(list), None, "{list}");
         }
-        place.age_tag("v1", HOUR + HOUR + SECOND);
-        place.age_tag("v2", HOUR + SECOND);
-        let tags = place.repository().known_tags().await.unwrap();
-        assert_eq!(tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["v2"]);
-        place.age_manifest(&digest, limits::RECORD_BELIEVED + SECOND);
-        assert_eq!(referrers(&place, &subject, None).await["manifests"].as_array().unwrap().len(), 1);
-        place.age_manifest(&digest, limits::RECORD_BELIEVED + HOUR + SECOND);
-        assert_eq!(referrers(&place, &subject, None).await["manifests"], json!([]));
-    }
-
-    #[tokio::test]
-    async fn manifests_are_listed_as_referrers() {
-        let place = Place::new();
-        let subject = place.registry.push("v1", &image("a"));
-        let mut all = Vec::new();
-        for kind in ["application/x", "application/y"] {
-            let digest = place.registry.push(kind.split('/').next_back().unwrap(), &referrer(&subject, kind));
-            all.push((digest, kind));
-        }
-        for tag in ["v1", "x", "y"] {
-            pull(&place, tag).await;
-        }
-        all.sort();
-        let descriptor = |(digest, kind): &(Digest, &str)| {
-            let size = referrer(&subject, kind).len();
-            json!({
-                "mediaType": media_type::OCI_MANIFEST,
-                "digest": digest.as_str(),
-                "size": size,
-                "artifactType": kind,
-                "annotations": {"a": "b"},
-            })
-        };
-        let expected: Vec<_> = all.iter().map(descriptor).collect();
-        let index = referrers(&place, &subject, None).await;
-        let whole = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": expected});
-        assert_eq!(index, whole);
-        let some = referrers(&place, &subject, Some("application/y")).await;
-        assert_eq!(some["manifests"].as_array().unwrap().len(), 1);
-        assert_eq!(some["manifests"][0]["artifactType"], "application/y");
-        let none = referrers(&place, &all[0].0, None).await;
-        assert_eq!(none["manifests"], json!([]));
     }
 }

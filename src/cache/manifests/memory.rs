@@ -55,11 +55,6 @@ impl ManifestMemory {
         Some(self.keep(digest, self.read(digest, media_type)?))
     }
 
-    /// Returns the manifest likewise, and displaces nothing that clients pull.
-    pub(crate) fn glance(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Arc<Kept>> {
-        self.manifests.get(digest).or_else(|| self.read(digest, media_type).map(Arc::new))
-    }
-
     fn read(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
         let bytes = read(&self.store.content(Kind::Manifest, digest)?).ok()?;
         if !digest.is_of(&bytes) {

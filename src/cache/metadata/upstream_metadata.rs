@@ -94,7 +94,9 @@ impl UpstreamMetadata {
     /// Notes that `repository` has been written to: answers to earlier requests are not recorded any more. Returns the
     /// generations before and after.
     pub(crate) fn advance(&self, repository: &RepositoryName) -> (Generation, Generation) {
-        self.generations.advance((&*self.upstream, repository))
+        let generations = self.generations.advance((&*self.upstream, repository));
+        self.ledger.forget_lists(repository);
+        generations
     }
 
     /// Notes that something is about to be written to a repository through this gateway.

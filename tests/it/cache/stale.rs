@@ -331,36 +331,62 @@ async fn refusals_do_not_open_the_circuit() {
     }
 }
 
-#[tokio::test]
-async fn stale_tags_are_listed_when_the_upstream_fails() {
-    let origin = Origin::start().await;
-    let gateway = bare(&origin, "").cache("prefetch = false").start().await;
-    let image = image(&origin);
-    origin.manifest("a", "y", OCI_IMAGE, &image.manifest);
-    for target in [TAG, "/v2/a/manifests/y"] {
-        gateway.get(target).await.is(200);
-    }
-    let list = r#"{"name":"a","tags":["x","y","z"]}"#;
-    origin.upstream.expect(
-        "GET",
-        "/v2/a/tags/list",
-        Reply::ok(list).header("Content-Type", "application/json"),
-    );
-    let answer = gateway.get("/v2/a/tags/list").await.is(200);
-    assert_eq!(answer.json()["tags"], serde_json::json!(["x", "y", "z"]));
-    origin.falls_ill(500);
-    let answer = gateway.get("/v2/a/tags/list").await.is(200);
-    assert_eq!(answer.json(), serde_json::json!({ "name": "a", "tags": ["x", "y"] }));
-    assert_eq!(word(&answer), "STALE");
-    assert!(answer.header("warning").unwrap().starts_with("299 "));
-    origin.falls_ill(403);
-    gateway.get("/v2/a/tags/list").await.refuses(403, "DENIED");
+const TAGS: &str = "/v2/a/tags/list";
+
+/// Waits until a list is kept: it is written when it has passed.
+async fn until_listed(gateway: &Gateway, target: &str) -> Answer {
+    until("the list to be kept", gateway, Request::get(target), |answer| answer.status == 200).await
 }
 
 #[tokio::test]
-async fn stale_referrers_are_listed_when_the_upstream_fails() {
+async fn a_list_that_was_asked_for_serves_when_the_upstream_fails() {
     let origin = Origin::start().await;
-    let gateway = bare(&origin, "").cache("prefetch = false").start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let lines = format!("retries = 0\n[upstream.cache]\n{OLD_AT_ONCE}");
+    let start = || {
+        let builder = Gateway::builder().upstream_with("up", "up", origin.address(), &lines);
+        builder.cache_at(dir.path(), "prefetch = false").start()
+    };
+    let gateway = start().await;
+    let list = r#"{"name":"a","tags":["x","y","z"]}"#;
+    let link = "</v2/a/tags/list?n=3&last=z>; rel=\"next\"";
+    origin.upstream.expect("GET", "/v2/a/tags/list?n=3", Reply::ok(list).header("Link", link));
+    let target = "/v2/up/a/tags/list?n=3";
+    gateway.get(target).await.is(200);
+    origin.falls_ill(503);
+    let answer = until_listed(&gateway, target).await;
+    assert_eq!(answer.json(), serde_json::json!({ "name": "up/a", "tags": ["x", "y", "z"] }));
+    assert_eq!(word(&answer), "STALE");
+    assert!(answer.header("warning").unwrap().starts_with("299 "));
+    assert_eq!(answer.header("link"), Some("</v2/up/a/tags/list?n=3&last=z>; rel=\"next\""));
+    drop(gateway);
+    // It outlives the process, and every failure that is not the registry's own no.
+    for status in [500, 502, 401, 429] {
+        let gateway = start().await;
+        origin.falls_ill(status);
+        assert_eq!(word(&gateway.get(target).await.is(200)), "STALE", "{status}");
+    }
+    let gateway = start().await;
+    origin.falls_ill(500);
+    // Another page was never asked for.
+    gateway.get("/v2/up/a/tags/list").await.refuses(502, "UNAVAILABLE");
+    origin.falls_ill(403);
+    gateway.get(target).await.refuses(403, "DENIED");
+    origin.falls_ill(500);
+    gateway.get(target).await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn pulled_tags_alone_are_no_list() {
+    let (origin, gateway, _) = warm(OLD_AT_ONCE).await;
+    origin.falls_ill(503);
+    gateway.get(TAGS).await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn referrers_that_were_never_asked_for_are_502() {
+    let origin = Origin::start().await;
+    let gateway = bare(&origin, OLD_AT_ONCE).cache("prefetch = false").start().await;
     let image = image(&origin);
     let about = serde_json::json!({
         "schemaVersion": 2, "mediaType": OCI_IMAGE, "artifactType": "application/x-signature",
@@ -368,14 +394,29 @@ async fn stale_referrers_are_listed_when_the_upstream_fails() {
         "layers": [],
         "subject": { "mediaType": OCI_IMAGE, "digest": image.digest, "size": image.manifest.len() },
     });
-    let about = about.to_string().into_bytes();
-    let digest = origin.manifest("a", "signature", OCI_IMAGE, &about);
+    let digest = origin.manifest("a", "signature", OCI_IMAGE, about.to_string().as_bytes());
     gateway.get("/v2/a/manifests/signature").await.is(200);
+    let target = format!("/v2/a/referrers/{}", image.digest);
     origin.falls_ill(503);
-    let answer = gateway.get(&format!("/v2/a/referrers/{}", image.digest)).await.is(200);
+    gateway.get(&target).await.refuses(502, "UNAVAILABLE");
+
+    origin.recovers();
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [{ "digest": digest }] }).to_string();
+    let reply = Reply::ok(&index).header("OCI-Filters-Applied", "artifactType");
+    let filtered = format!("{target}?artifactType=application%2Fx-signature");
+    origin.upstream.expect("GET", &*filtered, reply);
+    gateway.get(&filtered).await.is(200);
+    origin.falls_ill(503);
+    let answer = until_listed(&gateway, &filtered).await;
+    assert_eq!((answer.text(), word(&answer)), (index, "STALE"));
     assert_eq!(answer.header("content-type"), Some(crate::harness::OCI_INDEX));
-    let list = answer.json();
-    assert_eq!(list["manifests"][0]["digest"], digest);
-    assert_eq!(list["manifests"][0]["artifactType"], "application/x-signature");
-    assert_eq!(list["manifests"].as_array().unwrap().len(), 1);
+    assert_eq!(answer.header("oci-filters-applied"), Some("artifactType"));
+    gateway.get(&target).await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn offline_an_unknown_list_is_502() {
+    let (_origin, gateway) = super::started("offline = true").await;
+    gateway.get(TAGS).await.refuses(502, "UNAVAILABLE");
+    gateway.get(&format!("/v2/a/referrers/{}", sha256(b"x"))).await.refuses(502, "UNAVAILABLE");
 }

@@ -7,6 +7,7 @@
 //! NAME/library/alpine/_blobs/sha256/abcd...
 //! NAME/library/alpine/_manifests/sha256/abcd...
 //! NAME/library/alpine/_tags/latest
+//! NAME/library/alpine/_lists/abcd...         tags and referrers, as the upstream listed them
 //! ~gone-.../                                 what is about to be removed
 //! ```
 //!
@@ -25,6 +26,7 @@ use rustix::fs::OFlags;
 
 use crate::cache::store::Access;
 use crate::clock;
+use crate::config::limits;
 use crate::proto::{Digest, RepositoryName, Tag};
 
 /// The files of one upstream's records.
@@ -41,6 +43,8 @@ pub(crate) enum Place {
     Blobs,
     Manifests,
     Tags,
+    /// Lists, each as long as the upstream made it.
+    Lists,
     /// Records of no repository.
     Served,
 }
@@ -54,6 +58,25 @@ pub(crate) trait Name {
 impl Name for Digest {
     fn path(&self) -> String {
         self.as_str().replacen(':', "/", 1)
+    }
+}
+
+/// The name of a list: the target that the upstream was asked for, hashed.
+#[derive(Debug, Clone)]
+pub(crate) struct ListName(String);
+
+impl ListName {
+    /// Returns the name of what the upstream lists at `target`.
+    pub(crate) fn of(target: &str) -> Self {
+        let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, target.as_bytes());
+        let digits = sum.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        Self(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
+    }
+}
+
+impl Name for ListName {
+    fn path(&self) -> String {
+        self.0.clone()
     }
 }
 
@@ -79,13 +102,14 @@ enum Owner {
 
 impl Place {
     /// The places of a repository's records.
-    const OF_REPOSITORY: [Self; 3] = [Self::Blobs, Self::Manifests, Self::Tags];
+    const OF_REPOSITORY: [Self; 4] = [Self::Blobs, Self::Manifests, Self::Tags, Self::Lists];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Blobs => "_blobs",
             Self::Manifests => "_manifests",
             Self::Tags => "_tags",
+            Self::Lists => "_lists",
             Self::Served => "_served",
         }
     }
@@ -133,7 +157,29 @@ impl Directory {
         if !self.may_read() {
             return Ok(None);
         }
-        read(&self.file(repository, place, name))
+        let most = if place == Place::Lists { LIST_BYTES } else { RECORD_BYTES };
+        read(&self.file(repository, place, name), most)
+    }
+
+    /// Removes the lists of a repository.
+    pub(crate) fn remove_lists(&self, repository: &RepositoryName) {
+        if self.may_write() {
+            // What is left is read until it is too old to serve.
+            let _ = fs::remove_dir_all(self.path.join(repository.as_str()).join(Place::Lists.as_str()));
+        }
+    }
+
+    /// Removes the oldest lists of a repository, but for `most` of them.
+    pub(crate) fn remove_old_lists(&self, repository: &RepositoryName, most: usize) {
+        let path = self.path.join(repository.as_str()).join(Place::Lists.as_str());
+        let written = |path: &Path| path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
+        let mut lists: Vec<_> =
+            self.children(&path).into_iter().map(|(_, path)| (written(&path), path)).collect();
+        lists.sort_unstable();
+        let surplus = lists.len().saturating_sub(most);
+        for (_, path) in lists.into_iter().take(surplus) {
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// Writes a record. Readers see the old record or the new one, never a part.
@@ -282,7 +328,7 @@ impl Directory {
     }
 
     fn written_url(&self) -> io::Result<Option<String>> {
-        let bytes = read(&self.path.join(UPSTREAM))?;
+        let bytes = read(&self.path.join(UPSTREAM), RECORD_BYTES)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
@@ -309,7 +355,7 @@ impl Directory {
 
 /// The upstreams that have records below `root`, and their URLs.
 pub(crate) fn upstreams(root: &Path) -> Vec<(String, String)> {
-    let url = |path: &Path| String::from_utf8(read(&path.join(UPSTREAM)).ok()??).ok();
+    let url = |path: &Path| String::from_utf8(read(&path.join(UPSTREAM), RECORD_BYTES).ok()??).ok();
     let named = children(root).into_iter().filter(|(name, _)| !name.starts_with(GONE));
     named.filter_map(|(name, path)| Some((name, url(&path)?.trim_end().to_owned()))).collect()
 }
@@ -365,7 +411,7 @@ fn tidy(path: &Path, most: Duration) {
     }
 }
 
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     // A link is no record.
     let no_link = OFlags::NOFOLLOW.bits() as i32;
     let file = match OpenOptions::new().read(true).custom_flags(no_link).open(path) {
@@ -374,7 +420,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
         Err(error) => return Err(error),
     };
     let mut bytes = Vec::with_capacity(256);
-    file.take(RECORD_BYTES).read_to_end(&mut bytes)?;
+    file.take(most).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
@@ -431,6 +477,9 @@ const GONE: &str = "~gone-";
 
 /// More than any record: what is cut here is malformed.
 const RECORD_BYTES: u64 = 16 * 1024;
+
+/// More than any list that is kept, with what is noted of it.
+const LIST_BYTES: u64 = limits::KEPT_LIST_BYTES as u64 + RECORD_BYTES;
 
 /// A temporary file this old is no longer being written.
 const WRITING_MOST: Duration = Duration::from_secs(60 * 60);

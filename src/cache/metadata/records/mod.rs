@@ -19,6 +19,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use directory::ListName;
 use directory::{Directory, Name, Place};
 use memory::{Kept, Locks, Look, Memory};
 
@@ -172,6 +173,24 @@ impl Ledger {
     /// Returns the tags of a repository that are known, in ASCII order.
     pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
         sorted(self.directory.tags(repository))
+    }
+
+    /// Returns the list of a repository that is kept under `name`. Reads a file of some length: not for a worker's thread.
+    pub(crate) fn list(&self, repository: &RepositoryName, name: &ListName) -> Option<Vec<u8>> {
+        self.directory.read(Some(repository), Place::Lists, name).ok().flatten()
+    }
+
+    /// Keeps a list of a repository, and of the others the youngest. Not for a worker's thread. Where it can't be written, it
+    /// is not kept.
+    pub(crate) fn keep_list(&self, repository: &RepositoryName, name: &ListName, list: &[u8]) {
+        if self.directory.write(Some(repository), Place::Lists, name, list).is_ok() {
+            self.directory.remove_old_lists(repository, limits::KEPT_LISTS);
+        }
+    }
+
+    /// Forgets the lists of a repository.
+    pub(crate) fn forget_lists(&self, repository: &RepositoryName) {
+        self.directory.remove_lists(repository);
     }
 
     /// Returns the manifests that a repository is known to hold.
