@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::proto::ErrorBody;
+
 /// The meaning of an exchange with an upstream.
 ///
 /// *Registry* is the upstream's own host; *storage* is any other host to which it redirects: a CDN, a bucket, a second
@@ -267,6 +269,26 @@ impl Meaning {
         }
     }
 
+    /// Returns true if a registry that answers a push of a manifest so may miss what the manifest names: a blob that it was
+    /// believed to hold, and has lost.
+    pub(crate) fn may_miss_content(self) -> bool {
+        match self {
+            Self::NotFound | Self::Rejected { .. } | Self::Unavailable { of: Fault::Object, .. } => true,
+            Self::Usable
+            | Self::Hidden
+            | Self::Denied
+            | Self::LoginRefused
+            | Self::CredentialsRefused
+            | Self::RateLimited { .. }
+            | Self::Unavailable { of: Fault::Registry | Fault::TokenEndpoint, .. }
+            | Self::StorageFailed
+            | Self::Unusable
+            | Self::NotOffered { .. }
+            | Self::ClientGone
+            | Self::Loop => false,
+        }
+    }
+
     /// Returns true if the registry itself gave no answer that means anything.
     pub(crate) fn is_silence(self) -> bool {
         self.circuit() == Circuit::Failure
@@ -284,6 +306,8 @@ pub(crate) struct UpstreamFailure {
     pub(crate) unsatisfied: Option<u64>,
     /// How long the upstream asks to be left alone, if it says so.
     pub(crate) retry_after: Option<Duration>,
+    /// The registry's own errors, if it sent any that the client may see.
+    pub(crate) said: Option<Arc<ErrorBody>>,
     /// The cause and its causes in one line, for the log.
     pub(crate) cause: Arc<str>,
 }
@@ -296,6 +320,7 @@ impl UpstreamFailure {
             message: Some("the upstream's answer can't be used"),
             unsatisfied: None,
             retry_after: None,
+            said: None,
             cause: format!("the upstream sent {reason}").into(),
         }
     }

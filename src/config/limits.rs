@@ -83,6 +83,8 @@ pub(crate) const FILE_PIECE_MOST: usize = 512 * KIB;
 pub(crate) const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
 /// The bytes that are read of an upstream's error answer; the rest says nothing more.
 pub(crate) const ERROR_BODY_BYTES: usize = 64 * KIB;
+/// The time for an upstream's error answer to arrive, once its head is there: the status alone serves as well.
+pub(crate) const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// A token server's answer: the largest seen (many scopes) are below 16 KiB.
 pub(crate) const TOKEN_BYTES: usize = 64 * KIB;
 /// A manifest: the specification asks registries to take at least this and for clients not to send more.

@@ -8,6 +8,7 @@ use crate::gateway::answer::Answer;
 use crate::gateway::authorized::AuthorizedRepository;
 use crate::gateway::cached::{etag_of, is_listed};
 use crate::gateway::forward::set;
+use crate::gateway::manifest::deleted;
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
 use crate::proto::{ByteRange, ContentRange, Digest, Reference};
@@ -69,5 +70,5 @@ pub(super) async fn delete(
     digest: &Digest,
 ) -> Result<Response<Body>, Problem> {
     let _guard = WriteGuard::new(request, Some(&Reference::Digest(digest.clone())));
-    request.ask().await
+    Ok(deleted(request.ask().await?))
 }

@@ -1,10 +1,8 @@
 //! Sending an authorized request to its upstream, and sorting the answer.
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 
 use crate::body::{Body, RequestBody};
-use crate::config::limits;
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::respond::{Problem, accesses, code_for};
 use crate::gateway::rewrite;
@@ -12,6 +10,7 @@ use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
 use crate::proto::{ErrorBody, Operation, RepositoryName};
 use crate::upstream;
+use crate::upstream::answer::error_body;
 use crate::upstream::{Purpose, RequiredScope, Upstream};
 
 impl AuthorizedRequest<'_> {
@@ -95,6 +94,11 @@ impl AuthorizedRepository<'_> {
         match Upstream::meaning_of(&answer) {
             Meaning::Usable => {
                 rewrite::to_client(&self.request.operation, &mut answer.headers);
+                if answer.status.is_success() && !self.request.operation.is_upload() {
+                    // It names the upstream's own host, which the client need not reach.
+                    answer.headers.remove(header::LOCATION);
+                    answer.headers.remove(header::CONTENT_LOCATION);
+                }
                 Ok(assemble(answer))
             }
             Meaning::NotFound | Meaning::NotOffered { .. } | Meaning::Rejected { .. } => {
@@ -110,7 +114,7 @@ impl AuthorizedRepository<'_> {
             | Meaning::Unusable
             | Meaning::ClientGone
             | Meaning::Loop => {
-                Err(self.request.failed(&self.upstream().settings().name, Upstream::refusal(&answer)))
+                Err(self.request.failed(&self.upstream().settings().name, Upstream::refused(answer).await))
             }
         }
     }
@@ -122,18 +126,24 @@ impl AuthorizedRepository<'_> {
         }
         // Only the locations of successes are rewritten; a refusal's could name any host.
         answer.headers.remove(header::LOCATION);
-        let limited = Limited::new(answer.body, limits::ERROR_BODY_BYTES);
-        let bytes = limited.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let known = ErrorBody::parse(&bytes).is_some_and(|body| !body.errors.is_empty());
-        let bytes = if known {
-            bytes
-        } else {
-            ErrorBody::new(code_for(status, &self.request.operation)).render().into()
+        let own = error_body(answer.body).await;
+        let code = code_for(status, &self.request.operation);
+        let body = match own {
+            // A proxy in front of the registry may be what limits it.
+            own if status == StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!(
+                    "the upstream \"{}\" limits the size of what it takes",
+                    self.upstream().settings().name
+                );
+                ErrorBody::quoting(code, Some(&message), own.as_ref())
+            }
+            Some(own) => own,
+            None => ErrorBody::new(code),
         };
         answer.headers.remove(header::CONTENT_LENGTH);
         answer.headers.remove(header::CONTENT_ENCODING);
         answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        assemble(upstream::Response { body: Body::full(bytes), ..answer })
+        assemble(upstream::Response { body: Body::full(body.render()), ..answer })
     }
 }
 

@@ -72,26 +72,68 @@ pub(super) async fn put(
     let writing = upstream_cache.map(|upstream_cache| (upstream_cache, upstream_cache.begin_write(remote)));
     // A write that failed may have been done all the same.
     let guard = WriteGuard::new(request, Some(reference));
-    let mut response = request.send(request.target(), &mut RequestBody::held(bytes.clone())).await?;
+    let sent = request.send(request.target(), &mut RequestBody::held(bytes.clone())).await;
+    if let Some(upstream_cache) = upstream_cache
+        && misses_content(&sent)
+    {
+        upstream_cache.doubt_blobs(remote).await;
+    }
+    let mut response = sent?;
     guard.settle();
+    let success = response.status().is_success();
     if let Some((upstream_cache, writing)) = writing {
-        match response.status() {
-            StatusCode::CREATED => {
-                let media_type = media_type(request);
-                upstream_cache.pushed_manifest(&writing, reference, &digest, media_type, &bytes);
-            }
-            _ => upstream_cache.written(remote),
+        if success && is_named(&response, &digest) {
+            let media_type = media_type(request);
+            upstream_cache.pushed_manifest(&writing, reference, &digest, media_type, &bytes);
+        } else {
+            upstream_cache.written(remote);
         }
     }
-    if response.status() == StatusCode::CREATED {
-        let headers = response.headers_mut();
-        if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
-            set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
-        }
-        let location = request.request.locations.manifest(&Reference::Digest(digest));
-        set(headers, header::LOCATION, &location);
+    if success {
+        // 200, 202 and 204 are real (distribution#142, #744); some clients take 201 alone.
+        let location = request.request.locations.manifest(&Reference::Digest(digest.clone()));
+        let theirs = named(&response).filter(|theirs| {
+            // The name by which a registry with another algorithm knows what was pushed by a tag.
+            matches!(reference, Reference::Tag(_)) && theirs.algorithm() != digest.algorithm()
+        });
+        made(&mut response, StatusCode::CREATED, &location, &theirs.unwrap_or(digest));
     }
     Ok(response)
+}
+
+/// Returns true if the upstream refuses the manifest, and may do so because it has lost a blob.
+fn misses_content(sent: &Result<Response<Body>, Problem>) -> bool {
+    match sent {
+        // A refusal in the registry's own words.
+        Ok(response) => !response.status().is_success(),
+        Err(Problem::Upstream { failure, .. }) => failure.meaning.may_miss_content(),
+        Err(_) => false,
+    }
+}
+
+/// Returns true unless the upstream names another digest of the same algorithm.
+pub(super) fn is_named(response: &Response<Body>, digest: &Digest) -> bool {
+    named(response).is_none_or(|named| named.algorithm() != digest.algorithm() || named == *digest)
+}
+
+/// Returns the digest that the upstream names.
+fn named(response: &Response<Body>) -> Option<Digest> {
+    let named = response.headers().get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?;
+    Digest::parse(named).ok()
+}
+
+/// Turns an upstream's success into the answer to a client that has pushed `digest`: with the status of the specification,
+/// the place in the client's own words, and no body, whatever the upstream sent.
+pub(super) fn made(response: &mut Response<Body>, status: StatusCode, location: &str, digest: &Digest) {
+    *response.status_mut() = status;
+    *response.body_mut() = Body::empty();
+    let headers = response.headers_mut();
+    for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_RANGE] {
+        headers.remove(name);
+    }
+    headers.insert(header::CONTENT_LENGTH, 0.into());
+    set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
+    set(headers, header::LOCATION, location);
 }
 
 /// Waits until a manifest may be held: all that are held at a time have [`limits::HELD_BYTES`] together.
@@ -106,7 +148,15 @@ pub(super) async fn delete(
     reference: &Reference,
 ) -> Result<Response<Body>, Problem> {
     let _guard = WriteGuard::new(request, Some(reference));
-    request.ask().await
+    Ok(deleted(request.ask().await?))
+}
+
+/// Turns an upstream's success into the answer to a client that has deleted something: some clients take 202 alone.
+pub(super) fn deleted(mut response: Response<Body>) -> Response<Body> {
+    if response.status().is_success() {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
 }
 
 /// Returns the media type that the client declares.

@@ -167,8 +167,11 @@ impl Problem {
             Self::RateLimited(_) => (S::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests)),
             Self::Upstream { failure, code, .. } => {
                 let status = failure.meaning.client_status().and_then(|status| S::from_u16(status).ok());
-                let body =
-                    failure.message.map_or_else(|| ErrorBody::new(*code), |message| text(*code, message));
+                let body = match (failure.meaning, failure.said.as_deref()) {
+                    // A refusal of the request itself is for the client, in the registry's own words.
+                    (Meaning::Rejected { .. }, Some(said)) => said.clone(),
+                    (_, said) => ErrorBody::quoting(*code, failure.message, said),
+                };
                 (status.unwrap_or(S::BAD_GATEWAY), body)
             }
             Self::Unsatisfiable(_) => (S::RANGE_NOT_SATISFIABLE, ErrorBody::new(ErrorCode::RangeInvalid)),

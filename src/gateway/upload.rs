@@ -14,12 +14,12 @@ use crate::clock;
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::forward::set;
 use crate::gateway::handle::HandleKind;
+use crate::gateway::manifest::{is_named, made};
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
 use crate::meaning::Meaning;
 use crate::proto::upload::with_digest;
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
-use crate::upstream::DOCKER_CONTENT_DIGEST;
 use crate::upstream::RequiredScope;
 
 /// The lifetime of a handle. Registries forget an upload sooner.
@@ -71,8 +71,10 @@ pub(super) async fn start(
     drop(guard);
     let (response, push) = sent?;
     match response.status() {
-        StatusCode::CREATED => Ok(pushed(request, digest, push, response).await),
-        _ => sealed(request, &target, None, response),
+        // The registry has not taken the body: the upload goes on (distribution-spec, end-4b).
+        StatusCode::ACCEPTED => sealed(request, &target, None, response),
+        status if status.is_success() => Ok(pushed(request, digest, push, response).await),
+        _ => Ok(response),
     }
 }
 
@@ -91,11 +93,11 @@ async fn mount(
     let answer = request.send_with(access, target.clone(), &mut RequestBody::empty()).await;
     drop(guard);
     match answer {
-        Ok(response) if response.status() == StatusCode::CREATED => {
-            Ok(Some(pushed(request, digest, None, response).await))
-        }
         Ok(response) if response.status() == StatusCode::ACCEPTED => {
             sealed(request, &target, None, response).map(Some)
+        }
+        Ok(response) if response.status().is_success() => {
+            Ok(Some(pushed(request, digest, None, response).await))
         }
         Err(problem) if !is_refusal(&problem) => Err(problem),
         // The upstream's refusal is not the client's: it gets an ordinary upload.
@@ -152,13 +154,9 @@ pub(super) async fn go_on(
     let copied =
         matches!(request.request.operation, Operation::PatchUpload { .. } | Operation::CancelUpload { .. });
     let push = if copied { copy_of(request, &handle) } else { None };
-    let (mut response, push) = send_copied(request, handle.l.clone(), body, push).await?;
+    let (response, push) = send_copied(request, handle.l.clone(), body, push).await?;
     if matches!(request.request.operation, Operation::CancelUpload { .. }) {
         return Ok(without_location(response));
-    }
-    if matches!(request.request.operation, Operation::PatchUpload { .. }) && response.status().is_success() {
-        // Pulp answers 204, on which regctl stops (pulp_container#2199).
-        *response.status_mut() = StatusCode::ACCEPTED;
     }
     if let Some(push) = push {
         push.keep();
@@ -179,11 +177,10 @@ pub(super) async fn finish(
     let sent = send_copied(request, with_digest(&handle.l, digest), body, push).await;
     drop(guard);
     let (response, push) = sent?;
-    match response.status() {
-        StatusCode::CREATED => Ok(pushed(request, digest, push, response).await),
-        StatusCode::NO_CONTENT => Ok(created(request, digest, response)),
-        _ => sealed(request, &handle.l.clone(), Some(handle), response),
+    if response.status().is_success() {
+        return Ok(pushed(request, digest, push, response).await);
     }
+    Ok(without_location(response))
 }
 
 /// Begins a copy of an upload, if there is a cache. Returns the copy's id.
@@ -216,7 +213,8 @@ async fn send_copied(
     Ok((response, push.filter(|_| taken)))
 }
 
-/// Returns the answer to a blob's last part, and tells the cache that the upstream has the blob.
+/// Returns the answer to a blob's last part, and tells the cache that the upstream has the blob. Another success than 201 is
+/// one for the client, and not certain enough for what others are to read.
 async fn pushed(
     request: &AuthorizedRepository<'_>,
     digest: &Digest,
@@ -224,17 +222,14 @@ async fn pushed(
     response: Response<Body>,
 ) -> Response<Body> {
     if let Some(upstream_cache) = request.upstream_cache()
+        && response.status() == StatusCode::CREATED
         && is_named(&response, digest)
     {
         upstream_cache.pushed(&request.repository.remote, digest, push).await;
     }
-    created(request, digest, response)
-}
-
-/// Returns true unless the upstream names another digest.
-fn is_named(response: &Response<Body>, digest: &Digest) -> bool {
-    let named = response.headers().get(DOCKER_CONTENT_DIGEST);
-    named.is_none_or(|named| named.as_bytes() == digest.as_str().as_bytes())
+    let mut response = response;
+    made(&mut response, StatusCode::CREATED, &request.request.locations.blob(digest), digest);
+    response
 }
 
 /// Opens a handle of this client, for this repository.
@@ -253,20 +248,6 @@ fn now() -> u64 {
     clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Puts the blob's location and digest, in the client's own words, into the answer, whatever the upstream said.
-fn created(
-    request: &AuthorizedRepository<'_>,
-    digest: &Digest,
-    mut response: Response<Body>,
-) -> Response<Body> {
-    let headers = response.headers_mut();
-    set(headers, header::LOCATION, &request.request.locations.blob(digest));
-    if !headers.contains_key(DOCKER_CONTENT_DIGEST) {
-        set(headers, DOCKER_CONTENT_DIGEST, digest.as_str());
-    }
-    response
-}
-
 fn without_location(mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().remove(header::LOCATION);
     response
@@ -281,7 +262,7 @@ fn sealed(
     mut response: Response<Body>,
 ) -> Result<Response<Body>, Problem> {
     if !response.status().is_success() {
-        return Ok(response);
+        return Ok(without_location(response));
     }
     let (upstream, repository) = (request.upstream(), &request.repository);
     let settings = upstream.settings();
@@ -303,6 +284,11 @@ fn sealed(
     let handle =
         request.request.core.shared.sealer.seal(HandleKind::Upload, &handle).map_err(Problem::Seal)?;
     set(response.headers_mut(), header::LOCATION, &request.request.locations.upload(&handle));
+    // Pulp answers a chunk with 204, on which regctl stops (pulp_container#2199).
+    *response.status_mut() = match request.request.operation {
+        Operation::UploadStatus { .. } => StatusCode::NO_CONTENT,
+        _ => StatusCode::ACCEPTED,
+    };
     Ok(response)
 }
 

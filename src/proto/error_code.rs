@@ -226,6 +226,23 @@ impl ErrorBody {
         if accesses.is_empty() { entry.into() } else { entry.with_accesses(accesses).into() }
     }
 
+    /// Creates a body of `code`, with the errors of an upstream in the details: one for each of them.
+    pub fn quoting(code: ErrorCode, message: Option<&str>, upstream: Option<&Self>) -> Self {
+        let entry = ErrorEntry::new(code);
+        let entry = message.map_or_else(|| entry.clone(), |message| entry.clone().with_message(message));
+        match upstream {
+            Some(upstream) if !upstream.errors.is_empty() => {
+                let quote = |error: &ErrorEntry| {
+                    // Strings and JSON values alone always serialise.
+                    let detail = serde_json::to_value(error).map_or(Detail::Nothing, Detail::Other);
+                    ErrorEntry { detail, ..entry.clone() }
+                };
+                Self { errors: upstream.errors.iter().map(quote).collect() }
+            }
+            _ => entry.into(),
+        }
+    }
+
     /// Returns the bytes, without a newline at their end.
     pub fn render(&self) -> Vec<u8> {
         // Strings and JSON values alone always serialise.
@@ -322,6 +339,22 @@ mod tests {
             assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
         }
         assert_eq!(ErrorCode::parse("MANIFEST_UNVERIFIED"), None);
+    }
+
+    #[test]
+    fn an_upstreams_errors_stand_in_the_details() {
+        let upstream = br#"{"errors":[{"code":"A","message":"b","detail":{"c":1}},{"code":"D"}]}"#;
+        let upstream = ErrorBody::parse(upstream).unwrap();
+        let quoted = ErrorBody::quoting(ErrorCode::Unavailable, Some("it failed"), Some(&upstream));
+        assert_eq!(
+            String::from_utf8(quoted.render()).unwrap(),
+            concat!(
+                r#"{"errors":[{"code":"UNAVAILABLE","message":"it failed","#,
+                r#""detail":{"code":"A","detail":{"c":1},"message":"b"}},"#,
+                r#"{"code":"UNAVAILABLE","message":"it failed","detail":{"code":"D","detail":null,"message":""}}]}"#
+            )
+        );
+        assert_eq!(ErrorBody::quoting(ErrorCode::Denied, None, None), ErrorBody::new(ErrorCode::Denied));
     }
 
     #[test]

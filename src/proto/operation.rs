@@ -127,6 +127,18 @@ impl Operation {
         matches!(self, Self::GetManifest { head: true, .. } | Self::GetBlob { head: true, .. })
     }
 
+    /// Returns true if it is a part of an upload, whose answer says where it goes on.
+    pub fn is_upload(&self) -> bool {
+        matches!(
+            self,
+            Self::StartUpload { .. }
+                | Self::UploadStatus { .. }
+                | Self::PatchUpload { .. }
+                | Self::FinishUpload { .. }
+                | Self::CancelUpload { .. }
+        )
+    }
+
     /// Returns the digest that the operation names, where it names just one content by it.
     pub fn digest(&self) -> Option<&Digest> {
         match self {

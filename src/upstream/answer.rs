@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use serde_json::value::RawValue;
 
 use crate::authz::Permit;
-use crate::config::CredentialSource;
+use crate::body::Body;
+use crate::config::{CredentialSource, limits};
 use crate::meaning::{Fault, Meaning, UpstreamFailure};
-use crate::proto::ContentRange;
 use crate::proto::identity::Identity;
 use crate::proto::{ContentRange, ErrorBody};
 use crate::upstream::{DialError, Error, Response, TokenError, Unauthorized, Upstream, retry_after};
@@ -149,8 +150,19 @@ fn failure(meaning: Meaning, message: Option<&'static str>, cause: &str) -> Upst
         Meaning::RateLimited { retry_after } => retry_after,
         _ => None,
     };
-    UpstreamFailure { meaning, message, unsatisfied: None, retry_after, cause: cause.into() }
+    UpstreamFailure { meaning, message, unsatisfied: None, retry_after, said: None, cause: cause.into() }
 }
+
+/// Reads the registry's own errors out of a refusal's body. `None` for a page, and for anything else that is not the
+/// registry API's JSON.
+pub(crate) async fn error_body(body: Body) -> Option<ErrorBody> {
+    let collected = Limited::new(body, limits::ERROR_BODY_BYTES).collect();
+    let collected = tokio::time::timeout(limits::ERROR_BODY_DEADLINE, collected).await.ok()?.ok()?;
+    ErrorBody::parse(&collected.to_bytes()).filter(|body| !body.errors.is_empty())
+}
+
+/// The most characters of a registry's own errors in one line of the log.
+const SHOWN_CHARACTERS: usize = 500;
 
 /// Returns what a missing token means; `refused` is the meaning of credentials that the endpoint does not take.
 fn of_token(error: &TokenError, refused: Meaning) -> Meaning {

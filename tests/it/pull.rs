@@ -504,7 +504,7 @@ async fn dead_kept_connections_are_replaced_unseen() {
     {
         let reply = Reply::status(201).body("{}").then_close();
         let mut asked = upstream.expect(&request.method, "/v2/a/manifests/x", reply);
-        client.ask(&request).await.is(201);
+        assert!(matches!(client.ask(&request).await.status, 201 | 202));
         asked.done().await;
     }
     assert_eq!(upstream.connections(), 4);

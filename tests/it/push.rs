@@ -635,3 +635,89 @@ async fn a_refused_write_comes_through_in_the_registrys_words() {
     upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(413));
     gateway.ask(Request::put("/v2/a/manifests/x").body("{}")).await.refuses(413, "SIZE_INVALID");
 }
+
+#[tokio::test]
+async fn any_2xx_is_a_success_in_the_clients_words() {
+    let (upstream, gateway) = both().await;
+    let internal = "http://127.0.0.1:5000/v2/a/elsewhere/x?t0psecret";
+    for status in [200, 201, 202, 204] {
+        for digest in [None, Some("sha256:0000"), Some("nonsense"), Some(&*sha256(b"other"))] {
+            let reply = || {
+                let reply = Reply::status(status).header("Location", internal);
+                match digest {
+                    Some(digest) => reply.header("Docker-Content-Digest", digest),
+                    None => reply,
+                }
+            };
+            for reference in ["x".to_owned(), sha256(b"{}")] {
+                let target = format!("/v2/a/manifests/{reference}");
+                upstream.expect("PUT", &*target, reply());
+                let done =
+                    gateway.ask(Request::put(&target).header("Content-Type", TYPE).body("{}")).await.is(201);
+                assert_eq!(location(&done), format!("/v2/a/manifests/{}", sha256(b"{}")), "{status}");
+                assert_eq!(done.header("docker-content-digest"), Some(sha256(b"{}").as_str()), "{status}");
+                assert!(done.body.is_empty());
+            }
+            let begun = begin(&upstream, &gateway).await;
+            upstream.expect("PUT", format!("{SESSION}&digest={}", sha256(b"x").replace(':', "%3A")), reply());
+            let done = gateway.ask(finish(&begun, b"x").body("x")).await.is(201);
+            assert_eq!(location(&done), format!("/v2/a/blobs/{}", sha256(b"x")));
+            assert_eq!(done.header("docker-content-digest"), Some(sha256(b"x").as_str()));
+        }
+        for target in [format!("/v2/a/manifests/{}", sha256(b"{}")), format!("/v2/a/blobs/{}", sha256(b"x"))]
+        {
+            upstream.expect("DELETE", &*target, Reply::status(status).header("Location", internal));
+            let done = gateway.ask(Request::delete(target)).await.is(202);
+            assert_eq!(done.header("location"), None);
+        }
+        // An upload goes on, and no location but a sealed one is told.
+        upstream.expect("POST", UPLOADS, Reply::status(status).header("Location", SESSION));
+        let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+        upstream.expect("PATCH", SESSION, Reply::status(status).header("Range", "0-1"));
+        let gone_on = gateway.ask(Request::patch(begun).body("ab")).await.is(202);
+        assert!(location(&gone_on).starts_with(UPLOADS), "{gone_on:?}");
+        upstream.expect("GET", SESSION, Reply::status(status).header("Range", "0-1"));
+        let how_far = gateway.ask(Request::get(location(&gone_on))).await.is(204);
+        assert_eq!(how_far.header("range"), Some("0-1"));
+    }
+}
+
+#[tokio::test]
+async fn the_registrys_own_errors_stand_in_the_details() {
+    let (upstream, gateway) = both().await;
+    let own = r#"{"errors":[{"code":"MANIFEST_INVALID","message":"invalid URL on layer","detail":{"l":1}}]}"#;
+    for (status, told, code) in [
+        (500, 502, "UNAVAILABLE"),
+        (503, 502, "UNAVAILABLE"),
+        (403, 403, "DENIED"),
+        (429, 429, "TOOMANYREQUESTS"),
+    ] {
+        upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(status).body(own));
+        let answer = gateway.ask(Request::put("/v2/a/manifests/x").body("{}")).await.refuses(told, code);
+        let detail = &answer.json()["errors"][0]["detail"];
+        assert_eq!(detail["code"], "MANIFEST_INVALID", "{status}");
+        assert_eq!(detail["message"], "invalid URL on layer");
+        upstream.expect("PUT", "/v2/a/manifests/x", Reply::status(status).body("<html>t0psecret</html>"));
+        let answer = gateway.ask(Request::put("/v2/a/manifests/x").body("{}")).await.refuses(told, code);
+        assert!(answer.json()["errors"][0]["detail"].is_null() && !answer.text().contains("t0psecret"));
+    }
+}
+
+#[tokio::test]
+async fn a_413_names_the_upstream_that_limits() {
+    let (upstream, gateway) = both().await;
+    let own = r#"{"errors":[{"code":"BLOB_UPLOAD_INVALID","message":"at most 1 GiB"}]}"#;
+    for (body, detail) in [("<html>nginx</html>", None), (own, Some("at most 1 GiB"))] {
+        let begun = begin(&upstream, &gateway).await;
+        for (method, target, request) in [
+            ("PUT", "/v2/a/manifests/x", Request::put("/v2/a/manifests/x").body("{}")),
+            ("PATCH", SESSION, Request::patch(begun).body("ab")),
+        ] {
+            upstream.expect(method, target, Reply::status(413).body(body));
+            let answer = gateway.ask(request).await.refuses(413, "SIZE_INVALID");
+            let error = &answer.json()["errors"][0];
+            assert_eq!(error["message"], "the upstream \"up\" limits the size of what it takes");
+            assert_eq!(error["detail"]["message"].as_str(), detail);
+        }
+    }
+}

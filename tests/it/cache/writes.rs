@@ -106,6 +106,55 @@ async fn a_push_that_is_refused_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_refused_manifest_ends_what_was_believed_of_blobs() {
+    let own = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}"#;
+    for status in [400, 404, 500] {
+        let (origin, gateway) = writable().await;
+        let bytes = noise(10_000);
+        let (blob, other) = (origin.blob("a", &bytes), origin.blob("b", &bytes));
+        for target in [&blob, &other] {
+            until_kept(&gateway, target).await;
+        }
+        // The registry has lost it: `docker-registry garbage-collect`.
+        origin.removes(&blob);
+        gives(gateway.get(&blob).await, &bytes, "HIT");
+        let image = Image::empty("new");
+        origin.upstream.expect("PUT", TAG, Reply::status(status).body(own));
+        assert!(gateway.ask(put(&image)).await.status >= 400);
+        gateway.get(&blob).await.refuses(404, "BLOB_UNKNOWN");
+        gives(gateway.get(&other).await, &bytes, "HIT");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_taken_with_202_is_kept() {
+    for status in [200, 201, 202, 204] {
+        let (origin, gateway) = writable().await;
+        let image = Image::empty("one");
+        origin.upstream.expect("PUT", TAG, Reply::status(status));
+        gateway.ask(put(&image)).await.is(201);
+        gives(gateway.get(TAG).await, &image.manifest, "HIT");
+    }
+}
+
+#[tokio::test]
+async fn a_write_ends_the_lists_of_its_repository() {
+    let (origin, gateway) = writable().await;
+    let list = r#"{"name":"a","tags":["old"]}"#;
+    origin.upstream.expect("GET", "/v2/a/tags/list", Reply::ok(list));
+    gateway.get("/v2/a/tags/list").await.is(200);
+    origin.falls_ill(503);
+    super::until("the list to be kept", &gateway, Request::get("/v2/a/tags/list"), |answer| {
+        answer.status == 200
+    })
+    .await;
+    let image = Image::empty("new");
+    origin.upstream.expect("PUT", TAG, Reply::status(201));
+    gateway.ask(put(&image)).await.is(201);
+    gateway.get("/v2/a/tags/list").await.refuses(502, "UNAVAILABLE");
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_deleted_is_gone_at_once() {
     let (origin, gateway) = writable().await;
     let image = Image::empty("one");
