@@ -1,26 +1,31 @@
 //! `_catalog`: the repositories of all upstreams that can list theirs, under their names here.
 //!
-//! The OCI specification has no such list; people and tools that mirror registries use it. The upstreams are asked one after
-//! another, in the order of the configuration. A page ends at the client's `n`, or at the number of upstream pages that one
-//! request may cost, and a sealed cursor in `Link` says where.
+//! The OCI specification has no such list; people and tools that mirror registries use it. The upstreams are asked one
+//! after another, in the order of the configuration, and each lists its names in its own order: registries sort in ways of
+//! their own (distribution#1854), so no name is compared with another. A page ends where the client's `n`, or the number of
+//! upstream pages that one request may cost, is reached, and a sealed cursor in `Link` says where.
 
-use http::{Response, header};
+use std::collections::{BTreeMap, HashSet};
+
+use http::{HeaderValue, Response, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::body::{Body, RequestBody};
 use crate::config::limits;
 use crate::gateway::authorized::AuthorizedRequest;
 use crate::gateway::forward::set;
 use crate::gateway::handle::HandleKind;
-use crate::gateway::listing::collect;
+use crate::gateway::listing::{collect, next_query};
 use crate::gateway::login;
 use crate::gateway::respond::Problem;
 use crate::gateway::rewrite;
 use crate::gateway::route::Route;
 use crate::meaning::Meaning;
 use crate::proto::{Link, Operation, Page, RepositoryName, link};
-use crate::upstream::RequiredScope;
+use crate::upstream;
+use crate::upstream::{RequiredScope, Upstream};
 
 /// Entries of a page when the client does not say.
 const DEFAULT_ENTRIES: usize = 100;
@@ -30,15 +35,23 @@ const DEFAULT_ENTRIES: usize = 100;
 struct Cursor {
     /// The upstream's index among those that are asked.
     u: usize,
-    /// Its own cursor: the query of its next page.
-    q: String,
-    /// The name after which to begin within its page, if the page was not used up.
+    /// The query of its page; none for its first.
+    q: Option<String>,
+    /// The entries of that page that have been listed already.
+    #[serde(default)]
+    i: usize,
+    /// The last of them, by which the place is found again if the page has changed.
     a: Option<String>,
+    /// The name after which the client wants to begin, in the upstream's words. Of the first page alone.
+    #[serde(default)]
+    l: Option<String>,
 }
 
 /// A page of an upstream's own catalog.
 struct UpstreamPage {
-    names: Vec<RepositoryName>,
+    /// The query that it was asked with.
+    query: String,
+    names: Vec<String>,
     /// The query of its next page.
     next: Option<String>,
 }
@@ -53,7 +66,16 @@ pub(super) async fn list(request: &AuthorizedRequest<'_>, page: &Page) -> Result
     routes.retain(|route| login::may_enter(request.permit.identity(), route));
     let wanted =
         page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(DEFAULT_ENTRIES).min(limits::CATALOG_ENTRIES);
-    let mut walk = Walk { request, routes, own_names: only.is_some(), wanted, names: Vec::new() };
+    let mut walk = Walk {
+        request,
+        routes,
+        own_names: only.is_some(),
+        wanted,
+        asked: page.n,
+        names: Vec::new(),
+        listed: HashSet::new(),
+        missing: Vec::new(),
+    };
     let begin = walk.begin(page);
     let end = if wanted == 0 { None } else { walk.run(begin).await? };
     walk.answer(end)
@@ -66,7 +88,13 @@ struct Walk<'a> {
     /// The client has addressed one upstream: its repositories are listed as that address names them.
     own_names: bool,
     wanted: usize,
+    /// The client's own `n`.
+    asked: Option<u64>,
     names: Vec<String>,
+    /// The same names.
+    listed: HashSet<String>,
+    /// The upstreams that did not list theirs, and why.
+    missing: Vec<(String, Problem)>,
 }
 
 impl Walk<'_> {
@@ -79,6 +107,9 @@ impl Walk<'_> {
 
     /// Returns where to begin after a name: at the upstream that it belongs to, after its name there.
     fn begin_after(&self, last: &str) -> Cursor {
+        if self.own_names {
+            return Cursor { l: Some(last.to_owned()), ..Cursor::default() };
+        }
         let belongs = |route: &Route| last.strip_prefix(route.prefix())?.strip_prefix('/').map(str::to_owned);
         let found = self.routes.iter().enumerate().filter(|(_, route)| !route.prefix().is_empty());
         let found = found.filter_map(|(index, route)| Some((index, belongs(route)?)));
@@ -87,83 +118,113 @@ impl Walk<'_> {
                 let catch_all = self.routes.iter().position(|route| route.prefix().is_empty());
                 (catch_all.unwrap_or_default(), last.to_owned())
             });
-        Cursor { u: index, q: String::new(), a: Some(after) }
+        Cursor { u: index, l: Some(after), ..Cursor::default() }
     }
 
     /// Collects names from `cursor` on. Returns where to go on, if there is more.
+    ///
+    /// An upstream that refuses, or fails, is passed over, so that the others' names are listed; one that is the only one
+    /// decides.
     async fn run(&mut self, mut cursor: Cursor) -> Result<Option<Cursor>, Problem> {
         for _ in 0..limits::CATALOG_UPSTREAM_PAGES {
-            let Some(route) = self.routes.get(cursor.u).copied() else { return Ok(None) };
-            let page = self.fetch(route, &cursor).await?;
-            if let Some(stopped) = self.take(route, &page, &cursor) {
-                return Ok(Some(stopped));
+            let Some(route) = self.routes.get(cursor.u).copied() else { break };
+            let page = match self.fetch(route, &cursor).await {
+                Err(problem) if self.routes.len() == 1 => return Err(problem),
+                Err(problem) => {
+                    let reason = problem.summary();
+                    tracing::warn!(upstream = &*route.name, reason, "an upstream is missing in the catalog");
+                    self.missing.push((route.name.to_string(), problem));
+                    None
+                }
+                Ok(page) => page,
+            };
+            if let Some(page) = &page
+                && let Some(stopped) = self.take(route, page, &cursor)
+            {
+                return Ok(Some(stopped).filter(|cursor| cursor.u < self.routes.len()));
             }
-            cursor = match page.next {
-                Some(next) => Cursor { u: cursor.u, q: next, a: None },
+            cursor = match page.and_then(|page| page.next) {
+                Some(next) => Cursor { u: cursor.u, q: Some(next), ..Cursor::default() },
                 None => Cursor { u: cursor.u + 1, ..Cursor::default() },
             };
         }
-        Ok((cursor.u < self.routes.len()).then_some(cursor))
+        if self.missing.len() == self.routes.len() && !self.missing.is_empty() {
+            return Err(self.missing.swap_remove(0).1);
+        }
+        Ok(Some(cursor).filter(|cursor| cursor.u < self.routes.len()))
     }
 
     /// Takes the names of a page that the client may see. Returns where to go on if that is enough.
     fn take(&mut self, route: &Route, page: &UpstreamPage, cursor: &Cursor) -> Option<Cursor> {
-        for remote in &page.names {
-            if cursor.a.as_deref().is_some_and(|after| remote.as_str() <= after) {
+        let begin = page.place_of(cursor);
+        for (index, name) in page.names.iter().enumerate().skip(begin) {
+            let Some(name) = self.visible(route, name) else { continue };
+            if !self.listed.insert(name.clone()) {
                 continue;
             }
-            let Ok(canonical) = route.canonical(remote) else { continue };
-            if !self.request.core.rules.may_list(&self.request.permit, &canonical) {
-                continue;
-            }
-            self.names.push(if self.own_names { remote.to_string() } else { canonical.to_string() });
+            self.names.push(name);
             if self.names.len() == self.wanted {
-                let last = page.names.last() == Some(remote);
-                return match (&page.next, last) {
-                    (Some(next), true) => Some(Cursor { u: cursor.u, q: next.clone(), a: None }),
-                    (None, true) if cursor.u + 1 == self.routes.len() => None,
-                    (None, true) => Some(Cursor { u: cursor.u + 1, ..Cursor::default() }),
-                    (_, false) => Some(Cursor { a: Some(remote.to_string()), ..cursor.clone() }),
-                };
+                return Some(page.after(index, cursor.u));
             }
         }
         None
     }
 
-    /// Fetches one page of an upstream. One that has no catalog, or keeps it to itself, has no names to add.
-    async fn fetch(&self, route: &Route, cursor: &Cursor) -> Result<UpstreamPage, Problem> {
-        let settings = route.upstream.settings();
-        let query = if cursor.q.is_empty() { self.first_query(cursor) } else { cursor.q.clone() };
-        let target = format!("{}/v2/_catalog?{query}", settings.url.path);
-        let nothing = &mut RequestBody::empty();
-        let answer = self.request.send_to(&route.upstream, RequiredScope::Catalog, target, nothing).await;
-        let answer = match answer {
-            // Docker Hub keeps its catalog to itself this way.
-            Err(Problem::Upstream { failure, .. }) if failure.meaning == Meaning::NotFound => {
-                return Ok(UpstreamPage { names: Vec::new(), next: None });
-            }
-            answer => answer?,
-        };
-        if !answer.status.is_success() {
-            tracing::debug!(
-                upstream = settings.name,
-                status = answer.status.as_u16(),
-                "the upstream gives no catalog"
-            );
-            return Ok(UpstreamPage { names: Vec::new(), next: None });
-        }
-        let next = link::next(answer.headers.get_all(header::LINK).iter().map(|value| value.as_bytes()));
-        let next = next.and_then(|target| target.split_once('?').map(|(_, query)| query.to_owned()));
-        let unusable = |reason| Problem::unusable(&settings.name, reason);
-        let bytes =
-            collect(answer.body).await.ok_or_else(|| unusable("its catalog is too long or broke off"))?;
-        let names = names(&bytes).ok_or_else(|| unusable("its catalog is not a list of repositories"))?;
-        Ok(UpstreamPage { names, next })
+    /// Returns the name by which the client is shown what the upstream calls `name`. `None` if it may not pull it, or could
+    /// not: a name outside the grammar, or one that leads to another upstream.
+    fn visible(&self, route: &Route, name: &str) -> Option<String> {
+        let core = self.request.core;
+        let remote = RepositoryName::parse(name).ok()?;
+        let canonical = route.canonical(&remote).ok()?;
+        let may =
+            core.routes.leads_to(route, &canonical) && core.rules.may_list(&self.request.permit, &canonical);
+        may.then(|| if self.own_names { remote.to_string() } else { canonical.to_string() })
     }
 
-    fn first_query(&self, cursor: &Cursor) -> String {
-        let n = u64::try_from(self.wanted).ok();
-        Page { n, last: cursor.a.clone(), other: Vec::new() }.render()
+    /// Fetches one page of an upstream. `None` if it has no catalog, or keeps it to itself as Docker Hub does.
+    async fn fetch(&self, route: &Route, cursor: &Cursor) -> Result<Option<UpstreamPage>, Problem> {
+        let queries = cursor.q.clone().map_or_else(|| self.first_queries(cursor), |query| vec![query]);
+        let mut refused = None;
+        for query in queries {
+            let answer = match self.ask(route, &query).await {
+                Err(Problem::Upstream { failure, .. }) if failure.meaning == Meaning::NotFound => {
+                    return Ok(None);
+                }
+                answer => answer?,
+            };
+            match Upstream::meaning_of(&answer) {
+                Meaning::Usable => return read(route, query, answer).await.map(Some),
+                Meaning::NotFound | Meaning::NotOffered { .. } => return Ok(None),
+                // Some registries limit `n`, and refuse a greater one (distribution, `catalog.maxentries`).
+                Meaning::Rejected { status: 400 } => refused = Some(answer),
+                _ => return Err(self.refusal(route, answer).await),
+            }
+        }
+        match refused {
+            Some(answer) => Err(self.refusal(route, answer).await),
+            None => Ok(None),
+        }
+    }
+
+    async fn ask(&self, route: &Route, query: &str) -> Result<upstream::Response, Problem> {
+        let path = &route.upstream.settings().url.path;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let target = format!("{path}/v2/_catalog{mark}{}", link::encoded(query));
+        let nothing = &mut RequestBody::empty();
+        self.request.send_to(&route.upstream, RequiredScope::Catalog, target, nothing).await
+    }
+
+    async fn refusal(&self, route: &Route, answer: upstream::Response) -> Problem {
+        self.request.failed(&route.name, Upstream::refused(answer).await)
+    }
+
+    /// Returns the queries of an upstream's first page, each for where the one before it is refused: with as many entries as
+    /// are wanted, with the client's own number, and with none.
+    fn first_queries(&self, cursor: &Cursor) -> Vec<String> {
+        let mut numbers = vec![u64::try_from(self.wanted).ok(), self.asked, None];
+        numbers.dedup();
+        let query = |n| Page { n, last: cursor.l.clone(), other: Vec::new() }.render();
+        numbers.into_iter().map(query).collect()
     }
 
     fn answer(self, end: Option<Cursor>) -> Result<Response<Body>, Problem> {
@@ -172,6 +233,14 @@ impl Walk<'_> {
         let headers = response.headers_mut();
         set(headers, header::CONTENT_TYPE, "application/json");
         rewrite::to_client(&Operation::Catalog { page: Page::default() }, headers);
+        for (name, problem) in &self.missing {
+            // RFC 7234 section 5.5: 299 is a persistent warning, and its text a quoted string.
+            let text: String = format!("{name}: {}", problem.summary());
+            let text = text.replace(['"', '\\'], "'").replace(|char: char| !(' '..='~').contains(&char), "?");
+            if let Ok(warning) = HeaderValue::try_from(format!("299 - \"{text}\"")) {
+                headers.append(header::WARNING, warning);
+            }
+        }
         if let Some(end) = end {
             let last =
                 self.request.core.shared.sealer.seal(HandleKind::Cursor, &end).map_err(Problem::Seal)?;
@@ -183,13 +252,97 @@ impl Walk<'_> {
     }
 }
 
-/// Returns the names of a catalog. One that is outside the grammar could not be asked for, and is left out.
-fn names(bytes: &[u8]) -> Option<Vec<RepositoryName>> {
-    #[derive(Deserialize)]
-    struct Catalog {
-        repositories: Option<Vec<String>>,
+impl UpstreamPage {
+    /// Returns the index of the first entry that has not been listed.
+    fn place_of(&self, cursor: &Cursor) -> usize {
+        let Some(last) = cursor.i.checked_sub(1) else {
+            // A registry that ignores `last` begins at its first name.
+            let ignored = self.names.iter().position(|name| Some(name) == cursor.l.as_ref());
+            return ignored.map_or(0, |index| index + 1);
+        };
+        let is_last = |name: &String| Some(name) == cursor.a.as_ref();
+        if self.names.get(last).is_some_and(is_last) {
+            return cursor.i;
+        }
+        // If it is gone, the next one has taken its place.
+        self.names.iter().position(is_last).map_or(last, |index| index + 1)
     }
-    let catalog: Catalog = serde_json::from_slice(bytes).ok()?;
-    let names = catalog.repositories.unwrap_or_default();
-    Some(names.iter().filter_map(|name| RepositoryName::parse(name).ok()).collect())
+
+    /// Returns where to go on behind the entry at `index`, at the upstream number `upstream`.
+    fn after(&self, index: usize, upstream: usize) -> Cursor {
+        match (&self.next, index + 1 == self.names.len()) {
+            (Some(next), true) => Cursor { u: upstream, q: Some(next.clone()), ..Cursor::default() },
+            (None, true) => Cursor { u: upstream + 1, ..Cursor::default() },
+            (_, false) => Cursor {
+                u: upstream,
+                q: Some(self.query.clone()),
+                i: index + 1,
+                a: Some(self.names[index].clone()),
+                l: None,
+            },
+        }
+    }
+}
+
+/// Reads a page of the catalog of `route`, which was asked for with `query`.
+async fn read(route: &Route, query: String, answer: upstream::Response) -> Result<UpstreamPage, Problem> {
+    let unusable = |reason| Problem::unusable(&route.name, reason);
+    let next = next_query(&answer.headers);
+    let bytes =
+        collect(answer.body).await.ok_or_else(|| unusable("a catalog that is too long or broke off"))?;
+    let names = names(&bytes).ok_or_else(|| unusable("a catalog that is no list of repositories"))?;
+    Ok(UpstreamPage { query, names, next })
+}
+
+/// Returns the names of a catalog. Go writes an empty list as null.
+fn names(bytes: &[u8]) -> Option<Vec<String>> {
+    let mut catalog: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(bytes).ok()?;
+    let names: Option<Vec<String>> = serde_json::from_str(catalog.remove("repositories")?.get()).ok()?;
+    Some(names.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(names: &[&str]) -> UpstreamPage {
+        let names = names.iter().map(ToString::to_string).collect();
+        UpstreamPage { query: "n=9".into(), names, next: None }
+    }
+
+    #[test]
+    fn the_place_in_a_page_is_found_again() {
+        let cursor = page(&["b", "a", "c"]).after(1, 0);
+        assert_eq!((cursor.i, cursor.a.as_deref(), cursor.q.as_deref()), (2, Some("a"), Some("n=9")));
+        for (names, place) in [
+            (&["b", "a", "c"][..], 2),
+            (&["x", "b", "a", "c"], 3),
+            (&["a", "c"], 1),
+            (&["b", "c"], 1),
+            (&[], 1),
+        ] {
+            assert_eq!(page(names).place_of(&cursor), place, "{names:?}");
+        }
+        assert_eq!(page(&["a"]).place_of(&Cursor::default()), 0);
+        let after = Cursor { l: Some("a".into()), ..Cursor::default() };
+        assert_eq!((page(&["b", "a", "c"]).place_of(&after), page(&["b"]).place_of(&after)), (2, 0));
+        assert_eq!(page(&["a"]).after(0, 3), Cursor { u: 4, ..Cursor::default() });
+    }
+
+    #[test]
+    fn only_a_list_of_repositories_is_a_catalog() {
+        assert_eq!(names(br#"{"repositories":["B","a"]}"#), Some(vec!["B".into(), "a".into()]));
+        assert_eq!(names(br#"{"repositories":null}"#), Some(Vec::new()));
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            "<html>",
+            r#"{"errors":[]}"#,
+            r#"{"repositories":{}}"#,
+            r#"{"repositories":[1]}"#,
+        ] {
+            assert_eq!(names(bad.as_bytes()), None, "{bad}");
+        }
+    }
 }

@@ -194,6 +194,13 @@ impl Problem {
         }
     }
 
+    /// Returns what the client is told, in one line.
+    pub(super) fn summary(&self) -> String {
+        let (status, body) = self.status_and_body();
+        let message = body.errors.first().map(|entry| entry.message.as_str()).unwrap_or_default();
+        format!("{message} ({})", status.as_u16())
+    }
+
     /// Logs what the operator needs to know and the client is not told.
     pub(super) fn log(&self, request_id: &str) {
         match self {

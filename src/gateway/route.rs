@@ -150,6 +150,14 @@ impl Routes {
         matching.max_by_key(|(route, _)| route.prefix.len())
     }
 
+    /// Returns true if the repository of this canonical name is asked of `route`, and of no other.
+    pub(super) fn leads_to(&self, route: &Route, canonical: &RepositoryName) -> bool {
+        match self.by_prefix(canonical) {
+            Some((other, _)) => std::ptr::eq(other, route),
+            None => route.prefix.is_empty(),
+        }
+    }
+
     /// Returns true if a name is below one of the prefixes.
     pub(super) fn is_below_prefix(&self, name: &RepositoryName) -> bool {
         self.by_prefix(name).is_some()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::harness::{Answer, Gateway, Reply, Request, Upstream, sha256};
+use crate::harness::{Answer, BodyEnd, Gateway, Heard, Reply, Request, Upstream, sha256};
 
 /// The target of the answer's `Link`.
 fn next(answer: &Answer) -> Option<String> {
@@ -54,14 +54,131 @@ async fn an_absolute_link_loses_the_upstreams_host() {
 }
 
 #[tokio::test]
-async fn a_malformed_tag_list_is_502() {
+async fn what_is_no_tag_list_is_502() {
+    for lines in WAYS {
+        let upstream = Upstream::start().await;
+        let gateway = listing_gateway(&upstream, lines).await;
+        for body in [
+            "<html>",
+            "",
+            "[]",
+            "null",
+            "{}",
+            r#"{"name":"a"}"#,
+            r#"{"errors":[{"code":"UNKNOWN"}]}"#,
+            r#"{"na"#,
+        ] {
+            upstream.expect("GET", "/v2/a/tags/list", Reply::ok(body));
+            gateway.get("/v2/up/a/tags/list").await.refuses(502, "UNAVAILABLE");
+        }
+    }
+}
+
+/// Without a cache, and with one.
+const WAYS: [&str; 2] = ["retries = 0", "retries = 0\n[upstream.cache]"];
+
+async fn listing_gateway(upstream: &Upstream, lines: &str) -> Gateway {
+    let builder = Gateway::builder().upstream_with("up", "up", upstream.address, lines);
+    if lines.contains("cache") { builder.cache("prefetch = false") } else { builder }.start().await
+}
+
+#[tokio::test]
+async fn a_list_of_85000_tags_gets_the_clients_name() {
+    // skopeo#907: 85,196 tags, 4.3 MB.
+    let tags: Vec<_> =
+        (0..85_196).map(|number| format!("v{number}-0123456789abcdef0123456789abcdef01234567")).collect();
+    for lines in WAYS {
+        let upstream = Upstream::start().await;
+        let gateway = listing_gateway(&upstream, lines).await;
+        for list in [json!({ "name": "a", "tags": tags }).to_string(), json!({ "tags": tags }).to_string()] {
+            assert!(list.len() > 4_000_000);
+            for reply in [Reply::ok(&list), Reply::ok(&list).chunked(70_000)] {
+                upstream.expect("GET", "/v2/a/tags/list", reply);
+                let answer = gateway.get("/v2/up/a/tags/list").await.is(200);
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+                let list = answer.json();
+                assert_eq!(list["name"], "up/a");
+                assert!(list["tags"] == json!(tags));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_tag_list_never_ends_well() {
+    for lines in WAYS {
+        let upstream = Upstream::start().await;
+        let gateway = listing_gateway(&upstream, lines).await;
+        let list = format!(r#"{{"name":"a","tags":["{}"]}}"#, "x".repeat(200_000));
+        for reply in [Reply::ok(&list[..150_000]), Reply::ok(format!("{list}x"))] {
+            upstream.expect("GET", "/v2/a/tags/list", reply);
+            let mut client = gateway.connect().await;
+            client.send(Request::get("/v2/up/a/tags/list").bytes("localhost")).await;
+            let head = client.head().await;
+            let (_, end) = client.rest(head).await;
+            assert_ne!(end, BodyEnd::Complete);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_is_followed_however_it_is_written() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().upstream("up", "up", upstream.address).start().await;
-    upstream.expect("GET", "/v2/a/tags/list", Reply::ok("<html>"));
-    gateway.get("/v2/up/a/tags/list").await.refuses(502, "UNAVAILABLE");
-    let long = format!(r#"{{"name":"a","tags":["{}"]}}"#, "x".repeat(5 << 20));
-    upstream.expect("GET", "/v2/a/tags/list", Reply::ok(long).then_close());
-    gateway.get("/v2/up/a/tags/list").await.refuses(502, "UNAVAILABLE");
+    let list = r#"{"name":"a","tags":["a"]}"#;
+    for (link, asked) in [
+        ("/v2/a/tags/list?n=1&last=a; rel=\"next\"", "n=1&last=a"),
+        ("<?n=1&last=a>; rel='next'", "n=1&last=a"),
+        ("<list?last=a&n=1>; rel=next", "n=1&last=a"),
+        ("< /v2/a/tags/list?last=a b >; rel=\"next\"", "last=a%20b"),
+        ("<https://elsewhere.example/v2/a/tags/list?last=%C3%A9#x>; rel=next", "last=%C3%A9"),
+        // These could not come back as they are.
+        ("</v2/a/tags/list?n=-1&next=x>; rel=next", "n=-1&next=x"),
+        ("</v2/a/tags/list?n=1&n=2&last=%ff>; rel=next", "n=1&n=2&last=%ff"),
+        ("</v2/a/tags/list?cursor=100%>; rel=next", "cursor=100%"),
+        ("</v2/a/tags/list?last=a&from=up>; rel=next", "last=a&from=up"),
+    ] {
+        upstream.expect("GET", "/v2/a/tags/list", Reply::ok(list).header("Link", link));
+        let first = gateway.get("/v2/up/a/tags/list").await.is(200);
+        let target = next(&first).unwrap_or_else(|| panic!("{link}"));
+        assert!(target.starts_with("/v2/up/a/tags/list?"), "{target}");
+        upstream.expect("GET", format!("/v2/a/tags/list?{asked}"), Reply::ok(list));
+        gateway.get(&target).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_without_referrers_is_404_unsupported() {
+    let target = |prefix: &str| format!("/v2/{prefix}a/referrers/{}", sha256(b"x"));
+    let own = |code: &str| format!(r#"{{"errors":[{{"code":"{code}","message":"no"}}]}}"#);
+    for lines in WAYS {
+        let upstream = Upstream::start().await;
+        let gateway = listing_gateway(&upstream, lines).await;
+        for reply in [
+            Reply::status(404).body("404 page not found\n").header("Content-Type", "text/plain"),
+            Reply::status(404),
+            Reply::status(404).body("{}"),
+            Reply::status(405).body(own("UNSUPPORTED")),
+            Reply::status(501),
+            Reply::ok("<!DOCTYPE html>").header("Content-Type", "text/html"),
+            Reply::ok("<!DOCTYPE html>").header("Content-Type", "application/vnd.oci.image.index.v1+json"),
+            Reply::ok("{}"),
+            Reply::ok(own("NAME_UNKNOWN")),
+            Reply::ok(r#"{"schemaVersion":2,"manifests":{}}"#),
+            Reply::ok(""),
+            Reply::status(204),
+        ] {
+            upstream.expect("GET", target(""), reply);
+            gateway.get(&target("up/")).await.refuses(404, "UNSUPPORTED");
+        }
+        upstream.expect("GET", target(""), Reply::status(404).body(own("NAME_UNKNOWN")));
+        gateway.get(&target("up/")).await.refuses(404, "NAME_UNKNOWN");
+        upstream.expect("GET", target(""), Reply::status(500));
+        gateway.get(&target("up/")).await.refuses(502, "UNAVAILABLE");
+        upstream.expect("GET", target(""), Reply::ok(r#"{"schemaVersion":2,"manifests":null}"#));
+        let answer = gateway.get(&target("up/")).await.is(200);
+        assert_eq!(answer.header("content-type"), Some("application/vnd.oci.image.index.v1+json"));
+    }
 }
 
 #[tokio::test]
@@ -118,6 +235,148 @@ async fn an_upstream_without_a_catalog_has_none_to_add() {
     assert_eq!(names(&gateway.get("/v2/_catalog").await.is(200)), ["two/a"]);
 }
 
+/// Answers as a registry whose names have an order of their own, as docker-registry's have (distribution#1854).
+fn lists(upstream: &Upstream, names: &'static [&'static str]) {
+    upstream.otherwise(move |Heard { target, .. }: &Heard| {
+        let query = target.strip_prefix("/v2/_catalog")?.trim_start_matches('?');
+        let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let last = value("last").map(|last| last.replace("%2F", "/"));
+        let begin = last.map_or(0, |last| names.iter().position(|name| *name == last).map_or(0, |at| at + 1));
+        let end = (begin + value("n").map_or(names.len(), |n| n.parse().unwrap())).min(names.len());
+        let reply = catalog(&names[begin..end]);
+        let link = || format!("</v2/_catalog?last={}&n={}>; rel=\"next\"", names[end - 1], end - begin);
+        Some(if end < names.len() { reply.header("Link", &link()) } else { reply })
+    });
+}
+
+const TEAMS: [&str; 5] =
+    ["team/image1", "team/image2", "team-dev/image1", "team-dev/image2", "test/imagetest"];
+
+#[tokio::test]
+async fn catalog_names_keep_the_upstreams_order() {
+    let upstream = Upstream::start().await;
+    lists(&upstream, &TEAMS);
+    let gateway = Gateway::open(&upstream).await;
+    let page = gateway.get("/v2/_catalog?n=2&last=team/image2").await.is(200);
+    assert_eq!(names(&page), ["team-dev/image1", "team-dev/image2"]);
+    for n in 1..7 {
+        assert_eq!(walked(&gateway, n).await, TEAMS, "{n}");
+    }
+}
+
+/// Follows the links of the catalog. Returns the names of all pages.
+async fn walked(gateway: &Gateway, n: usize) -> Vec<String> {
+    let (mut found, mut target) = (Vec::new(), Some(format!("/v2/_catalog?n={n}")));
+    while let Some(at) = target {
+        let page = gateway.get(&at).await.is(200);
+        assert!(names(&page).len() <= n);
+        found.extend(names(&page));
+        target = next(&page);
+    }
+    found
+}
+
+#[tokio::test]
+async fn catalog_pages_of_two_upstreams_lose_no_name() {
+    let (first, second) = (Upstream::start().await, Upstream::start().await);
+    lists(&first, &TEAMS);
+    // The second has a name that leads to the first.
+    lists(&second, &["b", "a", "one/team/image1", "B/invalid", "c"]);
+    let gateway = Gateway::builder()
+        .upstream("one", "one", first.address)
+        .upstream("two", "", second.address)
+        .start()
+        .await;
+    let all: Vec<_> =
+        TEAMS.iter().map(|name| format!("one/{name}")).chain(["b", "a", "c"].map(str::to_owned)).collect();
+    for n in 1..10 {
+        assert_eq!(walked(&gateway, n).await, all, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn a_catalog_without_pages_is_cut_into_them() {
+    let upstream = Upstream::start().await;
+    upstream.always("GET", "/v2/_catalog*", |_| catalog(&TEAMS));
+    let gateway = Gateway::open(&upstream).await;
+    for n in 1..7 {
+        assert_eq!(walked(&gateway, n).await, TEAMS, "{n}");
+    }
+    assert_eq!(names(&gateway.get("/v2/_catalog?n=9&last=team/image2").await.is(200)), TEAMS[2..]);
+}
+
+#[tokio::test]
+async fn a_registry_that_limits_n_is_asked_with_less() {
+    let upstream = Upstream::start().await;
+    // docker-registry with `catalog.maxentries: 50`.
+    upstream.otherwise(|Heard { target, .. }: &Heard| {
+        let n = target.strip_prefix("/v2/_catalog?n=").and_then(|n| n.split('&').next()?.parse().ok());
+        let many = n.is_some_and(|n: u64| n > 50);
+        let refusal = Reply::status(400).body(r#"{"errors":[{"code":"PAGINATION_NUMBER_INVALID"}]}"#);
+        Some(if many { refusal } else { catalog(&TEAMS) })
+    });
+    let gateway = Gateway::open(&upstream).await;
+    for target in ["/v2/_catalog", "/v2/_catalog?n=50", "/v2/_catalog?n=80", "/v2/_catalog?n=5000"] {
+        assert_eq!(names(&gateway.get(target).await.is(200)), TEAMS, "{target}");
+    }
+    assert_eq!(names(&gateway.get("/v2/_catalog?n=2").await.is(200)), TEAMS[..2]);
+}
+
+#[tokio::test]
+async fn the_only_upstreams_no_is_the_catalogs() {
+    let own = r#"{"errors":[{"code":"DENIED","message":"not for you"}]}"#;
+    for (status, told, code) in [
+        (400, 400, "DENIED"),
+        (403, 403, "DENIED"),
+        (410, 410, "DENIED"),
+        (429, 429, "TOOMANYREQUESTS"),
+        (500, 502, "UNAVAILABLE"),
+        (502, 502, "UNAVAILABLE"),
+        (503, 502, "UNAVAILABLE"),
+    ] {
+        let upstream = Upstream::start().await;
+        let gateway =
+            Gateway::builder().upstream_with("up", "", upstream.address, "retries = 0").start().await;
+        upstream.always("GET", "/v2/_catalog*", move |_| Reply::status(status).body(own));
+        let answer = gateway.get("/v2/_catalog").await.refuses(told, code);
+        assert!(answer.text().contains("not for you"), "{status}");
+    }
+    for status in [404, 405] {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::open(&upstream).await;
+        upstream.always("GET", "/v2/_catalog*", move |_| Reply::status(status));
+        assert_eq!(names(&gateway.get("/v2/_catalog").await.is(200)), [""; 0]);
+    }
+    for body in ["<html>", "{}", r#"{"repositories":{}}"#] {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::open(&upstream).await;
+        upstream.always("GET", "/v2/_catalog*", move |_| Reply::ok(body));
+        gateway.get("/v2/_catalog").await.refuses(502, "UNAVAILABLE");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_upstream_is_named_in_a_warning() {
+    for status in [400, 403, 410, 429, 500, 503] {
+        let (first, second) = (Upstream::start().await, Upstream::start().await);
+        let gateway = Gateway::builder()
+            .upstream_with("one.example", "one", first.address, "retries = 0")
+            .upstream("two", "two", second.address)
+            .start()
+            .await;
+        first.always("GET", "/v2/_catalog*", move |_| Reply::status(status));
+        second.always("GET", "/v2/_catalog*", |_| catalog(&["a"]));
+        let answer = gateway.get("/v2/_catalog").await.is(200);
+        assert_eq!(names(&answer), ["two/a"], "{status}");
+        let warning = answer.header("warning").unwrap();
+        assert!(warning.starts_with("299 - \"one.example: "), "{warning}");
+        second.forget("GET", "/v2/_catalog*");
+        second.always("GET", "/v2/_catalog*", |_| Reply::status(403));
+        let answer = gateway.get("/v2/_catalog").await;
+        assert!(answer.status >= 400, "{status}: an empty list would be taken for the whole");
+    }
+}
+
 #[tokio::test]
 async fn the_catalog_lists_what_its_reader_may_pull() {
     let upstream = Upstream::start().await;
@@ -160,7 +419,7 @@ async fn catalog_pages_continue_where_the_last_ended() {
     assert_eq!(names(&page), ["one/c", "two/d"]);
     // The page of the second upstream was not used up.
     let target = next(&page).unwrap();
-    second.expect("GET", "/v2/_catalog?n=2&last=d", catalog(&["e"]));
+    second.expect("GET", "/v2/_catalog?n=2", catalog(&["d", "e"]));
     let page = gateway.get(&target).await.is(200);
     assert_eq!(names(&page), ["two/e"]);
     assert_eq!(next(&page), None);
