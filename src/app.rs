@@ -23,12 +23,13 @@ use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
 use crate::origin::attach;
+use crate::proto::authority::scheme_port;
 use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
 };
 use crate::telemetry::AccessLog;
-use crate::upstream::{TlsSettingsError, Upstream};
+use crate::upstream::{GatewayNames, TlsSettingsError, Upstream};
 
 /// A gateway that can't start.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +115,8 @@ impl App {
 
         let listeners: Vec<_> =
             config.server.addresses.iter().map(Listener::bind).collect::<Result<_, _>>()?;
-        let addresses = listeners.iter().filter_map(Listener::local_address).collect();
+        let addresses: Vec<_> = listeners.iter().filter_map(Listener::local_address).collect();
+        tell_names(&config, &core.load().settings, &addresses);
         let gateway = Gateway::new(core.clone(), access_log);
         let server = Server::new(workers, config.server.max_connections, gateway)?;
         let state = Arc::new(AdminState::new(core.clone()));
@@ -210,6 +212,7 @@ impl App {
                 self.replace_core(|settings| {
                     settings.hosts = known_hosts(&self.config(), Some(certificates))
                 });
+                tell_names(&self.config(), &self.core.load().settings, &self.addresses);
             }
             Err(error) => {
                 tracing::error!(%error, "cannot use the new certificates; the old ones stay in force");
@@ -271,6 +274,7 @@ impl App {
         let upstream_caches = attach(upstream_caches, &upstreams);
         let settings =
             settings(&config, authenticator, upstreams, upstream_caches, self.certificates.as_deref());
+        tell_names(&config, &settings, &self.addresses);
         let mut shared = core.shared();
         if config.upstreams != before.upstreams {
             shared.forget_logins();
@@ -337,7 +341,9 @@ fn same_secret(old: Option<&Secret>, new: Option<&Secret>) -> bool {
 
 /// Returns the answer to plain HTTP on a TLS port. Registry clients send it, so it is an error of the registry API.
 fn not_tls() -> Bytes {
-    let message = "this port speaks HTTPS, not HTTP (docker tries HTTP on loopback when it has no login: docker login first)";
+    let message = "this port speaks HTTPS, not HTTP. docker tries HTTP on loopback while it has no login \
+        (then `docker login` helps), and `docker manifest push` always speaks HTTP to localhost and 127.0.0.1: use \
+        another name for this host, or server.plaintext";
     let body = ErrorBody::with_message(ErrorCode::Unsupported, message).render();
     let head = format!(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
@@ -391,6 +397,23 @@ fn known_hosts(config: &Config, certificates: Option<&Certificates>) -> KnownHos
     let hosts =
         KnownHosts::new(named.iter().map(String::as_str).chain(external.as_deref()).chain(virtual_hosts));
     hosts.with_certificates(leaves)
+}
+
+/// Tells the upstreams by which names and ports clients reach this gateway. Without an external_url they may do so at the
+/// schemes' own ports, though it listens on others.
+fn tell_names(config: &Config, settings: &Settings, addresses: &[SocketAddr]) {
+    let external = config.server.external_url.as_ref();
+    let port = external.and_then(|url| {
+        let written = Authority::parse(&url.authority).ok()?.port;
+        Some(written.unwrap_or_else(|| scheme_port(url.https)))
+    });
+    let outer = port.map_or_else(|| vec![scheme_port(true), scheme_port(false)], |port| vec![port]);
+    let ports: Vec<u16> = outer.into_iter().chain(addresses.iter().map(SocketAddr::port)).collect();
+    for upstream in &settings.upstreams {
+        let hosts = settings.hosts.clone();
+        let names = GatewayNames::new(move |host| hosts.names(host), ports.clone(), addresses.to_vec());
+        upstream.set_gateway(names);
+    }
 }
 
 /// Returns true if an upstream judges the passwords of clients.

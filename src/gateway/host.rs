@@ -72,14 +72,21 @@ impl KnownHosts {
     }
 
     fn contains(&self, host: &str) -> bool {
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_local = address.map_or(host == "localhost", |address| address.is_loopback());
+        is_local || self.names(host)
+    }
+
+    /// Returns true if the configuration or a certificate names a host, which has no port and no brackets.
+    pub(crate) fn names(&self, host: &str) -> bool {
         if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return address.is_loopback() || self.addresses.contains(&address) || self.is_certified(address);
+            return self.addresses.contains(&address) || self.is_certified(address);
         }
         let wild = |suffix: &String| {
             // RFC 6125 section 6.4.3: a wildcard stands for one label.
             host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty() && !label.contains('.'))
         };
-        host == "localhost" || self.exact.iter().any(|known| known == host) || self.suffixes.iter().any(wild)
+        self.exact.iter().any(|known| known == host) || self.suffixes.iter().any(wild)
     }
 
     /// Returns the host that a request is for, without its port and in lower case, once it is clear that there is just one and

@@ -120,7 +120,7 @@ impl Upstream {
             Error::Timeout => Meaning::Unavailable { late: true, of: Fault::Registry },
             Error::Broken(_) => Meaning::Unavailable { late: false, of: Fault::Registry },
             Error::Storage { .. } => Meaning::StorageFailed,
-            Error::EgressPolicy(_) | Error::Redirect(_) => Meaning::Unusable,
+            Error::EgressPolicy(_) | Error::Redirect(_) | Error::WriteRedirected { .. } => Meaning::Unusable,
             Error::Client(_) => Meaning::ClientGone,
             Error::Loop => Meaning::Loop,
             Error::Limited { retry_after } => Meaning::RateLimited { retry_after: *retry_after },
@@ -202,7 +202,9 @@ fn message(error: &Error, meaning: Meaning) -> Option<&'static str> {
             | Error::Unauthorized(_)
             | Error::AnonymousUpstream
             | Error::UsernameIgnored => CREDENTIALS_REFUSED,
-            Error::EgressPolicy(_) | Error::Redirect(_) => "the upstream's answer can't be used",
+            Error::EgressPolicy(_) | Error::Redirect(_) | Error::WriteRedirected { .. } => {
+                "the upstream's answer can't be used"
+            }
             Error::Storage { .. }
             | Error::Timeout
             | Error::Client(_)

@@ -33,6 +33,12 @@ pub(crate) enum Error {
     /// The upstream redirects in a way that cannot be followed.
     #[error("{0}")]
     Redirect(&'static str),
+    /// The upstream redirects a write to itself, in a way that a write can't follow.
+    #[error("it redirects a write to {url}: set its url = {url:?}")]
+    WriteRedirected {
+        /// Scheme, host and port.
+        url: String,
+    },
     /// The registry redirected to storage, and storage gave nothing.
     #[error("its storage {host}: {source}")]
     Storage {
@@ -243,6 +249,7 @@ impl Error {
             | Self::Client(_)
             | Self::EgressPolicy(_)
             | Self::Redirect(_)
+            | Self::WriteRedirected { .. }
             | Self::Credentials(_)
             | Self::AnonymousUpstream
             | Self::UsernameIgnored

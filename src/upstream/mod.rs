@@ -16,7 +16,7 @@ pub(crate) mod transport;
 
 pub(crate) use crate::upstream::auth::credentials::CredentialError;
 pub(crate) use crate::upstream::auth::scope::RequiredScope;
-pub(crate) use crate::upstream::egress::EgressError;
+pub(crate) use crate::upstream::egress::{EgressError, GatewayNames};
 pub(crate) use crate::upstream::transport::backoff::retry_after;
 pub(crate) use crate::upstream::transport::connect::{
     Certificate, CertificateFault, DialError, TlsSettingsError,

@@ -6,9 +6,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::config;
 use crate::config::{Redirects, limits};
-use crate::upstream::auth::challenge::Authenticator;
+use crate::upstream::auth::challenge::{Authenticator, set_authorization};
+use crate::upstream::auth::guest_tokens::GuestTokens;
 use crate::upstream::auth::identity::UpstreamIdentity;
-use crate::upstream::egress::{Destination, EgressError, EgressPolicy};
+use crate::upstream::auth::token::TokenClient;
+use crate::upstream::egress::{Destination, EgressError, EgressPolicy, url};
 use crate::upstream::error::{Error, StorageError};
 use crate::upstream::exchange::{Purpose, Request, Response, is_redirect};
 use crate::upstream::storage_circuit::StorageCircuits;
@@ -22,6 +24,7 @@ pub(crate) struct RedirectingClient {
     egress: Arc<EgressPolicy>,
     redirects: Redirects,
     storage: StorageCircuits,
+    guest_tokens: GuestTokens,
 }
 
 impl RedirectingClient {
@@ -31,12 +34,14 @@ impl RedirectingClient {
         client: Arc<HttpClient>,
         egress: Arc<EgressPolicy>,
     ) -> Self {
+        let guest_tokens = GuestTokens::new(TokenClient::new(client.clone(), egress.clone()));
         Self {
             authenticator,
             client,
             egress,
             redirects: settings.redirects,
             storage: StorageCircuits::default(),
+            guest_tokens,
         }
     }
 
@@ -111,7 +116,7 @@ impl RedirectingClient {
         if !self.storage.admits(&host) {
             return Err(failed(StorageError::CircuitOpen));
         }
-        let response = match self.client.send_once(destination, request.outgoing()).await {
+        let response = match self.ask_as_guest(destination, request).await {
             Ok(response) => response,
             Err(Error::Client(error)) => return Err(Error::Client(error)),
             Err(error) => {
@@ -134,6 +139,34 @@ impl RedirectingClient {
             }
             _ => Ok(response),
         }
+    }
+
+    /// Sends a request to another host than the registry, and once more with an anonymous token if it challenges: that host
+    /// may be a second registry.
+    async fn ask_as_guest(
+        &self,
+        destination: &Destination,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
+        let mut shown = None;
+        for _ in 0..2 {
+            let response = self.client.send_once(destination, request.outgoing()).await?;
+            if response.status != StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
+            let token = match self.guest_tokens.token(destination, &response.headers, shown.as_ref()).await {
+                Ok(Some(token)) => token,
+                Ok(None) => return Ok(response),
+                Err(error) => {
+                    let (upstream, host) = (self.upstream(), destination.entry());
+                    tracing::warn!(upstream, host, %error, "a redirect leads to a registry that gives no anonymous token");
+                    return Ok(response);
+                }
+            };
+            shown = Some(token.clone());
+            set_authorization(&mut request.headers, Some(token));
+        }
+        self.client.send_once(destination, request.outgoing()).await
     }
 
     fn storage_failed(&self, host: &str) {
@@ -165,12 +198,12 @@ impl RedirectingClient {
         if !is_redirect(response.status) {
             return Err(Error::Redirect("it redirects with a status that is not followed"));
         }
-        if !matches!(request.method, Method::GET | Method::HEAD) {
-            return Err(Error::Redirect("it redirects a write"));
-        }
-        let location = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or(Error::Redirect("its redirect has no usable Location"))?;
+        let location = response.headers.get(header::LOCATION).map(|value| url::written(value.as_bytes()));
+        let location = &location.ok_or(Error::Redirect("its redirect has no usable Location"))?;
         let next = self.egress.redirect(from.url(), location);
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return next_of_write(from, request, response.status, next).map(Some);
+        }
         let own = next.as_ref().is_ok_and(Destination::is_own);
         if own || request.purpose != Purpose::Blob || self.redirects == Redirects::Follow {
             return Ok(Some(next?));
@@ -189,11 +222,29 @@ impl RedirectingClient {
     /// [`Error::EgressPolicy`] when it is elsewhere, and when another host names the upstream.
     pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         let Some(location) = headers.get(header::LOCATION) else { return Ok(None) };
-        let location = location.to_str().map_err(|_| Error::Redirect("its upload location is not a URL"))?;
         let from = self.first_destination(target)?;
-        let next = self.egress.upload(from.url(), location)?;
+        let next = self.egress.upload(from.url(), &url::written(location.as_bytes()))?;
         Ok(Some(if next.is_own() { next.url().target.clone() } else { next.url().expose() }))
     }
+}
+
+/// Returns the destination of a redirected write: the registry itself by https, with a status that keeps the method, as long
+/// as the body can be sent again.
+fn next_of_write(
+    from: &Destination,
+    request: &Request<'_>,
+    status: StatusCode,
+    next: Result<Destination, EgressError>,
+) -> Result<Destination, Error> {
+    let next = match next {
+        Ok(next) if next.is_own() && next.url().origin != from.url().origin => next,
+        _ => return Err(Error::Redirect("it redirects a write")),
+    };
+    let keeps_method = matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+    if keeps_method && !request.body.has_begun() {
+        return Ok(next);
+    }
+    Err(Error::WriteRedirected { url: next.url().origin.to_string() })
 }
 
 /// Returns true if the request can be sent again: it reads, and has no body that has begun.

@@ -16,7 +16,7 @@ use crate::upstream::auth::challenge::Authenticator;
 use crate::upstream::auth::credentials::Credentials;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::login::LoginCheck;
-use crate::upstream::egress::EgressPolicy;
+use crate::upstream::egress::{EgressPolicy, GatewayNames};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Purpose, Request, Response};
 use crate::upstream::redirect::RedirectingClient;
@@ -174,6 +174,11 @@ impl Upstream {
     /// [`Error::EgressPolicy`] when it is elsewhere, and when another host names the upstream.
     pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         self.client.upload_location(target, headers)
+    }
+
+    /// Replaces the names of this gateway, which the upstream may take for its own.
+    pub(crate) fn set_gateway(&self, names: GatewayNames) {
+        self.egress.set_gateway(names);
     }
 
     /// Returns the rules for where its requests may go.

@@ -444,3 +444,220 @@ async fn a_cdn_stream_is_passed_on_as_it_arrives() {
     gate.open();
     assert!(client.read_exactly(50_000).await == content[50_000..]);
 }
+
+/// A second registry, to which the first redirects: it challenges, and `tokens` give anonymous tokens.
+async fn second_registry(named: &str) -> (Upstream, Upstream, Upstream, Gateway) {
+    let (registry, second, tokens) =
+        (Upstream::start().await, Upstream::start().await, Upstream::start().await);
+    let lines = format!(
+        "redirect_hosts = [\"{}\"]\n{}\n{}",
+        second.address,
+        named.replace("TOKENS", &tokens.address.to_string()),
+        account()
+    );
+    let gateway = Gateway::builder().upstream_with("up", "", registry.address, &lines).start().await;
+    let challenge =
+        format!("Bearer realm=\"{}\",service=\"second\",scope=\"repository:b:pull\"", tokens.url("/token"));
+    second.always("GET", "/v2/b/*", move |headers: &crate::harness::Headers| {
+        match headers.get("authorization") {
+            Some("Bearer guest") => Reply::ok("{}"),
+            _ => refusal(&challenge),
+        }
+    });
+    (registry, second, tokens, gateway)
+}
+
+const GUEST_TOKEN: &str = "/token?service=second&scope=repository%3Ab%3Apull";
+
+#[tokio::test]
+async fn a_second_registrys_challenge_is_answered_anonymously() {
+    let (registry, second, tokens, gateway) = second_registry("realm_hosts = [\"TOKENS\"]").await;
+    tokens.expect("GET", GUEST_TOKEN, Reply::ok(r#"{"token":"guest","expires_in":300}"#));
+    for target in [MANIFEST.to_owned(), blob(), MANIFEST.to_owned()] {
+        let there = second.url(&target.replace("/a/", "/b/"));
+        registry.expect("GET", &*target, Reply::status(302).header("Location", &there));
+        assert_eq!(gateway.get(&target).await.is(200).text(), "{}");
+    }
+    assert_eq!(tokens.heard_of("authorization"), [None]);
+    let shown = second.heard_of("authorization");
+    assert!(shown.iter().flatten().all(|shown| shown == "Bearer guest"), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_guest_token_goes_to_its_own_host_alone() {
+    let (registry, second, tokens, gateway) = second_registry("realm_hosts = [\"TOKENS\"]").await;
+    tokens.expect("GET", GUEST_TOKEN, Reply::ok(r#"{"token":"guest","expires_in":300}"#));
+    second.forget("GET", "/v2/b/*");
+    second.always("GET", "/v2/b/*", |_| refusal("Basic realm=\"x\""));
+    // Another scheme than tokens is the storage's refusal.
+    registry.always("GET", blob(), {
+        let there = second.url("/v2/b/x");
+        move |_| to(&there)
+    });
+    gateway.get(&blob()).await.refuses(502, "UNAVAILABLE");
+    let challenge =
+        format!("Bearer realm=\"{}\",service=\"second\",scope=\"repository:b:pull\"", tokens.url("/token"));
+    second.forget("GET", "/v2/b/*");
+    let cdn = second.url("/cdn?sig=1");
+    second.always("GET", "/v2/b/*", move |headers: &crate::harness::Headers| {
+        match headers.get("authorization") {
+            Some("Bearer guest") => to(&cdn),
+            _ => refusal(&challenge),
+        }
+    });
+    let mut there = second.expect("GET", "/cdn?sig=1", Reply::ok("{}"));
+    gateway.get(&blob()).await.is(200);
+    assert_eq!(there.done().await.headers.get("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_second_registrys_foreign_realm_is_never_asked() {
+    for named in ["", "realm_hosts = [\"127.0.0.1:1\"]"] {
+        let (registry, second, tokens, gateway) = second_registry(named).await;
+        registry.always("GET", MANIFEST, {
+            let there = second.url("/v2/b/manifests/x");
+            move |_| to(&there)
+        });
+        gateway.get(MANIFEST).await.refuses(502, "UNAVAILABLE");
+        assert_eq!(tokens.connections(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_location_with_spaces_and_umlauts_is_encoded() {
+    let (registry, cdn, gateway) = world("").await;
+    for (written, asked) in [
+        ("/a b/x?name=c d&sig=%2b+", "/a%20b/x?name=c%20d&sig=%2b+"),
+        ("/\u{fc}/\u{4e2d}?\u{e9}", "/%C3%BC/%E4%B8%AD?%C3%A9"),
+    ] {
+        registry.expect("GET", blob(), to(&cdn.url(written)));
+        cdn.expect("GET", asked, Reply::ok("{}"));
+        gateway.get(&blob()).await.is(200);
+        registry.expect("POST", UPLOADS, Reply::status(202).header("Location", written));
+        let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+        registry.expect("PATCH", asked, Reply::status(202));
+        gateway.ask(Request::patch(begun).body("ab")).await.is(202);
+    }
+}
+
+/// A registry that has moved from http to https on the same host.
+async fn moved() -> (Upstream, Upstream, Gateway) {
+    let (plain, secure) = (Upstream::start().await, Upstream::start_tls().await);
+    let builder = Gateway::builder().file("ca.crt", secure.ca.as_ref().unwrap());
+    let lines =
+        format!("url = \"http://localhost:{}\"\nca = \"ca.crt\"\n{}", plain.address.port(), account());
+    let gateway = builder.upstream_with("up", "", plain.address, &lines).start().await;
+    (plain, secure, gateway)
+}
+
+#[tokio::test]
+async fn a_write_follows_http_to_https() {
+    for status in [307, 308] {
+        let (plain, secure, gateway) = moved().await;
+        secure.always("GET", "/v2/", |_| Reply::status(200));
+        plain.expect("POST", UPLOADS, Reply::status(status).header("Location", &secure.url(UPLOADS)));
+        secure.expect("POST", UPLOADS, Reply::status(202).header("Location", "/up/1"));
+        let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+        // A body that has begun could not be sent twice: it goes there at once.
+        secure.expect("PATCH", "/up/1", Reply::status(202).header("Location", "/up/2"));
+        let gone_on = location(&gateway.ask(Request::patch(begun).body("ab")).await.is(202));
+        let digest = sha256(b"ab");
+        secure.expect("PUT", format!("/up/2?digest={}", digest.replace(':', "%3A")), Reply::status(201));
+        gateway.ask(Request::put(format!("{gone_on}?digest={digest}")).body("")).await.is(201);
+        secure.expect("PUT", MANIFEST, Reply::status(201));
+        gateway.ask(Request::put(MANIFEST).body("{}")).await.is(201);
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_method_would_change_is_502() {
+    for status in [301, 302, 303] {
+        let (plain, secure, gateway) = moved().await;
+        plain.expect("PUT", MANIFEST, Reply::status(status).header("Location", &secure.url(MANIFEST)));
+        gateway.ask(Request::put(MANIFEST).body("{}")).await.refuses(502, "UNAVAILABLE");
+    }
+}
+
+#[tokio::test]
+async fn a_read_follows_http_to_https_with_the_credentials() {
+    let (plain, secure, gateway) = moved().await;
+    plain.expect("GET", MANIFEST, Reply::status(301).header("Location", &secure.url(MANIFEST)));
+    secure.expect("GET", MANIFEST, refusal("Basic realm=\"x\""));
+    secure.expect("GET", MANIFEST, Reply::ok("{}"));
+    gateway.get(MANIFEST).await.is(200);
+    assert_eq!(secure.heard_of("authorization"), [None, Some(basic(ROBOT, PASSWORD))]);
+}
+
+#[tokio::test]
+async fn a_url_that_names_the_gateway_means_the_registry() {
+    for (external, there) in [
+        ("https://registry.example.com", "https://registry.example.com"),
+        ("https://registry.example.com", "https://REGISTRY.example.com:443"),
+        ("https://registry.example.com:8443", "https://registry.example.com:8443"),
+        ("http://registry.example.com", "http://registry.example.com"),
+    ] {
+        let registry = Upstream::start().await;
+        let gateway = Gateway::builder()
+            .server(&format!("external_url = \"{external}\""))
+            .upstream("up", "", registry.address)
+            .start()
+            .await;
+        let session = "/v2/a/blobs/uploads/5e55?_state=a%2b";
+        registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &format!("{there}{session}")));
+        let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+        registry.expect(
+            "PATCH",
+            session,
+            Reply::status(202).header("Location", &format!("{there}{session}2")),
+        );
+        gateway.ask(Request::patch(begun).body("ab")).await.is(202);
+        // A redirect, too.
+        registry.expect("GET", blob(), to(&format!("{there}/storage/x?sig=%2b")));
+        registry.expect("GET", "/storage/x?sig=%2b", Reply::ok("{}"));
+        gateway.get(&blob()).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn the_gateways_other_names_mean_the_registry_too() {
+    let registry = Upstream::start().await;
+    let gateway = Gateway::builder()
+        .tls(&["localhost", "cert.example.com"])
+        .upstream_with("up", "", registry.address, "hosts = [\"virtual.example.com\"]")
+        .start()
+        .await;
+    let port = gateway.address.port();
+    for there in [
+        "https://cert.example.com".to_owned(),
+        format!("https://cert.example.com:{port}"),
+        "https://virtual.example.com".to_owned(),
+        format!("https://localhost:{port}"),
+        format!("https://127.0.0.1:{port}"),
+    ] {
+        registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &format!("{there}/up/1")));
+        let begun = location(&gateway.ask(Request::post(UPLOADS)).await.is(202));
+        registry.expect("PATCH", "/up/1", Reply::status(202));
+        gateway.ask(Request::patch(begun).body("ab")).await.is(202);
+    }
+    // Another port of the same host is another service.
+    for there in ["https://cert.example.com:9000", "https://other.example.com", "https://localhost:1"] {
+        registry.expect("POST", UPLOADS, Reply::status(202).header("Location", &format!("{there}/up/1")));
+        gateway.ask(Request::post(UPLOADS)).await.refuses(502, "UNAVAILABLE");
+    }
+}
+
+#[tokio::test]
+async fn a_realm_that_names_the_gateway_is_at_the_registry() {
+    let registry = Upstream::start().await;
+    let gateway = Gateway::builder()
+        .server("external_url = \"https://registry.example.com\"")
+        .upstream_with("up", "", registry.address, &account())
+        .start()
+        .await;
+    let challenge = "Bearer realm=\"https://registry.example.com/auth/token\",service=\"r\"";
+    registry.expect("GET", MANIFEST, refusal(challenge));
+    let token = "/auth/token?account=robot&service=r&scope=repository%3Aa%3Apull".replace("robot", ROBOT);
+    registry.expect("GET", token, Reply::ok(r#"{"token":"good"}"#));
+    registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    gateway.get(MANIFEST).await.is(200);
+}

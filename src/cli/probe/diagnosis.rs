@@ -130,6 +130,7 @@ impl Diagnosis {
             Error::Timeout => Self::new(Kind::Unreachable, error.to_string()),
             Error::EgressPolicy(error) => Self::elsewhere(Kind::Redirect, error),
             Error::Redirect(why) => Self::new(Kind::Redirect, *why),
+            Error::WriteRedirected { .. } => Self::new(Kind::Redirect, error.to_string()),
             Error::Storage { .. } => Self::new(Kind::Redirect, format::chain(error)),
             Error::Credentials(error) => Self::new(Kind::Credentials, error.to_string()),
             Error::Token(error) => Self::of_token(error, None, now),

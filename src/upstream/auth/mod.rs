@@ -2,6 +2,7 @@
 
 pub(crate) mod challenge;
 pub(crate) mod credentials;
+pub(crate) mod guest_tokens;
 pub(crate) mod identity;
 pub(crate) mod lockout;
 pub(crate) mod login;

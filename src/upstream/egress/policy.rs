@@ -6,11 +6,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
+
 use crate::config;
 use crate::config::{HostPattern, NoProxy};
 use crate::upstream::egress::address::is_public;
 use crate::upstream::egress::destination::{Addresses, Destination, entry};
 use crate::upstream::egress::error::EgressError;
+use crate::upstream::egress::gateway_names::GatewayNames;
 use crate::upstream::egress::url::{Origin, Url};
 use crate::upstream::egress::{cdn, realm, url};
 
@@ -22,6 +25,12 @@ pub(crate) struct EgressPolicy {
     redirect_hosts: Vec<HostPattern>,
     /// Where there is a proxy: the hosts that are dialled without it.
     proxy: Option<NoProxy>,
+    /// The upstream by https, where it has redirected there from http.
+    secure: ArcSwapOption<Origin>,
+    /// The names of this gateway, which the upstream may take for its own.
+    gateway: ArcSwap<GatewayNames>,
+    /// The upstream's name, for the log.
+    upstream: String,
 }
 
 impl EgressPolicy {
@@ -32,12 +41,21 @@ impl EgressPolicy {
             realm_hosts: settings.realm_hosts.clone(),
             redirect_hosts: settings.redirect_hosts.clone(),
             proxy: settings.proxy.as_ref().map(|proxy| proxy.except.clone()),
+            secure: ArcSwapOption::empty(),
+            gateway: ArcSwap::from_pointee(GatewayNames::default()),
+            upstream: settings.name.clone(),
         }
+    }
+
+    /// Replaces the names of this gateway.
+    pub(crate) fn set_gateway(&self, names: GatewayNames) {
+        self.gateway.store(Arc::new(names));
     }
 
     /// Returns the upstream itself. `target` is path and query.
     pub(crate) fn own(&self, target: String) -> Destination {
-        self.destination(Url { origin: self.own.clone(), target }, Addresses::Any)
+        let origin = self.secure.load_full().unwrap_or_else(|| self.own.clone());
+        self.destination(Url { origin, target }, Addresses::Any)
     }
 
     /// Returns the destination of a request for a token: the realm of a challenge. It receives the credentials, so it
@@ -47,6 +65,29 @@ impl EgressPolicy {
     /// Where it is none of these, relative, or plain http while the upstream is https.
     pub(crate) fn realm(&self, realm: &str) -> Result<Destination, EgressError> {
         self.trusted(Url::parse(realm).map_err(EgressError::Url)?)
+    }
+
+    /// Returns the destination of an anonymous request for a token: the realm of a challenge by the host that a redirect led
+    /// to. No credentials are at stake, but the request goes where that host says: to itself, a name of its registrable domain,
+    /// or a host in `realm_hosts` or `redirect_hosts`.
+    pub(crate) fn guest_realm(&self, from: &Destination, realm: &str) -> Result<Destination, EgressError> {
+        let url = Url::parse(realm).map_err(EgressError::Url)?;
+        if self.is_own_origin(&url.origin) {
+            return Err(EgressError::SentBack);
+        }
+        let (origin, host) = (&from.url().origin, &url.origin.host);
+        let plain = if origin.https { Plain::Written } else { Plain::Default };
+        let addresses = if url.origin == *origin {
+            Some(from.addresses())
+        } else {
+            named(&self.realm_hosts, &url.origin, plain)
+                .or_else(|| named(&self.redirect_hosts, &url.origin, plain))
+                .or_else(|| {
+                    (url.origin.https && realm::is_related(&origin.host, host)).then_some(Addresses::Public)
+                })
+        };
+        let addresses = addresses.ok_or_else(|| EgressError::ForeignRealm(entry(&url.origin)))?;
+        Ok(self.destination(url, addresses))
     }
 
     /// Returns the destination of a token endpoint's redirect: as [`Self::realm`], but it may be relative to `from`.
@@ -63,8 +104,14 @@ impl EgressPolicy {
         // A registry behind a TLS terminator often gets its own scheme wrong. One that redirects from http to https
         // means it: with the scheme corrected, that redirect would lead back to itself.
         let open = url::leaves_port_open(location) && url.origin.https != self.own.https;
-        let at_home = *from.origin == *self.own;
-        if self.is_home(&url, open && at_home && from.target != url.target) {
+        let at_home = self.is_own_origin(&from.origin);
+        let same_target = from.target == url.target;
+        let to_https = at_home && url.origin.https && !from.origin.https && url.origin.host == self.own.host;
+        if to_https && same_target {
+            self.note_secure(&url.origin);
+            return Ok(self.destination(url, Addresses::Any));
+        }
+        if self.is_home(&url, open && at_home && !same_target) || self.is_gateway(&url) {
             return if at_home { Ok(self.own(url.target)) } else { Err(EgressError::SentBack) };
         }
         let addresses = self.redirect_addresses(from, &url.origin)?;
@@ -76,8 +123,8 @@ impl EgressPolicy {
     pub(crate) fn upload(&self, from: &Url, location: &str) -> Result<Destination, EgressError> {
         let url = from.join(location).map_err(EgressError::Url)?;
         // A registry behind a proxy does not know its own scheme and port.
-        if self.is_home(&url, url::leaves_port_open(location)) {
-            let at_home = *from.origin == *self.own;
+        if self.is_home(&url, url::leaves_port_open(location)) || self.is_gateway(&url) {
+            let at_home = self.is_own_origin(&from.origin);
             return if at_home { Ok(self.own(url.target)) } else { Err(EgressError::SentBack) };
         }
         if let Some(addresses) = self.named_for_redirect(from, &url.origin) {
@@ -87,13 +134,16 @@ impl EgressPolicy {
     }
 
     fn trusted(&self, url: Url) -> Result<Destination, EgressError> {
+        if self.is_gateway(&url) {
+            return Ok(self.own(url.target));
+        }
         let addresses = self.realm_addresses(&url.origin)?;
         Ok(self.destination(url, addresses))
     }
 
     fn realm_addresses(&self, to: &Origin) -> Result<Addresses, EgressError> {
         let same_place = to.host == self.own.host && to.port == self.own.port;
-        if *to == *self.own || (to.https && same_place) {
+        if self.is_own_origin(to) || (to.https && same_place) {
             return Ok(Addresses::Any);
         }
         if let Some(addresses) = named(&self.realm_hosts, to, Plain::Written) {
@@ -142,7 +192,29 @@ impl EgressPolicy {
 
     /// Returns true if a URL is the upstream's; with `open`, at any port.
     fn is_home(&self, url: &Url, open: bool) -> bool {
-        url.origin.host == self.own.host && (open || url.origin.port == self.own.port)
+        let is_port = |origin: &Origin| url.origin.port == origin.port;
+        let secure = || self.secure.load().as_ref().is_some_and(|secure| is_port(secure));
+        url.origin.host == self.own.host && (open || is_port(&self.own) || secure())
+    }
+
+    /// Returns true for the upstream's own origin, and for the https one that it has redirected to.
+    fn is_own_origin(&self, origin: &Origin) -> bool {
+        *origin == *self.own || self.secure.load().as_deref() == Some(origin)
+    }
+
+    /// Returns true if a URL names this gateway: the upstream means itself.
+    fn is_gateway(&self, url: &Url) -> bool {
+        self.gateway.load().contains(&url.origin)
+    }
+
+    /// Notes that the upstream has redirected to itself by https. All further requests go there at once: one with a body that
+    /// has begun could not be sent a second time.
+    fn note_secure(&self, origin: &Arc<Origin>) {
+        if self.secure.load().as_ref() != Some(origin) {
+            self.secure.store(Some(origin.clone()));
+            let (upstream, url) = (&*self.upstream, origin.to_string());
+            tracing::warn!(upstream, url, "the upstream redirects http to https; set its url to this one");
+        }
     }
 
     fn is_proxied(&self, to: &Origin) -> bool {
@@ -150,7 +222,7 @@ impl EgressPolicy {
     }
 
     fn destination(&self, url: Url, addresses: Addresses) -> Destination {
-        let (own, proxied) = (*url.origin == *self.own, self.is_proxied(&url.origin));
+        let (own, proxied) = (self.is_own_origin(&url.origin), self.is_proxied(&url.origin));
         Destination::new(url, addresses, own, proxied)
     }
 }

@@ -138,6 +138,20 @@ impl fmt::Debug for Url {
     }
 }
 
+/// Returns a Location as the URL that its sender means: spaces and bytes outside ASCII are percent-encoded, as Go and curl
+/// do it. In a host they stay wrong.
+pub(crate) fn written(location: &[u8]) -> String {
+    let mut encoded = String::with_capacity(location.len());
+    for &byte in location.trim_ascii() {
+        if byte == b' ' || !byte.is_ascii() {
+            encoded.push_str(&format!("%{byte:02X}"));
+        } else {
+            encoded.push(byte.into());
+        }
+    }
+    encoded
+}
+
 /// Returns true if a reference names a host and no port.
 pub(crate) fn leaves_port_open(reference: &str) -> bool {
     let Some((scheme, rest)) = reference.split_once("//") else { return false };
@@ -349,6 +363,24 @@ mod tests {
             ("\thttps://evil.example", UrlError::Characters),
         ] {
             assert_eq!(base.join(reference), Err(why), "{reference}");
+        }
+    }
+
+    #[test]
+    fn a_location_is_percent_encoded_where_it_must_be() {
+        let base = Url::parse("https://a/b").unwrap();
+        for (location, url) in [
+            (&b"/x y?a=b c&sig=%2b+"[..], Ok("https://a/x%20y?a=b%20c&sig=%2b+")),
+            ("https://c/\u{e9}?n=\u{fc}".as_bytes(), Ok("https://c/%C3%A9?n=%C3%BC")),
+            (b"/latin\xe9", Ok("https://a/latin%E9")),
+            (b" /x ", Ok("https://a/x")),
+            ("https://b\u{fc}cher.example/".as_bytes(), Err(UrlError::Host)),
+            (b"https://a b/", Err(UrlError::Host)),
+            (b"/x\ty", Err(UrlError::Characters)),
+            (b"/x\\y", Err(UrlError::Characters)),
+        ] {
+            let joined = base.join(&written(location)).map(|url| url.expose());
+            assert_eq!(joined.as_deref().map_err(|error| *error), url, "{}", location.escape_ascii());
         }
     }
 

@@ -15,7 +15,7 @@ use crate::upstream::auth::credentials::Credential;
 use crate::upstream::auth::scheme::TokenEndpoint;
 use crate::upstream::auth::token::access_token::AccessToken;
 use crate::upstream::auth::token::lifetime::Lifetime;
-use crate::upstream::egress::{Destination, EgressPolicy};
+use crate::upstream::egress::{Destination, EgressError, EgressPolicy, url};
 use crate::upstream::error::TokenError;
 use crate::upstream::exchange::{Outgoing, Purpose, Response, is_redirect};
 use crate::upstream::transport::backoff;
@@ -65,27 +65,52 @@ impl TokenClient {
     ) -> Result<IssuedToken, TokenError> {
         let (destination, response) = match credential {
             Credential::IdentityToken(refresh) => self.post(endpoint, refresh, scopes).await?,
-            Credential::Password(login) => self.get(endpoint, Some(login), scopes).await?,
-            Credential::Nothing | Credential::RegistryToken(_) => self.get(endpoint, None, scopes).await?,
+            Credential::Password(login) => {
+                let first = self.egress.realm(&request_url(endpoint, Some(login), scopes))?;
+                self.get(first, Some(login)).await?
+            }
+            Credential::Nothing | Credential::RegistryToken(_) => {
+                self.get(self.egress.realm(&request_url(endpoint, None, scopes))?, None).await?
+            }
         };
-        let place = destination.url().to_string();
-        let date = date(&response.headers);
-        let body = body(response, &place).await?;
-        let wrong = |reason: String| TokenError::Answer { endpoint: place.clone(), reason };
-        let answer = TokenAnswer::parse(&body).map_err(|error| wrong(error.to_string()))?;
-        let header = bearer(&answer.token).ok_or_else(|| wrong("it can stand in no header".to_owned()))?;
-        Ok(IssuedToken { answer, header, date })
+        issued(&destination, response).await
+    }
+
+    /// Returns an anonymous token of `endpoint`, which the host that a redirect led to has named.
+    pub(crate) async fn fetch_as_guest(
+        &self,
+        host: &Destination,
+        endpoint: &TokenEndpoint,
+        scopes: ScopeSet,
+    ) -> Result<AccessToken, TokenError> {
+        let asked = clock::now();
+        let realm = request_url(endpoint, None, &scopes);
+        let mut destination = self.egress.guest_realm(host, &realm)?;
+        for _ in 0..limits::REDIRECTS {
+            let mut nothing = RequestBody::empty();
+            let response = self.send(&destination, &Method::GET, &mut fields(), &mut nothing).await?;
+            let Some(location) = next(&response) else {
+                let IssuedToken { answer, header, date } = issued(&destination, response).await?;
+                return Ok(AccessToken::new(
+                    header,
+                    scopes,
+                    asked,
+                    Lifetime::of(&answer, date, clock::wall()),
+                ));
+            };
+            let url = destination.url().join(&location).map_err(EgressError::Url)?;
+            destination = self.egress.guest_realm(host, &url.expose())?;
+        }
+        Err(redirects_without_end(&destination))
     }
 
     /// Sends a GET with the password as Basic, which every registry understands. Follows redirects to where the
     /// credentials may go and nowhere else.
     async fn get(
         &self,
-        endpoint: &TokenEndpoint,
+        mut destination: Destination,
         login: Option<&Login>,
-        scopes: &ScopeSet,
     ) -> Result<(Destination, Response), TokenError> {
-        let mut destination = self.egress.realm(&request_url(endpoint, login, scopes))?;
         for _ in 0..limits::REDIRECTS {
             let mut headers = fields();
             if let Some(login) = login {
@@ -98,8 +123,7 @@ impl TokenClient {
                 Some(location) => destination = self.egress.realm_redirect(destination.url(), &location)?,
             }
         }
-        let endpoint = destination.url().to_string();
-        Err(TokenError::Answer { endpoint, reason: "it redirects too many times".to_owned() })
+        Err(redirects_without_end(&destination))
     }
 
     /// Exchanges a refresh token by POST (oauth.md).
@@ -157,6 +181,22 @@ impl TokenClient {
     }
 }
 
+fn redirects_without_end(destination: &Destination) -> TokenError {
+    let endpoint = destination.url().to_string();
+    TokenError::Answer { endpoint, reason: "it redirects too many times".to_owned() }
+}
+
+/// Reads the token out of an endpoint's answer.
+async fn issued(destination: &Destination, response: Response) -> Result<IssuedToken, TokenError> {
+    let place = destination.url().to_string();
+    let date = date(&response.headers);
+    let body = body(response, &place).await?;
+    let wrong = |reason: String| TokenError::Answer { endpoint: place.clone(), reason };
+    let answer = TokenAnswer::parse(&body).map_err(|error| wrong(error.to_string()))?;
+    let header = bearer(&answer.token).ok_or_else(|| wrong("it can stand in no header".to_owned()))?;
+    Ok(IssuedToken { answer, header, date })
+}
+
 /// Returns the token that came with the credentials, whose lifetime is not known.
 fn ready(
     token: &Secret,
@@ -198,7 +238,7 @@ pub(crate) fn basic(login: &Login) -> HeaderValue {
 
 fn next(response: &Response) -> Option<String> {
     let location = response.headers.get(header::LOCATION).filter(|_| is_redirect(response.status));
-    location.map(|value| value.to_str().unwrap_or_default().to_owned())
+    location.map(|value| url::written(value.as_bytes()))
 }
 
 /// Returns the URL of a GET for a token. The password is not in it.

@@ -292,7 +292,74 @@ fn a_redirect_from_http_to_https_is_followed() {
     let policy = policy("http://r.example", "");
     let destination = policy.redirect(&blob(&policy), "https://r.example/v2/a/blobs/sha256:0?x").unwrap();
     assert_eq!(destination.url().expose(), "https://r.example/v2/a/blobs/sha256:0?x");
-    assert_eq!((destination.is_own(), destination.addresses()), (false, Addresses::Public));
+    assert_eq!((destination.is_own(), destination.addresses()), (true, Addresses::Any));
+    // From now on, it is the upstream.
+    assert_eq!(policy.own("/v2/".into()).url().expose(), "https://r.example/v2/");
+    let upload = policy.upload(&blob(&policy), "http://r.example/up").unwrap();
+    assert_eq!(upload.url().expose(), "https://r.example/up");
+}
+
+#[test]
+fn only_the_same_target_leads_from_http_to_https() {
+    for (url, location, home) in [
+        (
+            "http://10.0.0.5:5000",
+            "https://10.0.0.5:5443/v2/a/blobs/sha256:0?x",
+            Some("https://10.0.0.5:5443/v2/"),
+        ),
+        ("http://10.0.0.5:5000", "https://10.0.0.5:5443/v2/other", None),
+        ("http://10.0.0.5:5000", "https://10.0.0.6:5000/v2/a/blobs/sha256:0?x", None),
+    ] {
+        let policy = policy(url, "");
+        let redirect = policy.redirect(&blob(&policy), location);
+        assert_eq!(redirect.is_ok_and(|destination| destination.is_own()), home.is_some(), "{location}");
+        let own = policy.own("/v2/".into()).url().expose();
+        assert_eq!(own, home.map_or_else(|| format!("{url}/v2/"), str::to_owned), "{location}");
+    }
+}
+
+#[test]
+fn urls_that_name_the_gateway_mean_the_upstream() {
+    let policy = policy("http://10.0.0.5:5000", "");
+    policy.set_gateway(GatewayNames::new(|host| host == "r.example", vec![443], Vec::new()));
+    let cdn = Url::parse("https://cdn.example/b").unwrap();
+    for (there, is_own) in [
+        ("https://r.example/x?y", true),
+        ("https://r.example:9000/x?y", false),
+        ("https://s.example/x?y", false),
+    ] {
+        let urls = [
+            policy.redirect(&blob(&policy), there),
+            policy.upload(&blob(&policy), there),
+            policy.realm(there),
+        ];
+        for destination in urls {
+            let own = destination.ok().filter(Destination::is_own);
+            assert_eq!(own.is_some(), is_own, "{there}");
+            assert!(own.is_none_or(|own| own.url().expose() == "http://10.0.0.5:5000/x?y"));
+        }
+        assert!(!policy.redirect(&cdn, there).is_ok_and(|destination| destination.is_own()), "{there}");
+    }
+}
+
+#[test]
+fn a_guests_token_endpoint_belongs_to_the_host_it_is_for() {
+    let rules = "realm_hosts = [\"auth.corp.example\"]\nredirect_hosts = [\"10.0.0.9:5000\", \"ghcr.io\", \"10.0.0.8:80\"]";
+    let policy = policy("https://lscr.io", rules);
+    for (host, realm, given) in [
+        ("https://ghcr.io/v2/", "https://ghcr.io/token", "any address"),
+        ("https://ghcr.io/v2/", "https://auth.ghcr.io/token", "public addresses"),
+        ("https://ghcr.io/v2/", "https://auth.corp.example/token", "any address"),
+        ("https://ghcr.io/v2/", "https://10.0.0.9:5000/token", "any address"),
+        ("https://ghcr.io/v2/", "https://evil.example/token", "refused: foreign realm"),
+        ("https://ghcr.io/v2/", "http://ghcr.io/token", "refused: foreign realm"),
+        ("https://ghcr.io/v2/", "https://169.254.169.254/token", "refused: foreign realm"),
+        ("https://ghcr.io/v2/", "https://lscr.io/token", "refused: sent back"),
+        ("https://ghcr.io/v2/", "/token", "refused: no URL"),
+    ] {
+        let host = policy.redirect(&blob(&policy), host).unwrap();
+        assert_eq!(verdict(policy.guest_realm(&host, realm)), given, "{realm}");
+    }
 }
 
 #[test]
