@@ -313,6 +313,11 @@ pub(crate) struct UpstreamFailure {
 }
 
 impl UpstreamFailure {
+    /// Returns true if the upstream says that a range is behind the end, with the length of the whole or without it.
+    pub(crate) fn is_unsatisfied(&self) -> bool {
+        self.unsatisfied.is_some() || self.meaning == (Meaning::Rejected { status: 416 })
+    }
+
     /// Returns the failure of an upstream whose success is not what was asked for.
     pub(crate) fn unusable(reason: impl fmt::Display) -> Self {
         Self {

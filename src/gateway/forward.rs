@@ -8,7 +8,7 @@ use crate::gateway::respond::{Problem, accesses, code_for};
 use crate::gateway::rewrite;
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
-use crate::proto::{ErrorBody, Operation, RepositoryName};
+use crate::proto::{Digest, ErrorBody, Operation, RepositoryName};
 use crate::upstream;
 use crate::upstream::answer::error_body;
 use crate::upstream::{Purpose, RequiredScope, Upstream};
@@ -60,6 +60,24 @@ impl AuthorizedRepository<'_> {
     /// Sends the operation as it is, without a body.
     pub(super) async fn ask(&self) -> Result<Response<Body>, Problem> {
         self.send(self.target(), &mut RequestBody::empty()).await
+    }
+
+    /// Returns the length of a blob, by the upstream's answer to a HEAD.
+    pub(super) async fn length_of(&self, digest: &Digest) -> Option<u64> {
+        let repository = self.repository.remote.clone();
+        let operation = Operation::GetBlob { repository, digest: digest.clone(), head: true };
+        let request = upstream::Request {
+            method: upstream::method_of(&operation),
+            target: self.upstream().target_of(&operation),
+            headers: self.request.core.shared.via.mark_own(self.request.headers),
+            body: &mut RequestBody::empty(),
+            scope: RequiredScope::of(&operation),
+            purpose: Purpose::Existence,
+        };
+        let answer = self.upstream().send(&self.request.permit, request).await.ok()?;
+        let length =
+            answer.headers.get(header::CONTENT_LENGTH).filter(|_| answer.status == StatusCode::OK)?;
+        length.to_str().ok()?.parse().ok()
     }
 
     /// Returns the request target of the operation at the upstream.

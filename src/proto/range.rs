@@ -112,6 +112,11 @@ impl ByteRange {
 }
 
 impl ByteRange {
+    /// Returns true for more than one range.
+    pub(crate) fn is_several(&self) -> bool {
+        self.specs.len() > 1
+    }
+
     /// Returns the first byte of the range, and the last if it names one. `None` for several ranges and for a suffix.
     pub(crate) fn as_plain(&self) -> Option<(u64, Option<u64>)> {
         match *self.specs.as_slice() {

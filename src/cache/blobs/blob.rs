@@ -10,6 +10,7 @@ use moka::sync::Cache;
 use crate::body::Body;
 use crate::cache::blobs::file_body::FileBody;
 use crate::cache::blobs::fill::{Downloads, Fills, Head, Key, Reader, Subscription};
+use crate::cache::blobs::multipart::{Multipart, Opening};
 use crate::cache::counters::Counters;
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::membership::BlobMembership;
@@ -32,6 +33,8 @@ pub(crate) struct Blob {
     pub total: Option<u64>,
     /// The bytes that the body has, where it has not all.
     pub span: Option<Span>,
+    /// The type of a body that has several parts.
+    pub multipart: Option<HeaderValue>,
     /// Its type, by the upstream's word.
     pub content_type: Option<HeaderValue>,
     /// The bytes; none for HEAD.
@@ -118,7 +121,7 @@ impl Blobs {
     /// # Errors
     /// [`CacheError`]. None of them shows a requester that may not have the blob whether it is here.
     pub(crate) async fn blob(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         digest: &Digest,
         range: Option<&ByteRange>,
@@ -128,6 +131,77 @@ impl Blobs {
             return Err(self.bypass(requester, BypassReason::UnknownAlgorithm));
         }
         self.authorizer.authorize_blob(requester, digest).await?;
+        match range.filter(|range| range.is_several()) {
+            // RFC 9110 section 14.2: only GET has ranges.
+            Some(_) if head => self.one(requester, digest, None, true).await,
+            Some(range) => self.several(requester, digest, range).await,
+            None => self.one(requester, digest, range, head).await,
+        }
+    }
+
+    /// Returns several parts of a blob; one, or the whole, where that is shorter.
+    async fn several(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+        range: &ByteRange,
+    ) -> Result<Blob, CacheError> {
+        let held = self.membership().holds(requester, digest).await?;
+        let total = held.size.or_else(|| self.here(digest).map(|here| here.length()));
+        let Some(total) = total else { return self.one(requester, digest, None, false).await };
+        let spans = match range.resolve(total) {
+            Resolved::Ignore => return self.one(requester, digest, None, false).await,
+            Resolved::Unsatisfiable => return Err(CacheError::Unsatisfiable(total)),
+            Resolved::Spans(spans) => spans,
+        };
+        let content_type = held.content_type().unwrap_or(OCTET_STREAM);
+        let parts = Multipart::new(&spans, total, content_type);
+        let single = match *parts.spans() {
+            [span] => Some(ByteRange::from(span)),
+            [first, ..] if parts.length() < total => {
+                return self.parts(requester, digest, parts, first).await;
+            }
+            _ => None,
+        };
+        self.one(requester, digest, single.as_ref(), false).await
+    }
+
+    async fn parts(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+        parts: Multipart,
+        first: Span,
+    ) -> Result<Blob, CacheError> {
+        let blob = self.one(requester, digest, Some(&first.into()), false).await?;
+        if blob.span != Some(first) {
+            // An upstream without ranges gives the whole.
+            let whole = blob.span.is_none();
+            return if whole { Ok(blob) } else { Err(CacheError::Bypass(BypassReason::OtherLength)) };
+        }
+        let (this, requester, digest) = (self.clone(), requester.clone(), digest.clone());
+        let open = move |span: Span| -> Opening {
+            let (this, requester, digest) = (this.clone(), requester.clone(), digest.clone());
+            Box::pin(async move {
+                let blob = this.one(&requester, &digest, Some(&span.into()), false).await?;
+                let is_part = blob.span == Some(span);
+                is_part
+                    .then_some(blob.body)
+                    .ok_or_else(|| CacheError::unusable("another part of a blob than was asked for"))
+            })
+        };
+        let multipart = Some(parts.media_type());
+        Ok(Blob { span: None, multipart, body: parts.into_body(blob.body, open), ..blob })
+    }
+
+    /// Returns the whole blob, or one part of it.
+    async fn one(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        range: Option<&ByteRange>,
+        head: bool,
+    ) -> Result<Blob, CacheError> {
         // A fill can end between a look and the next; one more finds what it has left.
         for _ in 0..3 {
             match self.look(requester, digest, range, head).await {
@@ -251,7 +325,7 @@ impl Blobs {
             self.counters().saved(end - first);
             here.body(first, end)
         };
-        Ok(Blob { total: Some(total), span, content_type, body, outcome })
+        Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome })
     }
 
     /// Returns the whole blob, by a fill.
@@ -341,7 +415,10 @@ impl Blobs {
     async fn pass(&self, requester: &Requester, whole: Key, part: ByteSpan) -> Result<Blob, CacheError> {
         let key = Key { part: Some(part), ..whole.clone() };
         let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
-        let head = subscription.head().await?;
+        let head = match subscription.head().await {
+            Ok(head) => head,
+            Err(error) => return Err(self.unsatisfied(requester, &whole.digest, part, error).await),
+        };
         self.check_member(requester, &whole.digest, joined).await?;
         if let Some(total) = head.total
             && total <= limits::FILLED_BESIDES_BYTES
@@ -353,6 +430,30 @@ impl Blobs {
         self.count(joined, span.map(Span::length));
         let reader = self.reader(subscription, requester, head.first, head.end);
         Ok(blob(&head, span, reader, joined))
+    }
+
+    /// Returns the error for a part that the upstream refuses to give. A registry that says only that the range is behind the
+    /// end is asked how long the blob is: clients need that to go on.
+    async fn unsatisfied(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        part: ByteSpan,
+        error: CacheError,
+    ) -> CacheError {
+        let is_silent = match &error {
+            CacheError::Origin(failure) => failure.is_unsatisfied() && failure.unsatisfied.is_none(),
+            _ => false,
+        };
+        if !is_silent {
+            return error;
+        }
+        match self.membership().holds(requester, digest).await {
+            Ok(Membership { size: Some(total), .. }) if part.first >= total => {
+                CacheError::Unsatisfiable(total)
+            }
+            _ => error,
+        }
     }
 
     fn reader(&self, subscription: Subscription, requester: &Requester, at: u64, end: Option<u64>) -> Body {
@@ -437,7 +538,8 @@ impl Blobs {
 
 fn blob(head: &Head, span: Option<Span>, body: Body, joined: bool) -> Blob {
     let outcome = if joined { CacheStatus::Fill } else { CacheStatus::Miss };
-    Blob { total: head.total, span, content_type: head.content_type.clone(), body, outcome }
+    let content_type = head.content_type.clone();
+    Blob { total: head.total, span, multipart: None, content_type, body, outcome }
 }
 
 fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -> Result<Blob, CacheError> {
@@ -447,11 +549,12 @@ fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -
         Asked::Whole => None,
         Asked::Part(span) => Some(span),
     };
-    Ok(Blob { total: Some(total), span, content_type: held.content_type(), body: Body::empty(), outcome })
+    let (content_type, body) = (held.content_type(), Body::empty());
+    Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome })
 }
 
-/// Returns the part that `range` asks for. Several ranges are answered with one that covers them: RFC 9110 section 15.3.7.2
-/// lets a server coalesce.
+/// Returns the part that `range` asks for. Of several ranges this is the span that covers them all, for the callers that know
+/// only one.
 fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
     let Some(range) = range else { return Ok(Asked::Whole) };
     match range.resolve(total) {
@@ -465,6 +568,8 @@ fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
         }
     }
 }
+
+const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 fn bytes_of(span: Span) -> ByteSpan {
     ByteSpan { first: span.first, last: Some(span.last) }

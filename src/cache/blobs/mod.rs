@@ -3,5 +3,6 @@
 pub(crate) mod blob;
 pub(crate) mod file_body;
 pub(crate) mod fill;
+pub(crate) mod multipart;
 pub(crate) mod prefetch;
 pub(crate) mod push;

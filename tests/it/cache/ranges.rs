@@ -1,7 +1,7 @@
 //! Parts of blobs: of what is kept, of what is on its way, of what is not here.
 
 use super::{asking, gives, started, until_kept, word};
-use crate::harness::{Answer, BodyEnd, Gate, Gateway, Origin, Request, noise, sha256};
+use crate::harness::{Answer, BodyEnd, Gate, Gateway, Origin, Reply, Request, noise, sha256};
 
 const MIB: usize = 1024 * 1024;
 const SIZE: usize = 300_000;
@@ -62,16 +62,120 @@ async fn a_malformed_range_gets_the_whole() {
     assert_eq!(origin.requests(), [""; 0]);
 }
 
+/// Asserts that it has these parts of `bytes`, each with its own head (RFC 9110 section 14.6).
+#[track_caller]
+fn has_parts(answer: &Answer, bytes: &[u8], parts: &[(usize, usize)]) {
+    assert_eq!((answer.status, answer.header("content-range")), (206, None));
+    let kind = answer.header("content-type").unwrap();
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap_or_else(|| panic!("{kind}"));
+    let mut expected = Vec::new();
+    for (number, &(at, end)) in parts.iter().enumerate() {
+        let before = if number == 0 { "" } else { "\r\n" };
+        let range = format!("bytes {at}-{}/{}", end - 1, bytes.len());
+        let kind = "Content-Type: application/octet-stream";
+        expected.extend(format!("{before}--{boundary}\r\n{kind}\r\nContent-Range: {range}\r\n\r\n").bytes());
+        expected.extend(&bytes[at..end]);
+    }
+    expected.extend(format!("\r\n--{boundary}--\r\n").bytes());
+    assert!(answer.body == expected, "{} bytes", answer.body.len());
+    assert_eq!(answer.header("content-length"), Some(expected.len().to_string().as_str()));
+}
+
 #[tokio::test]
-async fn several_ranges_become_one_or_several_parts() {
-    let (_origin, gateway, target, bytes) = kept().await;
-    let answer = gateway.ask(ranged(&target, "bytes=1000-1999,5000-5999")).await.is(206);
-    let kind = answer.header("content-type").unwrap().to_owned();
-    if let Some((_, boundary)) = kind.split_once("multipart/byteranges; boundary=") {
-        let parts = answer.body.windows(boundary.len()).filter(|w| *w == boundary.as_bytes()).count();
-        assert_eq!(parts, 3, "two and the end");
+async fn several_ranges_are_parts_of_one_answer() {
+    let (origin, gateway, target, bytes) = kept().await;
+    for (range, parts) in [
+        ("bytes=0-9,100000-100009", &[(0, 10), (100_000, 100_010)][..]),
+        ("bytes=1000-1999, 5000-5999", &[(1000, 2000), (5000, 6000)]),
+        ("bytes=-10,0-9", &[(SIZE - 10, SIZE), (0, 10)]),
+        ("bytes=0-9,5000-5009,20-29,999999-", &[(0, 30), (5000, 5010)]),
+        ("bytes=0-0,299999-,150000-150000", &[(0, 1), (SIZE - 1, SIZE), (150_000, 150_001)]),
+    ] {
+        let answer = gateway.ask(ranged(&target, range)).await;
+        has_parts(&answer, &bytes, parts);
+        assert_eq!(word(&answer), "HIT", "{range}");
+    }
+    // Close ones are one part, and where the heads outweigh what is left out, the whole is shorter.
+    is_part(gateway.ask(ranged(&target, "bytes=0-9,20-29")).await, &bytes, 0, 30);
+    is_part(gateway.ask(ranged(&target, "bytes=0-9,999999-")).await, &bytes, 0, 10);
+    gives(gateway.ask(ranged(&target, "bytes=0-149000,149200-")).await, &bytes, "HIT");
+    let answer = gateway.ask(ranged(&target, "bytes=300000-,400000-400001")).await.is(416);
+    assert_eq!(answer.header("content-range"), Some("bytes */300000"));
+    assert_eq!(origin.requests(), [""; 0]);
+    let head = gateway.ask(Request::head(&target).header("Range", "bytes=0-9,5000-5009")).await.is(200);
+    assert_eq!(head.header("content-length"), Some("300000"));
+}
+
+#[tokio::test]
+async fn several_ranges_of_a_missing_blob_are_parts() {
+    for size in [SIZE, 70 * MIB] {
+        let (origin, gateway) = started("").await;
+        let bytes = noise(size);
+        let target = origin.blob("a", &bytes);
+        let answer = gateway.ask(ranged(&target, "bytes=0-9,100000-100009,-10")).await;
+        has_parts(&answer, &bytes, &[(0, 10), (100_000, 100_010), (size - 10, size)]);
+        let sent: usize = origin.upstream.heard().iter().filter(|heard| heard.method == "GET").count();
+        assert!((1..=4).contains(&sent), "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn several_ranges_at_a_registry_without_them_get_the_whole() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let target = origin.blob("a", &bytes);
+    let all = bytes.clone();
+    origin.upstream.always("GET", &*target, move |_| Reply::ok(&all));
+    let answer = gateway.ask(ranged(&target, "bytes=0-9,100000-100009")).await;
+    if answer.status == 200 {
+        assert!(answer.body == bytes);
     } else {
-        is_part(answer, &bytes, 1000, 6000);
+        has_parts(&answer, &bytes, &[(0, 10), (100_000, 100_010)]);
+    }
+}
+
+/// Without a cache, and with one.
+async fn either(origin: &Origin, cache: bool) -> Gateway {
+    let lines = if cache { "[upstream.cache]" } else { "" };
+    let builder = Gateway::builder().upstream_with("up", "", origin.address(), lines);
+    if cache { builder.cache("prefetch = false") } else { builder }.start().await
+}
+
+#[tokio::test]
+async fn a_range_behind_the_end_is_416_wherever_ranges_are_ignored() {
+    for size in [SIZE, 70 * MIB] {
+        for cache in [false, true] {
+            let bytes = noise(size);
+            for range in [
+                format!("bytes={size}-"),
+                format!("bytes={}-{}", size + 10, size + 20),
+                "bytes=-0".to_owned(),
+            ] {
+                let origin = Origin::start().await;
+                let gateway = either(&origin, cache).await;
+                let target = origin.blob("a", &bytes);
+                let all = bytes.clone();
+                origin.upstream.always("GET", &*target, move |_| Reply::ok(&all));
+                let answer = gateway.ask(ranged(&target, &range)).await.refuses(416, "RANGE_INVALID");
+                assert_eq!(
+                    answer.header("content-range"),
+                    Some(format!("bytes */{size}").as_str()),
+                    "{range} {cache}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_416_without_a_length_gets_one() {
+    for cache in [false, true] {
+        let origin = Origin::start().await;
+        let gateway = either(&origin, cache).await;
+        let target = origin.blob("a", &noise(SIZE));
+        origin.upstream.always("GET", &*target, |_| Reply::status(416));
+        let answer = gateway.ask(ranged(&target, "bytes=300000-300009")).await.is(416);
+        assert_eq!(answer.header("content-range"), Some("bytes */300000"), "{cache}");
     }
 }
 
@@ -219,7 +323,7 @@ async fn a_registry_without_ranges_still_gives_the_part() {
     let bytes = noise(SIZE);
     let target = origin.blob("a", &bytes);
     let all = bytes.clone();
-    origin.upstream.always("GET", &*target, move |_| crate::harness::Reply::ok(&all));
+    origin.upstream.always("GET", &*target, move |_| Reply::ok(&all));
     for (range, at, end) in [("bytes=1000-1999", 1000, 2000), ("bytes=200000-", 200_000, SIZE)] {
         let answer = gateway.ask(ranged(&target, range)).await;
         if answer.status == 200 {

@@ -246,7 +246,9 @@ impl Task<'_> {
             let own = concerns_requester(&error);
             self.refuse(own.then(|| view_of(&requester)), &error);
             if !own {
-                self.fill.counters.fill_failed(Cause::Upstream);
+                if !matches!(error, CacheError::Unsatisfiable(_)) {
+                    self.fill.counters.fill_failed(Cause::Upstream);
+                }
                 return Err(Unopened::Refused);
             }
             tried.push(view_of(&requester));
@@ -299,6 +301,12 @@ impl Task<'_> {
             return Err(unknown.then_some(CacheError::Bypass(BypassReason::NoRanges)));
         }
         let whole = extent.map(|(.., total)| total);
+        if let (Some(part), true, Some(whole)) = (bytes, self.is_part(), whole)
+            && part.first >= whole
+        {
+            // A server that ignores ranges sends the whole. The part is not in it.
+            return Err(Some(CacheError::Unsatisfiable(whole)));
+        }
         if total.is_some() && whole != total {
             return Err(None);
         }
