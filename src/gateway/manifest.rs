@@ -41,6 +41,10 @@ fn answer(request: &AuthorizedRepository<'_>, manifest: Manifest, head: bool) ->
     let content_type = HeaderValue::from_str(manifest.media_type.as_str());
     let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));
     let mut response = request.cached_head(content_type, &manifest.digest, etag);
+    if let Some(limit) = request.upstream().rate_limit(&request.request.permit) {
+        let fields = limit.fields.iter().map(|(name, value)| (name.clone(), value.clone()));
+        response.headers_mut().extend(fields);
+    }
     if unchanged {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else if head {

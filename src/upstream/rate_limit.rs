@@ -1,9 +1,11 @@
 //! The rate limits that Docker Hub reports: `ratelimit-limit`, `ratelimit-remaining`, `docker-ratelimit-source`.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -21,6 +23,8 @@ pub(crate) struct RateLimit {
     pub window: Option<Duration>,
     /// The address or account that it is counted for.
     pub source: Option<String>,
+    /// The fields as they came, for clients that ask about it.
+    pub fields: Arc<[(HeaderName, HeaderValue)]>,
 }
 
 impl RateLimit {
@@ -31,7 +35,12 @@ impl RateLimit {
         let limit = text("ratelimit-limit").and_then(count);
         let source = text("docker-ratelimit-source").map(|text| text.chars().take(SOURCE_LONGEST).collect());
         let window = limit.and_then(|(_, window)| window).or(window);
-        Some(Self { limit: limit.map(|(limit, _)| limit), remaining, window, source })
+        let is_told = |(name, value): &(&HeaderName, &HeaderValue)| {
+            FIELDS.contains(&name.as_str()) && value.len() <= FIELD_LONGEST
+        };
+        let fields =
+            headers.iter().filter(is_told).map(|(name, value)| (name.clone(), value.clone())).collect();
+        Some(Self { limit: limit.map(|(limit, _)| limit), remaining, window, source, fields })
     }
 
     /// Returns true if less than a tenth is left.
@@ -49,6 +58,18 @@ fn count(text: &str) -> Option<(u64, Option<Duration>)> {
 }
 
 const SOURCE_LONGEST: usize = 64;
+
+/// The fields that tell a client of the limit; the first three are Docker Hub's.
+const FIELDS: [&str; 5] = [
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "docker-ratelimit-source",
+    "ratelimit-reset",
+    "ratelimit-policy",
+];
+
+/// The longest value of such a field that is passed on, in bytes.
+const FIELD_LONGEST: usize = 256;
 
 impl fmt::Display for RateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,12 +89,17 @@ impl fmt::Display for RateLimit {
 
 /// The rate limits of one upstream, by identity. The least recently used goes first.
 #[derive(Debug)]
-pub(crate) struct RateLimits(Cache<UpstreamIdentity, RateLimit>);
+pub(crate) struct RateLimits {
+    limits: Cache<UpstreamIdentity, RateLimit>,
+    /// True as soon as there is one: most registries never send any.
+    any: AtomicBool,
+}
 
 impl Default for RateLimits {
     fn default() -> Self {
         // moka's default policy may refuse a fresh entry.
-        Self(Cache::builder().max_capacity(IDENTITIES).eviction_policy(EvictionPolicy::lru()).build())
+        let limits = Cache::builder().max_capacity(IDENTITIES).eviction_policy(EvictionPolicy::lru());
+        Self { limits: limits.build(), any: AtomicBool::new(false) }
     }
 }
 
@@ -82,9 +108,10 @@ impl RateLimits {
     /// kept: a client may send any name.
     pub(crate) fn note(&self, upstream: &str, identity: &UpstreamIdentity, response: &Response) {
         let Some(now) = RateLimit::of(&response.headers) else { return };
-        let before = self.0.get(identity);
+        let before = self.limits.get(identity);
         if is_known(identity, response.status) {
-            self.0.insert(identity.clone(), now.clone());
+            self.limits.insert(identity.clone(), now.clone());
+            self.any.store(true, Ordering::Relaxed);
         }
         let limited = response.status == StatusCode::TOO_MANY_REQUESTS;
         let newly_low = now.is_low() && !before.as_ref().is_some_and(RateLimit::is_low);
@@ -95,10 +122,18 @@ impl RateLimits {
         }
     }
 
+    /// Returns the last rate limit of an identity, if the upstream has told any.
+    pub(crate) fn last(&self, identity: impl FnOnce() -> UpstreamIdentity) -> Option<RateLimit> {
+        if !self.any.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.limits.get(&identity())
+    }
+
     /// Returns the rate limit of each identity.
     #[cfg(test)]
     pub(crate) fn all(&self) -> Vec<(String, RateLimit)> {
-        self.0.iter().map(|(identity, limit)| (identity.to_string(), limit.clone())).collect()
+        self.limits.iter().map(|(identity, limit)| (identity.to_string(), limit.clone())).collect()
     }
 }
 
@@ -112,7 +147,6 @@ const IDENTITIES: u64 = 1000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::body::Body;
@@ -176,8 +210,8 @@ mod tests {
             limits.note("up", &client(format!("user{number}")), &answer(&[("ratelimit-remaining", "5")]));
             limits.note("up", &UpstreamIdentity::Gateway, &answer(&[("ratelimit-remaining", "190")]));
         }
-        limits.0.run_pending_tasks();
-        assert!(limits.0.entry_count() <= IDENTITIES);
+        limits.limits.run_pending_tasks();
+        assert!(limits.limits.entry_count() <= IDENTITIES);
         assert!(limits.all().iter().any(|(identity, _)| identity == "gateway"));
     }
 }

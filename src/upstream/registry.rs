@@ -19,6 +19,7 @@ use crate::upstream::auth::login::LoginCheck;
 use crate::upstream::egress::{EgressPolicy, GatewayNames};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Purpose, Request, Response};
+use crate::upstream::rate_limit::RateLimit;
 use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::resume::ResumingBody;
 use crate::upstream::transport::client::HttpClient;
@@ -156,6 +157,11 @@ impl Upstream {
     /// Returns true if the upstream sees the holder of `permit` as it sees every client without credentials of its own.
     pub(crate) fn is_everyones(&self, permit: &Permit) -> bool {
         matches!(self.identity_of(permit), UpstreamIdentity::Anonymous | UpstreamIdentity::Gateway)
+    }
+
+    /// Returns the last rate limit that the upstream has told the account of the holder of `permit`.
+    pub(crate) fn rate_limit(&self, permit: &Permit) -> Option<RateLimit> {
+        self.client.authenticator().rate_limit(|| self.identity_of(permit))
     }
 
     /// Returns true if this upstream accepts the name and password of `client`. `headers` go with every request to

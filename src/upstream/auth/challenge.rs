@@ -22,7 +22,7 @@ use crate::upstream::auth::token::{
 use crate::upstream::egress::{Destination, EgressPolicy};
 use crate::upstream::error::{Error, TokenError, Unauthorized};
 use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
-use crate::upstream::rate_limit::RateLimits;
+use crate::upstream::rate_limit::{RateLimit, RateLimits};
 use crate::upstream::transport::client::HttpClient;
 
 /// Sends requests to one upstream's own host with the credentials that it asks for.
@@ -77,6 +77,11 @@ impl Authenticator {
     /// Returns true if the upstream is known to want credentials.
     pub(crate) fn knows_scheme(&self) -> bool {
         self.scheme.get().is_some()
+    }
+
+    /// Returns the last rate limit that the upstream has told `identity`.
+    pub(crate) fn rate_limit(&self, identity: impl FnOnce() -> UpstreamIdentity) -> Option<RateLimit> {
+        self.rate_limits.last(identity)
     }
 
     /// Renews the tokens that are in use and near their end. To be called every few seconds.

@@ -320,3 +320,30 @@ async fn the_access_log_says_why_a_manifest_was_not_cached() {
     let bypassed = lines.iter().map(|line| line.contains(" cache=miss bypass=type_not_accepted "));
     assert_eq!(bypassed.collect::<Vec<_>>(), [false, true], "{log}");
 }
+
+#[tokio::test]
+async fn rate_limits_come_through_the_cache() {
+    let (origin, gateway) = started("").await;
+    let image = Image::empty("one");
+    origin.manifest("a", "x", OCI_IMAGE, &image.manifest);
+    let (bytes, digest) = (image.manifest.clone(), image.digest.clone());
+    let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(76));
+    let counted = left.clone();
+    origin.upstream.always("HEAD", TAG, move |_| {
+        let left = counted.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        let reply =
+            Reply::ok(&bytes).header("Content-Type", OCI_IMAGE).header("Docker-Content-Digest", &digest);
+        let reply =
+            reply.header("RateLimit-Limit", "100;w=21600").header("Docker-RateLimit-Source", "192.0.2.7");
+        reply.header("RateLimit-Remaining", &format!("{left};w=21600"))
+    });
+    for did in ["MISS", "HIT"] {
+        let answer = gateway.get(TAG).await.is(200);
+        assert_eq!(word(&answer), did);
+        assert_eq!(answer.header("ratelimit-limit"), Some("100;w=21600"));
+        assert_eq!(answer.header("ratelimit-remaining"), Some("76;w=21600"));
+        assert_eq!(answer.header("docker-ratelimit-source"), Some("192.0.2.7"));
+    }
+    let head = gateway.ask(Request::head(manifest_at("a", &image.digest))).await.is(200);
+    assert_eq!(head.header("ratelimit-remaining"), Some("76;w=21600"));
+}
