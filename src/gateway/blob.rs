@@ -21,7 +21,7 @@ pub(super) async fn get(
     head: bool,
 ) -> Result<Answer, Problem> {
     let Some((upstream_cache, requester)) = request.cached() else {
-        return Ok(pass(request, digest, head).await?.into());
+        return Ok(Box::pin(pass(request, digest, head)).await?.into());
     };
     let etag = etag_of(digest);
     let unchanged = is_listed(request.request.headers, &header::IF_NONE_MATCH, &etag);
@@ -34,7 +34,9 @@ pub(super) async fn get(
             let response = request.cached_head(content_type, digest, etag);
             Ok(answer(blob, response, unchanged, head))
         }
-        Err(CacheError::Bypass(reason)) => Ok(Answer::bypassed(pass(request, digest, head).await?, reason)),
+        Err(CacheError::Bypass(reason)) => {
+            Ok(Answer::bypassed(Box::pin(pass(request, digest, head)).await?, reason))
+        }
         Err(error) => Err(request.cache_problem(error)),
     }
 }

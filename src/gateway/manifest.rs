@@ -22,7 +22,9 @@ pub(super) async fn get(
     reference: &Reference,
     head: bool,
 ) -> Result<Answer, Problem> {
-    let Some((upstream_cache, requester)) = request.cached() else { return Ok(request.ask().await?.into()) };
+    let Some((upstream_cache, requester)) = request.cached() else {
+        return Ok(Box::pin(request.ask()).await?.into());
+    };
     let lines = request.request.headers.get_all(header::ACCEPT);
     let accept = Accept::from_lines(lines.iter().map(HeaderValue::as_bytes));
     match upstream_cache.manifest(&requester, reference, &accept, head).await {
@@ -30,7 +32,7 @@ pub(super) async fn get(
             upstream_cache.cache().counters().answered(manifest.outcome);
             Ok(answer(request, manifest, head))
         }
-        Err(CacheError::Bypass(reason)) => Ok(Answer::bypassed(request.ask().await?, reason)),
+        Err(CacheError::Bypass(reason)) => Ok(Answer::bypassed(Box::pin(request.ask()).await?, reason)),
         Err(error) => Err(request.cache_problem(error)),
     }
 }

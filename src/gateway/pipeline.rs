@@ -173,11 +173,12 @@ impl IncomingRequest<'_> {
             && let Some(client) = authenticator.for_upstream(field, &judge.name)
         {
             let headers = &self.parts.headers;
-            return login::log_in(self.core, judge, client, self.client, headers, operation).await;
+            let login = login::log_in(self.core, judge, client, self.client, headers, operation);
+            return Box::pin(login).await;
         }
         let result = match authenticator.remembered(field) {
             Some(result) => result,
-            None => authenticator.authenticate(field, self.client).await,
+            None => Box::pin(authenticator.authenticate(field, self.client)).await,
         };
         result.map_err(|failure| Problem::authentication(failure, operation))
     }
@@ -222,7 +223,7 @@ impl IncomingRequest<'_> {
 
 async fn serve_registry(request: &AuthorizedRequest<'_>) -> Result<Answer, Problem> {
     match &request.operation {
-        Operation::Catalog { page } => Ok(catalog::list(request, page).await?.into()),
+        Operation::Catalog { page } => Ok(Box::pin(catalog::list(request, page)).await?.into()),
         // end-1. The gateway is a registry whatever its upstreams are doing.
         _ => {
             let mut response = Response::new(Body::full("{}"));
@@ -249,21 +250,31 @@ async fn serve_repository(
     Ok(answer)
 }
 
+/// Handles a request for a repository. Awaiting a future moves it, whole, into the one that waits: all but the pulls are
+/// boxed, so that a pull does not copy room for an upload.
 async fn handle(request: &AuthorizedRepository<'_>, body: &mut RequestBody) -> Result<Answer, Problem> {
     Ok(match &request.request.operation {
         Operation::GetManifest { reference, head, .. } => manifest::get(request, reference, *head).await?,
-        Operation::PutManifest { reference, .. } => manifest::put(request, reference, body).await?.into(),
-        Operation::DeleteManifest { reference, .. } => manifest::delete(request, reference).await?.into(),
+        Operation::PutManifest { reference, .. } => {
+            Box::pin(manifest::put(request, reference, body)).await?.into()
+        }
+        Operation::DeleteManifest { reference, .. } => {
+            Box::pin(manifest::delete(request, reference)).await?.into()
+        }
         Operation::GetBlob { digest, head, .. } => blob::get(request, digest, *head).await?,
-        Operation::DeleteBlob { digest, .. } => blob::delete(request, digest).await?.into(),
-        Operation::ListTags { page, .. } => listing::tags(request, page).await?,
-        Operation::Referrers { digest, page, .. } => listing::referrers(request, digest, page).await?,
-        Operation::StartUpload { start, .. } => upload::start(request, start, body).await?.into(),
+        Operation::DeleteBlob { digest, .. } => Box::pin(blob::delete(request, digest)).await?.into(),
+        Operation::ListTags { page, .. } => Box::pin(listing::tags(request, page)).await?,
+        Operation::Referrers { digest, page, .. } => {
+            Box::pin(listing::referrers(request, digest, page)).await?
+        }
+        Operation::StartUpload { start, .. } => Box::pin(upload::start(request, start, body)).await?.into(),
         Operation::UploadStatus { session, .. }
         | Operation::PatchUpload { session, .. }
-        | Operation::CancelUpload { session, .. } => upload::go_on(request, session, body).await?.into(),
+        | Operation::CancelUpload { session, .. } => {
+            Box::pin(upload::go_on(request, session, body)).await?.into()
+        }
         Operation::FinishUpload { session, digest, .. } => {
-            upload::finish(request, session, digest, body).await?.into()
+            Box::pin(upload::finish(request, session, digest, body)).await?.into()
         }
         Operation::Version | Operation::Catalog { .. } => serve_registry(&request.request).await?,
     })

@@ -68,7 +68,7 @@ impl RedirectingClient {
             // A signed URL may have expired, or led to a host that is down: the registry gives another.
             Err(Error::Storage { host, source }) if is_repeatable(request) => {
                 tracing::debug!(upstream = self.upstream(), host, error = %source, "asking for a fresh redirect");
-                self.follow(identity, request).await
+                Box::pin(self.follow(identity, request)).await
             }
             result => result,
         }
@@ -86,7 +86,7 @@ impl RedirectingClient {
                 self.authenticator.send(identity, &destination, request).await?
             } else {
                 request.headers.remove(header::AUTHORIZATION);
-                self.ask_storage(&destination, request).await?
+                Box::pin(self.ask_storage(&destination, request)).await?
             };
             if response.status == StatusCode::UNAUTHORIZED {
                 // The client must not be asked for a password that another host wants.

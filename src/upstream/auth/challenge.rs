@@ -106,7 +106,7 @@ impl Authenticator {
         let is_anonymous = *identity == UpstreamIdentity::Anonymous;
         if request.body.is_unfinished() && !is_anonymous && !self.scheme.is_settled() {
             // A streamed body can't be sent twice: what the upstream wants must be known before.
-            self.ping(HeaderMap::new()).await?;
+            Box::pin(self.ping(HeaderMap::new())).await?;
         }
         let first = match self.attempt(identity, destination, request, None, began).await? {
             Attempt::Answered(response) => return Ok(response),
@@ -196,7 +196,7 @@ impl Authenticator {
         let mut verdict = self.judge(identity, &presented, learned, &request.scope, began);
         if verdict.meaning == Unauthorized::NoChallenge && !self.scheme.is_settled() {
             // Some registries challenge at `/v2/` alone.
-            self.ping(HeaderMap::new()).await?;
+            Box::pin(self.ping(HeaderMap::new())).await?;
             verdict.retry = self.scheme.get().map(|_| ChallengeDetails::default());
         }
         let Verdict { meaning, retry } = verdict;
@@ -252,10 +252,13 @@ impl Authenticator {
         match self.token(identity, scope, endpoint, refusal).await {
             Ok((key, token)) => Ok(Presented::Token(key, token)),
             Err(missing) if missing.error.is_refusal() => {
-                Err(self.explain_refused_token(identity, scope, endpoint, missing.error).await)
+                let explanation = self.explain_refused_token(identity, scope, endpoint, missing.error);
+                Err(Box::pin(explanation).await)
             }
             // The token endpoint may have moved.
-            Err(missing) if before.is_none() && missing.is_news && self.has_moved(&missing.error).await => {
+            Err(missing)
+                if before.is_none() && missing.is_news && Box::pin(self.has_moved(&missing.error)).await =>
+            {
                 let Some(AuthScheme::Bearer(moved)) = self.scheme.get().as_deref().cloned() else {
                     return Err(Error::Token(Arc::new(TokenError::Abandoned)));
                 };

@@ -182,7 +182,7 @@ impl<F: FetchToken> TokenCache<F> {
     async fn ask(&self, fetch: &F) -> Option<Result<AccessToken, TokenError>> {
         // The semaphore is never closed.
         let _turn = self.0.requests.acquire().await.ok()?;
-        fetch.fetch().await
+        Box::pin(fetch.fetch()).await
     }
 
     async fn ask_and_keep(self, key: TokenKey, fetch: F) -> Option<Outcome> {
