@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::body::Body;
 use crate::config;
 use crate::config::{Redirects, limits};
+use crate::proto::ContentRange;
 use crate::upstream::auth::challenge::{Authenticator, set_authorization};
 use crate::upstream::auth::guest_tokens::GuestTokens;
 use crate::upstream::auth::identity::UpstreamIdentity;
@@ -65,13 +67,35 @@ impl RedirectingClient {
         request: &mut Request<'_>,
     ) -> Result<Response, Error> {
         match self.follow(identity, request).await {
-            // A signed URL may have expired, or led to a host that is down: the registry gives another.
+            // A signed URL may have expired, or led to a host that is down: the registry gives another. Or it was signed
+            // for GET alone.
             Err(Error::Storage { host, source }) if is_repeatable(request) => {
                 tracing::debug!(upstream = self.upstream(), host, error = %source, "asking for a fresh redirect");
-                Box::pin(self.follow(identity, request)).await
+                match request.method {
+                    Method::HEAD => Box::pin(self.head_by_get(identity, request)).await,
+                    _ => Box::pin(self.follow(identity, request)).await,
+                }
             }
             result => result,
         }
+    }
+
+    /// Answers a HEAD by a GET of the first byte: many registries sign the URL at which storage has a blob for GET, whatever
+    /// they were asked (pulp_container#579, stargz-snapshotter#167, artifact-keeper#3209).
+    async fn head_by_get(
+        &self,
+        identity: &UpstreamIdentity,
+        request: &mut Request<'_>,
+    ) -> Result<Response, Error> {
+        request.method = Method::GET;
+        let range = request.headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        let response = self.follow(identity, request).await;
+        request.method = Method::HEAD;
+        match range {
+            Some(range) => request.headers.insert(header::RANGE, range),
+            None => request.headers.remove(header::RANGE),
+        };
+        response.map(as_head)
     }
 
     async fn follow(
@@ -245,6 +269,27 @@ fn next_of_write(
         return Ok(next);
     }
     Err(Error::WriteRedirected { url: next.url().origin.to_string() })
+}
+
+/// Turns the answer to a GET of the first byte into the one to HEAD.
+fn as_head(mut response: Response) -> Response {
+    let part = response.headers.remove(header::CONTENT_RANGE);
+    let total = match part.as_ref().and_then(|part| ContentRange::parse(part.as_bytes())) {
+        Some(ContentRange::Part { total, .. }) => total,
+        // The empty blob has no first byte.
+        Some(ContentRange::Unsatisfied { total }) => Some(total),
+        None => response.body.remaining(),
+    };
+    let is_part = matches!(response.status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE);
+    if is_part {
+        response.status = StatusCode::OK;
+    }
+    match total {
+        Some(total) => response.headers.insert(header::CONTENT_LENGTH, total.into()),
+        None => response.headers.remove(header::CONTENT_LENGTH),
+    };
+    response.body = Body::empty();
+    response
 }
 
 /// Returns true if the request can be sent again: it reads, and has no body that has begun.

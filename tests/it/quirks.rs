@@ -481,3 +481,51 @@ async fn a_blob_that_is_announced_and_never_sent_is_not_kept() {
     client.is_torn("a blob without bytes").await;
     assert!(gateway.get(&blob).await.is(200).body == content);
 }
+
+/// Pulp, ghcr.io and others sign the URL at which storage has a blob for GET, and redirect HEAD there as well
+/// (pulp_container#579, stargz-snapshotter#167, artifact-keeper#3209): the answer is that of a GET of one byte.
+#[tokio::test]
+async fn a_head_whose_redirect_is_signed_for_get_is_answered() {
+    let content = noise(5000);
+    let blob = blob_at("a", &content);
+    for (bytes, cache) in [(content.as_slice(), false), (&content, true), (b"", false)] {
+        let blob = if bytes.is_empty() { blob_at("a", b"") } else { blob.clone() };
+        let (upstream, storage) = (Upstream::start().await, Upstream::start().await);
+        let lines = format!(
+            "redirect_hosts = [\"{}\"]\n{}",
+            storage.address,
+            if cache { "[upstream.cache]" } else { "" }
+        );
+        let builder = Gateway::builder().upstream_with("up", "", upstream.address, &lines);
+        let builder = if cache { builder.cache("prefetch = false") } else { builder };
+        let gateway = builder.start().await;
+        let location = storage.url("/signed-for-get");
+        for method in ["HEAD", "GET"] {
+            let location = location.clone();
+            upstream.always(method, blob.as_str(), move |_| Reply::status(307).header("Location", &location));
+        }
+        storage.always("HEAD", "/signed-for-get", |_| {
+            Reply::status(403).header("Content-Type", "application/xml")
+        });
+        let kept = bytes.to_vec();
+        storage.always("GET", "/signed-for-get", move |headers| match headers.get("range") {
+            Some(_) if kept.is_empty() => Reply::status(416).header("Content-Range", "bytes */0"),
+            _ => Origin::serve(&kept, headers),
+        });
+        for _ in 0..2 {
+            let head = gateway.ask(Request::head(blob.as_str())).await.is(200);
+            assert_eq!(head.header("content-length"), Some(bytes.len().to_string().as_str()));
+            assert_eq!(head.header("content-range"), None);
+        }
+    }
+}
+
+/// A repository without tags has `null` for them (distribution#2314).
+#[tokio::test]
+async fn a_list_of_no_tags_may_be_null() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().upstream("up", "reg", upstream.address).start().await;
+    upstream.expect("GET", "/v2/a/tags/list", Reply::ok("{\"name\":\"a\",\"tags\":null}\n"));
+    let answer = gateway.get("/v2/reg/a/tags/list").await.is(200);
+    assert_eq!(answer.json(), serde_json::json!({ "name": "reg/a", "tags": null }));
+}
