@@ -104,13 +104,12 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match rustls_error(error) {
-        Some(rustls::Error::InvalidCertificate(error)) if CertificateFault::of(error).is_distrust() => {
-            "; its certificate may need upstream.ca"
-        }
-        _ => "",
-    }
+/// What the operator needs to know about a certificate; rustls' own error may be a type's name.
+fn advice(error: &io::Error) -> String {
+    let Some(rustls::Error::InvalidCertificate(error)) = rustls_error(error) else { return String::new() };
+    let fault = CertificateFault::of(error);
+    let ca = if fault.is_distrust() { "; it may need upstream.ca" } else { "" };
+    format!("; its certificate is refused: {fault}{ca}")
 }
 
 fn through(proxy: Option<&str>) -> String {

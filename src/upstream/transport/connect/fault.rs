@@ -87,7 +87,9 @@ impl fmt::Display for CertificateFault {
                 write!(f, "it is not valid before {}", httpdate::fmt_http_date(*time))
             }
             Self::NotYetValid { not_before: None } => f.write_str("it is not valid yet"),
-            Self::NameMismatch { names } if names.is_empty() => f.write_str("it is for another host"),
+            Self::NameMismatch { names } if names.is_empty() => f.write_str(
+                "it is for another host, or for none (its subjectAltName names hosts, not its CN)",
+            ),
             Self::NameMismatch { names } => write!(f, "it is for {}", names.join(", ")),
             Self::UnknownIssuer => f.write_str("no trusted authority has issued it"),
             Self::SelfSigned => write!(f, "{}", Distrust::SelfSigned),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
 
 /// Verifies the certificates of servers.
 #[derive(Debug)]
@@ -21,7 +22,10 @@ enum Trust {
     AnyCertificate,
     /// There are no root certificates, as in a minimal image, whose upstreams may all use plain HTTP.
     NoRoots,
-    Roots(Arc<WebPkiServerVerifier>),
+    Roots {
+        roots: Arc<RootCertStore>,
+        verifier: Arc<WebPkiServerVerifier>,
+    },
 }
 
 /// Faults that rustls does not tell apart.
@@ -46,16 +50,15 @@ impl Verifier {
         Self { trust: Trust::AnyCertificate, algorithms: provider.signature_verification_algorithms }
     }
 
-    /// Accepts certificates that one of these roots has issued.
-    pub(crate) fn by_roots(
-        roots: RootCertStore,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, rustls::Error> {
+    /// Accepts certificates that one of these roots has issued, and the roots' own.
+    pub(crate) fn by_roots(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Self, Error> {
         let trust = if roots.is_empty() {
             Trust::NoRoots
         } else {
-            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-            Trust::Roots(builder.build().map_err(|error| rustls::Error::General(error.to_string()))?)
+            let roots = Arc::new(roots);
+            let builder = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone());
+            let verifier = builder.build().map_err(|error| Error::General(error.to_string()))?;
+            Trust::Roots { roots, verifier }
         };
         Ok(Self { trust, algorithms: provider.signature_verification_algorithms })
     }
@@ -69,12 +72,22 @@ impl ServerCertVerifier for Verifier {
         name: &ServerName<'_>,
         ocsp: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         match &self.trust {
             Trust::AnyCertificate => Ok(ServerCertVerified::assertion()),
             Trust::NoRoots => Err(Distrust::NoRoots.into()),
-            Trust::Roots(roots) => roots
+            Trust::Roots { roots, verifier } => verifier
                 .verify_server_cert(leaf, others, name, ocsp, now)
+                .or_else(|error| match error {
+                    // `openssl req -x509` makes such certificates; the clients accept them.
+                    Error::InvalidCertificate(CertificateError::Other(other))
+                        if is_authority(&other) && is_root(leaf, roots) =>
+                    {
+                        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+                        Ok(ServerCertVerified::assertion())
+                    }
+                    error => Err(error),
+                })
                 .map_err(|error| explained(error, leaf)),
         }
     }
@@ -84,7 +97,7 @@ impl ServerCertVerifier for Verifier {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
@@ -93,7 +106,7 @@ impl ServerCertVerifier for Verifier {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
@@ -102,25 +115,22 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-impl From<Distrust> for rustls::Error {
+impl From<Distrust> for Error {
     fn from(distrust: Distrust) -> Self {
         Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(distrust))))
     }
 }
 
-fn explained(error: rustls::Error, leaf: &CertificateDer<'_>) -> rustls::Error {
+fn explained(error: Error, leaf: &CertificateDer<'_>) -> Error {
     match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_self_signed(leaf) => {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_self_signed(leaf) => {
             Distrust::SelfSigned.into()
         }
-        rustls::Error::InvalidCertificate(CertificateError::BadSignature) => Distrust::OtherKey.into(),
-        rustls::Error::InvalidCertificate(CertificateError::Other(other)) if is_authority(&other) => {
+        Error::InvalidCertificate(CertificateError::BadSignature) => Distrust::OtherKey.into(),
+        Error::InvalidCertificate(CertificateError::Other(other)) if is_authority(&other) => {
             Distrust::Authority.into()
         }
-        rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        }) => {
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
             let presented = presented.iter().filter_map(|name| plain(name)).take(NAMES).collect();
             CertificateError::NotValidForNameContext { expected, presented }.into()
         }
@@ -132,8 +142,18 @@ fn is_self_signed(leaf: &CertificateDer<'_>) -> bool {
     webpki::EndEntityCert::try_from(leaf).is_ok_and(|leaf| leaf.issuer() == leaf.subject())
 }
 
+/// Returns true if webpki refuses a certificate because it is an authority's own. It has looked at its validity by then.
 fn is_authority(error: &OtherError) -> bool {
     error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+}
+
+/// Returns true if a certificate has the name and the key of a root, which could have issued any.
+fn is_root(leaf: &CertificateDer<'_>, roots: &RootCertStore) -> bool {
+    webpki::anchor_from_trusted_cert(leaf).is_ok_and(|leaf| {
+        roots.roots.iter().any(|root| {
+            root.subject == leaf.subject && root.subject_public_key_info == leaf.subject_public_key_info
+        })
+    })
 }
 
 /// Returns the name in `DnsName("example.com")` or `IpAddress(192.0.2.1)`. The server has chosen it: names that could

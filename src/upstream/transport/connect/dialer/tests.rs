@@ -311,7 +311,12 @@ async fn certificate_faults_are_explained() {
     mismatched.subject_alt_names.push(SanType::IpAddress(Ipv4Addr::new(192, 0, 2, 1).into()));
     let mut a_ca = for_loopback();
     a_ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let nameless = CertificateParams::new(Vec::<String>::new()).unwrap();
     let cases = [
+        (
+            authority.issue(nameless),
+            "it is for another host, or for none (its subjectAltName names hosts, not its CN)",
+        ),
         (authority.issue(expired), "it expired on Wed, 03 Feb 2021 00:00:00 GMT"),
         (authority.issue(early), "it is not valid before Mon, 01 Jan 2998 00:00:00 GMT"),
         (authority.issue(mismatched), "it is for other.example, *.other.example, 192.0.2.1"),
@@ -324,7 +329,42 @@ async fn certificate_faults_are_explained() {
         let port = tls_server(identity, None, &[]).await;
         let error = refusal(&authority.settings(), &own(port)).await;
         assert_eq!(error.certificate_fault().map(|fault| fault.to_string()).as_deref(), Some(fault));
+        assert!(error.to_string().contains(fault), "{error}");
     }
+}
+
+/// `openssl req -x509` makes an authority's certificate, which many registries show as their own (guest-components#1569,
+/// lnd#5450, rke2#775): it is accepted where `ca` holds it.
+#[tokio::test]
+async fn a_root_that_is_a_servers_certificate_is_accepted() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut root = for_loopback();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let mut expired = root.clone();
+    expired.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    expired.not_after = rcgen::date_time_ymd(2021, 2, 3);
+    let mut mismatched = root.clone();
+    mismatched.subject_alt_names = vec![SanType::IpAddress(Ipv4Addr::new(192, 0, 2, 1).into())];
+    let files = TempDir::new().unwrap();
+    let settings = config::Upstream { ca: Some(files.path().join("ca.crt")), ..settings() };
+    for (params, fault) in [
+        (root.clone(), None),
+        (expired, Some("it expired on Wed, 03 Feb 2021 00:00:00 GMT")),
+        (mismatched, Some("it is for 192.0.2.1")),
+    ] {
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(files.path().join("ca.crt"), certificate.pem()).unwrap();
+        let identity = Identity(certificate.der().clone(), key.serialize_der().try_into().unwrap());
+        let port = tls_server(identity, None, &[]).await;
+        let seen = dial(&settings, &own(port)).await.err().and_then(|error| error.certificate_fault());
+        assert_eq!(seen.map(|fault| fault.to_string()).as_deref(), fault);
+    }
+    // The same name, but another key.
+    let other = rcgen::KeyPair::generate().unwrap();
+    let certificate = root.self_signed(&other).unwrap();
+    let identity = Identity(certificate.der().clone(), other.serialize_der().try_into().unwrap());
+    let port = tls_server(identity, None, &[]).await;
+    assert_eq!(refusal(&settings, &own(port)).await.certificate_fault(), Some(CertificateFault::Authority));
 }
 
 #[tokio::test]
