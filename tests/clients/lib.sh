@@ -16,6 +16,12 @@ PASSWORD=password
 PATH=$TOOLS/bin:$PATH
 
 CRANE=github.com/google/go-containerregistry/cmd/crane@v0.20.6
+REGCTL=github.com/regclient/regclient/cmd/regctl@v0.9.2
+ORAS=oras.land/oras/cmd/oras@v1.2.3
+HELM=helm.sh/helm/v3/cmd/helm@v3.19.0
+COSIGN=github.com/sigstore/cosign/v2/cmd/cosign@v2.6.0
+CONTAINERD_2=github.com/containerd/containerd/v2/cmd
+CONTAINERD_2_VERSION=v2.1.5
 OWN_HOME=${HOME:-/root}
 
 passed=0
@@ -319,25 +325,31 @@ trust_in_docker() {
     on_exit+=("rm -rf '$dir'")
 }
 
-# A containerd of our own, which `tr_` talks to.
+# start_containerd [NAME [DIR]]: a containerd of our own, which `tr_` talks to; its programs are those in DIR, else the
+# package's.
 start_containerd() {
-    mkdir -p "$WORK/containerd"
-    SOCKET=$SHORT/sock
-    cat >"$WORK/containerd.toml" <<END
+    local name=${1:-containerd} programs=${2:+$2/}
+    mkdir -p "$WORK/$name"
+    SOCKET=$SHORT/$name.sock
+    CTR=${programs}ctr
+    cat >"$WORK/$name.toml" <<END
 version = 2
-root = "$WORK/containerd/root"
-state = "$SHORT/state"
+root = "$WORK/$name/root"
+state = "$SHORT/$name"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
 address = "$SOCKET"
 [ttrpc]
 address = "$SOCKET.ttrpc"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+platform = "linux"
+snapshotter = "native"
 END
-    start containerd containerd --config "$WORK/containerd.toml"
+    start "$name" "${programs}containerd" --config "$WORK/$name.toml"
     started "$STARTED" 30 tr_ version
 }
 
-tr_() { ctr --address "$SOCKET" "$@"; }
+tr_() { "$CTR" --address "$SOCKET" "$@"; }
 
 # hosts_toml DIR SERVER URL [LINE]: what is asked of SERVER goes to URL.
 hosts_toml() {
@@ -371,8 +383,24 @@ trust_dir() {
 }
 
 # need_crane, need_artifact: builds the tool into TOOLS/bin when it is not there yet.
-need_crane() { alone crane_is_built; }
-crane_is_built() { [ -x "$TOOLS/bin/crane" ] || go_as_user env GOBIN="$TOOLS/bin" go install "$CRANE"; }
+need_crane() { need_tool crane "$CRANE"; }
+
+# need_tool NAME MODULE [DIR]: builds a program of a Go module into DIR (TOOLS/bin) when it is not there yet.
+need_tool() { alone tool_is_built "$1" "$2" "${3:-$TOOLS/bin}"; }
+tool_is_built() {
+    [ -x "$3/$1" ] || go_as_user env GOBIN="$3" CGO_ENABLED=0 go install -ldflags='-s -w' "$2"
+}
+
+# need_containerd_2 DIR: containerd and ctr of its second edition. `go install` refuses modules whose go.mod excludes versions.
+need_containerd_2() { alone containerd_2_is_built "$1"; }
+containerd_2_is_built() {
+    [ ! -x "$1/ctr" ] || return 0
+    mkdir -p "$1/module"
+    cd "$1/module"
+    printf 'module tools\n\ngo 1.24\n' >go.mod
+    go_as_user go get "$CONTAINERD_2/containerd@$CONTAINERD_2_VERSION" "$CONTAINERD_2/ctr@$CONTAINERD_2_VERSION"
+    go_as_user env CGO_ENABLED=0 go build -ldflags='-s -w' -o "$1/" "$CONTAINERD_2/containerd" "$CONTAINERD_2/ctr"
+}
 
 need_artifact() { alone artifact_is_built; }
 artifact_is_built() {

@@ -131,19 +131,22 @@ registry_wants_login() { [ "$(upstream_curl -o /dev/null -w '%{http_code}' "http
 # Who has asked the registry for anything, by its log.
 registry_users() { grep -ohE 'auth\.user\.name="?[^" ]*' "$WORK/registry.log" | sed 's/.*="\?//' | sort -u; }
 
-# Where blobs are, on CDN, when the registry's storage redirects there. The first answer is a second redirect, relative,
-# whose signature must come back byte for byte. What belongs to the registry alone, credentials and `ns`, is refused, and logged.
+# start_cdn [STORAGE]: where blobs are, on CDN, when the registry's storage, in STORAGE, redirects there. The first answer is
+# a second redirect, relative, whose signature must come back byte for byte. What belongs to the registry alone, credentials
+# and `ns`, is refused, and logged.
 start_cdn() {
+    local storage=${1:-$WORK/registry}
     upstream_certificate
     CDN=127.0.0.1:$(free_port)
     STORAGE_MIDDLEWARE="middleware: {storage: [{name: redirect, options: {baseurl: \"https://$CDN/\"}}]}"
-    mkdir -p "$WORK/registry"
-    nginx_config "$(cdn_server)" >"$WORK/cdn.conf"
+    mkdir -p "$storage"
+    nginx_config "$(cdn_server "$storage")" >"$WORK/cdn.conf"
     start cdn nginx -c "$WORK/cdn.conf"
     started "$STARTED" 10 upstream_curl "https://$CDN/"
     : >"$WORK/cdn-access.log"
 }
 
+# cdn_server STORAGE
 cdn_server() {
     cat <<END
     server {
@@ -154,7 +157,7 @@ cdn_server() {
         location /docker/ { return 307 "/signed\$uri?$SIGNATURE"; }
         location /signed/ {
             if (\$args != "$SIGNATURE") { return 403; }
-            alias "$WORK/registry/";
+            alias "$1/";
         }
     }
 END
