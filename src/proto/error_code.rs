@@ -206,6 +206,17 @@ impl ErrorEntry {
     }
 }
 
+/// The error in one line, for the log.
+impl std::fmt::Display for ErrorEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)?;
+        match &self.detail {
+            Detail::Other(detail) => write!(f, " ({detail})"),
+            Detail::Nothing | Detail::Accesses(_) => Ok(()),
+        }
+    }
+}
+
 impl ErrorBody {
     /// The longest body of an upstream's error that is worth reading, in bytes.
     pub const MAX_LENGTH: usize = 64 * 1024;
@@ -339,6 +350,15 @@ mod tests {
             assert_eq!(ErrorCode::parse(code.as_str()), Some(code));
         }
         assert_eq!(ErrorCode::parse("MANIFEST_UNVERIFIED"), None);
+    }
+
+    #[test]
+    fn an_upstreams_error_is_one_line_in_the_log() {
+        // distribution's answer to a layer whose URL it does not take.
+        let body =
+            br#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":"invalid URL on layer"}]}"#;
+        let lines: Vec<_> = ErrorBody::parse(body).unwrap().errors.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, [r#"UNKNOWN: unknown error ("invalid URL on layer")"#]);
     }
 
     #[test]

@@ -71,8 +71,7 @@ impl Upstream {
             return failure;
         }
         let Some(body) = error_body(response.body).await else { return failure };
-        let words = body.errors.iter().map(|error| format!("{}: {}", error.code, error.message));
-        let words = words.collect::<Vec<_>>().join("; ");
+        let words = body.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let shown: String = words.escape_debug().take(SHOWN_CHARACTERS).collect();
         let cause = format!("{}: {shown}", failure.cause);
         UpstreamFailure { said: Some(Arc::new(body)), cause: cause.into(), ..failure }
