@@ -42,7 +42,7 @@ impl TagList {
         let scanner = Scanner::new(name);
         let mut list = Self { body, scanner, kept, most_kept, ready: Bytes::new(), ended: false };
         let mut begun = BytesMut::new();
-        while !list.scanner.has_tags && begun.len() < BEGINNING_BYTES {
+        while !list.scanner.is_list && begun.len() < BEGINNING_BYTES {
             match poll_fn(|cx| list.poll_piece(cx)).await {
                 Some(Ok(piece)) => begun.extend_from_slice(&piece),
                 Some(Err(BodyError::List)) => return Err("a list of tags that is not a JSON object"),
@@ -50,8 +50,8 @@ impl TagList {
                 None => break,
             }
         }
-        if list.ended && !list.scanner.has_tags {
-            return Err("a list of tags without tags");
+        if list.ended && !list.scanner.is_list {
+            return Err("a list of tags without a name and tags");
         }
         list.ready = begun.freeze();
         Ok(list)
@@ -125,8 +125,8 @@ struct Scanner {
     state: State,
     /// The object's first bytes, until they have been written.
     head: Bytes,
-    /// A member called `tags` has begun.
-    has_tags: bool,
+    /// A member that every list of tags has, `name` or `tags`, has begun. Some registries leave out tags that are none.
+    is_list: bool,
 }
 
 enum State {
@@ -148,7 +148,7 @@ impl Scanner {
     fn new(name: &str) -> Self {
         // Text can always be written.
         let name = serde_json::value::to_raw_value(name).unwrap_or_else(|_| RawValue::NULL.to_owned());
-        Self { state: State::Before(0), head: format!("{{\"name\":{name}").into(), has_tags: false }
+        Self { state: State::Before(0), head: format!("{{\"name\":{name}").into(), is_list: false }
     }
 
     /// Reads a piece and writes what is to be sent of it.
@@ -230,7 +230,7 @@ impl Scanner {
         // Escapes undone: `"na\u006de"` is the same name.
         let key: String = serde_json::from_slice(raw).map_err(|_| BodyError::List)?;
         let passes = key != "name";
-        self.has_tags |= key == "tags";
+        self.is_list |= key == "tags" || key == "name";
         if passes {
             out.extend_from_slice(b",");
             out.extend_from_slice(raw);
@@ -331,17 +331,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_list_of_tags_is_refused_at_its_beginning() {
-        for list in [
-            "",
-            "<html>",
-            "[]",
-            "null",
-            "{}",
-            r#"{"name":"x"}"#,
-            r#"{"errors":[{"code":"UNKNOWN"}]}"#,
-            r#"{"name":"x"#,
-            "{,x}",
-        ] {
+        for list in
+            ["", "<html>", "[]", "null", "{}", r#"{"errors":[{"code":"UNKNOWN"}]}"#, r#"{"name":"x"#, "{,x}"]
+        {
             assert!(renamed(list.as_bytes(), 3, "x").await.is_err(), "{list}");
         }
     }
