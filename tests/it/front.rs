@@ -247,6 +247,9 @@ async fn plain_http_on_a_tls_port_is_told_so() {
     let mut client = Client::tcp(gateway.address).await;
     let answer = client.ask(&Request::get("/v2/")).await;
     assert_eq!(answer.status, 400);
+    // It speaks HTTP to loopback whatever is there, and no login changes that.
+    let told = answer.text();
+    assert!(told.contains("docker manifest push") && told.contains("plaintext"), "{told}");
     client.ends().await;
     let mut client = Client::tcp(gateway.address).await;
     client.send([0, 1, 2, 3, 4, 5, 6, 7]).await;

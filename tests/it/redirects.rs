@@ -1,8 +1,8 @@
 //! Redirects: followed without the client's identity, and only to public or named hosts.
 
 use crate::harness::{
-    Answer, Gate, Gateway, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account, basic, noise, refusal,
-    sha256,
+    Answer, Gate, Gateway, Headers, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account, basic, noise,
+    refusal, sha256,
 };
 
 const MANIFEST: &str = "/v2/a/manifests/x";
@@ -458,11 +458,9 @@ async fn second_registry(named: &str) -> (Upstream, Upstream, Upstream, Gateway)
     let gateway = Gateway::builder().upstream_with("up", "", registry.address, &lines).start().await;
     let challenge =
         format!("Bearer realm=\"{}\",service=\"second\",scope=\"repository:b:pull\"", tokens.url("/token"));
-    second.always("GET", "/v2/b/*", move |headers: &crate::harness::Headers| {
-        match headers.get("authorization") {
-            Some("Bearer guest") => Reply::ok("{}"),
-            _ => refusal(&challenge),
-        }
+    second.always("GET", "/v2/b/*", move |headers: &Headers| match headers.get("authorization") {
+        Some("Bearer guest") => Reply::ok("{}"),
+        _ => refusal(&challenge),
     });
     (registry, second, tokens, gateway)
 }
@@ -484,6 +482,33 @@ async fn a_second_registrys_challenge_is_answered_anonymously() {
 }
 
 #[tokio::test]
+async fn a_second_registry_fills_the_cache_too() {
+    let (registry, second, tokens) =
+        (Upstream::start().await, Upstream::start().await, Upstream::start().await);
+    let lines = format!(
+        "redirect_hosts = [\"{}\"]\nrealm_hosts = [\"{}\"]\n[upstream.cache]",
+        second.address, tokens.address
+    );
+    let builder = Gateway::builder().upstream_with("up", "", registry.address, &lines);
+    let gateway = builder.cache("prefetch = false").start().await;
+    let content = noise(200_000);
+    let target = format!("/v2/a/blobs/{}", sha256(&content));
+    for method in ["GET", "HEAD"] {
+        let there = second.url("/v2/b/blobs/x");
+        registry.always(method, &*target, move |_| to(&there));
+        let (content, realm) = (content.clone(), tokens.url("/token"));
+        second.always(method, "/v2/b/blobs/x", move |headers: &Headers| match headers.get("authorization") {
+            Some("Bearer guest") => Reply::ok(&content),
+            _ => refusal(&format!("Bearer realm=\"{realm}\",service=\"second\",scope=\"repository:b:pull\"")),
+        });
+    }
+    tokens.expect("GET", GUEST_TOKEN, Reply::ok(r#"{"token":"guest","expires_in":300}"#));
+    assert!(gateway.get(&target).await.is(200).body == content);
+    let part = gateway.ask(Request::get(&target).header("Range", "bytes=5-9")).await.is(206);
+    assert!(part.body == content[5..10]);
+}
+
+#[tokio::test]
 async fn a_guest_token_goes_to_its_own_host_alone() {
     let (registry, second, tokens, gateway) = second_registry("realm_hosts = [\"TOKENS\"]").await;
     tokens.expect("GET", GUEST_TOKEN, Reply::ok(r#"{"token":"guest","expires_in":300}"#));
@@ -499,11 +524,9 @@ async fn a_guest_token_goes_to_its_own_host_alone() {
         format!("Bearer realm=\"{}\",service=\"second\",scope=\"repository:b:pull\"", tokens.url("/token"));
     second.forget("GET", "/v2/b/*");
     let cdn = second.url("/cdn?sig=1");
-    second.always("GET", "/v2/b/*", move |headers: &crate::harness::Headers| {
-        match headers.get("authorization") {
-            Some("Bearer guest") => to(&cdn),
-            _ => refusal(&challenge),
-        }
+    second.always("GET", "/v2/b/*", move |headers: &Headers| match headers.get("authorization") {
+        Some("Bearer guest") => to(&cdn),
+        _ => refusal(&challenge),
     });
     let mut there = second.expect("GET", "/cdn?sig=1", Reply::ok("{}"));
     gateway.get(&blob()).await.is(200);
