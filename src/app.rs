@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use crate::admin::{AdminListener, AdminState};
-use crate::authn::htpasswd::{LoadError, Warning};
+use crate::authn::htpasswd::LoadError;
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
 use crate::body::Body;
@@ -23,7 +23,7 @@ use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
 use crate::origin::attach;
-use crate::proto::authority::scheme_port;
+use crate::proto::htpasswd::Warning;
 use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
 use crate::server::{
     CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
@@ -227,7 +227,11 @@ impl App {
             Reload::Swapped(table) => {
                 tracing::info!(users = table.users(), "htpasswd file reloaded");
                 warn_of_lines(table.warnings());
-                self.state.note("htpasswd", None);
+                let problem = (table.users() == 0).then(|| NO_USER.to_owned());
+                if let Some(problem) = &problem {
+                    tracing::warn!("{problem}");
+                }
+                self.state.note("htpasswd", problem);
             }
             Reload::Kept(error) => {
                 tracing::error!(%error, "cannot use the new htpasswd file; the old one stays in force");
@@ -258,6 +262,9 @@ impl App {
         let core = self.core.load_full();
         let before = self.config().clone();
         warn_of_restart(&before, &config);
+        for warning in config.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
         let same_logins =
             config.auth.htpasswd == before.auth.htpasswd && forwards(&config) == forwards(&before);
         let authenticator = if same_logins {
@@ -423,10 +430,11 @@ fn forwards(config: &Config) -> bool {
 
 fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {
     let Some(path) = &config.auth.htpasswd else { return Ok(None) };
-    let file = HtpasswdFile::open(path)?;
-    warn_of_lines(file.table().warnings());
-    Ok(Some(file))
+    // The lines that count for nothing are among the warnings of the configuration.
+    Ok(Some(HtpasswdFile::open(path)?))
 }
+
+const NO_USER: &str = "no user can log in: the file has no usable line";
 
 fn warn_of_lines(warnings: &[Warning]) {
     for warning in warnings {

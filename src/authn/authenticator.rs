@@ -58,6 +58,9 @@ impl Authenticator {
         let Ok(Authorization::Basic { user, password }) = Authorization::parse(authorization?) else {
             return None;
         };
+        if is_blank(&user, &password) {
+            return None;
+        }
         let is_local = self.verifier.as_ref().is_some_and(|verifier| verifier.names(&user));
         (!is_local).then(|| Arc::new(Forwarded::new(upstream, user, password)))
     }
@@ -113,12 +116,21 @@ impl Authenticator {
     fn claim(&self, authorization: Option<&[u8]>) -> Claim<'_> {
         let Some(value) = authorization else { return Claim::Settled(Ok(Identity::Anonymous)) };
         match (Authorization::parse(value), &self.verifier) {
+            (Ok(Authorization::Basic { user, password }), _) if is_blank(&user, &password) => {
+                Claim::Settled(Ok(Identity::Anonymous))
+            }
             (Ok(Authorization::Basic { user, password }), Some(verifier)) => {
                 Claim::Password(verifier, user, password)
             }
             _ => Claim::Settled(Err(Failure::Invalid)),
         }
     }
+}
+
+/// Returns true for what clients without a login send: podman, buildah and skopeo answer a Basic challenge with an empty name
+/// and an empty password (podman#1963, distribution#1230).
+fn is_blank(user: &str, password: &Secret) -> bool {
+    user.is_empty() && password.expose().is_empty()
 }
 
 /// The claim of a header, not yet checked.
@@ -179,6 +191,17 @@ mod tests {
         let authenticator = authenticator("al", "pw");
         assert_eq!(ask(&authenticator, &basic("al:px")).await, Err(Failure::Invalid));
         assert_eq!(authenticator.remembered(Some(&basic("al:px"))), None);
+    }
+
+    #[tokio::test]
+    async fn an_empty_name_with_an_empty_password_is_no_login() {
+        let anonymous = Some(Ok(Identity::Anonymous));
+        for authenticator in [authenticator("al", "pw"), Authenticator::new(None).unwrap().forwarding(true)] {
+            assert_eq!(authenticator.remembered(Some(&basic(":"))), anonymous);
+            assert_eq!(authenticator.for_upstream(Some(&basic(":")), "hub"), None);
+            assert_ne!(authenticator.remembered(Some(&basic(":x"))), anonymous);
+            assert_ne!(authenticator.remembered(Some(&basic("al:"))), anonymous);
+        }
     }
 
     #[tokio::test]

@@ -20,4 +20,4 @@ pub(crate) use crate::authn::upstream_logins::{Judgement, UpstreamLogins};
 pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;
-pub(crate) use htpasswd::{Htpasswd, Reload};
+pub(crate) use htpasswd::Reload;

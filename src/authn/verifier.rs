@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::authn::bcrypt_pool::{Checks, Entry, Work};
-use crate::authn::htpasswd::{Htpasswd, HtpasswdFile, Line, Reload, cut_short};
+use crate::authn::htpasswd::{HtpasswdFile, Reload};
 use crate::authn::memory::{Fingerprint, Memory};
 use crate::authn::peer::Peer;
 use crate::authn::rejection_floor::RejectionFloor;
 use crate::authn::throttle::{Admission, Throttle};
 use crate::clock;
-use crate::proto::Secret;
+use crate::proto::htpasswd::{Line, cut_short};
 use crate::proto::identity::Identity;
+use crate::proto::{Htpasswd, Secret};
 
 /// Verifies passwords: remembers results, checks the rest on threads of its own, and lets no client learn
 /// from the time of an answer whether a name exists.

@@ -126,6 +126,8 @@ mod tests {
 
     use super::*;
 
+    const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+
     /// Returns a folder with the files that the samples name.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -135,7 +137,7 @@ mod tests {
         let CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         for (name, content) in [
-            ("auth/htpasswd", "# nobody yet\n".to_owned()),
+            ("auth/htpasswd", format!("alice:{HASH}\n")),
             ("auth/docker-hub", "hunter2\n".to_owned()),
             ("auth/secret", "0123456789abcdef0123456789abcdef\n".to_owned()),
             ("certs/domain.crt", cert.pem()),
@@ -270,6 +272,47 @@ mod tests {
                  dockgate.toml:8: upstream[0].ca: certs {none}\n\
                  4 mistakes\n"
             )
+        );
+    }
+
+    #[test]
+    fn an_htpasswd_file_needs_a_user() {
+        let folder = folder();
+        let add = "add one with `dockgate user add auth/htpasswd NAME`";
+        let plain =
+            "not a bcrypt hash ($2a$, $2b$ or $2y$); make one with `dockgate user add` or `htpasswd -B`";
+        for (content, defects) in [
+            (String::new(), String::new()),
+            (
+                "# people\nbob:hunter2\nx\n".to_owned(),
+                format!("; line 2: {plain}; line 3: no `:` between a name and a hash"),
+            ),
+            (
+                format!("alice:{HASH}\nalice:!\n"),
+                format!(
+                    "; line 1: the name is repeated on line 2, and the later line is used; line 2: {plain}"
+                ),
+            ),
+        ] {
+            fs::write(folder.path().join("auth/htpasswd"), content).unwrap();
+            let (code, out, err) = check_text(folder.path(), LOGIN);
+            let expected = format!(
+                "dockgate.toml:2: auth.htpasswd.path: auth/htpasswd has no user who can log in{defects}; {add}\n1 mistake\n"
+            );
+            assert_eq!((code, out.as_str(), err.as_str()), (2, "", expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_comment_behind_a_hash_is_no_mistake_and_a_bad_line_is_warned_of() {
+        let folder = folder();
+        fs::write(folder.path().join("auth/htpasswd"), format!("alice:{HASH}:since 2019\nbob:hunter2\n"))
+            .unwrap();
+        let (code, _, err) = check_text(folder.path(), LOGIN);
+        assert_eq!(code, 0, "{err}");
+        assert!(
+            err.starts_with("warning: auth/htpasswd: line 2: not a bcrypt hash") && !err.contains("hunter2"),
+            "{err}"
         );
     }
 

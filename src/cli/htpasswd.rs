@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::authn::Htpasswd;
-use crate::authn::htpasswd::{Change, EditError, Editor, HashError, hash};
+use crate::authn::htpasswd::{Change, EditError, Editor, HashError, hash, read};
 use crate::cli::user::{PasswordError, ask_for_password, password_from};
 use crate::proto::Secret;
 use crate::proto::identity::{UserName, UserNameError};
@@ -245,7 +244,7 @@ impl Task {
     fn verify(&self, input: &mut dyn Read, messages: &mut dyn Write) -> Result<(), HtpasswdError> {
         let password = self.password(false, input)?;
         let mut lines = self.editor(false)?;
-        let table = Htpasswd::read(&self.file).ok();
+        let table = read(&self.file).ok();
         if let Some(line) = table.as_ref().and_then(|table| table.line(self.name.as_str())) {
             let right = line.matches(&password).then_some(()).ok_or(HtpasswdError::Wrong);
             return right.and_then(|()| Ok(writeln!(messages, "Password for user {} correct.", self.name)?));

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use crate::authn::Htpasswd;
-use crate::authn::htpasswd::{
-    Change, EditError, Editor, HIGHEST_COST, HashError, LEAST_COST, LONGEST_PASSWORD, LoadError, hash,
-};
+use crate::authn::htpasswd::{Change, EditError, Editor, HashError, LoadError, hash, read};
 use crate::proto::Secret;
+use crate::proto::htpasswd::{HIGHEST_COST, LEAST_COST, LONGEST_PASSWORD};
 use crate::proto::identity::{UserName, UserNameError};
 
 /// Manage the users of an htpasswd file
@@ -223,7 +221,7 @@ fn remove(of: &Of, output: &mut dyn Write) -> Result<u8, UserError> {
 fn verify(args: &Verify, input: &mut dyn Read, output: &mut dyn Write) -> Result<u8, UserError> {
     let (file, name) = (&args.of.file, UserName::parse(&args.of.name)?);
     let load = |error| UserError::Load { file: file.clone(), error };
-    let table = Htpasswd::read(file).map_err(load)?;
+    let table = read(file).map_err(load)?;
     let Some(line) = table.line(name.as_str()) else {
         return Err(UserError::Unknown { file: file.clone(), name });
     };

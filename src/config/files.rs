@@ -13,6 +13,7 @@ use rustls::{Error as TlsError, RootCertStore};
 use crate::config::context::Context;
 use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
 use crate::config::reference::{Located, Reference};
+use crate::proto::Htpasswd;
 
 /// Reports every file that cannot serve.
 pub(super) fn check(context: &Context) {
@@ -23,7 +24,7 @@ pub(super) fn check(context: &Context) {
 
 fn check_one(context: &Context, reference: &Reference) {
     let (file, result) = match reference {
-        Reference::Htpasswd(file) => (file, check_htpasswd(&file.path)),
+        Reference::Htpasswd(file) => (file, check_htpasswd(context, &file.path)),
         Reference::Ca(file) => (file, check_ca(&file.path)),
         Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
         Reference::Folder(folder) => (folder, check_folder(&folder.path)),
@@ -48,10 +49,23 @@ fn usable<T>(context: &Context, file: &Located, result: Result<T, Why>) -> Optio
     result.map_err(|why| report(context, file, &why)).ok()
 }
 
-fn check_htpasswd(path: &Path) -> Result<(), Why> {
+/// Checks that a user can log in, and warns of the lines that count for nothing.
+fn check_htpasswd(context: &Context, path: &Path) -> Result<(), Why> {
     let command = || format!("make it with `dockgate user add {} NAME`", path.display());
-    read(path, HTPASSWD_BYTES).map(drop).map_err(|why| with_command(path, why, command))
+    let content = read(path, HTPASSWD_BYTES).map_err(|why| with_command(path, why, command))?;
+    let table = Htpasswd::parse(&content);
+    let defects = table.warnings().iter();
+    if table.users() > 0 {
+        defects.for_each(|defect| context.warn(format!("{}: {defect}", path.display())));
+        return Ok(());
+    }
+    let shown: String = defects.take(DEFECTS).map(|defect| format!("; {defect}")).collect();
+    let add = format!("add one with `dockgate user add {} NAME`", path.display());
+    Err(format!("has no user who can log in{shown}; {add}"))
 }
+
+/// Defects of an htpasswd file that one mistake names.
+const DEFECTS: usize = 3;
 
 /// Adds the command that makes a missing file.
 fn with_command(path: &Path, why: Why, command: impl Fn() -> String) -> Why {

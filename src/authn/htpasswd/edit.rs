@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::authn::htpasswd::table::{HIGHEST_COST, LARGEST_FILE, LEAST_COST, LONGEST_PASSWORD, Line};
+use crate::config::limits::HTPASSWD_BYTES;
 use crate::proto::Secret;
+use crate::proto::htpasswd::{HIGHEST_COST, LEAST_COST, LONGEST_PASSWORD, Line, Reason};
 use crate::proto::identity::UserName;
 use crate::telemetry::RequestId;
 
@@ -27,7 +28,7 @@ impl Editor {
         let path = path.canonicalize()?;
         let mut file = File::open(&path)?;
         let before = file.metadata()?;
-        if before.size() > LARGEST_FILE {
+        if before.size() > HTPASSWD_BYTES {
             return Err(EditError::TooLarge);
         }
         let mut bytes = Vec::new();
@@ -52,10 +53,15 @@ impl Editor {
         Self { before: path.metadata().ok(), path, lines: Vec::new() }
     }
 
-    /// Sets a user's hash: in the place of the user's line, or at the end. Further lines of that user go.
+    /// Sets a user's hash: in the place of the user's line, whose comment stays, or at the end. Further lines of that user
+    /// go.
     pub(crate) fn set(&mut self, name: &UserName, hash: &str) -> Change {
-        let line = format!("{name}:{hash}").into_bytes();
+        let mut line = format!("{name}:{hash}").into_bytes();
         let place = self.lines.iter().position(|l| is_of(l, name));
+        if let Some(comment) = place.and_then(|place| comment_of(&self.lines[place])) {
+            line.push(b':');
+            line.extend_from_slice(comment);
+        }
         self.remove(name);
         match place {
             Some(index) => self.lines.insert(index, line),
@@ -72,7 +78,7 @@ impl Editor {
     }
 
     /// Returns every line that a user could log in with, or an account of why not; in the file's order.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Result<Line, super::Reason>)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Result<Line, Reason>)> {
         let numbered = self.lines.iter().enumerate().map(|(i, line)| (i + 1, line.trim_ascii()));
         let lines = numbered.filter(|(_, line)| !line.is_empty() && line[0] != b'#');
         lines.map(|(number, line)| (number, Line::parse(number, line)))
@@ -133,7 +139,7 @@ pub(crate) enum EditError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// Not an htpasswd file.
-    #[error("larger than {} MiB", LARGEST_FILE >> 20)]
+    #[error("larger than {} MiB", HTPASSWD_BYTES >> 20)]
     TooLarge,
 }
 
@@ -176,6 +182,11 @@ pub enum HashError {
 fn split(bytes: &[u8]) -> Vec<Vec<u8>> {
     let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if bytes.is_empty() { Vec::new() } else { body.split(|&b| b == b'\n').map(<[u8]>::to_vec).collect() }
+}
+
+/// Returns what follows the hash.
+fn comment_of(line: &[u8]) -> Option<&[u8]> {
+    line.trim_ascii().splitn(3, |&byte| byte == b':').nth(2)
 }
 
 fn is_of(line: &[u8], name: &UserName) -> bool {

@@ -1,13 +1,17 @@
 //! An htpasswd file that is watched: read again when it changes, the old table kept when the new is broken.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
-use crate::authn::htpasswd::table::{Htpasswd, LoadError};
+use crate::config::limits::HTPASSWD_BYTES;
 use crate::file_stamp::Stamp;
+use crate::proto::Htpasswd;
+use crate::proto::htpasswd::Warning;
 
 /// A path and what was last read from it.
 pub struct HtpasswdFile {
@@ -23,7 +27,10 @@ impl HtpasswdFile {
     /// [`LoadError`]: a gateway must not start with a file without users.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
-        let (table, stamp) = Htpasswd::read_with_stamp(&path)?;
+        let (table, stamp) = read_with_stamp(&path)?;
+        if table.users() == 0 {
+            return Err(LoadError::Empty(table.warnings().first().cloned()));
+        }
         Ok(Self { path, table: ArcSwap::from_pointee(table), seen: Mutex::new(stamp) })
     }
 
@@ -44,9 +51,13 @@ impl HtpasswdFile {
         if now == *self.seen() { Reload::Unchanged } else { self.reload() }
     }
 
-    /// Reads the file again, whether or not it looks changed.
+    /// Reads the file again, whether or not it looks changed. A file without users is an empty table: the last user was
+    /// removed, and must be out at once.
     pub fn reload(&self) -> Reload {
-        match Htpasswd::read_with_stamp(&self.path) {
+        match read_with_stamp(&self.path) {
+            Ok((table, _)) if table.is_another_file() => {
+                self.keep(LoadError::Empty(table.warnings().first().cloned()))
+            }
             Ok((table, stamp)) => self.swap(table, stamp),
             Err(error) => self.keep(error),
         }
@@ -82,12 +93,48 @@ pub enum Reload {
     Kept(LoadError),
 }
 
+/// The reason why a file gives no table.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be opened or read.
+    #[error("cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// The file is longer than an htpasswd file can be.
+    #[error("is larger than {} MiB", HTPASSWD_BYTES >> 20)]
+    TooLarge,
+    /// No user could log in. Holds the defect of the first line that cannot be used.
+    #[error("has no usable line{}: add a user with `dockgate user add FILE NAME`", because(.0.as_ref()))]
+    Empty(Option<Warning>),
+}
+
+fn because(warning: Option<&Warning>) -> String {
+    warning.map_or_else(String::new, |warning| format!(" ({warning})"))
+}
+
+/// Reads and parses a file.
+///
+/// # Errors
+/// [`LoadError`] when it cannot be read, or is larger than 16 MiB.
+pub(crate) fn read(path: &Path) -> Result<Htpasswd, LoadError> {
+    read_with_stamp(path).map(|(table, _)| table)
+}
+
+/// Reads and parses a file, and returns the stamp it had before the first byte was read: a change during reading is then
+/// seen at the next look.
+fn read_with_stamp(path: &Path) -> Result<(Htpasswd, Stamp), LoadError> {
+    let file = File::open(path)?;
+    let stamp = Stamp::of_open(&file)?;
+    let mut bytes = Vec::new();
+    file.take(HTPASSWD_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > HTPASSWD_BYTES {
+        return Err(LoadError::TooLarge);
+    }
+    Ok((Htpasswd::parse(&bytes), stamp))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
-    use crate::authn::htpasswd::table::LARGEST_FILE;
 
     const ALICE: &str = "alice:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n";
 
@@ -121,9 +168,33 @@ mod tests {
     fn a_broken_file_leaves_the_old_in_force_and_is_named_once() {
         let (_dir, file) = written(ALICE);
         std::fs::write(file.path(), "nonsense\n").unwrap();
-        assert!(matches!(file.reload_if_changed(), Reload::Kept(LoadError::Empty(1))));
+        assert!(matches!(file.reload_if_changed(), Reload::Kept(LoadError::Empty(Some(_)))));
         assert!(matches!(file.reload_if_changed(), Reload::Unchanged));
         assert!(file.table().line("alice").is_some());
+    }
+
+    #[test]
+    fn a_user_is_out_when_no_usable_line_is_left() {
+        let unusable = ALICE.replace("$2y$", "$apr1$");
+        for left in ["", "# people\n", unusable.as_str(), &format!("{ALICE}{unusable}"), "bob:plain\n"] {
+            let (_dir, file) = written(ALICE);
+            std::fs::write(file.path(), left).unwrap();
+            assert!(matches!(file.reload(), Reload::Swapped(_)), "{left}");
+            assert_eq!(file.table().users(), 0, "{left}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_users_is_an_error_at_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        for (content, text) in
+            [("", "has no usable line:"), ("# none\nbob:x\n", "(line 2: not a bcrypt hash")]
+        {
+            std::fs::write(&path, content).unwrap();
+            let error = HtpasswdFile::open(&path).map(drop).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
     }
 
     #[test]
@@ -141,7 +212,7 @@ mod tests {
     fn a_file_of_more_than_16_mib_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("htpasswd");
-        File::create(&path).unwrap().set_len(LARGEST_FILE + 1).unwrap();
+        File::create(&path).unwrap().set_len(HTPASSWD_BYTES + 1).unwrap();
         assert!(matches!(HtpasswdFile::open(path), Err(LoadError::TooLarge)));
     }
 

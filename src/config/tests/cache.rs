@@ -368,7 +368,8 @@ fn the_registrys_ttl_means_nothing_without_its_upstream() {
 fn the_path_of_a_cache_may_be_missing_but_is_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dockgate.toml");
-    std::fs::write(folder.path().join("h"), "").unwrap();
+    let hash = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
+    std::fs::write(folder.path().join("h"), format!("alice:{hash}\n")).unwrap();
     let check = |kept: &str| {
         let text = format!("[cache]\npath = '{kept}'\n[auth.htpasswd]\npath = 'h'\n{HUB}{CACHED}");
         std::fs::write(&path, text).unwrap();

@@ -1,13 +1,9 @@
-//! The users of one htpasswd file and their bcrypt hashes.
+//! The grammar of an htpasswd file: its users and their bcrypt hashes.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::file_stamp::Stamp;
 use crate::proto::Secret;
 use crate::proto::identity::{UserName, UserNameError};
 
@@ -22,46 +18,50 @@ pub struct Htpasswd {
 }
 
 impl Htpasswd {
-    /// Reads the lines of an htpasswd file, `NAME:HASH`, split at the first colon. Skips blank lines and `#` comments.
-    /// Of two lines with the same name, uses the later one. Leaves out a line that cannot be used, with a warning.
-    ///
-    /// # Errors
-    /// [`LoadError::Empty`] when no line at all can be used: the file must be a mistake.
-    pub fn parse(bytes: &[u8]) -> Result<Self, LoadError> {
-        let mut users = HashMap::new();
-        let (mut unusable, mut warnings) = (HashSet::new(), Vec::new());
+    /// Reads the lines of an htpasswd file: `NAME:HASH` or `NAME:HASH:COMMENT`, blank lines and `#` comments skipped. The
+    /// last line of a name counts, also one that cannot be used: a user whose hash was replaced is out. A line that
+    /// cannot be used is warned about. The table of a file without users is empty: no user can log in.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let mut table = Self {
+            users: HashMap::new(),
+            unusable: HashSet::new(),
+            costliest: USUAL_COST,
+            warnings: Vec::new(),
+        };
         for (number, line) in lines(bytes) {
             match Line::parse(number, line) {
-                Ok(line) => warnings.extend(insert(&mut users, line)),
-                Err(reason) => {
-                    unusable.extend(name_of(line));
-                    warnings.push(Warning { line: number, reason });
-                }
+                Ok(line) => table.insert(line),
+                Err(reason) => table.insert_unusable(number, line, reason),
             }
         }
-        let costliest = users.values().map(Line::cost).max().ok_or(LoadError::Empty(warnings.len()))?;
-        Ok(Self { users, unusable, costliest, warnings })
+        table.costliest = table.users.values().map(Line::cost).max().unwrap_or(USUAL_COST);
+        table
     }
 
-    /// Reads and parses a file.
-    ///
-    /// # Errors
-    /// [`LoadError`] when it cannot be read, is larger than 16 MiB, or has no usable line.
-    pub fn read(path: &Path) -> Result<Self, LoadError> {
-        Self::read_with_stamp(path).map(|(table, _)| table)
+    fn insert(&mut self, line: Line) {
+        let (name, number) = (line.name.clone(), line.number);
+        self.unusable.remove(&name);
+        let loser = self.users.insert(name, line);
+        self.overrule(loser, number);
     }
 
-    /// Reads and parses a file, and returns the stamp it had before the first byte was read: a change during reading
-    /// is then noticed at the next check.
-    pub(super) fn read_with_stamp(path: &Path) -> Result<(Self, Stamp), LoadError> {
-        let file = File::open(path)?;
-        let stamp = Stamp::of_open(&file)?;
-        let mut bytes = Vec::new();
-        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > LARGEST_FILE {
-            return Err(LoadError::TooLarge);
+    fn insert_unusable(&mut self, number: usize, line: &[u8], reason: Reason) {
+        if let Some(name) = name_of(line) {
+            let loser = self.users.remove(&name);
+            self.overrule(loser, number);
+            self.unusable.insert(name);
         }
-        Ok((Self::parse(&bytes)?, stamp))
+        self.warnings.push(Warning { line: number, reason });
+    }
+
+    fn overrule(&mut self, loser: Option<Line>, by: usize) {
+        let warning = |loser: Line| Warning { line: loser.number, reason: Reason::Overridden(by) };
+        self.warnings.extend(loser.map(warning));
+    }
+
+    /// Returns true if no line has the form of an htpasswd file's, though there are lines: another file, or half a one.
+    pub fn is_another_file(&self) -> bool {
+        self.users.is_empty() && self.unusable.is_empty() && !self.warnings.is_empty()
     }
 
     /// Returns the line that decides for this user.
@@ -79,7 +79,8 @@ impl Htpasswd {
         self.users.len()
     }
 
-    /// Returns the highest bcrypt cost in the file. Every failed login takes as long as a check at this cost.
+    /// Returns the highest bcrypt cost in the file, which decides how long a failure takes to answer; without users the
+    /// usual one.
     pub fn costliest(&self) -> u32 {
         self.costliest
     }
@@ -99,10 +100,16 @@ pub struct Line {
 }
 
 impl Line {
-    pub(super) fn parse(number: usize, line: &[u8]) -> Result<Self, Reason> {
+    /// Parses the line `number` of a file.
+    ///
+    /// # Errors
+    /// The defect of the line.
+    pub(crate) fn parse(number: usize, line: &[u8]) -> Result<Self, Reason> {
         let line = std::str::from_utf8(line).map_err(|_| Reason::NotText)?;
         let (name, hash) = line.split_once(':').ok_or(Reason::NoColon)?;
         let name = UserName::parse(name)?;
+        // nginx and Apache let a comment follow the hash, which has no colon itself.
+        let hash = hash.split_once(':').map_or(hash, |(hash, _)| hash);
         let cost = bcrypt_cost(hash)?;
         Ok(Self { name, hash: hash.into(), cost, number })
     }
@@ -128,7 +135,7 @@ impl Line {
     }
 
     /// Returns the hash as it stands in the file.
-    pub(in crate::authn) fn hash(&self) -> &Arc<str> {
+    pub(crate) fn hash(&self) -> &Arc<str> {
         &self.hash
     }
 }
@@ -175,30 +182,16 @@ pub enum Reason {
     Overridden(usize),
 }
 
-/// The reason why a file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file cannot be opened or read.
-    #[error("cannot be read: {0}")]
-    Read(#[from] io::Error),
-    /// The file has more than [`LARGEST_FILE`] bytes.
-    #[error("is larger than {} MiB", LARGEST_FILE >> 20)]
-    TooLarge,
-    /// No line can be used, so no user could log in.
-    #[error("has no usable line ({0} unusable): add a user with `dockgate user add FILE NAME`")]
-    Empty(usize),
-}
-
-/// A file larger than this is not an htpasswd file: it would hold some 200 000 users.
-pub(crate) const LARGEST_FILE: u64 = 16 << 20;
-
-/// The lowest cost that bcrypt allows.
+/// The least cost bcrypt knows.
 pub(crate) const LEAST_COST: u32 = 4;
 
 /// The highest cost that Apache's htpasswd writes. A check at this cost takes some seconds.
 pub(crate) const HIGHEST_COST: u32 = 17;
 
-/// The longest password in bytes: bcrypt would ignore the rest of a longer one.
+/// The cost that `htpasswd` and `dockgate user add` write.
+const USUAL_COST: u32 = 10;
+
+/// The bytes that bcrypt reads. It would ignore the rest of a longer password, so none is accepted.
 pub(crate) const LONGEST_PASSWORD: usize = 72;
 
 /// Returns true if bcrypt would read only a part of a password, so that another password would match as well: bcrypt
@@ -221,12 +214,6 @@ fn name_of(line: &[u8]) -> Option<UserName> {
     UserName::parse(name).ok()
 }
 
-fn insert(users: &mut HashMap<UserName, Line>, line: Line) -> Option<Warning> {
-    let later = line.number;
-    let earlier = users.insert(line.name.clone(), line)?;
-    Some(Warning { line: earlier.number, reason: Reason::Overridden(later) })
-}
-
 /// Returns the cost of a well-formed bcrypt hash.
 fn bcrypt_cost(hash: &str) -> Result<u32, Reason> {
     if !["$2a$", "$2b$", "$2y$"].iter().any(|prefix| hash.starts_with(prefix)) {
@@ -235,3 +222,6 @@ fn bcrypt_cost(hash: &str) -> Result<u32, Reason> {
     let cost = hash.parse::<bcrypt::HashParts>().map_err(|_| Reason::Damaged)?.get_cost();
     if (LEAST_COST..=HIGHEST_COST).contains(&cost) { Ok(cost) } else { Err(Reason::Cost) }
 }
+
+#[cfg(test)]
+mod tests;

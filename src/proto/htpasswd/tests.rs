@@ -1,10 +1,9 @@
-use crate::authn::htpasswd::*;
-use crate::proto::identity::UserNameError;
+use super::*;
 
 const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
 
 fn parse(text: &str) -> Htpasswd {
-    Htpasswd::parse(text.as_bytes()).unwrap()
+    Htpasswd::parse(text.as_bytes())
 }
 
 /// Returns the warnings of a text that also has one usable line, at its end.
@@ -77,7 +76,7 @@ fn unusable_lines_are_warned_about_by_number() {
 fn bytes_that_are_not_text_spoil_their_line_only() {
     let mut bytes = b"b\xffb:x\n".to_vec();
     bytes.extend_from_slice(format!("alice:{HASH}\n").as_bytes());
-    let table = Htpasswd::parse(&bytes).unwrap();
+    let table = Htpasswd::parse(&bytes);
     assert_eq!(table.warnings(), [Warning { line: 1, reason: Reason::NotText }]);
 }
 
@@ -106,12 +105,31 @@ fn the_costliest_hash_is_known() {
 }
 
 #[test]
-fn a_file_without_a_usable_line_is_an_error() {
-    assert!(matches!(Htpasswd::parse(b""), Err(LoadError::Empty(0))));
-    assert!(matches!(Htpasswd::parse(b"# nobody yet\nbob:plain\n"), Err(LoadError::Empty(1))));
+fn a_file_without_a_usable_line_has_no_users() {
+    for text in ["", "# nobody yet\nbob:plain\n", "\n\n"] {
+        let table = parse(text);
+        assert_eq!((table.users(), table.costliest(), table.is_another_file()), (0, 10, false), "{text}");
+    }
+    assert!(parse("[server]\naddress = 1\n").is_another_file());
 }
 
 #[test]
-fn the_hash_keeps_everything_after_the_first_colon() {
+fn a_comment_may_follow_the_hash() {
+    for text in [format!("a:{HASH}:Alice, since 2019"), format!("a:{HASH}:"), format!("a:{HASH}:x:y")] {
+        assert_eq!(&**parse(&text).line("a").unwrap().hash(), HASH, "{text}");
+    }
+}
+
+#[test]
+fn the_last_line_of_a_name_counts_also_an_unusable_one() {
+    let table = parse(&format!("a:{HASH}\nb:{HASH}\na:!locked\n"));
+    assert!(table.line("a").is_none() && table.names("a") && table.users() == 1);
+    let expected = [(1, Reason::Overridden(3)), (3, Reason::NotBcrypt)];
+    assert_eq!(table.warnings().iter().map(|w| (w.line, w.reason.clone())).collect::<Vec<_>>(), expected);
+    assert!(parse(&format!("a:!locked\na:{HASH}\n")).line("a").is_some());
+}
+
+#[test]
+fn a_name_ends_at_the_first_colon() {
     assert_eq!(warnings(&format!("a:b:{HASH}")), [(1, Reason::NotBcrypt)]);
 }

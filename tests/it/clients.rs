@@ -1,0 +1,72 @@
+//! What real clients, health checks and operators do, and other registries put up with.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Command, Output};
+
+use crate::harness::{Client, Gateway, Process, Reply, Request, Upstream, htpasswd, soon};
+
+async fn closed(upstream: &Upstream) -> Gateway {
+    let builder = Gateway::builder().user("alice", "secret").admin_listener();
+    let builder = builder.server("external_url = \"https://registry.example.com\"");
+    builder.upstream("up", "", upstream.address).start().await
+}
+
+#[tokio::test]
+async fn an_empty_basic_login_is_anonymous() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().user("alice", "secret").rule(&["anonymous"], &["public/**"], &["pull"]);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    let blank = |target: &str| Request::get(target).header("Authorization", "Basic Og==");
+    upstream.expect("GET", "/v2/public/app/manifests/x", Reply::ok("{}"));
+    gateway.ask(blank("/v2/public/app/manifests/x")).await.is(200);
+    // No failed login, however often.
+    for _ in 0..20 {
+        let answer = gateway.ask(blank("/v2/")).await.refuses(401, "UNAUTHORIZED");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Basic "), "{answer:?}");
+        gateway.ask(blank("/v2/private/app/manifests/x")).await.refuses(401, "UNAUTHORIZED");
+    }
+}
+
+#[tokio::test]
+async fn the_last_user_is_out_when_removed() {
+    let upstream = Upstream::start().await;
+    let gateway = closed(&upstream).await;
+    let alice = || Request::get("/v2/").login("alice", "secret").header("Host", "localhost");
+    gateway.ask(alice()).await.is(200);
+    let users = std::fs::read_to_string(gateway.path("htpasswd")).unwrap();
+    for left in [String::new(), "# nobody\n".to_owned(), format!("{users}alice:!locked\n")] {
+        gateway.rewrite("htpasswd", &left);
+        gateway.ask(alice()).await.is(401);
+        let problems = gateway.admin("/readyz").await.is(200).json()["problems"].to_string();
+        assert!(problems.contains("htpasswd: no user can log in"), "{problems}");
+        gateway.rewrite("htpasswd", &users);
+        gateway.ask(alice()).await.is(200);
+    }
+    // Not an htpasswd file: most likely half of one, or another.
+    gateway.rewrite("htpasswd", "<html>\n");
+    gateway.ask(alice()).await.is(200);
+    gateway.rewrite("htpasswd", &users.replace('\n', ":since 2019\n"));
+    gateway.ask(alice()).await.is(200);
+}
+
+fn dockgate(dir: &std::path::Path, command: &str) -> Output {
+    let mut dockgate = Command::new(env!("CARGO_BIN_EXE_dockgate"));
+    dockgate.arg(command).env_clear().current_dir(dir).output().unwrap()
+}
+
+#[test]
+fn check_and_serve_refuse_an_htpasswd_without_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "[server]\naddress = \"127.0.0.1:0\"\n[auth.htpasswd]\npath = \"htpasswd\"\n\
+                  [[upstream]]\nurl = \"http://127.0.0.1:9\"\nprefix = \"\"\n";
+    std::fs::write(dir.path().join("dockgate.toml"), config).unwrap();
+    std::fs::write(dir.path().join("htpasswd"), "# people\nalice:$apr1$x$y\n").unwrap();
+    for command in ["check", "serve"] {
+        let output = dockgate(dir.path(), command);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for part in ["dockgate.toml:4:", "htpasswd", "line 2: not a bcrypt hash", "dockgate user add"] {
+            assert!(said.contains(part), "{command}: {part} is not in {said}");
+        }
+    }
+}
