@@ -23,11 +23,10 @@ use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
 use crate::origin::attach;
+use crate::proto::authority::scheme_port;
 use crate::proto::htpasswd::Warning;
 use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
-use crate::server::{
-    CertificateError, Certificates, Handler, ListenError, Listener, Server, Service, dns_names,
-};
+use crate::server::{CertificateError, Certificates, Handler, ListenError, Listener, Server, Service};
 use crate::telemetry::AccessLog;
 use crate::upstream::{GatewayNames, TlsSettingsError, Upstream};
 
@@ -395,15 +394,12 @@ fn settings(
 
 /// Returns the hosts of external_url, the upstreams' virtual hosts and the certificates' names.
 fn known_hosts(config: &Config, certificates: Option<&Certificates>) -> KnownHosts {
-    let leaves = certificates.map(Certificates::leaves).unwrap_or_default();
-    let named: Vec<String> = leaves.iter().flat_map(dns_names).collect();
+    let certified = certificates.map(Certificates::names).unwrap_or_default();
     let external = config.server.external_url.as_ref();
     let external =
         external.and_then(|url| Authority::parse(&url.authority).ok()).map(|external| external.host);
     let virtual_hosts = config.upstreams.iter().flat_map(|upstream| &upstream.hosts).map(String::as_str);
-    let hosts =
-        KnownHosts::new(named.iter().map(String::as_str).chain(external.as_deref()).chain(virtual_hosts));
-    hosts.with_certificates(leaves)
+    KnownHosts::new(certified.iter().map(String::as_str).chain(external.as_deref()).chain(virtual_hosts))
 }
 
 /// Tells the upstreams by which names and ports clients reach this gateway. Without an external_url they may do so at the

@@ -69,7 +69,7 @@
 //! imports and fails on any other, and on files within a module that import in a circle.
 //!
 //! ```text
-//! base      proto, meaning, config, clock, file_stamp, read_size, worker_id, single_flight, body, telemetry, net
+//! base      proto, x509, meaning, config, clock, file_stamp, read_size, worker_id, single_flight, body, telemetry, net
 //! decide    authn      base                  who asks
 //!           authz      base                  what they may do; makes the Permit
 //! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
@@ -111,6 +111,7 @@ pub(crate) mod single_flight;
 pub(crate) mod telemetry;
 pub(crate) mod upstream;
 pub(crate) mod worker_id;
+pub(crate) mod x509;
 
 #[doc(hidden)]
 pub mod internals;

@@ -338,10 +338,9 @@ mod tests {
             (code, err.as_str()),
             (
                 2,
-                "dockgate.toml:2: server.tls.certificate: certs/domain.crt holds no certificate in PEM form \
+                "dockgate.toml:2: server.tls.certificate: certs/domain.crt is not in PEM form \
                  (-----BEGIN CERTIFICATE-----)\n\
-                 dockgate.toml:3: server.tls.key: certs/domain.key holds no private key in PEM form without a \
-                 passphrase (-----BEGIN PRIVATE KEY-----)\n\
+                 dockgate.toml:3: server.tls.key: certs/domain.key is not in PEM form (-----BEGIN PRIVATE KEY-----)\n\
                  dockgate.toml:8: upstream[0].ca: auth cannot be read: it is not a file\n\
                  3 mistakes\n"
             )
@@ -360,8 +359,8 @@ mod tests {
                 2,
                 "dockgate.toml:5: upstream[0].client_certificate: none.crt cannot be read: No such file or directory \
                  (os error 2)\n\
-                 dockgate.toml:6: upstream[0].client_key: auth/secret holds no private key in PEM form without a \
-                 passphrase (-----BEGIN PRIVATE KEY-----)\n\
+                 dockgate.toml:6: upstream[0].client_key: auth/secret is not in PEM form \
+                 (-----BEGIN PRIVATE KEY-----)\n\
                  dockgate.toml:7: upstream[0].credentials.docker_config: config.json holds no JSON object: see its \
                  line 2\n\
                  3 mistakes\n"

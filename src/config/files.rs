@@ -4,16 +4,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
-use rustls::{Error as TlsError, RootCertStore};
+use rustls::RootCertStore;
 
 use crate::config::context::Context;
 use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
 use crate::config::reference::{Located, Reference};
 use crate::proto::Htpasswd;
+use crate::x509::{Chain, Keys, PairError, pair};
 
 /// Reports every file that cannot serve.
 pub(super) fn check(context: &Context) {
@@ -29,10 +26,12 @@ fn check_one(context: &Context, reference: &Reference) {
         Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
         Reference::Folder(folder) => (folder, check_folder(&folder.path)),
         Reference::Pair { certificate, key } => {
-            return check_pair(context, (certificate, check_chain(&certificate.path)), key);
+            let chain = check_chain(&certificate.path);
+            warn_of_names(context, certificate, chain.as_ref().ok());
+            return check_pair(context, (certificate, chain), key);
         }
         Reference::ClientPair { certificate, key } => {
-            return check_pair(context, (certificate, certificates(&certificate.path)), key);
+            return check_pair(context, (certificate, chain(&certificate.path)), key);
         }
     };
     usable(context, file, result);
@@ -74,10 +73,10 @@ fn with_command(path: &Path, why: Why, command: impl Fn() -> String) -> Why {
 
 fn check_ca(path: &Path) -> Result<(), Why> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for (line, certificate) in chain(path)?.into_certificates() {
         roots
             .add(certificate)
-            .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+            .map_err(|error| format!("holds a certificate at line {line} that cannot be used: {error}"))?;
     }
     Ok(())
 }
@@ -98,44 +97,43 @@ fn check_folder(path: &Path) -> Result<(), Why> {
     }
 }
 
-type Chain = Vec<CertificateDer<'static>>;
-
 fn check_pair(context: &Context, (certificate, chain): (&Located, Result<Chain, Why>), key: &Located) {
     let chain = usable(context, certificate, chain);
-    let private = usable(context, key, private_key(&key.path));
-    let (Some(chain), Some(private)) = (chain, private) else { return };
-    match CertifiedKey::from_der(chain, private, &default_provider()) {
+    let keys = usable(context, key, read(&key.path, PEM_BYTES).and_then(|pem| Keys::parse(&pem)));
+    let (Some(chain), Some(keys)) = (chain, keys) else { return };
+    match pair(chain, &keys) {
         Ok(_) => {}
-        Err(TlsError::InconsistentKeys(_)) => {
+        Err(PairError::Certificate(why)) => report(context, certificate, &why),
+        Err(PairError::Key(why)) => report(context, key, &why),
+        Err(PairError::Mismatch) => {
             let certificate = certificate.path.display();
             report(context, key, &format!("is not the key of the certificate {certificate}"));
         }
-        Err(TlsError::InvalidCertificate(error)) => {
-            report(context, certificate, &format!("cannot be used: {error}"));
-        }
-        Err(error) => report(context, key, &format!("cannot be used: {error}")),
     }
+}
+
+/// Warns of a certificate without a subjectAltName: browsers, docker and everything written in Go refuse it.
+fn warn_of_names(context: &Context, certificate: &Located, chain: Option<&Chain>) {
+    let Some(chain) = chain.filter(|chain| !chain.has_san()) else { return };
+    let names = match chain.names() {
+        [] => "it names no host".to_owned(),
+        names => format!("the common name {} counts alone", names.join(", ")),
+    };
+    context.warn(format!(
+        "{}: the certificate has no subjectAltName, so that docker and most clients refuse it ({names}); make one with it, for \
+         example with `dockgate certificate DIR --name NAME`",
+        certificate.path.display()
+    ));
 }
 
 fn check_chain(path: &Path) -> Result<Chain, Why> {
     let folder = path.parent().unwrap_or(path);
     let command = || format!("make one with `dockgate certificate {}`", folder.display());
-    certificates(path).map_err(|why| with_command(path, why, command))
+    chain(path).map_err(|why| with_command(path, why, command))
 }
 
-fn certificates(path: &Path) -> Result<Chain, Why> {
-    let pem = read(path, PEM_BYTES)?;
-    let certificates: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(some) if !some.is_empty() => Ok(some),
-        _ => Err("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)".to_owned()),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Why> {
-    let pem = read(path, PEM_BYTES)?;
-    let none = "holds no private key in PEM form without a passphrase (-----BEGIN PRIVATE KEY-----)";
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| none.to_owned())
+fn chain(path: &Path) -> Result<Chain, Why> {
+    Chain::parse(&read(path, PEM_BYTES)?)
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, Why> {

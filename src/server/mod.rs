@@ -16,4 +16,4 @@ mod worker;
 pub(crate) use accept::Server;
 pub(crate) use connection::{Handler, Service};
 pub(crate) use listener::{ListenError, Listener};
-pub(crate) use tls::{CertificateError, Certificates, dns_names};
+pub(crate) use tls::{CertificateError, Certificates};

@@ -8,17 +8,17 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use crate::config::{KeyPair, Tls};
 use crate::file_stamp::Stamp;
+use crate::x509::{Certificate, Chain, Keys, PairError, pair};
 
 /// A certificate or key that can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {reason}", path.display())]
+#[error("{} {reason}", path.display())]
 pub struct CertificateError {
     path: PathBuf,
     reason: String,
@@ -44,7 +44,7 @@ impl Certificates {
         let table = Arc::new(Table(ArcSwap::from_pointee(Entries::load(files)?)));
         let config = server_config(table.clone()).map_err(|error| CertificateError {
             path: files.default.certificate.clone(),
-            reason: error.to_string(),
+            reason: format!("cannot be used: {error}"),
         })?;
         Ok(Self { files: files.clone(), stamps, table, config: Arc::new(config) })
     }
@@ -54,11 +54,11 @@ impl Certificates {
         self.config.clone()
     }
 
-    /// Returns the leaf certificates in force, which name the hosts that are served.
-    pub(crate) fn leaves(&self) -> Vec<CertificateDer<'static>> {
+    /// Returns the names of the certificates in force, which are the hosts that are served.
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = self.table.0.load();
         let all = std::iter::once(&entries.default).chain(entries.named.iter().map(|entry| &entry.key));
-        all.filter_map(|key| key.cert.first().cloned()).collect()
+        all.filter_map(|key| key.cert.first()).flat_map(names).collect()
     }
 
     /// Reads the files again if any has changed. Returns true if new certificates are now in force.
@@ -147,32 +147,27 @@ impl Entries {
 impl Entry {
     fn load(pair: &KeyPair) -> Result<Self, CertificateError> {
         let key = load_pair(pair)?;
-        let names = key.cert.first().map(dns_names).unwrap_or_default();
+        let names = key.cert.first().map(names).unwrap_or_default();
         Ok(Self { names, key: Arc::new(key) })
     }
 }
 
-/// Returns the DNS names of a certificate in lower case, wildcards included.
-pub(crate) fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let parsed = webpki::EndEntityCert::try_from(certificate);
-    parsed.map(|leaf| leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()).unwrap_or_default()
+fn load_pair(files: &KeyPair) -> Result<CertifiedKey, CertificateError> {
+    let wrong = |path: &PathBuf, reason: String| CertificateError { path: path.clone(), reason };
+    let read =
+        |path: &PathBuf| std::fs::read(path).map_err(|error| wrong(path, format!("cannot be read: {error}")));
+    let chain = Chain::parse(&read(&files.certificate)?).map_err(|why| wrong(&files.certificate, why))?;
+    let keys = Keys::parse(&read(&files.key)?).map_err(|why| wrong(&files.key, why))?;
+    pair(chain, &keys).map_err(|error| match error {
+        PairError::Certificate(why) => wrong(&files.certificate, why),
+        PairError::Key(why) => wrong(&files.key, why),
+        PairError::Mismatch => {
+            wrong(&files.key, format!("is not the key of the certificate {}", files.certificate.display()))
+        }
+    })
 }
 
-fn load_pair(pair: &KeyPair) -> Result<CertifiedKey, CertificateError> {
-    let wrong = |path: &PathBuf, reason: String| CertificateError { path: path.clone(), reason };
-    let bad_certificate = |error: rustls::pki_types::pem::Error| wrong(&pair.certificate, error.to_string());
-    let chain = CertificateDer::pem_file_iter(&pair.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(bad_certificate)?;
-    if chain.is_empty() {
-        return Err(wrong(&pair.certificate, "the file holds no certificate".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_file(&pair.key).map_err(|error| wrong(&pair.key, error.to_string()))?;
-    let key =
-        aws_lc_rs::sign::any_supported_type(&key).map_err(|error| wrong(&pair.key, error.to_string()))?;
-    let pair_of = CertifiedKey::new(chain, key);
-    pair_of
-        .keys_match()
-        .map_err(|_| wrong(&pair.key, "the key does not belong to the certificate".to_owned()))?;
-    Ok(pair_of)
+/// Returns the names that a certificate is for: host names in lower case, wildcards included, and addresses.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    Certificate::parse(certificate).map(|read| read.names).unwrap_or_default()
 }

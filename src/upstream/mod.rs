@@ -18,9 +18,7 @@ pub(crate) use crate::upstream::auth::credentials::CredentialError;
 pub(crate) use crate::upstream::auth::scope::RequiredScope;
 pub(crate) use crate::upstream::egress::{EgressError, GatewayNames};
 pub(crate) use crate::upstream::transport::backoff::retry_after;
-pub(crate) use crate::upstream::transport::connect::{
-    Certificate, CertificateFault, DialError, TlsSettingsError,
-};
+pub(crate) use crate::upstream::transport::connect::{CertificateFault, DialError, TlsSettingsError};
 pub(crate) use error::{Error, TokenError, Unauthorized};
 pub(crate) use exchange::{Purpose, Request, Response};
 pub(crate) use operation::{DOCKER_CONTENT_DIGEST, method_of};

@@ -24,7 +24,8 @@ use crate::upstream::egress::{Destination, EgressError};
 use crate::upstream::error::{Error, TokenError};
 use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
 use crate::upstream::registry::Upstream;
-use crate::upstream::transport::connect::{Certificate, DialError, TlsSettingsError};
+use crate::upstream::transport::connect::{DialError, TlsSettingsError};
+use crate::x509::Certificate;
 
 /// An upstream under examination. Runs on one thread.
 pub(crate) struct Probe {

@@ -9,6 +9,7 @@
 mod admin;
 mod cache;
 mod cache_push;
+mod certificates;
 mod clients;
 mod drain;
 mod forward;

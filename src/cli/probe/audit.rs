@@ -13,7 +13,8 @@ use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::trace::{apart, date, fields, format_lifetime, is_redirect, now, parsed};
 use crate::config::Redirects;
 use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
-use crate::upstream::{Certificate, Error, Probe, ProbeAuthorization, RequiredScope, Response};
+use crate::upstream::{Error, Probe, ProbeAuthorization, RequiredScope, Response};
+use crate::x509::Certificate;
 
 /// The part of an upstream to look at.
 #[derive(Debug, Clone, Default)]

@@ -13,9 +13,7 @@ use crate::upstream::egress::{ConnectionKey, Destination};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Outgoing, Response};
 use crate::upstream::transport::backoff::Backoff;
-use crate::upstream::transport::connect::{
-    Certificate, Connected, DialError, Dialer, Protocols, TlsSettingsError,
-};
+use crate::upstream::transport::connect::{Connected, DialError, Dialer, Protocols, TlsSettingsError};
 use crate::upstream::transport::health::Health;
 use crate::upstream::transport::http1::{ExchangeError, Http1Connection};
 use crate::upstream::transport::http1_body::Http1Body;
@@ -24,6 +22,7 @@ use crate::upstream::transport::http2::{
     Windows,
 };
 use crate::upstream::transport::pool::{Pool, PoolSlot};
+use crate::x509::Certificate;
 
 /// An HTTP client of one upstream, for the upstream itself and the hosts that it redirects to.
 pub(crate) struct HttpClient {

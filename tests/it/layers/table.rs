@@ -3,6 +3,7 @@
 /// The base rooms, in order. Each may import the rooms before it, and all other rooms may import them.
 pub(super) const BASE: &[&str] = &[
     "proto",
+    "x509",
     "meaning",
     "config",
     "clock",

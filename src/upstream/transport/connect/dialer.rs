@@ -11,12 +11,12 @@ use crate::config;
 use crate::config::Proxy;
 use crate::upstream::egress::Destination;
 use crate::upstream::egress::url::Origin;
-use crate::upstream::transport::connect::certificate::Certificate;
 use crate::upstream::transport::connect::error::{DialError, TlsSettingsError};
 use crate::upstream::transport::connect::tcp::{TcpConnection, TcpError};
 use crate::upstream::transport::connect::tls::{Connectors, Protocols};
 use crate::upstream::transport::connect::{tcp, tls, tunnel};
 use crate::upstream::transport::http1::ByteStream;
+use crate::x509::Certificate;
 
 /// A fresh connection.
 pub(crate) struct Connected {

@@ -120,7 +120,7 @@ fn through(proxy: Option<&str>) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSettingsError {
     /// The file of `upstream.ca` can't be read as PEM certificates.
-    #[error("upstream.ca: {path}: {reason}")]
+    #[error("upstream.ca: {path} {reason}")]
     Authorities {
         /// The file.
         path: String,
@@ -128,7 +128,7 @@ pub enum TlsSettingsError {
         reason: String,
     },
     /// The file of `upstream.client_certificate` can't be read as PEM certificates.
-    #[error("upstream.client_certificate: {path}: {reason}")]
+    #[error("upstream.client_certificate: {path} {reason}")]
     ClientCertificate {
         /// The file.
         path: String,
@@ -136,7 +136,7 @@ pub enum TlsSettingsError {
         reason: String,
     },
     /// The file of `upstream.client_key` holds no key, or another certificate's.
-    #[error("upstream.client_key: {path}: {reason}")]
+    #[error("upstream.client_key: {path} {reason}")]
     ClientKey {
         /// The file.
         path: String,

@@ -3,7 +3,6 @@
 //! Nothing is dialled but a [`Destination`](crate::upstream::egress::Destination), which says which addresses its host may have and whether a proxy is on the way. A
 //! name is resolved once: what was checked is what is connected to, so that no second answer can slip in between.
 
-mod certificate;
 mod dialer;
 mod error;
 mod fault;
@@ -12,7 +11,6 @@ mod tls;
 mod tunnel;
 mod verifier;
 
-pub(crate) use certificate::Certificate;
 pub(crate) use dialer::{Connected, Dialer};
 pub(crate) use error::{DialError, TlsSettingsError};
 pub(crate) use fault::CertificateFault;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use crate::config::{KeyPair, Upstream};
 use crate::upstream::transport::connect::error::TlsSettingsError;
 use crate::upstream::transport::connect::verifier::Verifier;
+use crate::x509::{Chain, Keys, PairError, pair};
 
 /// The protocols to offer on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +68,8 @@ fn config(
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let Some(pair) = shown else { return Ok(builder.with_no_client_auth()) };
-    let (chain, key) = (client_certificate(&pair.certificate)?, client_key(&pair.key)?);
-    builder.with_client_auth_cert(chain, key).map_err(|error| unusable(pair, &error))
+    let Some(files) = shown else { return Ok(builder.with_no_client_auth()) };
+    Ok(builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(client_pair(files)?))))
 }
 
 /// Reads the system's roots and the file of `upstream.ca`.
@@ -79,44 +78,30 @@ fn roots(settings: &Upstream) -> Result<RootCertStore, TlsSettingsError> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let Some(path) = &settings.ca else { return Ok(roots) };
     let wrong = |reason| TlsSettingsError::Authorities { path: path.display().to_string(), reason };
-    for certificate in certificates(path).map_err(wrong)? {
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    let chain = read(path).and_then(|pem| Chain::parse(&pem)).map_err(wrong)?;
+    for (line, certificate) in chain.into_certificates() {
+        let unusable =
+            |error| wrong(format!("holds a certificate at line {line} that cannot be used: {error}"));
+        roots.add(certificate).map_err(unusable)?;
     }
     Ok(roots)
 }
 
-fn client_certificate(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
-    let wrong = |reason| TlsSettingsError::ClientCertificate { path: path.display().to_string(), reason };
-    certificates(path).map_err(wrong)
-}
-
-fn client_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSettingsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| {
-        let reason = match error {
-            pem::Error::NoItemsFound => "it holds no private key, or an encrypted one".to_owned(),
-            error => error.to_string(),
-        };
-        TlsSettingsError::ClientKey { path: path.display().to_string(), reason }
+/// Reads the certificate that the upstream is shown.
+fn client_pair(files: &KeyPair) -> Result<CertifiedKey, TlsSettingsError> {
+    let path = |file: &Path| file.display().to_string();
+    let bad_certificate =
+        |reason| TlsSettingsError::ClientCertificate { path: path(&files.certificate), reason };
+    let bad_key = |reason| TlsSettingsError::ClientKey { path: path(&files.key), reason };
+    let chain = read(&files.certificate).and_then(|pem| Chain::parse(&pem)).map_err(bad_certificate)?;
+    let keys = read(&files.key).and_then(|pem| Keys::parse(&pem)).map_err(bad_key)?;
+    pair(chain, &keys).map_err(|error| match error {
+        PairError::Certificate(why) => bad_certificate(why),
+        PairError::Key(why) => bad_key(why),
+        PairError::Mismatch => bad_key("is not the key of upstream.client_certificate".to_owned()),
     })
 }
 
-/// Reads the certificates in a file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|error| error.to_string())?;
-    if read.is_empty() { Err("it holds no certificate".to_owned()) } else { Ok(read) }
-}
-
-fn unusable(pair: &KeyPair, error: &rustls::Error) -> TlsSettingsError {
-    match error {
-        rustls::Error::InvalidCertificate(_) => TlsSettingsError::ClientCertificate {
-            path: pair.certificate.display().to_string(),
-            reason: error.to_string(),
-        },
-        rustls::Error::InconsistentKeys(_) => TlsSettingsError::ClientKey {
-            path: pair.key.display().to_string(),
-            reason: "it is not the key of upstream.client_certificate".to_owned(),
-        },
-        _ => TlsSettingsError::ClientKey { path: pair.key.display().to_string(), reason: error.to_string() },
-    }
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))
 }

@@ -247,7 +247,7 @@ fn an_unusable_client_certificate_names_its_key() {
         (key, key, "holds no certificate"),
         (certificate, &missing, "upstream.client_key: "),
         (certificate, certificate, "holds no private key"),
-        (certificate, &foreign, "it is not the key of upstream.client_certificate"),
+        (certificate, &foreign, "is not the key of upstream.client_certificate"),
     ];
     for (certificate, key, words) in cases {
         let pair = KeyPair { certificate: certificate.clone(), key: key.clone() };
