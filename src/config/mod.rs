@@ -38,7 +38,7 @@ mod variables;
 use std::path::{Path, PathBuf};
 
 pub use access::AccessRule;
-pub(crate) use address::Address;
+pub(crate) use address::{Address, UnixSocket};
 pub(crate) use admin::Admin;
 pub(crate) use auth::Auth;
 pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCacheOptions};

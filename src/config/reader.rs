@@ -1,7 +1,7 @@
 //! Typed reading of a checked table. What is wrong goes to the context and the default comes back, so that reading
 //! goes on to the next mistake.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::context::Context;
@@ -225,12 +225,11 @@ impl<'a> Item<'a> {
 
     /// Returns the string as a path, from where relative paths begin.
     pub(super) fn path(&self) -> PathBuf {
-        self.path_after("")
+        self.absolute(Path::new(self.value()))
     }
 
-    /// Returns what follows `scheme`, as a path.
-    pub(super) fn path_after(&self, scheme: &str) -> PathBuf {
-        let path = self.value().strip_prefix(scheme).unwrap_or_default();
+    /// Returns a path of the string, from where relative paths begin.
+    pub(super) fn absolute(&self, path: &Path) -> PathBuf {
         self.context.folder_of(self.place).join(path)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::address::Address;
+use crate::config::address::{Address, UnixSocket};
 use crate::config::duration;
 use crate::config::host::Url;
 use crate::config::limits;
@@ -132,7 +132,7 @@ fn addresses(server: &Reader<'_>) -> Vec<Address> {
 
 fn add(addresses: &mut Vec<Address>, address: Address, item: &Item<'_>) {
     let address = match address {
-        Address::Unix(_) => Address::Unix(item.path_after("unix:")),
+        Address::Unix(socket) => Address::Unix(UnixSocket { path: item.absolute(&socket.path), ..socket }),
         address => address,
     };
     match addresses.iter().find(|other| address.collides(other)) {

@@ -1,15 +1,16 @@
 //! Sockets that listen.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::config::{Address, limits};
+use crate::config::{Address, UnixSocket, limits};
 use crate::server::accepted::AcceptedSocket;
 
 /// An address that can't be listened on.
@@ -42,7 +43,7 @@ impl Listener {
         match address {
             Address::Tcp(address) => bind_tcp(*address, false),
             Address::Any(port) => bind_any(*port),
-            Address::Unix(path) => bind_unix(path),
+            Address::Unix(socket) => bind_unix(socket),
         }
         .map_err(failed)
     }
@@ -107,11 +108,40 @@ fn bind_any(port: u16) -> io::Result<Listener> {
 }
 
 /// Listens on a unix socket. The file of a socket without a listener is left over and is removed; any other file stays.
-fn bind_unix(path: &Path) -> io::Result<Listener> {
+fn bind_unix(unix: &UnixSocket) -> io::Result<Listener> {
+    let path = &unix.path;
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    Ok(Listener { socket: Listening::Unix(listener), path: Some(path.to_owned()) })
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // From here on the file is ours, and goes with the listener. No client can connect before it has its mode.
+    let restricted = restrict(unix).and_then(|()| socket.listen(limits::LISTEN_BACKLOG));
+    if let Err(error) = restricted {
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    let listener = UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
+    Ok(Listener { socket: Listening::Unix(listener), path: Some(path.clone()) })
+}
+
+/// Gives a socket's file the group and mode that are configured.
+fn restrict(unix: &UnixSocket) -> io::Result<()> {
+    let failed = |what: &str, error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!(
+                "its {what} cannot be set ({error}); the user of the gateway must be root or in that group"
+            ),
+        )
+    };
+    if let Some(group) = unix.group {
+        std::os::unix::fs::chown(&unix.path, None, Some(group)).map_err(|error| failed("group", error))?;
+    }
+    if let Some(mode) = unix.mode {
+        std::fs::set_permissions(&unix.path, Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }

@@ -70,3 +70,17 @@ fn check_and_serve_refuse_an_htpasswd_without_users() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_unix_socket_gets_its_mode_and_group() {
+    let upstream = Upstream::start().await;
+    let group = tempfile::tempdir().unwrap().path().metadata().unwrap().gid();
+    let address = format!("unix:a.sock?mode=0666&group={group}");
+    let builder = Gateway::builder().address(&address).address("unix:b.sock?mode=600");
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    for (name, mode) in [("a.sock", 0o666), ("b.sock", 0o600)] {
+        let file = std::fs::metadata(gateway.path(name)).unwrap();
+        assert_eq!((file.permissions().mode() & 0o7777, file.gid()), (mode, group), "{name}");
+        Client::unix(&gateway.path(name)).await.ask(&Request::get("/v2/")).await.is(200);
+    }
+}
