@@ -69,7 +69,7 @@ fn warn_of_strays(root: &Reader<'_>) {
 fn no_login(auth: &Reader<'_>) -> String {
     let advice = auth.context.advice(
         "[auth.htpasswd] with `path = \"auth/htpasswd\"`, or an [[access]] rule with `users = [\"anonymous\"]`",
-        "DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd",
+        &format!("{}=/auth/htpasswd", auth.context.variable("auth.htpasswd.path")),
     );
     format!("no user can log in, and no rule is for \"anonymous\"; {advice}")
 }

@@ -1,6 +1,6 @@
 //! The state that the readers of all sections share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,12 @@ pub(super) struct Context {
     warnings: RefCell<Vec<String>>,
     references: RefCell<Vec<Reference>>,
     interpolated: RefCell<Vec<PathBuf>>,
+    /// Finds the `registry` image's variable for a key, where those variables configure.
+    image: Cell<Option<VariableOf>>,
 }
+
+/// From a key's path to the `registry` image's variable for it.
+type VariableOf = fn(&str) -> Option<&'static str>;
 
 impl Context {
     pub(super) fn new(file: Option<&str>, folder: PathBuf) -> Self {
@@ -33,6 +38,7 @@ impl Context {
             warnings: RefCell::default(),
             references: RefCell::default(),
             interpolated: RefCell::default(),
+            image: Cell::default(),
         }
     }
 
@@ -94,6 +100,20 @@ impl Context {
             Some(_) => format!("add {file}"),
             None => format!("set {variable}"),
         }
+    }
+
+    /// Makes advice name the variables of the `registry` image: they are what the operator writes.
+    pub(super) fn advise_variables_of(&self, image: VariableOf) {
+        self.image.set(Some(image));
+    }
+
+    /// Returns the variable that sets the key at `path`, such as `server.tls.key` or `upstream[0].url`, in the operator's
+    /// own way.
+    pub(super) fn variable(&self, path: &str) -> String {
+        if let Some(name) = self.image.get().and_then(|image| image(path)) {
+            return name.to_owned();
+        }
+        format!("DOCKGATE_{}", path.replace(['.', '['], "__").replace(']', "").to_uppercase())
     }
 
     /// Returns the warnings, if nothing was wrong.

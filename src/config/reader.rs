@@ -175,9 +175,8 @@ impl<'a> Reader<'a> {
     /// Returns how to add a key to this table.
     pub(super) fn advice(&self, line: &str) -> String {
         let (name, value) = line.split_once(" = ").unwrap_or((line, ""));
-        let variable = self.path.replace(['.', '['], "__").replace(']', "").to_uppercase();
         let value = value.replace(['"', '[', ']'], "").replace(", ", ",");
-        let variable = format!("DOCKGATE_{variable}__{}={value}", name.to_uppercase());
+        let variable = format!("{}={value}", self.context.variable(&below(&self.path, name)));
         self.context.advice(&format!("`{line}` to {}", self.header()), &variable)
     }
 

@@ -20,9 +20,11 @@ enum Meaning {
     Auth,
     /// A log level.
     Level,
+    /// None here: a setting of other programs, which is set in many shells.
+    Foreign,
 }
 
-use Meaning::{Auth, Key, Level, OfUpstream, Upstream};
+use Meaning::{Auth, Foreign, Key, Level, OfUpstream, Upstream};
 
 const HTPASSWD_PATH: &[&str] = &["auth", "htpasswd", "path"];
 const REMOTE_URL: &str = "REGISTRY_PROXY_REMOTEURL";
@@ -37,6 +39,8 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("REGISTRY_HTTP_TLS_CERTIFICATE", Key(&["server", "tls", "certificate"])),
     ("REGISTRY_HTTP_TLS_KEY", Key(&["server", "tls", "key"])),
     ("REGISTRY_AUTH", Auth),
+    // podman, skopeo and buildah: where they keep their logins (containers-auth.json(5)).
+    ("REGISTRY_AUTH_FILE", Foreign),
     ("REGISTRY_AUTH_HTPASSWD_REALM", Key(&["auth", "realm"])),
     ("REGISTRY_AUTH_HTPASSWD_PATH", Key(HTPASSWD_PATH)),
     (REMOTE_URL, Upstream),
@@ -55,8 +59,15 @@ pub(super) fn underlay(table: &mut Table, environment: &Environment, context: &C
     }
     if context.file.is_none() && !layer.table.is_empty() {
         layer.listen_as_the_image_does();
+        context.advise_variables_of(variable_of);
     }
     merge(table, layer.table, context);
+}
+
+/// Returns the variable that sets the key at `path`.
+fn variable_of(path: &str) -> Option<&'static str> {
+    let is_it = |meaning: &Meaning| matches!(meaning, Key(keys) if keys.join(".") == path);
+    MEANINGS.iter().find(|(_, meaning)| is_it(meaning)).map(|(name, _)| *name)
 }
 
 struct Layer<'a> {
@@ -76,6 +87,7 @@ impl Layer<'_> {
             Some(OfUpstream) => self.context.warn(format!("{name} has no meaning without {REMOTE_URL}")),
             Some(Auth) => self.auth(place, value),
             Some(Level) => self.set(&["log", "level"], literal(place, level(value))),
+            Some(Foreign) => {}
             None => self.context.warn(format!("{name} has no meaning here")),
         }
     }

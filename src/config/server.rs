@@ -148,9 +148,11 @@ fn refuse_plaintext(server: &Reader<'_>, items: &[Item<'_>]) {
     }
     let open = |item: &&Item<'_>| Address::parse(item.value()).is_ok_and(|address| !address.is_local());
     if let Some(item) = items.iter().find(open) {
+        let [certificate, key] =
+            ["certificate", "key"].map(|key| server.context.variable(&format!("server.tls.{key}")));
         let advice = server.context.advice(
             "[server.tls] with `certificate` and `key`, or `plaintext = true` to [server]",
-            "DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true",
+            &format!("{certificate} and {key}, or DOCKGATE_SERVER__PLAINTEXT=true"),
         );
         let why = format!("without TLS would send passwords over the network in the clear; {advice}");
         item.wrong(ValueError::Value(why));

@@ -496,6 +496,7 @@ fn wrong_variables_are_named() {
 fn the_settings_of_the_registry_image_start_the_same_gateway() {
     let config = from_variables([
         ("REGISTRY_AUTH", "htpasswd"),
+        ("REGISTRY_AUTH_FILE", "/run/user/1000/containers/auth.json"),
         ("REGISTRY_AUTH_HTPASSWD_REALM", "Registry Realm"),
         ("REGISTRY_AUTH_HTPASSWD_PATH", "/auth/htpasswd"),
         ("REGISTRY_HTTP_TLS_CERTIFICATE", "/certs/domain.crt"),
@@ -537,11 +538,11 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
             "environment: REGISTRY_AUTH: \"token\" is not available in this version; write htpasswd",
             concat!(
                 "environment: REGISTRY_HTTP_ADDR: \":5000\" without TLS would send passwords over the network in the clear; ",
-                "set DOCKGATE_SERVER__TLS__CERTIFICATE and DOCKGATE_SERVER__TLS__KEY, or DOCKGATE_SERVER__PLAINTEXT=true"
+                "set REGISTRY_HTTP_TLS_CERTIFICATE and REGISTRY_HTTP_TLS_KEY, or DOCKGATE_SERVER__PLAINTEXT=true"
             ),
             concat!(
                 "environment: auth: no user can log in, and no rule is for \"anonymous\"; ",
-                "set DOCKGATE_AUTH__HTPASSWD__PATH=/auth/htpasswd"
+                "set REGISTRY_AUTH_HTPASSWD_PATH=/auth/htpasswd"
             ),
             concat!(
                 "environment: upstream: there is no registry to stand in front of; ",
