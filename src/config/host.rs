@@ -18,6 +18,26 @@ pub(super) struct Url {
 impl Url {
     /// Parses scheme, host, port and a plain path. Errors never show the text: it may hold a password.
     pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
+        let url = Self::split(written)?;
+        check_path(&url.path)?;
+        Ok(url)
+    }
+
+    /// Parses the URL of a registry.
+    pub(super) fn parse_registry(written: &str) -> Result<Self, ValueError> {
+        let url = Self::split(written)?;
+        refuse_page(&url)?;
+        check_path(&url.path)?;
+        if url.path.ends_with("/v1") {
+            return Err(ValueError::value(
+                "ends in /v1, an API that registries no longer have; write it without",
+            ));
+        }
+        Ok(url)
+    }
+
+    /// Splits a URL. Its path is not checked.
+    fn split(written: &str) -> Result<Self, ValueError> {
         if written.contains('@') {
             return Err(ValueError::hidden(
                 "a URL with a user name or password in it is refused; write it without",
@@ -35,7 +55,6 @@ impl Url {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let Authority { host, port } = Authority::parse(authority).map_err(|_| NOT_A_URL)?;
         let path = path.trim_end_matches('/').to_owned();
-        check_path(&path)?;
         Ok(Self { https, host, port: port.unwrap_or_else(|| scheme_port(https)), path })
     }
 
@@ -54,6 +73,36 @@ pub(super) fn parse_authority(written: &str) -> Result<String, ValueError> {
         .map(|authority| authority.to_string())
         .map_err(|_| "is not a host name; write for example \"registry.example.com\"".into())
 }
+
+/// Refuses the addresses by which Docker Hub and GitHub are known in a browser or in docker's own files, and which are not
+/// their registries.
+fn refuse_page(url: &Url) -> Result<(), ValueError> {
+    let host = url.host.as_str();
+    let names_hub = HUB_REGISTRIES.contains(&host) && !url.path.is_empty();
+    let registry = match host {
+        _ if names_hub || HUB_PAGES.contains(&host) => "https://registry-1.docker.io",
+        "github.com" | "www.github.com" | "docker.pkg.github.com" => "https://ghcr.io",
+        "www.quay.io" => "https://quay.io",
+        _ => return Ok(()),
+    };
+    Err(ValueError::Value(format!("is not a registry's URL; write \"{registry}\"")))
+}
+
+/// Hosts that speak the registry's API at their root, and nowhere else.
+const HUB_REGISTRIES: [&str; 4] =
+    ["docker.io", "registry-1.docker.io", "index.docker.io", "registry.hub.docker.com"];
+
+/// Hosts of Docker Hub that have pages, or tokens.
+const HUB_PAGES: [&str; 8] = [
+    "hub.docker.com",
+    "www.docker.com",
+    "docker.com",
+    "www.docker.io",
+    "auth.docker.io",
+    "login.docker.com",
+    "app.docker.com",
+    "cloud.docker.com",
+];
 
 /// Checks a path, which becomes part of every upstream path: nothing in it may be read in two ways.
 fn check_path(path: &str) -> Result<(), ValueError> {
@@ -113,6 +162,33 @@ mod tests {
         ] {
             assert!(Url::parse(written).is_err(), "{written}");
         }
+    }
+
+    #[test]
+    fn pages_of_docker_hub_are_not_its_registry() {
+        for url in [
+            "https://docker.io/library",
+            "https://hub.docker.com",
+            "https://hub.docker.com/r/library/nginx",
+            "https://hub.docker.com/_/nginx",
+            "https://index.docker.io/v1/",
+            "https://index.docker.io/v2/",
+            "http://registry-1.docker.io/library/",
+            "https://registry.hub.docker.com/v1",
+            "https://www.docker.com/",
+            "https://auth.docker.io/token",
+        ] {
+            let why = ValueError::value("is not a registry's URL; write \"https://registry-1.docker.io\"");
+            assert_eq!(Url::parse_registry(url), Err(why), "{url}");
+        }
+        for url in
+            ["https://docker.io", "https://index.docker.io/", "https://registry-1.docker.io", "https://a/v11"]
+        {
+            assert!(Url::parse_registry(url).is_ok(), "{url}");
+        }
+        let v1 = Url::parse_registry("https://registry.example/v1/");
+        assert!(matches!(v1, Err(ValueError::Value(why)) if why.starts_with("ends in /v1,")));
+        assert!(Url::parse_registry("https://github.com/acme").is_err());
     }
 
     #[test]

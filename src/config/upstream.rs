@@ -77,7 +77,7 @@ impl Upstream {
     /// The defect of `url` or of a variable.
     pub fn at(url: &str, environment: &Environment) -> Result<Self, String> {
         let context = Context::new(None, PathBuf::new());
-        let parsed = Url::parse(url).map_err(|wrong| match wrong {
+        let parsed = Url::parse_registry(url).map_err(|wrong| match wrong {
             ValueError::Value(text) => format!("{url:?} {text}"),
             ValueError::Hidden(text) => text,
         })?;
@@ -264,7 +264,7 @@ fn url(table: &Reader<'_>, name: Option<&str>) -> Option<Url> {
             }
         };
     }
-    let mut url = table.parsed("url", Url::parse)?;
+    let mut url = table.parsed("url", Url::parse_registry)?;
     if url.https && url.host == HUB {
         HUB_HOST.clone_into(&mut url.host);
     }

@@ -71,6 +71,22 @@ fn check_and_serve_refuse_an_htpasswd_without_users() {
     }
 }
 
+#[test]
+fn check_names_docker_hubs_registry() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("htpasswd"), htpasswd(&[("a".to_owned(), "b".to_owned())])).unwrap();
+    for url in ["https://docker.io/library", "https://hub.docker.com", "https://index.docker.io/v1/"] {
+        let config =
+            format!("[auth.htpasswd]\npath = \"htpasswd\"\n[[upstream]]\nname = \"hub\"\nurl = \"{url}\"\n");
+        std::fs::write(dir.path().join("dockgate.toml"), config).unwrap();
+        let output = dockgate(dir.path(), "check");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let expected = "is not a registry's URL; write \"https://registry-1.docker.io\"";
+        assert!(said.contains("dockgate.toml:5: upstream[0].url:") && said.contains(expected), "{said}");
+    }
+}
+
 #[tokio::test]
 async fn a_unix_socket_gets_its_mode_and_group() {
     let upstream = Upstream::start().await;
