@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::body::{Body, RequestBody};
 use crate::cache::Push;
 use crate::clock;
+use crate::config::limits;
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::forward::set;
 use crate::gateway::handle::HandleKind;
@@ -18,12 +19,15 @@ use crate::gateway::manifest::{is_named, made};
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
 use crate::meaning::Meaning;
-use crate::proto::upload::with_digest;
+use crate::proto::upload::{MAX_SESSION_LENGTH, with_digest};
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
 use crate::upstream::RequiredScope;
 
 /// The lifetime of a handle. Registries forget an upload sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The longest location of an upload at the upstream: with the digest behind it, it is still a URL that is dialled.
+const LONGEST_LOCATION: usize = limits::URL_BYTES - 256;
 
 /// The content of a handle.
 #[derive(Debug, Serialize, Deserialize)]
@@ -281,8 +285,13 @@ fn sealed(
         l: location,
         c: copy,
     };
+    let is_long = handle.l.len() > LONGEST_LOCATION;
     let handle =
         request.request.core.shared.sealer.seal(HandleKind::Upload, &handle).map_err(Problem::Seal)?;
+    // The client would get a handle that is refused when it comes back.
+    if is_long || handle.len() > MAX_SESSION_LENGTH {
+        return Err(Problem::unusable(&settings.name, "an upload location that is too long to go on with"));
+    }
     set(response.headers_mut(), header::LOCATION, &request.request.locations.upload(&handle));
     // Pulp answers a chunk with 204, on which regctl stops (pulp_container#2199).
     *response.status_mut() = match request.request.operation {

@@ -8,8 +8,9 @@ use crate::proto::query;
 use crate::proto::query::Query;
 use crate::proto::target_error::TargetError;
 
-/// The longest upload session, in bytes: generous for a sealed handle, little for a request line.
-pub(crate) const MAX_SESSION_LENGTH: usize = 16 * 1024;
+/// The longest upload session, in bytes: the sealed handle of the longest location that an upstream may give, which is a
+/// third longer than that. Half of what a request's head may have.
+pub(crate) const MAX_SESSION_LENGTH: usize = 32 * 1024;
 
 /// The way that an upload begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

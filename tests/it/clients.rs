@@ -100,3 +100,22 @@ async fn a_unix_socket_gets_its_mode_and_group() {
         Client::unix(&gateway.path(name)).await.ask(&Request::get("/v2/")).await.is(200);
     }
 }
+
+#[tokio::test]
+async fn the_handle_of_a_long_upload_location_is_taken_back() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::open(&upstream).await;
+    for length in [100, 12 * 1024, 16_000] {
+        let path = "/v2/a/blobs/uploads/1?_state=";
+        let location = format!("{path}{}", "x".repeat(length - path.len()));
+        let begun = Reply::status(202).header("Location", &location);
+        upstream.expect("POST", "/v2/a/blobs/uploads/", begun);
+        let answer = gateway.ask(Request::post("/v2/a/blobs/uploads/")).await.is(202);
+        let handle = answer.header("location").unwrap().to_owned();
+        upstream.expect("PATCH", location.as_str(), Reply::status(202));
+        gateway.ask(Request::patch(handle).body("x")).await.is(202);
+    }
+    let endless = format!("/v2/a/blobs/uploads/1?_state={}", "x".repeat(16_300));
+    upstream.expect("POST", "/v2/a/blobs/uploads/", Reply::status(202).header("Location", &endless));
+    gateway.ask(Request::post("/v2/a/blobs/uploads/")).await.refuses(502, "UNAVAILABLE");
+}
