@@ -121,7 +121,7 @@ impl App {
         let state = Arc::new(AdminState::new(core.clone()));
         let admin_listener = config.admin.as_ref();
         let admin_listener =
-            admin_listener.map(|admin| AdminListener::start(admin.address, state.clone())).transpose();
+            admin_listener.map(|admin| AdminListener::start(&admin.address, state.clone())).transpose();
         let admin_listener = admin_listener.map_err(StartError::Admin)?;
         let service = service(&config, certificates.as_deref());
         for listener in listeners {
@@ -149,7 +149,7 @@ impl App {
 
     /// Returns the address of the admin listener, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_listener.as_ref().map(AdminListener::address)
+        self.admin_listener.as_ref().and_then(AdminListener::address)
     }
 
     /// Checks all files every two seconds and reloads those that have changed. Never ends.

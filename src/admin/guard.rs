@@ -4,15 +4,18 @@ use std::net::IpAddr;
 
 use http::{Request, header};
 
+use crate::net::Peer;
 use crate::proto::Authority;
 
-/// Returns true if Host and Origin name this machine. A web page can send requests here by a name that resolves to loopback
-/// (Host is then that name) or from its own origin.
-pub(super) fn is_local<B>(request: &Request<B>) -> bool {
+/// Returns true if the request comes from this machine, and Host and Origin name it. A web page can send requests here by a
+/// name that resolves to loopback (Host is then that name) or from its own origin.
+pub(super) fn is_local<B>(request: &Request<B>, peer: Peer) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
     let local_origin = |origin: &str| origin.strip_prefix("http://").is_some_and(is_local_authority);
-    host.is_some_and(is_local_authority) && origin.is_none_or(local_origin)
+    peer.address.to_canonical().is_loopback()
+        && host.is_some_and(is_local_authority)
+        && origin.is_none_or(local_origin)
 }
 
 /// Returns true if the body is JSON. A page can send a form anywhere, and an old browser sends it without an Origin. No form
@@ -26,7 +29,8 @@ pub(super) fn is_json<B>(request: &Request<B>) -> bool {
 
 /// Returns true for `localhost` and loopback addresses. Not for names below `.localhost`, which some resolvers look up.
 fn is_local_authority(authority: &str) -> bool {
-    let is_loopback = |host: &str| host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    let is_loopback =
+        |host: &str| host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
     Authority::parse(authority).is_ok_and(|known| known.host == "localhost" || is_loopback(&known.host))
 }
 
@@ -39,14 +43,38 @@ mod tests {
         if let Some(origin) = origin {
             request = request.header(header::ORIGIN, origin);
         }
-        is_local(&request.body(()).unwrap())
+        is_local(&request.body(()).unwrap(), peer("127.0.0.1"))
+    }
+
+    fn peer(address: &str) -> Peer {
+        Peer { address: address.parse().unwrap(), tls: false }
+    }
+
+    #[test]
+    fn another_machine_is_not_local_whatever_it_says() {
+        let request = || Request::get("/metrics").header(header::HOST, "localhost:5001").body(()).unwrap();
+        for (address, local) in [
+            ("127.0.0.2", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.0.0.1", false),
+            ("::ffff:10.0.0.1", false),
+        ] {
+            assert_eq!(is_local(&request(), peer(address)), local, "{address}");
+        }
     }
 
     #[test]
     fn only_names_of_this_machine_are_local() {
-        for host in
-            ["127.0.0.1:5001", "localhost:5001", "[::1]:5001", "localhost", "127.0.0.1", "127.9.9.9:1"]
-        {
+        for host in [
+            "127.0.0.1:5001",
+            "localhost:5001",
+            "[::1]:5001",
+            "localhost",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
             assert!(asked(host, None), "{host}");
         }
         for host in [

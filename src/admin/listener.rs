@@ -27,7 +27,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A listener that answers until it is dropped.
 pub(crate) struct AdminListener {
     _server: Server,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
 }
 
 impl AdminListener {
@@ -35,9 +35,9 @@ impl AdminListener {
     ///
     /// # Errors
     /// When the address can't be listened on.
-    pub(crate) fn start(address: SocketAddr, state: Arc<AdminState>) -> Result<Self, ListenError> {
-        let listener = Listener::bind(&Address::Tcp(address))?;
-        let address = listener.local_address().unwrap_or(address);
+    pub(crate) fn start(address: &Address, state: Arc<AdminState>) -> Result<Self, ListenError> {
+        let listener = Listener::bind(address)?;
+        let address = listener.local_address();
         let server = Server::without_workers(CONNECTIONS, Admin(state));
         let service = Service {
             tls: None,
@@ -52,21 +52,26 @@ impl AdminListener {
     }
 
     /// Returns the address in use.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 }
+
+const FOR_THIS_MACHINE: &str = "this is for this machine alone, by the name localhost or a loopback address; /healthz and /readyz are for every machine\n";
 
 #[derive(Clone)]
 struct Admin(Arc<AdminState>);
 
 impl Handler for Admin {
-    async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let Self(state) = self;
-        if !guard::is_local(&request) {
-            return response::text(StatusCode::FORBIDDEN, "this listener is for this machine alone\n");
-        }
         let path = request.uri().path();
+        let is_local = guard::is_local(&request, peer);
+        // Probes come from other machines, by whatever name, and have no login: Kubernetes asks by the pod's address.
+        let is_probe = path == "/healthz" || path == "/readyz";
+        if !is_local && !is_probe {
+            return response::text(StatusCode::FORBIDDEN, FOR_THIS_MACHINE);
+        }
         if path == "/api" || path.starts_with("/api/") {
             return api::answer(request, state).await;
         }
@@ -75,7 +80,7 @@ impl Handler for Admin {
         }
         match path {
             "/healthz" => response::text(StatusCode::OK, "ok\n"),
-            "/readyz" => readiness::answer(state),
+            "/readyz" => readiness::answer(state, is_local),
             "/metrics" => metrics::answer(&request, state),
             _ => response::text(StatusCode::NOT_FOUND, "not found\n"),
         }

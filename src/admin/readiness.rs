@@ -9,13 +9,21 @@ use crate::body::Body;
 use crate::cache::BreakerState;
 use crate::gateway::Core;
 
-/// Returns the readiness of the gateway. Neither a failing upstream nor a cache that can't store anything makes the gateway
-/// unready: it still serves what it can. The answer names their state.
-pub(super) fn answer(state: &AdminState) -> Response<Body> {
+/// Returns the readiness of the gateway. An upstream that fails does not make it unready, nor does a cache that can't
+/// store anything: it names their state and answers what it can. Without `details` the answer is for a probe of another
+/// machine, which has no login: it does not name upstreams and files.
+pub(super) fn answer(state: &AdminState, details: bool) -> Response<Body> {
     let (status, word) = match state.is_draining() {
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         false => (StatusCode::OK, "ready"),
     };
+    if !details {
+        return response::new(
+            status,
+            "application/json",
+            Body::full(format!("{}\n", json!({ "status": word }))),
+        );
+    }
     let core = state.core();
     let degraded = cache(&core).and_then(|cache| cache.store().degraded_reason());
     let mut problems = state.problems();

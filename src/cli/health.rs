@@ -63,7 +63,7 @@ pub(crate) fn run(
     output: &mut dyn Write,
 ) -> Result<(), HealthError> {
     let config = Config::load(args.config.as_deref(), environment)?;
-    let address = config.admin.ok_or(HealthError::Off)?.address;
+    let address = config.admin.and_then(|admin| admin.local_address()).ok_or(HealthError::Off)?;
     let failed = |source| HealthError::Io { address, source };
     match ask(address).map_err(failed)? {
         Some(200) => writeln!(output, "ok").map_err(failed),

@@ -53,10 +53,33 @@ async fn only_reading_by_this_machine_is_answered() {
     let (_upstream, gateway) = both("").await;
     let address = gateway.app.admin_address().unwrap();
     let ask = async |request: Request| Client::tcp(address).await.ask(&request).await;
-    ask(Request::get("/healthz").header("Host", "evil.example")).await.is(403);
-    ask(Request::get("/healthz").header("Origin", "http://evil.example")).await.is(403);
+    for target in ["/metrics", "/api/cache", "/elsewhere"] {
+        ask(Request::get(target).header("Host", "evil.example")).await.is(403);
+        ask(Request::get(target).header("Origin", "http://evil.example")).await.is(403);
+    }
     ask(Request::post("/healthz").body("")).await.is(405);
     ask(Request::head("/healthz")).await.is(200);
+}
+
+#[tokio::test]
+async fn probes_are_answered_by_whatever_name() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().user("alice", "secret").admin_at(":0");
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    let port = gateway.app.admin_address().unwrap().port();
+    for address in ["127.0.0.1", "127.0.0.2"] {
+        for host in ["10.244.0.7:5001", "dockgate.default.svc", "localhost"] {
+            let mut client = Client::tcp((address.parse::<std::net::IpAddr>().unwrap(), port).into()).await;
+            let ask = |target: &str| Request::get(target).header("Host", host);
+            assert_eq!(client.ask(&ask("/healthz")).await.is(200).text(), "ok\n");
+            let ready = client.ask(&ask("/readyz")).await.is(200).json();
+            assert_eq!(ready["status"], "ready");
+            assert_eq!(ready.get("upstreams").is_some(), host == "localhost", "{ready}");
+        }
+    }
+    let mut old = Client::tcp(([127, 0, 0, 1], port).into()).await;
+    old.send("GET /healthz HTTP/1.0\r\n\r\n").await;
+    old.answer().await.is(200);
 }
 
 /// Returns a gateway with a cache, in front of a registry that takes all names.

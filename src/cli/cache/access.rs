@@ -17,7 +17,8 @@ impl CacheAccess {
     pub(super) fn find(config: Config) -> Result<Self, CacheError> {
         let Some(cache) = &config.cache else { return Err(CacheError::None) };
         if let Some(admin) = &config.admin
-            && let Some(remote) = Remote::with(admin.address, &cache.path)
+            && let Some(address) = admin.local_address()
+            && let Some(remote) = Remote::with(address, &cache.path)
         {
             return Ok(Self::Gateway(Box::new(remote)));
         }

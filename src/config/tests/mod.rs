@@ -219,12 +219,9 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[admin]\naddress = ':5001'\nhtpasswd = 'h'",
+        "[admin]\naddress = 'unix:/run/x'\nhtpasswd = 'h'",
         &[
-            concat!(
-                r#"dockgate.toml:2: admin.address: ":5001" is not a loopback address: that needs "admin.htpasswd", which "#,
-                r#"is not available in this version; write for example "127.0.0.1:5001""#
-            ),
+            r#"dockgate.toml:2: admin.address: "unix:/run/x" is not an address and port; write for example "127.0.0.1:5001" or ":5001""#,
             r#"dockgate.toml:3: admin.htpasswd: "htpasswd" is not available in this version; remove it"#,
         ],
     ),
@@ -232,6 +229,12 @@ const WRONG: &[(&str, &[&str])] = &[
         "[admin]\naddress = '127.0.0.1:5000'",
         &[
             r#"dockgate.toml:2: admin.address: "127.0.0.1:5000" is taken by server.address, 127.0.0.1:5000; write another port, or "" for none"#,
+        ],
+    ),
+    (
+        "[server]\naddress = '127.0.0.1:5000'\n[admin]\naddress = ':5000'",
+        &[
+            r#"dockgate.toml:4: admin.address: ":5000" is taken by server.address, 127.0.0.1:5000; write another port, or "" for none"#,
         ],
     ),
     (

@@ -24,7 +24,7 @@ pub(crate) struct Builder {
     tls: Option<Vec<String>>,
     sni: Vec<Vec<String>>,
     users: Vec<(String, String)>,
-    admin: bool,
+    admin: Option<String>,
     log: Option<String>,
     rules: String,
     upstreams: String,
@@ -60,7 +60,7 @@ impl Gateway {
             tls: None,
             sni: Vec::new(),
             users: Vec::new(),
-            admin: false,
+            admin: None,
             log: std::env::var(LOGGING).ok(),
             rules: String::new(),
             upstreams: String::new(),
@@ -210,8 +210,12 @@ impl Builder {
         self
     }
 
-    pub(crate) fn admin_listener(mut self) -> Self {
-        self.admin = true;
+    pub(crate) fn admin_listener(self) -> Self {
+        self.admin_at("127.0.0.1:0")
+    }
+
+    pub(crate) fn admin_at(mut self, address: &str) -> Self {
+        self.admin = Some(address.to_owned());
         self
     }
 
@@ -292,7 +296,7 @@ impl Builder {
         if let Some(level) = &self.log {
             text += &format!("[log]\nlevel = {level:?}\n\n");
         }
-        let admin = if self.admin { "127.0.0.1:0" } else { "" };
+        let admin = self.admin.as_deref().unwrap_or_default();
         text += &format!("[admin]\naddress = \"{admin}\"\n\n[auth]\nchallenge = \"basic\"\n\n");
         if !self.users.is_empty() {
             text += "[auth.htpasswd]\npath = \"htpasswd\"\n\n";
