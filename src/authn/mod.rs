@@ -9,6 +9,7 @@
 mod authenticator;
 mod bcrypt_pool;
 pub(crate) mod htpasswd;
+mod login_addresses;
 mod memory;
 mod peer;
 mod rejection_floor;

@@ -1,6 +1,7 @@
 //! The unit in which clients are counted.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A client for the purposes of fairness and throttling: an IPv4 address, or an IPv6 /64, which is what one
 /// customer is given and may number freely.
@@ -23,6 +24,20 @@ impl Peer {
     }
 }
 
+/// As networks are written.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(octets) => Ipv4Addr::from(*octets).fmt(f),
+            Self::V6(prefix) => {
+                let mut octets = [0; 16];
+                octets[..8].copy_from_slice(prefix);
+                write!(f, "{}/64", Ipv6Addr::from(octets))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +50,12 @@ mod tests {
     fn an_ipv6_network_of_64_bits_is_one_client() {
         assert_eq!(peer("2001:db8:1:2::1"), peer("2001:db8:1:2:ffff::9"));
         assert_ne!(peer("2001:db8:1:2::1"), peer("2001:db8:1:3::1"));
+    }
+
+    #[test]
+    fn a_client_is_written_as_its_network() {
+        assert_eq!(peer("2001:db8:1:2::9").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(peer("192.0.2.1").to_string(), "192.0.2.1");
     }
 
     #[test]

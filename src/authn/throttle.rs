@@ -14,7 +14,9 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::Mutex;
 
+use crate::authn::login_addresses::LoginAddresses;
 use crate::authn::peer::Peer;
+use crate::clock;
 
 /// The tallies, bounded in number; the longest unused go first.
 pub(super) struct Throttle {
@@ -22,6 +24,7 @@ pub(super) struct Throttle {
     pairs: Cache<(Peer, u64), Shared>,
     peers: Cache<Peer, Shared>,
     hasher: RandomState,
+    addresses: Arc<LoginAddresses>,
 }
 
 type Shared = Arc<Mutex<Tally>>;
@@ -29,7 +32,7 @@ type Shared = Arc<Mutex<Tally>>;
 impl Throttle {
     /// Creates a throttle without failures.
     pub(super) fn new() -> Self {
-        Self { pairs: bounded(), peers: bounded(), hasher: RandomState::new() }
+        Self { pairs: bounded(), peers: bounded(), hasher: RandomState::new(), addresses: Arc::default() }
     }
 
     /// Lets a check begin and counts it as a failure until it is known to be none.
@@ -46,7 +49,8 @@ impl Throttle {
         }
         with(&pair, |t| t.fail(now, &PAIR));
         with(&client, |t| t.fail(now, &CLIENT));
-        Ok(Admission { pair, client, counts: false })
+        let addresses = self.addresses.clone();
+        Ok(Admission { pair, client, counts: false, addresses, peer, name })
     }
 }
 
@@ -55,6 +59,9 @@ pub(super) struct Admission {
     pair: Shared,
     client: Shared,
     counts: bool,
+    addresses: Arc<LoginAddresses>,
+    peer: Peer,
+    name: u64,
 }
 
 impl Admission {
@@ -67,6 +74,7 @@ impl Admission {
     /// stay, or one valid account would make guessing at all others free.
     pub(super) fn succeed(self) {
         with(&self.pair, |t| *t = Tally::default());
+        self.addresses.note(self.peer, self.name, clock::now());
     }
 }
 
@@ -156,7 +164,6 @@ fn with<T>(tally: &Shared, look: impl FnOnce(&mut Tally) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     const SECOND: Duration = Duration::from_secs(1);
 

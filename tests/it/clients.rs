@@ -102,6 +102,30 @@ async fn a_unix_socket_gets_its_mode_and_group() {
 }
 
 #[tokio::test]
+async fn an_address_that_most_logins_come_from_is_warned_of() {
+    let upstream = Upstream::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let users: Vec<_> = (0..12).map(|number| (format!("user{number}"), "secret".to_owned())).collect();
+    std::fs::write(dir.path().join("htpasswd"), htpasswd(&users)).unwrap();
+    let builder =
+        users.iter().fold(Gateway::builder(), |builder, (name, password)| builder.user(name, password));
+    let process = Process::start(builder.upstream("up", "", upstream.address), dir.path()).await;
+    for (name, password) in &users {
+        assert!(!process.log().contains("most users log in") || name != "user8");
+        process.connect().await.ask(&Request::get("/v2/").login(name, password)).await.is(200);
+    }
+    soon("the warning", async {
+        while !process.log().contains("most users log in from one address") {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let log = process.log();
+    assert_eq!(log.matches("most users log in from one address").count(), 1, "{log}");
+    assert!(log.contains("address=127.0.0.1") && log.contains("server.trusted_proxies"), "{log}");
+}
+
+#[tokio::test]
 async fn the_handle_of_a_long_upload_location_is_taken_back() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
