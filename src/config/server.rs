@@ -179,8 +179,16 @@ fn trusted_proxies(server: &Reader<'_>) -> Vec<IpNet> {
 /// Parses a network, or one address.
 fn network(written: &str) -> Result<IpNet, ValueError> {
     let one = written.parse::<IpAddr>().map(IpNet::from);
-    let network = written.parse::<IpNet>().or(one);
+    let network = written.parse::<IpNet>().or(one).map(unmapped);
     network.map_err(|_| ValueError::value("is not a network; write for example \"10.0.0.0/8\""))
+}
+
+/// Returns the IPv4 network that an IPv6 one of mapped addresses stands for (RFC 4291 section 2.5.5.2): peers are compared by
+/// their IPv4 addresses.
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(six) = network else { return network };
+    let four = six.addr().to_ipv4_mapped().zip(six.prefix_len().checked_sub(96));
+    four.and_then(|(address, length)| IpNet::new(address.into(), length).ok()).unwrap_or(network)
 }
 
 fn proxy_protocol(server: &Reader<'_>) -> bool {

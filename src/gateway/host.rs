@@ -1,12 +1,14 @@
 //! The host that a request is for, and the hosts that are served.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use http::{HeaderMap, Uri, header};
+use http::request::Parts;
+use http::{HeaderMap, Version, header};
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, ServerName};
 
+use crate::gateway::forwarding::Forwarding;
 use crate::net::Peer;
+use crate::proto::authority::scheme_port;
 
 /// A refusal of a request's host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,110 +16,160 @@ pub(crate) enum HostError {
     /// RFC 9112 section 3.2: exactly one Host field.
     #[error("a request needs exactly one Host")]
     NotOne,
-    /// RFC 9112 section 3.2.2, RFC 9113 section 8.3.1: the target's authority and Host must agree.
-    #[error("the request's target and its Host differ")]
+    /// RFC 9113 section 8.3.1: in HTTP/2 `:authority` and Host must agree.
+    #[error("the request's authority and its Host differ")]
     Differ,
-    /// RFC 9110 section 15.5.20.
+    /// Neither a name nor an address, with or without a port (RFC 9110 section 7.2).
+    #[error("the request's Host is malformed")]
+    Malformed,
+    /// RFC 9110 section 15.5.20. Holds the host as it was written.
     #[error("this host is not served here")]
-    Misdirected,
+    Misdirected(String),
 }
 
 /// The hosts that are served: any, if none is configured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownHosts {
-    exact: Vec<String>,
+    /// Names, each at any port or at one alone.
+    exact: Vec<(String, Option<u16>)>,
     /// The part behind the `*` of a certificate's wildcard name: `.example.com`.
     suffixes: Vec<String>,
     addresses: Vec<IpAddr>,
-    /// Certificates, which may name addresses too.
-    certificates: Vec<CertificateDer<'static>>,
 }
 
 impl KnownHosts {
-    /// Returns the hosts of `names`, which are host names without ports, IP addresses, or wildcards as certificates have them.
+    /// Returns the hosts of `names`, which are host names or IP addresses with or without a port, or wildcards as certificates
+    /// have them.
     pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut known = Self::default();
         for name in names {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            match (name.trim_matches(['[', ']']).parse(), name.strip_prefix('*')) {
-                (Ok(address), _) => known.addresses.push(address),
-                (Err(_), Some(suffix)) => known.suffixes.push(suffix.to_owned()),
-                (Err(_), None) => known.exact.push(name),
+            if let Ok(address) = name.parse::<IpAddr>() {
+                known.addresses.push(address.to_canonical());
+            } else if let Some(suffix) = name.strip_prefix('*') {
+                known.suffixes.push(suffix.trim_end_matches('.').to_ascii_lowercase());
+            } else {
+                known.exact.extend(parse_host(name));
             }
         }
         known
     }
 
-    /// Returns these hosts and the addresses that `certificates` are for.
-    #[must_use]
-    pub(crate) fn with_certificates(mut self, certificates: Vec<CertificateDer<'static>>) -> Self {
-        self.certificates = certificates;
-        self
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.suffixes.is_empty() && self.addresses.is_empty()
     }
 
-    fn is_certified(&self, address: IpAddr) -> bool {
-        let name = ServerName::IpAddress(address.into());
-        self.certificates.iter().any(|certificate| {
-            let leaf = webpki::EndEntityCert::try_from(certificate);
-            leaf.is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(&name).is_ok())
+    fn contains(&self, host: &RequestHost) -> bool {
+        let is_local =
+            host.name.parse::<IpAddr>().map_or(host.name == "localhost", |address| address.is_loopback());
+        is_local || self.names_at(&host.name, Some(host.port))
+    }
+
+    /// Returns true if the configuration or a certificate names a host, which has no port and no brackets, at whatever port.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        self.names_at(host, None)
+    }
+
+    fn names_at(&self, host: &str, port: Option<u16>) -> bool {
+        let named = |(name, own): &(String, Option<u16>)| {
+            *name == host && (own.is_none() || port.is_none() || *own == port)
+        };
+        if self.exact.iter().any(named) {
+            return true;
+        }
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return self.addresses.contains(&address.to_canonical());
+        }
+        self.suffixes.iter().any(|suffix| {
+            // RFC 6125 section 6.4.3: a wildcard stands for one label.
+            let label = host.strip_suffix(suffix.as_str());
+            label.is_some_and(|label| !label.is_empty() && !label.contains('.'))
         })
     }
 
-    fn check(&self, host: &str) -> Result<(), HostError> {
-        let nothing_known = self.exact.is_empty()
-            && self.suffixes.is_empty()
-            && self.addresses.is_empty()
-            && self.certificates.is_empty();
-        if nothing_known || self.contains(host) { Ok(()) } else { Err(HostError::Misdirected) }
-    }
-
-    fn contains(&self, host: &str) -> bool {
-        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        let is_local = address.map_or(host == "localhost", |address| address.is_loopback());
-        is_local || self.names(host)
-    }
-
-    /// Returns true if the configuration or a certificate names a host, which has no port and no brackets.
-    pub(crate) fn names(&self, host: &str) -> bool {
-        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return self.addresses.contains(&address) || self.is_certified(address);
-        }
-        let wild = |suffix: &String| {
-            // RFC 6125 section 6.4.3: a wildcard stands for one label.
-            host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty() && !label.contains('.'))
-        };
-        self.exact.iter().any(|known| known == host) || self.suffixes.iter().any(wild)
-    }
-
-    /// Returns the host that a request is for, without its port and in lower case, once it is clear that there is just one and
-    /// that it is served. From a trusted proxy X-Forwarded-Host counts instead.
+    /// Returns the host that a request is for, once it is clear that there is just one and that it is served. From a trusted
+    /// proxy its `X-Forwarded-*` or `Forwarded` fields count instead.
+    ///
+    /// HTTP/1.0 has no Host (RFC 9112 section 3.2 asks it of HTTP/1.1 alone), and health checks of balancers use it: such a
+    /// request is for this host, whatever its name.
     pub(super) fn host_of(
         &self,
         proxies: &TrustedProxies,
         peer: Peer,
-        uri: &Uri,
-        headers: &HeaderMap,
-    ) -> Result<String, HostError> {
-        let mut fields = headers.get_all(header::HOST).iter();
-        let field = fields.next().and_then(|value| value.to_str().ok());
-        if fields.next().is_some() {
-            return Err(HostError::NotOne);
-        }
-        let authority = match (uri.authority(), field) {
-            (Some(target), Some(field)) if !target.as_str().eq_ignore_ascii_case(field) => {
-                return Err(HostError::Differ);
-            }
-            (Some(target), _) => target.as_str(),
-            (None, Some(field)) => field,
-            (None, None) => return Err(HostError::NotOne),
+        parts: &Parts,
+    ) -> Result<RequestHost, HostError> {
+        let said = if proxies.contains(peer.address) {
+            Forwarding::read(&parts.headers)
+        } else {
+            Forwarding::default()
         };
-        let forwarded = || headers.get("x-forwarded-host").and_then(|value| value.to_str().ok());
-        let trusted = !proxies.0.is_empty() && proxies.contains(peer.address);
-        let authority = if trusted { forwarded().unwrap_or(authority) } else { authority };
-        let host = without_port(authority).trim_end_matches('.').to_ascii_lowercase();
-        self.check(&host)?;
-        Ok(host)
+        let scheme_port = scheme_port(said.https.unwrap_or(peer.tls));
+        let named = named(parts, scheme_port)?;
+        let Some(text) = said.host.as_deref().or(named) else {
+            return Ok(RequestHost { name: String::new(), port: scheme_port });
+        };
+        let (name, port) = parse_host(text).ok_or(HostError::Malformed)?;
+        let host = RequestHost { name, port: port.or(said.port).unwrap_or(scheme_port) };
+        if self.is_empty() || self.contains(&host) {
+            return Ok(host);
+        }
+        Err(HostError::Misdirected(text.to_owned()))
     }
+}
+
+/// Returns the authority that a request names; `None` for one of HTTP/1.0 that names none.
+fn named(parts: &Parts, scheme_port: u16) -> Result<Option<&str>, HostError> {
+    let mut fields = parts.headers.get_all(header::HOST).iter();
+    let field = fields.next().map(|value| value.to_str().map_err(|_| HostError::Malformed)).transpose()?;
+    if fields.next().is_some() {
+        return Err(HostError::NotOne);
+    }
+    let needs_field = parts.version == Version::HTTP_11;
+    match (parts.uri.authority().map(http::uri::Authority::as_str), field) {
+        (_, None) if needs_field => Err(HostError::NotOne),
+        // RFC 9112 section 3.2.2: the field is ignored.
+        (Some(target), Some(field)) if parts.version == Version::HTTP_2 => {
+            let whole = |text| parse_host(text).map(|(name, port)| (name, port.unwrap_or(scheme_port)));
+            if whole(target) == whole(field) { Ok(Some(target)) } else { Err(HostError::Differ) }
+        }
+        (Some(target), _) => Ok(Some(target)),
+        (None, None | Some("")) if parts.version < Version::HTTP_11 => Ok(None),
+        (None, Some(field)) => Ok(Some(field)),
+        (None, None) => Err(HostError::NotOne),
+    }
+}
+
+/// Parses `host` or `host:port` (RFC 3986 section 3.2): the name in lower case without the dot of the DNS root, or an
+/// address in its canonical text without brackets. Names that can't be looked up are read too, so that they can be compared;
+/// user information is refused.
+fn parse_host(text: &str) -> Option<(String, Option<u16>)> {
+    let end = match text.strip_prefix('[') {
+        Some(rest) => rest.find(']').map(|end| end + 2)?,
+        None => text.find(':').unwrap_or(text.len()),
+    };
+    let (host, port) = text.split_at(end);
+    let port = match port {
+        "" | ":" => None,
+        port => {
+            let digits = port.strip_prefix(':').filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+            Some(digits?.parse().ok()?)
+        }
+    };
+    if let Some(address) = host.strip_prefix('[') {
+        let address: IpAddr = address.strip_suffix(']')?.parse().ok()?;
+        return Some((address.to_canonical().to_string(), port));
+    }
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte);
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    (!name.is_empty() && name.bytes().all(legal)).then_some((name, port))
+}
+
+/// The host that a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RequestHost {
+    /// A name in lower case, or an address without brackets; empty in HTTP/1.0 without Host.
+    pub(super) name: String,
+    /// The port that is written, else the scheme's own.
+    pub(super) port: u16,
 }
 
 /// The proxies that may speak for a client.
@@ -126,68 +178,47 @@ pub(crate) struct TrustedProxies(pub Vec<IpNet>);
 
 impl TrustedProxies {
     fn contains(&self, address: IpAddr) -> bool {
-        let address = canonical(address);
+        let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Returns the client's address: X-Forwarded-For, read from the right to the first hop that is not trusted. From a peer
-    /// that is no trusted proxy the header says nothing.
+    /// Returns the client's address: the hops that the proxies name, read from the right to the first that is not trusted.
+    /// From a peer that is no trusted proxy the fields say nothing.
     pub(super) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
-        let mut client = canonical(peer.address);
-        if self.0.is_empty() {
+        let mut client = peer.address.to_canonical();
+        if !self.contains(client) {
             return client;
         }
-        let fields: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
-        let hops =
-            fields.iter().rev().filter_map(|field| field.to_str().ok()).flat_map(|field| field.rsplit(','));
-        for hop in hops {
-            if !self.contains(client) {
-                break;
-            }
-            let Some(address) = hop_address(hop.trim()) else { break };
-            client = canonical(address);
+        for hop in Forwarding::read(headers).hops.into_iter().rev() {
+            let Some(address) = hop.filter(|_| self.contains(client)) else { break };
+            client = address;
         }
         client
     }
 }
 
-/// Parses an address with or without a port, as proxies write it.
-fn hop_address(text: &str) -> Option<IpAddr> {
-    let bare = text.trim_matches(['[', ']']);
-    bare.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
-}
-
-/// Returns the IPv4 address of one that came through a dual-stack socket, and any other as it is.
-fn canonical(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => Ipv6Addr::to_canonical(&address),
-        IpAddr::V4(_) => address,
-    }
-}
-
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.ends_with(':') => {
-            // "::1" without brackets is no authority, and "[::1]" ends with its bracket.
-            if host.contains(':') && !host.ends_with(']') { authority } else { host }
-        }
-        _ => authority,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn peer(address: &str) -> Peer {
         Peer { address: address.parse().unwrap(), tls: true }
     }
 
+    fn request(version: Version, uri: &str, hosts: &[&str]) -> Parts {
+        let mut request = Request::get(uri).version(version);
+        for host in hosts {
+            request = request.header(header::HOST, *host);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
     fn asked(known: &[&str], host: &str) -> Result<String, HostError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, host.parse().unwrap());
         let (known, proxies) = (KnownHosts::new(known.iter().copied()), TrustedProxies::default());
-        known.host_of(&proxies, peer("192.0.2.1"), &Uri::from_static("/v2/"), &headers)
+        let host = known.host_of(&proxies, peer("192.0.2.1"), &request(Version::HTTP_11, "/v2/", &[host]));
+        host.map(|host| format!("{} {}", host.name, host.port))
     }
 
     #[test]
@@ -201,30 +232,104 @@ mod tests {
         for host in ["localhost:5000", "127.0.0.1:5000", "[::1]:5000", "[2001:db8::7]"] {
             assert!(asked(&known, host).is_ok(), "{host}");
         }
-        for host in ["example.com", "a.b.mirror.example", ".mirror.example", "192.0.2.8", "evil"] {
-            assert!(matches!(asked(&known, host), Err(HostError::Misdirected)), "{host}");
+        for host in
+            ["example.com", "a.b.mirror.example", ".mirror.example", "192.0.2.8", "evil", "a.localhost"]
+        {
+            assert!(matches!(asked(&known, host), Err(HostError::Misdirected(_))), "{host}");
         }
     }
 
     #[test]
     fn with_no_host_known_any_is_served() {
-        assert_eq!(asked(&[], "Whatever:80").unwrap(), "whatever");
+        assert_eq!(asked(&[], "Whatever:80").unwrap(), "whatever 80");
+        assert_eq!(asked(&[], "a_b.example.").unwrap(), "a_b.example 443");
+        assert_eq!(asked(&[], "[::FFFF:192.0.2.1]:").unwrap(), "192.0.2.1 443");
     }
 
     #[test]
-    fn a_request_without_just_one_host_is_refused() {
-        let check = |uri: &'static str, hosts: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for host in hosts {
-                headers.append(header::HOST, host.parse().unwrap());
-            }
-            let (known, proxies) = (KnownHosts::default(), TrustedProxies::default());
-            known.host_of(&proxies, peer("192.0.2.1"), &Uri::from_static(uri), &headers)
+    fn a_known_host_with_a_port_is_served_there_alone() {
+        let known = ["own.example:5000", "[2001:db8::1]:5000"];
+        for host in ["own.example:5000", "OWN.example.:5000", "[2001:db8:0::1]:5000"] {
+            assert!(asked(&known, host).is_ok(), "{host}");
+        }
+        for host in ["own.example", "own.example:5001", "[2001:db8::1]"] {
+            assert_eq!(asked(&known, host), Err(HostError::Misdirected(host.to_owned())));
+        }
+        assert!(asked(&["own.example:443"], "own.example").is_ok(), "the scheme's own port");
+    }
+
+    #[test]
+    fn addresses_mapped_into_ipv6_are_those_of_ipv4() {
+        let known = ["192.0.2.7"];
+        for host in ["[::ffff:192.0.2.7]:5000", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]:80"] {
+            assert!(asked(&known, host).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_host_is_refused() {
+        for host in [
+            "", ":5000", "user@a", "a b", "a/b", "a:5x", "a:70000", "::1", "[::1", "[a]:5", "[::1]5", "a\"",
+            ".",
+        ] {
+            assert_eq!(asked(&[], host), Err(HostError::Malformed), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_authority_of_an_http_1_target_goes_before_host() {
+        let known = KnownHosts::new(["a.example:5000", "b.example"]);
+        let check = |version, uri: &str, hosts: &[&str]| {
+            let request = request(version, uri, hosts);
+            known.host_of(&TrustedProxies::default(), peer("192.0.2.1"), &request).map(|host| host.name)
         };
-        assert!(matches!(check("/v2/", &[]), Err(HostError::NotOne)));
-        assert!(matches!(check("/v2/", &["a", "a"]), Err(HostError::NotOne)));
-        assert!(matches!(check("http://b/v2/", &["a"]), Err(HostError::Differ)));
-        assert_eq!(check("http://A:5000/v2/", &["a:5000"]).unwrap(), "a");
+        let absolute = "http://A.example:5000/v2/";
+        assert_eq!(check(Version::HTTP_11, absolute, &["evil"]).unwrap(), "a.example");
+        assert_eq!(check(Version::HTTP_10, absolute, &[]).unwrap(), "a.example");
+        assert_eq!(check(Version::HTTP_11, absolute, &[]), Err(HostError::NotOne));
+        assert_eq!(check(Version::HTTP_11, absolute, &["a", "a"]), Err(HostError::NotOne));
+        assert_eq!(check(Version::HTTP_11, "/v2/", &[]), Err(HostError::NotOne));
+        assert!(matches!(
+            check(Version::HTTP_11, "http://evil/v2/", &["b.example"]),
+            Err(HostError::Misdirected(_))
+        ));
+        assert_eq!(
+            check(Version::HTTP_11, "http://u@b.example/v2/", &["b.example"]),
+            Err(HostError::Malformed)
+        );
+        assert_eq!(check(Version::HTTP_2, absolute, &["b.example"]), Err(HostError::Differ));
+        assert_eq!(check(Version::HTTP_2, "https://b.example/", &["B.example.:443"]).unwrap(), "b.example");
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_of_host_and_port_counts() {
+        let known = KnownHosts::new(["a.example:8443"]);
+        let check = |address: &str, fields: &[(&'static str, &str)]| {
+            let mut request = request(Version::HTTP_11, "/v2/", &["backend"]);
+            for (name, value) in fields {
+                request.headers.append(*name, value.parse().unwrap());
+            }
+            let proxies = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
+            known.host_of(&proxies, peer(address), &request).is_ok()
+        };
+        let said = [("x-forwarded-host", "a.example, b"), ("x-forwarded-port", "8443")];
+        assert!(check("10.0.0.1", &said) && check("::ffff:10.0.0.1", &said) && !check("192.0.2.1", &said));
+        assert!(check("10.0.0.1", &[("x-forwarded-host", "a.example:8443")]));
+        assert!(check("10.0.0.1", &[("forwarded", "host=\"a.example:8443\"")]));
+        assert!(!check("10.0.0.1", &[("x-forwarded-host", "a.example"), ("x-forwarded-proto", "https")]));
+    }
+
+    #[test]
+    fn http_1_0_needs_no_host() {
+        let known = KnownHosts::new(["registry.example.com"]);
+        let check = |hosts: &[&str]| {
+            let request = request(Version::HTTP_10, "/v2/", hosts);
+            known.host_of(&TrustedProxies::default(), peer("192.0.2.1"), &request)
+        };
+        let unnamed = Ok(RequestHost { name: String::new(), port: 443 });
+        assert_eq!((check(&[]), check(&[""])), (unnamed.clone(), unnamed));
+        assert_eq!(check(&["evil"]), Err(HostError::Misdirected("evil".to_owned())));
+        assert_eq!(check(&["a", "a"]), Err(HostError::NotOne));
     }
 
     #[test]

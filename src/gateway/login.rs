@@ -82,7 +82,7 @@ mod tests {
     }
 
     fn judge<'a>(routes: &'a Routes, host: &str) -> Option<&'a str> {
-        routes.judge(host).map(|route| &*route.name)
+        routes.judge(host, 443).map(|route| &*route.name)
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod catalog;
 mod client_locations;
 mod core;
 mod forward;
+mod forwarding;
 mod handle;
 mod host;
 mod image_resolver;

@@ -17,6 +17,7 @@ use crate::gateway::answer::{Answer, set_cache_status};
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
+use crate::gateway::host::RequestHost;
 use crate::gateway::record::RequestRecord;
 use crate::gateway::respond::{Problem, accesses};
 use crate::gateway::route::Addressing;
@@ -140,8 +141,14 @@ impl IncomingRequest<'_> {
     async fn answer(&self, body: &mut RequestBody, record: &mut RequestRecord) -> Result<Answer, Problem> {
         let (settings, headers, uri) = (&self.core.settings, &self.parts.headers, &self.parts.uri);
         screen::check(self.parts)?;
-        let host =
-            settings.hosts.host_of(&settings.proxies, self.peer, uri, headers).map_err(Problem::Host)?;
+        let host = settings.hosts.host_of(&settings.proxies, self.peer, self.parts);
+        let host = host.map_err(|error| {
+            record.set_host_error(&error);
+            Problem::Host(error)
+        })?;
+        if let Some(answer) = cors::preflight(settings.cors.as_ref(), &self.parts.method, headers) {
+            return Ok(answer);
+        }
         let target = Target::parse(self.parts.method.as_str(), uri.path(), uri.query());
         if let Ok(target) = &target {
             record.set_operation(&target.operation);
@@ -151,7 +158,8 @@ impl IncomingRequest<'_> {
         let identity = self.authenticate(&host, target.as_ref().ok().map(|target| &target.operation)).await?;
         record.set_identity(&identity);
         let Target { prefix, ns, operation } = target.map_err(Problem::Target)?;
-        let addressing = Addressing { host: &host, prefix: prefix.as_ref(), ns: ns.as_deref() };
+        let addressing =
+            Addressing { host: &host.name, port: host.port, prefix: prefix.as_ref(), ns: ns.as_deref() };
         let mut answer = match self.authorize(addressing, &identity, operation, record)? {
             Authorized::Registry(request) => serve_registry(&request).await?,
             Authorized::Repository(request) => serve_repository(&request, body).await?,
@@ -162,14 +170,18 @@ impl IncomingRequest<'_> {
         Ok(answer)
     }
 
-    async fn authenticate(&self, host: &str, operation: Option<&Operation>) -> Result<Identity, Problem> {
+    async fn authenticate(
+        &self,
+        host: &RequestHost,
+        operation: Option<&Operation>,
+    ) -> Result<Identity, Problem> {
         let mut fields = self.parts.headers.get_all(header::AUTHORIZATION).iter();
         let field = fields.next().map(HeaderValue::as_bytes);
         if fields.next().is_some() {
             return Err(Problem::Malformed("two Authorization fields"));
         }
         let authenticator = &self.core.settings.authenticator;
-        if let Some(judge) = self.core.routes.judge(host)
+        if let Some(judge) = self.core.routes.judge(&host.name, host.port)
             && let Some(client) = authenticator.for_upstream(field, &judge.name)
         {
             let headers = &self.parts.headers;

@@ -8,6 +8,7 @@ use http::{Method, Response, header};
 use crate::body::Body;
 use crate::cache::{BypassReason, CacheStatus};
 use crate::gateway::answer::Answer;
+use crate::gateway::host::HostError;
 use crate::gateway::route::ResolvedRepository;
 use crate::proto::Operation;
 use crate::proto::identity::Identity;
@@ -34,6 +35,12 @@ impl RequestRecord {
     pub(super) fn set_identity(&mut self, identity: &Identity) {
         if let Some(access) = &mut self.access {
             access.user = Some(identity.shared_name());
+        }
+    }
+
+    pub(super) fn set_host_error(&mut self, error: &HostError) {
+        if let (Some(access), HostError::Misdirected(host)) = (&mut self.access, error) {
+            access.misdirected = Some(host.clone());
         }
     }
 

@@ -216,8 +216,8 @@ impl Problem {
 
 fn host_status(error: &HostError) -> StatusCode {
     match error {
-        HostError::NotOne | HostError::Differ => StatusCode::BAD_REQUEST,
-        HostError::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        HostError::NotOne | HostError::Differ | HostError::Malformed => StatusCode::BAD_REQUEST,
+        HostError::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
     }
 }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use crate::cache::UpstreamCache;
 use crate::config::CredentialSource;
-use crate::proto::{NameError, RepositoryName};
+use crate::proto::{Authority, NameError, RepositoryName};
 use crate::upstream::Upstream;
 
 /// The routes to the upstreams.
 pub(super) struct Routes {
     routes: Vec<Route>,
-    /// Virtual hosts, in lower case, each with the index of its route.
-    hosts: HashMap<String, usize>,
+    /// Virtual hosts, in lower case, each at any port or at one alone, with the index of its route.
+    hosts: HashMap<(String, Option<u16>), usize>,
     /// The values of `ns` that containerd sends, each with the index of its route.
     names: HashMap<String, usize>,
 }
@@ -36,6 +36,8 @@ pub(super) struct Route {
 pub(super) struct Addressing<'a> {
     /// The request's host without a port, in lower case.
     pub(super) host: &'a str,
+    /// Its port.
+    pub(super) port: u16,
     /// PREFIX of `/PREFIX/v2/…`.
     pub(super) prefix: Option<&'a RepositoryName>,
     /// The `ns` parameter.
@@ -71,7 +73,8 @@ impl Routes {
         let (mut hosts, mut names) = (HashMap::new(), HashMap::new());
         for (index, route) in routes.iter().enumerate() {
             let settings = route.upstream.settings();
-            hosts.extend(settings.hosts.iter().map(|host| (host.to_ascii_lowercase(), index)));
+            let virtual_hosts = settings.hosts.iter().filter_map(|host| Authority::parse(host).ok());
+            hosts.extend(virtual_hosts.map(|known| ((known.host, known.port), index)));
             names.entry(settings.url.authority().to_ascii_lowercase()).or_insert(index);
             names.insert(settings.name.to_ascii_lowercase(), index);
         }
@@ -80,9 +83,9 @@ impl Routes {
 
     /// Returns the route whose upstream judges the names and passwords of clients that come to `host`: the only one, or the
     /// host's own.
-    pub(super) fn judge(&self, host: &str) -> Option<&Route> {
+    pub(super) fn judge(&self, host: &str, port: u16) -> Option<&Route> {
         let only = || self.routes.first().filter(|_| self.routes.len() == 1);
-        self.by_host(host)
+        self.by_host(host, port)
             .or_else(only)
             .filter(|route| route.upstream.settings().credentials.source == CredentialSource::Forward)
     }
@@ -101,7 +104,7 @@ impl Routes {
             Some(prefix) => name.with_prefix(prefix.as_str())?,
             None => name.clone(),
         };
-        let found = match (self.by_host(addressing.host), self.by_namespace(addressing)?) {
+        let found = match (self.by_host(addressing.host, addressing.port), self.by_namespace(addressing)?) {
             (Some(host), Some(ns)) if !std::ptr::eq(host, ns) => return Err(RouteError::Disagree),
             (Some(host), _) => host.resolve(full)?,
             (None, Some(ns)) => match self.by_prefix(&full) {
@@ -122,7 +125,9 @@ impl Routes {
 
     /// Returns the route to which a request's addressing leads by itself, whatever the repository: for the catalog.
     pub(super) fn only(&self, addressing: Addressing<'_>) -> Result<Option<&Route>, RouteError> {
-        if let Some(route) = self.by_namespace(addressing)?.or_else(|| self.by_host(addressing.host)) {
+        if let Some(route) =
+            self.by_namespace(addressing)?.or_else(|| self.by_host(addressing.host, addressing.port))
+        {
             return Ok(Some(route));
         }
         let Some(prefix) = addressing.prefix else { return Ok(None) };
@@ -130,8 +135,13 @@ impl Routes {
         route.map(Some).ok_or(RouteError::Unknown)
     }
 
-    fn by_host(&self, host: &str) -> Option<&Route> {
-        self.hosts.get(host).and_then(|index| self.routes.get(*index))
+    /// Returns the route of a virtual host. One that is written with its port wins.
+    fn by_host(&self, host: &str, port: u16) -> Option<&Route> {
+        let at = |port| self.hosts.get(&(host.to_owned(), port));
+        if self.hosts.is_empty() {
+            return None;
+        }
+        at(Some(port)).or_else(|| at(None)).and_then(|index| self.routes.get(*index))
     }
 
     fn by_namespace(&self, addressing: Addressing<'_>) -> Result<Option<&Route>, RouteError> {

@@ -10,6 +10,7 @@ pub(crate) mod authorization;
 pub(crate) mod challenge;
 pub(crate) mod digest;
 pub(crate) mod error_code;
+pub(crate) mod forwarded;
 pub(crate) mod hash;
 pub(crate) mod hop_by_hop;
 pub(crate) mod htpasswd;

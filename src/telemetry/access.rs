@@ -44,6 +44,8 @@ pub struct AccessRecord {
     pub bypass: Option<&'static str>,
     /// The status of the answer.
     pub status: u16,
+    /// The host that the request was for, where it is not served here.
+    pub misdirected: Option<String>,
     /// The client's `User-Agent`.
     pub agent: Option<HeaderValue>,
     bytes: u64,
@@ -86,6 +88,7 @@ impl AccessLog {
             cache: None,
             bypass: None,
             status: 0,
+            misdirected: None,
             agent: None,
             bytes: 0,
             error: None,
@@ -114,6 +117,7 @@ impl AccessRecord {
         line.text("upstream", self.upstream.as_deref());
         line.text("cache", self.cache);
         line.text("bypass", self.bypass);
+        line.text("host", self.misdirected.as_deref().map(shortened));
         line.text("agent", self.agent.as_ref().and_then(|agent| agent.to_str().ok()).map(shortened));
         line.text("request_id", Some(self.request_id.as_str()));
         line.text("error", self.error.as_deref());
@@ -146,7 +150,7 @@ impl Subject {
     }
 }
 
-/// Cuts a client's name off at 200 bytes. A header's value that is text is ASCII.
+/// Cuts what a client calls itself, or the gateway, off at 200 bytes. A header's value that is text is ASCII.
 fn shortened(agent: &str) -> &str {
     agent.get(..200).unwrap_or(agent)
 }
@@ -280,6 +284,18 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&line_of(true, "docker/28", bypass)).unwrap();
         assert_eq!(json["bypass"], "unknown_length");
         assert!(!line(false, "docker/28").contains("bypass"), "a line without one has no such field");
+    }
+
+    #[test]
+    fn a_misdirected_host_is_logged_escaped_and_cut() {
+        let host = |name: &str| {
+            let name = name.to_owned();
+            line_of(false, "docker/28", |record| record.misdirected = Some(name))
+        };
+        assert!(host("10.1.2.3").contains(" host=10.1.2.3 agent="));
+        assert!(host("a user=root\n").contains(" host=\"a user=root\\n\" "));
+        assert!(host(&"a".repeat(300)).contains(&format!(" host={} ", "a".repeat(200))));
+        assert!(!line(false, "docker/28").contains("host="));
     }
 
     #[test]

@@ -12,6 +12,25 @@ async fn closed(upstream: &Upstream) -> Gateway {
 }
 
 #[tokio::test]
+async fn a_health_check_of_http_1_0_without_host_is_answered() {
+    let upstream = Upstream::start().await;
+    let gateway = closed(&upstream).await;
+    for head in
+        ["GET /v2/ HTTP/1.0\r\n\r\n", "OPTIONS / HTTP/1.0\r\n\r\n", "GET /v2/ HTTP/1.0\r\nHost:\r\n\r\n"]
+    {
+        let mut client = gateway.connect().await;
+        client.send(head).await;
+        let answer = client.answer().await;
+        let expected = if head.starts_with("GET") { 401 } else { 404 };
+        assert_eq!(answer.status, expected, "{head}: {answer:?}");
+        client.ends().await;
+    }
+    let mut client = gateway.connect().await;
+    client.send("GET /v2/ HTTP/1.0\r\nHost: evil.example\r\n\r\n").await;
+    client.answer().await.refuses(421, "NAME_UNKNOWN");
+}
+
+#[tokio::test]
 async fn an_empty_basic_login_is_anonymous() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().user("alice", "secret").rule(&["anonymous"], &["public/**"], &["pull"]);
@@ -99,6 +118,29 @@ async fn a_unix_socket_gets_its_mode_and_group() {
         assert_eq!((file.permissions().mode() & 0o7777, file.gid()), (mode, group), "{name}");
         Client::unix(&gateway.path(name)).await.ask(&Request::get("/v2/")).await.is(200);
     }
+}
+
+#[tokio::test]
+async fn a_misdirected_requests_host_is_logged() {
+    let upstream = Upstream::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = Gateway::builder().server("external_url = \"https://registry.example.com\"");
+    let process = Process::start(builder.upstream("up", "", upstream.address), dir.path()).await;
+    let long = "x".repeat(1000);
+    for host in ["10.1.2.3:5000", "a=b", &long] {
+        let request = Request::get("/v2/").header("Host", host);
+        process.connect().await.ask(&request).await.refuses(421, "NAME_UNKNOWN");
+    }
+    let long = format!(" host={} ", "x".repeat(200));
+    let expected = [" host=10.1.2.3:5000 ", " host=\"a=b\" ", &long];
+    soon("the lines of the access log", async {
+        while !expected.iter().all(|part| process.log().contains(part)) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let log = process.log();
+    assert!(log.matches(" 421 ").count() == 3 && !log.contains(&"x".repeat(201)), "{log}");
 }
 
 #[tokio::test]

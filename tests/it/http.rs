@@ -106,14 +106,16 @@ async fn a_request_needs_exactly_one_host() {
 }
 
 #[tokio::test]
-async fn a_targets_own_authority_must_be_the_host() {
+async fn a_targets_own_authority_goes_before_host() {
     let upstream = Upstream::start().await;
     let builder = Gateway::builder().server("external_url = \"http://registry.example\"");
     let gateway = builder.upstream("up", "", upstream.address).start().await;
     let ask = |target: &str, host: &str| gateway.ask(Request::get(target).header("Host", host));
     ask("http://registry.example/v2/", "registry.example").await.is(200);
-    ask("http://registry.example/v2/", "evil.example").await.refuses(400, "NAME_UNKNOWN");
-    ask("http://evil.example/v2/", "registry.example").await.refuses(400, "NAME_UNKNOWN");
+    // RFC 9112 section 3.2.2.
+    ask("http://registry.example/v2/", "evil.example").await.is(200);
+    ask("http://evil.example/v2/", "registry.example").await.refuses(421, "NAME_UNKNOWN");
+    ask("http://user@registry.example/v2/", "registry.example").await.refuses(400, "NAME_UNKNOWN");
     ask("http://evil.example/v2/", "evil.example").await.refuses(421, "NAME_UNKNOWN");
     upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
     ask("http://registry.example/v2/a/manifests/x", "registry.example").await.is(200);

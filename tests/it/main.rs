@@ -13,6 +13,7 @@ mod certificates;
 mod clients;
 mod drain;
 mod forward;
+mod forwarded;
 mod front;
 mod harness;
 mod http;
