@@ -387,6 +387,7 @@ fn settings(
         upstream_caches,
         hosts: known_hosts(config, certificates),
         proxies: TrustedProxies(config.server.trusted_proxies.clone()),
+        cors: config.server.cors.clone(),
         realm: config.auth.realm.clone(),
         stall_timeout: config.server.stall_timeout,
     }

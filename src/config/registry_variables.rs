@@ -26,6 +26,8 @@ enum Meaning {
 
 use Meaning::{Auth, Foreign, Key, Level, OfUpstream, Upstream};
 
+/// Begins the variables of header fields: `REGISTRY_HTTP_HEADERS_Access-Control-Allow-Origin`.
+const HEADERS: &str = "REGISTRY_HTTP_HEADERS_";
 const HTPASSWD_PATH: &[&str] = &["auth", "htpasswd", "path"];
 const REMOTE_URL: &str = "REGISTRY_PROXY_REMOTEURL";
 const USERNAME: &str = "REGISTRY_PROXY_USERNAME";
@@ -78,6 +80,9 @@ struct Layer<'a> {
 
 impl Layer<'_> {
     fn take(&mut self, name: &str, value: &str) {
+        if let Some(field) = name.strip_prefix(HEADERS) {
+            return self.header(name, field, value);
+        }
         let meaning = MEANINGS.iter().find(|(known, _)| *known == name).map(|(_, meaning)| meaning);
         let place = Place::variable(name);
         match meaning {
@@ -89,6 +94,21 @@ impl Layer<'_> {
             Some(Level) => self.set(&["log", "level"], literal(place, level(value))),
             Some(Foreign) => {}
             None => self.context.warn(format!("{name} has no meaning here")),
+        }
+    }
+
+    /// Takes a header field that the registry adds to its answers: of CORS, the allowed origins. What those pages may do, the
+    /// gateway knows itself.
+    fn header(&mut self, name: &str, field: &str, value: &str) {
+        let field = field.to_ascii_lowercase().replace('_', "-");
+        match field.strip_prefix("access-control-") {
+            Some("allow-origin") => {
+                let place = Place::variable(name);
+                let origins = items_of(value).map(|origin| literal(place.clone(), origin)).collect();
+                self.set(&["server", "cors", "origins"], Node { place, value: Value::List(origins) });
+            }
+            Some("allow-methods" | "allow-headers" | "allow-credentials" | "expose-headers" | "max-age") => {}
+            _ => self.context.warn(format!("{name} has no meaning here")),
         }
     }
 
@@ -182,6 +202,14 @@ impl Layer<'_> {
             self.set(address, literal(Place::Environment, ":5000"));
         }
     }
+}
+
+/// Returns the items of a list as the registry takes it from a variable: in YAML's flow style, quoted or not.
+fn items_of(value: &str) -> impl Iterator<Item = &str> {
+    let value = value.trim();
+    let list = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(value);
+    let items = list.split(',').map(|item| item.trim().trim_matches(['"', '\'']));
+    items.filter(|item| !item.is_empty())
 }
 
 /// Adds a text. The registry knows no `${...}`, so there is none in it.

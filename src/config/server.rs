@@ -7,6 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::address::{Address, UnixSocket};
+use crate::config::cors;
+use crate::config::cors::Cors;
 use crate::config::duration;
 use crate::config::host::Url;
 use crate::config::limits;
@@ -44,6 +46,8 @@ pub struct Server {
     pub plaintext: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
+    /// The web pages that may use the registry; None: none.
+    pub cors: Option<Cors>,
 }
 
 /// The origin of the gateway as clients see it.
@@ -91,6 +95,7 @@ pub(super) const KEYS: &[Key] = &[
     key("drain_timeout", Kind::Text),
     key("plaintext", Kind::Flag),
     key("tls", Kind::Table(tls::KEYS)),
+    key("cors", Kind::Table(cors::KEYS)),
 ];
 
 pub(super) fn read(server: &Reader<'_>) -> Server {
@@ -109,6 +114,7 @@ pub(super) fn read(server: &Reader<'_>) -> Server {
         drain_timeout: server.parsed("drain_timeout", duration::parse).unwrap_or(limits::DRAIN_TIMEOUT),
         plaintext: server.flag("plaintext", false),
         tls: server.optional("tls").and_then(|tls| tls::read(&tls)),
+        cors: server.optional("cors").and_then(|cors| cors::read(&cors)),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use crate::authn::{Authenticator, UpstreamLogins};
 use crate::authz::Rules;
 use crate::cache::UpstreamCache;
-use crate::config::limits;
+use crate::config::{Cors, limits};
 use crate::gateway::handle::{SealError, Sealer};
 use crate::gateway::host::{KnownHosts, TrustedProxies};
 use crate::gateway::rewrite::Via;
@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     /// The hosts that are served.
     pub hosts: KnownHosts,
     pub proxies: TrustedProxies,
+    /// The web pages that may use the registry.
+    pub cors: Option<Cors>,
     /// The realm of challenges.
     pub realm: String,
     /// How long a client may send no byte of a body.

@@ -7,6 +7,7 @@ mod cached;
 mod catalog;
 mod client_locations;
 mod core;
+mod cors;
 mod forward;
 mod forwarding;
 mod handle;

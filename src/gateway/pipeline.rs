@@ -21,7 +21,7 @@ use crate::gateway::host::RequestHost;
 use crate::gateway::record::RequestRecord;
 use crate::gateway::respond::{Problem, accesses};
 use crate::gateway::route::Addressing;
-use crate::gateway::{blob, catalog, listing, login, manifest, screen, upload};
+use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, upload};
 use crate::net::Peer;
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, Target};
@@ -66,6 +66,7 @@ impl Gateway {
             }
         }
         set_common_headers(&mut response, &record.id);
+        cors::allow(core.settings.cors.as_ref(), &parts.headers, response.headers_mut());
         if head_request {
             keep_length(&mut response);
         }

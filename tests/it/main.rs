@@ -11,6 +11,7 @@ mod cache;
 mod cache_push;
 mod certificates;
 mod clients;
+mod cors;
 mod drain;
 mod forward;
 mod forwarded;

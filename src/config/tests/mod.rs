@@ -556,6 +556,90 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
 }
 
 #[test]
+fn advice_names_the_registry_images_variables_where_they_configure() {
+    let tls = [
+        ("REGISTRY_HTTP_TLS_CERTIFICATE", "c.crt"),
+        ("REGISTRY_PROXY_REMOTEURL", "https://a"),
+        ("REGISTRY_AUTH", "htpasswd"),
+    ];
+    let expected = [
+        "environment: REGISTRY_AUTH: a file is needed; set REGISTRY_AUTH_HTPASSWD_PATH=auth/htpasswd",
+        "environment: REGISTRY_HTTP_TLS_CERTIFICATE: a file is needed; set REGISTRY_HTTP_TLS_KEY=certs/domain.key",
+    ];
+    assert_eq!(lines(from_variables(tls)), expected);
+    let own = [("DOCKGATE_SERVER__TLS__CERTIFICATE", "c.crt"), ("DOCKGATE_UPSTREAM__0__URL", "https://a")];
+    assert!(lines(from_variables(own))[0].ends_with("set DOCKGATE_SERVER__TLS__KEY=certs/domain.key"));
+}
+
+#[test]
+fn origins_are_written_as_browsers_write_them() {
+    let configured = |origins: &str| read(&format!("[server.cors]\norigins = {origins}\n{REST}"));
+    let cors = |origins: &str| configured(origins).map(|config| config.server.cors);
+    assert_eq!(read(REST).unwrap().server.cors, None);
+    let listed = cors("['https://UI.example:443/', 'http://localhost:8080']").unwrap();
+    assert_eq!(
+        listed,
+        Some(Cors::Origins(vec!["https://ui.example".to_owned(), "http://localhost:8080".to_owned()]))
+    );
+    assert_eq!(cors("'*'").unwrap(), Some(Cors::Any));
+    for (origins, why) in [
+        (
+            "['ui.example']",
+            "server.cors.origins[0]: \"ui.example\" is not an origin; write the scheme and host",
+        ),
+        ("['https://ui.example/registry']", "\"https://ui.example/registry\" is not an origin"),
+        ("['null']", "\"null\" is not an origin"),
+        ("['https://*.example']", "is not an origin"),
+        (
+            "['*', 'https://ui.example']",
+            "server.cors.origins[1]: \"https://ui.example\" beside \"*\" says nothing more",
+        ),
+        (
+            "[]",
+            "server.cors.origins: no page is allowed without it; add `origins = [\"https://ui.example\"]` to [server.cors]",
+        ),
+    ] {
+        let errors = lines(configured(origins));
+        assert!(errors.len() == 1 && errors[0].contains(why), "{origins}: {errors:?}");
+    }
+}
+
+#[test]
+fn the_registry_images_cors_headers_are_taken_over() {
+    let config = from_variables([
+        ("REGISTRY_AUTH_HTPASSWD_PATH", "/auth/htpasswd"),
+        ("REGISTRY_HTTP_TLS_CERTIFICATE", "c"),
+        ("REGISTRY_HTTP_TLS_KEY", "k"),
+        ("REGISTRY_PROXY_REMOTEURL", "https://a"),
+        ("REGISTRY_HTTP_HEADERS_Access-Control-Allow-Origin", "['https://ui.example', http://localhost]"),
+        ("REGISTRY_HTTP_HEADERS_Access-Control-Allow-Methods", "['HEAD', 'GET', 'OPTIONS', 'DELETE']"),
+        ("REGISTRY_HTTP_HEADERS_Access-Control-Allow-Credentials", "[true]"),
+        ("REGISTRY_HTTP_HEADERS_ACCESS_CONTROL_EXPOSE_HEADERS", "['Docker-Content-Digest']"),
+        ("REGISTRY_HTTP_HEADERS_X-Frame-Options", "[DENY]"),
+    ])
+    .unwrap();
+    let origins = ["https://ui.example", "http://localhost"].map(str::to_owned);
+    assert_eq!(config.server.cors, Some(Cors::Origins(origins.to_vec())));
+    assert_eq!(config.warnings, ["REGISTRY_HTTP_HEADERS_X-Frame-Options has no meaning here"]);
+}
+
+#[test]
+fn a_proxy_is_trusted_by_either_form_of_its_address() {
+    let text = format!(
+        "[server]\ntrusted_proxies = ['::ffff:10.0.0.1', '::ffff:10.1.0.0/112', '2001:db8::/32']\n{REST}"
+    );
+    let proxies: Vec<_> =
+        read(&text).unwrap().server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.1/32", "10.1.0.0/16", "2001:db8::/32"]);
+}
+
+#[test]
+fn a_file_of_logins_alone_is_no_configuration() {
+    let errors = lines(from_variables([("REGISTRY_AUTH_FILE", "/root/auth.json")]));
+    assert!(errors.len() == 1 && errors[0].contains("there is no configuration"), "{errors:?}");
+}
+
+#[test]
 fn the_file_overrules_the_registry_images_variables() {
     let environment = Environment::from([
         ("REGISTRY_PROXY_REMOTEURL", "https://elsewhere"),
