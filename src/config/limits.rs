@@ -150,6 +150,14 @@ pub const CATALOG_UPSTREAM_PAGES: usize = 16;
 pub(crate) const CATALOG_ENTRIES: usize = 1000;
 /// An unused connection to an upstream is closed after this: before most balancers' 60 s, so that few turn out dead.
 pub(crate) const UPSTREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// How long before the end of the time that an upstream announces (`Keep-Alive: timeout=5`) a connection is no longer used:
+/// the answer's way here counts against it.
+pub(crate) const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+/// The time that an upstream has to say `100 Continue`, as in Go's and curl's clients.
+pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The idle time up to which a kept connection serves for a body, where the upstream knows nothing of `100 Continue`. The
+/// shortest keep-alive in use is 2 s (gunicorn).
+pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Unused connections kept for one upstream.
 pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
 /// Requests that share one HTTP/2 connection to an upstream, at most; a server may want fewer.

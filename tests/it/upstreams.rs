@@ -132,3 +132,71 @@ async fn two_clients_do_not_get_each_others_answers() {
         assert_eq!(client.answer().await.is(200).text(), format!("/v2/a/manifests/v{number}"));
     }
 }
+
+/// An upload begun over a connection that is kept, and goes on over it.
+async fn uploading(upstream: &Upstream, reply: Reply) -> (Gateway, Client, String) {
+    let gateway = Gateway::open(upstream).await;
+    let mut client = gateway.connect().await;
+    upstream.expect("POST", "/v2/a/blobs/uploads/", reply.header("Location", "/v2/a/blobs/uploads/1"));
+    let answer = client.ask(&Request::post("/v2/a/blobs/uploads/")).await.is(202);
+    let location = answer.header("location").unwrap().to_owned();
+    (gateway, client, location)
+}
+
+#[tokio::test]
+async fn a_connection_closing_as_a_body_begins_is_replaced() {
+    for method in ["PATCH", "PUT"] {
+        let upstream = Upstream::start().await;
+        let (_gateway, mut client, location) = uploading(&upstream, Reply::status(202)).await;
+        let (target, query) = match method {
+            "PUT" => ("/v2/a/blobs/uploads/1?digest=sha256%3A", "?digest=sha256:"),
+            _ => ("/v2/a/blobs/uploads/1", ""),
+        };
+        let digest = if method == "PUT" { "a".repeat(64) } else { String::new() };
+        let target = format!("{target}{digest}");
+        // It has read the head, and closes before the body.
+        upstream.expect(method, target.as_str(), Reply::close().before_body());
+        let mut again = upstream.expect(method, target.as_str(), Reply::status(202));
+        let request = Request::new(method, format!("{location}{query}{digest}")).body("all of it");
+        let status = client.ask(&request).await.status;
+        assert!(matches!(status, 201 | 202), "{status}");
+        let seen = again.done().await;
+        assert_eq!((seen.body.as_slice(), seen.connection), (&b"all of it"[..], 2));
+        assert_eq!(upstream.heard_of("expect"), [None, Some("100-continue".to_owned()), None]);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_without_100_continue_gets_bodies_all_the_same() {
+    let upstream = Upstream::start().await;
+    let (_gateway, mut client, location) = uploading(&upstream, Reply::status(202)).await;
+    // It answers when the body is there, and says nothing before.
+    let silent = || Reply::status(202).never_says_continue();
+    for expected in [Some("100-continue".to_owned()), None] {
+        let mut patch = upstream.expect("PATCH", "/v2/a/blobs/uploads/1", silent());
+        client.ask(&Request::patch(location.as_str()).body("x")).await.is(202);
+        assert_eq!(patch.done().await.body, b"x");
+        assert_eq!(upstream.heard_of("expect").last(), Some(&expected));
+    }
+    upstream.expect("PATCH", "/v2/a/blobs/uploads/1", Reply::status(202));
+    client.ask(&Request::patch(location.as_str()).body("x")).await.is(202);
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_expectations_is_asked_without() {
+    let upstream = Upstream::start().await;
+    let (_gateway, mut client, location) = uploading(&upstream, Reply::status(202)).await;
+    upstream.expect("PATCH", "/v2/a/blobs/uploads/1", Reply::status(417).before_body().then_close());
+    upstream.expect("PATCH", "/v2/a/blobs/uploads/1", Reply::status(202));
+    client.ask(&Request::patch(location.as_str()).body("x")).await.is(202);
+}
+
+#[tokio::test]
+async fn a_connection_idle_as_long_as_announced_is_not_reused() {
+    let upstream = Upstream::start().await;
+    let begun = Reply::status(202).header("Keep-Alive", "timeout=1, max=100");
+    let (_gateway, mut client, location) = uploading(&upstream, begun).await;
+    let mut patch = upstream.expect("PATCH", "/v2/a/blobs/uploads/1", Reply::status(202));
+    client.ask(&Request::patch(location.as_str()).body("x")).await.is(202);
+    assert_eq!(patch.done().await.connection, 2);
+}

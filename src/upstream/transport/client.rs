@@ -3,12 +3,13 @@
 //! Knows nothing of credentials and redirects.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::config;
-use crate::config::Http2;
+use crate::config::{Http2, limits};
 use crate::upstream::egress::{ConnectionKey, Destination};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Outgoing, Response};
@@ -35,6 +36,8 @@ pub(crate) struct HttpClient {
     retries: u32,
     http2: Http2,
     health: Health,
+    /// The upstream does not answer `Expect: 100-continue`.
+    ignores_continue: AtomicBool,
 }
 
 /// Returns true if a request changes nothing (RFC 9110 section 9.2.1).
@@ -58,6 +61,7 @@ impl HttpClient {
             retries: settings.retries,
             http2: settings.http2,
             health: Health::default(),
+            ignores_continue: AtomicBool::new(false),
         })
     }
 
@@ -163,16 +167,40 @@ impl HttpClient {
         destination: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        if let Some(connection) = self.pool.take(&destination.key()) {
+        if let Some(connection) = self.kept_connection(destination, request) {
+            let asks = connection.expects_continue();
             match self.exchange(connection, destination, request).await {
                 // The upstream had closed the idle connection, which does not count as an attempt. Only one is tried, or
                 // a request that crashes the upstream would be sent on all of them.
                 Err(ExchangeError::Closed | ExchangeError::Io(_)) if !request.body.has_begun() => {}
+                Ok(response)
+                    if asks
+                        && response.status == StatusCode::EXPECTATION_FAILED
+                        && !request.body.has_begun() =>
+                {
+                    self.ignores_continue.store(true, Ordering::Relaxed);
+                }
                 result => return Ok(result?),
             }
         }
         let connected = self.dialer.dial(destination, Protocols::Http1, self.connect_timeout).await?;
         Ok(self.exchange(self.connection(connected), destination, request).await?)
+    }
+
+    /// Takes a kept connection for a request. The body of a client can't be sent twice, and the upstream may close the
+    /// connection as it begins (moby#16949): so such a request first asks whether its body is wanted. An upstream that knows
+    /// nothing of that gets it only on a connection that has just been used.
+    fn kept_connection(&self, destination: &Destination, request: &Outgoing<'_>) -> Option<Http1Connection> {
+        let key = destination.key();
+        if !request.body.is_unfinished() {
+            return self.pool.take(&key);
+        }
+        if self.ignores_continue.load(Ordering::Relaxed) {
+            return self.pool.take_younger(&key, limits::BODY_IDLE_TIMEOUT);
+        }
+        let mut connection = self.pool.take(&key)?;
+        connection.expect_continue();
+        Some(connection)
     }
 
     fn connection(&self, connected: Connected) -> Http1Connection {
@@ -277,6 +305,9 @@ impl HttpClient {
         let head = connection
             .exchange(request.method, &destination.url().target, request.headers, request.body)
             .await?;
+        if connection.ignored_expectation() {
+            self.ignores_continue.store(true, Ordering::Relaxed);
+        }
         let slot = PoolSlot::new(self.pool.clone(), destination.key());
         let body = Http1Body::body(slot, connection, head.framing, self.timeouts.stall);
         Ok(Response { status: head.status, headers: head.headers, body })

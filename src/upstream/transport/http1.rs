@@ -81,6 +81,12 @@ pub(crate) struct Http1Connection {
     /// Interim answers (1xx) to this request.
     interim: usize,
     keep_alive: bool,
+    /// How long the server keeps the connection without a request, where it says so.
+    announced_idle: Option<Duration>,
+    /// Waits for `100 Continue`, before which the body is not begun.
+    expects: Option<Stall>,
+    /// The server said nothing to such a request in time.
+    ignored_expectation: bool,
     wait: Stall,
     response_timeout: Duration,
     read_size: ReadSize,
@@ -153,6 +159,9 @@ impl Http1Connection {
             silent: true,
             interim: 0,
             keep_alive: true,
+            announced_idle: None,
+            expects: None,
+            ignored_expectation: false,
             wait: Stall::new(response_timeout),
             response_timeout,
             read_size: ReadSize::new(),
@@ -182,6 +191,28 @@ impl Http1Connection {
         self.io.get_mut().is_stale()
     }
 
+    /// Returns how long the server keeps the connection without a request, where it says so (`Keep-Alive: timeout=5`).
+    pub(crate) fn announced_idle(&self) -> Option<Duration> {
+        self.announced_idle
+    }
+
+    /// Makes the next request ask whether its body is wanted, and wait for the answer before it begins the body (RFC 9110
+    /// section 10.1.1). A server that has closed the connection in the meantime is then noticed while the request can
+    /// still be sent on another.
+    pub(crate) fn expect_continue(&mut self) {
+        self.expects = Some(Stall::new(limits::CONTINUE_TIMEOUT));
+    }
+
+    /// Returns true if the next request asks so.
+    pub(crate) fn expects_continue(&self) -> bool {
+        self.expects.is_some()
+    }
+
+    /// Returns true if the server let such a request wait in vain.
+    pub(crate) fn ignored_expectation(&self) -> bool {
+        self.ignored_expectation
+    }
+
     /// Sends a request and waits for the head of its answer. `headers` must hold neither Content-Length nor
     /// Transfer-Encoding: the body decides. Interim answers (1xx) are swallowed.
     ///
@@ -197,28 +228,35 @@ impl Http1Connection {
         let head = method == Method::HEAD;
         let mut sent = Ok(false);
         std::future::poll_fn(move |cx| {
-            if let Ok(false) = sent {
-                sent = match self.poll_send(cx, body) {
-                    Poll::Ready(Err(error)) if is_final(&error) => return Poll::Ready(Err(error)),
-                    Poll::Ready(result) => result.map(|()| true),
-                    Poll::Pending => Ok(false),
+            loop {
+                let expected = self.expects.is_some();
+                if let Ok(false) = sent {
+                    sent = match self.poll_send(cx, body) {
+                        Poll::Ready(Err(error)) if is_final(&error) => return Poll::Ready(Err(error)),
+                        Poll::Ready(result) => result.map(|()| true),
+                        Poll::Pending => Ok(false),
+                    };
+                }
+                // After a broken send, an answer that says why may be waiting.
+                return match self.poll_head(cx, head) {
+                    Poll::Ready(result) => {
+                        self.keep_alive &= matches!(sent, Ok(true));
+                        Poll::Ready(match (result, std::mem::replace(&mut sent, Ok(true))) {
+                            (Err(ExchangeError::Closed | ExchangeError::Io(_)), Err(error)) => Err(error),
+                            (result, _) => result,
+                        })
+                    }
+                    // The server has just said to go on.
+                    Poll::Pending if expected && self.expects.is_none() && matches!(sent, Ok(false)) => {
+                        continue;
+                    }
+                    Poll::Pending if matches!(sent, Ok(false)) => Poll::Pending,
+                    Poll::Pending => {
+                        ready!(self.wait.poll_waiting(cx));
+                        let timeout = ExchangeError::Timeout(self.response_timeout);
+                        Poll::Ready(Err(std::mem::replace(&mut sent, Ok(true)).err().unwrap_or(timeout)))
+                    }
                 };
-            }
-            // After a broken send, an answer that says why may be waiting.
-            match self.poll_head(cx, head) {
-                Poll::Ready(result) => {
-                    self.keep_alive &= matches!(sent, Ok(true));
-                    Poll::Ready(match (result, std::mem::replace(&mut sent, Ok(true))) {
-                        (Err(ExchangeError::Closed | ExchangeError::Io(_)), Err(error)) => Err(error),
-                        (result, _) => result,
-                    })
-                }
-                Poll::Pending if matches!(sent, Ok(false)) => Poll::Pending,
-                Poll::Pending => {
-                    ready!(self.wait.poll_waiting(cx));
-                    let timeout = ExchangeError::Timeout(self.response_timeout);
-                    Poll::Ready(Err(std::mem::replace(&mut sent, Ok(true)).err().unwrap_or(timeout)))
-                }
             }
         })
         .await
@@ -253,10 +291,31 @@ impl Http1Connection {
                 Sending::Chunked
             }
         };
+        if self.sending == Sending::Last {
+            self.expects = None;
+        } else if self.expects.is_some() {
+            put_header(out, "expect", b"100-continue");
+        }
         out.extend_from_slice(b"\r\n");
     }
 
+    /// Waits until the body may begin: until the server says so, or has said nothing for a while. Some know nothing of
+    /// expectations.
+    fn poll_permission(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        if self.expects.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_flush(cx)).map_err(ExchangeError::Io)?;
+        if let Some(expects) = &mut self.expects {
+            ready!(expects.poll_waiting(cx));
+        }
+        self.expects = None;
+        self.ignored_expectation = true;
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_send(&mut self, cx: &mut Context<'_>, body: &mut RequestBody) -> Poll<Result<(), ExchangeError>> {
+        ready!(self.poll_permission(cx))?;
         loop {
             if !self.batch.sealed {
                 ready!(self.poll_gather(cx, body)).map_err(ExchangeError::Body)?;
@@ -375,6 +434,9 @@ impl Http1Connection {
                     return Err(ExchangeError::Malformed("it switches protocols unasked"));
                 }
                 self.read.advance(length);
+                if status == StatusCode::CONTINUE {
+                    self.expects = None;
+                }
                 self.interim += 1;
                 if self.interim > INTERIM_MOST {
                     return Err(ExchangeError::Malformed("it says to wait again and again"));
@@ -400,6 +462,7 @@ impl Http1Connection {
         head_request: bool,
     ) -> Result<Framing, ExchangeError> {
         self.keep_alive = keeps_alive(version, headers);
+        self.announced_idle = announced_idle(headers);
         let framing = body_framing(status, version, headers, head_request)?;
         if matches!(framing, Framing::Close) {
             self.keep_alive = false;
@@ -518,6 +581,16 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     };
     if version == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
 }
+
+/// Returns the `timeout` of `Keep-Alive: timeout=5, max=100`, which Apache, node and gunicorn send.
+fn announced_idle(headers: &HeaderMap) -> Option<Duration> {
+    let parameters = headers.get(&KEEP_ALIVE)?.to_str().ok()?.split([',', ';']);
+    let mut pairs = parameters.filter_map(|parameter| parameter.split_once('='));
+    let (_, seconds) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Returns the framing of a body (RFC 9112 section 6.3). An answer with both Transfer-Encoding and Content-Length, or
 /// with Content-Lengths that differ, may be an attempt at response splitting: it is refused.

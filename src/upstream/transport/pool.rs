@@ -1,7 +1,7 @@
 //! The idle HTTP/1.1 connections to an upstream, which wait for their next request.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -29,12 +29,22 @@ impl Pool {
 
     /// Takes the most recently used connection that may serve `key`: it is the least likely to be dead.
     pub(crate) fn take(&self, key: &ConnectionKey) -> Option<Http1Connection> {
+        self.take_younger(key, Duration::MAX)
+    }
+
+    /// Takes a connection as [`Pool::take`] does, if it has been idle for less than `age`. The server may be closing an
+    /// older one in this moment, and one that has been idle for as long as the server keeps it is not used at all.
+    pub(crate) fn take_younger(&self, key: &ConnectionKey, age: Duration) -> Option<Http1Connection> {
+        let now = clock::now();
         loop {
             let mut idle = self.lock(self.here())?;
-            let at = idle.iter().rposition(|idle| idle.key.serves(key))?;
-            let mut connection = idle.remove(at).connection;
+            let at =
+                idle.iter().rposition(|idle| idle.key.serves(key) && now.duration_since(idle.since) < age)?;
+            let Idle { mut connection, since, .. } = idle.remove(at);
             drop(idle);
-            if !connection.is_stale() {
+            let kept = connection.announced_idle().map(|kept| kept.saturating_sub(limits::KEEP_ALIVE_MARGIN));
+            let is_kept = kept.is_none_or(|kept| now.duration_since(since) < kept);
+            if is_kept && !connection.is_stale() {
                 return Some(connection);
             }
         }

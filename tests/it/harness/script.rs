@@ -42,6 +42,8 @@ pub(crate) enum Step {
     ReadBody,
     /// So many bytes of the request's body.
     ReadSome(usize),
+    /// The body is read without a `100 Continue`.
+    NeverContinue,
 }
 
 /// One answer, or what stands in its place.
@@ -177,6 +179,13 @@ impl Reply {
     /// Answers without having read the request's body.
     pub(crate) fn before_body(mut self) -> Self {
         self.before_body = true;
+        self
+    }
+
+    /// Reads the request's body without saying `100 Continue`, though it is asked to.
+    pub(crate) fn never_says_continue(mut self) -> Self {
+        self.before_body = true;
+        self.first.extend([Step::NeverContinue, Step::ReadBody]);
         self
     }
 

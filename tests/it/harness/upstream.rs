@@ -307,7 +307,7 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, number: usize, state
             Err(_) => return,
         },
     };
-    Connection { io, socket, buffer: BytesMut::new(), number, state }.run().await;
+    Connection { io, socket, buffer: BytesMut::new(), number, state, asked_to_continue: false }.run().await;
 }
 
 struct Connection {
@@ -317,6 +317,8 @@ struct Connection {
     buffer: BytesMut,
     number: usize,
     state: Arc<Mutex<State>>,
+    /// The request waits for `100 Continue` before it sends its body.
+    asked_to_continue: bool,
 }
 
 impl Connection {
@@ -358,6 +360,7 @@ impl Connection {
     async fn follow(&mut self, expected: Expected, headers: Headers) -> bool {
         let progress = expected.progress;
         let mut framing = Some(framing(&headers, Framing::Length(0)));
+        self.asked_to_continue = headers.get("expect") == Some("100-continue");
         let connection = self.number;
         progress.send_modify(|seen| {
             *seen = Progress { connection, headers, arrived: true, ..Progress::default() };
@@ -420,6 +423,10 @@ impl Connection {
                 None => true,
             },
             Step::ReadSome(bytes) => self.read_some(bytes).await,
+            Step::NeverContinue => {
+                self.asked_to_continue = false;
+                true
+            }
         }
     }
 
@@ -440,7 +447,15 @@ impl Connection {
         true
     }
 
+    async fn say_continue(&mut self) {
+        if std::mem::take(&mut self.asked_to_continue) {
+            let _ = self.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+            let _ = self.io.flush().await;
+        }
+    }
+
     async fn read(&mut self, framing: Framing, progress: &watch::Sender<Progress>) -> bool {
+        self.say_continue().await;
         let keep = |piece: &[u8]| {
             if piece.is_empty() {
                 return;
@@ -463,6 +478,7 @@ impl Connection {
 
     /// Takes so many bytes off the wire, coded as they are, and leaves them where they will be read again.
     async fn read_some(&mut self, bytes: usize) -> bool {
+        self.say_continue().await;
         while self.buffer.len() < bytes {
             if !matches!(self.io.read_buf(&mut self.buffer).await, Ok(1..)) {
                 return false;
