@@ -8,8 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::clock::Stall;
 
@@ -73,6 +75,33 @@ impl AsyncWrite for Socket {
 
     fn is_write_vectored(&self) -> bool {
         true
+    }
+}
+
+/// A stream whose connection can be made to end with a reset, however it ends: also when the process does.
+pub(crate) trait Abortable {
+    /// Makes the connection end with a reset, or in the ordinary way again. A unix socket has no reset.
+    fn set_abort(&self, abort: bool);
+}
+
+impl Abortable for Socket {
+    fn set_abort(&self, abort: bool) {
+        if let Self::Tcp(stream) = self {
+            // A socket that refuses the option ends as it would without.
+            let _ = SockRef::from(stream).set_linger(abort.then_some(Duration::ZERO));
+        }
+    }
+}
+
+impl Abortable for TlsStream<Socket> {
+    fn set_abort(&self, abort: bool) {
+        self.get_ref().0.set_abort(abort);
+    }
+}
+
+impl<T: Abortable> Abortable for WriteStall<T> {
+    fn set_abort(&self, abort: bool) {
+        self.inner.set_abort(abort);
     }
 }
 

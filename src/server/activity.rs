@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::body::{Body, BodyError};
 use crate::config::limits;
+use crate::net::Abortable;
 use crate::server::head_scan::HeadScan;
 
 /// The activity of a connection, shared by its stream, its requests and its guard. All of them live in one task; the atomics
@@ -36,6 +37,8 @@ struct State {
     held_back: AtomicUsize,
     /// Frames of responses that hyper has taken; wraps.
     moved: AtomicUsize,
+    /// A response is under way whose end only the end of the connection shows.
+    ends_with_connection: AtomicBool,
 }
 
 impl Activity {
@@ -123,6 +126,14 @@ impl TrackedBody {
         guard.activity.0.unwritten.store(0, Ordering::Relaxed);
         Self { body, guard, paced }
     }
+
+    /// Returns this body as one whose client knows its end by the end of the connection alone (RFC 9112 section 6.3, item
+    /// 8). Until all of it is sent, the connection ends with a reset: its ordinary end would make a broken response look
+    /// whole.
+    pub(super) fn ended_by_connection(self) -> Self {
+        self.guard.activity.0.ends_with_connection.store(true, Ordering::Relaxed);
+        self
+    }
 }
 
 impl HttpBody for TrackedBody {
@@ -141,9 +152,18 @@ impl HttpBody for TrackedBody {
             return Poll::Pending;
         }
         let item = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &item {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            self.guard.taken(length);
+        match &item {
+            Poll::Ready(Some(Ok(frame))) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.guard.taken(length);
+                if self.body.is_end_stream() {
+                    self.guard.activity.0.ends_with_connection.store(false, Ordering::Relaxed);
+                }
+            }
+            Poll::Ready(None) => {
+                self.guard.activity.0.ends_with_connection.store(false, Ordering::Relaxed);
+            }
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         item
     }
@@ -157,11 +177,30 @@ impl HttpBody for TrackedBody {
     }
 }
 
-/// A stream that notes its reads and flushes.
+/// A stream that notes its reads and flushes, and ends with a reset where its ordinary end would mislead.
 pub(super) struct ActivityIo<T> {
-    pub(super) inner: T,
-    pub(super) activity: Activity,
-    pub(super) scan: HeadScan,
+    inner: T,
+    activity: Activity,
+    scan: HeadScan,
+    /// The connection would end with a reset now.
+    aborts: bool,
+}
+
+impl<T> ActivityIo<T> {
+    pub(super) fn new(inner: T, activity: Activity) -> Self {
+        Self { inner, activity, scan: HeadScan::default(), aborts: false }
+    }
+}
+
+impl<T: Abortable> ActivityIo<T> {
+    /// Sets how the connection would end now.
+    fn settle_end(&mut self) {
+        let aborts = self.activity.0.ends_with_connection.load(Ordering::Relaxed);
+        if aborts != self.aborts {
+            self.aborts = aborts;
+            self.inner.set_abort(aborts);
+        }
+    }
 }
 
 impl<T> ActivityIo<T> {
@@ -192,16 +231,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for ActivityIo<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
+impl<T: AsyncWrite + Abortable + Unpin> AsyncWrite for ActivityIo<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        self.settle_end();
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.settle_end();
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
         if flushed.is_ready() {
             let state = &self.activity.0;
@@ -214,6 +255,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.settle_end();
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 
@@ -222,6 +264,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ActivityIo<T> {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        self.settle_end();
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
@@ -25,9 +25,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::body::Body;
 use crate::config::limits;
-use crate::net::{BothLengths, Peer, Socket, WriteStall};
+use crate::net::{Abortable, BothLengths, Peer, Socket, WriteStall};
 use crate::server::activity::{Activity, ActivityIo, TrackedBody};
-use crate::server::head_scan::HeadScan;
 use crate::server::proxy_protocol;
 
 /// A handler of requests. Cloned for each connection.
@@ -123,7 +122,7 @@ async fn refuse_plain(mut socket: Socket, answer: &[u8]) -> io::Result<()> {
 /// Serves HTTP/1.1. hyper's own timer for the head runs while a kept connection is idle, too. So it gets the longer of the two
 /// limits, as the last resort, and [`Guard`] enforces each.
 async fn http_1(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: impl AsyncRead + AsyncWrite + Abortable + Unpin + Send + 'static,
     peer: Peer,
     service: &Service,
     handler: impl Handler,
@@ -131,7 +130,7 @@ async fn http_1(
 ) -> io::Result<()> {
     let activity = Activity::default();
     let io = WriteStall::new(io, service.stall_timeout);
-    let io = ActivityIo { inner: io, activity: activity.clone(), scan: HeadScan::default() };
+    let io = ActivityIo::new(io, activity.clone());
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
@@ -179,12 +178,17 @@ fn answering<H: Handler>(
 > {
     service_fn(move |mut request: Request<Incoming>| {
         let (handler, guard) = (handler.clone(), activity.begin());
+        // Of HTTP/1.0, a body without a length has no chunks that could be missing.
+        let is_old = request.version() < Version::HTTP_11;
         if activity.take_both_lengths() {
             request.extensions_mut().insert(BothLengths);
         }
         async move {
             let response = handler.answer(request, peer).await;
-            Ok(response.map(|body| TrackedBody::new(body, guard, paced)))
+            let is_measured = response.headers().contains_key(header::CONTENT_LENGTH)
+                || http_body::Body::size_hint(response.body()).exact().is_some();
+            let response = response.map(|body| TrackedBody::new(body, guard, paced));
+            Ok(if is_old && !is_measured { response.map(TrackedBody::ended_by_connection) } else { response })
         }
     })
 }

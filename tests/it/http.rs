@@ -1,6 +1,6 @@
 //! HTTP itself: what could be read in two ways is refused, and never reaches an upstream.
 
-use crate::harness::{Gateway, Reply, Request, Upstream, noise, sha256};
+use crate::harness::{Gate, Gateway, Reply, Request, Upstream, noise, sha256};
 
 async fn both() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
@@ -150,6 +150,30 @@ async fn http_1_0_is_answered_and_its_connection_closed() {
     let answer = client.answer().await.is(200);
     assert_eq!(answer.header("transfer-encoding"), None);
     assert!(answer.body == content);
+}
+
+#[tokio::test]
+async fn an_http_1_0_body_that_breaks_off_is_reset() {
+    for tls in [false, true] {
+        let upstream = Upstream::start().await;
+        let builder = if tls { Gateway::builder().tls(&["localhost"]) } else { Gateway::builder() };
+        let gateway = builder.upstream_with("up", "", upstream.address, "retries = 0").start().await;
+        let content = noise(100_000);
+        let blob = format!("/v2/a/blobs/{}", sha256(&content));
+        let gate = Gate::shut();
+        let cut = Reply::ok(&content).chunked(9999).cut_after(60_000, &gate);
+        upstream.expect("GET", blob.as_str(), cut);
+        upstream.otherwise(|heard| (heard.method == "GET").then(|| Reply::status(500)));
+        let mut client = gateway.connect().await;
+        client.send(format!("GET {blob} HTTP/1.0\r\nHost: localhost\r\n\r\n")).await;
+        let head = client.head().await;
+        assert_eq!(
+            (head.status, head.header("content-length"), head.header("transfer-encoding")),
+            (200, None, None)
+        );
+        gate.open();
+        client.breaks_off(head).await;
+    }
 }
 
 #[tokio::test]
