@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use crate::cache::maintenance::platform::{Listed, Platform};
+use crate::cache::maintenance::platform::{Declared, Listed};
 use crate::cache::store::{Kind, Store};
 use crate::proto::Digest;
 
@@ -15,29 +15,16 @@ pub(crate) struct Reach {
     pub(crate) blobs: BTreeSet<Digest>,
 }
 
-/// The links of a manifest of any kind. A list that is absent is empty.
-#[derive(Debug, Default, Deserialize)]
+/// The links of a manifest of any kind. What is absent, or not as it should be, leads nowhere; the rest of the manifest is
+/// read even so: people write indexes by hand.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Links {
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    /// Docker, schema 1.
-    #[serde(default, rename = "fsLayers")]
-    fs_layers: Vec<Layer>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Descriptor {
-    digest: String,
-    platform: Option<Platform>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Layer {
-    #[serde(rename = "blobSum")]
-    sum: String,
+    /// The manifests of an index.
+    pub(crate) listed: Vec<Listed>,
+    /// The blobs of an image, its configuration first.
+    pub(crate) blobs: Vec<Digest>,
+    /// True for an index, also for one of nothing.
+    pub(crate) is_index: bool,
 }
 
 impl Reach {
@@ -50,8 +37,8 @@ impl Reach {
                 continue;
             }
             let Some(links) = Links::kept(store, &digest) else { continue };
-            reach.blobs.extend(links.blobs());
-            ahead.extend(links.listed().into_iter().map(|listed| listed.digest));
+            reach.blobs.extend(links.blobs);
+            ahead.extend(links.listed.into_iter().map(|listed| listed.digest));
         }
         reach
     }
@@ -66,28 +53,75 @@ impl Reach {
 }
 
 impl Links {
-    /// Reads them from a manifest's bytes.
+    /// Reads them from a manifest's bytes. `None` where those are no JSON object.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+        let manifest: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+        let list = |name: &str| manifest.get(name).and_then(Value::as_array).into_iter().flatten();
+        let digest = |descriptor: &Value, name: &str| Digest::parse(descriptor.get(name)?.as_str()?).ok();
+        // `blobs` is that of the OCI artifact manifest.
+        let image = manifest.get("config").into_iter().chain(list("layers")).chain(list("blobs"));
+        let blobs = image.filter_map(|blob| digest(blob, "digest"));
+        // Docker, schema 1.
+        let old = list("fsLayers").filter_map(|layer| digest(layer, "blobSum"));
+        let listed = list("manifests")
+            .filter_map(|one| Some(Listed { digest: digest(one, "digest")?, platform: Declared::of(one) }));
+        Some(Self {
+            listed: listed.collect(),
+            blobs: blobs.chain(old).collect(),
+            is_index: manifest.contains_key("manifests"),
+        })
     }
 
     fn kept(store: &Store, digest: &Digest) -> Option<Self> {
         // This does not count as a use.
         Self::parse(&store.peek(Kind::Manifest, digest)?)
     }
+}
 
-    /// Returns the manifests of an index.
-    pub(crate) fn listed(&self) -> Vec<Listed> {
-        let one = |descriptor: &Descriptor| {
-            let digest = Digest::parse(&descriptor.digest).ok()?;
-            Some(Listed { digest, platform: descriptor.platform.clone() })
-        };
-        self.manifests.iter().filter_map(one).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::maintenance::platform::Platform;
+
+    fn digest(digit: &str) -> Digest {
+        Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap()
     }
 
-    fn blobs(&self) -> Vec<Digest> {
-        let image = self.config.iter().chain(&self.layers).map(|descriptor| &descriptor.digest);
-        let old = self.fs_layers.iter().map(|layer| &layer.sum);
-        image.chain(old).filter_map(|digest| Digest::parse(digest).ok()).collect()
+    fn parse(text: &str) -> Links {
+        let long = ["a", "b", "c", "d"].iter().fold(text.to_owned(), |text, digit| {
+            text.replace(&format!("\"{digit}\""), &format!("\"{}\"", digest(digit)))
+        });
+        Links::parse(long.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_odd_in_an_index_hides_nothing_else() {
+        let odd = r#"{"layers":null,"config":null,"manifests":[{"digest":"a","platform":{}},{"digest":7},null,
+            {"digest":"sha256:short"},{"digest":"b","platform":{"os":"linux","architecture":"amd64","features":null}},
+            {"digest":"c","platform":null},{"digest":"d","platform":"linux/amd64"}]}"#;
+        let links = parse(odd);
+        let listed: Vec<_> =
+            links.listed.iter().map(|one| (one.digest.clone(), one.platform.clone())).collect();
+        let amd64 = Declared::Platform(Platform::parse("linux/amd64").unwrap());
+        assert_eq!(
+            listed,
+            [
+                (digest("a"), Declared::Unusable),
+                (digest("b"), amd64),
+                (digest("c"), Declared::Nothing),
+                (digest("d"), Declared::Unusable),
+            ]
+        );
+        assert!(links.is_index && links.blobs.is_empty());
+    }
+
+    #[test]
+    fn images_of_every_schema_lead_to_their_blobs() {
+        let image = parse(
+            r#"{"config":{"digest":"a"},"layers":[{"digest":"b"},{},{"digest":"c"}],"manifests":null}"#,
+        );
+        assert_eq!(image.blobs, [digest("a"), digest("b"), digest("c")]);
+        assert_eq!(parse(r#"{"fsLayers":[{"blobSum":"d"}]}"#).blobs, [digest("d")]);
+        assert!(Links::parse(b"[]").is_none() && Links::parse(b"<html>").is_none());
     }
 }

@@ -56,6 +56,11 @@ impl Selection {
         self.repositories.matches(canonical)
     }
 
+    /// Returns true if it means all that there is.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.is_whole() && self.repositories.is_every()
+    }
+
     /// Returns true if it means whole repositories.
     pub(crate) fn is_whole(&self) -> bool {
         self.what == What::All

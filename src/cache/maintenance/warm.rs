@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
+use serde_json::Value;
 
 use crate::cache::error::CacheError;
 use crate::cache::maintenance::event::{Event, Progress};
-use crate::cache::maintenance::platform::Platforms;
+use crate::cache::maintenance::platform;
+use crate::cache::maintenance::platform::{Declared, Listed, Platform, Platforms};
 use crate::cache::maintenance::reachable::Links;
 use crate::cache::manifests::document::{Document, Part};
 use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::cache::upstream_cache::UpstreamCache;
-use crate::proto::{Accept, Digest, Reference};
+use crate::proto::{Accept, Digest, MediaType, Reference};
 
 /// An image that is to be pulled.
 pub(crate) struct WarmTarget {
@@ -64,14 +66,18 @@ pub(crate) async fn warm(
     Event::Done { images: whole, failed }
 }
 
-/// Pulls one image. Returns true if all of it is here.
+/// Pulls one image. Returns true if all of it is here that was asked for.
 async fn one(goal: &WarmTarget, platforms: &Platforms, tell: Tell<'_>) -> bool {
     let WarmTarget { image, upstream_cache, requester, reference } = goal;
     let warming = Warming { image, upstream_cache, requester, platforms, tell };
-    match warming.blobs(reference).await {
-        Ok(blobs) => warming.fetch(blobs).await,
+    match warming.contents(reference).await {
+        Ok(contents) => {
+            let fetched = warming.fetch(contents.blobs).await;
+            let suited = contents.config.is_none_or(|config| warming.suits(&config));
+            fetched && suited && contents.is_whole
+        }
         Err(why) => {
-            tell(Event::Failed { image: image.clone(), digest: None, why });
+            warming.failed(why);
             false
         }
     }
@@ -85,35 +91,114 @@ struct Warming<'a> {
     tell: Tell<'a>,
 }
 
+/// What an image consists of.
+struct Contents {
+    /// The blobs of all its manifests that are meant, each once.
+    blobs: Vec<Part>,
+    /// The configuration of an image that no index leads to.
+    config: Option<Digest>,
+    /// Nothing that was asked for is missing so far.
+    is_whole: bool,
+}
+
 impl Warming<'_> {
-    /// Pulls the manifests that are meant. Returns the blobs that they name, each once.
-    async fn blobs(&self, reference: &Reference) -> Result<Vec<Part>, String> {
-        let mut ahead = vec![(reference.clone(), 0)];
-        let (mut top, mut blobs) = (None, Vec::new());
-        while let Some((reference, depth)) = ahead.pop() {
-            let accept = Accept::default();
-            let manifest = self.upstream_cache.manifest(self.requester, &reference, &accept, false).await;
-            let manifest = manifest.map_err(|refusal| words(&refusal))?;
-            let bytes = manifest.bytes.unwrap_or_default();
-            let listed = Links::parse(&bytes).map(|links| links.listed()).unwrap_or_default();
-            if listed.is_empty() {
-                let document = Document::parse(&bytes, Some(&manifest.media_type));
-                blobs.extend(document.map_err(|error| error.to_string())?.blobs);
-            } else if depth < DEPTH {
-                let chosen = self.platforms.choose(&listed)?.into_iter().rev();
-                ahead.extend(chosen.map(|digest| (Reference::Digest(digest), depth + 1)));
+    /// Pulls the manifests that are meant. What is missing of an index is told, and the rest pulled even so.
+    async fn contents(&self, reference: &Reference) -> Result<Contents, String> {
+        let (top, parts) = self.manifest(reference).await?;
+        let mut contents = Contents { blobs: Vec::new(), config: None, is_whole: true };
+        let mut indexes = Vec::new();
+        let mut ahead = Vec::new();
+        match parts {
+            Parts::Blobs(blobs) => {
+                contents.config = blobs.first().map(|config| config.digest.clone());
+                contents.blobs = blobs;
             }
-            top.get_or_insert(manifest.digest);
+            Parts::Manifests(listed) => {
+                ahead.extend(self.chosen(&listed, 1));
+                indexes.push(listed);
+            }
         }
-        let blobs = each_once(blobs);
-        self.found(top.as_ref(), &blobs);
-        Ok(blobs)
+        while let Some((digest, depth)) = ahead.pop() {
+            let manifest = self.manifest(&Reference::Digest(digest.clone())).await;
+            match manifest.map(|(_, parts)| parts) {
+                Ok(Parts::Blobs(blobs)) => contents.blobs.extend(blobs),
+                Ok(Parts::Manifests(listed)) if depth < DEPTH => {
+                    ahead.extend(self.chosen(&listed, depth + 1));
+                    indexes.push(listed);
+                }
+                Ok(Parts::Manifests(_)) => {
+                    contents.is_whole = false;
+                    self.failed(format!(
+                        "{digest} is an index within {depth} others, which are not followed so far"
+                    ));
+                }
+                Err(why) => {
+                    contents.is_whole = false;
+                    self.failed(format!("{digest}: {why}"));
+                }
+            }
+        }
+        contents.is_whole &= self.has_all_platforms(&indexes);
+        contents.blobs = each_once(contents.blobs);
+        match (contents.blobs.is_empty(), contents.is_whole) {
+            (true, true) if !indexes.is_empty() => Err("its manifests name no blobs".to_owned()),
+            // What is missing has been told.
+            (true, false) => Ok(contents),
+            _ => {
+                self.found(&top, &contents.blobs);
+                Ok(contents)
+            }
+        }
     }
 
-    fn found(&self, digest: Option<&Digest>, blobs: &[Part]) {
+    /// Pulls a manifest, and returns its digest and what it consists of.
+    async fn manifest(&self, reference: &Reference) -> Result<(Digest, Parts), String> {
+        let accept = Accept::default();
+        let manifest = self.upstream_cache.manifest(self.requester, reference, &accept, false).await;
+        let manifest = manifest.map_err(|refusal| words(&refusal))?;
+        Ok((manifest.digest, Parts::of(&manifest.bytes.unwrap_or_default(), &manifest.media_type)?))
+    }
+
+    /// Returns the manifests of an index that are meant, the last first.
+    fn chosen(&self, listed: &[Listed], depth: usize) -> Vec<(Digest, usize)> {
+        let chosen = self.platforms.choose(listed).chosen.into_iter().rev();
+        chosen.map(|digest| (digest, depth)).collect()
+    }
+
+    /// Returns true if each platform that was asked for is in one of the indexes, which lie within each other.
+    fn has_all_platforms(&self, indexes: &[Vec<Listed>]) -> bool {
+        let says_something =
+            |listed: &&Vec<Listed>| listed.iter().any(|one| one.platform != Declared::Nothing);
+        let missing_in = |listed: &Vec<Listed>| self.platforms.choose(listed).missing;
+        let telling: Vec<Vec<Platform>> = indexes.iter().filter(says_something).map(missing_in).collect();
+        let mut missing = telling.first().cloned().unwrap_or_default();
+        missing.retain(|platform| telling.iter().all(|missing| missing.contains(platform)));
+        let all: Vec<Listed> = indexes.iter().flatten().cloned().collect();
+        missing.iter().for_each(|platform| self.failed(platform::missing(platform, &all)));
+        missing.is_empty()
+    }
+
+    /// Returns true if an image that no index leads to is for all platforms that the operator has named.
+    fn suits(&self, config: &Digest) -> bool {
+        let store = self.upstream_cache.cache().store();
+        let config =
+            store.peek(Kind::Blob, config).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let Some(own) = config.as_ref().and_then(Platform::of) else { return true };
+        let unsuited = self.platforms.unsuited(&own);
+        unsuited
+            .iter()
+            .for_each(|platform| self.failed(format!("it is for {own} alone, and not for {platform}")));
+        unsuited.is_empty()
+    }
+
+    fn failed(&self, why: String) {
+        (self.tell)(Event::Failed { image: self.image.to_owned(), digest: None, why });
+    }
+
+    fn found(&self, digest: &Digest, blobs: &[Part]) {
         (self.tell)(Event::Image {
             image: self.image.to_owned(),
-            digest: digest.map(Digest::to_string).unwrap_or_default(),
+            digest: digest.to_string(),
             layers: blobs.len() as u64,
             bytes: blobs.iter().filter_map(|blob| blob.size).sum(),
         });
@@ -163,6 +248,32 @@ impl Warming<'_> {
         let store = self.upstream_cache.cache().store();
         let why = || store.degraded_reason().unwrap_or_else(|| "there was no room for it".to_owned());
         store.length(Kind::Blob, digest).ok_or_else(|| format!("it was not kept: {}", why()))
+    }
+}
+
+/// The parts of a manifest.
+enum Parts {
+    Blobs(Vec<Part>),
+    Manifests(Vec<Listed>),
+}
+
+impl Parts {
+    fn of(bytes: &[u8], media_type: &MediaType) -> Result<Self, String> {
+        let links = Links::parse(bytes).ok_or("it is no manifest")?;
+        if links.is_index && links.blobs.is_empty() {
+            return match links.listed.is_empty() {
+                true => Err("the index names no manifest".to_owned()),
+                false => Ok(Self::Manifests(links.listed)),
+            };
+        }
+        // Of an image that is understood, the blobs that lie elsewhere are left out.
+        let blobs =
+            Document::parse(bytes, Some(media_type)).map(|document| document.blobs).unwrap_or_default();
+        if !blobs.is_empty() {
+            return Ok(Self::Blobs(blobs));
+        }
+        let blobs = links.blobs.into_iter().map(|digest| Part { digest, size: None });
+        Ok(Self::Blobs(blobs.collect()))
     }
 }
 

@@ -40,7 +40,7 @@ impl Look {
     ) -> io::Result<()> {
         match event {
             Verified::Progress { done, total } => {
-                if let Some(bars) = &self.bars {
+                if let Some(bars) = &mut self.bars {
                     bars.at(*done, *total);
                 } else if self.is_time() {
                     writeln!(out, "{} of {}", HumanBytes(*done), HumanBytes(*total))?;

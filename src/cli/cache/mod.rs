@@ -134,7 +134,7 @@ pub(crate) fn run(
             } else {
                 lists::entries(&entries, output)?
             }
-            Ok(0)
+            Ok(u8::from(entries.is_empty() && !pattern.is_everything()))
         }
         Command::Verify(of) => verify(&place(of)?, terminal, output, messages),
         Command::Remove(Remove { pattern, of }) => removed(&place(of)?.remove(pattern)?, output),

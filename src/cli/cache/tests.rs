@@ -171,6 +171,140 @@ fn what_can_not_be_had_is_named_and_the_rest_is_pulled() {
     assert_eq!(told.err, why);
 }
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+impl CacheAccess {
+    /// Deletes a manifest of the registry.
+    fn delete(&self, digest: &str) {
+        use std::io::{Read, Write};
+        let text = fs::read_to_string(self.config()).unwrap();
+        let address = text.split("http://").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let target = format!("/v2/{}/manifests/{digest}", image::REPOSITORY);
+        write!(stream, "DELETE {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    }
+
+    /// Pushes an index of `entries`, in which AMD64 and ARM64 stand for the digests of the images.
+    fn push_index(&self, tag: &str, entries: &str, more: &str) -> String {
+        let digest = |tag: &str| self.registry.manifest(image::REPOSITORY, tag).unwrap().0.to_string();
+        let entries = entries.replace("AMD64", &digest("1.0-amd64")).replace("ARM64", &digest("1.0-arm64"));
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{entries}]{more}}}"#);
+        let digest = self.registry.push_manifest(image::REPOSITORY, tag, INDEX, text.into());
+        digest.unwrap().to_string()
+    }
+}
+
+#[test]
+fn odd_entries_of_an_index_spoil_no_others() {
+    let place = CacheAccess::new();
+    let attested = r#""annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
+    let entries = format!(
+        r#"{{"digest":"ARM64","platform":{{}}}},{{"digest":"ARM64","platform":{{"os":"linux"}}}},
+        {{"digest":"ARM64","platform":{{"os":"linux","architecture":"amd64"}},{attested}}},{{"digest":"ARM64"}},
+        {{"digest":"AMD64","platform":{{"os":"linux","architecture":"amd64","os.features":null}}}}"#
+    );
+    place.push_index("odd", &entries, r#","layers":null,"config":null"#);
+    let told = place.run(&["warm", "up/hello:odd", "--platform", "linux/amd64"]);
+    assert_eq!((told.code, told.err.as_str()), (0, ""), "{}", told.out);
+    assert!(told.out.contains("  2 blobs, ") && told.out.ends_with("1 image is here\n"), "{}", told.out);
+    assert!(place.blob(&place.blobs("1.0-amd64")[0]).exists());
+    assert!(!place.blob(&place.blobs("1.0-arm64")[0]).exists());
+    let list = place.json(&["list", "up/*:odd", "--json"]);
+    let one =
+        place.blobs("1.0-amd64").iter().map(|digest| fs::metadata(place.blob(digest)).unwrap().len()).sum();
+    assert!(list[0]["size"].as_u64() > Some(one), "what the index leads to counts: {list}");
+}
+
+#[test]
+fn an_index_of_which_nothing_is_chosen_is_an_error() {
+    let place = CacheAccess::new();
+    place.push_index(
+        "half",
+        r#"{"digest":"AMD64","platform":{}},{"digest":"ARM64","platform":{"os":"linux"}}"#,
+        "",
+    );
+    place.push_index("empty", "", "");
+    let told = place.run(&["warm", "up/hello:half", "up/hello:empty", "--platform", "linux/amd64"]);
+    assert_eq!((told.code, told.out.as_str()), (1, "0 images are here, 2 are not\n"));
+    let lines: Vec<&str> = told.err.lines().collect();
+    let expected = [
+        "up/hello:half: no manifest for linux/amd64: no entry of the index names a platform",
+        "up/hello:empty: the index names no manifest",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_platform_that_is_missing_fails_alone() {
+    let place = CacheAccess::new();
+    let platforms = ["--platform", "linux/riscv64", "--platform", "linux/arm64"];
+    let told = place.run(&[&["warm", "up/hello:multi"], &platforms[..]].concat());
+    assert_eq!(told.code, 1);
+    assert_eq!(
+        told.err,
+        "up/hello:multi: no manifest for linux/riscv64; the index has: linux/amd64, linux/arm64\n"
+    );
+    assert!(
+        told.out.contains("  2 blobs, ") && told.out.ends_with("0 images are here, 1 is not\n"),
+        "{}",
+        told.out
+    );
+    assert!(place.blobs("1.0-arm64").iter().all(|digest| place.blob(digest).exists()));
+
+    let (_, _, bytes) = place.registry.manifest(image::REPOSITORY, "1.0-arm64").unwrap();
+    let other = [&bytes[..], b" "].concat();
+    let image = "application/vnd.oci.image.manifest.v1+json";
+    let absent = place.registry.push_manifest(image::REPOSITORY, "other", image, other.into()).unwrap();
+    let entries = format!(
+        r#"{{"digest":"{absent}","platform":{{"os":"linux","architecture":"s390x"}}}},
+        {{"digest":"AMD64","platform":{{"os":"linux","architecture":"amd64"}}}}"#
+    );
+    place.push_index("torn", &entries, "");
+    place.delete(&absent.to_string());
+    let told = place.run(&["warm", "up/hello:torn", "--platform", "all"]);
+    assert_eq!(told.code, 1);
+    assert!(told.err.starts_with(&format!("up/hello:torn: {absent}: ")), "{}", told.err);
+    assert!(place.blobs("1.0-amd64").iter().all(|digest| place.blob(digest).exists()));
+}
+
+#[test]
+fn a_platform_may_be_in_any_of_nested_indexes() {
+    let place = CacheAccess::new();
+    let entry = |digest: &str, architecture: &str| {
+        format!(r#"{{"digest":"{digest}","platform":{{"os":"linux","architecture":"{architecture}"}}}}"#)
+    };
+    let inner = [("a", "AMD64", "amd64"), ("b", "ARM64", "arm64")]
+        .map(|(tag, digest, architecture)| place.push_index(tag, &entry(digest, architecture), ""));
+    let entries = inner.map(|digest| format!(r#"{{"digest":"{digest}"}}"#)).join(",");
+    place.push_index("nested", &entries, "");
+    let told =
+        place.run(&["warm", "up/hello:nested", "--platform", "linux/amd64", "--platform", "linux/arm64"]);
+    assert_eq!((told.code, told.err.as_str()), (0, ""), "{}", told.out);
+    assert!(told.out.contains("  3 blobs, "), "{}", told.out);
+    let told = place.run(&["warm", "up/hello:nested", "--platform", "linux/s390x"]);
+    assert_eq!(
+        told.err,
+        "up/hello:nested: no manifest for linux/s390x; the index has: linux/amd64, linux/arm64\n"
+    );
+}
+
+#[test]
+fn an_image_without_an_index_is_for_its_own_platform() {
+    let place = CacheAccess::new();
+    let told = place.run(&["warm", "up/hello:1.0-arm64", "--platform", "linux/amd64"]);
+    assert_eq!(told.code, 1);
+    assert_eq!(told.err, "up/hello:1.0-arm64: it is for linux/arm64 alone, and not for linux/amd64\n");
+    assert_eq!(place.run(&["warm", "up/hello:1.0-arm64", "--platform", "linux/arm64/v8"]).code, 0);
+    assert_eq!(
+        place.run(&["warm", "up/hello:1.0-arm64", "up/hello:1.0-amd64"]).code,
+        0,
+        "no platform was asked for"
+    );
+}
+
 #[test]
 fn what_is_here_is_counted_and_listed() {
     let place = CacheAccess::new();
@@ -188,7 +322,9 @@ fn what_is_here_is_counted_and_listed() {
     let (one, index) = (list[0]["size"].as_u64().unwrap(), list[1]["size"].as_u64().unwrap());
     assert!(0 < one && one < index, "{list}");
     assert_eq!(place.json(&["list", "up/*:1.*", "--json"]).as_array().unwrap().len(), 1);
-    assert_eq!(place.run(&["list", "other/**"]).out, "");
+    let told = place.run(&["list", "other/**"]);
+    assert_eq!((told.code, told.out.as_str()), (1, ""), "what was asked for is not there");
+    assert_eq!(place.run(&["list"]).code, 0);
 }
 
 #[test]
