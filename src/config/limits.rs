@@ -43,6 +43,8 @@ pub(crate) const TIMEOUT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) const HEADER_BYTES: usize = 64 * KIB;
 /// Header fields of one request. Docker sends about ten, proxies add as many again.
 pub(crate) const HEADER_COUNT: usize = 100;
+/// Header fields of an upstream's answer: as many as a head of [`HEADER_BYTES`] can hold.
+pub(crate) const UPSTREAM_HEADER_COUNT: usize = HEADER_BYTES / 4;
 // HTTP/2.
 
 /// A stream's window: 4 MiB in flight fill 1 Gbit/s at 30 ms.
@@ -83,12 +85,20 @@ pub(crate) const FILE_PIECE_MOST: usize = 512 * KIB;
 pub(crate) const UPLOAD_BUFFER_BYTES: usize = 256 * KIB;
 /// The bytes that are read of an upstream's error answer; the rest says nothing more.
 pub(crate) const ERROR_BODY_BYTES: usize = 64 * KIB;
-/// The time for an upstream's error answer to arrive, once its head is there: the status alone serves as well.
-pub(crate) const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(5);
+/// The time for those bytes: they are waited for before the client gets its answer.
+pub(crate) const ERROR_BODY_DEADLINE: Duration = Duration::from_secs(2);
+/// A body that is held whole brings in each such window
+pub(crate) const HELD_BODY_WINDOW: Duration = Duration::from_secs(10);
+/// at least these bytes, which is 16 KiB/s: one that trickles holds a client, and memory, for ever.
+pub(crate) const HELD_BODY_WINDOW_BYTES: usize = 160 * KIB;
+/// And it is here within this: the largest manifest at the least rate.
+pub(crate) const HELD_BODY_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// A token server's answer: the largest seen (many scopes) are below 16 KiB.
 pub(crate) const TOKEN_BYTES: usize = 64 * KIB;
-/// A manifest: the specification asks registries to take at least this and for clients not to send more.
-pub(crate) const MANIFEST_BYTES: usize = 4 * MIB;
+/// A manifest of an upstream: the most that containerd takes.
+pub(crate) const MANIFEST_BYTES: usize = 4 * 1048 * 1048;
+/// A manifest that is pushed: the specification asks registries to take at least this and for clients not to send more.
+pub(crate) const PUSHED_MANIFEST_BYTES: usize = 4 * MIB;
 
 /// The time for a manifest to arrive and to find room: it is small.
 pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
@@ -192,6 +202,10 @@ pub(crate) const LIMITED_PAUSE_LEAST: Duration = Duration::from_secs(1);
 pub(crate) const LIMITED_PAUSE_MOST: Duration = Duration::from_secs(60 * 60);
 /// The most that the tag of a signature or an attestation is believed: a new signature is to be seen at once.
 pub(crate) const SIGNATURE_TAG_LIFE: Duration = Duration::from_secs(5);
+/// The time for which a registry that refuses HEAD of a manifest, and answers GET, is not asked by HEAD again.
+pub(crate) const HEAD_USELESS: Duration = Duration::from_secs(60 * 60);
+/// A GET so soon after the refused HEAD is about the same manifest: later it may have been pushed in between.
+pub(crate) const HEAD_REFUSAL_FRESH: Duration = Duration::from_secs(5);
 /// Manifests in memory, in bytes: some ten thousand.
 pub(crate) const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
 /// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it
@@ -242,6 +256,10 @@ pub(crate) const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 
 /// Default of `upstream.cache.tag_ttl`: a tag that moves is seen within minutes, and a fleet that starts asks once.
 pub(crate) const TAG_TTL: Duration = Duration::from_secs(5 * 60);
+/// Default of `upstream.cache.stale_after`: longer than a slow registry takes, and short for a node that starts a container.
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(5);
+/// It is logged again after this that stale content serves.
+pub(crate) const STALE_LOGGED: Duration = Duration::from_secs(10);
 /// Default of `upstream.cache.stale_if_error`: an upstream that has been away for a week is not coming back by itself.
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Default of `upstream.cache.not_found_ttl`: clients ask again at once, and a push by another way is seen soon.

@@ -27,13 +27,15 @@ impl Backoff {
         Some(jitter(pause))
     }
 
-    /// Returns the pause after an answer: 502, 503 and 504 may pass. A Retry-After is honoured (RFC 9110 section
-    /// 10.2.3); one that is longer than the longest pause ends the attempts.
-    pub(crate) fn after_status(&mut self, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
-        if !matches!(
-            status,
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
-        ) {
+    /// Returns the pause after an answer to a request that is a HEAD or not, if the answer may pass. A Retry-After is
+    /// honoured (RFC 9110 section 10.2.3); one that is longer than the longest pause ends the attempts.
+    pub(crate) fn after_status(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        head: bool,
+    ) -> Option<Duration> {
+        if !may_pass(status, head) {
             return None;
         }
         let asked = retry_after(headers);
@@ -41,6 +43,22 @@ impl Backoff {
             return None;
         }
         self.after_error().map(|pause| pause.max(asked.unwrap_or_default()))
+    }
+}
+
+/// Returns true if an answer with this status may be another one in a moment: 408, 421 and 425 are about the connection
+/// (containerd#4861), 502 to 504 about the host. 500 is repeated for GET alone: a HEAD that is answered with it is followed by
+/// a GET anyway.
+fn may_pass(status: StatusCode, head: bool) -> bool {
+    match status {
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::MISDIRECTED_REQUEST
+        | StatusCode::TOO_EARLY
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => true,
+        StatusCode::INTERNAL_SERVER_ERROR => !head,
+        _ => false,
     }
 }
 
@@ -135,21 +153,24 @@ mod tests {
 
     #[test]
     fn only_passing_trouble_is_tried_again() {
-        for status in [200, 301, 400, 401, 404, 429, 500, 501] {
+        let pause = |status, head| {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(Backoff::new(3).after_status(status, &HeaderMap::new()), None, "{status}");
+            Backoff::new(3).after_status(status, &HeaderMap::new(), head)
+        };
+        for status in [200, 301, 400, 401, 404, 429, 501, 505, 508] {
+            assert_eq!((pause(status, false), pause(status, true)), (None, None), "{status}");
         }
-        for status in [502, 503, 504] {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert!(Backoff::new(3).after_status(status, &HeaderMap::new()).is_some(), "{status}");
+        for status in [408, 421, 425, 502, 503, 504] {
+            assert!(pause(status, false).is_some() && pause(status, true).is_some(), "{status}");
         }
+        assert!(pause(500, false).is_some() && pause(500, true).is_none());
     }
 
     #[test]
     fn a_short_retry_after_is_waited_for() {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let pause = Backoff::new(3).after_status(status, &headers("2")).unwrap();
+        let pause = Backoff::new(3).after_status(status, &headers("2"), false).unwrap();
         assert_eq!(pause, Duration::from_secs(2));
-        assert_eq!(Backoff::new(3).after_status(status, &headers("3600")), None);
+        assert_eq!(Backoff::new(3).after_status(status, &headers("3600"), false), None);
     }
 }

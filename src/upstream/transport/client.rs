@@ -76,8 +76,8 @@ impl HttpClient {
 
     /// Sends a request and waits for the head of the answer.
     ///
-    /// GET and HEAD are tried again on connection errors and on 502, 503 and 504, up to `retries` times with growing
-    /// pauses; any method is tried again if an idle connection turns out to be dead, as long as its body has not
+    /// GET and HEAD are tried again on connection errors and on answers that may pass, up to `retries` times with growing
+    /// pauses; any method is tried again after a kept connection that turns out to be dead, as long as its body has not
     /// begun.
     pub(crate) async fn send(
         self: &Arc<Self>,
@@ -92,7 +92,9 @@ impl HttpClient {
                 self.health.record(&result);
             }
             let pause = match &result {
-                Ok(response) => backoff.after_status(response.status, &response.headers),
+                Ok(response) => {
+                    backoff.after_status(response.status, &response.headers, *request.method == Method::HEAD)
+                }
                 Err(error) if error.is_transient() && !request.body.has_begun() => backoff.after_error(),
                 Err(_) => None,
             };

@@ -420,9 +420,16 @@ impl Http1Connection {
     /// Parses one final head out of the buffer; `None` while it is incomplete.
     fn take_head(&mut self, head_request: bool) -> Result<Option<ResponseHead>, ExchangeError> {
         loop {
-            let mut slots = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
-            let mut parsed = httparse::Response::new(&mut slots);
-            let length = match parsed.parse(&self.read) {
+            let mut few = [httparse::EMPTY_HEADER; limits::HEADER_COUNT];
+            let mut many = Vec::new();
+            let mut parsed = httparse::Response::new(&mut few);
+            let mut result = parsed.parse(&self.read);
+            if matches!(result, Err(httparse::Error::TooManyHeaders)) {
+                many.resize(limits::UPSTREAM_HEADER_COUNT, httparse::EMPTY_HEADER);
+                parsed = httparse::Response::new(&mut many);
+                result = parsed.parse(&self.read);
+            }
+            let length = match result {
                 Ok(httparse::Status::Complete(length)) => length,
                 Ok(httparse::Status::Partial) => return Ok(None),
                 Err(_) => return Err(ExchangeError::Malformed("not an HTTP response")),
@@ -448,8 +455,9 @@ impl Http1Connection {
             let spans: Vec<_> =
                 parsed.headers.iter().map(|field| (name_of(field), span(&self.read, field))).collect();
             let block = self.read.split_to(length).freeze();
-            let headers = headers_of(&block, spans)?;
+            let mut headers = headers_of(&block, spans)?;
             let framing = self.framing(status, version, &headers, head_request)?;
+            unify_length(&mut headers);
             return Ok(Some(ResponseHead { status, headers, framing }));
         }
     }
@@ -593,17 +601,21 @@ fn announced_idle(headers: &HeaderMap) -> Option<Duration> {
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Returns the framing of a body (RFC 9112 section 6.3). An answer with both Transfer-Encoding and Content-Length, or
-/// with Content-Lengths that differ, may be an attempt at response splitting: it is refused.
+/// with Content-Lengths that differ, may be an attempt at response splitting: it is refused. The lengths of an answer to
+/// HEAD frame nothing, and are checked as those of GET: clients are told them.
 fn body_framing(
     status: StatusCode,
     version: Version,
     headers: &HeaderMap,
     head_request: bool,
 ) -> Result<Framing, ExchangeError> {
-    if head_request || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+    if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Ok(Framing::Length(0));
     }
     let length = content_length(headers)?;
+    if head_request {
+        return Ok(Framing::Length(0));
+    }
     match headers.get(header::TRANSFER_ENCODING) {
         None => Ok(length.map_or(Framing::Close, Framing::Length)),
         Some(_) if length.is_some() => {
@@ -622,18 +634,42 @@ fn is_chunked(coding: &HeaderValue, headers: &HeaderMap) -> bool {
     single && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
 }
 
-/// Returns the Content-Length, in bytes. Equal repetitions are tolerated (RFC 9112 section 6.3, item 5).
+/// Returns the Content-Length, in bytes. Equal repetitions count as one, in several fields or in one (RFC 9112 section
+/// 6.3, item 5).
+///
+/// # Errors
+/// A malformed length, or two that differ.
 pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, ExchangeError> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
-        let bytes = value.as_bytes();
-        let digits = !bytes.is_empty() && bytes.len() < 19 && bytes.iter().all(u8::is_ascii_digit);
-        let parsed = value.to_str().ok().filter(|_| digits).and_then(|text| text.parse().ok());
-        let parsed: u64 = parsed.ok_or(ExchangeError::Malformed("Content-Length"))?;
-        if length.is_some_and(|length| length != parsed) {
-            return Err(ExchangeError::Malformed("two different Content-Lengths"));
+        for element in value.as_bytes().split(|byte| *byte == b',') {
+            let parsed = length_of(element).ok_or(ExchangeError::Malformed("Content-Length"))?;
+            if length.is_some_and(|length| length != parsed) {
+                return Err(ExchangeError::Malformed("two different Content-Lengths"));
+            }
+            length = Some(parsed);
         }
-        length = Some(parsed);
     }
     Ok(length)
+}
+
+fn length_of(element: &[u8]) -> Option<u64> {
+    let digits = element.trim_ascii();
+    let plain = !digits.is_empty() && digits.len() < 19 && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
+}
+
+/// Leaves one well-formed Content-Length where there are several equal ones: clients reject what is repeated
+/// (curl#4689), and HTTP/2 makes it a PROTOCOL_ERROR.
+pub(crate) fn unify_length(headers: &mut HeaderMap) {
+    let is_plain = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    let mut fields = headers.get_all(header::CONTENT_LENGTH).iter();
+    let well_formed = fields.next().is_none_or(is_plain) && fields.next().is_none();
+    if !well_formed {
+        match content_length(headers) {
+            Ok(Some(length)) => drop(headers.insert(header::CONTENT_LENGTH, length.into())),
+            // Of a 204 or 304, whose length frames nothing.
+            Ok(None) | Err(_) => drop(headers.remove(header::CONTENT_LENGTH)),
+        }
+    }
 }

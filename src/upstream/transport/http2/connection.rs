@@ -17,7 +17,7 @@ use crate::config::limits;
 use crate::net::WriteStall;
 use crate::upstream::egress::url::Url;
 use crate::upstream::exchange::{Outgoing, Response};
-use crate::upstream::transport::http1::{ByteStream, ExchangeError};
+use crate::upstream::transport::http1::{ByteStream, ExchangeError, unify_length};
 use crate::upstream::transport::http2::active_requests::ActiveRequests;
 use crate::upstream::transport::http2::body::Http2Body;
 use crate::upstream::transport::http2::head;
@@ -129,8 +129,9 @@ impl Http2Connection {
         let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
         let sent = ready.and_then(|()| sender.send_request(head, request.body.is_empty()));
         let (answer, stream) = sent.map_err(|_| RequestFailure::Gone)?;
-        let (parts, stream) = self.answer(answer, stream, request.body).await?.into_parts();
+        let (mut parts, stream) = self.answer(answer, stream, request.body).await?.into_parts();
         let length = head::length(request.method, &parts).map_err(RequestFailure::Exchange)?;
+        unify_length(&mut parts.headers);
         let body = Http2Body::new(stream, length, share, self.timeouts.stall).body().await;
         Ok(Response { status: parts.status, headers: parts.headers, body })
     }

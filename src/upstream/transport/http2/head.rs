@@ -41,10 +41,11 @@ fn uri(url: &Url) -> Option<Uri> {
 /// # Errors
 /// A malformed Content-Length, or two that differ.
 pub(crate) fn length(method: &Method, head: &Parts) -> Result<Option<u64>, ExchangeError> {
-    if *method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    if matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Some(0));
     }
-    content_length(&head.headers)
+    let length = content_length(&head.headers)?;
+    Ok(if *method == Method::HEAD { Some(0) } else { length })
 }
 
 #[cfg(test)]
