@@ -200,6 +200,20 @@ impl ErrorEntry {
         Self { detail: Detail::Accesses(accesses), ..self }
     }
 
+    /// Returns the error in which the repository `remote` is called `own`: in the message, and in every text of the detail.
+    pub(crate) fn renamed(self, remote: &str, own: &str) -> Self {
+        let detail = match self.detail {
+            Detail::Other(mut value) => {
+                rename_in(&mut value, remote, own);
+                Detail::Other(value)
+            }
+            detail @ (Detail::Nothing | Detail::Accesses(_)) => detail,
+        };
+        // A name of one component could be a word of a sentence.
+        let message = if remote.contains('/') { rename(&self.message, remote, own) } else { self.message };
+        Self { message, detail, ..self }
+    }
+
     /// Returns the code, if it is one that is known here.
     pub fn known(&self) -> Option<ErrorCode> {
         ErrorCode::parse(&self.code)
@@ -276,6 +290,42 @@ impl ErrorEntry {
             Some(other) => Detail::Other(other),
         };
         Self { code: text(&value["code"]), message: text(&value["message"]), detail }
+    }
+}
+
+/// Renames a repository in all texts of a JSON value.
+fn rename_in(value: &mut Value, remote: &str, own: &str) {
+    match value {
+        Value::String(text) => *text = rename(text, remote, own),
+        Value::Array(entries) => entries.iter_mut().for_each(|entry| rename_in(entry, remote, own)),
+        Value::Object(members) => members.values_mut().for_each(|member| rename_in(member, remote, own)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Renames a repository in a text, where its name is a whole one: not a part of a longer name.
+fn rename(text: &str, remote: &str, own: &str) -> String {
+    let continues = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b));
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    let mut before = None;
+    while let Some(at) = rest.find(remote) {
+        let (head, tail) = (&rest[..at], &rest[at + remote.len()..]);
+        let is_whole = !continues(head.bytes().last().or(before)) && !continues_name(tail);
+        out.push_str(head);
+        out.push_str(if is_whole { own } else { remote });
+        before = remote.bytes().last();
+        rest = tail;
+    }
+    out + rest
+}
+
+/// Returns true if a text goes on with more of a repository's name. A full stop ends a sentence, unless a letter follows.
+fn continues_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    match bytes.next() {
+        Some(b'.') => bytes.next().is_some_and(|b| b.is_ascii_alphanumeric()),
+        Some(b) => b.is_ascii_alphanumeric() || b"-_/".contains(&b),
+        None => false,
     }
 }
 
@@ -390,11 +440,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_repository_is_renamed_where_its_whole_name_stands() {
+        let body = br#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository team/app not known. See team/app, not team/app2 or my/team/app.","detail":{"name":"team/app","of":["team/app:latest",1,null,{"x":"team/app/more"}]}}]}"#;
+        let entry = ErrorBody::parse(body).unwrap().errors.remove(0).renamed("team/app", "hub/team/app");
+        assert_eq!(
+            entry.message,
+            "repository hub/team/app not known. See hub/team/app, not team/app2 or my/team/app."
+        );
+        let expected = serde_json::json!({
+            "name": "hub/team/app", "of": ["hub/team/app:latest", 1, null, { "x": "team/app/more" }],
+        });
+        assert_eq!(entry.detail, Detail::Other(expected));
+        let short = ErrorEntry::new(ErrorCode::NameUnknown).with_message("a name a").renamed("a", "hub/a");
+        assert_eq!(short.message, "a name a");
+    }
+
     proptest! {
         #[test]
         fn what_is_rendered_parses_back(code in 0..ErrorCode::ALL.len(), message in any::<String>()) {
             let body = ErrorBody::with_message(ErrorCode::ALL[code], message);
             prop_assert_eq!(ErrorBody::parse(&body.render()), Some(body));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[ab/. é]{0,20}", remote in "[ab]/[ab]") {
+            prop_assert_eq!(rename(&text, &remote, &remote), text);
         }
 
         #[test]

@@ -12,6 +12,8 @@ pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// image-spec (removed in 1.1): an artifact manifest.
 pub(crate) const OCI_ARTIFACT_MANIFEST: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// ORAS (before image-spec 1.1): an artifact manifest.
+pub(crate) const ORAS_ARTIFACT_MANIFEST: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 /// Docker: a manifest list.
 pub(crate) const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker: a manifest, schema 2.
@@ -27,11 +29,16 @@ pub(crate) const OCTET_STREAM: &str = "application/octet-stream";
 /// Listings and errors.
 pub(crate) const JSON: &str = "application/json";
 
-/// The `Accept` that an upstream is asked for a tag with, so that its answer does not depend on the first client.
+/// The `Accept` that an upstream is asked for a tag with, so that its answer does not depend on the first client: every
+/// family of manifests. The last range has no weight, since some registries compare by the letter (dkregistry-rs#161).
 pub const FULL_ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.v1+prettyjws, \
+    application/vnd.docker.distribution.manifest.v1+json, \
+    application/vnd.oci.artifact.manifest.v1+json, \
+    application/vnd.cncf.oras.artifact.manifest.v1+json, */*";
 
 /// A media type without its parameters, in lower case (RFC 9110 section 8.3.1: type and subtype are
 /// case-insensitive). Registries compare nothing else: "registries SHOULD ignore them" (distribution-spec, "Pushing
@@ -58,6 +65,11 @@ impl MediaType {
         Ok(Self { text: essence.to_ascii_lowercase(), slash: kind.len() })
     }
 
+    /// Returns the type of bytes of which nothing more is known.
+    pub(crate) fn unknown() -> Self {
+        Self { text: OCTET_STREAM.to_owned(), slash: "application".len() }
+    }
+
     /// Returns `type/subtype`.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -74,12 +86,24 @@ impl MediaType {
             OCI_INDEX,
             OCI_MANIFEST,
             OCI_ARTIFACT_MANIFEST,
+            ORAS_ARTIFACT_MANIFEST,
             DOCKER_MANIFEST_LIST,
             DOCKER_MANIFEST,
             DOCKER_SCHEMA1,
             DOCKER_SCHEMA1_SIGNED,
         ];
         known.contains(&self.as_str())
+    }
+
+    /// Returns true if it is an artifact manifest's, of before image-spec 1.1.
+    pub(crate) fn is_artifact_manifest(&self) -> bool {
+        matches!(self.as_str(), OCI_ARTIFACT_MANIFEST | ORAS_ARTIFACT_MANIFEST)
+    }
+
+    /// Returns true if it is a type of the registry world, which says something of what it is on. Other types are those that
+    /// servers give to files which they do not know, and types that a browser would run.
+    pub(crate) fn is_of_registries(&self) -> bool {
+        self.kind() == "application" && self.as_str()["application/".len()..].starts_with("vnd.")
     }
 }
 
@@ -108,8 +132,8 @@ impl fmt::Debug for MediaType {
 /// weight = OWS ";" OWS "q=" ( ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] ) )
 /// ```
 ///
-/// Deviations: parameters of a range are not looked at, since no manifest's type has any; an element outside the
-/// grammar is passed over. Without a single good element everything is accepted.
+/// Deviations: parameters of a range are not looked at, since no manifest's type has any; a weight may lack its zero and
+/// have more digits (argocd-image-updater#306: `*/*; q=.2`); an element outside the grammar is passed over. Without a single good element everything is accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Accept {
     line: Option<String>,
@@ -148,6 +172,20 @@ impl Accept {
         }
         let matching = self.ranges.iter().filter_map(|range| Some((range.precision(kind)?, range.weight)));
         matching.max().map_or(0, |(_, weight)| weight)
+    }
+}
+
+impl Accept {
+    /// Returns true if the client takes a manifest of this type. A type that says nothing excludes nothing.
+    pub(crate) fn accepts_manifest(&self, kind: &MediaType) -> bool {
+        !kind.is_of_registries() || self.accepts(kind)
+    }
+
+    /// Returns the type of manifest that the client likes best among those that it names.
+    pub(crate) fn favourite_manifest(&self) -> Option<&MediaType> {
+        let named = self.ranges.iter().filter(|range| range.weight > 0 && range.pattern.is_manifest());
+        // The first of the best: `max_by_key` returns the last.
+        named.rev().max_by_key(|range| range.weight).map(|range| &range.pattern)
     }
 }
 
@@ -196,13 +234,14 @@ fn parse_range(element: &str) -> Option<MediaRange> {
     Some(MediaRange { pattern, weight: weight.map_or(Some(1000), parse_weight)? })
 }
 
-/// Parses a `qvalue`, in thousandths.
+/// Parses a `qvalue`, in thousandths. A missing zero (`.2`) and digits behind the third are tolerated.
 fn parse_weight(text: &str) -> Option<u16> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) || !matches!(whole, "0" | "1") {
+    let digits = fraction.bytes().all(|b| b.is_ascii_digit()) && !(whole.is_empty() && fraction.is_empty());
+    if !digits || !matches!(whole, "" | "0" | "1") {
         return None;
     }
-    let thousandths = format!("{whole}{fraction:0<3}").parse().ok()?;
+    let thousandths = format!("{whole}{fraction:0<3.3}").parse().ok()?;
     (thousandths <= 1000).then_some(thousandths)
 }
 
@@ -261,6 +300,26 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_without_its_zero_counts() {
+        let ranges = accept(&["application/vnd.oci.image.manifest.v1+json, */*; q=.2"]);
+        assert_eq!(ranges.weight(&kind(DOCKER_MANIFEST)), 200);
+        assert!(ranges.accepts(&kind(OCI_INDEX)));
+    }
+
+    #[test]
+    fn the_favourite_is_the_first_of_the_best() {
+        let favourite = |lines: &[&str]| accept(lines).favourite_manifest().map(ToString::to_string);
+        assert_eq!(favourite(&["*/*"]), None);
+        assert_eq!(favourite(&["text/html, application/json"]), None);
+        let both = format!("{DOCKER_MANIFEST};q=0.5, {OCI_INDEX}, {OCI_MANIFEST}");
+        assert_eq!(favourite(&[&both]).as_deref(), Some(OCI_INDEX));
+        assert_eq!(
+            favourite(&[&format!("{OCI_INDEX};q=0, {DOCKER_MANIFEST};q=.1")]).as_deref(),
+            Some(DOCKER_MANIFEST)
+        );
+    }
+
+    #[test]
     fn what_is_not_listed_is_not_accepted() {
         let docker = accept(&[DOCKER_MANIFEST, DOCKER_MANIFEST_LIST]);
         assert!(docker.accepts(&kind(DOCKER_MANIFEST)));
@@ -270,18 +329,27 @@ mod tests {
     }
 
     #[test]
-    fn the_full_list_prefers_what_it_names() {
+    fn the_full_list_names_every_family_and_the_bare_star() {
         let full = accept(&[FULL_ACCEPT]);
-        for name in [OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST] {
-            assert_eq!(full.weight(&kind(name)), 1000);
+        for name in [
+            OCI_INDEX,
+            OCI_MANIFEST,
+            OCI_ARTIFACT_MANIFEST,
+            ORAS_ARTIFACT_MANIFEST,
+            DOCKER_MANIFEST_LIST,
+            DOCKER_MANIFEST,
+            DOCKER_SCHEMA1,
+            DOCKER_SCHEMA1_SIGNED,
+        ] {
+            assert!(FULL_ACCEPT.split(", ").any(|range| range == name), "{name}");
         }
-        assert_eq!(full.weight(&kind(DOCKER_SCHEMA1_SIGNED)), 100);
+        assert!(FULL_ACCEPT.ends_with(", */*"));
         assert_eq!(full.line(), Some(FULL_ACCEPT));
         assert!(!FULL_ACCEPT.contains("  "));
     }
 
     #[test]
-    fn weights_have_at_most_three_places() {
+    fn weights_may_lack_their_zero() {
         let cases = [
             ("0", Some(0)),
             ("1", Some(1000)),
@@ -292,10 +360,14 @@ mod tests {
             ("1.001", None),
             ("2", None),
             ("-1", None),
-            ("0.1234", None),
+            ("0.1234", Some(123)),
+            ("1.0001", Some(1000)),
             ("", None),
+            (".", None),
             ("0.x", None),
-            (".5", None),
+            ("x", None),
+            (".5", Some(500)),
+            (".2", Some(200)),
             ("+1", None),
         ];
         for (text, weight) in cases {
