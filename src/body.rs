@@ -14,6 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::clock::Stall;
+use crate::config::limits;
 
 /// The failure of a body that had begun. The connection or stream is then torn down.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,71 @@ impl Body {
         match &self.source {
             Source::Full(bytes) => Some(bytes.len() as u64),
             Source::Stream(stream) => stream.remaining(),
+        }
+    }
+}
+
+/// The reason why a body can't be held whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WholeError {
+    /// It broke.
+    #[error(transparent)]
+    Broken(#[from] BodyError),
+    /// It is longer than it may be.
+    #[error("it is longer than {0} bytes")]
+    TooLong(usize),
+    /// It took too long, or came at less than the least rate.
+    #[error("it came too slowly")]
+    TooSlow,
+}
+
+impl Body {
+    /// Reads the body whole, up to `most` bytes and within `deadline`, and at no less than the rate that a body must have
+    /// that is waited for ([`limits::HELD_BODY_WINDOW_BYTES`]). Returns a copy: what comes may be a piece of a larger buffer,
+    /// which would be held as long.
+    ///
+    /// # Errors
+    /// [`WholeError`].
+    pub(crate) async fn whole(mut self, most: usize, deadline: Duration) -> Result<Bytes, WholeError> {
+        let mut bytes = Vec::new();
+        self.read_into(&mut bytes, most, deadline).await?;
+        Ok(bytes.into())
+    }
+
+    /// Returns the beginning of the body, up to `most` bytes: what has come within `deadline`, or before it broke.
+    pub(crate) async fn beginning(mut self, most: usize, deadline: Duration) -> Bytes {
+        let mut bytes = Vec::new();
+        // What came before is the answer, whatever the reason that no more does.
+        let _ = self.read_into(&mut bytes, most, deadline).await;
+        bytes.truncate(most);
+        bytes.into()
+    }
+
+    async fn read_into(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        most: usize,
+        deadline: Duration,
+    ) -> Result<(), WholeError> {
+        let deadline = tokio::time::Instant::now() + deadline;
+        let mut window = tokio::time::Instant::now() + limits::HELD_BODY_WINDOW;
+        let mut before = 0;
+        loop {
+            let next = poll_fn(|cx| self.poll_data(cx));
+            match tokio::time::timeout_at(window.min(deadline), next).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(data)) => bytes.extend_from_slice(&data?),
+                Err(_) if window >= deadline || bytes.len() - before < limits::HELD_BODY_WINDOW_BYTES => {
+                    return Err(WholeError::TooSlow);
+                }
+                Err(_) => {
+                    window += limits::HELD_BODY_WINDOW;
+                    before = bytes.len();
+                }
+            }
+            if bytes.len() > most {
+                return Err(WholeError::TooLong(most));
+            }
         }
     }
 }
@@ -437,6 +503,41 @@ mod tests {
         fn remaining(&self) -> Option<u64> {
             None
         }
+    }
+
+    /// Two bytes each second.
+    struct Trickle(usize, Option<Pin<Box<tokio::time::Sleep>>>);
+
+    impl Stream for Trickle {
+        fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+            if self.0 == 0 {
+                return Poll::Ready(None);
+            }
+            let second = || Box::pin(tokio::time::sleep(Duration::from_secs(1)));
+            ready!(self.1.get_or_insert_with(second).as_mut().poll(cx));
+            self.1 = None;
+            self.0 -= 1;
+            Poll::Ready(Some(Ok(Bytes::from_static(b"ab"))))
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_not_waited_for() {
+        let minute = Duration::from_secs(60);
+        let start = crate::clock::now();
+        let slow = Body::stream(Trickle(100, None)).whole(1000, minute).await;
+        assert!(matches!(slow, Err(WholeError::TooSlow)));
+        assert_eq!((crate::clock::now() - start).as_secs(), 10);
+        let short = Body::stream(Trickle(3, None)).whole(1000, minute).await.unwrap();
+        assert_eq!(short, "ababab");
+        let long = Body::stream(Trickle(8, None)).whole(5, minute).await;
+        assert!(matches!(long, Err(WholeError::TooLong(5))));
+        let beginning = Body::stream(Trickle(100, None)).beginning(1000, Duration::from_millis(2500)).await;
+        assert_eq!(beginning, "abab");
     }
 
     async fn sliced(skip: u64, length: u64) -> (String, Option<u64>) {

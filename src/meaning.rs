@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::proto::ErrorBody;
+use crate::proto::{ErrorBody, ErrorCode, ErrorEntry};
 
 /// The meaning of an exchange with an upstream.
 ///
@@ -68,6 +68,28 @@ pub(crate) enum Fault {
     Object,
     /// The token endpoint.
     TokenEndpoint,
+}
+
+/// The worth of asking for the same content in another way: by GET rather than HEAD, by tag rather than by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherWay {
+    /// The answer would be the same.
+    Useless,
+    /// Worth it where the content itself is wanted: this no is not believed before the other way says it too.
+    ForContent,
+    /// Worth it for a head alone: the way may be all that is refused.
+    Always,
+}
+
+/// The words with which a client is told of an answer that gives it nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// The registry's own errors, where it sent some.
+    Registrys,
+    /// The gateway's, with the registry's own errors as their detail.
+    Detailed,
+    /// The gateway's alone: the registry's are about the gateway's own account.
+    Gateways,
 }
 
 /// The part of what is known that an answer ends.
@@ -207,6 +229,25 @@ impl Meaning {
         })
     }
 
+    /// Returns whose words the client is told.
+    pub(crate) fn words(self) -> Words {
+        match self {
+            Self::NotFound | Self::NotOffered { .. } | Self::Rejected { .. } => Words::Registrys,
+            Self::Denied
+            | Self::RateLimited { .. }
+            | Self::Unavailable { of: Fault::Registry | Fault::Object, .. } => Words::Detailed,
+            Self::Usable
+            | Self::Hidden
+            | Self::LoginRefused
+            | Self::CredentialsRefused
+            | Self::Unavailable { of: Fault::TokenEndpoint, .. }
+            | Self::StorageFailed
+            | Self::Unusable
+            | Self::ClientGone
+            | Self::Loop => Words::Gateways,
+        }
+    }
+
     /// Returns true if another requester might get another answer: it is about the requester's credentials or limits.
     pub(crate) fn is_about_requester(self) -> bool {
         match self {
@@ -244,6 +285,26 @@ impl Meaning {
             | Self::Unusable
             | Self::ClientGone
             | Self::Loop => false,
+        }
+    }
+
+    /// Returns whether the same content, asked for in another way, may get another answer. Registries refuse HEAD where GET
+    /// works, with almost any status (containerd PR#6684), and digests that their own HEAD has named (moby#41687).
+    pub(crate) fn other_way(self) -> OtherWay {
+        match self {
+            Self::NotOffered { .. }
+            | Self::Rejected { .. }
+            | Self::Unavailable { of: Fault::Object, .. }
+            | Self::StorageFailed
+            | Self::Unusable => OtherWay::Always,
+            Self::NotFound | Self::Hidden | Self::Denied | Self::LoginRefused | Self::CredentialsRefused => {
+                OtherWay::ForContent
+            }
+            Self::Usable
+            | Self::RateLimited { .. }
+            | Self::Unavailable { of: Fault::Registry | Fault::TokenEndpoint, .. }
+            | Self::ClientGone
+            | Self::Loop => OtherWay::Useless,
         }
     }
 
@@ -306,10 +367,14 @@ pub(crate) struct UpstreamFailure {
     pub(crate) unsatisfied: Option<u64>,
     /// How long the upstream asks to be left alone, if it says so.
     pub(crate) retry_after: Option<Duration>,
-    /// The registry's own errors, if it sent any that the client may see.
-    pub(crate) said: Option<Arc<ErrorBody>>,
-    /// The cause and its causes in one line, for the log.
+    /// The cause and its causes in one line, with the first words of the answer, for the log.
     pub(crate) cause: Arc<str>,
+    /// The key of the configuration that may help.
+    pub(crate) key: Option<&'static str>,
+    /// The registry's own errors, if its answer had some.
+    pub(crate) errors: Option<Arc<ErrorBody>>,
+    /// It is a HEAD's, which GET may contradict.
+    pub(crate) by_head: bool,
 }
 
 impl UpstreamFailure {
@@ -325,9 +390,32 @@ impl UpstreamFailure {
             message: Some("the upstream's answer can't be used"),
             unsatisfied: None,
             retry_after: None,
-            said: None,
             cause: format!("the upstream sent {reason}").into(),
+            key: None,
+            errors: None,
+            by_head: false,
         }
+    }
+
+    /// Returns the failure of an upstream for which no client waits longer, since something stale can serve.
+    pub(crate) fn late() -> Self {
+        Self {
+            meaning: Meaning::Unavailable { late: true, of: Fault::Registry },
+            message: Some("the upstream does not answer"),
+            cause: "it did not answer within stale_after".into(),
+            key: Some("upstream.cache.stale_after"),
+            ..Self::unusable("nothing")
+        }
+    }
+
+    /// Returns the worth of asking in another way, if this is a HEAD's no.
+    pub(crate) fn other_way_than_head(&self) -> OtherWay {
+        if self.by_head { self.meaning.other_way() } else { OtherWay::Useless }
+    }
+
+    /// Returns the code of the registry's first error that is known here.
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        self.errors.as_ref()?.errors.iter().find_map(ErrorEntry::known)
     }
 }
 
@@ -403,6 +491,22 @@ mod tests {
             assert_eq!(meaning.ends(true, false), each, "{meaning:?}: what it ends in each");
             assert_eq!(meaning.retry(), retry, "{meaning:?}: retry");
             assert_eq!(meaning.circuit(), circuit, "{meaning:?}: circuit");
+        }
+    }
+
+    #[test]
+    fn only_another_way_may_contradict_a_no() {
+        let by_head = |meaning| UpstreamFailure { by_head: true, ..UpstreamFailure::of(meaning) };
+        for meaning in [Meaning::NotFound, Meaning::Denied, Meaning::Hidden] {
+            assert_eq!(by_head(meaning).other_way_than_head(), OtherWay::ForContent, "{meaning:?}");
+            assert_eq!(UpstreamFailure::of(meaning).other_way_than_head(), OtherWay::Useless, "{meaning:?}");
+        }
+        let object = Meaning::Unavailable { late: false, of: Fault::Object };
+        for meaning in [object, Meaning::NotOffered { status: 405 }, Meaning::Rejected { status: 400 }] {
+            assert_eq!(by_head(meaning).other_way_than_head(), OtherWay::Always, "{meaning:?}");
+        }
+        for meaning in [UNAVAILABLE, LIMITED] {
+            assert_eq!(by_head(meaning).other_way_than_head(), OtherWay::Useless, "{meaning:?}");
         }
     }
 

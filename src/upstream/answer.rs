@@ -3,21 +3,23 @@
 //! The table is that of the design: which hop answered, what was asked, status, headers and the first bytes of the body
 //! give one [`Meaning`].
 
-use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
-use serde_json::value::RawValue;
+use http::{HeaderMap, StatusCode, header};
 
 use crate::authz::Permit;
 use crate::body::Body;
 use crate::config::{CredentialSource, limits};
 use crate::meaning::{Fault, Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
-use crate::proto::{ContentRange, ErrorBody};
-use crate::upstream::{DialError, Error, Response, TokenError, Unauthorized, Upstream, retry_after};
+use crate::proto::{Algorithm, ContentRange, Digest, ErrorBody, Family, MediaType, Reference};
+use crate::upstream::error::StorageError;
+use crate::upstream::said::{Said, excerpt};
+use crate::upstream::{
+    DOCKER_CONTENT_DIGEST, DialError, EgressError, Error, Response, TokenError, Unauthorized, Upstream,
+    retry_after,
+};
 
 impl Upstream {
     /// Returns what an answer of the registry means by its head. Storage's failures are [`Error::Storage`] and never get
@@ -46,44 +48,55 @@ impl Upstream {
         }
     }
 
-    /// Returns the failure that a refusal of the registry is.
-    pub(crate) fn refusal(response: &Response) -> UpstreamFailure {
-        let meaning = Self::meaning_of(response);
+    /// Returns the failure that a refusal of the registry is, with its own words.
+    pub(crate) async fn refusal(&self, response: Response) -> UpstreamFailure {
+        let meaning = Self::meaning_of(&response);
         let message = match meaning {
             Meaning::Unavailable { late: true, .. } => Some("the upstream does not answer"),
             Meaning::Unavailable { late: false, .. } => Some("the upstream failed"),
             Meaning::CredentialsRefused => Some(CREDENTIALS_REFUSED),
             _ => None,
         };
-        let cause = format!("the upstream answered {}", response.status);
+        let (unsatisfied, retry_after) = (unsatisfied(&response), retry_after(&response.headers));
+        let said = Said::read(response.status, &response.headers, response.body).await;
+        let cause = format!("the upstream answered {}", said.behind(response.status));
         UpstreamFailure {
-            unsatisfied: unsatisfied(response),
-            retry_after: retry_after(&response.headers),
+            unsatisfied,
+            retry_after,
+            key: self.key_of(meaning),
+            errors: said.errors.map(Arc::new),
             ..failure(meaning, message, &cause)
         }
     }
 
-    /// Returns the failure that a refusal of the registry is, with what the registry's own errors say. A 401 is about the
-    /// gateway's credentials, and nothing for clients.
-    pub(crate) async fn refused(response: Response) -> UpstreamFailure {
-        let failure = Self::refusal(&response);
-        if matches!(failure.meaning, Meaning::CredentialsRefused | Meaning::Loop) {
-            return failure;
+    /// Returns the key of the configuration that may turn an answer with this meaning into a good one.
+    fn key_of(&self, meaning: Meaning) -> Option<&'static str> {
+        let anonymous = self.settings().credentials.source == CredentialSource::Anonymous;
+        match meaning {
+            Meaning::Denied | Meaning::LoginRefused | Meaning::CredentialsRefused => Some(CREDENTIALS),
+            Meaning::RateLimited { .. } if anonymous => Some(CREDENTIALS),
+            Meaning::Loop => Some("upstream.url"),
+            Meaning::Usable
+            | Meaning::NotFound
+            | Meaning::Hidden
+            | Meaning::RateLimited { .. }
+            | Meaning::Unavailable { .. }
+            | Meaning::StorageFailed
+            | Meaning::Unusable
+            | Meaning::NotOffered { .. }
+            | Meaning::Rejected { .. }
+            | Meaning::ClientGone => None,
         }
-        let Some(body) = error_body(response.body).await else { return failure };
-        let words = body.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let shown: String = words.escape_debug().take(SHOWN_CHARACTERS).collect();
-        let cause = format!("{}: {shown}", failure.cause);
-        UpstreamFailure { said: Some(Arc::new(body)), cause: cause.into(), ..failure }
     }
 
     /// Returns the failure of a registry without the referrers API, if an answer to a request for referrers shows that: only
     /// a JSON index is a list of them, and a 404 that is not the registry's own JSON is a router's (docker-registry 2.8 answers
     /// "404 page not found").
     pub(crate) fn without_referrers(status: StatusCode, body: &[u8]) -> Option<UpstreamFailure> {
+        let family = Family::of(body);
         let own = || ErrorBody::parse(body).is_some_and(|body| !body.errors.is_empty());
         let reason = match status {
-            StatusCode::OK if is_index(body) => return None,
+            StatusCode::OK if matches!(family, Some(Family::Index | Family::DockerIndex)) => return None,
             status if status.is_success() => "no image index",
             StatusCode::NOT_FOUND if own() => return None,
             StatusCode::NOT_FOUND => "404 without an error of the registry API",
@@ -101,7 +114,8 @@ impl Upstream {
     /// Returns the failure that an exchange without an answer is. `permit` is the requester's; a login has none.
     pub(crate) fn no_answer(&self, permit: Option<&Permit>, error: &Error) -> UpstreamFailure {
         let meaning = self.meaning_of_error(permit, error);
-        failure(meaning, message(error, meaning), &chain(error))
+        let key = key_of_error(error).or_else(|| self.key_of(meaning));
+        UpstreamFailure { key, ..failure(meaning, message(error, meaning), &chain(error)) }
     }
 
     fn meaning_of_error(&self, permit: Option<&Permit>, error: &Error) -> Meaning {
@@ -149,19 +163,79 @@ fn failure(meaning: Meaning, message: Option<&'static str>, cause: &str) -> Upst
         Meaning::RateLimited { retry_after } => retry_after,
         _ => None,
     };
-    UpstreamFailure { meaning, message, unsatisfied: None, retry_after, said: None, cause: cause.into() }
+    UpstreamFailure {
+        meaning,
+        message,
+        unsatisfied: None,
+        retry_after,
+        cause: cause.into(),
+        key: None,
+        errors: None,
+        by_head: false,
+    }
 }
 
-/// Reads the registry's own errors out of a refusal's body. `None` for a page, and for anything else that is not the
-/// registry API's JSON.
-pub(crate) async fn error_body(body: Body) -> Option<ErrorBody> {
-    let collected = Limited::new(body, limits::ERROR_BODY_BYTES).collect();
-    let collected = tokio::time::timeout(limits::ERROR_BODY_DEADLINE, collected).await.ok()?.ok()?;
-    ErrorBody::parse(&collected.to_bytes()).filter(|body| !body.errors.is_empty())
+/// Returns the key of the configuration that may let such an exchange succeed.
+fn key_of_error(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Dial(error) => key_of_dial(error),
+        Error::Timeout => Some("upstream.response_timeout"),
+        Error::EgressPolicy(error) => key_of_egress(error),
+        Error::Storage { source: StorageError::NoAnswer(source), .. } => key_of_error(source),
+        Error::Token(error) => match &**error {
+            TokenError::EgressPolicy(error) => key_of_egress(error),
+            TokenError::Failed { source, .. } => key_of_error(source),
+            TokenError::Credentials(_) | TokenError::Refused { .. } | TokenError::LockedOut => {
+                Some(CREDENTIALS)
+            }
+            TokenError::Limited { .. }
+            | TokenError::Status { .. }
+            | TokenError::Answer { .. }
+            | TokenError::TokensRefused
+            | TokenError::Busy
+            | TokenError::Abandoned => None,
+        },
+        Error::Credentials(_) => Some(CREDENTIALS),
+        Error::WriteRedirected { .. } => Some("upstream.url"),
+        Error::AnonymousUpstream | Error::UsernameIgnored => Some("upstream.credentials.forward"),
+        Error::Unauthorized(why) => match why {
+            Unauthorized::NoCredentials | Unauthorized::Password | Unauthorized::Insufficient => {
+                Some(CREDENTIALS)
+            }
+            Unauthorized::NoChallenge | Unauthorized::InvalidToken => None,
+        },
+        Error::Storage { source: StorageError::Status(_) | StorageError::CircuitOpen, .. }
+        | Error::Broken(_)
+        | Error::Redirect(_)
+        | Error::Client(_)
+        | Error::Limited { .. }
+        | Error::Loop => None,
+    }
 }
 
-/// The most characters of a registry's own errors in one line of the log.
-const SHOWN_CHARACTERS: usize = 500;
+fn key_of_dial(error: &DialError) -> Option<&'static str> {
+    match error {
+        DialError::Resolve { .. } | DialError::Connect { .. } => Some("upstream.url"),
+        DialError::Private { .. } => Some("upstream.redirect_hosts"),
+        DialError::Proxy { .. } => Some("upstream.proxy"),
+        DialError::Tls { .. } => error.certificate_fault().map(|_| "upstream.ca"),
+        DialError::Timeout { .. } => Some("upstream.connect_timeout"),
+    }
+}
+
+fn key_of_egress(error: &EgressError) -> Option<&'static str> {
+    match error {
+        EgressError::ForeignRealm(_) | EgressError::PlainRealm(_) => Some("upstream.realm_hosts"),
+        EgressError::UnlistedRedirect(_)
+        | EgressError::PrivateRedirect(_)
+        | EgressError::PlainRedirect(_)
+        | EgressError::ProxiedRedirect(_)
+        | EgressError::ForeignUpload(_) => Some("upstream.redirect_hosts"),
+        EgressError::Url(_) | EgressError::SentBack => None,
+    }
+}
+
+const CREDENTIALS: &str = "upstream.credentials";
 
 /// Returns what a missing token means; `refused` is the meaning of credentials that the endpoint does not take.
 fn of_token(error: &TokenError, refused: Meaning) -> Meaning {
@@ -232,23 +306,114 @@ fn unsatisfied(response: &Response) -> Option<u64> {
     }
 }
 
-/// Returns true if an answer says that it is a page for people: many a proxy puts one in front of everything, with 200.
-pub(crate) fn is_page(headers: &HeaderMap) -> bool {
-    let text = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    text.trim_ascii_start().get(..9).is_some_and(|text| text.eq_ignore_ascii_case(b"text/html"))
+/// Returns the answer to a HEAD of a manifest if it says enough to be believed.
+///
+/// # Errors
+/// [`Meaning::NotOffered`] if it does not: GET may say more. [`Meaning::Unusable`] for a manifest that is too long.
+pub(crate) fn manifest_head(answer: Response) -> Result<Response, UpstreamFailure> {
+    let typed = media_type(&answer.headers).is_some_and(|media_type| media_type.is_manifest());
+    let named = digest(&answer.headers).is_some() && !is_page(&answer.headers);
+    if answer.status != StatusCode::OK || !(typed || named) {
+        let meaning = Meaning::NotOffered { status: StatusCode::METHOD_NOT_ALLOWED.as_u16() };
+        let reason = "a head that says neither a manifest's type nor its digest";
+        return Err(UpstreamFailure { meaning, ..UpstreamFailure::unusable(reason) });
+    }
+    match length(&answer.headers) {
+        Some(length) if length > limits::MANIFEST_BYTES as u64 => {
+            Err(UpstreamFailure::unusable(format_args!("a manifest of {length} bytes, which is too long")))
+        }
+        _ => Ok(answer),
+    }
 }
 
-/// Returns true if a body is an image index (image-spec, "Image Index"), whatever it is called.
-fn is_index(body: &[u8]) -> bool {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let object: Option<BTreeMap<String, Box<RawValue>>> = serde_json::from_slice(body).ok();
-    // Go writes an empty list as null.
-    let is_list = |value: &RawValue| value.get().starts_with('[') || value.get() == "null";
-    object.is_some_and(|object| object.get("manifests").is_some_and(|value| is_list(value)))
+/// Returns a manifest whole, if the answer to its GET is the one that was asked for.
+///
+/// Asked for by digest, bytes that have it are right whatever they are called. Asked for by tag, they must be a manifest's,
+/// and have the digest that the answer names. A signed schema 1 has a digest that does not cover its signatures, so that its
+/// bytes can't have it.
+///
+/// # Errors
+/// [`Meaning::Unusable`] for all else that comes as a success: a page, an error body, half a manifest.
+pub(crate) async fn manifest(reference: &Reference, answer: Response) -> Result<Response, UpstreamFailure> {
+    let Response { status, headers, body } = answer;
+    if status != StatusCode::OK {
+        return Err(UpstreamFailure::unusable(format_args!("{status} instead of a manifest")));
+    }
+    let bytes = match body.whole(limits::MANIFEST_BYTES, limits::HELD_BODY_DEADLINE).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return Err(UpstreamFailure::unusable(format_args!("no whole manifest: {error}")));
+        }
+    };
+    let family = Family::of(&bytes);
+    let expected = match reference {
+        Reference::Digest(digest) => Some(digest.clone()),
+        Reference::Tag(_) => digest(&headers),
+    };
+    let is_checked = |digest: &Digest| digest.algorithm() != Algorithm::Other;
+    let fault = match (expected.filter(is_checked), reference) {
+        (Some(digest), _) if !digest.is_of(&bytes) && family != Some(Family::SignedSchema1) => {
+            Some("a manifest that is not what its digest says")
+        }
+        (Some(_), Reference::Digest(_)) => None,
+        _ => family.is_none().then_some("something else than a manifest"),
+    };
+    match fault {
+        None => Ok(Response { status, headers, body: Body::full(bytes) }),
+        Some(fault) => {
+            Err(UpstreamFailure::unusable(format_args!("{fault}: {}", described(&headers, &bytes))))
+        }
+    }
 }
 
-/// Returns true if a body's first bytes are a JSON object's, as every manifest's are (image-spec, "Image Manifest").
-pub(crate) fn is_json_object(bytes: &[u8]) -> bool {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    bytes.trim_ascii_start().first() == Some(&b'{')
+/// Returns the answer to the question whether a blob is there, if it is one by its status, digest and length. Its type does
+/// not matter (go-containerregistry#1061), but for a page that names no digest: many a proxy puts one in front of everything.
+///
+/// # Errors
+/// [`Meaning::Unusable`] for all else.
+pub(crate) fn blob_head(asked: &Digest, answer: Response) -> Result<Response, UpstreamFailure> {
+    blob(asked, answer.status, &answer.headers)?;
+    let named = answer.headers.contains_key(DOCKER_CONTENT_DIGEST);
+    if !named && answer.status == StatusCode::OK && is_page(&answer.headers) {
+        return Err(UpstreamFailure::unusable("a page for the blob that was asked for"));
+    }
+    Ok(answer)
+}
+
+/// Checks what the head of an answer says of the blob that was asked for. Its bytes are the proof.
+///
+/// # Errors
+/// [`Meaning::Unusable`] for another status than that of content, and for another digest.
+pub(crate) fn blob(asked: &Digest, status: StatusCode, headers: &HeaderMap) -> Result<(), UpstreamFailure> {
+    let another =
+        digest(headers).is_some_and(|named| named.algorithm() == asked.algorithm() && named != *asked);
+    if another || !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        let kind = described(headers, b"");
+        let text = format_args!("something else than the blob that was asked for: {status}, {kind}");
+        return Err(UpstreamFailure::unusable(text));
+    }
+    Ok(())
+}
+
+/// Returns what an answer is, for the log: its type and its first words.
+fn described(headers: &HeaderMap, bytes: &[u8]) -> String {
+    let kind = media_type(headers).map_or_else(|| "no type".to_owned(), |kind| kind.to_string());
+    let words = excerpt(bytes);
+    if words.is_empty() { kind } else { format!("{kind}, {words}") }
+}
+
+fn digest(headers: &HeaderMap) -> Option<Digest> {
+    Digest::parse(headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?).ok()
+}
+
+fn media_type(headers: &HeaderMap) -> Option<MediaType> {
+    MediaType::parse(headers.get(header::CONTENT_TYPE)?.to_str().ok()?).ok()
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn is_page(headers: &HeaderMap) -> bool {
+    media_type(headers).is_some_and(|media_type| media_type.as_str().starts_with("text/html"))
 }

@@ -81,9 +81,9 @@ pub(crate) enum Error {
 /// The reason why storage gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StorageError {
-    /// The host answered with this status.
+    /// The host answered with an error's status. Holds that and the first words of the answer.
     #[error("it answered {0}")]
-    Status(StatusCode),
+    Status(String),
     /// The host gave no answer.
     #[error(transparent)]
     NoAnswer(Box<Error>),

@@ -5,12 +5,14 @@ pub(crate) mod auth;
 pub(crate) mod egress;
 pub(crate) mod error;
 pub(crate) mod exchange;
+mod manifest_heads;
 pub(crate) mod operation;
 pub(crate) mod probe;
 pub(crate) mod rate_limit;
 pub(crate) mod redirect;
 pub(crate) mod registry;
 pub(crate) mod resume;
+pub(crate) mod said;
 mod storage_circuit;
 pub(crate) mod transport;
 

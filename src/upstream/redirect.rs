@@ -15,6 +15,7 @@ use crate::upstream::auth::token::TokenClient;
 use crate::upstream::egress::{Destination, EgressError, EgressPolicy, url};
 use crate::upstream::error::{Error, StorageError};
 use crate::upstream::exchange::{Purpose, Request, Response, is_redirect};
+use crate::upstream::said::Said;
 use crate::upstream::storage_circuit::StorageCircuits;
 use crate::upstream::transport::backoff::retry_after;
 use crate::upstream::transport::client::HttpClient;
@@ -159,7 +160,8 @@ impl RedirectingClient {
             }
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
             status if status.is_client_error() || status.is_server_error() => {
-                Err(failed(StorageError::Status(status)))
+                let said = Said::read(status, &response.headers, response.body).await;
+                Err(failed(StorageError::Status(said.behind(status))))
             }
             _ => Ok(response),
         }

@@ -19,6 +19,7 @@ use crate::upstream::auth::login::LoginCheck;
 use crate::upstream::egress::{EgressPolicy, GatewayNames};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Purpose, Request, Response};
+use crate::upstream::manifest_heads::ManifestHeads;
 use crate::upstream::rate_limit::RateLimit;
 use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::resume::ResumingBody;
@@ -33,6 +34,7 @@ pub(crate) struct Upstream {
     credentials: Arc<Credentials>,
     client: Arc<RedirectingClient>,
     login_check: LoginCheck,
+    manifest_heads: ManifestHeads,
     /// Names clients in [`Self::account`] without showing their passwords.
     accounts: RandomState,
     certificates: Vec<(PathBuf, Stamp)>,
@@ -62,6 +64,7 @@ impl Upstream {
             credentials,
             client: Arc::new(client),
             login_check: LoginCheck::default(),
+            manifest_heads: ManifestHeads::default(),
             accounts: RandomState::new(),
             certificates,
         }))
@@ -93,7 +96,7 @@ impl Upstream {
     ///
     /// The upstream's challenge is answered here, with the credentials that the permit's identity has at the upstream.
     /// Redirects of reads are followed, as far as [`EgressError`](crate::upstream::EgressError) allows; credentials do
-    /// not go along. GET and HEAD are retried on connection errors and on 502, 503 and 504, up to `retries` times with
+    /// not go along. GET and HEAD are retried on connection errors and on answers that may pass (408, 421, 425, 500, 502 to 504), up to `retries` times with
     /// growing pauses; any method is retried on a kept connection that turns out to be dead, as long as its body has
     /// not begun. The stream of a blob is resumed where it breaks.
     ///
@@ -180,6 +183,11 @@ impl Upstream {
     /// [`Error::EgressPolicy`] when it is elsewhere, and when another host names the upstream.
     pub(crate) fn upload_location(&self, target: &str, headers: &HeaderMap) -> Result<Option<String>, Error> {
         self.client.upload_location(target, headers)
+    }
+
+    /// Returns the memory of its way with HEAD of manifests.
+    pub(crate) fn manifest_heads(&self) -> &ManifestHeads {
+        &self.manifest_heads
     }
 
     /// Replaces the names of this gateway, which the upstream may take for its own.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::body::{Body, BodyError, RequestBody, Stream};
-use crate::proto::ContentRange;
+use crate::proto::{Coding, ContentRange};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::exchange::{Purpose, Request, Response};
@@ -271,9 +271,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
 
 /// Returns true for a body without a coding: offsets count the bytes of the blob itself.
 fn is_plain(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_ENCODING)
-        .is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    Coding::of(headers) == Coding::Plain
 }
 
 fn is_strong(etag: &HeaderValue) -> bool {
