@@ -23,6 +23,7 @@ use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::Requester;
 use crate::cache::store::{Content, Kind, Store};
 use crate::config::limits;
+use crate::meaning::Meaning;
 use crate::proto::range::Resolved;
 use crate::proto::{Algorithm, ByteRange, Digest, Span};
 
@@ -177,7 +178,7 @@ impl Blobs {
         if blob.span != Some(first) {
             // An upstream without ranges gives the whole.
             let whole = blob.span.is_none();
-            return if whole { Ok(blob) } else { Err(CacheError::Bypass(BypassReason::OtherLength)) };
+            return if whole { Ok(blob) } else { Err(CacheError::Bypass(BypassReason::NoRanges)) };
         }
         let (this, requester, digest) = (self.clone(), requester.clone(), digest.clone());
         let open = move |span: Span| -> Opening {
@@ -237,14 +238,17 @@ impl Blobs {
                 || self.is_here(digest)
                 || self.fills().is_foreign(&key, requester))
         {
-            known = Some(self.membership().holds(requester, digest).await?);
+            match self.membership().holds(requester, digest).await {
+                Ok(held) => known = Some(held),
+                // What can't be told from a head is told by the bytes: a download proves them.
+                Err(refusal) if !head && held_only.is_none() && is_unproved(&refusal) => {}
+                Err(refusal) => return Err(refusal),
+            }
             asked = true;
         }
         if let Some(held) = &known {
             if let Some(here) = self.here(digest) {
-                if !self.agree(requester, &here, digest, held) {
-                    return Err(CacheError::Bypass(BypassReason::OtherLength));
-                }
+                self.note_length(requester, &here, digest, held);
                 let outcome = if asked { CacheStatus::Revalidated } else { CacheStatus::Hit };
                 return self.serve(here, held, range, head, outcome);
             }
@@ -292,17 +296,17 @@ impl Blobs {
         Some(Here::Disk(Arc::new(content)))
     }
 
-    /// Returns true if what is here is as long as the record says. Otherwise one of them is wrong, though content is verified
-    /// before it is kept: neither serves.
-    fn agree(&self, requester: &Requester, here: &Here, digest: &Digest, held: &Membership) -> bool {
-        let agree = held.size.is_none_or(|size| size == here.length());
-        if !agree {
-            tracing::warn!(%digest, "a blob in the cache is not as long as the upstream says; it is hashed again");
-            self.small.remove(digest);
-            self.store().schedule_verify(Kind::Blob, digest);
-            self.ledger().release(requester.repository(), Kind::Blob, digest);
+    /// Notes how long the blob is, if the record says another length: that is a head's word, and what is here was proved by
+    /// its digest before it was kept (containerd PR#5154). It is hashed again all the same, in case the disk has lost some.
+    fn note_length(&self, requester: &Requester, here: &Here, digest: &Digest, held: &Membership) {
+        if held.size.is_none_or(|size| size == here.length()) {
+            return;
         }
-        agree
+        tracing::warn!(%digest, "a blob in the cache is not as long as the upstream's HEAD says; it is hashed again");
+        self.small.remove(digest);
+        self.store().schedule_verify(Kind::Blob, digest);
+        let proved = Membership { size: Some(here.length()), ..held.clone() };
+        self.ledger().hold(requester.repository(), Kind::Blob, digest, &proved);
     }
 
     fn serve(
@@ -534,6 +538,11 @@ impl Blobs {
     fn counters(&self) -> &Counters {
         &self.downloads.counters
     }
+}
+
+/// Returns true if the upstream's answer about a blob is none that can be believed, and says no more than that.
+fn is_unproved(refusal: &CacheError) -> bool {
+    refusal.meaning() == Some(Meaning::Unusable)
 }
 
 fn blob(head: &Head, span: Option<Span>, body: Body, joined: bool) -> Blob {

@@ -15,7 +15,7 @@ use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::limits;
 use crate::meaning::Ends;
-use crate::proto::{ContentRange, Digest, MediaType, RepositoryName};
+use crate::proto::{Coding, ContentRange, Digest, MediaType, RepositoryName};
 use crate::single_flight::SingleFlight;
 
 /// The blobs that the repositories of one upstream hold, asked of the upstream where that is not known.
@@ -65,9 +65,11 @@ impl BlobMembership {
         };
         let old = old.filter(|held| self.gate.may_serve_stale(held.age(), limits::RECORD_BELIEVED));
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
-        match (self.ask_once(requester, digest, priority).await, old) {
-            (Err(refusal), Some(old)) if refusal.allows_stale() => Ok(old),
-            (result, _) => result,
+        let asking = Box::pin(self.ask_once(requester, digest, priority));
+        let Some(old) = old else { return asking.await };
+        match self.gate.patiently(asking).await {
+            Err(refusal) if refusal.allows_stale() => Ok(old),
+            result => result,
         }
     }
 
@@ -101,7 +103,7 @@ impl BlobMembership {
         answer: &OriginResponse,
         generation: Generation,
     ) -> Membership {
-        let (media_type, size) = described(answer);
+        let (media_type, size) = described(digest, answer);
         self.confirm(repository, generation, digest, media_type, size)
     }
 
@@ -169,9 +171,10 @@ impl BlobMembership {
     }
 }
 
-/// Type and size of a blob by a head. A redirect's are its own, and so is the length of what is encoded.
-fn described(answer: &OriginResponse) -> (Option<MediaType>, Option<u64>) {
-    if answer.headers.contains_key(header::CONTENT_ENCODING) {
+/// Type and size of a blob by a head. A redirect's are its own, and so is the length of what is encoded; a length of 0 means
+/// that it is not known, but for the empty blob (godoxy#169).
+fn described(digest: &Digest, answer: &OriginResponse) -> (Option<MediaType>, Option<u64>) {
+    if Coding::of(&answer.headers) == Coding::Unasked {
         return (None, None);
     }
     let text = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
@@ -181,7 +184,7 @@ fn described(answer: &OriginResponse) -> (Option<MediaType>, Option<u64>) {
         StatusCode::PARTIAL_CONTENT => total(answer),
         _ => return (None, None),
     };
-    (media_type, size)
+    (media_type, size.filter(|size| *size > 0 || digest.is_of(b"")))
 }
 
 /// Bytes of the whole, of which a part has come.

@@ -1,6 +1,6 @@
 //! The bytes that an upstream's answer has of a blob.
 
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 
 use crate::body::Body;
 use crate::cache::origin::OriginResponse;
@@ -24,15 +24,9 @@ pub(crate) fn extent(answer: &OriginResponse) -> Option<(u64, u64, u64)> {
 
 /// Returns the bytes from `at` up to `end` (the blob's end where there is none) of an answer that has them.
 pub(crate) fn exactly(answer: OriginResponse, at: u64, end: Option<u64>) -> Option<Body> {
-    let (first, last, total) = extent(&answer).filter(|_| is_plain(&answer.headers))?;
+    let (first, last, total) = extent(&answer)?;
     let end = end.unwrap_or(total);
     let has = first <= at && at <= end && end <= last;
     let length = answer.body.remaining().is_none_or(|length| length == last - first);
     (has && length).then(|| answer.body.slice(at - first, end - at))
-}
-
-/// Returns true if the bytes have no content coding: digests are over the bytes without one.
-pub(crate) fn is_plain(headers: &HeaderMap) -> bool {
-    let coding = headers.get(header::CONTENT_ENCODING);
-    coding.is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

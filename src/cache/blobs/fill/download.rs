@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::body::{Body, BodyError};
-use crate::cache::blobs::fill::answer::{exactly, extent, is_plain};
+use crate::cache::blobs::fill::answer::{exactly, extent};
 use crate::cache::blobs::fill::fills::Fills;
 use crate::cache::blobs::fill::ring::Ring;
 use crate::cache::blobs::fill::state::{End, Fill, Head, Key, RING_BYTES};
@@ -26,7 +26,7 @@ use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter};
 use crate::cache::store::{Partial, Store};
 use crate::meaning::Meaning;
-use crate::proto::{Hasher, MediaType, RepositoryName};
+use crate::proto::{Coding, Hasher, MediaType, RepositoryName};
 
 /// The downloads from one upstream: where they are asked for, and where they go.
 pub(crate) struct Downloads {
@@ -111,6 +111,8 @@ type Stopped = Option<Cause>;
 struct Flow {
     body: Body,
     head: Head,
+    /// The coding that the upstream says.
+    coding: Coding,
     /// The requester as which the upstream was asked.
     requester: Requester,
     /// The repository's, when that was asked.
@@ -151,6 +153,11 @@ impl Task<'_> {
         if finished.is_ok() && !self.is_part() {
             self.downloads.metadata.ledger().note_served(digest);
         } else if finished.is_err() {
+            if flow.coding == Coding::Unasked {
+                self.fill.counters.fill_failed(Cause::Coding);
+                let Key { upstream, digest, .. } = &self.fill.key;
+                tracing::error!(upstream = &**upstream, %digest, "the upstream sent a blob in a content coding that was not asked for");
+            }
             // The upstream served other bytes: its claim that the repository holds the blob does not count.
             self.downloads.membership.unconfirm(flow.requester.repository(), digest);
         }
@@ -288,11 +295,12 @@ impl Task<'_> {
         requester: &Requester,
         generation: Generation,
     ) -> Result<Flow, Option<CacheError>> {
-        if !is_plain(&answer.headers) {
+        // Of the whole the digest decides: a coding that is only said does no harm. Of a part nothing else would tell.
+        if self.is_part() && Coding::of(&answer.headers) == Coding::Unasked {
             self.fill.counters.fill_failed(Cause::Coding);
-            let Key { upstream, digest, .. } = &self.fill.key;
-            tracing::error!(upstream = &**upstream, %digest, "the upstream sent a blob in a content coding that was not asked for");
-            return Err(Some(CacheError::unusable("a blob in a content coding that was not asked for")));
+            return Err(Some(CacheError::unusable(
+                "a part of a blob in a content coding that was not asked for",
+            )));
         }
         let extent = extent(&answer);
         if bytes.is_some() && extent.is_none() {
@@ -315,6 +323,7 @@ impl Task<'_> {
             self.fill.counters.fill_failed(Cause::Length);
             return Err(Some(CacheError::unusable("nothing for a blob that has bytes")));
         }
+        let coding = Coding::of(&answer.headers);
         let content_type = answer.headers.get(header::CONTENT_TYPE).cloned();
         let etag = answer.headers.get(header::ETAG).cloned();
         let (first, end) = match bytes {
@@ -330,7 +339,7 @@ impl Task<'_> {
             Some(_) => exactly(answer, first, end).ok_or(None)?,
         };
         let head = Head { total: whole, first, end, content_type, etag };
-        Ok(Flow { body, head, requester: requester.clone(), generation })
+        Ok(Flow { body, head, coding, requester: requester.clone(), generation })
     }
 
     /// Begins to hand on, as the first bytes are there: the subscribers are sent the head.
@@ -550,7 +559,7 @@ fn concerns_requester(error: &CacheError) -> bool {
     match error {
         CacheError::Origin(failure) => failure.meaning.is_about_requester(),
         CacheError::FetchForbidden | CacheError::RateLimited(_) => true,
-        CacheError::NotFound
+        CacheError::NotFound(_)
         | CacheError::Offline
         | CacheError::CircuitOpen
         | CacheError::Unsatisfiable(_)

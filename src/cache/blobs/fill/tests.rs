@@ -155,6 +155,7 @@ fn upstream_cache(path: &std::path::Path) -> Arc<UpstreamCache> {
     let hour = std::time::Duration::from_secs(3600);
     let cache = UpstreamCacheOptions {
         tag_ttl: hour,
+        stale_after: hour,
         stale_if_error: hour,
         not_found_ttl: hour,
         offline: false,

@@ -24,6 +24,7 @@ fn upstream_cache() -> (TempDir, Arc<UpstreamCache>) {
     let hour = Duration::from_secs(3600);
     let cache = UpstreamCacheOptions {
         tag_ttl: hour,
+        stale_after: Duration::from_secs(3600),
         stale_if_error: hour,
         not_found_ttl: hour,
         offline: false,
