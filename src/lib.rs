@@ -42,13 +42,13 @@
 //! 1. `gateway/manifest` asks the cache for the tag, with the client's Accept.
 //! 2. A record younger than `tag_ttl` names the digest; its manifest comes from memory or disk.
 //! 3. An older record, or none: one request for the tag is sent, whatever number of clients wait. It is a HEAD, which
-//!    Docker Hub does not count.
+//!    Docker Hub does not count. Its no is a hint: a GET decides.
 //! 4. The same digest makes the record fresh again. Another one is fetched by digest, checked and recorded.
-//! 5. If the upstream fails or limits the rate, the old digest serves until `stale_if_error`. The registry's own 401, 403
-//!    or 404 ends it.
+//! 5. If the upstream fails, limits the rate or sends something else than a manifest, the old digest serves until
+//!    `stale_if_error`, after a wait of `stale_after` at most. The registry's own 401, 403 or 404 ends it.
 //! 6. A push or delete through the gateway raises the repository's generation: an answer that was asked for before is not
 //!    recorded.
-//! 7. A client whose Accept excludes the manifest is sent on to the upstream.
+//! 7. For a client whose Accept excludes the manifest the upstream is asked with that Accept, once for all of its kind.
 //!
 //! # An upload
 //!

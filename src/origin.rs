@@ -3,19 +3,16 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::cache;
 use crate::cache::{Asking, OriginRequest, OriginResponse, Resource, UpstreamCache};
-use crate::config::limits;
-use crate::meaning::{Meaning, Retry, UpstreamFailure};
+use crate::meaning::{Meaning, OtherWay, Retry, UpstreamFailure};
 use crate::proto::media_type::FULL_ACCEPT;
-use crate::proto::{ByteRange, Digest, MediaType, Operation, Reference, RepositoryName, Span};
+use crate::proto::{ByteRange, Digest, Operation, Reference, RepositoryName, Span};
 use crate::upstream;
-use crate::upstream::answer::{is_json_object, is_page};
-use crate::upstream::{Purpose, RequiredScope, Upstream};
+use crate::upstream::{Purpose, RequiredScope, Upstream, answer};
 
 /// A repository of an upstream, asked with the permit of one request.
 struct UpstreamOrigin {
@@ -87,9 +84,12 @@ impl UpstreamOrigin {
                 let mut headers = self.headers.clone();
                 set_range(&mut headers, bytes, validator);
                 let operation = self.blob(digest, false);
-                self.send(Purpose::Blob, &operation, headers, Account::Requester).await
+                self.send(Purpose::Blob, &operation, headers, Account::Requester).await.map(of)
             }
-            OriginRequest::Manifest(reference) => self.manifest(reference).await,
+            OriginRequest::Manifest(reference) => {
+                self.manifest(reference, HeaderValue::from_static(FULL_ACCEPT)).await
+            }
+            OriginRequest::ManifestFor(reference, accept) => self.manifest(reference, accept).await,
             OriginRequest::Ping => self.ping().await,
         }
     }
@@ -103,50 +103,60 @@ impl UpstreamOrigin {
         reference: Reference,
         account: Account,
     ) -> Result<OriginResponse, UpstreamFailure> {
+        let heads = self.upstream.manifest_heads();
+        if heads.are_useless() {
+            return Err(UpstreamFailure {
+                meaning: USELESS_HEAD,
+                ..UpstreamFailure::unusable("nothing by HEAD")
+            });
+        }
         let operation = Operation::GetManifest { repository: self.repository.clone(), reference, head: true };
-        let answer = self.send(Purpose::Other, &operation, self.manifest_headers(), account).await?;
-        if says_manifest(&answer) {
-            return Ok(answer);
-        }
-        // GET may say more: it decides.
-        let reason = "a head that says neither a manifest's type nor its digest";
-        Err(UpstreamFailure { meaning: NOT_SAID_BY_HEAD, ..UpstreamFailure::unusable(reason) })
-    }
-
-    /// Fetches a manifest whole, at most [`limits::MANIFEST_BYTES`] long.
-    async fn manifest(&self, reference: Reference) -> Result<OriginResponse, UpstreamFailure> {
-        let operation =
-            Operation::GetManifest { repository: self.repository.clone(), reference, head: false };
-        let answer =
-            self.send(Purpose::Other, &operation, self.manifest_headers(), Account::Requester).await?;
-        let collected = Limited::new(answer.body, limits::MANIFEST_BYTES).collect().await;
-        let bytes = match collected {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) => {
-                let reason = format!("a manifest that is too long, or broke off: {error}");
-                return Err(UpstreamFailure::unusable(reason));
+        let headers = self.manifest_headers(HeaderValue::from_static(FULL_ACCEPT));
+        match self.send(Purpose::Other, &operation, headers, account).await {
+            Ok(answer) => answer::manifest_head(answer).map(of),
+            Err(failure) => {
+                if account == Account::Requester && failure.meaning.other_way() != OtherWay::Useless {
+                    heads.refused(&self.upstream.target_of(&operation));
+                }
+                Err(failure)
             }
-        };
-        if !is_json_object(&bytes) {
-            return Err(UpstreamFailure::unusable("something else than the manifest that was asked for"));
         }
-        Ok(OriginResponse { body: Body::full(bytes), ..answer })
     }
 
-    fn manifest_headers(&self) -> HeaderMap {
+    /// Fetches a manifest whole.
+    async fn manifest(
+        &self,
+        reference: Reference,
+        accept: HeaderValue,
+    ) -> Result<OriginResponse, UpstreamFailure> {
+        let head = false;
+        let repository = self.repository.clone();
+        let operation = Operation::GetManifest { repository, reference: reference.clone(), head };
+        let headers = self.manifest_headers(accept);
+        let answer = self.send(Purpose::Other, &operation, headers, Account::Requester).await?;
+        let whole = answer::manifest(&reference, answer).await?;
+        if self.upstream.manifest_heads().got(&self.upstream.target_of(&operation)) {
+            let upstream = &self.upstream.settings().name;
+            tracing::info!(upstream, "the upstream refuses HEAD of manifests: asking by GET for an hour");
+        }
+        Ok(of(whole))
+    }
+
+    fn manifest_headers(&self, accept: HeaderValue) -> HeaderMap {
         let mut headers = self.headers.clone();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(FULL_ACCEPT));
+        headers.insert(header::ACCEPT, accept);
         headers
     }
 
-    /// Asks whether a blob is there: by HEAD; and where that is refused, which need not mean that GET would be (ECR Public
-    /// answers 401, a signed URL for GET 403), by a GET of the first byte. A redirect by itself says nothing: some
-    /// registries redirect whatever is asked for.
+    /// Asks whether a blob is there: by HEAD; and where that is refused, or looks wrong, by a GET of the first byte, which may
+    /// be answered otherwise (ECR Public answers HEAD with 401, a URL that is signed for GET with 403). A redirect by itself
+    /// says nothing: some registries redirect whatever is asked for.
     async fn blob_exists(&self, digest: Digest, account: Account) -> Result<OriginResponse, UpstreamFailure> {
         let by_head = self.blob(digest.clone(), true);
-        match self.send(Purpose::Existence, &by_head, self.headers.clone(), account).await {
-            Err(failure) if is_doubtful(&failure) => {}
-            result => return says_blob(&digest, result?),
+        let sent = self.send(Purpose::Existence, &by_head, self.headers.clone(), account).await;
+        match sent.and_then(|answer| answer::blob_head(&digest, answer)) {
+            Err(failure) if failure.meaning.other_way() != OtherWay::Useless => {}
+            result => return result.map(of),
         }
         let mut headers = self.headers.clone();
         set_range(&mut headers, Some(cache::ByteSpan { first: 0, last: Some(0) }), None);
@@ -154,11 +164,16 @@ impl UpstreamOrigin {
         let answer = match self.send(Purpose::Existence, &by_get, headers, account).await {
             // The empty blob has no first byte.
             Err(UpstreamFailure { unsatisfied: Some(0), .. }) => {
-                OriginResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() }
+                return Ok(OriginResponse {
+                    status: StatusCode::OK,
+                    headers: HeaderMap::new(),
+                    body: Body::empty(),
+                });
             }
             result => result?,
         };
-        says_blob(&digest, OriginResponse { body: Body::empty(), ..answer })
+        let answer = answer::blob_head(&digest, answer)?;
+        Ok(OriginResponse { body: Body::empty(), ..of(answer) })
     }
 
     async fn send(
@@ -167,7 +182,7 @@ impl UpstreamOrigin {
         operation: &Operation,
         headers: HeaderMap,
         account: Account,
-    ) -> Result<OriginResponse, UpstreamFailure> {
+    ) -> Result<upstream::Response, UpstreamFailure> {
         let mut body = RequestBody::empty();
         let request = upstream::Request {
             method: upstream::method_of(operation),
@@ -182,10 +197,14 @@ impl UpstreamOrigin {
             Account::Anonymous => self.upstream.send_anonymously(&self.permit, request).await,
         };
         let answer = sent.map_err(|error| self.upstream.no_answer(Some(&self.permit), &error))?;
-        if !answer.status.is_success() {
-            return Err(Upstream::refusal(&answer));
+        match Upstream::meaning_of(&answer) {
+            // Redirects to follow have been followed, and nothing was asked on a condition.
+            Meaning::Usable if answer.status.is_success() => Ok(answer),
+            Meaning::Usable => {
+                Err(UpstreamFailure::unusable(format_args!("{} instead of content", answer.status)))
+            }
+            _ => Err(self.upstream.refusal(answer).await),
         }
-        Ok(OriginResponse { status: answer.status, headers: answer.headers, body: answer.body })
     }
 
     /// Asks at `/v2/`. Every answer of the registry is one, but those that say that it is unavailable.
@@ -195,7 +214,7 @@ impl UpstreamOrigin {
             Err(failure) if !failure.meaning.is_silence() => {
                 Ok(OriginResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() })
             }
-            result => result,
+            result => result.map(of),
         }
     }
 }
@@ -214,54 +233,11 @@ impl cache::Origin for UpstreamOrigin {
     }
 }
 
-/// The meaning of a HEAD whose answer says too little: GET may be answered better.
-const NOT_SAID_BY_HEAD: Meaning = Meaning::NotOffered { status: 405 };
+/// The meaning of a HEAD that is not sent, since the registry refuses it.
+const USELESS_HEAD: Meaning = Meaning::NotOffered { status: 405 };
 
-/// Returns true if the no to a HEAD of a blob need not be one to GET. Docker Hub's 401 for "no such repository" is another
-/// registry's way of not liking HEAD.
-fn is_doubtful(failure: &UpstreamFailure) -> bool {
-    match failure.meaning {
-        Meaning::Denied
-        | Meaning::LoginRefused
-        | Meaning::CredentialsRefused
-        | Meaning::Hidden
-        | Meaning::NotOffered { .. }
-        | Meaning::Rejected { .. } => true,
-        // A plain 404 is a no; that by 401 need not be.
-        Meaning::NotFound => failure.message.is_some(),
-        Meaning::StorageFailed
-        | Meaning::Usable
-        | Meaning::RateLimited { .. }
-        | Meaning::Unavailable { .. }
-        | Meaning::Unusable
-        | Meaning::ClientGone
-        | Meaning::Loop => false,
-    }
-}
-
-/// Returns the answer if it is a registry's, about the blob that was asked for: a page that a proxy puts in front of
-/// everything is a success too.
-fn says_blob(asked: &Digest, answer: OriginResponse) -> Result<OriginResponse, UpstreamFailure> {
-    let digest =
-        text(&answer, &upstream::DOCKER_CONTENT_DIGEST).and_then(|digest| Digest::parse(digest).ok());
-    let another = digest.is_some_and(|digest| digest.algorithm() == asked.algorithm() && digest != *asked);
-    let status = matches!(answer.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-    if another || !status || is_page(&answer.headers) {
-        return Err(UpstreamFailure::unusable("something else than the blob that was asked for"));
-    }
-    Ok(answer)
-}
-
-/// Returns true if a manifest's head says its type or its digest. One that says neither may still do so with GET.
-fn says_manifest(answer: &OriginResponse) -> bool {
-    let named = answer.headers.contains_key(upstream::DOCKER_CONTENT_DIGEST);
-    let media_type = text(answer, &header::CONTENT_TYPE).and_then(|text| MediaType::parse(text).ok());
-    let typed = media_type.is_some_and(|media_type| media_type.is_manifest());
-    answer.status == StatusCode::OK && (named || typed) && !is_page(&answer.headers)
-}
-
-fn text<'a>(answer: &'a OriginResponse, name: &header::HeaderName) -> Option<&'a str> {
-    answer.headers.get(name)?.to_str().ok()
+fn of(answer: upstream::Response) -> OriginResponse {
+    OriginResponse { status: answer.status, headers: answer.headers, body: answer.body }
 }
 
 fn set_range(headers: &mut HeaderMap, bytes: Option<cache::ByteSpan>, validator: Option<HeaderValue>) {

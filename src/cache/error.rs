@@ -1,16 +1,18 @@
 //! The errors of the cache.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::meaning::{Meaning, UpstreamFailure};
+use crate::meaning::{Meaning, OtherWay, UpstreamFailure};
+use crate::proto::ErrorCode;
 
 /// The reason why the cache does not serve a request.
 #[derive(Debug, Clone)]
 pub(crate) enum CacheError {
     /// The upstream was asked, and gave no usable answer.
     Origin(UpstreamFailure),
-    /// The upstream has answered lately that there is no such manifest.
-    NotFound,
+    /// The upstream has said lately that there is no such manifest, with this code.
+    NotFound(ErrorCode),
     /// The content is not here, and the requester may not have it fetched.
     FetchForbidden,
     /// The content is not here, and the upstream is not asked (`offline`).
@@ -38,12 +40,28 @@ impl CacheError {
         match self {
             Self::Origin(failure) => failure.meaning.allows_stale(),
             Self::CircuitOpen | Self::RateLimited(_) => true,
-            Self::NotFound
+            Self::NotFound(_)
             | Self::FetchForbidden
             | Self::Offline
             | Self::Unsatisfiable(_)
             | Self::Bypass(_)
             | Self::Retry => false,
+        }
+    }
+
+    /// Returns the key of the configuration that may help, if there is one.
+    pub(crate) fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Origin(failure) => failure.key,
+            _ => None,
+        }
+    }
+
+    /// Returns the worth of asking in another way, where a HEAD was refused.
+    pub(crate) fn other_way_than_head(&self) -> OtherWay {
+        match self {
+            Self::Origin(failure) => failure.other_way_than_head(),
+            _ => OtherWay::Useless,
         }
     }
 
@@ -56,54 +74,55 @@ impl CacheError {
     }
 }
 
-/// The reason why the upstream's answer is passed on without the cache.
+impl fmt::Display for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Origin(failure) => failure.fmt(f),
+            Self::NotFound(_) => f.write_str("the upstream has no such manifest"),
+            Self::FetchForbidden => f.write_str("it is not here, and may not be fetched"),
+            Self::Offline => f.write_str("it is not here, and the upstream is offline"),
+            Self::CircuitOpen => {
+                f.write_str("the upstream has failed so often that it is not asked for a moment")
+            }
+            Self::RateLimited(wait) => {
+                write!(f, "the upstream wants to be left alone for {} s", wait.as_secs().max(1))
+            }
+            Self::Unsatisfiable(length) => {
+                write!(f, "it has {length} bytes, and not those that were asked for")
+            }
+            Self::Retry => f.write_str("it was on its way, and did not come"),
+            Self::Bypass(reason) => write!(f, "it cannot be cached ({})", reason.as_str()),
+        }
+    }
+}
+
+/// The reason why an answer is the upstream's own, and not cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BypassReason {
-    /// The client does not accept the type of the manifest that is held.
-    NotAccepted,
-    /// The upstream's manifest is not understood: it does not parse, or has both layers and manifests.
-    NotUnderstood,
-    /// A signed schema 1 manifest, whose digest does not cover its signatures.
-    SignedSchema1,
-    /// The upstream answered with another success than 200.
-    StrangeStatus,
     /// The digest's algorithm is not checked here.
     UnknownAlgorithm,
     /// A HEAD request asks for the length of the blob, which is not known.
     UnknownLength,
-    /// The blob that is held is not as long as the upstream says.
-    OtherLength,
     /// The upstream serves neither ranges nor lengths.
     NoRanges,
-    /// Each download that the request joined ended before its first byte.
+    /// The client may push, and asks whether it has to: the upstream alone knows.
+    MayPush,
+    /// Downloads that the request joined ended each time before it had a byte.
     Unsettled,
 }
 
 impl BypassReason {
-    /// All reasons, in the order of the enum.
-    pub(crate) const ALL: [Self; 9] = [
-        Self::NotAccepted,
-        Self::NotUnderstood,
-        Self::SignedSchema1,
-        Self::StrangeStatus,
-        Self::UnknownAlgorithm,
-        Self::UnknownLength,
-        Self::OtherLength,
-        Self::NoRanges,
-        Self::Unsettled,
-    ];
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::UnknownAlgorithm, Self::UnknownLength, Self::NoRanges, Self::MayPush, Self::Unsettled];
 
     /// Returns the reason as it stands in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::NotAccepted => "type_not_accepted",
-            Self::NotUnderstood => "manifest_not_understood",
-            Self::SignedSchema1 => "signed_schema1",
-            Self::StrangeStatus => "unexpected_status",
             Self::UnknownAlgorithm => "unknown_digest_algorithm",
             Self::UnknownLength => "unknown_length",
-            Self::OtherLength => "length_mismatch",
             Self::NoRanges => "no_ranges",
+            Self::MayPush => "may_push",
             Self::Unsettled => "download_unsettled",
         }
     }

@@ -10,7 +10,7 @@ use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{OriginRequest, Resource};
 use crate::cache::requester::Requester;
 use crate::config::PullAuthorization;
-use crate::meaning::Ends;
+use crate::meaning::{Ends, OtherWay};
 use crate::proto::{Digest, Reference};
 use crate::single_flight::SingleFlight;
 
@@ -79,16 +79,17 @@ impl PullAuthorizer {
         if self.grants.is_fresh(&own) || self.grants.is_fresh(&public) {
             return Ok(());
         }
-        let result = if self.gate.is_offline() {
-            Err(CacheError::Offline)
-        } else {
-            self.renew(requester, &own, &public, &resource()).await
+        let is_bearable = || self.grants.is_bearable(&own) || self.grants.is_bearable(&public);
+        let resource = resource();
+        let renewal = Box::pin(self.renew(requester, &own, &public, &resource));
+        let result = match is_bearable() {
+            _ if self.gate.is_offline() => Err(CacheError::Offline),
+            true => self.gate.patiently(renewal).await,
+            false => renewal.await,
         };
         match result {
-            Err(refusal) if is_out_of_reach(&refusal) => {
-                let is_bearable = self.grants.is_bearable(&own) || self.grants.is_bearable(&public);
-                if is_bearable { Ok(()) } else { Err(refusal) }
-            }
+            // It may have ended meanwhile.
+            Err(refusal) if is_out_of_reach(&refusal) && is_bearable() => Ok(()),
             result => result,
         }
     }
@@ -160,7 +161,16 @@ impl PullAuthorizer {
             (Some(_), Resource::Blob(digest)) => OriginRequest::BlobExists(digest.clone()),
             (Some(_), Resource::Manifest(reference)) => OriginRequest::ManifestHead(reference.clone()),
         };
-        let answer = self.gate.ask(requester, Priority::Authorization, request).await;
+        let answer = match (self.gate.ask(requester, Priority::Authorization, request).await, resource) {
+            // A HEAD's no is a hint: GET decides.
+            (Err(refusal), Resource::Manifest(reference))
+                if requester.may_fetch() && refusal.other_way_than_head() != OtherWay::Useless =>
+            {
+                let request = OriginRequest::Manifest(reference.clone());
+                self.gate.ask(requester, Priority::Authorization, request).await
+            }
+            (answer, _) => answer,
+        };
         let answer = answer.inspect_err(|refusal| {
             if self.is_no(requester, refusal) {
                 self.grants.end(grant);

@@ -85,6 +85,7 @@ impl Holding {
         let (method, reference) = match question {
             OriginRequest::ManifestHead(reference) => ("HEAD", reference.to_string()),
             OriginRequest::Manifest(reference) => ("GET", reference.to_string()),
+            OriginRequest::ManifestFor(reference, _) => ("GETFOR", reference.to_string()),
             OriginRequest::Blob { digest, .. } => ("BLOB", digest.to_string()),
             OriginRequest::BlobExists(digest) => ("HELD", digest.to_string()),
             OriginRequest::Public(_) => ("PUBLIC", String::new()),
@@ -105,6 +106,7 @@ impl Holding {
         match question {
             OriginRequest::ManifestHead(reference) => self.manifest(reference, true),
             OriginRequest::Manifest(reference) => self.manifest(reference, false),
+            OriginRequest::ManifestFor(reference, _) => self.manifest(reference, false),
             OriginRequest::Ping | OriginRequest::BlobExists(_) => Ok(answer(HeaderMap::new(), Bytes::new())),
             _ => Err(failure(Meaning::NotFound)),
         }
@@ -188,6 +190,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = UpstreamCacheOptions {
             tag_ttl: HOUR,
+            stale_after: Duration::from_secs(3600),
             stale_if_error: HOUR,
             not_found_ttl: HOUR,
             offline: false,

@@ -10,7 +10,7 @@ use crate::cache::blobs::fill::Downloads;
 use crate::cache::blobs::prefetch::Prefetch;
 use crate::cache::blobs::push::{Push, Pushes};
 use crate::cache::contents::Cache;
-use crate::cache::error::{BypassReason, CacheError};
+use crate::cache::error::CacheError;
 use crate::cache::manifests::fetch::ManifestFetcher;
 use crate::cache::manifests::listing::Listings;
 use crate::cache::manifests::manifest::Manifest;
@@ -27,7 +27,7 @@ use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::config;
 use crate::meaning::{Ends, Meaning, UpstreamFailure};
-use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName};
+use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
 
 /// The part of the cache for one upstream.
 #[derive(Clone)]
@@ -180,11 +180,13 @@ impl UpstreamCache {
         &self,
         writing: &Writing,
         reference: &Reference,
+        further_tags: &[(Tag, bool)],
         digest: &Digest,
         media_type: Option<MediaType>,
         bytes: &[u8],
     ) {
-        self.manifests.fetcher().pushed(writing, reference, digest, media_type, bytes);
+        let fetcher = self.manifests.fetcher();
+        fetcher.pushed(writing, reference, further_tags, digest, media_type, bytes);
     }
 
     /// Notes that the upstream has taken a blob that was pushed through this gateway.
@@ -196,8 +198,8 @@ impl UpstreamCache {
     /// causes no download that it does not need.
     ///
     /// # Errors
-    /// [`CacheError`]; [`CacheError::Bypass`] where what is held is of a type that `accept` excludes, and for what the cache
-    /// does not understand. Never that where the upstream must not be asked.
+    /// [`CacheError`]; [`CacheError::Bypass`] for a digest that can't be checked here. Never that where the upstream must not
+    /// be asked.
     pub(crate) async fn manifest(
         &self,
         requester: &Requester,
@@ -206,13 +208,15 @@ impl UpstreamCache {
         head: bool,
     ) -> Result<Manifest, CacheError> {
         self.authorizer.authorize_manifest(requester, reference).await?;
-        let manifest = self.manifests.pull(requester, reference, head).await;
+        let manifest = self.manifests.pull(requester, reference, accept, head).await;
         let manifest = manifest.map_err(|refusal| self.count_bypass(refusal))?;
-        if !accept.accepts(&manifest.media_type) {
-            let held_only = self.gate.held_only(requester);
-            let bypass = || self.count_bypass(CacheError::Bypass(BypassReason::NotAccepted));
-            return Err(held_only.unwrap_or_else(bypass));
-        }
+        // What a digest names is what was asked for, whatever its type.
+        let is_chosen = matches!(reference, Reference::Digest(_));
+        let manifest = if is_chosen || accept.accepts_manifest(&manifest.media_type) {
+            manifest
+        } else {
+            Box::pin(self.manifests.accepted(requester, reference, manifest, accept, head)).await?
+        };
         if !head {
             self.fetch_ahead(requester, &manifest);
         }
@@ -296,6 +300,11 @@ impl UpstreamCache {
     /// Calls [`Gate::learn_of`].
     pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
         self.gate.learn_of(requester, meaning, object);
+    }
+
+    /// Returns why the upstream gave no answer the last time that it did not.
+    pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
+        self.gate.last_failure()
     }
 
     /// Calls [`Gate::ends`].

@@ -66,7 +66,9 @@ impl fmt::Display for MinFree {
 pub struct UpstreamCacheOptions {
     /// The time for which a tag's digest is believed without asking.
     pub tag_ttl: Duration,
-    /// The time after that for which it still serves when the upstream fails.
+    /// The time for which a client waits for the upstream where something stale can serve.
+    pub stale_after: Duration,
+    /// The time after `tag_ttl` for which a tag's digest still serves when the upstream fails.
     pub stale_if_error: Duration,
     /// The time for which "no such manifest" is believed.
     pub not_found_ttl: Duration,
@@ -98,6 +100,7 @@ pub(super) const KEYS: &[Key] = &[
 
 pub(super) const UPSTREAM_KEYS: &[Key] = &[
     key("tag_ttl", Kind::Text),
+    key("stale_after", Kind::Text),
     key("stale_if_error", Kind::Text),
     key("not_found_ttl", Kind::Text),
     key("offline", Kind::Flag),
@@ -128,6 +131,7 @@ pub(super) fn read_upstream(upstream: &Reader<'_>, read_only: bool) -> Option<Up
     let length = |name, default| table.parsed(name, duration::parse).unwrap_or(default);
     Some(UpstreamCacheOptions {
         tag_ttl: length("tag_ttl", if read_only { limits::TAG_TTL } else { Duration::ZERO }),
+        stale_after: length("stale_after", limits::STALE_AFTER),
         stale_if_error: length("stale_if_error", limits::STALE_IF_ERROR),
         not_found_ttl: length("not_found_ttl", limits::NOT_FOUND_TTL),
         offline: table.flag("offline", false),

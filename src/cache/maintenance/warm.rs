@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
 
-use crate::cache::error::CacheError;
 use crate::cache::maintenance::event::{Event, Progress};
 use crate::cache::maintenance::platform;
 use crate::cache::maintenance::platform::{Declared, Listed, Platform, Platforms};
@@ -155,7 +154,7 @@ impl Warming<'_> {
     async fn manifest(&self, reference: &Reference) -> Result<(Digest, Parts), String> {
         let accept = Accept::default();
         let manifest = self.upstream_cache.manifest(self.requester, reference, &accept, false).await;
-        let manifest = manifest.map_err(|refusal| words(&refusal))?;
+        let manifest = manifest.map_err(|refusal| refusal.to_string())?;
         Ok((manifest.digest, Parts::of(&manifest.bytes.unwrap_or_default(), &manifest.media_type)?))
     }
 
@@ -216,7 +215,7 @@ impl Warming<'_> {
         let mut fetching = pin!(self.upstream_cache.blobs.fetch_ahead(self.requester, &blob.digest));
         let fetched = loop {
             match tokio::time::timeout(PACE, &mut fetching).await {
-                Ok(fetched) => break fetched.map_err(|refusal| words(&refusal)),
+                Ok(fetched) => break fetched.map_err(|refusal| refusal.to_string()),
                 Err(_) => self.coming(blob),
             }
         };
@@ -281,24 +280,4 @@ impl Parts {
 fn each_once(parts: Vec<Part>) -> Vec<Part> {
     let mut known = std::collections::HashSet::new();
     parts.into_iter().filter(|part| known.insert(part.digest.clone())).collect()
-}
-
-fn words(refusal: &CacheError) -> String {
-    match refusal {
-        CacheError::Origin(failure) => failure.to_string(),
-        CacheError::NotFound => "the upstream has no such manifest".to_owned(),
-        CacheError::FetchForbidden => "it is not here, and may not be fetched".to_owned(),
-        CacheError::Offline => "it is not here, and the upstream is offline".to_owned(),
-        CacheError::CircuitOpen => {
-            "the upstream has failed so often that it is not asked for a moment".to_owned()
-        }
-        CacheError::RateLimited(wait) => {
-            format!("the upstream wants to be left alone for {} s", wait.as_secs().max(1))
-        }
-        CacheError::Unsatisfiable(length) => {
-            format!("it has {length} bytes, and not those that were asked for")
-        }
-        CacheError::Retry => "it was on its way, and did not come".to_owned(),
-        CacheError::Bypass(reason) => format!("it cannot be cached ({})", reason.as_str()),
-    }
 }

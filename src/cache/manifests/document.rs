@@ -7,7 +7,7 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor}
 use serde_json::value::RawValue;
 
 use crate::config::limits;
-use crate::proto::{Digest, MediaType, media_type};
+use crate::proto::{Digest, Family, MediaType, media_type};
 
 /// The parts of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Document {
         if fields.has("layers") && fields.has("manifests") {
             return Err(NotAManifest("it has both layers and manifests"));
         }
-        let media_type = fields.media_type(content_type)?;
+        let media_type = fields.media_type(content_type, || Family::of(bytes))?;
         let blobs = match Shape::of(&media_type) {
             Shape::Image => fields.image()?,
             Shape::Index => fields.index()?,
@@ -53,6 +53,27 @@ impl Document {
         // A subject that is malformed makes the manifest none.
         fields.read::<Descriptor>("subject")?;
         Ok(Self { media_type, blobs })
+    }
+
+    /// Reads a manifest that has been proved by its digest. One that is not of the type that the upstream says is of that which
+    /// its shape says; one that is too odd to be understood has a type, and no parts.
+    pub(crate) fn read(bytes: &[u8], content_type: Option<&MediaType>) -> Self {
+        let document = Self::parse(bytes, content_type).or_else(|_| Self::parse(bytes, None));
+        document.unwrap_or_else(|_| Self::opaque(bytes, content_type))
+    }
+
+    /// Returns a document of no parts: of its own type, else of what the upstream called it.
+    fn opaque(bytes: &[u8], content_type: Option<&MediaType>) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Own {
+            #[serde(rename = "mediaType")]
+            media_type: String,
+        }
+        let own =
+            serde_json::from_slice::<Own>(bytes).ok().and_then(|own| MediaType::parse(&own.media_type).ok());
+        let named = own.filter(MediaType::is_of_registries);
+        let named = named.or_else(|| content_type.filter(|kind| kind.is_of_registries()).cloned());
+        Self { media_type: named.unwrap_or_else(MediaType::unknown), blobs: Vec::new() }
     }
 
     /// Returns true if it is an image's, and no index.
@@ -74,7 +95,7 @@ impl Shape {
     fn of(media_type: &MediaType) -> Self {
         match media_type.as_str() {
             media_type::OCI_INDEX | media_type::DOCKER_MANIFEST_LIST => Self::Index,
-            media_type::OCI_ARTIFACT_MANIFEST => Self::Artifact,
+            media_type::OCI_ARTIFACT_MANIFEST | media_type::ORAS_ARTIFACT_MANIFEST => Self::Artifact,
             media_type::DOCKER_SCHEMA1 | media_type::DOCKER_SCHEMA1_SIGNED => Self::Schema1,
             _ => Self::Image,
         }
@@ -115,7 +136,13 @@ impl<'a> Fields<'a> {
         read.map_err(|_| NotAManifest("a field of it has the wrong form"))
     }
 
-    fn media_type(&self, content_type: Option<&MediaType>) -> Result<MediaType, NotAManifest> {
+    /// Returns its own type, else what the upstream called it, if that says anything; else OCI lets `mediaType` be left out,
+    /// and its `family` tells.
+    fn media_type(
+        &self,
+        content_type: Option<&MediaType>,
+        family: impl FnOnce() -> Option<Family>,
+    ) -> Result<MediaType, NotAManifest> {
         let own = self.read::<String>("mediaType")?.filter(|own| !own.is_empty());
         let own_type = own.as_deref().and_then(|own| MediaType::parse(own).ok());
         if let Some(known) = own_type.filter(MediaType::is_manifest) {
@@ -123,20 +150,14 @@ impl<'a> Fields<'a> {
         }
         match content_type {
             Some(known) if known.is_manifest() => Ok(known.clone()),
-            Some(strange) if !says_nothing(strange) => Err(NotAManifest("it is of no type of manifest")),
+            Some(strange) if strange.is_of_registries() => Err(NotAManifest("it is of no type of manifest")),
             _ if own.is_some() => Err(NotAManifest("it says that it is of no type of manifest")),
-            _ => self.guess(),
+            _ => {
+                let name = family().and_then(Family::media_type);
+                let named = name.and_then(|name| MediaType::parse(name).ok());
+                named.ok_or(NotAManifest("nothing says of what type it is"))
+            }
         }
-    }
-
-    /// OCI lets `mediaType` be left out.
-    fn guess(&self) -> Result<MediaType, NotAManifest> {
-        let name = match (self.has("config") && self.has("layers"), self.has("manifests")) {
-            (true, false) => media_type::OCI_MANIFEST,
-            (false, true) => media_type::OCI_INDEX,
-            _ => return Err(NotAManifest("nothing says of what type it is")),
-        };
-        MediaType::parse(name).map_err(|_| NotAManifest("nothing says of what type it is"))
     }
 
     fn without(&self, names: &[&str]) -> Result<Vec<Part>, NotAManifest> {
@@ -171,11 +192,6 @@ impl<'a> Fields<'a> {
         }
         self.without(&["config", "layers", "manifests"])
     }
-}
-
-/// The type that servers give to files that they do not know.
-fn says_nothing(content_type: &MediaType) -> bool {
-    [media_type::JSON, media_type::OCTET_STREAM, "text/plain"].contains(&content_type.as_str())
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -318,11 +334,42 @@ mod tests {
 
     #[test]
     fn a_manifest_that_is_called_nothing_is_known_by_its_shape() {
-        assert!(parse(&image(), "application/json").unwrap().media_type == *media_type::OCI_MANIFEST);
+        for content_type in ["application/json", "binary/octet-stream", "text/html", "text/plain"] {
+            let document = parse(&image(), content_type).unwrap();
+            assert!(document.media_type == *media_type::OCI_MANIFEST, "{content_type}");
+        }
+        let docker = image().replace("vnd.oci.image.config.v1+json", "vnd.docker.container.image.v1+json");
+        assert!(
+            parse(&docker, "application/octet-stream").unwrap().media_type == *media_type::DOCKER_MANIFEST
+        );
         let index = Document::parse(index().as_bytes(), None).unwrap();
         assert!(index.media_type == *media_type::OCI_INDEX);
         assert!(Document::parse(br#"{"schemaVersion":2}"#, None).is_err());
         assert!(parse(&image(), "application/vnd.example.thing+json").is_err());
+    }
+
+    #[test]
+    fn what_is_not_understood_keeps_its_type() {
+        let read = |text: &str, content_type| Document::read(text.as_bytes(), Some(&kind(content_type)));
+        let own = r#"{"mediaType":"application/vnd.example.thing+json","layers":[],"manifests":[]}"#;
+        let cases = [
+            (own, "text/html", "application/vnd.example.thing+json"),
+            (own, media_type::OCI_MANIFEST, "application/vnd.example.thing+json"),
+            (
+                r#"{"mediaType":"text/html"}"#,
+                "application/vnd.example.other",
+                "application/vnd.example.other",
+            ),
+            ("<html>", media_type::OCI_INDEX, media_type::OCI_INDEX),
+            ("<html>", "text/html", media_type::OCTET_STREAM),
+            ("", "image/svg+xml", media_type::OCTET_STREAM),
+        ];
+        for (text, content_type, expected) in cases {
+            let document = read(text, content_type);
+            assert!(document.media_type == *expected, "{text} {content_type}: {document:?}");
+            assert!(document.blobs.is_empty());
+        }
+        assert_eq!(read(&image(), "text/html").blobs.len(), 3);
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::HeaderValue;
 
-use crate::cache::error::{BypassReason, CacheError};
+use crate::cache::error::CacheError;
 use crate::cache::manifests::document::Document;
-use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type, whole};
+use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type};
 use crate::cache::manifests::memory::{Kept, ManifestMemory};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::negative_cache::NegativeCache;
@@ -20,8 +21,8 @@ use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::clock;
 use crate::config::{UpstreamCacheOptions, limits};
-use crate::meaning::{Ends, Meaning};
-use crate::proto::{Digest, MediaType, Reference, RepositoryName, Tag, media_type};
+use crate::meaning::{Ends, Meaning, OtherWay};
+use crate::proto::{Digest, ErrorCode, Family, MediaType, Reference, RepositoryName, Tag, media_type};
 
 /// The manifests of one upstream: the held ones, and those that the upstream must be asked for.
 pub(crate) struct ManifestFetcher {
@@ -90,8 +91,8 @@ impl ManifestFetcher {
         (head && may_follow && !self.is_served(digest)).then_some(found)
     }
 
-    /// Returns the manifest `digest` and its type, if it is held, this upstream has served it, and it parses as a manifest.
-    /// Its own `mediaType` takes precedence over `media_type`.
+    /// Returns the manifest `digest`, if it is here and this upstream has served it; and its type where it is called
+    /// `media_type`: its own word goes before that.
     fn kept(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<(Arc<Kept>, MediaType)> {
         if !self.metadata.ledger().served(digest) {
             return None;
@@ -102,13 +103,12 @@ impl ManifestFetcher {
             let media_type = kept.document.media_type.clone();
             return Some((kept, media_type));
         }
-        let document = Document::parse(&kept.bytes, media_type).ok()?;
+        let document = Document::read(&kept.bytes, media_type);
         Some((kept, document.media_type))
     }
 
-    /// Returns true if the manifest is held and this upstream has served it. Only then is the upstream's HEAD enough to serve
-    /// the held bytes.
-    fn is_served(&self, digest: &Digest) -> bool {
+    /// Returns true if this upstream has served what is here: its word that a repository holds it is enough only then.
+    pub(crate) fn is_served(&self, digest: &Digest) -> bool {
         self.memory.has(digest) && self.metadata.ledger().served(digest)
     }
 
@@ -132,8 +132,8 @@ impl ManifestFetcher {
         let repository = requester.repository();
         let generation = self.metadata.generation(repository);
         match self.not_found.knows(repository, generation, reference, &requester.account()) {
-            true => Err(CacheError::NotFound),
-            false => Ok(()),
+            Some(code) => Err(CacheError::NotFound(code)),
+            None => Ok(()),
         }
     }
 
@@ -155,7 +155,7 @@ impl ManifestFetcher {
     ) -> bool {
         let Manifest { digest, media_type, length, .. } = manifest.clone();
         let head = TagHead { digest, media_type, length, confirmed: clock::wall(), generation };
-        if manifest.bytes.is_some() {
+        if manifest.bytes.is_some() && self.is_served(&manifest.digest) {
             return self.point(repository, tag, &head);
         }
         let unchanged = self.metadata.generation(repository) == generation;
@@ -183,7 +183,7 @@ impl ManifestFetcher {
         pointed
     }
 
-    /// Asks the upstream for the head of a manifest.
+    /// Asks for the head of a manifest: the upstream's word on it. A no ends nothing: it is a hint, and GET decides.
     async fn ask_head(
         &self,
         requester: &Requester,
@@ -191,10 +191,9 @@ impl ManifestFetcher {
         priority: Priority,
     ) -> Result<ManifestHead, CacheError> {
         let generation = self.metadata.generation(requester.repository());
-        match self.gate.ask(requester, priority, OriginRequest::ManifestHead(reference.clone())).await {
-            Ok(answer) => Ok(ManifestHead::of(&answer.headers, generation)),
-            Err(refusal) => Err(self.refused(requester, reference, refusal, generation)),
-        }
+        let answer =
+            self.gate.ask(requester, priority, OriginRequest::ManifestHead(reference.clone())).await?;
+        Ok(ManifestHead::of(&answer.headers, generation))
     }
 
     /// Asks the upstream where a tag points. The result has the manifest's bytes if they are held already, or if the HEAD
@@ -210,8 +209,8 @@ impl ManifestFetcher {
                 let digest = answer.digest.take();
                 digest.and_then(|digest| self.confirm(requester.repository(), &digest, answer))
             }
-            Err(refusal) if is_about_the_form(&refusal) => None,
-            Err(refusal) => return Err(refusal),
+            Err(refusal) if is_last_word(requester, &refusal, true) => return Err(refusal),
+            Err(_) => None,
         };
         match found {
             Some(found) => Ok(found),
@@ -237,7 +236,7 @@ impl ManifestFetcher {
                         return Ok(manifest);
                     }
                 }
-                Err(refusal) if !is_about_the_form(&refusal) => return Err(refusal),
+                Err(refusal) if is_last_word(requester, &refusal, head) => return Err(refusal),
                 _ => {}
             }
         }
@@ -256,8 +255,6 @@ impl ManifestFetcher {
         let media_type = answer.media_type.or_else(|| before?.media_type);
         let found = match self.kept(digest, media_type.as_ref()) {
             Some((kept, media_type)) => Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated),
-            // The kept bytes are no manifest of the type that the upstream names.
-            None if self.is_served(digest) => return None,
             None => Manifest {
                 digest: digest.clone(),
                 media_type: media_type?,
@@ -270,41 +267,75 @@ impl ManifestFetcher {
         Some(found)
     }
 
-    /// Asks for a manifest by GET, and keeps it if its bytes are a manifest with the digest.
+    /// Asks for a manifest whole, and keeps it.
     pub(crate) async fn ask_whole(
         &self,
         requester: &Requester,
         reference: &Reference,
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
+        self.fetch(requester, reference, OriginRequest::Manifest(reference.clone()), priority).await
+    }
+
+    /// Asks for a manifest whole, with the `Accept` of a client, and keeps it.
+    pub(crate) async fn ask_for(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        accept: HeaderValue,
+        priority: Priority,
+    ) -> Result<Manifest, CacheError> {
+        let request = OriginRequest::ManifestFor(reference.clone(), accept);
+        self.fetch(requester, reference, request, priority).await
+    }
+
+    async fn fetch(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        request: OriginRequest,
+        priority: Priority,
+    ) -> Result<Manifest, CacheError> {
         let generation = self.metadata.generation(requester.repository());
-        let answer = self.gate.ask(requester, priority, OriginRequest::Manifest(reference.clone())).await;
-        let OriginResponse { status, headers, body } =
+        let answer = self.gate.ask(requester, priority, request).await;
+        let OriginResponse { headers, body, .. } =
             answer.map_err(|refusal| self.refused(requester, reference, refusal, generation))?;
-        if status != StatusCode::OK {
-            return Err(CacheError::Bypass(BypassReason::StrangeStatus));
-        }
-        let bytes = whole(body).await?;
-        let described = ManifestHead::of(&headers, generation);
+        let bytes = body.whole(limits::MANIFEST_BYTES, limits::HELD_BODY_DEADLINE).await;
+        let bytes = bytes.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
+        let said = ManifestHead::of(&headers, generation);
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(_) => described.digest.unwrap_or_else(|| Digest::sha256_of(&bytes)),
+            Reference::Tag(_) => said.digest.unwrap_or_else(|| Digest::sha256_of(&bytes)),
         };
+        let called = content_type(&headers);
         if !digest.is_of(&bytes) {
-            return Err(self.differs(requester.repository(), reference, &headers));
+            return self.unproved(requester.repository(), digest, called, bytes);
         }
-        match Document::parse(&bytes, content_type(&headers).as_ref()) {
-            Ok(document) => {
-                let found = self.keep(digest, Kept { bytes, document });
-                self.record(requester.repository(), &found, generation);
-                Ok(found)
-            }
-            Err(reason) => {
-                let upstream = &*self.upstream;
-                tracing::debug!(upstream, %digest, %reason, "the upstream's manifest is not understood; it is not cached");
-                Err(CacheError::Bypass(BypassReason::NotUnderstood))
-            }
+        let document = Document::read(&bytes, called.as_ref());
+        let found = self.keep(digest, Kept { bytes, document });
+        self.record(requester.repository(), &found, generation);
+        Ok(found)
+    }
+
+    /// Returns bytes that are not what the digest says, if that is so by right: the digest of a signed schema 1 does not cover
+    /// its signatures. It is not kept.
+    fn unproved(
+        &self,
+        repository: &RepositoryName,
+        digest: Digest,
+        called: Option<MediaType>,
+        bytes: Bytes,
+    ) -> Result<Manifest, CacheError> {
+        if Family::of(&bytes) != Some(Family::SignedSchema1) {
+            let (upstream, repository) = (&*self.upstream, repository.as_str());
+            tracing::warn!(upstream, repository, %digest, "the upstream's manifest does not have its digest; it is not served");
+            return Err(CacheError::unusable("a manifest that is not what its digest says"));
         }
+        let signed = || MediaType::parse(media_type::DOCKER_SCHEMA1_SIGNED).ok();
+        let media_type = called.filter(MediaType::is_manifest).or_else(signed);
+        let media_type = media_type.unwrap_or_else(MediaType::unknown);
+        let (length, outcome) = (bytes.len() as u64, CacheStatus::Miss);
+        Ok(Manifest { digest, media_type, length, bytes: Some(bytes), outcome })
     }
 
     /// Keeps a manifest whose digest has been verified.
@@ -315,33 +346,43 @@ impl ManifestFetcher {
         Manifest::of(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss)
     }
 
-    /// Keeps a manifest that has been pushed through this gateway and accepted by the upstream. If the repository was
-    /// written to since `writing` began, the order of the writes is unknown, and the tag's record is removed. Bytes that do
-    /// not match the digest, or are no manifest, are not kept.
+    /// Keeps a manifest that has been pushed through this gateway, and that the upstream has taken. Where something else was
+    /// written there since `writing` began, nothing tells which came last, and the tag is asked for again. Bytes without the
+    /// digest, or that are no manifest, are not kept. Each of `further_tags` comes with whether the upstream says that it
+    /// points there now.
     pub(crate) fn pushed(
         &self,
         writing: &Writing,
         reference: &Reference,
+        further_tags: &[(Tag, bool)],
         digest: &Digest,
         media_type: Option<MediaType>,
         bytes: &[u8],
     ) {
         let repository = writing.repository();
         let document = Document::parse(bytes, media_type.as_ref()).ok().filter(|_| digest.is_of(bytes));
-        let Some(document) = document else { return self.metadata.deleted(repository, reference) };
+        let further = || further_tags.iter().map(|(tag, _)| Reference::Tag(tag.clone()));
+        let Some(document) = document else {
+            further().chain([reference.clone()]).for_each(|name| self.metadata.deleted(repository, &name));
+            return;
+        };
         let (before, generation) = self.metadata.advance(repository);
         let (size, confirmed) = (Some(bytes.len() as u64), clock::wall());
         let held = Membership { media_type: Some(document.media_type), size, confirmed };
         self.memory.store().keep_manifest(digest, bytes);
         self.metadata.ledger().note_served(digest);
         self.metadata.hold_since(generation, repository, Kind::Manifest, digest, &held);
-        match reference {
-            Reference::Tag(tag) if before == writing.generation() => {
+        let own = match reference {
+            Reference::Tag(tag) => Some((tag, true)),
+            Reference::Digest(_) => None,
+        };
+        for (tag, moved) in own.into_iter().chain(further_tags.iter().map(|(tag, moved)| (tag, *moved))) {
+            if moved && before == writing.generation() {
                 let record = TagRecord { digest: digest.clone(), confirmed };
                 self.metadata.point_since(generation, repository, tag, &record);
+            } else {
+                self.metadata.ledger().forget_tag(repository, tag);
             }
-            Reference::Tag(tag) => self.metadata.ledger().forget_tag(repository, tag),
-            Reference::Digest(_) => {}
         }
     }
 
@@ -354,19 +395,9 @@ impl ManifestFetcher {
         self.metadata.hold_since(generation, repository, Kind::Manifest, &found.digest, &held);
     }
 
-    /// Returns the error for bytes that do not match the digest. A signed schema 1 manifest is passed on without the cache:
-    /// its digest does not cover the signatures.
-    fn differs(&self, repository: &RepositoryName, reference: &Reference, headers: &HeaderMap) -> CacheError {
-        if content_type(headers).is_some_and(|kind| kind == *media_type::DOCKER_SCHEMA1_SIGNED) {
-            return CacheError::Bypass(BypassReason::SignedSchema1);
-        }
-        let (upstream, repository) = (&*self.upstream, repository.as_str());
-        tracing::warn!(upstream, repository, %reference, "the upstream's manifest does not have its digest; it is not served");
-        CacheError::unusable("a manifest that is not what its digest says")
-    }
-
-    /// Removes the records that the upstream's refusal ends, unless the repository has been written to since `generation`, at
-    /// which the upstream was asked. Returns the refusal.
+    /// Forgets what the upstream's refusal ends, unless the repository has been written to since it was asked, at
+    /// `generation`, and hands the refusal on. That there is no such manifest is not believed yet: see
+    /// [`missing`](Self::missing).
     fn refused(
         &self,
         requester: &Requester,
@@ -374,15 +405,34 @@ impl ManifestFetcher {
         refusal: CacheError,
         generation: Generation,
     ) -> CacheError {
-        let Some(meaning) = refusal.meaning() else { return refusal };
-        let repository = requester.repository();
-        if self.gate.ends(requester, meaning) == Ends::Entry {
-            self.forget(repository, reference, generation);
-        }
-        if meaning == Meaning::NotFound && self.is_remembered(reference) {
-            self.not_found.note(repository, generation, reference, &requester.account());
+        let ends = refusal.meaning().map_or(Ends::Nothing, |meaning| self.gate.ends(requester, meaning));
+        if ends == Ends::Entry && refusal.meaning() != Some(Meaning::NotFound) {
+            self.forget(requester.repository(), reference, generation);
         }
         refusal
+    }
+
+    /// Notes that there is no such manifest, by `refusal`, unless the repository has been written to since the upstream was
+    /// asked, at `generation`.
+    pub(crate) fn missing(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        refusal: &CacheError,
+        generation: Generation,
+    ) {
+        let repository = requester.repository();
+        if self.gate.ends(requester, Meaning::NotFound) == Ends::Entry {
+            self.forget(repository, reference, generation);
+        }
+        if self.is_remembered(reference) {
+            let code = match refusal {
+                CacheError::Origin(failure) => failure.code(),
+                _ => None,
+            };
+            let code = code.unwrap_or(ErrorCode::ManifestUnknown);
+            self.not_found.note(repository, generation, reference, &requester.account(), code);
+        }
     }
 
     fn forget(&self, repository: &RepositoryName, reference: &Reference, generation: Generation) {
@@ -416,7 +466,12 @@ impl ManifestFetcher {
     }
 }
 
-/// Returns true if the refusal may be due to the method HEAD, so that GET may get another answer.
-fn is_about_the_form(refusal: &CacheError) -> bool {
-    refusal.meaning().is_some_and(Meaning::is_about_the_form)
+/// Returns true if GET need not be asked after a HEAD that was refused: it would be refused as well, or a head alone is
+/// wanted, which may be answered by the no to a HEAD, or the requester may not fetch.
+fn is_last_word(requester: &Requester, refusal: &CacheError, head: bool) -> bool {
+    match refusal.other_way_than_head() {
+        OtherWay::Useless => true,
+        OtherWay::ForContent => head || !requester.may_fetch(),
+        OtherWay::Always => !requester.may_fetch() && refusal.allows_stale(),
+    }
 }

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 
-use crate::body::Body;
-use crate::cache::error::CacheError;
 use crate::cache::manifests::memory::Kept;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::tags::TagHead;
 use crate::cache::outcome::CacheStatus;
-use crate::config::limits;
 use crate::proto::{Algorithm, Digest, MediaType};
 
 /// A manifest, for the client.
@@ -57,7 +54,7 @@ pub(crate) struct ManifestHead {
     pub(crate) digest: Option<Digest>,
     /// `Content-Type`, where that is a manifest's.
     pub(crate) media_type: Option<MediaType>,
-    /// `Content-Length`.
+    /// `Content-Length`, unless it is 0: no manifest is empty, so that this means that it is not known (godoxy#169).
     pub(crate) length: Option<u64>,
     /// The repository's, when the upstream was asked.
     pub(crate) generation: Generation,
@@ -71,7 +68,9 @@ impl ManifestHead {
         Self {
             digest: digest.filter(|digest| digest.algorithm() != Algorithm::Other),
             media_type: content_type(headers).filter(MediaType::is_manifest),
-            length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+            length: text(header::CONTENT_LENGTH)
+                .and_then(|length| length.parse().ok())
+                .filter(|length| *length > 0),
             generation,
         }
     }
@@ -80,20 +79,6 @@ impl ManifestHead {
     pub(crate) fn denies(&self, digest: &Digest) -> bool {
         self.digest.as_ref().is_some_and(|said| said.algorithm() == digest.algorithm() && said != digest)
     }
-}
-
-/// Reads a manifest whole. Returns a copy: what comes may be a piece of a larger buffer, which would be held as long as the
-/// manifest.
-pub(crate) async fn whole(mut body: Body) -> Result<Bytes, CacheError> {
-    let mut bytes = Vec::new();
-    while let Some(data) = std::future::poll_fn(|cx| body.poll_data(cx)).await {
-        let data = data.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
-        if bytes.len() + data.len() > limits::MANIFEST_BYTES {
-            return Err(CacheError::unusable("a manifest that is longer than one may be"));
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes.into())
 }
 
 /// Returns the `Content-Type`, where it is one.

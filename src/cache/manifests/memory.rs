@@ -62,7 +62,7 @@ impl ManifestMemory {
             self.store.remove(Kind::Manifest, digest);
             return None;
         }
-        let document = Document::parse(&bytes, media_type).ok()?;
+        let document = Document::read(&bytes, media_type);
         Some(Kept { bytes: bytes.into(), document })
     }
 

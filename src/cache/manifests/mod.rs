@@ -6,3 +6,4 @@ pub(crate) mod listing;
 pub(crate) mod manifest;
 pub(crate) mod memory;
 pub(crate) mod pull;
+pub(crate) mod variants;

@@ -1,17 +1,21 @@
 //! Pulls of manifests, by tag and by digest.
 //!
-//! A tag is resolved by HEAD, and its manifest fetched by the digest in the answer. The record of a tag is updated only when
-//! the manifest has come: if its download fails, the old manifest still serves. Requests to the upstream are shared by all
-//! clients that wait for the same: one flight for each tag, one for each digest.
+//! A tag is asked for with HEAD, and its manifest by the digest that the answer gave. The record of a tag moves on only when
+//! the manifest is here: should that fail, the old one is still what serves. HEAD is a hint: where it is refused, or a digest
+//! that it named, GET of the tag decides. What upstreams are asked is shared by all who ask the same at the time: one flight
+//! for each tag, one for each digest, one for each `Accept` of a client that all others' does not cover.
 
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::manifests::fetch::ManifestFetcher;
 use crate::cache::manifests::manifest::Manifest;
+use crate::cache::manifests::variants::{VariantKey, Variants};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::origin::gate::Priority;
@@ -19,8 +23,9 @@ use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
 use crate::cache::store::Kind;
 use crate::config::limits;
-use crate::meaning::Meaning;
-use crate::proto::{Algorithm, Digest, Reference, RepositoryName, Tag};
+use crate::meaning::{Meaning, OtherWay};
+use crate::proto::media_type::FULL_ACCEPT;
+use crate::proto::{Accept, Algorithm, Digest, Family, Reference, RepositoryName, Tag};
 use crate::single_flight::SingleFlight;
 
 /// The pulls of manifests from one upstream.
@@ -30,6 +35,9 @@ pub(crate) struct ManifestPulls {
     tags: SingleFlight<Flight<(Tag, Form)>, Landed<Resolved>>,
     /// The flights for digests. The flag is true if a head is enough.
     digests: SingleFlight<Flight<(Digest, bool)>, Landed<Manifest>>,
+    /// Manifests that are being asked for with a client's own `Accept`.
+    accepted: SingleFlight<Flight<(Reference, HeaderValue)>, Landed<Manifest>>,
+    variants: Variants,
 }
 
 /// The key of a request to the upstream that is shared by all clients that wait for the same.
@@ -96,6 +104,7 @@ struct Known {
 struct Pull<'a> {
     pulls: &'a Arc<ManifestPulls>,
     requester: &'a Requester,
+    accept: &'a Accept,
     head: bool,
     priority: Priority,
 }
@@ -103,7 +112,13 @@ struct Pull<'a> {
 impl ManifestPulls {
     /// Returns pulls that use `fetcher`.
     pub(crate) fn new(fetcher: ManifestFetcher) -> Self {
-        Self { fetcher, tags: SingleFlight::default(), digests: SingleFlight::default() }
+        Self {
+            fetcher,
+            tags: SingleFlight::default(),
+            digests: SingleFlight::default(),
+            accepted: SingleFlight::default(),
+            variants: Variants::new(),
+        }
     }
 
     /// Returns the fetcher.
@@ -120,6 +135,7 @@ impl ManifestPulls {
         self: &Arc<Self>,
         requester: &Requester,
         reference: &Reference,
+        accept: &Accept,
         head: bool,
     ) -> Result<Manifest, CacheError> {
         let gate = self.fetcher.gate();
@@ -137,12 +153,55 @@ impl ManifestPulls {
         self.fetcher.check_askable(requester, reference, here)?;
         let old = gate.may_serve_stale(known.age, known.ttl).then(|| serve(CacheStatus::Stale)).flatten();
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
-        let pull = Pull { pulls: self, requester, head, priority };
-        let pulled = match reference {
-            Reference::Tag(tag) => pull.tag(tag).await,
-            Reference::Digest(digest) => pull.digest(digest).await,
-        };
-        pulled.or_else(|refusal| old.filter(|_| refusal.allows_stale()).ok_or(refusal))
+        let pull = Pull { pulls: self, requester, accept, head, priority };
+        // Boxed, so that a hit does not copy room for it.
+        let pulling = Box::pin(pull.run(reference));
+        let Some(old) = old else { return pulling.await };
+        let pulled = gate.patiently(pulling).await;
+        pulled.or_else(|refusal| {
+            if refusal.allows_stale() {
+                gate.log_stale(requester, reference, &refusal);
+                return Ok(old);
+            }
+            Err(refusal)
+        })
+    }
+
+    /// Returns what a client gets for a tag that points to `held`, whose type its Accept leaves out: what the upstream gives
+    /// for that Accept. Most registries answer with the same manifest. What the upstream gave is remembered; what it would
+    /// give while it can't be asked is `held`.
+    ///
+    /// # Errors
+    /// The upstream's refusal.
+    pub(crate) async fn accepted(
+        self: &Arc<Self>,
+        requester: &Requester,
+        reference: &Reference,
+        held: Manifest,
+        accept: &Accept,
+        head: bool,
+    ) -> Result<Manifest, CacheError> {
+        let gate = self.fetcher.gate();
+        let Some(line) = own_accept(accept) else { return Ok(held) };
+        let key = VariantKey::new(requester, &held.digest, &line);
+        match self.variants.get(&key) {
+            Some(digest) if digest == held.digest => return Ok(held),
+            Some(digest) => return self.pull(requester, &Reference::Digest(digest), accept, head).await,
+            None if gate.held_only(requester).is_some() => return Ok(held),
+            None => {}
+        }
+        let pull = Pull { pulls: self, requester, accept, head, priority: Priority::Refresh };
+        match gate.patiently(pull.fetch_for(reference, line)).await {
+            Ok(manifest) => {
+                self.variants.keep(key, manifest.digest.clone());
+                Ok(manifest)
+            }
+            Err(refusal) if refusal.allows_stale() => {
+                gate.log_stale(requester, reference, &refusal);
+                Ok(Manifest { outcome: CacheStatus::Stale, ..held })
+            }
+            Err(refusal) => Err(refusal),
+        }
     }
 
     fn known(&self, repository: &RepositoryName, reference: &Reference) -> Known {
@@ -177,7 +236,46 @@ impl Known {
 }
 
 impl Pull<'_> {
-    /// Pulls by tag. Starts again once, if the repository is written to meanwhile.
+    /// Pulls what `reference` names.
+    async fn run(&self, reference: &Reference) -> Result<Manifest, CacheError> {
+        let generation = self.pulls.fetcher.metadata().generation(self.requester.repository());
+        let pulled = match reference {
+            Reference::Tag(tag) => self.tag(tag).await,
+            Reference::Digest(digest) => self.digest(digest).await,
+        };
+        match pulled {
+            Err(refusal) if is_missing(&refusal) => self.missing(reference, refusal, generation).await,
+            pulled => pulled,
+        }
+    }
+
+    /// Asks once more with the client's own Accept: some registries answer 404 where they miss a type in it
+    /// (dkregistry-rs#161). Only when that is no use either it is noted that there is no such manifest.
+    async fn missing(
+        &self,
+        reference: &Reference,
+        refusal: CacheError,
+        generation: Generation,
+    ) -> Result<Manifest, CacheError> {
+        let (fetcher, repository) = (&self.pulls.fetcher, self.requester.repository());
+        let own = own_accept(self.accept).filter(|_| self.requester.may_fetch());
+        if let Some(accept) = own {
+            match self.fetch_for(reference, accept).await {
+                Err(again) if is_missing(&again) => {}
+                Ok(manifest) => {
+                    if let Reference::Tag(tag) = reference {
+                        fetcher.note_tag(repository, tag, &manifest, generation);
+                    }
+                    return Ok(manifest);
+                }
+                refused => return refused,
+            }
+        }
+        fetcher.missing(self.requester, reference, &refusal, generation);
+        Err(refusal)
+    }
+
+    /// Pulls by tag. Where the repository is written to meanwhile, it begins anew, once.
     async fn tag(&self, tag: &Tag) -> Result<Manifest, CacheError> {
         let (fetcher, repository) = (&self.pulls.fetcher, self.requester.repository());
         let may_fetch = self.requester.may_fetch();
@@ -197,27 +295,29 @@ impl Pull<'_> {
                     },
                     None => State::Resolve(Form::Head),
                 },
-                State::Resolve(form) => {
-                    let Resolved { manifest, generation } = self.resolve(tag, form).await?;
-                    if manifest.bytes.is_some() || (self.head && may_fetch) {
-                        return Ok(manifest);
-                    }
-                    if !may_fetch {
-                        // The tag has moved to a manifest that is not held.
-                        return Err(CacheError::FetchForbidden);
-                    }
-                    State::Fetch(manifest.digest, generation)
-                }
+                State::Resolve(form) => match self.resolve(tag, form).await {
+                    Ok(Resolved { manifest, .. }) if manifest.bytes.is_some() => return Ok(manifest),
+                    Ok(Resolved { manifest, .. }) if self.head && may_fetch => return Ok(manifest),
+                    // It has moved on to what is not here.
+                    Ok(_) if !may_fetch => return Err(CacheError::FetchForbidden),
+                    Ok(Resolved { manifest, generation }) => State::Fetch(manifest.digest, generation),
+                    Err(refusal) if self.may_be_got(&refusal) => State::Resolve(Form::Whole),
+                    Err(refusal) => return Err(refusal),
+                },
                 State::Fetch(digest, generation) => match self.fetch(&digest).await {
                     Ok(manifest) => State::Record(manifest, generation),
-                    // The tag has moved meanwhile, or HEAD describes another form of the manifest than GET.
-                    Err(refusal) if refusal.meaning() == Some(Meaning::NotFound) => {
-                        State::Resolve(Form::Whole)
-                    }
+                    // It has moved on meanwhile, or HEAD tells of another form than GET, or the registry does not give by
+                    // digest what it has by tag (moby#41687).
+                    Err(refusal) if is_worth_another_way(&refusal) => State::Resolve(Form::Whole),
                     Err(refusal) => return Err(refusal),
                 },
                 State::Record(manifest, generation) => {
-                    fetcher.arrived(repository, tag, &manifest.digest);
+                    if !is_manifest(&manifest) {
+                        return Err(CacheError::unusable("something else than a manifest for a tag"));
+                    }
+                    if fetcher.is_served(&manifest.digest) {
+                        fetcher.arrived(repository, tag, &manifest.digest);
+                    }
                     let unchanged = fetcher.metadata().generation(repository) == generation;
                     if unchanged || !std::mem::take(&mut may_restart) {
                         return Ok(manifest);
@@ -226,6 +326,11 @@ impl Pull<'_> {
                 }
             }
         }
+    }
+
+    /// Returns true if GET may give the manifest of which HEAD was refused.
+    fn may_be_got(&self, refusal: &CacheError) -> bool {
+        !self.head && self.requester.may_fetch() && refusal.other_way_than_head() != OtherWay::Useless
     }
 
     /// Pulls by digest.
@@ -274,7 +379,7 @@ impl Pull<'_> {
                         return Ok(manifest);
                     }
                     let manifest = fetcher.ask_digest(&requester, &digest, head, priority).await?;
-                    if manifest.bytes.is_some() {
+                    if is_manifest(&manifest) && fetcher.is_served(&digest) {
                         fetcher.target_arrived(requester.repository(), &digest);
                     }
                     Ok(manifest)
@@ -284,8 +389,20 @@ impl Pull<'_> {
         fetched.map(|manifest| manifest.following(joined, self.head))
     }
 
-    /// Joins or starts the flight of `name`, and returns true if it joined one. A refusal of another account does not count
-    /// for the requester's: then a flight for this account alone follows.
+    /// Asks for a manifest with the client's own Accept.
+    async fn fetch_for(&self, reference: &Reference, accept: HeaderValue) -> Result<Manifest, CacheError> {
+        let priority = self.priority;
+        let name = (reference.clone(), accept);
+        let (fetched, joined) = self
+            .share(&self.pulls.accepted, name, |pulls, requester, (reference, accept)| async move {
+                pulls.fetcher.ask_for(&requester, &reference, accept, priority).await
+            })
+            .await;
+        fetched.map(|manifest| manifest.following(joined, self.head))
+    }
+
+    /// Asks once for all who ask the same, and returns whether that was under way. Where another account was refused, that is
+    /// no answer to this one.
     async fn share<N, T, F>(
         &self,
         flights: &SingleFlight<Flight<N>, Landed<T>>,
@@ -323,6 +440,26 @@ impl Pull<'_> {
             flight.account = account.clone();
         }
     }
+}
+
+/// Returns true if the registry says, and not by HEAD alone, that there is no such manifest.
+fn is_missing(refusal: &CacheError) -> bool {
+    refusal.meaning() == Some(Meaning::NotFound) && refusal.other_way_than_head() == OtherWay::Useless
+}
+
+fn is_worth_another_way(refusal: &CacheError) -> bool {
+    refusal.meaning().is_some_and(|meaning| meaning.other_way() != OtherWay::Useless)
+}
+
+/// Returns true if the bytes are a manifest's by their shape: those behind a tag must be.
+fn is_manifest(manifest: &Manifest) -> bool {
+    manifest.bytes.as_ref().is_some_and(|bytes| Family::of(bytes).is_some())
+}
+
+/// Returns a client's Accept as an upstream is asked with it; none where that is what all are asked with.
+fn own_accept(accept: &Accept) -> Option<HeaderValue> {
+    let line = accept.line().filter(|line| *line != FULL_ACCEPT)?;
+    HeaderValue::from_str(line).ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use moka::sync::Cache;
 
 use crate::cache::metadata::generation::Generation;
 use crate::clock;
-use crate::proto::{Reference, RepositoryName};
+use crate::proto::{ErrorCode, Reference, RepositoryName};
 
 /// The manifests that one upstream has lately said not to have. A blob's 404 is never believed.
 pub(crate) struct NegativeCache {
@@ -20,6 +20,7 @@ pub(crate) struct NegativeCache {
 /// The upstream's 404, of a repository at that generation: a write to it ends that.
 #[derive(Clone, Copy)]
 struct Refusal {
+    code: ErrorCode,
     until: Instant,
     generation: Generation,
 }
@@ -54,30 +55,31 @@ impl NegativeCache {
         Self { ttl, told }
     }
 
-    /// Returns true if `account` has been told so of the repository, which is at `generation`.
+    /// Returns the code with which `account` has been told so of the repository, which is at `generation`; none if it has not.
     pub(crate) fn knows(
         &self,
         repository: &RepositoryName,
         generation: Generation,
         reference: &Reference,
         account: &str,
-    ) -> bool {
-        let told = self.told.get(&Look { repository, reference, account });
-        told.is_some_and(|told| clock::now() < told.until && told.generation == generation)
+    ) -> Option<ErrorCode> {
+        let told = self.told.get(&Look { repository, reference, account })?;
+        (clock::now() < told.until && told.generation == generation).then_some(told.code)
     }
 
-    /// Notes that `account` has been told so of the repository, which was at `generation` when it was asked.
+    /// Notes that `account` has been told so with `code` of the repository, which was at `generation` when it was asked.
     pub(crate) fn note(
         &self,
         repository: &RepositoryName,
         generation: Generation,
         reference: &Reference,
         account: &str,
+        code: ErrorCode,
     ) {
         if self.ttl.is_zero() {
             return;
         }
-        let told = Refusal { until: clock::now() + self.ttl, generation };
+        let told = Refusal { code, until: clock::now() + self.ttl, generation };
         let (repository, reference) = (repository.clone(), reference.clone());
         self.told.insert(Key { repository, reference, account: account.into() }, told);
     }
@@ -91,6 +93,7 @@ mod tests {
     use super::*;
     use crate::cache::metadata::generation::Generations;
 
+    const UNKNOWN: ErrorCode = ErrorCode::ManifestUnknown;
     const TTL: Duration = Duration::from_secs(60);
 
     fn repository(name: &str) -> RepositoryName {
@@ -110,24 +113,24 @@ mod tests {
     async fn a_404_is_believed_for_a_while() {
         let (not_found, alpine, latest) =
             (NegativeCache::new(TTL), repository("alpine"), reference("latest"));
-        assert!(!not_found.knows(&alpine, never(), &latest, ""));
-        not_found.note(&alpine, never(), &latest, "");
+        assert!(not_found.knows(&alpine, never(), &latest, "").is_none());
+        not_found.note(&alpine, never(), &latest, "", UNKNOWN);
         tokio::time::advance(TTL - Duration::from_millis(1)).await;
-        assert!(not_found.knows(&alpine, never(), &latest, ""));
+        assert!(not_found.knows(&alpine, never(), &latest, "").is_some());
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!not_found.knows(&alpine, never(), &latest, ""));
+        assert!(not_found.knows(&alpine, never(), &latest, "").is_none());
     }
 
     #[test]
     fn a_404_is_of_one_manifest_to_one_account() {
         let (not_found, alpine, latest) =
             (NegativeCache::new(TTL), repository("alpine"), reference("latest"));
-        not_found.note(&alpine, never(), &latest, "alice");
-        assert!(not_found.knows(&alpine, never(), &latest, "alice"));
-        assert!(!not_found.knows(&alpine, never(), &latest, ""));
-        assert!(!not_found.knows(&alpine, never(), &latest, "bob"));
-        assert!(!not_found.knows(&alpine, never(), &reference("3"), "alice"));
-        assert!(!not_found.knows(&repository("nginx"), never(), &latest, "alice"));
+        not_found.note(&alpine, never(), &latest, "alice", UNKNOWN);
+        assert!(not_found.knows(&alpine, never(), &latest, "alice").is_some());
+        assert!(not_found.knows(&alpine, never(), &latest, "").is_none());
+        assert!(not_found.knows(&alpine, never(), &latest, "bob").is_none());
+        assert!(not_found.knows(&alpine, never(), &reference("3"), "alice").is_none());
+        assert!(not_found.knows(&repository("nginx"), never(), &latest, "alice").is_none());
     }
 
     #[test]
@@ -136,20 +139,20 @@ mod tests {
         let generations = Generations::default();
         let (before, after) = generations.advance(&alpine);
         for name in ["1", "2"] {
-            not_found.note(&alpine, before, &reference(name), "");
-            assert!(not_found.knows(&alpine, before, &reference(name), ""));
-            assert!(!not_found.knows(&alpine, after, &reference(name), ""));
+            not_found.note(&alpine, before, &reference(name), "", UNKNOWN);
+            assert!(not_found.knows(&alpine, before, &reference(name), "").is_some());
+            assert!(not_found.knows(&alpine, after, &reference(name), "").is_none());
         }
-        not_found.note(&alpine, after, &reference("1"), "");
-        assert!(not_found.knows(&alpine, after, &reference("1"), ""));
+        not_found.note(&alpine, after, &reference("1"), "", UNKNOWN);
+        assert!(not_found.knows(&alpine, after, &reference("1"), "").is_some());
     }
 
     #[test]
     fn a_ttl_of_zero_remembers_nothing() {
         let (not_found, alpine, latest) =
             (NegativeCache::new(Duration::ZERO), repository("alpine"), reference("latest"));
-        not_found.note(&alpine, never(), &latest, "");
-        assert!(!not_found.knows(&alpine, never(), &latest, ""));
+        not_found.note(&alpine, never(), &latest, "", UNKNOWN);
+        assert!(not_found.knows(&alpine, never(), &latest, "").is_none());
         assert_eq!(not_found.told.iter().count(), 0);
     }
 
@@ -157,10 +160,10 @@ mod tests {
     fn made_up_names_are_bounded() {
         let (not_found, alpine) = (NegativeCache::new(TTL), repository("alpine"));
         for number in 0..ENTRIES + 5000 {
-            not_found.note(&alpine, never(), &reference(&number.to_string()), "");
+            not_found.note(&alpine, never(), &reference(&number.to_string()), "", UNKNOWN);
         }
         not_found.told.run_pending_tasks();
         assert!(not_found.told.entry_count() <= ENTRIES);
-        assert!(not_found.knows(&alpine, never(), &reference(&(ENTRIES + 4999).to_string()), ""));
+        assert!(not_found.knows(&alpine, never(), &reference(&(ENTRIES + 4999).to_string()), "").is_some());
     }
 }

@@ -58,16 +58,24 @@ pub(crate) enum OriginRequest {
     Public(Resource),
     /// A manifest's head, with an Accept of every manifest type (HEAD of end-3). Docker Hub's rate limit does not count it.
     ManifestHead(Reference),
-    /// A manifest, with the same Accept (end-3). The body is limited and held as a whole.
+    /// A manifest, likewise (end-3). The answer's body is held whole: a manifest by its shape, or proved by its digest.
     Manifest(Reference),
-    /// The API's version (end-1), to see whether the upstream answers: every status below 500 counts as an answer.
+    /// A manifest, asked for with this `Accept`: a client's own, where the other is answered with 404, or with a type that
+    /// the client does not take.
+    ManifestFor(Reference, HeaderValue),
+    /// The API's version (end-1), to see whether the upstream answers: every answer below 500 is one.
     Ping,
 }
 
 impl OriginRequest {
     /// Returns true if the request is for content. A check of rights, or of where a tag points, is none.
     pub(crate) fn is_for_bytes(&self) -> bool {
-        matches!(self, Self::Blob { .. } | Self::Manifest(_))
+        matches!(self, Self::Blob { .. } | Self::Manifest(_) | Self::ManifestFor(..))
+    }
+
+    /// Returns true if a no to it is to be believed only when GET says it too.
+    pub(crate) fn is_hint(&self) -> bool {
+        matches!(self, Self::ManifestHead(_))
     }
 }
 

@@ -1,8 +1,12 @@
 //! The gate to one upstream: decides whether the upstream may be asked, asks it, and learns from its answers.
 
+use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::cache::error::CacheError;
 use crate::cache::metadata::grants::Grants;
@@ -10,9 +14,10 @@ use crate::cache::origin::breaker::{Breaker, BreakerState};
 use crate::cache::origin::rate_limit::RateLimitPauses;
 use crate::cache::origin::{OriginRequest, OriginResponse, Resource};
 use crate::cache::requester::Requester;
-use crate::config::{PullAuthorization, UpstreamCacheOptions};
-use crate::meaning::{Ends, Meaning};
-use crate::proto::RepositoryName;
+use crate::clock;
+use crate::config::{PullAuthorization, UpstreamCacheOptions, limits};
+use crate::meaning::{Ends, Meaning, OtherWay, UpstreamFailure};
+use crate::proto::{Reference, RepositoryName};
 
 /// The importance of a request to the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +41,28 @@ pub(crate) struct Gate {
     breaker: Arc<Breaker>,
     rate_limits: RateLimitPauses,
     grants: Arc<Grants>,
+    /// A client has waited for `stale_after` in vain, and nothing was answered since.
+    is_silent: AtomicBool,
+    /// The cause of the last failure of the registry.
+    last_failure: Mutex<Option<Arc<str>>>,
+    /// When it was logged last that stale content serves.
+    stale_logged: Mutex<Option<Instant>>,
 }
 
 impl Gate {
     /// Returns the gate to the upstream called `upstream`. A denial ends the requester's grant in `grants`.
     pub(crate) fn new(upstream: Arc<str>, options: &UpstreamCacheOptions, grants: Arc<Grants>) -> Self {
         let breaker = Arc::new(Breaker::new(upstream.clone()));
-        Self { upstream, options: options.clone(), breaker, rate_limits: RateLimitPauses::default(), grants }
+        Self {
+            upstream,
+            options: options.clone(),
+            breaker,
+            rate_limits: RateLimitPauses::default(),
+            grants,
+            is_silent: AtomicBool::new(false),
+            last_failure: Mutex::new(None),
+            stale_logged: Mutex::new(None),
+        }
     }
 
     /// Asks the upstream, if it may be asked: not with `offline`, not for content if the requester may not fetch, not while
@@ -65,13 +85,22 @@ impl Gate {
         let account = if is_own { requester.account() } else { "".into() };
         self.admit(priority, &account)?;
         let object = object_of(requester.repository(), &request);
+        let is_hint = request.is_hint();
         let answer = requester.origin().ask(request).await;
         let meaning = answer.as_ref().err().map_or(Meaning::Usable, |failure| failure.meaning);
-        self.learn(requester, &account, meaning, object);
-        if is_own && self.ends(requester, meaning) == Ends::Grant {
+        // Of a HEAD that is refused, the GET that follows tells more.
+        if !(is_hint && meaning.other_way() == OtherWay::Always) {
+            self.learn(requester, &account, meaning, object);
+        }
+        if let Err(failure) = &answer
+            && meaning.is_silence()
+        {
+            *self.last_failure.lock() = Some(failure.cause.clone());
+        }
+        if is_own && !is_hint && self.ends(requester, meaning) == Ends::Grant {
             self.end_grant(requester);
         }
-        answer.map_err(CacheError::Origin)
+        answer.map_err(|failure| CacheError::Origin(UpstreamFailure { by_head: is_hint, ..failure }))
     }
 
     fn admit(&self, priority: Priority, account: &str) -> Result<(), CacheError> {
@@ -98,7 +127,43 @@ impl Gate {
         self.learn(requester, &requester.account(), meaning, object_id(requester.repository(), &object));
     }
 
+    /// Waits for `answer` while something that is here could serve: for `stale_after` at most, and not at all if the upstream
+    /// has let another client wait so long. What was asked goes on all the same: when it is answered, that is known again.
+    ///
+    /// # Errors
+    /// The error of `answer`, or that it did not come in time.
+    pub(crate) async fn patiently<T>(
+        &self,
+        answer: impl Future<Output = Result<T, CacheError>>,
+    ) -> Result<T, CacheError> {
+        let silent = self.is_silent.load(Ordering::Relaxed);
+        let patience = if silent { Duration::ZERO } else { self.options.stale_after };
+        let answered = tokio::time::timeout(patience, answer).await;
+        answered.unwrap_or_else(|_| {
+            self.is_silent.store(true, Ordering::Relaxed);
+            Err(CacheError::Origin(UpstreamFailure::late()))
+        })
+    }
+
+    /// Logs that stale content serves since the upstream gave nothing: the first time in a while, since all clients meet the
+    /// same failure.
+    pub(crate) fn log_stale(&self, requester: &Requester, reference: &Reference, refusal: &CacheError) {
+        let (now, mut logged) = (clock::now(), self.stale_logged.lock());
+        let is_news = logged.is_none_or(|at| now.duration_since(at) >= limits::STALE_LOGGED);
+        let (upstream, repository) = (&*self.upstream, requester.repository().as_str());
+        let set = refusal.key();
+        if is_news {
+            *logged = Some(now);
+            tracing::warn!(upstream, repository, %reference, error = %refusal, set, "no usable answer from the upstream: serving stale content");
+        } else {
+            tracing::debug!(upstream, repository, %reference, error = %refusal, set, "no usable answer from the upstream: serving stale content");
+        }
+    }
+
     fn learn(&self, requester: &Requester, account: &Arc<str>, meaning: Meaning, object: u64) {
+        if !meaning.is_silence() {
+            self.is_silent.store(false, Ordering::Relaxed);
+        }
         self.breaker.learn(requester.origin(), meaning, object);
         if let Meaning::RateLimited { retry_after } = meaning
             && let Some(pause) = self.rate_limits.note(account, retry_after)
@@ -167,6 +232,11 @@ impl Gate {
         }
     }
 
+    /// Returns the cause of the last failure of the registry.
+    pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
+        self.last_failure.lock().clone()
+    }
+
     /// Returns the state of the upstream's breaker, for metrics and `/readyz`.
     pub(crate) fn breaker_state(&self) -> BreakerState {
         self.breaker.state()
@@ -193,7 +263,8 @@ fn object_of(repository: &RepositoryName, request: &OriginRequest) -> u64 {
         | OriginRequest::Public(Resource::Blob(digest)) => object_id(repository, digest),
         OriginRequest::Public(Resource::Manifest(reference))
         | OriginRequest::ManifestHead(reference)
-        | OriginRequest::Manifest(reference) => object_id(repository, reference),
+        | OriginRequest::Manifest(reference)
+        | OriginRequest::ManifestFor(reference, _) => object_id(repository, reference),
         OriginRequest::Ping => object_id(repository, &()),
     }
 }

@@ -54,8 +54,12 @@ impl Script {
 
 impl Origin for Script {
     fn ask(&self, question: OriginRequest) -> Asking<'_> {
+        // GET of a manifest is answered as its HEAD is, and not counted.
+        let is_get = matches!(question, OriginRequest::Manifest(_));
         let question = name_of(&question);
-        self.asked.lock().unwrap().push(question.clone());
+        if !is_get {
+            self.asked.lock().unwrap().push(question.clone());
+        }
         Box::pin(async move {
             // Under way for a moment, so that others can join.
             tokio::task::yield_now().await;
@@ -82,7 +86,9 @@ fn name_of(question: &OriginRequest) -> String {
         OriginRequest::Public(Resource::Manifest(name)) => {
             format!("public manifest {}", short(name.as_str()))
         }
-        OriginRequest::ManifestHead(name) => format!("manifest head {}", short(name.as_str())),
+        OriginRequest::ManifestHead(name) | OriginRequest::Manifest(name) => {
+            format!("manifest head {}", short(name.as_str()))
+        }
         other => format!("{other:?}"),
     }
 }
@@ -107,6 +113,7 @@ pub(crate) fn upstream_cache(
     let upstream = config::Upstream::at("https://registry.example", &Environment::default()).unwrap();
     let mut settings = config::UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(300),
+        stale_after: Duration::from_secs(3600),
         stale_if_error: Duration::from_secs(7 * 24 * 3600),
         not_found_ttl: Duration::from_secs(60),
         offline: false,

@@ -25,6 +25,7 @@ const HOUR: u64 = 3600;
 fn defaults() -> UpstreamCacheOptions {
     UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(300),
+        stale_after: Duration::from_secs(5),
         stale_if_error: Duration::from_secs(7 * 24 * HOUR),
         not_found_ttl: Duration::from_secs(30),
         offline: false,
@@ -60,7 +61,7 @@ fn a_table_without_keys_turns_the_cache_on_with_every_default() {
 fn everything_written_about_a_cache_is_read() {
     let before = "[cache]\npath = 'kept/here'\nmax_size = '500MB'\nmin_free = '10GiB'\nprefetch = false\n\
                   keep = ['docker.io/library/*', '**']\n";
-    let keys = "tag_ttl = '1h30m'\nstale_if_error = '30d'\nnot_found_ttl = '0s'\noffline = true\n\
+    let keys = "tag_ttl = '1h30m'\nstale_after = '1500ms'\nstale_if_error = '30d'\nnot_found_ttl = '0s'\noffline = true\n\
                 pull_authorization = 'each'\ngrant_stale = '10m'\n";
     let config = config(before, &format!("{CACHED}{keys}"));
     let cache = config.cache.unwrap();
@@ -73,6 +74,7 @@ fn everything_written_about_a_cache_is_read() {
     assert_eq!(cache.keep.len(), 2);
     let expected = UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(90 * 60),
+        stale_after: Duration::from_millis(1500),
         stale_if_error: Duration::from_secs(30 * 24 * HOUR),
         not_found_ttl: Duration::ZERO,
         offline: true,
@@ -237,6 +239,7 @@ fn every_key_of_a_cache_can_be_a_variable() {
         ("DOCKGATE_UPSTREAM__0__CACHE__TAG_TTL", "1m"),
         ("DOCKGATE_UPSTREAM__0__CACHE__STALE_IF_ERROR", "2d"),
         ("DOCKGATE_UPSTREAM__0__CACHE__NOT_FOUND_TTL", "3s"),
+        ("DOCKGATE_UPSTREAM__0__CACHE__STALE_AFTER", "2s"),
         ("DOCKGATE_UPSTREAM__0__CACHE__OFFLINE", "true"),
         ("DOCKGATE_UPSTREAM__0__CACHE__PULL_AUTHORIZATION", "each"),
         ("DOCKGATE_UPSTREAM__0__CACHE__GRANT_STALE", "4h"),
@@ -255,6 +258,7 @@ fn every_key_of_a_cache_can_be_a_variable() {
     assert_eq!((cache.prefetch, cache.keep.len()), (false, 2));
     let expected = UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(60),
+        stale_after: Duration::from_secs(2),
         stale_if_error: Duration::from_secs(48 * HOUR),
         not_found_ttl: Duration::from_secs(3),
         offline: true,

@@ -212,8 +212,8 @@ async fn a_limited_account_asks_only_what_is_required() {
 async fn a_404_is_remembered_until_a_write() {
     let place = Place::new();
     assert_eq!(kind(&place, "v1").await, Some(Meaning::NotFound));
-    assert!(matches!(get(&place, "v1").await, Err(CacheError::NotFound)));
-    assert_eq!(place.registry.asked(), ["HEAD v1"]);
+    assert!(matches!(get(&place, "v1").await, Err(CacheError::NotFound(_))));
+    assert_eq!(place.registry.asked(), ["HEAD v1", "GET v1"]);
     place.registry.push("v1", &image("a"));
     place.upstream_cache.written(&name());
     assert_eq!(got(&place, "v1").await.0, CacheStatus::Miss);
@@ -226,7 +226,7 @@ async fn a_missing_signature_is_asked_for_each_time() {
     for _ in 0..2 {
         assert_eq!(kind(&place, &tag).await, Some(Meaning::NotFound));
     }
-    assert_eq!(place.registry.asked().len(), 2);
+    assert_eq!(place.registry.asked().len(), 4);
 }
 
 #[tokio::test]
@@ -263,26 +263,65 @@ async fn bytes_without_the_digest_are_not_served() {
 }
 
 #[tokio::test]
-async fn a_document_not_understood_bypasses_the_cache() {
+async fn a_document_not_understood_is_kept() {
     let place = Place::new();
     let both = r#"{"layers":[],"manifests":[]}"#;
     let strange = place.registry.push_as("both", media_type::OCI_INDEX, both);
-    for text in ["both", strange.as_str(), "blake3:abc"] {
-        assert!(matches!(get(&place, text).await, Err(CacheError::Bypass(_))), "{text}");
+    for text in ["both", strange.as_str()] {
+        assert!(get(&place, text).await.is_ok(), "{text}");
+        assert_eq!(got(&place, text).await.0, CacheStatus::Hit, "{text}");
     }
-    assert!(place.upstream_cache.ledger.tag(&name(), &Tag::parse("both").unwrap()).is_none());
+    assert!(matches!(get(&place, "blake3:abc").await, Err(CacheError::Bypass(_))));
 }
 
 #[tokio::test]
-async fn a_type_not_accepted_bypasses_the_cache() {
+async fn a_tag_never_points_to_what_is_no_manifest() {
+    let place = Place::new();
+    for (tag, bytes) in [("page", "<html>"), ("empty", "{}"), ("half", r#"{"manifests":["#)] {
+        let digest = place.registry.push(tag, bytes);
+        assert_eq!(kind(&place, tag).await, Some(Meaning::Unusable), "{tag}");
+        assert!(place.upstream_cache.ledger.tag(&name(), &Tag::parse(tag).unwrap()).is_none(), "{tag}");
+        // What has the digest that was asked for is right.
+        assert!(get(&place, digest.as_str()).await.is_ok(), "{tag}");
+        assert!(place.upstream_cache.ledger.tag(&name(), &Tag::parse(tag).unwrap()).is_none(), "{tag}");
+    }
+}
+
+#[tokio::test]
+async fn a_type_not_accepted_is_asked_for_once() {
     let place = Place::new();
     place.registry.push("v1", &image("a"));
     let docker = Accept::from_lines([media_type::DOCKER_MANIFEST.as_bytes()]);
-    let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
-    assert!(matches!(refusal, CacheError::Bypass(BypassReason::NotAccepted)));
+    for (outcome, asked) in [(CacheStatus::Miss, 3), (CacheStatus::Hit, 0)] {
+        let manifest = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap();
+        assert_eq!((manifest.outcome, place.registry.asked().len()), (outcome, asked));
+    }
+    let other = Accept::from_lines([media_type::OCI_INDEX.as_bytes()]);
     let place = place.again(|settings| settings.offline = true);
-    let refusal = place.repository().manifest(&reference("v1"), &docker, false).await.unwrap_err();
-    assert!(matches!(refusal, CacheError::Offline));
+    let manifest = place.repository().manifest(&reference("v1"), &other, false).await.unwrap();
+    assert_eq!(manifest.outcome, CacheStatus::Hit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_upstream_is_waited_for_once() {
+    let place = Place::with(|settings| settings.stale_after = 5 * SECOND);
+    for tag in ["v1", "v2"] {
+        place.registry.push(tag, &image(tag));
+        got(&place, tag).await;
+        place.age_tag(tag, HOUR + SECOND);
+    }
+    place.registry.with().gate = Some(Arc::new(Semaphore::new(0)));
+    for (tag, seconds) in [("v1", 5), ("v1", 0), ("v2", 0)] {
+        let began = clock::now();
+        assert_eq!(get(&place, tag).await.unwrap().outcome, CacheStatus::Stale, "{tag}");
+        assert_eq!((clock::now() - began).as_secs(), seconds, "{tag}");
+    }
+    // It was asked for the second tag too, and is believed again as soon as it answers.
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(place.registry.with().begun, 2 * 2 + 2);
+    place.registry.with().gate.take().unwrap().add_permits(1000);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(get(&place, "v1").await.unwrap().outcome, CacheStatus::Hit);
 }
 
 #[tokio::test]
@@ -442,11 +481,19 @@ async fn a_404_overtaken_by_a_push_is_forgotten() {
     let tag = Tag::parse("v1").unwrap();
     let digest = Digest::sha256_of(image("a").as_bytes());
     let writing = place.upstream_cache.begin_write(&name());
-    place.upstream_cache.pushed_manifest(&writing, &reference("v1"), &digest, None, image("a").as_bytes());
+    place.upstream_cache.pushed_manifest(
+        &writing,
+        &reference("v1"),
+        &[],
+        &digest,
+        None,
+        image("a").as_bytes(),
+    );
     gate.add_permits(1000);
     assert!(asking.await.unwrap().is_err());
     assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag).unwrap().digest, digest);
-    assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), vec!["HEAD v1".to_owned()]));
+    let expected = vec!["HEAD v1".to_owned(), "GET v1".to_owned()];
+    assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), expected));
 }
 
 #[tokio::test]
@@ -458,6 +505,7 @@ async fn concurrent_pushes_leave_the_tag_unknown() {
         place.upstream_cache.pushed_manifest(
             writing,
             &reference("v1"),
+            &[],
             &digest,
             None,
             image(mark).as_bytes(),
@@ -468,7 +516,14 @@ async fn concurrent_pushes_leave_the_tag_unknown() {
     assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag), None);
     let digest = Digest::sha256_of(image("c").as_bytes());
     let writing = place.upstream_cache.begin_write(&name());
-    place.upstream_cache.pushed_manifest(&writing, &reference("v1"), &digest, None, image("c").as_bytes());
+    place.upstream_cache.pushed_manifest(
+        &writing,
+        &reference("v1"),
+        &[],
+        &digest,
+        None,
+        image("c").as_bytes(),
+    );
     assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag).unwrap().digest, digest);
 }
 
@@ -480,6 +535,7 @@ async fn a_push_without_its_digest_is_not_kept() {
     place.upstream_cache.pushed_manifest(
         &writing,
         &reference(digest.as_str()),
+        &[],
         &digest,
         None,
         image("b").as_bytes(),
@@ -584,5 +640,4 @@ async fn an_image_is_never_served_as_an_index() {
     let held = Membership { media_type: MediaType::parse(media_type::OCI_INDEX).ok(), ..held };
     place.upstream_cache.ledger.hold(&name(), Kind::Manifest, &digest, &held);
     assert_eq!(get(&place, digest.as_str()).await.unwrap().media_type.as_str(), media_type::OCI_MANIFEST);
-    assert_eq!(place.registry.asked()[..1], asked(&["HEAD DIGEST"], &digest));
 }
