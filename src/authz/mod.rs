@@ -93,6 +93,11 @@ impl Rules {
         self.allows(&permit.identity, Some(from), Action::Pull)
     }
 
+    /// Returns true if the holder of `permit`, which is for reading its repository, may also push there.
+    pub fn may_push(&self, permit: &Permit) -> bool {
+        self.allows(&permit.identity, permit.repository.as_ref(), Action::Push)
+    }
+
     /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists.
     pub fn may_list(&self, permit: &Permit, repository: &RepositoryName) -> bool {
         self.allows(&permit.identity, Some(repository), Action::Pull)

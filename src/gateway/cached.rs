@@ -43,8 +43,8 @@ impl AuthorizedRepository<'_> {
         let not_found = code_for(StatusCode::NOT_FOUND, &self.request.operation);
         match error {
             CacheError::Origin(failure) => self.request.failed(&self.upstream().settings().name, failure),
-            CacheError::NotFound => {
-                Problem::NotCached(not_found, "the upstream has answered lately that there is none")
+            CacheError::NotFound(code) => {
+                Problem::NotCached(code, "the upstream has answered lately that there is none")
             }
             CacheError::Offline => Problem::NotCached(
                 not_found,
@@ -57,8 +57,13 @@ impl AuthorizedRepository<'_> {
                      already"
                 ))
             }
-            CacheError::CircuitOpen => Problem::CircuitOpen,
-            CacheError::RateLimited(wait) => Problem::RateLimited(wait),
+            CacheError::CircuitOpen => {
+                let cause = self.upstream_cache().and_then(|upstream_cache| upstream_cache.last_failure());
+                Problem::CircuitOpen { upstream: self.repository.route.name.clone(), cause }
+            }
+            CacheError::RateLimited(wait) => {
+                Problem::RateLimited { upstream: self.repository.route.name.clone(), wait }
+            }
             CacheError::Unsatisfiable(total) => Problem::Unsatisfiable(total),
             CacheError::Bypass(_) | CacheError::Retry => Problem::NotCached(
                 ErrorCode::Unavailable,

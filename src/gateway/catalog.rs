@@ -215,7 +215,7 @@ impl Walk<'_> {
     }
 
     async fn refusal(&self, route: &Route, answer: upstream::Response) -> Problem {
-        self.request.failed(&route.name, Upstream::refused(answer).await)
+        self.request.failed(&route.name, route.upstream.refusal(answer).await)
     }
 
     /// Returns the queries of an upstream's first page, each for where the one before it is refused: with as many entries as

@@ -1,6 +1,8 @@
 //! Sending an authorized request to its upstream, and sorting the answer.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::{Body, RequestBody};
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
@@ -8,9 +10,8 @@ use crate::gateway::respond::{Problem, accesses, code_for};
 use crate::gateway::rewrite;
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
-use crate::proto::{Digest, ErrorBody, Operation, RepositoryName};
+use crate::proto::{Digest, ErrorBody, ErrorEntry, Operation, RepositoryName};
 use crate::upstream;
-use crate::upstream::answer::error_body;
 use crate::upstream::{Purpose, RequiredScope, Upstream};
 
 impl AuthorizedRequest<'_> {
@@ -22,12 +23,22 @@ impl AuthorizedRequest<'_> {
         target: String,
         body: &mut RequestBody,
     ) -> Result<upstream::Response, Problem> {
+        self.send_by(upstream::method_of(&self.operation), upstream, scope, target, body).await
+    }
+
+    async fn send_by(
+        &self,
+        method: Method,
+        upstream: &Upstream,
+        scope: RequiredScope,
+        target: String,
+        body: &mut RequestBody,
+    ) -> Result<upstream::Response, Problem> {
         let headers = rewrite::to_upstream(&self.operation, self.headers, &self.core.shared.via);
         let purpose = match self.operation {
             Operation::GetBlob { .. } => Purpose::Blob,
             _ => Purpose::Other,
         };
-        let method = upstream::method_of(&self.operation);
         let request = upstream::Request { method, target, headers, body, scope, purpose };
         upstream.send(&self.permit, request).await.map_err(|error| self.problem(upstream, &error))
     }
@@ -37,12 +48,23 @@ impl AuthorizedRequest<'_> {
         self.failed(&upstream.settings().name, upstream.no_answer(Some(&self.permit), error))
     }
 
-    /// Returns the answer to the client for an upstream's failure.
-    pub(super) fn failed(&self, upstream: &str, failure: UpstreamFailure) -> Problem {
+    /// Returns the answer to the client for an upstream's failure, in the client's names.
+    pub(super) fn failed(&self, upstream: &str, mut failure: UpstreamFailure) -> Problem {
+        failure.errors = failure.errors.map(|errors| Arc::new(self.in_client_names(&errors)));
         match failure.meaning {
             Meaning::LoginRefused => self.login(),
             _ => Problem::upstream(upstream, failure, &self.operation),
         }
+    }
+
+    /// Returns a registry's errors, in which it may name the repository by its own name.
+    fn in_client_names(&self, body: &ErrorBody) -> ErrorBody {
+        let (remote, own) = (self.operation.repository(), self.locations.name());
+        let renamed = |entry: ErrorEntry| match remote {
+            Some(remote) if remote.as_str() != own => entry.renamed(remote.as_str(), own),
+            _ => entry,
+        };
+        ErrorBody { errors: body.errors.iter().cloned().map(renamed).collect() }
     }
 
     /// Returns the challenge of a client whose own password the upstream takes no longer, or needs after all.
@@ -60,6 +82,14 @@ impl AuthorizedRepository<'_> {
     /// Sends the operation as it is, without a body.
     pub(super) async fn ask(&self) -> Result<Response<Body>, Problem> {
         self.send(self.target(), &mut RequestBody::empty()).await
+    }
+
+    /// Reads what the operation names, by HEAD or by GET, and returns the answer as it came.
+    pub(super) async fn answer(&self, head: bool) -> Result<upstream::Response, Problem> {
+        let method = if head { Method::HEAD } else { Method::GET };
+        let scope = RequiredScope::of(&self.request.operation);
+        let (target, nothing) = (self.target(), &mut RequestBody::empty());
+        self.request.send_by(method, self.upstream(), scope, target, nothing).await
     }
 
     /// Returns the length of a blob, by the upstream's answer to a HEAD.
@@ -120,7 +150,7 @@ impl AuthorizedRepository<'_> {
                 Ok(assemble(answer))
             }
             Meaning::NotFound | Meaning::NotOffered { .. } | Meaning::Rejected { .. } => {
-                Ok(self.pass_refusal(answer.status, answer).await)
+                Ok(self.pass_refusal(answer).await)
             }
             Meaning::Hidden
             | Meaning::Denied
@@ -132,37 +162,51 @@ impl AuthorizedRepository<'_> {
             | Meaning::Unusable
             | Meaning::ClientGone
             | Meaning::Loop => {
-                Err(self.request.failed(&self.upstream().settings().name, Upstream::refused(answer).await))
+                let failure = self.upstream().refusal(answer).await;
+                Err(self.request.failed(&self.upstream().settings().name, failure))
             }
         }
     }
 
-    async fn pass_refusal(&self, status: StatusCode, mut answer: upstream::Response) -> Response<Body> {
-        rewrite::to_client(&self.request.operation, &mut answer.headers);
-        if self.request.operation.is_head() {
-            return assemble(answer);
+    /// Returns a refusal that is the client's, with the registry's headers and its own errors, in the client's names.
+    async fn pass_refusal(&self, answer: upstream::Response) -> Response<Body> {
+        let upstream::Response { status, headers, body } = answer;
+        let mut headers_out = headers.clone();
+        rewrite::to_client(&self.request.operation, &mut headers_out);
+        let failure = self.upstream().refusal(upstream::Response { status, headers, body }).await;
+        let mut response = Response::new(Body::empty());
+        if !self.request.operation.is_head() {
+            let code = code_for(status, &self.request.operation);
+            let own = failure.errors.as_deref().map(|errors| self.request.in_client_names(errors));
+            let body = match own {
+                // A proxy in front of the registry may be what limits it.
+                own if status == StatusCode::PAYLOAD_TOO_LARGE => {
+                    let name = &self.upstream().settings().name;
+                    let message = format!("the upstream \"{name}\" limits the size of what it takes");
+                    ErrorBody::quoting(code, Some(&message), own.as_ref())
+                }
+                Some(own) => own,
+                None => ErrorBody::new(code),
+            };
+            *response.body_mut() = Body::full(body.render());
+            // Only the locations of successes are rewritten; a refusal's could name any host.
+            headers_out.remove(header::LOCATION);
+            headers_out.remove(header::CONTENT_LENGTH);
+            headers_out.remove(header::CONTENT_ENCODING);
+            headers_out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        // Only the locations of successes are rewritten; a refusal's could name any host.
-        answer.headers.remove(header::LOCATION);
-        let own = error_body(answer.body).await;
-        let code = code_for(status, &self.request.operation);
-        let body = match own {
-            // A proxy in front of the registry may be what limits it.
-            own if status == StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!(
-                    "the upstream \"{}\" limits the size of what it takes",
-                    self.upstream().settings().name
-                );
-                ErrorBody::quoting(code, Some(&message), own.as_ref())
-            }
-            Some(own) => own,
-            None => ErrorBody::new(code),
-        };
-        answer.headers.remove(header::CONTENT_LENGTH);
-        answer.headers.remove(header::CONTENT_ENCODING);
-        answer.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        assemble(upstream::Response { body: Body::full(body.render()), ..answer })
+        *response.status_mut() = status;
+        *response.headers_mut() = headers_out;
+        response.extensions_mut().insert(Refused { upstream: self.repository.route.name.clone(), failure });
+        response
     }
+}
+
+/// A refusal of an upstream that is passed on, for the log.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) upstream: Arc<str>,
+    pub(super) failure: UpstreamFailure,
 }
 
 fn assemble(answer: upstream::Response) -> Response<Body> {

@@ -1,5 +1,6 @@
 //! Lists of one repository: tags (end-8) and referrers (end-12).
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -70,7 +71,15 @@ impl<'a> List<'a> {
             Some(CacheError::Offline) => Problem::NotListed,
             Some(error) => self.request.cache_problem(error),
             None => {
-                let asked = self.ask(target, Some(&cached)).await;
+                let mut asking = pin!(self.ask(target, Some(&cached)));
+                let patience = cached.upstream_cache.settings().stale_after;
+                let asked = match tokio::time::timeout(patience, &mut asking).await {
+                    Ok(asked) => asked,
+                    Err(_) => match self.kept(&cached).await {
+                        Some(response) => return Ok(Answer::cached(response, CacheStatus::Stale)),
+                        None => asking.await,
+                    },
+                };
                 let meaning = asked.as_ref().map_or_else(meaning_of, |(meaning, _)| *meaning);
                 cached.learn(meaning, &self.request.request.operation);
                 match asked {

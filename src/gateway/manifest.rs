@@ -1,7 +1,7 @@
 //! Manifests: end-3, end-7, end-9.
 
 use aws_lc_rs::digest;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use tokio::sync::SemaphorePermit;
 
 use crate::body::{Body, RequestBody};
@@ -13,8 +13,10 @@ use crate::gateway::cached::{etag_of, is_listed};
 use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
-use crate::proto::{Accept, Digest, MediaType, Reference};
-use crate::upstream::DOCKER_CONTENT_DIGEST;
+use crate::meaning::{Meaning, OtherWay, Retry};
+use crate::proto::{Accept, Digest, MediaType, Operation, Reference, Tag};
+use crate::upstream;
+use crate::upstream::{DOCKER_CONTENT_DIGEST, Upstream, answer};
 
 /// Returns a manifest: out of the cache, if there is one, else from the upstream.
 pub(super) async fn get(
@@ -23,24 +25,107 @@ pub(super) async fn get(
     head: bool,
 ) -> Result<Answer, Problem> {
     let Some((upstream_cache, requester)) = request.cached() else {
-        return Ok(Box::pin(request.ask()).await?.into());
+        return Ok(Box::pin(passed(request, reference, head)).await?.into());
     };
     let lines = request.request.headers.get_all(header::ACCEPT);
     let accept = Accept::from_lines(lines.iter().map(HeaderValue::as_bytes));
     match upstream_cache.manifest(&requester, reference, &accept, head).await {
         Ok(manifest) => {
             upstream_cache.cache().counters().answered(manifest.outcome);
-            Ok(answer(request, manifest, head))
+            Ok(answer(request, manifest, &accept, head))
         }
-        Err(CacheError::Bypass(reason)) => Ok(Answer::bypassed(Box::pin(request.ask()).await?, reason)),
+        Err(CacheError::Bypass(reason)) => {
+            Ok(Answer::bypassed(Box::pin(passed(request, reference, head)).await?, reason))
+        }
         Err(error) => Err(request.cache_problem(error)),
     }
 }
 
-fn answer(request: &AuthorizedRepository<'_>, manifest: Manifest, head: bool) -> Answer {
+/// Returns the upstream's own answer, if it is usable: a manifest is checked whole, and what is none is asked for once more.
+async fn passed(
+    request: &AuthorizedRepository<'_>,
+    reference: &Reference,
+    head: bool,
+) -> Result<Response<Body>, Problem> {
+    if head && let Some(response) = passed_head(request).await? {
+        return Ok(response);
+    }
+    let mut response = whole(request, reference).await?;
+    if head && response.status() == StatusCode::OK {
+        let length = response.body().remaining();
+        *response.body_mut() = Body::empty();
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.unwrap_or_default().into());
+    }
+    Ok(response)
+}
+
+/// Returns the upstream's answer to a HEAD; none where GET has to decide: the registry refuses HEAD as such, or says too
+/// little.
+async fn passed_head(request: &AuthorizedRepository<'_>) -> Result<Option<Response<Body>>, Problem> {
+    let heads = request.upstream().manifest_heads();
+    if heads.are_useless() {
+        return Ok(None);
+    }
+    let answer = request.answer(true).await?;
+    let meaning = Upstream::meaning_of(&answer);
+    match meaning.other_way() {
+        _ if meaning == Meaning::Usable && !answer.status.is_success() => {}
+        OtherWay::Useless if meaning == Meaning::Usable => {
+            let says_length = answer.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length != "0");
+            match answer::manifest_head(answer) {
+                Ok(answer) if says_length => return request.sort(answer).await.map(Some),
+                Err(failure) if failure.meaning == Meaning::Unusable => {
+                    return Err(request.request.failed(&request.upstream().settings().name, failure));
+                }
+                Ok(_) | Err(_) => return Ok(None),
+            }
+        }
+        OtherWay::Always => {
+            heads.refused(&request.target());
+            return Ok(None);
+        }
+        OtherWay::Useless | OtherWay::ForContent => {}
+    }
+    request.sort(answer).await.map(Some)
+}
+
+/// Returns the upstream's answer to a GET, with a manifest that has been checked.
+async fn whole(request: &AuthorizedRepository<'_>, reference: &Reference) -> Result<Response<Body>, Problem> {
+    let mut repeats = true;
+    loop {
+        let answer = request.answer(false).await?;
+        if Upstream::meaning_of(&answer) != Meaning::Usable || answer.status == StatusCode::NOT_MODIFIED {
+            return request.sort(answer).await;
+        }
+        match answer::manifest(reference, answer).await {
+            Ok(answer) => return checked(request, answer).await,
+            Err(failure) if failure.meaning.retry() == Retry::Once && std::mem::take(&mut repeats) => {}
+            Err(failure) => {
+                return Err(request.request.failed(&request.upstream().settings().name, failure));
+            }
+        }
+    }
+}
+
+/// Returns an answer whose manifest has been checked.
+async fn checked(
+    request: &AuthorizedRepository<'_>,
+    mut answer: upstream::Response,
+) -> Result<Response<Body>, Problem> {
+    request.upstream().manifest_heads().got(&request.target());
+    let length = answer.body.remaining().unwrap_or_default();
+    answer.headers.insert(header::CONTENT_LENGTH, length.into());
+    // The bytes are what was asked for as they are.
+    answer.headers.remove(header::CONTENT_ENCODING);
+    request.sort(answer).await
+}
+
+fn answer(request: &AuthorizedRepository<'_>, manifest: Manifest, accept: &Accept, head: bool) -> Answer {
     let etag = etag_of(&manifest.digest);
     let unchanged = is_listed(request.request.headers, &header::IF_NONE_MATCH, &etag);
-    let content_type = HeaderValue::from_str(manifest.media_type.as_str());
+    // What says nothing of its type goes out as what was asked for.
+    let asked = accept.favourite_manifest().filter(|_| !manifest.media_type.is_of_registries());
+    let content_type = HeaderValue::from_str(asked.unwrap_or(&manifest.media_type).as_str());
     let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));
     let mut response = request.cached_head(content_type, &manifest.digest, etag);
     if let Some(limit) = request.upstream().rate_limit(&request.request.permit) {
@@ -67,7 +152,7 @@ pub(super) async fn put(
     let deadline = tokio::time::Instant::now() + limits::MANIFEST_DEADLINE;
     // Held until the upstream has answered.
     let _held = tokio::time::timeout_at(deadline, hold(request, body)).await.map_err(|_| Problem::Busy)?;
-    let collected = tokio::time::timeout_at(deadline, body.collect(limits::MANIFEST_BYTES)).await;
+    let collected = tokio::time::timeout_at(deadline, body.collect(limits::PUSHED_MANIFEST_BYTES)).await;
     let bytes = collected.map_err(|_| Problem::ClientGone)?.map_err(|_| Problem::ClientGone)?;
     let bytes = bytes.ok_or(Problem::ManifestTooLarge)?;
     let digest = match reference {
@@ -77,7 +162,9 @@ pub(super) async fn put(
     let (upstream_cache, remote) = (request.upstream_cache(), &request.repository.remote);
     let writing = upstream_cache.map(|upstream_cache| (upstream_cache, upstream_cache.begin_write(remote)));
     // A write that failed may have been done all the same.
-    let guard = WriteGuard::new(request, Some(reference));
+    let tags = further_tags(request).iter().cloned().map(Reference::Tag);
+    let written: Vec<_> = std::iter::once(reference.clone()).chain(tags).collect();
+    let guards: Vec<_> = written.iter().map(|written| WriteGuard::new(request, Some(written))).collect();
     let sent = request.send(request.target(), &mut RequestBody::held(bytes.clone())).await;
     if let Some(upstream_cache) = upstream_cache
         && misses_content(&sent)
@@ -85,12 +172,13 @@ pub(super) async fn put(
         upstream_cache.doubt_blobs(remote).await;
     }
     let mut response = sent?;
-    guard.settle();
+    guards.into_iter().for_each(WriteGuard::settle);
     let success = response.status().is_success();
     if let Some((upstream_cache, writing)) = writing {
         if success && is_named(&response, &digest) {
             let media_type = media_type(request);
-            upstream_cache.pushed_manifest(&writing, reference, &digest, media_type, &bytes);
+            let moved = moved_tags(further_tags(request), response.headers());
+            upstream_cache.pushed_manifest(&writing, reference, &moved, &digest, media_type, &bytes);
         } else {
             upstream_cache.written(remote);
         }
@@ -106,6 +194,24 @@ pub(super) async fn put(
     }
     Ok(response)
 }
+
+/// Returns the tags that a push by digest gives its manifest besides (end-7b).
+fn further_tags<'a>(request: &'a AuthorizedRepository<'_>) -> &'a [Tag] {
+    match &request.request.operation {
+        Operation::PutManifest { tags, .. } => tags,
+        _ => &[],
+    }
+}
+
+/// Returns those tags, each with whether the registry says in `OCI-Tag` that it points to the manifest now.
+fn moved_tags(tags: &[Tag], headers: &HeaderMap) -> Vec<(Tag, bool)> {
+    let lines = headers.get_all(OCI_TAG).iter().filter_map(|line| line.to_str().ok());
+    let named: Vec<_> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    tags.iter().map(|tag| (tag.clone(), named.contains(&tag.as_str()))).collect()
+}
+
+/// The tags that a push by digest has moved (distribution-spec, "Pushing Manifests").
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// Returns true if the upstream refuses the manifest, and may do so because it has lost a blob.
 fn misses_content(sent: &Result<Response<Body>, Problem>) -> bool {
@@ -144,7 +250,7 @@ pub(super) fn made(response: &mut Response<Body>, status: StatusCode, location: 
 
 /// Waits until a manifest may be held: all that are held at a time have [`limits::HELD_BYTES`] together.
 async fn hold<'a>(request: &AuthorizedRepository<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
-    let most = limits::MANIFEST_BYTES as u64;
+    let most = limits::PUSHED_MANIFEST_BYTES as u64;
     let bytes = body.remaining().unwrap_or(most).min(most);
     request.request.core.shared.held_bytes.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
 }

@@ -17,9 +17,10 @@ use crate::gateway::answer::{Answer, set_cache_status};
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
+use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
 use crate::gateway::record::RequestRecord;
-use crate::gateway::respond::{Problem, accesses};
+use crate::gateway::respond::{Problem, accesses, log_failure};
 use crate::gateway::route::Addressing;
 use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, upload};
 use crate::net::Peer;
@@ -77,6 +78,9 @@ impl Gateway {
 fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body> {
     record.set_answer(&answer);
     let mut response = answer.response;
+    if let Some(Refused { upstream, failure }) = response.extensions_mut().remove() {
+        log_failure(record.id.as_str(), &upstream, &failure);
+    }
     if let Some(cache_status) = answer.cache_status {
         set_cache_status(response.headers_mut(), cache_status);
     }
@@ -87,6 +91,8 @@ fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body>
 fn set_common_headers(response: &mut Response<Body>, id: &RequestId) {
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    // A blob may be anything: a browser takes it for what it is called, and for nothing else.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         headers.insert("x-request-id", id);
     }

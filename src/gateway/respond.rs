@@ -14,7 +14,7 @@ use crate::config::limits;
 use crate::gateway::handle::SealError;
 use crate::gateway::host::HostError;
 use crate::gateway::route::RouteError;
-use crate::meaning::{Meaning, UpstreamFailure};
+use crate::meaning::{Meaning, UpstreamFailure, Words};
 use crate::proto::{Access, Action, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
 
 /// A request that is not answered with what it asked for.
@@ -49,17 +49,17 @@ pub(super) enum Problem {
     /// The client's own request broke off.
     ClientGone,
     /// The upstream gave nothing usable. `code` is the one that fits the operation.
-    Upstream { upstream: Arc<str>, failure: UpstreamFailure, code: ErrorCode },
+    Upstream { upstream: Arc<str>, failure: Box<UpstreamFailure>, code: ErrorCode },
     /// A range outside the blob, which has this many bytes.
     Unsatisfiable(u64),
     /// Not in the cache, and the upstream is not asked. Holds the code for what is missing, and the reason.
     NotCached(ErrorCode, &'static str),
     /// A list that is not known, and the upstream is not asked.
     NotListed,
-    /// The upstream limits the rate of this account; it is asked again after this time.
-    RateLimited(Duration),
-    /// The upstream's circuit breaker is open.
-    CircuitOpen,
+    /// The upstream limits the rate of this account; it is asked again after `wait`.
+    RateLimited { upstream: Arc<str>, wait: Duration },
+    /// The upstream's circuit breaker is open, the last time for `cause`.
+    CircuitOpen { upstream: Arc<str>, cause: Option<Arc<str>> },
     /// A handle could not be sealed.
     Seal(SealError),
 }
@@ -81,12 +81,12 @@ impl Problem {
         }
         let status = failure.meaning.client_status().and_then(|status| StatusCode::from_u16(status).ok());
         let code = code_for(status.unwrap_or(StatusCode::BAD_GATEWAY), operation);
-        Self::Upstream { upstream: upstream.into(), failure, code }
+        Self::Upstream { upstream: upstream.into(), failure: Box::new(failure), code }
     }
 
     /// Returns the problem of an upstream's success that is not what was asked for.
     pub(super) fn unusable(upstream: &str, reason: &'static str) -> Self {
-        let failure = UpstreamFailure::unusable(reason);
+        let failure = Box::new(UpstreamFailure::unusable(reason));
         Self::Upstream { upstream: upstream.into(), failure, code: ErrorCode::Unavailable }
     }
 
@@ -107,18 +107,14 @@ impl Problem {
         match self {
             Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, challenge.clone())),
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
-            Self::RateLimited(after)
-            | Self::Upstream { failure: UpstreamFailure { retry_after: Some(after), .. }, .. } => {
-                // Rounded up: a client that comes back a moment too early is refused again.
-                let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-                Some((header::RETRY_AFTER, seconds.clamp(1, limits::LIMITED_PAUSE_MOST.as_secs()).into()))
-            }
-            Self::Unsatisfiable(total)
-            | Self::Upstream { failure: UpstreamFailure { unsatisfied: Some(total), .. }, .. } => {
-                let range = HeaderValue::try_from(ContentRange::Unsatisfied { total: *total }.to_string());
-                range.ok().map(|range| (header::CONTENT_RANGE, range))
-            }
-            Self::CircuitOpen => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            Self::RateLimited { wait, .. } => Some(later(*wait)),
+            Self::Upstream { failure, .. } => match (failure.retry_after, failure.unsatisfied) {
+                (Some(after), _) => Some(later(after)),
+                (None, Some(total)) => unsatisfied(total),
+                (None, None) => None,
+            },
+            Self::Unsatisfiable(total) => unsatisfied(*total),
+            Self::CircuitOpen { .. } => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
             Self::Target(TargetError::MethodNotAllowed { allow }) => {
                 Some((header::ALLOW, HeaderValue::from_static(allow)))
             }
@@ -164,15 +160,10 @@ impl Problem {
             Self::ClientGone => {
                 (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
             }
-            Self::RateLimited(_) => (S::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests)),
+            Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests)),
             Self::Upstream { failure, code, .. } => {
                 let status = failure.meaning.client_status().and_then(|status| S::from_u16(status).ok());
-                let body = match (failure.meaning, failure.said.as_deref()) {
-                    // A refusal of the request itself is for the client, in the registry's own words.
-                    (Meaning::Rejected { .. }, Some(said)) => said.clone(),
-                    (_, said) => ErrorBody::quoting(*code, failure.message, said),
-                };
-                (status.unwrap_or(S::BAD_GATEWAY), body)
+                (status.unwrap_or(S::BAD_GATEWAY), body_of(failure, *code))
             }
             Self::Unsatisfiable(_) => (S::RANGE_NOT_SATISFIABLE, ErrorBody::new(ErrorCode::RangeInvalid)),
             Self::NotCached(code, reason) => (S::NOT_FOUND, text(*code, *reason)),
@@ -183,7 +174,7 @@ impl Problem {
                     "this list is not known here, and the upstream is not asked (offline)",
                 ),
             ),
-            Self::CircuitOpen => (
+            Self::CircuitOpen { .. } => (
                 S::BAD_GATEWAY,
                 text(
                     ErrorCode::Unavailable,
@@ -201,16 +192,68 @@ impl Problem {
         format!("{message} ({})", status.as_u16())
     }
 
-    /// Logs what the operator needs to know and the client is not told.
+    /// Logs what the operator needs to know and the client is not told: one line, which names the upstream where it is the
+    /// cause.
     pub(super) fn log(&self, request_id: &str) {
         match self {
-            Self::Upstream { upstream, failure, .. } if failure.meaning.client_status() >= Some(500) => {
-                tracing::warn!(request_id, upstream = &**upstream, meaning = ?failure.meaning, error = %failure, "no usable answer from the upstream");
+            Self::Upstream { upstream, failure, .. } => log_failure(request_id, upstream, failure),
+            Self::CircuitOpen { upstream, cause } => {
+                let (upstream, last) = (&**upstream, cause.as_deref());
+                tracing::info!(request_id, upstream, last, "circuit open: the upstream was not asked");
+            }
+            Self::RateLimited { upstream, wait } => {
+                let (upstream, seconds) = (&**upstream, wait.as_secs());
+                tracing::info!(
+                    request_id,
+                    upstream,
+                    seconds,
+                    "the upstream limits the rate: it was not asked"
+                );
             }
             Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
             Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),
             _ => tracing::debug!(request_id, problem = ?self, "refused"),
         }
+    }
+}
+
+fn later(wait: Duration) -> (header::HeaderName, HeaderValue) {
+    // Rounded up: a client that comes back a moment too early is refused again.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    (header::RETRY_AFTER, seconds.clamp(1, limits::LIMITED_PAUSE_MOST.as_secs()).into())
+}
+
+fn unsatisfied(total: u64) -> Option<(header::HeaderName, HeaderValue)> {
+    let range = HeaderValue::try_from(ContentRange::Unsatisfied { total }.to_string());
+    range.ok().map(|range| (header::CONTENT_RANGE, range))
+}
+
+/// Logs an upstream's failure that a client is told of: what the upstream said, and the key of the configuration that may
+/// help. That something is not there is said of every image that a client looks for in vain.
+pub(super) fn log_failure(request_id: &str, upstream: &str, failure: &UpstreamFailure) {
+    let UpstreamFailure { meaning, key: set, .. } = failure;
+    match meaning.client_status() {
+        Some(500..) => {
+            tracing::warn!(request_id, upstream, ?meaning, error = %failure, set, "no usable answer from the upstream");
+        }
+        _ if *meaning == Meaning::NotFound && failure.message.is_none() => {
+            tracing::debug!(request_id, upstream, ?meaning, error = %failure, set, "the upstream refuses a request");
+        }
+        _ => {
+            tracing::info!(request_id, upstream, ?meaning, error = %failure, set, "the upstream refuses a request");
+        }
+    }
+}
+
+/// Returns the body that tells a client of an upstream's failure: in the registry's own words, where it refuses the request
+/// itself.
+fn body_of(failure: &UpstreamFailure, code: ErrorCode) -> ErrorBody {
+    let coded = |body: &ErrorBody| body.errors.iter().any(|entry| !entry.code.is_empty());
+    let theirs = failure.errors.as_deref().filter(|body| coded(body));
+    match (failure.meaning.words(), theirs) {
+        (Words::Registrys, Some(theirs)) => theirs.clone(),
+        (Words::Detailed, theirs) => ErrorBody::quoting(code, failure.message, theirs),
+        (Words::Registrys | Words::Gateways, _) => ErrorBody::quoting(code, failure.message, None),
     }
 }
 

@@ -102,8 +102,11 @@ const MARKS: usize = 16;
 /// Returns the headers for an upstream, made from a client's.
 pub(super) fn to_upstream(operation: &Operation, headers: &HeaderMap, via: &Via) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(12);
+    let is_manifest = matches!(operation, Operation::GetManifest { .. });
     for name in &PASSED_UP {
-        if let Some(value) = headers.get(name) {
+        // A manifest is checked, which a part of it can't be.
+        let whole = is_manifest && [header::RANGE, header::IF_RANGE].contains(name);
+        if let Some(value) = headers.get(name).filter(|_| !whole) {
             out.insert(name, value.clone());
         }
     }
@@ -177,9 +180,13 @@ mod tests {
             headers.insert(name, HeaderValue::from_static("secret"));
         }
         headers.insert("range", HeaderValue::from_static("bytes=0-1"));
-        let out = to_upstream(&operation("GET", "/v2/a/manifests/x"), &headers, &Via::new());
-        let names: Vec<_> = out.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["range", "accept-encoding", "via"]);
+        let names = |path: &str| {
+            let out = to_upstream(&operation("GET", path), &headers, &Via::new());
+            out.keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let blob = format!("/v2/a/blobs/sha256:{}", "0".repeat(64));
+        assert_eq!(names(&blob), ["range", "accept-encoding", "via"]);
+        assert_eq!(names("/v2/a/manifests/x"), ["accept-encoding", "via"], "a part can't be checked");
     }
 
     #[test]
