@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Gateway, Origin, Reply, Request, Upstream, soon};
+use crate::harness::{Client, EMPTY_INDEX, Gateway, Origin, Reply, Request, Upstream, soon};
 
 async fn both(lines: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
@@ -33,7 +33,7 @@ async fn a_dead_upstream_leaves_the_gateway_ready() {
     // One connection is served by one worker, which has upstream connections of its own.
     let mut client = gateway.connect().await;
     let get = Request::get("/v2/a/manifests/x");
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     client.ask(&get).await.is(200);
     let well = state().await;
     // The kept connection might merely have been dead; the new one is not.
@@ -43,7 +43,7 @@ async fn a_dead_upstream_leaves_the_gateway_ready() {
     client.ask(&get).await.is(502);
     let ill = state().await;
     assert!(well != ill && before != ill, "{before} {well} {ill}");
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     client.ask(&get).await.is(200);
     assert_eq!(state().await, well);
 }
@@ -99,7 +99,7 @@ async fn metrics_of_the_cache_have_the_documented_names() {
         "dockgate_cache_degraded 0",
         "dockgate_cache_objects{kind=\"blob\"} 0",
         "dockgate_cache_requests_total{outcome=\"hit\"} 0",
-        "dockgate_cache_bypasses_total{reason=\"type_not_accepted\"} 0",
+        "dockgate_cache_bypasses_total{reason=\"may_push\"} 0",
         "dockgate_upstream_breaker_open{upstream=\"up\"} 0",
     ] {
         assert!(metrics.lines().any(|known| known == line), "{line} is not in\n{metrics}");

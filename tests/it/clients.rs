@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Output};
 
-use crate::harness::{Client, Gateway, Process, Reply, Request, Upstream, htpasswd, soon};
+use crate::harness::{Client, EMPTY_INDEX, Gateway, Process, Reply, Request, Upstream, htpasswd, soon};
 
 async fn closed(upstream: &Upstream) -> Gateway {
     let builder = Gateway::builder().user("alice", "secret").admin_listener();
@@ -36,7 +36,7 @@ async fn an_empty_basic_login_is_anonymous() {
     let builder = Gateway::builder().user("alice", "secret").rule(&["anonymous"], &["public/**"], &["pull"]);
     let gateway = builder.upstream("up", "", upstream.address).start().await;
     let blank = |target: &str| Request::get(target).header("Authorization", "Basic Og==");
-    upstream.expect("GET", "/v2/public/app/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/public/app/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.ask(blank("/v2/public/app/manifests/x")).await.is(200);
     // No failed login, however often.
     for _ in 0..20 {

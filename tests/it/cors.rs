@@ -1,6 +1,6 @@
 //! Registry user interfaces in a browser.
 
-use crate::harness::{Answer, Builder, Gateway, Reply, Request, Upstream};
+use crate::harness::{Answer, Builder, EMPTY_INDEX, Gateway, Reply, Request, Upstream};
 
 const UI: &str = "https://ui.example";
 
@@ -62,7 +62,7 @@ async fn every_answer_can_be_read_by_the_page() {
     is_allowed(&gateway.ask(get("/v2/").header("Host", "evil")).await.is(421), UI);
     is_allowed(&gateway.ask(get("/v2/A/tags/list").login("alice", "secret")).await.is(400), UI);
     is_allowed(&gateway.ask(get("/v2/").login("alice", "secret")).await.is(200), UI);
-    let upstreams_own = Reply::ok("{}").header("Access-Control-Allow-Origin", "https://evil.example");
+    let upstreams_own = Reply::ok(EMPTY_INDEX).header("Access-Control-Allow-Origin", "https://evil.example");
     upstream.expect("GET", "/v2/a/manifests/x", upstreams_own);
     is_allowed(&gateway.ask(get("/v2/a/manifests/x").login("alice", "secret")).await.is(200), UI);
     upstream.expect("DELETE", "/v2/a/manifests/x", Reply::status(202));

@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::harness::{Answer, Builder, Gate, Gateway, Reply, Request, Upstream};
+use crate::harness::{Answer, Builder, EMPTY_INDEX, Gate, Gateway, Reply, Request, Upstream};
 
 const PLAIN_401: &str =
     r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":null}]}"#;
@@ -92,7 +92,7 @@ async fn a_forwarded_client_acts_as_itself() {
     assert_eq!(second.done().await.headers.get("authorization"), Some("Bearer login"));
 
     upstream.expect("GET", for_pulling("alice"), token("pull"));
-    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.ask(alice(Request::get(MANIFEST))).await.is(200);
     assert_eq!(pulled.done().await.headers.get("authorization"), Some("Bearer pull"));
 }
@@ -103,7 +103,7 @@ async fn a_client_logs_in_by_basic() {
     upstream.expect("GET", "/v2/", wants_password());
     let mut judged = upstream.expect("GET", "/v2/", Reply::ok("{}"));
     upstream.expect("GET", "/v2/", wants_password());
-    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.ask(alice(Request::get(MANIFEST))).await.is(200);
     for exchange in [&mut judged, &mut pulled] {
         let shown = exchange.done().await.headers;
@@ -118,7 +118,7 @@ async fn a_forwarded_password_may_have_several_lines() {
     upstream.expect("GET", "/v2/", wants_password());
     let mut judged = upstream.expect("GET", "/v2/", Reply::ok("{}"));
     upstream.expect("GET", "/v2/", wants_password());
-    upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.ask(Request::get(MANIFEST).login("_json_key", key)).await.is(200);
     assert_eq!(judged.done().await.headers.get("authorization"), Some(basic("_json_key", key).as_str()));
 }
@@ -146,7 +146,7 @@ async fn names_in_htpasswd_are_never_forwarded() {
     gateway.ask(bob(Request::get("/v2/"), "hunter2")).await.is(200);
     is_refused(gateway.ask(bob(Request::get("/v2/"), "wrong")).await);
     assert_eq!(upstream.connections(), 0);
-    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.ask(bob(Request::get(MANIFEST), "hunter2")).await.is(200);
     assert_eq!(pulled.done().await.headers.get("authorization"), None, "nor is a login sent");
     knows(&upstream, "alice");
@@ -321,7 +321,7 @@ async fn a_forwarded_client_counts_at_its_upstream_alone() {
     knows(&one, "alice");
     gateway.ask(at_one("/v2/")).await.is(200);
     one.expect("GET", for_pulling("alice"), token("pull"));
-    one.expect("GET", MANIFEST, Reply::ok("{}"));
+    one.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.ask(at_one(MANIFEST)).await.is(200);
     is_refused(gateway.ask(alice(Request::get("/v2/"))).await);
 
@@ -376,7 +376,7 @@ async fn two_clients_never_share_a_token_nor_an_upload() {
     for user in ["alice", "bob"] {
         knows(&upstream, user);
         upstream.expect("GET", for_pulling(user), token(&format!("pull-{user}")));
-        let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+        let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
         gateway.ask(Request::get(MANIFEST).login(user, "secret")).await.is(200);
         let shown = pulled.done().await.headers;
         assert_eq!(shown.get("authorization"), Some(format!("Bearer pull-{user}").as_str()));
@@ -398,7 +398,7 @@ async fn an_anonymous_client_sends_no_credentials_on() {
     gateway.ask(alice(Request::get("/v2/"))).await.is(200);
     let target = "/token?service=reg&scope=repository%3Aa%3Apull";
     let mut asked = upstream.expect("GET", target, token("anyone"));
-    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    let mut pulled = upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(asked.done().await.headers.get("authorization"), None);
     assert_eq!(pulled.done().await.headers.get("authorization"), Some("Bearer anyone"));
@@ -411,9 +411,9 @@ async fn a_password_refused_midway_is_judged_again() {
         upstream.expect("GET", "/v2/", wants_password());
         upstream.expect("GET", "/v2/", judged);
     };
-    login(Reply::ok("{}"));
+    login(Reply::ok(EMPTY_INDEX));
     upstream.expect("GET", "/v2/", wants_password());
-    upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+    upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.ask(alice(Request::get(MANIFEST))).await.is(200);
     upstream.expect("GET", MANIFEST, wants_password());
     gateway.ask(alice(Request::get(MANIFEST))).await.refuses(401, "UNAUTHORIZED");

@@ -1,6 +1,6 @@
 //! Proxies in front: what they say of the client and its host, and the HTTP/1.0 that some of them speak.
 
-use crate::harness::{Answer, Gateway, Reply, Request, Upstream};
+use crate::harness::{Answer, EMPTY_INDEX, Gateway, Reply, Request, Upstream};
 
 /// Returns a gateway that trusts this machine, with a virtual host at one port and another at any.
 async fn behind_a_proxy() -> (Gateway, Upstream, Upstream) {
@@ -35,7 +35,7 @@ async fn a_virtual_host_with_a_port_is_found_there() {
         &[("Host", "inner"), ("Forwarded", "for=192.0.2.1;host=\"own.example:8443\";proto=https, host=x")],
     ];
     for fields in fields {
-        own.expect("GET", TARGET, Reply::ok("{}"));
+        own.expect("GET", TARGET, Reply::ok(EMPTY_INDEX));
         let answer = said(&gateway, fields).await;
         assert_eq!(answer.status, 200, "{fields:?}: {answer:?}");
     }
@@ -59,7 +59,7 @@ async fn the_scheme_that_a_proxy_names_decides_the_default_port() {
         .start()
         .await;
     for (proto, to) in [("https", &upstream), ("HTTPS, http", &upstream), ("http", &rest), ("", &rest)] {
-        to.expect("GET", TARGET, Reply::ok("{}"));
+        to.expect("GET", TARGET, Reply::ok(EMPTY_INDEX));
         said(&gateway, &[("Host", "own.example"), ("X-Forwarded-Proto", proto)]).await.is(200);
     }
 }
@@ -96,14 +96,14 @@ async fn a_proxy_that_speaks_http_1_0_gets_its_answers() {
             "GET {TARGET} HTTP/1.0\r\nHost: inner\r\nX-Forwarded-Host: registry.example\r\n{connection}\r\n"
         )
     };
-    other.expect("GET", TARGET, Reply::ok("{}"));
+    other.expect("GET", TARGET, Reply::ok(EMPTY_INDEX));
     let mut client = gateway.connect().await;
     client.send(head("Connection: close\r\n")).await;
-    assert_eq!(client.answer().await.is(200).text(), "{}");
+    assert_eq!(client.answer().await.is(200).text(), EMPTY_INDEX);
     client.ends().await;
     let mut client = gateway.connect().await;
     for _ in 0..2 {
-        other.expect("GET", TARGET, Reply::ok("{}"));
+        other.expect("GET", TARGET, Reply::ok(EMPTY_INDEX));
         client.send(head("Connection: keep-alive\r\n")).await;
         let answer = client.answer().await.is(200);
         assert_eq!(answer.header("connection"), Some("keep-alive"), "{answer:?}");

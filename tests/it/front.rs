@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    Builder, Client, Ending, Frames, Gate, Gateway, Http2, Reply, Request, Upstream, frame, noise, sha256,
-    soon, write_certificate,
+    Builder, Client, Ending, Frames, Gate, Gateway, Http2, Reply, Request, Upstream, frame, index_of, noise,
+    sha256, soon, write_certificate,
 };
 
 const SOON: Duration = Duration::from_millis(300);
@@ -154,8 +154,8 @@ async fn a_connection_serves_one_request_after_another() {
     let mut client = gateway.connect().await;
     for number in 0..50 {
         let target = format!("/v2/a/manifests/v{number}");
-        upstream.expect("GET", target.as_str(), Reply::ok(&target));
-        assert_eq!(client.ask(&Request::get(&target)).await.is(200).text(), target);
+        upstream.expect("GET", target.as_str(), Reply::ok(index_of(&target)));
+        assert_eq!(client.ask(&Request::get(&target)).await.is(200).text(), index_of(&target));
     }
     assert_eq!(upstream.connections(), 1);
 }
@@ -410,11 +410,12 @@ async fn unsolicited_upstream_bytes_answer_no_request() {
     let upstream = Upstream::start().await;
     let gateway = in_front_of(&upstream, Gateway::builder()).await;
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", poison.len());
+    let kind = "Content-Type: application/vnd.oci.image.index.v1+json";
+    let head = format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {}\r\n\r\n", poison.len());
     upstream.expect("HEAD", "/v2/a/manifests/x", Reply::raw([head.as_bytes(), poison.as_bytes()].concat()));
     gateway.ask(Request::new("HEAD", "/v2/a/manifests/x")).await.is(200);
-    upstream.expect("GET", "/v2/a/manifests/y", Reply::ok("honest"));
-    assert_eq!(gateway.get("/v2/a/manifests/y").await.is(200).text(), "honest");
+    upstream.expect("GET", "/v2/a/manifests/y", Reply::ok(index_of("honest")));
+    assert_eq!(gateway.get("/v2/a/manifests/y").await.is(200).text(), index_of("honest"));
 }
 
 #[tokio::test]

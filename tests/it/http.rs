@@ -1,6 +1,6 @@
 //! HTTP itself: what could be read in two ways is refused, and never reaches an upstream.
 
-use crate::harness::{Gate, Gateway, Reply, Request, Upstream, noise, sha256};
+use crate::harness::{EMPTY_INDEX, Gate, Gateway, Reply, Request, Upstream, index_of, noise, sha256};
 
 async fn both() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
@@ -117,7 +117,7 @@ async fn a_targets_own_authority_goes_before_host() {
     ask("http://evil.example/v2/", "registry.example").await.refuses(421, "NAME_UNKNOWN");
     ask("http://user@registry.example/v2/", "registry.example").await.refuses(400, "NAME_UNKNOWN");
     ask("http://evil.example/v2/", "evil.example").await.refuses(421, "NAME_UNKNOWN");
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     ask("http://registry.example/v2/a/manifests/x", "registry.example").await.is(200);
 }
 
@@ -136,10 +136,10 @@ async fn connect_and_the_asterisk_form_are_refused() {
 #[tokio::test]
 async fn http_1_0_is_answered_and_its_connection_closed() {
     let (upstream, gateway) = both().await;
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     let mut client = gateway.connect().await;
     client.send("GET /v2/a/manifests/x HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
-    assert_eq!(client.answer().await.is(200).text(), "{}");
+    assert_eq!(client.answer().await.is(200).text(), EMPTY_INDEX);
     client.ends().await;
     // RFC 9112 section 6.1: a client of 1.0 can't know of chunks.
     let content = noise(10_000);
@@ -231,13 +231,13 @@ async fn pipelined_requests_are_answered_in_their_order() {
     let mut bytes = Vec::new();
     for number in 0..5 {
         let target = format!("/v2/a/manifests/v{number}");
-        upstream.expect("GET", target.as_str(), Reply::ok(format!("body {number}")));
+        upstream.expect("GET", target.as_str(), Reply::ok(index_of(&number.to_string())));
         bytes.extend_from_slice(&Request::get(target).bytes("localhost"));
     }
     let mut client = gateway.connect().await;
     client.send(bytes).await;
     for number in 0..5 {
-        assert_eq!(client.answer().await.is(200).text(), format!("body {number}"));
+        assert_eq!(client.answer().await.is(200).text(), index_of(&number.to_string()));
     }
 }
 
@@ -245,7 +245,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 async fn an_unread_body_is_not_the_next_request() {
     let (upstream, gateway) = both().await;
     let mut client = gateway.connect().await;
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     client.send(Request::get("/v2/a/manifests/x").body(SMUGGLED).bytes("localhost")).await;
     client.answer().await.is(200);
     asked.done().await;
@@ -264,7 +264,7 @@ async fn a_close_is_honoured() {
 #[tokio::test]
 async fn an_upgrade_is_not_taken_up() {
     let (upstream, gateway) = both().await;
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     let request = Request::get("/v2/a/manifests/x").header("Connection", "Upgrade, HTTP2-Settings");
     let request = request.header("Upgrade", "h2c").header("HTTP2-Settings", "AAMAAABkAAQAAP__");
     gateway.ask(request).await.is(200);
@@ -298,8 +298,8 @@ async fn blob_redirects_can_be_passed_to_the_client() {
 async fn a_redirect_of_the_upstream_to_itself_is_followed() {
     let (upstream, gateway) = both().await;
     upstream.expect("GET", "/v2/a/manifests/x", Reply::status(307).header("Location", "/elsewhere?q=a%2Bb"));
-    upstream.expect("GET", "/elsewhere?q=a%2Bb", Reply::ok("there"));
-    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), "there");
+    upstream.expect("GET", "/elsewhere?q=a%2Bb", Reply::ok(index_of("there")));
+    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), index_of("there"));
 }
 
 #[tokio::test]

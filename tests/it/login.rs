@@ -1,6 +1,6 @@
 //! Logging in and being allowed: the bytes of every refusal.
 
-use crate::harness::{Gateway, Reply, Request, Upstream, sha256};
+use crate::harness::{EMPTY_INDEX, Gateway, OCI_IMAGE, Reply, Request, Upstream, sha256};
 
 const REALM: &str = "Basic realm=\"dockgate\"";
 const PLAIN_401: &str =
@@ -120,7 +120,7 @@ async fn a_wrong_password_does_not_block_the_right_one() {
         client.ask(&Request::get("/v2/").login("alice", "wrong")).await.is(401);
         client.ask(&Request::get("/v2/").login("alice", "secret")).await.is(200);
     }
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     client.ask(&Request::get("/v2/a/manifests/x").login("alice", "secret")).await.is(200);
 }
 
@@ -190,7 +190,7 @@ async fn public_repositories_need_no_login() {
     let (upstream, gateway) = ruled().await;
     let get = || Request::get("/v2/public/app/manifests/x");
     for request in [get(), get().login("bob", "hunter2")] {
-        upstream.expect("GET", "/v2/public/app/manifests/x", Reply::ok("{}"));
+        upstream.expect("GET", "/v2/public/app/manifests/x", Reply::ok(EMPTY_INDEX));
         gateway.ask(request).await.is(200);
     }
     gateway.ask(get().login("bob", "wrong")).await.is(401);
@@ -205,7 +205,8 @@ async fn push_without_pull_allows_head_only() {
     let digest = sha256(b"x");
     let bob = |request: Request| request.login("bob", "hunter2");
     for target in [format!("/v2/team/app/blobs/{digest}"), "/v2/team/app/manifests/x".to_owned()] {
-        upstream.expect("HEAD", target.as_str(), Reply::ok("x"));
+        let reply = Reply::ok("x").header("Content-Type", OCI_IMAGE);
+        upstream.expect("HEAD", target.as_str(), reply);
         gateway.ask(bob(Request::head(&target))).await.is(200);
         gateway.ask(bob(Request::get(&target))).await.refuses(403, "DENIED");
     }
@@ -232,7 +233,7 @@ async fn rules_match_the_canonical_name() {
         get("/v2/nginx/manifests/1").header("Host", "hub.example"),
     ];
     for way in ways {
-        upstream.expect("GET", "/v2/library/nginx/manifests/1", Reply::ok("{}"));
+        upstream.expect("GET", "/v2/library/nginx/manifests/1", Reply::ok(EMPTY_INDEX));
         gateway.ask(way).await.is(200);
     }
     let denied = [
@@ -250,7 +251,7 @@ async fn rules_match_the_canonical_name() {
 #[tokio::test]
 async fn credentials_go_no_further() {
     let (upstream, gateway) = closed().await;
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.ask(Request::get("/v2/a/manifests/x").login("alice", "secret")).await.is(200);
     let seen = format!("{:?}", asked.done().await.headers);
     assert!(!seen.to_lowercase().contains("authorization") && !seen.contains("YWxpY2U"), "{seen}");

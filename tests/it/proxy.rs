@@ -7,7 +7,9 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::{Gateway, Headers, Reply, Request, Upstream, basic, is_told, noise, read_head, sha256};
+use crate::harness::{
+    EMPTY_INDEX, Gateway, Headers, Reply, Request, Upstream, basic, is_told, noise, read_head, sha256,
+};
 
 const MANIFEST: &str = "/v2/a/manifests/x";
 
@@ -92,7 +94,7 @@ async fn a_proxy_with_a_password_is_used() {
     let (registry, proxy) = (Upstream::start_tls().await, Proxy::start(egress()).await);
     let ca = registry.ca.clone().unwrap();
     let gateway = proxy.before(&registry, "egress:t0psecret-egress@", &ca, "").await;
-    let mut asked = registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    let mut asked = registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     let mut client = gateway.connect().await;
     client.ask(&Request::get(MANIFEST)).await.is(200);
     assert_eq!((proxy.asked(), proxy.told()), (vec![connect(&registry)], vec![egress()]));

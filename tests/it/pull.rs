@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::{Answer, Client, Ending, Gate, Gateway, Http2, Reply, Request, Upstream, noise, sha256};
+use crate::harness::{
+    Answer, Client, EMPTY_INDEX, Ending, Gate, Gateway, Http2, Reply, Request, Upstream, index_of, noise,
+    sha256,
+};
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -25,7 +28,7 @@ fn blob(content: &[u8]) -> String {
 #[tokio::test]
 async fn a_manifest_arrives_byte_for_byte() {
     let (upstream, gateway) = both().await;
-    let bytes = b"{ \"schemaVersion\":2 }\n";
+    let bytes = b"{ \"manifests\" :[] }\n";
     let reply = || {
         let reply = Reply::ok(bytes).header("Content-Type", TYPE);
         reply.header("Docker-Content-Digest", &sha256(bytes)).header("ETag", "\"tag\"")
@@ -37,7 +40,7 @@ async fn a_manifest_arrives_byte_for_byte() {
     let head = gateway.ask(Request::head("/v2/a/manifests/x")).await.is(200);
     for answer in [got, head] {
         assert_eq!(answer.header("content-type"), Some(TYPE));
-        assert_eq!(answer.header("content-length"), Some("22"));
+        assert_eq!(answer.header("content-length"), Some("20"));
         assert_eq!(answer.header("docker-content-digest"), Some(sha256(bytes).as_str()));
         assert_eq!(answer.header("etag"), Some("\"tag\""));
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
@@ -59,13 +62,17 @@ async fn a_blob_has_its_length_and_is_never_compressed() {
 }
 
 #[tokio::test]
-async fn an_encoded_body_is_passed_on_unchanged() {
+async fn a_coding_over_right_bytes_is_noise() {
     let (upstream, gateway) = both().await;
-    let reply = Reply::ok("not really gzip").header("Content-Encoding", "gzip");
-    upstream.expect("GET", "/v2/a/manifests/x", reply);
-    let answer = gateway.get("/v2/a/manifests/x").await.is(200);
-    assert_eq!(answer.header("content-encoding"), Some("gzip"));
-    assert_eq!(answer.text(), "not really gzip");
+    for coding in ["gzip", "x-gzip", "aws-chunked", ""] {
+        let reply = Reply::ok(EMPTY_INDEX).header("Content-Encoding", coding);
+        upstream.expect("GET", "/v2/a/manifests/x", reply);
+        let answer = gateway.get("/v2/a/manifests/x").await.is(200);
+        assert_eq!((answer.text().as_str(), answer.header("content-encoding")), (EMPTY_INDEX, None));
+        upstream.expect("GET", blob(b"layer"), Reply::ok("layer").header("Content-Encoding", coding));
+        let answer = gateway.get(&blob(b"layer")).await.is(200);
+        assert_eq!((answer.text().as_str(), answer.header("content-encoding")), ("layer", None));
+    }
 }
 
 #[tokio::test]
@@ -104,7 +111,7 @@ async fn a_condition_that_holds_is_304_without_a_body() {
 #[tokio::test]
 async fn accept_lines_are_merged_into_one() {
     let (upstream, gateway) = both().await;
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     let request = Request::get("/v2/a/manifests/x").header("Accept", TYPE).header("Accept", "*/*;q=0.1");
     gateway.ask(request).await.is(200);
     assert_eq!(asked.done().await.headers.get("accept"), Some(format!("{TYPE}, */*;q=0.1").as_str()));
@@ -115,7 +122,7 @@ async fn the_upstream_gets_an_allow_list_of_headers() {
     let upstream = Upstream::start().await;
     let gateway =
         Gateway::builder().user("alice", "secret").upstream("up", "", upstream.address).start().await;
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     let mut request = Request::get("/v2/a/manifests/x").login("alice", "secret").header("User-Agent", "it/1");
     for name in
         ["Cookie", "X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-Ip", "Proxy-Authorization"]
@@ -139,13 +146,13 @@ async fn the_upstream_gets_an_allow_list_of_headers() {
 #[tokio::test]
 async fn a_request_that_comes_back_is_a_loop() {
     let (upstream, gateway) = both().await;
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.get("/v2/a/manifests/x").await.is(200);
     let via = asked.done().await.headers.get("via").unwrap().to_owned();
     let request = Request::get("/v2/a/manifests/x").header("Via", format!("1.1 other, {via}"));
     gateway.ask(request).await.refuses(508, "UNAVAILABLE");
 
-    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.ask(Request::get("/v2/a/manifests/x").header("Via", "1.1 other")).await.is(200);
     assert!(asked.done().await.headers.all("via").contains(&"1.1 other"));
 }
@@ -167,7 +174,7 @@ async fn cookies_and_tracking_headers_are_stripped() {
         "Trailer",
         "X-Listed",
     ];
-    let reply = stripped.iter().fold(Reply::ok("{}"), |reply, name| reply.header(name, "theirs"));
+    let reply = stripped.iter().fold(Reply::ok(EMPTY_INDEX), |reply, name| reply.header(name, "theirs"));
     let reply = reply.header("Connection", "X-Listed, Content-Length, Content-Type");
     let kept = [("OCI-Subject", "sha256:x"), ("Warning", "299 - \"old\""), ("Content-Type", TYPE)];
     let reply = kept.iter().fold(reply, |reply, (name, value)| reply.header(name, value));
@@ -179,7 +186,8 @@ async fn cookies_and_tracking_headers_are_stripped() {
     for (name, value) in kept {
         assert_eq!(answer.header(&name.to_ascii_lowercase()), Some(value), "{name}");
     }
-    assert_eq!(answer.header("content-length"), Some("2"));
+    let length = EMPTY_INDEX.len().to_string();
+    assert_eq!(answer.header("content-length"), Some(length.as_str()));
 }
 
 /// Asks for the content, and has the upstream break off once the answer's head is here.
@@ -285,24 +293,26 @@ async fn excess_bytes_are_discarded_with_their_connection() {
     let mut client = gateway.connect().await;
     for _ in 0..2 {
         let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-        let reply = Reply::ok(format!("good{smuggled}")).claim(4);
+        let good = index_of("good");
+        let reply = Reply::ok(format!("{good}{smuggled}")).claim(good.len());
         upstream.expect("GET", "/v2/a/manifests/x", reply);
         let answer = client.ask(&Request::get("/v2/a/manifests/x")).await.is(200);
-        assert_eq!(answer.text(), "good");
+        assert_eq!(answer.text(), good);
     }
-    upstream.expect("GET", "/v2/a/manifests/y", Reply::ok("fine"));
-    assert_eq!(client.ask(&Request::get("/v2/a/manifests/y")).await.text(), "fine");
+    upstream.expect("GET", "/v2/a/manifests/y", Reply::ok(index_of("fine")));
+    assert_eq!(client.ask(&Request::get("/v2/a/manifests/y")).await.text(), index_of("fine"));
     assert_eq!(upstream.connections(), 3, "a connection with bytes left over is not used again");
 }
 
 #[tokio::test]
 async fn an_interim_answer_is_swallowed() {
     let (upstream, gateway) = both().await;
-    let bytes =
-        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let length = EMPTY_INDEX.len();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    let bytes = format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{head}{EMPTY_INDEX}");
     upstream.expect("GET", "/v2/a/manifests/x", Reply::raw(bytes));
     let answer = gateway.get("/v2/a/manifests/x").await.is(200);
-    assert_eq!((answer.text().as_str(), answer.header("link")), ("ok", None));
+    assert_eq!((answer.text().as_str(), answer.header("link")), (EMPTY_INDEX, None));
 }
 
 #[tokio::test]
@@ -327,7 +337,7 @@ async fn ambiguous_upstream_answers_are_refused() {
 #[tokio::test]
 async fn garbage_and_heads_without_end_are_502() {
     let endless = format!("HTTP/1.1 200 OK\r\nX-Long: {}", "x".repeat(100_000));
-    let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "a: b\r\n".repeat(200));
+    let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "a: b\r\n".repeat(20_000));
     let cut = "HTTP/1.1 200 OK\r\nContent-Le".to_owned();
     let cases = ["garbage\r\n\r\n".to_owned(), "SSH-2.0-OpenSSH\r\n".to_owned(), endless, many, cut];
     for case in cases {
@@ -427,9 +437,9 @@ async fn a_503_is_retried_after_its_retry_after() {
     let (upstream, gateway) = both().await;
     let mut first =
         upstream.expect("GET", "/v2/a/manifests/x", Reply::status(503).header("Retry-After", "1"));
-    let mut second = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("there"));
+    let mut second = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(index_of("there")));
     let begun = tokio::time::Instant::now();
-    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), "there");
+    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), index_of("there"));
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     first.done().await;
     second.done().await;
@@ -456,8 +466,8 @@ async fn connections_that_break_before_an_answer_are_tried_again() {
     let (upstream, gateway) = both().await;
     upstream.expect("GET", "/v2/a/manifests/x", Reply::close());
     upstream.expect("GET", "/v2/a/manifests/x", Reply::reset());
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("there"));
-    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), "there");
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(index_of("there")));
+    assert_eq!(gateway.get("/v2/a/manifests/x").await.is(200).text(), index_of("there"));
 }
 
 #[tokio::test]
@@ -472,7 +482,7 @@ async fn a_refused_connection_is_502_until_it_recovers() {
         .start()
         .await;
     gateway.get("/v2/gone/a/manifests/x").await.refuses(502, "UNAVAILABLE");
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.get("/v2/a/manifests/x").await.is(200);
 }
 
@@ -492,37 +502,42 @@ async fn dead_kept_connections_are_replaced_unseen() {
     let mut client = gateway.connect().await;
     let get = Request::get("/v2/a/manifests/x");
     for connection in [1, 1] {
-        let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+        let mut asked = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
         client.ask(&get).await.is(200);
         assert_eq!(asked.done().await.connection, connection);
     }
-    let mut last = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}").then_close());
+    let mut last = upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX).then_close());
     client.ask(&get).await.is(200);
     last.done().await;
     for request in
         [get.clone(), Request::delete("/v2/a/manifests/x"), Request::put("/v2/a/manifests/x").body("{}")]
     {
-        let reply = Reply::status(201).body("{}").then_close();
+        let status = if request.method == "GET" { 200 } else { 201 };
+        let reply = Reply::status(status).body(EMPTY_INDEX).then_close();
         let mut asked = upstream.expect(&request.method, "/v2/a/manifests/x", reply);
-        assert!(matches!(client.ask(&request).await.status, 201 | 202));
+        let taken = client.ask(&request).await.status;
+        assert!(taken == status || (status == 201 && taken == 202), "{taken}");
         asked.done().await;
     }
     assert_eq!(upstream.connections(), 4);
 }
 
 #[tokio::test]
-async fn only_blobs_are_retried_after_their_header() {
+async fn a_manifest_that_breaks_off_is_asked_for_once_more() {
     let (upstream, gateway) = both().await;
-    let gate = Gate::shut();
-    let content = noise(9000);
     let target = "/v2/a/manifests/x";
-    upstream.expect("GET", target, Reply::ok(&content).cut_after(10, &gate));
-    let mut client = gateway.connect().await;
-    client.send(Request::get(target).bytes("localhost")).await;
-    let head = client.head().await.is(200);
-    gate.open();
-    assert!(content.starts_with(&client.breaks_off(head).await.body));
-    assert_eq!(upstream.connections(), 1);
+    let gate = Gate::shut();
+    let cut = || Reply::ok(EMPTY_INDEX).cut_after(10, &gate);
+    for _ in 0..3 {
+        gate.open();
+    }
+    upstream.expect("GET", target, cut());
+    upstream.expect("GET", target, Reply::ok(EMPTY_INDEX));
+    assert_eq!(gateway.get(target).await.is(200).text(), EMPTY_INDEX);
+    for _ in 0..2 {
+        upstream.expect("GET", target, cut());
+    }
+    gateway.get(target).await.refuses(502, "UNAVAILABLE");
 }
 
 #[tokio::test]
@@ -590,7 +605,7 @@ async fn first_bytes_arrive_before_the_rest_exists() {
 #[tokio::test]
 async fn a_read_only_upstream_is_read_and_not_written() {
     let (upstream, gateway) = with("read_only = true").await;
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.get("/v2/a/manifests/x").await.is(200);
     let digest = sha256(b"");
     for request in [

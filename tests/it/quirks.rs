@@ -1,8 +1,8 @@
 //! Registries that deviate from the specification, each as a public report describes it.
 
 use crate::harness::{
-    DOCKER_IMAGE, Gate, Gateway, Guarded, Image, OCI_IMAGE, OCI_INDEX, Origin, Reply, Request, Upstream,
-    basic, blob_at, gift, manifest_at, noise, refusal, sha256, soon, token,
+    DOCKER_IMAGE, EMPTY_INDEX, Gate, Gateway, Guarded, Image, OCI_IMAGE, OCI_INDEX, Origin, Reply, Request,
+    Upstream, basic, blob_at, gift, manifest_at, noise, refusal, sha256, soon, token,
 };
 use crate::harness::{PASSWORD, ROBOT};
 
@@ -10,6 +10,10 @@ const MANIFEST: &str = "/v2/a/manifests/x";
 const PULL: &[&str] = &["repository:a:pull"];
 const UPLOADS: &str = "/v2/a/blobs/uploads/";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+fn index() -> Reply {
+    Reply::ok(EMPTY_INDEX).header("Content-Type", OCI_INDEX)
+}
 
 fn bearer(name: &str) -> Option<String> {
     Some(format!("Bearer {}", token(name)))
@@ -40,7 +44,7 @@ async fn a_404_before_any_challenge_is_asked_about_at_v2() {
             guarded.registry.expect(method, MANIFEST, oci_error(status, code, "t0psecret"));
             guarded.registry.expect("GET", "/v2/", guarded.refusal(""));
             guarded.gives(PULL, &token("one"));
-            guarded.registry.expect(method, MANIFEST, Reply::ok("{}"));
+            guarded.registry.expect(method, MANIFEST, index());
             gateway.ask(Request::new(method, MANIFEST)).await.is(200);
             assert_eq!(guarded.shown(), [None, None, bearer("one")], "{method} {status}");
         }
@@ -67,13 +71,13 @@ async fn a_basic_challenge_to_a_token_is_asked_about_at_v2() {
     let gateway = guarded.gateway().await;
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
     guarded.gives(PULL, &token("one"));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, index());
     gateway.get(MANIFEST).await.is(200);
 
     guarded.registry.expect("GET", MANIFEST, refusal("Basic realm=\"Azure Container Registry\""));
     guarded.registry.expect("GET", "/v2/", guarded.refusal(""));
     guarded.gives(PULL, &token("two"));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, index());
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(guarded.shown(), [None, bearer("one"), bearer("one"), None, bearer("two")]);
 }
@@ -85,12 +89,12 @@ async fn a_registry_may_change_from_tokens_to_passwords() {
     let gateway = guarded.gateway().await;
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
     guarded.gives(PULL, &token("one"));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, index());
     gateway.get(MANIFEST).await.is(200);
 
     guarded.registry.expect("GET", MANIFEST, refusal("Basic realm=\"x\""));
     guarded.registry.expect("GET", "/v2/", refusal("Basic realm=\"x\""));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, index());
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(guarded.shown().last(), Some(&Some(basic(ROBOT, PASSWORD))));
 }
@@ -112,7 +116,7 @@ async fn a_challenge_need_not_name_scope_or_service() {
         let realm = guarded.tokens.url("/token");
         guarded.registry.expect("GET", MANIFEST, refusal(&format!("Bearer realm=\"{realm}\"{challenge}")));
         guarded.tokens.expect("GET", asked, gift(&token("one"), 300));
-        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        guarded.registry.expect("GET", MANIFEST, index());
         gateway.get(MANIFEST).await.is(200);
     }
 }
@@ -126,7 +130,7 @@ async fn a_basic_challenge_is_understood_however_it_is_written() {
         let guarded = Guarded::start().await;
         let gateway = guarded.gateway().await;
         guarded.registry.expect("GET", MANIFEST, refusal(challenge));
-        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        guarded.registry.expect("GET", MANIFEST, index());
         assert_eq!(gateway.get(MANIFEST).await.status, 200, "{challenge}");
         assert_eq!(guarded.shown(), [None, Some(basic(ROBOT, PASSWORD))], "{challenge}");
     }
@@ -349,7 +353,7 @@ async fn a_realm_may_have_a_query() {
     );
     let asked = "/token?tenant=a&account=robot&service=registry&scope=repository%3Aa%3Apull";
     guarded.tokens.expect("GET", asked, gift(&token("one"), 300));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, index());
     gateway.get(MANIFEST).await.is(200);
 }
 

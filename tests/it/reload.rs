@@ -1,6 +1,6 @@
 //! Files that change while the gateway runs.
 
-use crate::harness::{Gateway, Reply, Request, Upstream, htpasswd, soon};
+use crate::harness::{EMPTY_INDEX, Gateway, Reply, Request, Upstream, htpasswd, soon};
 
 fn users(users: &[(&str, &str)]) -> String {
     let own: Vec<_> = users.iter().map(|(name, password)| (name.to_string(), password.to_string())).collect();
@@ -72,11 +72,11 @@ async fn other_rules_and_upstreams_are_taken_over() {
     let get = |target: &str| gateway.ask(Request::get(target).login("alice", "secret"));
     get("/v2/other/app/manifests/x").await.refuses(403, "DENIED");
     gateway.reconfigure("team/**", "other/**");
-    upstream.expect("GET", "/v2/other/app/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/v2/other/app/manifests/x", Reply::ok(EMPTY_INDEX));
     get("/v2/other/app/manifests/x").await.is(200);
     get("/v2/team/app/manifests/x").await.refuses(403, "DENIED");
     gateway.reconfigure(&upstream.address.to_string(), &second.address.to_string());
-    second.expect("GET", "/v2/other/app/manifests/x", Reply::ok("{}"));
+    second.expect("GET", "/v2/other/app/manifests/x", Reply::ok(EMPTY_INDEX));
     get("/v2/other/app/manifests/x").await.is(200);
 }
 

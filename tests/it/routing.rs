@@ -1,6 +1,6 @@
 //! From a request's target to the upstream's: names, prefixes, `ns` and hosts.
 
-use crate::harness::{Gateway, Reply, Request, Upstream, sha256};
+use crate::harness::{EMPTY_INDEX, Gateway, Reply, Request, Upstream, index_of, sha256};
 
 /// Two upstreams under prefixes, one of them below the other's, and one for all other names.
 async fn three() -> (Gateway, Upstream, Upstream, Upstream) {
@@ -111,12 +111,12 @@ async fn a_405_lists_the_allowed_methods() {
 #[tokio::test]
 async fn the_longest_prefix_wins() {
     let (gateway, hub, team, rest) = three().await;
-    hub.expect("GET", "/v2/other/app/manifests/1", Reply::ok("hub"));
-    assert_eq!(gateway.get("/v2/docker.io/other/app/manifests/1").await.text(), "hub");
-    team.expect("GET", "/v2/app/manifests/1", Reply::ok("team"));
-    assert_eq!(gateway.get("/v2/docker.io/team/app/manifests/1").await.text(), "team");
-    rest.expect("GET", "/v2/docker.iox/app/manifests/1", Reply::ok("rest"));
-    assert_eq!(gateway.get("/v2/docker.iox/app/manifests/1").await.text(), "rest");
+    hub.expect("GET", "/v2/other/app/manifests/1", Reply::ok(index_of("hub")));
+    assert_eq!(gateway.get("/v2/docker.io/other/app/manifests/1").await.text(), index_of("hub"));
+    team.expect("GET", "/v2/app/manifests/1", Reply::ok(index_of("team")));
+    assert_eq!(gateway.get("/v2/docker.io/team/app/manifests/1").await.text(), index_of("team"));
+    rest.expect("GET", "/v2/docker.iox/app/manifests/1", Reply::ok(index_of("rest")));
+    assert_eq!(gateway.get("/v2/docker.iox/app/manifests/1").await.text(), index_of("rest"));
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn single_component_names_are_in_library() {
         "/docker.io/v2/library/nginx/manifests/1?ns=docker.io",
     ];
     for way in ways {
-        hub.expect("GET", "/v2/library/nginx/manifests/1", Reply::ok("{}"));
+        hub.expect("GET", "/v2/library/nginx/manifests/1", Reply::ok(EMPTY_INDEX));
         gateway.get(way).await.is(200);
     }
 }
@@ -147,12 +147,12 @@ async fn single_component_names_are_in_library() {
 #[tokio::test]
 async fn a_used_ns_is_echoed_and_never_travels_on() {
     let (gateway, hub, ..) = three().await;
-    hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok("{}"));
+    hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok(EMPTY_INDEX));
     let answer = gateway.get("/v2/some/app/manifests/1?ns=docker.io").await.is(200);
     assert_eq!(answer.header("oci-namespace"), Some("docker.io"));
     hub.expect("GET", "/v2/some/app/tags/list?n=2", Reply::ok(r#"{"name":"some/app","tags":[]}"#));
     gateway.get("/v2/some/app/tags/list?ns=docker.io&n=2").await.is(200);
-    hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok("{}"));
+    hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok(EMPTY_INDEX));
     let plain = gateway.get("/v2/docker.io/some/app/manifests/1").await.is(200);
     assert_eq!(plain.header("oci-namespace"), None);
 }
@@ -193,17 +193,17 @@ async fn ns_and_prefix_that_disagree_are_refused() {
 #[tokio::test]
 async fn ns_and_prefix_that_agree_are_one_way() {
     let (gateway, _hub, team, _) = three().await;
-    team.expect("GET", "/v2/app/manifests/1", Reply::ok("{}"));
+    team.expect("GET", "/v2/app/manifests/1", Reply::ok(EMPTY_INDEX));
     gateway.get("/v2/docker.io/team/app/manifests/1?ns=team.example").await.is(200);
 }
 
 #[tokio::test]
 async fn a_prefix_may_stand_before_or_behind_v2() {
     let (gateway, hub, team, _) = three().await;
-    hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok("hub"));
-    assert_eq!(gateway.get("/docker.io/v2/some/app/manifests/1").await.text(), "hub");
-    team.expect("GET", "/v2/app/manifests/1", Reply::ok("team"));
-    assert_eq!(gateway.get("/docker.io/v2/team/app/manifests/1").await.text(), "team");
+    hub.expect("GET", "/v2/some/app/manifests/1", Reply::ok(index_of("hub")));
+    assert_eq!(gateway.get("/docker.io/v2/some/app/manifests/1").await.text(), index_of("hub"));
+    team.expect("GET", "/v2/app/manifests/1", Reply::ok(index_of("team")));
+    assert_eq!(gateway.get("/docker.io/v2/team/app/manifests/1").await.text(), index_of("team"));
     gateway.get("/docker.io/v2/").await.is(200);
 }
 
@@ -215,12 +215,12 @@ async fn a_virtual_host_goes_to_its_upstream_whole() {
         .upstream("rest", "", rest.address)
         .start()
         .await;
-    own.expect("GET", "/v2/app/manifests/1", Reply::ok("own"));
+    own.expect("GET", "/v2/app/manifests/1", Reply::ok(index_of("own")));
     let at = |host: &str, target: &str| Request::get(target).header("Host", host);
     let answer = gateway.ask(at("OWN.example:5000", "/v2/app/manifests/1")).await.is(200);
-    assert_eq!(answer.text(), "own");
-    rest.expect("GET", "/v2/app/manifests/1", Reply::ok("rest"));
-    assert_eq!(gateway.ask(at("localhost", "/v2/app/manifests/1")).await.is(200).text(), "rest");
+    assert_eq!(answer.text(), index_of("own"));
+    rest.expect("GET", "/v2/app/manifests/1", Reply::ok(index_of("rest")));
+    assert_eq!(gateway.ask(at("localhost", "/v2/app/manifests/1")).await.is(200).text(), index_of("rest"));
     gateway.ask(at("own.example", "/v2/app/manifests/1?ns=rest")).await.refuses(400, "NAME_INVALID");
     gateway.ask(at("other.example", "/v2/app/manifests/1")).await.refuses(421, "NAME_UNKNOWN");
 }
@@ -249,7 +249,7 @@ async fn an_upstream_below_a_path_is_asked_there() {
     let upstream = Upstream::start().await;
     let url = format!("url = \"http://{}/sub/path\"", upstream.address);
     let gateway = Gateway::builder().upstream_with("up", "", upstream.address, &url).start().await;
-    upstream.expect("GET", "/sub/path/v2/a/manifests/x", Reply::ok("{}"));
+    upstream.expect("GET", "/sub/path/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
     gateway.get("/v2/a/manifests/x").await.is(200);
 }
 
@@ -271,7 +271,7 @@ async fn v2_is_answered_without_an_upstream_request() {
 async fn every_answer_names_the_api_and_itself() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::open(&upstream).await;
-    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok("{}").header("X-Request-Id", "theirs"));
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX).header("X-Request-Id", "theirs"));
     upstream.expect("GET", "/v2/a/manifests/y", Reply::status(404));
     let mut ids = Vec::new();
     for target in ["/v2/", "/v2/a/manifests/x", "/v2/a/manifests/y", "/nowhere"] {

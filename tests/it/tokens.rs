@@ -6,8 +6,8 @@ use base64::prelude::BASE64_STANDARD;
 use dockgate::internals::limits;
 
 use crate::harness::{
-    Answer, Client, Gate, Gateway, Guarded, KEY, MARK, PASSWORD, ROBOT, Reply, Request, Upstream, account,
-    asking, basic, gift, is_told, noise, refusal, sha256, soon, token,
+    Answer, Client, EMPTY_INDEX, Gate, Gateway, Guarded, KEY, MARK, OCI_INDEX, PASSWORD, ROBOT, Reply,
+    Request, Upstream, account, asking, basic, gift, is_told, noise, refusal, sha256, soon, token,
 };
 
 const MANIFEST: &str = "/v2/a/manifests/x";
@@ -32,7 +32,7 @@ fn location(answer: &Answer) -> String {
 async fn warm(guarded: &Guarded, gateway: &Gateway, name: &str) {
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(",scope=\"repository:a:pull\""));
     guarded.gives(PULL, &token(name));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
 }
 
@@ -41,7 +41,8 @@ async fn a_cold_pull_costs_one_401_and_one_token() {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     warm(&guarded, &gateway, "one").await;
-    guarded.registry.expect("HEAD", MANIFEST, Reply::ok("{}"));
+    let reply = Reply::ok(EMPTY_INDEX).header("Content-Type", OCI_INDEX);
+    guarded.registry.expect("HEAD", MANIFEST, reply);
     gateway.ask(Request::head(MANIFEST)).await.is(200);
     assert_eq!(guarded.shown(), [None, bearer("one"), bearer("one")]);
     assert_eq!(guarded.tokens.heard_of("authorization"), [robot()]);
@@ -53,7 +54,7 @@ async fn upstreams_never_see_client_passwords_or_cookies() {
     let builder = Gateway::builder().user("alice", "t0psecret-alice").tls(&["localhost"]);
     let gateway = guarded.before(builder, "").start().await;
     guarded.gives(PULL, &token("one"));
-    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok(EMPTY_INDEX));
     let request = Request::get(format!("{MANIFEST}?ns=up")).login("alice", "t0psecret-alice");
     let request = request.header("Cookie", "session=t0psecret");
     gateway.ask(request.clone()).await.is(200);
@@ -72,7 +73,7 @@ async fn a_hundred_clients_at_once_cost_one_token() {
     let gateway = guarded.gateway().await;
     let gate = Gate::shut();
     guarded.answers(PULL, gift(&token("one"), 300).held(&gate));
-    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok(EMPTY_INDEX));
     let mut clients = Vec::new();
     for _ in 0..100 {
         let mut client = gateway.connect().await;
@@ -212,7 +213,7 @@ async fn an_invalid_token_is_replaced_unseen() {
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(",error=\"invalid_token\""));
     guarded.gives(PULL, &token("new"));
     for _ in 0..2 {
-        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
         gateway.get(MANIFEST).await.is(200);
     }
     assert_eq!(guarded.shown()[2..], [bearer("old"), bearer("new"), bearer("new")]);
@@ -226,7 +227,7 @@ async fn a_revoked_token_is_replaced_once_for_all() {
     let (new, refusal) = (bearer("new"), guarded.refusal(",error=\"invalid_token\""));
     guarded.registry.always("GET", MANIFEST, move |headers| {
         let good = headers.get("authorization") == new.as_deref();
-        if good { Reply::ok("{}") } else { refusal.clone() }
+        if good { Reply::ok(EMPTY_INDEX) } else { refusal.clone() }
     });
     let gate = Gate::shut();
     guarded.answers(PULL, gift(&token("new"), 300).held(&gate));
@@ -419,7 +420,7 @@ async fn a_momentary_token_failure_is_retried() {
     let gateway = guarded.gateway_with("retries = 1").await;
     guarded.answers(PULL, Reply::status(503));
     guarded.gives(PULL, &token("one"));
-    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
 }
 
@@ -453,7 +454,7 @@ async fn a_token_comes_in_many_shapes() {
     for (number, reply) in replies.into_iter().enumerate() {
         let target = format!("/v2/r{number}/manifests/x");
         guarded.answers(&[&format!("repository:r{number}:pull")], reply);
-        guarded.guards("GET", &target, std::slice::from_ref(&good), Reply::ok("{}"));
+        guarded.guards("GET", &target, std::slice::from_ref(&good), Reply::ok(EMPTY_INDEX));
         for _ in 0..2 {
             assert_eq!(gateway.get(&target).await.status, 200, "{number}");
         }
@@ -464,14 +465,14 @@ async fn a_token_comes_in_many_shapes() {
 async fn token_redirects_carry_credentials_to_the_endpoint_only() {
     let (guarded, stranger) = (Guarded::start().await, Upstream::start().await);
     let gateway = guarded.gateway().await;
-    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok(EMPTY_INDEX));
     guarded.answers(PULL, Reply::status(302).header("Location", "/elsewhere?x=%2f"));
     let mut there = guarded.tokens.expect("GET", "/elsewhere?x=%2f", gift(&token("one"), 300));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(there.done().await.headers.get("authorization"), robot().as_deref());
 
     guarded.guards("GET", "/v2/", &[], Reply::ok("{}"));
-    guarded.guards("GET", "/v2/b/manifests/x", &[], Reply::ok("{}"));
+    guarded.guards("GET", "/v2/b/manifests/x", &[], Reply::ok(EMPTY_INDEX));
     let foreign = Reply::status(307).header("Location", &stranger.url("/token"));
     guarded.answers(&["repository:b:pull"], foreign);
     gateway.get("/v2/b/manifests/x").await.refuses(502, "UNAVAILABLE");
@@ -510,7 +511,7 @@ async fn a_realm_elsewhere_is_not_for_ever() {
     tokio::time::sleep(limits::TOKEN_FAILED_PAUSE).await;
     guarded.registry.expect("GET", "/v2/", guarded.refusal(""));
     guarded.gives(PULL, &token("one"));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
 }
 
@@ -527,7 +528,7 @@ async fn a_token_endpoint_that_has_moved_is_found_again() {
     let moved = format!("Bearer realm=\"{}\",service=\"registry\"", elsewhere.url("/token"));
     guarded.registry.expect("GET", "/v2/", refusal(&moved));
     elsewhere.expect("GET", asking(Some(ROBOT), &["repository:b:pull"]), gift(&token("new"), 300));
-    guarded.registry.expect("GET", target, Reply::ok("{}"));
+    guarded.registry.expect("GET", target, Reply::ok(EMPTY_INDEX));
     gateway.get(target).await.is(200);
     assert_eq!(guarded.shown().last(), Some(&bearer("new")));
 }
@@ -540,7 +541,7 @@ async fn a_realm_on_the_registrys_host_is_allowed() {
     registry.expect("GET", MANIFEST, refusal(&challenge));
     let asked = asking(Some(ROBOT), PULL).replace("/token?", "/token?own=1&");
     registry.expect("GET", asked, gift(&token("one"), 300));
-    registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(registry.heard_of("authorization"), [None, robot(), bearer("one")]);
 }
@@ -552,7 +553,7 @@ async fn without_credentials_the_token_is_anonymous() {
     let gateway = gateway.upstream_with("up", "", guarded.registry.address, &guarded.realm_hosts());
     let gateway = gateway.start().await;
     guarded.tokens.expect("GET", asking(None, PULL), gift(&token("public"), 300));
-    guarded.guards("GET", MANIFEST, &[token("public")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("public")], Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(guarded.tokens.heard_of("authorization"), [None]);
 }
@@ -564,7 +565,7 @@ async fn basic_is_sent_preemptively_after_the_first_challenge() {
     let challenge = "Basic realm=\"https://registry.example/\",service=\"ecr\"";
     registry.expect("GET", MANIFEST, refusal(challenge));
     for _ in 0..2 {
-        registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
         gateway.get(MANIFEST).await.is(200);
     }
     assert_eq!(registry.heard_of("authorization"), [None, robot(), robot()]);
@@ -603,7 +604,7 @@ async fn challenges_are_read_however_they_are_written() {
         let challenge = write(&guarded.tokens.url("/token"));
         guarded.registry.expect("GET", MANIFEST, refusal(&challenge));
         guarded.gives(PULL, &token("one"));
-        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
         assert_eq!(gateway.get(MANIFEST).await.status, 200, "{challenge}");
         assert_eq!(guarded.shown(), [None, bearer("one")], "{challenge}");
     }
@@ -618,7 +619,7 @@ async fn a_realm_that_is_there_twice_is_the_first() {
     let challenge = format!("{},realm=\"{}\"", guarded.challenge(""), stranger.url("/token"));
     guarded.registry.expect("GET", MANIFEST, refusal(&challenge));
     guarded.gives(PULL, &token("one"));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(stranger.connections(), 0);
 }
@@ -630,7 +631,7 @@ async fn a_registry_that_challenges_at_v2_is_asked_there() {
     guarded.registry.expect("GET", MANIFEST, Reply::status(401));
     guarded.registry.expect("GET", "/v2/", guarded.refusal(""));
     guarded.gives(PULL, &token("one"));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(guarded.shown(), [None, None, bearer("one")]);
 }
@@ -660,7 +661,7 @@ async fn the_challenged_scope_is_requested() {
         let gateway = guarded.gateway().await;
         guarded.registry.expect("GET", MANIFEST, guarded.refusal(challenged));
         guarded.gives(scopes, &token("one"));
-        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
         assert_eq!(gateway.get(MANIFEST).await.status, 200, "{challenged}");
     }
 }
@@ -679,7 +680,7 @@ async fn an_identity_token_of_docker_is_exchanged_by_post() {
     let guarded = Guarded::start().await;
     let gateway = with_docker_config(&guarded, "\"identitytoken\":\"t0psecret+refresh/1\"").await;
     let mut asked = guarded.tokens.expect("POST", "/token", gift(&token("one"), 300));
-    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     let seen = asked.done().await;
     let form = String::from_utf8(seen.body).unwrap();
@@ -696,7 +697,7 @@ async fn an_identity_token_of_docker_is_exchanged_by_post() {
 async fn a_registry_token_of_docker_config_is_sent_unchanged() {
     let guarded = Guarded::start().await;
     let gateway = with_docker_config(&guarded, &format!("\"registrytoken\":\"{}\"", token("own"))).await;
-    guarded.guards("GET", MANIFEST, &[token("own")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("own")], Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(guarded.shown(), [None, bearer("own")]);
     assert_eq!(guarded.tokens.connections(), 0);
@@ -720,7 +721,7 @@ async fn a_password_of_docker_config_may_have_several_lines() {
         let gateway = with_docker_config(&guarded, &entry).await;
         guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
         guarded.tokens.expect("GET", asking(Some("_json_key"), PULL), gift(&token("one"), 300));
-        guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+        guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
         gateway.get(MANIFEST).await.is(200);
         assert_eq!(guarded.tokens.heard_of("authorization"), [Some(basic("_json_key", KEY))]);
     }
@@ -759,7 +760,7 @@ async fn with_a_helper_on_the_path() {
     let gateway = Gateway::builder().upstream_with("up", "", guarded.registry.address, &lines).start().await;
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
     guarded.tokens.expect("GET", asking(Some("_json_key"), PULL), gift(&token("one"), 300));
-    guarded.registry.expect("GET", MANIFEST, Reply::ok("{}"));
+    guarded.registry.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
     gateway.get(MANIFEST).await.is(200);
     assert_eq!(guarded.tokens.heard_of("authorization"), [Some(basic("_json_key", KEY))]);
 }
@@ -775,7 +776,7 @@ async fn two_identities_never_share_a_token() {
     guarded.gives(PULL, &token("robots"));
     let specials = asking(Some("special"), PULL);
     guarded.tokens.expect("GET", specials, gift(&token("specials"), 300));
-    guarded.guards("GET", MANIFEST, &[token("robots"), token("specials")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("robots"), token("specials")], Reply::ok(EMPTY_INDEX));
     for (user, password) in [("alice", "a"), ("bob", "b"), ("carol", "c"), ("alice", "a"), ("bob", "b")] {
         gateway.ask(Request::get(MANIFEST).login(user, password)).await.is(200);
     }
@@ -798,7 +799,7 @@ async fn a_rate_limit_stays_one() {
     guarded.gives(PULL, &token("one"));
     let refused = limits(Reply::status(429).header("Retry-After", "60"), "0;w=21600").body("Too Many");
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
-    guarded.registry.expect("GET", MANIFEST, limits(Reply::ok("{}"), "76;w=21600"));
+    guarded.registry.expect("GET", MANIFEST, limits(Reply::ok(EMPTY_INDEX), "76;w=21600"));
     gateway.get(MANIFEST).await.is(200);
     guarded.registry.expect("GET", MANIFEST, refused);
     let answer = gateway.get(MANIFEST).await.refuses(429, "TOOMANYREQUESTS");
@@ -811,7 +812,7 @@ async fn a_leaving_client_does_not_cancel_the_token() {
     let gateway = guarded.gateway().await;
     let gate = Gate::shut();
     let mut asked = guarded.answers(PULL, gift(&token("one"), 300).held(&gate));
-    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok("{}"));
+    guarded.guards("GET", MANIFEST, &[token("one")], Reply::ok(EMPTY_INDEX));
     let (mut leaves, mut stays): (Client, Client) = (gateway.connect().await, gateway.connect().await);
     leaves.send(Request::get(MANIFEST).bytes("localhost")).await;
     asked.arrived().await;

@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use crate::harness::{Answer, Builder, Client, Gateway, Origin, Request, soon};
 
+mod blobs;
 mod crash;
 mod each;
 mod herd;
 mod lying;
+mod manifests;
 mod meanings;
 mod members;
 mod prefetch;
 mod ranges;
 mod resume;
 mod room;
+mod silence;
 mod stale;
 mod tags;
 mod writes;

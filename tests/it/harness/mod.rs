@@ -20,7 +20,9 @@ pub(crate) use gateway::{Builder, Gateway, LOGGING, demo_registry, htpasswd, wri
 pub(crate) use guarded::{Guarded, account, asking, gift, refusal};
 pub(crate) use http2::{Frames, Http2, frame, frame_bytes, header_block};
 pub(crate) use message::{Answer, BodyEnd, Headers, read_head};
-pub(crate) use origin::{DOCKER_IMAGE, Image, OCI_IMAGE, OCI_INDEX, Origin, blob_at, manifest_at};
+pub(crate) use origin::{
+    DOCKER_IMAGE, EMPTY_INDEX, Image, OCI_IMAGE, OCI_INDEX, Origin, blob_at, index_of, manifest_at,
+};
 pub(crate) use process::Process;
 pub(crate) use request::Request;
 pub(crate) use script::{Gate, Reply};

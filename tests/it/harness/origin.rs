@@ -14,6 +14,14 @@ pub(crate) const OCI_IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+/// An index of nothing: the shortest manifest there is.
+pub(crate) const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
+
+/// Returns a manifest that says `mark`.
+pub(crate) fn index_of(mark: &str) -> String {
+    format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"mark":"{mark}"}}}}"#)
+}
+
 /// The registry. What the scripted upstream beneath it expects comes first.
 pub(crate) struct Origin {
     pub(crate) upstream: Upstream,
@@ -173,7 +181,7 @@ impl Shelf {
             let named = !self.nameless;
             return Some(if named { reply.header("Docker-Content-Digest", &sha256(bytes)) } else { reply });
         }
-        Some(if heard.target == "/v2/" { Reply::ok("{}") } else { not_there() })
+        Some(if heard.target == "/v2/" { Reply::ok("{}") } else { not_there(&heard.target) })
     }
 }
 
@@ -228,8 +236,10 @@ fn blob_reply(reply: Reply, bytes: &[u8]) -> Reply {
     reply.header("ETag", &format!("\"{}\"", sha256(bytes)))
 }
 
-fn not_there() -> Reply {
-    let body = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"not there"}]}"#;
+fn not_there(target: &str) -> Reply {
+    let codes = [("/manifests/", "MANIFEST_UNKNOWN"), ("/blobs/", "BLOB_UNKNOWN")];
+    let code = codes.iter().find(|(kind, _)| target.contains(kind)).map_or("NAME_UNKNOWN", |(_, code)| code);
+    let body = format!(r#"{{"errors":[{{"code":"{code}","message":"not there"}}]}}"#);
     Reply::status(404).body(body).header("Content-Type", "application/json")
 }
 
