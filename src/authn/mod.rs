@@ -17,7 +17,7 @@ mod throttle;
 mod upstream_logins;
 mod verifier;
 
-pub(crate) use crate::authn::upstream_logins::{Judgement, UpstreamLogins};
+pub(crate) use crate::authn::upstream_logins::{Judgement, Undecided, UpstreamLogins};
 pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;

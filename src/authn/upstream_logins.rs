@@ -1,7 +1,8 @@
 //! Names and passwords that an upstream judges.
 //!
 //! The owner of [`UpstreamLogins`] asks the upstream; here its judgement is remembered, wrong pairs are counted, and
-//! equal questions under way are joined. What is right is believed for five minutes, and then asked again.
+//! equal questions under way are joined. What is right is believed for five minutes, and then asked again. A judgement is
+//! about one pair of name and password, and is never used for another.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -44,8 +47,18 @@ pub(crate) enum Judgement<E> {
         /// The time after which to ask again.
         retry_after: Duration,
     },
+    /// The upstream could not be asked, or its answer decides nothing.
+    Undecided(Arc<E>),
+}
+
+/// The reason why an upstream says neither yes nor no.
+#[derive(Debug)]
+pub(crate) enum Undecided<E> {
     /// The upstream could not be asked. Nothing is counted or remembered.
-    Unasked(Arc<E>),
+    Unasked(E),
+    /// The upstream accepts the password under any name. Counted and remembered as a wrong pair is: each new one costs
+    /// the upstream several requests.
+    Unproved(E),
 }
 
 impl<E> Judgement<E> {
@@ -60,7 +73,7 @@ impl<E> Clone for Judgement<E> {
             Self::Right => Self::Right,
             Self::Wrong => Self::Wrong,
             Self::Throttled { retry_after } => Self::Throttled { retry_after: *retry_after },
-            Self::Unasked(error) => Self::Unasked(error.clone()),
+            Self::Undecided(error) => Self::Undecided(error.clone()),
         }
     }
 }
@@ -72,7 +85,12 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
     /// When the system gives no random key.
     pub(crate) fn new() -> io::Result<Self> {
         let memory = Memory::new().ok_or_else(|| io::Error::other("no random bytes"))?;
-        let shared = Shared { memory, throttle: Throttle::new(), flights: Mutex::default() };
+        let unproved = Cache::builder()
+            .max_capacity(limits::UNPROVED_LOGINS)
+            .time_to_live(limits::UNPROVED_LOGIN_LIFE)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let shared = Shared { memory, unproved, throttle: Throttle::new(), flights: Mutex::default() };
         Ok(Self { shared: Arc::new(shared), generation: 0 })
     }
 
@@ -91,7 +109,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
         ask: impl FnOnce() -> Asking,
     ) -> Judgement<E>
     where
-        Asking: Future<Output = Result<bool, E>> + Send + 'static,
+        Asking: Future<Output = Result<bool, Undecided<E>>> + Send + 'static,
     {
         let arrived = clock::now();
         let fingerprint = self.fingerprint(client);
@@ -122,6 +140,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
     pub(crate) fn forget_all(&mut self) {
         self.generation += 1;
         self.shared.memory.clear();
+        self.shared.unproved.invalidate_all();
     }
 
     fn fingerprint(&self, client: &Forwarded) -> Fingerprint {
@@ -138,7 +157,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
         ask: impl FnOnce() -> Asking,
     ) -> Entry<E>
     where
-        Asking: Future<Output = Result<bool, E>> + Send + 'static,
+        Asking: Future<Output = Result<bool, Undecided<E>>> + Send + 'static,
     {
         let mut flights = self.shared.flights();
         if let Some(flight) = flights.get(&fingerprint) {
@@ -162,6 +181,8 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
 
 struct Shared<E> {
     memory: Memory,
+    /// The pairs whose password the upstream accepts under any name.
+    unproved: Cache<Fingerprint, Arc<E>>,
     throttle: Throttle,
     /// Held while it is decided whether to ask: what is found out meanwhile can't be overlooked.
     flights: Mutex<Flights<E>>,
@@ -176,7 +197,7 @@ struct Flight<E> {
     landed: watch::Receiver<Option<Judgement<E>>>,
 }
 
-impl<E> Shared<E> {
+impl<E: Send + Sync + 'static> Shared<E> {
     fn flights(&self) -> MutexGuard<'_, Flights<E>> {
         self.flights.lock()
     }
@@ -200,6 +221,9 @@ impl<E> Shared<E> {
         if self.memory.is_wrong(&fingerprint) {
             return Err(Judgement::Wrong);
         }
+        if let Some(error) = self.unproved.get(&fingerprint) {
+            return Err(Judgement::Undecided(error));
+        }
         let admission = self.throttle.admit(peer, client.username(), now);
         let admission = admission.map_err(|retry_after| Judgement::Throttled { retry_after })?;
         if hopeless(client) {
@@ -213,29 +237,40 @@ impl<E> Shared<E> {
         self.memory.keep(fingerprint, right);
         if right { admission.succeed() } else { admission.fail() }
     }
+
+    fn settle_unproved(&self, fingerprint: Fingerprint, error: Arc<E>, admission: Admission) {
+        self.memory.forget(&fingerprint);
+        self.unproved.insert(fingerprint, error);
+        admission.fail();
+    }
 }
 
 /// The end of a question. Dropped early, it tells those who wait to ask again.
-struct Landing<E> {
+struct Landing<E: Send + Sync + 'static> {
     shared: Arc<Shared<E>>,
     fingerprint: Fingerprint,
     landing: watch::Sender<Option<Judgement<E>>>,
 }
 
-impl<E> Landing<E> {
-    async fn run(self, admission: Admission, asking: impl Future<Output = Result<bool, E>>) {
+impl<E: Send + Sync + 'static> Landing<E> {
+    async fn run(self, admission: Admission, asking: impl Future<Output = Result<bool, Undecided<E>>>) {
         let judgement = match asking.await {
             Ok(right) => {
                 self.shared.settle(self.fingerprint, right, admission);
                 if right { Judgement::Right } else { Judgement::Wrong }
             }
-            Err(error) => Judgement::Unasked(Arc::new(error)),
+            Err(Undecided::Unasked(error)) => Judgement::Undecided(Arc::new(error)),
+            Err(Undecided::Unproved(error)) => {
+                let error = Arc::new(error);
+                self.shared.settle_unproved(self.fingerprint, error.clone(), admission);
+                Judgement::Undecided(error)
+            }
         };
         self.landing.send_replace(Some(judgement));
     }
 }
 
-impl<E> Drop for Landing<E> {
+impl<E: Send + Sync + 'static> Drop for Landing<E> {
     fn drop(&mut self) {
         // By now it is remembered: a request that finds no question under way finds its answer.
         self.shared.flights().remove(&self.fingerprint);

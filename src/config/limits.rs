@@ -128,9 +128,11 @@ pub(crate) const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
 pub(crate) const FORWARDED_LOGINS: usize = 256;
 /// The same for one client address, behind which there may be an office at nine in the morning.
 pub(crate) const FORWARDED_LOGINS_OF_ONE: usize = 32;
-/// How long it is believed that an upstream judges names and passwords, or that it does not: a registry is made public,
-/// or private, once in its life, and asking costs it two failed logins.
-pub(crate) const FORWARDED_JUDGE_LIFE: Duration = Duration::from_secs(5 * 60);
+/// The time for which a password that an upstream accepts under any name is not asked about again, and the number of
+/// these that are remembered.
+pub(crate) const UNPROVED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
+/// See [`UNPROVED_LOGIN_LIFE`].
+pub(crate) const UNPROVED_LOGINS: u64 = 4_000;
 /// The interval at which watched files are looked at. Change events miss network and bind mounts.
 pub(crate) const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::authn::{Failure, Judgement};
+use crate::authn::{Failure, Judgement, Undecided};
 use crate::authz::Denied;
 use crate::gateway::core::Core;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::proto::Operation;
 use crate::proto::identity::{Forwarded, Identity};
+use crate::upstream;
+use crate::upstream::LoginAnswer;
 
 /// Returns the identity of a client if the upstream of `judge` takes its name and password. `headers` are the client's.
 pub(super) async fn log_in(
@@ -26,13 +28,13 @@ pub(super) async fn log_in(
         let (upstream, client) = (judge.upstream.clone(), client.clone());
         let mut out = HeaderMap::new();
         core.shared.via.mark(headers, &mut out);
-        async move { upstream.login(client, out).await }
+        async move { decide(upstream.login(client, out).await) }
     };
     let floor = core.settings.authenticator.floor();
     let failure = match core.shared.logins.verify(&client, address, floor, ask).await {
         Judgement::Right => return Ok(Identity::Forwarded(client)),
         // The password may be right: the client is not asked for another.
-        Judgement::Unasked(error) => {
+        Judgement::Undecided(error) => {
             let failure = judge.upstream.no_answer(None, &error);
             return Err(Problem::upstream(&judge.name, failure, &Operation::Version));
         }
@@ -40,6 +42,16 @@ pub(super) async fn log_in(
         Judgement::Throttled { retry_after } => Failure::Throttled { retry_after },
     };
     Err(Problem::authentication(failure, operation))
+}
+
+/// Returns the decision in an upstream's answer to a login, if it holds one.
+fn decide(answer: Result<LoginAnswer, upstream::Error>) -> Result<bool, Undecided<upstream::Error>> {
+    match answer {
+        Ok(LoginAnswer::Accepted) => Ok(true),
+        Ok(LoginAnswer::Refused) => Ok(false),
+        Ok(LoginAnswer::Unproved(error)) => Err(Undecided::Unproved(error)),
+        Err(error) => Err(Undecided::Unasked(error)),
+    }
 }
 
 /// Returns true if `identity` means something at the upstream of `route`: a client that one upstream knows is a stranger at

@@ -271,10 +271,10 @@ fn message(error: &Error, meaning: Meaning) -> Option<&'static str> {
             Error::Dial(_) => "the upstream can't be reached",
             Error::Broken(_) => "the upstream broke off",
             Error::Token(_) => "the upstream gives this gateway no token",
-            Error::Credentials(_)
-            | Error::Unauthorized(_)
-            | Error::AnonymousUpstream
-            | Error::UsernameIgnored => CREDENTIALS_REFUSED,
+            Error::Credentials(_) | Error::Unauthorized(_) | Error::AnonymousUpstream => CREDENTIALS_REFUSED,
+            Error::UsernameIgnored => {
+                "the upstream accepts this password under any name; log in with the account's own password"
+            }
             Error::EgressPolicy(_) | Error::Redirect(_) | Error::WriteRedirected { .. } => {
                 "the upstream's answer can't be used"
             }

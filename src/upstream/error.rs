@@ -55,10 +55,11 @@ pub(crate) enum Error {
         "it sends no challenge, so that it can't check a forwarded password: remove upstream.credentials.forward"
     )]
     AnonymousUpstream,
-    /// The upstream ignores user names: every holder of an account there could log in under any name.
+    /// The upstream accepts a password under any name, as registries do with access tokens: its holder could log in
+    /// under the name of another client.
     #[error(
-        "it ignores user names, so that the password of any account there would log in under any name: remove \
-         upstream.credentials.forward"
+        "it accepts this password, an access token perhaps, under any user name, so that it proves none: log in with \
+         the account's own password, or remove upstream.credentials.forward"
     )]
     UsernameIgnored,
     /// The upstream has been asked too often.

@@ -17,6 +17,7 @@ mod storage_circuit;
 pub(crate) mod transport;
 
 pub(crate) use crate::upstream::auth::credentials::CredentialError;
+pub(crate) use crate::upstream::auth::login::LoginAnswer;
 pub(crate) use crate::upstream::auth::scope::RequiredScope;
 pub(crate) use crate::upstream::egress::{EgressError, GatewayNames};
 pub(crate) use crate::upstream::transport::backoff::retry_after;

@@ -15,7 +15,7 @@ use crate::proto::identity::Forwarded;
 use crate::upstream::auth::challenge::Authenticator;
 use crate::upstream::auth::credentials::Credentials;
 use crate::upstream::auth::identity::UpstreamIdentity;
-use crate::upstream::auth::login::LoginCheck;
+use crate::upstream::auth::login::{self, LoginAnswer};
 use crate::upstream::egress::{EgressPolicy, GatewayNames};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Purpose, Request, Response};
@@ -33,7 +33,6 @@ pub(crate) struct Upstream {
     egress: Arc<EgressPolicy>,
     credentials: Arc<Credentials>,
     client: Arc<RedirectingClient>,
-    login_check: LoginCheck,
     manifest_heads: ManifestHeads,
     /// Names clients in [`Self::account`] without showing their passwords.
     accounts: RandomState,
@@ -63,7 +62,6 @@ impl Upstream {
             egress,
             credentials,
             client: Arc::new(client),
-            login_check: LoginCheck::default(),
             manifest_heads: ManifestHeads::default(),
             accounts: RandomState::new(),
             certificates,
@@ -167,13 +165,16 @@ impl Upstream {
         self.client.authenticator().rate_limit(|| self.identity_of(permit))
     }
 
-    /// Returns true if this upstream accepts the name and password of `client`. `headers` go with every request to
-    /// `/v2/`.
+    /// Asks this upstream about the name and password of `client`. `headers` go with every request to `/v2/`.
     ///
     /// # Errors
-    /// Those of [`LoginCheck::check`].
-    pub(crate) async fn login(&self, client: Arc<Forwarded>, headers: HeaderMap) -> Result<bool, Error> {
-        self.login_check.check(self.client.authenticator(), client, headers).await
+    /// Those of [`login::check`].
+    pub(crate) async fn login(
+        &self,
+        client: Arc<Forwarded>,
+        headers: HeaderMap,
+    ) -> Result<LoginAnswer, Error> {
+        login::check(self.client.authenticator(), client, headers).await
     }
 
     /// Returns where an upload continues, as `response` to a request for `target` says: path and query at the

@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::harness::{Answer, Builder, EMPTY_INDEX, Gate, Gateway, Reply, Request, Upstream};
+use crate::harness::{Answer, Builder, EMPTY_INDEX, Gate, Gateway, Headers, Reply, Request, Upstream};
 
 const PLAIN_401: &str =
     r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":null}]}"#;
@@ -240,31 +240,88 @@ async fn an_upstream_that_takes_any_password_is_no_judge() {
     assert!(logins[2].0 != "alice" && logins[2].0 != logins[1].0 && logins[2].1 != "secret", "{logins:?}");
 }
 
+const IMAGE: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+
+/// Lets the upstream check the name beside a password, as Gitea and GitLab do, and ignore it beside an access token.
+fn checks_names_beside_passwords_alone(upstream: &Upstream) {
+    let knows = |headers: &Headers| {
+        let shown = headers.get("authorization").unwrap_or_default();
+        let pair = BASE64_STANDARD.decode(shown.strip_prefix("Basic ").unwrap_or_default()).unwrap();
+        let pair = String::from_utf8(pair).unwrap();
+        ["alice:secret", "mallory:secret2"].contains(&&*pair) || pair.ends_with(":mallorys-token")
+    };
+    for method in ["GET", "HEAD"] {
+        upstream.always(method, "/v2/*", move |headers| match knows(headers) {
+            true => Reply::ok(IMAGE).header("Content-Type", "application/vnd.oci.image.manifest.v1+json"),
+            false => wants_password(),
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_token_logs_in_under_no_other_name() {
+    for cache in [false, true] {
+        let upstream = Upstream::start().await;
+        checks_names_beside_passwords_alone(&upstream);
+        let lines = [FORWARD, if cache { "\n[upstream.cache]" } else { "" }].concat();
+        let builder = Gateway::builder().upstream_with("up", "", upstream.address, &lines);
+        let builder = builder.rule(&["forward/up:alice"], &["**"], &["*"]);
+        let gateway = if cache { builder.cache("") } else { builder }.start().await;
+        gateway.ask(alice(Request::get(MANIFEST))).await.is(200);
+        for target in [MANIFEST, "/v2/"] {
+            let answer = gateway.ask(Request::get(target).login("alice", "mallorys-token")).await;
+            let answer = answer.refuses(502, "UNAVAILABLE");
+            assert_eq!(answer.header("x-cache"), None);
+            assert!(answer.text().contains("under any name"), "{}", answer.text());
+        }
+        gateway.ask(alice(Request::get(MANIFEST))).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn an_unproved_login_shuts_no_other_client_out() {
+    let (upstream, gateway) = started().await;
+    checks_names_beside_passwords_alone(&upstream);
+    let ask = |user: &str, password: &str| gateway.ask(Request::get(MANIFEST).login(user, password));
+    for name in ["alice", "mallory"] {
+        ask(name, "mallorys-token").await.refuses(502, "UNAVAILABLE");
+    }
+    ask("alice", "secret").await.is(200);
+    ask("mallory", "secret2").await.is(200);
+    upstream.forget_heard();
+    ask("mallory", "mallorys-token").await.refuses(502, "UNAVAILABLE");
+    assert_eq!(upstream.heard().len(), 0, "the pair is known");
+}
+
 #[tokio::test]
 async fn an_upstream_that_ignores_names_is_no_judge() {
     let (upstream, gateway) = started().await;
-    upstream.expect("GET", "/v2/", wants_password());
-    upstream.expect("GET", "/v2/", Reply::ok("{}"));
-    upstream.expect("GET", "/v2/", Reply::ok("{}"));
-    upstream.expect("GET", "/v2/", wants_password());
     for user in ["alice", "bob"] {
+        upstream.expect("GET", "/v2/", wants_password());
+        upstream.expect("GET", "/v2/", Reply::ok("{}"));
+        upstream.expect("GET", "/v2/", Reply::ok("{}"));
+        upstream.expect("GET", "/v2/", wants_password());
         gateway.ask(Request::get("/v2/").login(user, "secret")).await.refuses(502, "UNAVAILABLE");
     }
 }
 
 #[tokio::test]
-async fn an_upstream_is_tested_as_judge_once() {
+async fn each_new_login_is_tested_with_its_own_password() {
     let (upstream, gateway) = started().await;
     upstream.expect("GET", "/v2/", wants_password());
     upstream.expect("GET", "/v2/", wants_password());
     is_refused(gateway.ask(alice(Request::get("/v2/"))).await);
-    for (user, asked) in [("bob", true), ("carol", false)] {
+    for user in ["bob", "carol"] {
+        let password = format!("secret of {user}");
         upstream.expect("GET", "/v2/", wants_password());
         upstream.expect("GET", "/v2/", Reply::ok("{}"));
-        if asked {
-            upstream.expect("GET", "/v2/", wants_password());
+        upstream.expect("GET", "/v2/", wants_password());
+        for _ in 0..2 {
+            gateway.ask(Request::get("/v2/").login(user, &password)).await.is(200);
         }
-        gateway.ask(Request::get("/v2/").login(user, "secret")).await.is(200);
+        let logins = logins(&upstream);
+        let tested = logins.last().unwrap();
+        assert!(tested.0.starts_with("dockgate") && tested.1 == password, "{logins:?}");
     }
 }
 

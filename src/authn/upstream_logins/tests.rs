@@ -49,19 +49,19 @@ fn client(user: &str, password: &str) -> Forwarded {
     Forwarded::new("hub", user.to_owned(), Secret::new(password))
 }
 
+/// The answer to a question about a login.
+type Answer = Result<bool, Undecided<&'static str>>;
+
 /// Starts a verification whose upstream answers only what is sent through the returned sender.
 fn held(
     forwarding: &UpstreamLogins<&'static str>,
     user: &str,
     last: u8,
-) -> (
-    tokio::sync::oneshot::Sender<Result<bool, &'static str>>,
-    tokio::task::JoinHandle<Judgement<&'static str>>,
-) {
+) -> (tokio::sync::oneshot::Sender<Answer>, tokio::task::JoinHandle<Judgement<&'static str>>) {
     let (answer, answered) = tokio::sync::oneshot::channel();
     let (forwarding, client) = (forwarding.clone(), client(user, "pw"));
     let asking = tokio::spawn(async move {
-        let ask = || async { answered.await.unwrap_or(Err("gone")) };
+        let ask = || async { answered.await.unwrap_or(Err(Undecided::Unasked("gone"))) };
         forwarding.verify(&client, [192, 0, 2, last].into(), Duration::ZERO, ask).await
     });
     (answer, asking)
@@ -148,9 +148,9 @@ async fn an_upstream_that_cannot_be_asked_decides_nothing() {
     let forwarding = UpstreamLogins::new().unwrap();
     for _ in 0..20 {
         let (answer, asking) = held(&forwarding, "alice", 1);
-        answer.send(Err("down")).unwrap();
+        answer.send(Err(Undecided::Unasked("down"))).unwrap();
         let judgement = asking.await.unwrap();
-        assert!(matches!(&judgement, Judgement::Unasked(error) if **error == "down"), "{judgement:?}");
+        assert!(matches!(&judgement, Judgement::Undecided(error) if **error == "down"), "{judgement:?}");
     }
     let (answer, asking) = held(&forwarding, "alice", 1);
     answer.send(Ok(true)).unwrap();
@@ -245,4 +245,28 @@ async fn an_answer_from_before_a_reload_does_not_count_after_it() {
     assert!(matches!(again.await.unwrap(), Judgement::Right), "a request that began before the reload");
     let (_unheard, again) = held(&forwarding, "alice", 1);
     assert!(matches!(again.await.unwrap(), Judgement::Wrong), "and one that began after it");
+}
+
+#[tokio::test]
+async fn an_unproved_pair_is_asked_about_once_and_counts() {
+    let world = World::new();
+    let ask = |user: &'static str, password: &'static str| {
+        let asked = world.asked.clone();
+        let ask = || async move {
+            asked.fetch_add(1, Ordering::SeqCst);
+            Err(Undecided::Unproved("any name"))
+        };
+        let forwarding = world.forwarding.clone();
+        async move { forwarding.verify(&client(user, password), [192, 0, 2, 1].into(), Duration::ZERO, ask).await }
+    };
+    for _ in 0..3 {
+        let judgement = ask("alice", "token").await;
+        assert!(matches!(judgement, Judgement::Undecided(error) if *error == "any name"));
+    }
+    assert_eq!(world.asked(), 1);
+    assert!(world.is_right("right").await, "another password of the same name is judged by itself");
+    for token in ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"] {
+        assert!(matches!(ask("bob", token).await, Judgement::Undecided(_)));
+    }
+    assert!(matches!(ask("bob", "11").await, Judgement::Throttled { .. }), "each new token costs a try");
 }

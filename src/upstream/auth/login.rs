@@ -1,12 +1,9 @@
 //! Asks an upstream if it accepts a client's name and password.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::{HeaderMap, StatusCode};
-use tokio::sync::Mutex;
 
-use crate::clock;
 use crate::config::limits;
 use crate::proto::Secret;
 use crate::proto::identity::Forwarded;
@@ -16,83 +13,40 @@ use crate::upstream::error::{Error, TokenError, Unauthorized};
 use crate::upstream::exchange::Response;
 use crate::upstream::transport::backoff::retry_after;
 
-/// Checks clients' passwords with an upstream, and checks that the upstream can tell right from wrong.
-#[derive(Debug, Default)]
-pub(crate) struct LoginCheck {
-    /// The reliability of the upstream's logins, and when it was tested. Locked during the test.
-    judge: Mutex<Option<(Instant, Judge)>>,
+/// The answer of an upstream to a client's name and password.
+#[derive(Debug)]
+pub(crate) enum LoginAnswer {
+    /// The pair is right.
+    Accepted,
+    /// The pair is wrong.
+    Refused,
+    /// The upstream accepts the password under a made-up name as well: its yes proves nothing about the name.
+    Unproved(Error),
 }
 
-/// The reliability of an upstream's logins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judge {
-    /// The registry refuses a wrong name.
-    Reliable,
-    /// The registry accepts any name and any password.
-    AcceptsAnything,
-    /// The registry accepts a right password under any name.
-    IgnoresNames,
-}
-
-impl Judge {
-    const fn verdict(self) -> Result<(), Error> {
-        match self {
-            Self::Reliable => Ok(()),
-            Self::AcceptsAnything => Err(Error::AnonymousUpstream),
-            Self::IgnoresNames => Err(Error::UsernameIgnored),
-        }
+/// Asks the upstream about the name and password of `client`. `headers` go with every request to `/v2/`.
+///
+/// Each yes is tested: the same password under a made-up name must be refused. The result holds for this pair alone.
+/// Gitea and GitLab, for two, check the name of a password, and ignore it beside an access token.
+///
+/// # Errors
+/// When the upstream can't be asked, or says neither yes nor no.
+pub(crate) async fn check(
+    upstream: &Authenticator,
+    client: Arc<Forwarded>,
+    headers: HeaderMap,
+) -> Result<LoginAnswer, Error> {
+    // Sent without a password each time: an upstream that has become anonymous accepts any password.
+    greet(upstream, headers.clone()).await?;
+    if !accepts(upstream, client.clone(), &headers).await? {
+        return Ok(LoginAnswer::Refused);
     }
-}
-
-impl LoginCheck {
-    /// Returns true if the upstream accepts the name and password of `client`. `headers` go with every request to `/v2/`.
-    ///
-    /// Before the first yes is believed, and every five minutes, the upstream is asked about a user who can't exist:
-    /// with the same password under a made-up name and, if it says yes, with a made-up password too.
-    ///
-    /// # Errors
-    /// When it can't be asked or says neither yes nor no; [`Error::AnonymousUpstream`] when it accepts anything, and
-    /// [`Error::UsernameIgnored`] when it accepts a right password under any name: then its yes is worth nothing.
-    pub(crate) async fn check(
-        &self,
-        upstream: &Authenticator,
-        client: Arc<Forwarded>,
-        headers: HeaderMap,
-    ) -> Result<bool, Error> {
-        if let Some(judge) = fresh(*self.judge.lock().await) {
-            judge.verdict()?;
-        }
-        // Sent without a password each time: an upstream that has become anonymous accepts any password.
-        greet(upstream, headers.clone()).await?;
-        let accepted = accepts(upstream, client.clone(), &headers).await?;
-        if accepted {
-            self.judge(upstream, &client, &headers).await?.verdict()?;
-        }
-        Ok(accepted)
+    if !accepts_made_up_name(upstream, client.password().clone(), &headers).await? {
+        return Ok(LoginAnswer::Accepted);
     }
-
-    /// Returns the reliability of the upstream's logins: as known, else tested with the password of `client`, once for
-    /// all who wait.
-    async fn judge(
-        &self,
-        upstream: &Authenticator,
-        client: &Forwarded,
-        headers: &HeaderMap,
-    ) -> Result<Judge, Error> {
-        let mut known = self.judge.lock().await;
-        if let Some(judge) = fresh(*known) {
-            return Ok(judge);
-        }
-        let judge = if !accepts_made_up_name(upstream, client.password().clone(), headers).await? {
-            Judge::Reliable
-        } else if accepts_made_up_name(upstream, made_up(), headers).await? {
-            Judge::AcceptsAnything
-        } else {
-            Judge::IgnoresNames
-        };
-        *known = Some((clock::now(), judge));
-        Ok(judge)
-    }
+    // Only the text for the operator depends on this answer.
+    let anything = accepts_made_up_name(upstream, made_up(), &headers).await?;
+    Ok(LoginAnswer::Unproved(if anything { Error::AnonymousUpstream } else { Error::UsernameIgnored }))
 }
 
 /// Asks at `/v2/` without a password, and learns what the upstream wants.
@@ -137,12 +91,6 @@ async fn accepts_made_up_name(
     let accepted = accepts(upstream, stranger.clone(), headers).await;
     upstream.forget_login(&UpstreamIdentity::Client(stranger));
     accepted
-}
-
-fn fresh(known: Option<(Instant, Judge)>) -> Option<Judge> {
-    let (since, judge) = known?;
-    let age = clock::now().saturating_duration_since(since);
-    (age < limits::FORWARDED_JUDGE_LIFE).then_some(judge)
 }
 
 /// Returns 64 bits that can't be guessed.
