@@ -31,6 +31,7 @@ impl AuthorizedRepository<'_> {
     ) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
+        let content_type = rewrite::content_type(&self.request.operation, content_type);
         headers.insert(header::CONTENT_TYPE, content_type);
         headers.insert(header::ETAG, etag);
         headers.insert(header::CACHE_CONTROL, rewrite::cache_control(&self.request.operation));

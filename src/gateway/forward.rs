@@ -145,7 +145,6 @@ impl AuthorizedRepository<'_> {
                 if answer.status.is_success() && !self.request.operation.is_upload() {
                     // It names the upstream's own host, which the client need not reach.
                     answer.headers.remove(header::LOCATION);
-                    answer.headers.remove(header::CONTENT_LOCATION);
                 }
                 Ok(assemble(answer))
             }
@@ -173,6 +172,8 @@ impl AuthorizedRepository<'_> {
         let upstream::Response { status, headers, body } = answer;
         let mut headers_out = headers.clone();
         rewrite::to_client(&self.request.operation, &mut headers_out);
+        // Only the locations of successes are rewritten; a refusal's could name any host.
+        headers_out.remove(header::LOCATION);
         let failure = self.upstream().refusal(upstream::Response { status, headers, body }).await;
         let mut response = Response::new(Body::empty());
         if !self.request.operation.is_head() {
@@ -189,8 +190,6 @@ impl AuthorizedRepository<'_> {
                 None => ErrorBody::new(code),
             };
             *response.body_mut() = Body::full(body.render());
-            // Only the locations of successes are rewritten; a refusal's could name any host.
-            headers_out.remove(header::LOCATION);
             headers_out.remove(header::CONTENT_LENGTH);
             headers_out.remove(header::CONTENT_ENCODING);
             headers_out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -91,8 +91,9 @@ fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body>
 fn set_common_headers(response: &mut Response<Body>, id: &RequestId) {
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    // A blob may be anything: a browser takes it for what it is called, and for nothing else.
+    // What an upstream holds, anyone who may push there wrote. A browser neither guesses its type nor runs any of it.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         headers.insert("x-request-id", id);
     }

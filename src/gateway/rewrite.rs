@@ -1,10 +1,11 @@
-//! Headers on their way through: an allow-list towards the upstream, a strip-list towards the client.
+//! Headers on their way through: an allow-list in each direction.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::gateway::respond::Problem;
-use crate::proto::Operation;
-use crate::proto::hop_by_hop::{HOP_BY_HOP, connection_listed};
+use crate::proto::hop_by_hop::connection_listed;
+use crate::proto::media_type::OCTET_STREAM;
+use crate::proto::{MediaType, Operation};
 use crate::upstream::retry_after;
 
 /// The headers of a request that go upstream. Authorization and cookies are for the gateway, never for the upstream;
@@ -20,19 +21,26 @@ const PASSED_UP: [HeaderName; 8] = [
     header::USER_AGENT,
 ];
 
-/// The headers of an upstream that would bind or track a client: none reaches it.
-const STRIPPED: [&str; 10] = [
-    "set-cookie",
-    "set-cookie2",
-    "alt-svc",
-    "strict-transport-security",
-    "www-authenticate",
-    "nel",
-    "report-to",
-    "reporting-endpoints",
-    "public-key-pins",
-    "clear-site-data",
+/// The headers of an upstream's answer that go to the client, besides those that begin as [`PASSED_FAMILIES`] do.
+/// Everything else stays here: a header can bind or track a client, or give orders to a proxy in front of the gateway
+/// (`X-Accel-Redirect`, `X-Sendfile`) or to a browser (`Access-Control-*`, `Refresh`, `Clear-Site-Data`).
+const PASSED_DOWN: [HeaderName; 12] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::ACCEPT_RANGES,
+    header::RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::DATE,
+    header::WARNING,
+    header::RETRY_AFTER,
+    header::ALLOW,
 ];
+
+/// The registry API's own headers, and the rate limits that clients show (`regctl image ratelimit`).
+const PASSED_FAMILIES: [&str; 4] = ["docker-", "oci-", "ratelimit", "x-ratelimit"];
 
 /// The gateway's mark in Via (RFC 9110 section 7.6.3).
 #[derive(Clone, Debug)]
@@ -136,15 +144,26 @@ fn merged(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     if joined.is_empty() { Some(first.clone()) } else { HeaderValue::from_bytes(&joined).ok() }
 }
 
-/// Removes the headers of an upstream that are not for the client: what belongs to this connection alone (RFC 9110
-/// section 7.6.1), and what would bind or track it. Length and type are the body's, whatever Connection says of them.
+/// Keeps of an upstream's headers what is for the client. A header that Connection lists is for the gateway alone (RFC
+/// 9110 section 7.6.1); length and type are the body's, whatever Connection says of them.
 pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
     let listed = connection_listed(headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
-    for name in listed.iter().filter(|name| !matches!(name.as_str(), "content-length" | "content-type")) {
-        headers.remove(name.as_str());
+    let is_private = |name: &HeaderName| {
+        *name != header::CONTENT_LENGTH
+            && *name != header::CONTENT_TYPE
+            && listed.iter().any(|listed| listed == name.as_str())
+    };
+    let mut passed = None;
+    for (name, value) in std::mem::take(headers) {
+        if let Some(name) = name {
+            passed = Some(name).filter(|name| is_passed(operation, name) && !is_private(name));
+        }
+        if let Some(name) = &passed {
+            headers.append(name, value);
+        }
     }
-    for name in HOP_BY_HOP.iter().chain(&STRIPPED) {
-        headers.remove(*name);
+    if let Some(given) = headers.get(header::CONTENT_TYPE) {
+        headers.insert(header::CONTENT_TYPE, content_type(operation, given.clone()));
     }
     headers.insert(header::CACHE_CONTROL, cache_control(operation));
     // Upstreams write it in ways that clients misread.
@@ -153,6 +172,51 @@ pub(super) fn to_client(operation: &Operation, headers: &mut HeaderMap) {
     } else {
         headers.remove(header::RETRY_AFTER);
     }
+}
+
+fn is_passed(operation: &Operation, name: &HeaderName) -> bool {
+    // The handlers of these operations say it in the client's words.
+    if *name == header::LINK {
+        return has_pages(operation);
+    }
+    if *name == header::LOCATION {
+        return has_location(operation);
+    }
+    let text = name.as_str();
+    PASSED_DOWN.contains(name) || PASSED_FAMILIES.iter().any(|family| text.starts_with(family))
+}
+
+fn has_pages(operation: &Operation) -> bool {
+    matches!(operation, Operation::ListTags { .. } | Operation::Referrers { .. } | Operation::Catalog { .. })
+}
+
+/// Returns true for a write that creates something, and for a blob, whose redirect may be the client's to follow.
+fn has_location(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::GetBlob { .. }
+            | Operation::PutManifest { .. }
+            | Operation::StartUpload { .. }
+            | Operation::UploadStatus { .. }
+            | Operation::PatchUpload { .. }
+            | Operation::FinishUpload { .. }
+            | Operation::CancelUpload { .. }
+    )
+}
+
+/// Returns the `Content-Type` of an upstream's answer for the client: a type of the registry world stays, and any other
+/// becomes `application/octet-stream`. A page that was pushed as a blob must not run in a browser, with the login
+/// that the browser remembers for the gateway.
+pub(super) fn content_type(operation: &Operation, given: HeaderValue) -> HeaderValue {
+    let known = given.to_str().ok().and_then(|text| MediaType::parse(text).ok());
+    let is_blob = matches!(operation, Operation::GetBlob { .. });
+    let harmless = |known: &MediaType| match known.as_str() {
+        // A manifest is recognised by its body where its type says as little as these.
+        "text/plain" | "binary/octet-stream" => !is_blob,
+        "multipart/byteranges" => is_blob,
+        _ => known.is_inert(),
+    };
+    if known.is_some_and(|known| harmless(&known)) { given } else { HeaderValue::from_static(OCTET_STREAM) }
 }
 
 /// Returns the `Cache-Control` of an answer: it is for one client alone (RFC 9111 section 3.5), and what a digest names never
@@ -243,5 +307,125 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["cache-control", "content-length", "docker-content-digest"]);
+    }
+
+    #[test]
+    fn only_headers_of_the_registry_world_reach_the_client() {
+        let kept = [
+            "content-length",
+            "content-range",
+            "docker-content-digest",
+            "docker-ratelimit-source",
+            "docker-upload-uuid",
+            "etag",
+            "last-modified",
+            "oci-subject",
+            "range",
+            "ratelimit-limit",
+            "ratelimit-remaining",
+            "retry-after",
+            "warning",
+        ];
+        let dropped = [
+            "access-control-allow-credentials",
+            "access-control-allow-origin",
+            "alt-svc",
+            "clear-site-data",
+            "content-disposition",
+            "content-location",
+            "content-security-policy",
+            "link",
+            "location",
+            "referrer-policy",
+            "refresh",
+            "server",
+            "service-worker-allowed",
+            "set-cookie",
+            "sourcemap",
+            "transfer-encoding",
+            "vary",
+            "x-accel-buffering",
+            "x-accel-redirect",
+            "x-anything-new",
+            "x-cache",
+            "x-lighttpd-send-file",
+            "x-reproxy-url",
+            "x-sendfile",
+        ];
+        let mut headers = HeaderMap::new();
+        for name in kept.iter().chain(&dropped) {
+            headers.append(*name, HeaderValue::from_static("1"));
+            headers.append(*name, HeaderValue::from_static("2"));
+        }
+        to_client(&operation("GET", "/v2/a/manifests/x"), &mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let mut expected = [&kept[..], &["cache-control"]].concat();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        assert_eq!(headers.get_all("oci-subject").iter().count(), 2);
+    }
+
+    #[test]
+    fn links_and_locations_are_kept_for_their_handlers() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let blob = format!("/v2/a/blobs/{digest}");
+        let cases = [
+            ("GET", "/v2/a/tags/list", "link"),
+            ("GET", "/v2/_catalog", "link"),
+            ("GET", &blob, "location"),
+            ("POST", "/v2/a/blobs/uploads/", "location"),
+            ("PUT", "/v2/a/manifests/x", "location"),
+        ];
+        for (method, path, kept) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert("link", HeaderValue::from_static("1"));
+            headers.insert("location", HeaderValue::from_static("2"));
+            to_client(&operation(method, path), &mut headers);
+            headers.remove("cache-control");
+            assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), [kept], "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn no_type_that_a_browser_runs_reaches_the_client() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let blob = operation("GET", &format!("/v2/a/blobs/{digest}"));
+        let manifest = operation("GET", "/v2/a/manifests/x");
+        let given = |operation: &Operation, text: &'static str| {
+            content_type(operation, HeaderValue::from_static(text)).to_str().unwrap().to_owned()
+        };
+        for kept in [
+            "application/octet-stream",
+            "application/vnd.oci.image.config.v1+json",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+            "application/json; charset=utf-8",
+            "application/spdx+json",
+        ] {
+            assert_eq!((given(&blob, kept), given(&manifest, kept)), (kept.to_owned(), kept.to_owned()));
+        }
+        for run in [
+            "text/html",
+            "TEXT/HTML; charset=utf-8",
+            "image/svg+xml",
+            "application/xhtml+xml",
+            "application/vnd.mozilla.xul+xml",
+            "application/xml",
+            "text/javascript",
+            "application/javascript",
+            "application/pdf",
+            "multipart/x-mixed-replace; boundary=a",
+            "text/html, application/json",
+            "",
+            "*/*",
+        ] {
+            assert_eq!(given(&blob, run), OCTET_STREAM, "{run}");
+            assert_eq!(given(&manifest, run), OCTET_STREAM, "{run}");
+        }
+        assert_eq!(given(&blob, "multipart/byteranges; boundary=a"), "multipart/byteranges; boundary=a");
+        assert_eq!(given(&blob, "text/plain"), OCTET_STREAM);
+        assert_eq!(given(&manifest, "text/plain"), "text/plain");
     }
 }

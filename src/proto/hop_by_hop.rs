@@ -2,21 +2,6 @@
 
 use crate::proto::syntax::is_token;
 
-/// RFC 9110 section 7.6.1, and `Trailer` and the `Proxy-` headers, which are for this connection too. `Trailer` goes
-/// because no trailers are passed on.
-pub(crate) const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Returns the names that the `Connection` lines list, in lower case: not to be passed on either (RFC 9110 section
 /// 7.6.1: `Connection = #connection-option`, an option being a token). What is no token is passed over.
 ///

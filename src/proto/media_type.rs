@@ -80,6 +80,17 @@ impl MediaType {
         &self.text[..self.slash]
     }
 
+    /// Returns true for a type of blobs and documents that no browser runs: the vendors' types, JSON, and archives. The
+    /// types of XML are not among them, since a browser runs their scripts.
+    pub(crate) fn is_inert(&self) -> bool {
+        let plain = ["octet-stream", "json", "gzip", "x-gzip", "zstd", "tar", "x-tar"];
+        let subtype = &self.text[self.slash + 1..];
+        let (tree, suffix) = subtype.rsplit_once('+').unwrap_or((subtype, ""));
+        let vendor = tree.starts_with("vnd.") && !suffix.ends_with("xml") && !tree.ends_with("xml");
+        let coded = ["json", "gzip", "zstd", "prettyjws"].contains(&suffix);
+        self.kind() == "application" && (vendor || coded || plain.contains(&subtype))
+    }
+
     /// Returns true if it is one of a manifest or an index, of whatever age.
     pub fn is_manifest(&self) -> bool {
         let known = [

@@ -190,6 +190,86 @@ async fn cookies_and_tracking_headers_are_stripped() {
     assert_eq!(answer.header("content-length"), Some(length.as_str()));
 }
 
+#[tokio::test]
+async fn an_upstreams_orders_reach_neither_proxy_nor_browser() {
+    let orders = [
+        ("X-Accel-Redirect", "/internal/htpasswd"),
+        ("X-Sendfile", "/etc/passwd"),
+        ("X-Reproxy-URL", "http://127.0.0.1/"),
+        ("Access-Control-Allow-Origin", "*"),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Refresh", "0; url=http://evil.example/"),
+        ("Clear-Site-Data", "\"*\""),
+        ("Content-Disposition", "inline"),
+        ("Service-Worker-Allowed", "/"),
+        ("Link", "<http://evil.example/>; rel=preload"),
+        ("Location", "http://evil.example/"),
+        ("Server", "theirs"),
+        ("X-Cache", "HIT"),
+        ("X-Not-Thought-Of", "1"),
+    ];
+    let (upstream, gateway) = both().await;
+    let content = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
+    let ordering = |reply: Reply| orders.iter().fold(reply, |reply, (name, value)| reply.header(name, value));
+    for (method, target, status) in [
+        ("GET", "/v2/a/manifests/x".to_owned(), 200),
+        ("HEAD", "/v2/a/manifests/x".to_owned(), 404),
+        ("GET", blob(content), 200),
+        ("GET", blob(content), 404),
+        ("DELETE", "/v2/a/manifests/x".to_owned(), 202),
+    ] {
+        upstream.expect(method, &target, ordering(Reply::status(status).body(content)));
+        let request = match method {
+            "GET" => Request::get(&target),
+            "HEAD" => Request::head(&target),
+            _ => Request::delete(&target),
+        };
+        let answer = gateway.ask(request).await.is(status);
+        for (name, _) in orders {
+            assert_eq!(answer.header(&name.to_ascii_lowercase()), None, "{name} in {method} {target}");
+        }
+        is_inert(&answer);
+    }
+}
+
+/// A browser guesses no type of it, and runs none of it.
+#[track_caller]
+fn is_inert(answer: &Answer) {
+    assert_eq!(answer.headers.all("x-content-type-options"), ["nosniff"]);
+    assert_eq!(answer.headers.all("content-security-policy"), ["default-src 'none'; sandbox"]);
+}
+
+#[tokio::test]
+async fn a_page_pushed_as_a_blob_runs_nowhere() {
+    let page = b"<script>alert(1)</script>";
+    for cache in [false, true] {
+        let upstream = Upstream::start().await;
+        let lines = if cache { "[upstream.cache]" } else { "" };
+        let builder = Gateway::builder().upstream_with("up", "", upstream.address, lines);
+        let gateway = if cache { builder.cache("") } else { builder }.start().await;
+        for target in ["/v2/a", "/v2/b", "/v2/c"].map(|repository| blob(page).replace("/v2/a", repository)) {
+            let kind = if target.contains("/c/") { "image/svg+xml" } else { "text/html; charset=utf-8" };
+            for method in ["HEAD", "GET"] {
+                let named = move || Reply::ok(page).header("Docker-Content-Digest", &sha256(page));
+                upstream.always(method, &target, move |_| named().header("Content-Type", kind));
+            }
+            // The second is a hit where there is a cache.
+            for _ in 0..2 {
+                let answer = gateway.get(&target).await.is(200);
+                assert_eq!(answer.body, page);
+                assert_eq!(
+                    answer.headers.all("content-type"),
+                    ["application/octet-stream"],
+                    "{cache} {target}"
+                );
+                is_inert(&answer);
+            }
+        }
+        is_inert(&gateway.get("/v2/").await.is(200));
+        is_inert(&gateway.get("/nothing").await.is(404));
+    }
+}
+
 /// Asks for the content, and has the upstream break off once the answer's head is here.
 async fn torn(client: &mut Client, content: &[u8], gate: &Gate) -> Answer {
     client.send(Request::get(blob(content)).bytes("localhost")).await;
