@@ -373,9 +373,11 @@ mod tests {
     #[test]
     fn warnings_do_not_make_a_configuration_wrong() {
         let folder = folder();
-        let (code, _, err) = check_text(folder.path(), &format!("[server]\nsecret = 'short'\n{LOGIN}"));
+        let rule =
+            |who| format!("[[access]]\nusers = ['{who}']\nrepositories = ['**']\nactions = ['pull']\n");
+        let text = format!("{}{}[[upstream]]\nname = 'docker.io'\n", rule("anonymous"), rule("alice"));
+        let (code, _, err) = check_text(folder.path(), &text);
         assert_eq!(code, 0);
-        assert!(err.starts_with("warning: dockgate.toml:2: server.secret is shorter than 16"), "{err}");
-        assert!(!err.contains("'short'"), "{err}");
+        assert!(err.starts_with("warning: dockgate.toml:6: this rule matches no client"), "{err}");
     }
 }

@@ -16,6 +16,7 @@ mod exit;
 pub(crate) mod health;
 pub(crate) mod htpasswd;
 pub(crate) mod probe;
+pub(crate) mod secret;
 pub(crate) mod serve;
 pub(crate) mod user;
 
@@ -44,6 +45,7 @@ enum Command {
     Health(health::HealthArgs),
     Probe(probe::ProbeArgs),
     Cache(cache::CacheArgs),
+    Secret(secret::SecretArgs),
     /// Commands of a later version, which are refused by name.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -110,6 +112,9 @@ fn dispatch(cli: Cli) -> u8 {
             let terminal = messages.is_terminal() && environment.get("TERM") != Some("dumb");
             let done = cache::run(&args, &environment, terminal, &mut output, &mut messages);
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
+        }
+        Command::Secret(secret::SecretArgs {}) => {
+            secret::run(&mut output).map_or_else(|error| fail(&error, 1), |()| 0)
         }
         Command::Other(words) => refuse(&words),
     }

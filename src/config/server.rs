@@ -166,16 +166,34 @@ fn refuse_plaintext(server: &Reader<'_>, items: &[Item<'_>]) {
 }
 
 fn secret(server: &Reader<'_>) -> Option<Secret> {
-    let item = server.text("secret")?;
-    if item.value().len() < SECRET_BYTES {
-        let text = format!(
-            "{}: server.secret is shorter than {SECRET_BYTES} characters and may be guessed; make one with \
-             `openssl rand -hex 32`",
-            item.place()
-        );
-        server.context.warn(text);
+    server.text("secret")?.parsed(unguessable)
+}
+
+/// Clients hold what is sealed with the secret, and can guess at it without asking the gateway.
+fn unguessable(text: &str) -> Result<Secret, ValueError> {
+    let advice = "make one with `dockgate secret`";
+    if text.len() < SECRET_LENGTH {
+        return Err(ValueError::Hidden(format!("is shorter than {SECRET_LENGTH} characters; {advice}")));
     }
-    Some(Secret::new(item.value()))
+    if entropy(unit(text.as_bytes())) < SECRET_ENTROPY {
+        return Err(ValueError::Hidden(format!("repeats itself, and may be guessed; {advice}")));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Returns the shortest beginning of which `text` is a repetition, the last time perhaps in part.
+fn unit(text: &[u8]) -> &[u8] {
+    let repeats = |period: &usize| text.iter().zip(&text[*period..]).all(|(one, next)| one == next);
+    let period = (1..text.len()).find(repeats).unwrap_or(text.len());
+    &text[..period]
+}
+
+/// Returns the entropy of `text` in bits, by how often each byte stands in it.
+fn entropy(text: &[u8]) -> f64 {
+    let mut counts = [0u32; 256];
+    text.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+    let bits = |&count: &u32| -f64::from(count) * (f64::from(count) / text.len() as f64).log2();
+    counts.iter().filter(|&&count| count > 0).map(bits).sum()
 }
 
 fn trusted_proxies(server: &Reader<'_>) -> Vec<IpNet> {
@@ -208,5 +226,8 @@ fn proxy_protocol(server: &Reader<'_>) -> bool {
 
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:5000";
 
-/// Half the bytes of the key that is derived from it, so that even hexadecimal digits hold 64 bits.
-const SECRET_BYTES: usize = 16;
+/// 32 hexadecimal digits hold 128 bits.
+const SECRET_LENGTH: usize = 32;
+
+/// In bits. 32 random hexadecimal digits have at least 80 by this measure, `password` four times has 22.
+const SECRET_ENTROPY: f64 = 64.0;

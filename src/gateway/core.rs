@@ -14,6 +14,7 @@ use crate::gateway::handle::{SealError, Sealer};
 use crate::gateway::host::{KnownHosts, TrustedProxies};
 use crate::gateway::rewrite::Via;
 use crate::gateway::route::Routes;
+use crate::gateway::upload_location::UploadDirectories;
 use crate::proto::{Challenge, Secret};
 use crate::upstream;
 use crate::upstream::Upstream;
@@ -48,11 +49,12 @@ pub(crate) struct Settings {
     pub stall_timeout: Duration,
 }
 
-/// The state that outlives a reload: the key of the handles that clients hold, the mark by which loops are known, and the
+/// The state that outlives a reload: the key of the handles that clients hold, the places to which they lead, the mark by which loops are known, and the
 /// logins that upstreams have judged.
 #[derive(Clone)]
 pub(crate) struct SharedState {
     pub(super) sealer: Arc<Sealer>,
+    pub(super) upload_directories: Arc<UploadDirectories>,
     pub(super) via: Via,
     /// A permit for each byte of a request's body that is held whole.
     pub(super) held_bytes: Arc<Semaphore>,
@@ -68,7 +70,13 @@ impl SharedState {
     pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let held_bytes = Arc::new(Semaphore::new(limits::HELD_BYTES));
         let logins = UpstreamLogins::new().map_err(|_| SealError)?;
-        Ok(Self { sealer: Arc::new(Sealer::new(secret)?), via: Via::new(), held_bytes, logins })
+        Ok(Self {
+            sealer: Arc::new(Sealer::new(secret)?),
+            upload_directories: Arc::new(UploadDirectories::new()),
+            via: Via::new(),
+            held_bytes,
+            logins,
+        })
     }
 
     /// Forgets all logins that upstreams have judged. The next core has other upstreams: what the old ones said, or are about

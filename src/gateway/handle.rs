@@ -4,8 +4,10 @@
 //! Clients re-encode queries, and some registries' upload paths lie outside the grammar: a handle survives both. A client
 //! can neither make one up nor use another's.
 
+use std::num::NonZeroU32;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::digest;
+use aws_lc_rs::{hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -32,14 +34,14 @@ impl Sealer {
     /// Returns a sealer with the configured secret, so that all replicas and the next start can open the handles; without one, with a
     /// random key that ends with the process.
     pub(super) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
-        let mut key = [0u8; 32];
-        match secret {
-            Some(secret) => {
-                let text = ["dockgate handles v1\0", secret.expose()].concat();
-                key.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        let key = match secret {
+            Some(secret) => derived(secret.expose()),
+            None => {
+                let mut key = [0u8; 32];
+                aws_lc_rs::rand::fill(&mut key).map_err(|_| SealError)?;
+                key
             }
-            None => aws_lc_rs::rand::fill(&mut key).map_err(|_| SealError)?,
-        }
+        };
         let key = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| SealError)?;
         Ok(Self(LessSafeKey::new(key)))
     }
@@ -64,6 +66,34 @@ impl Sealer {
     }
 }
 
+/// Returns the key of a secret: at once of 32 random bytes, as `dockgate secret` prints them, and slowly of any other
+/// text. A handle is in the hands of clients, who can guess at the secret without asking the gateway: each guess at a text
+/// costs them what it costs here.
+fn derived(secret: &str) -> [u8; 32] {
+    let mut key = [0u8; 32];
+    if let Some(bytes) = random_bytes(secret) {
+        let own = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
+        key.copy_from_slice(hmac::sign(&own, PURPOSE).as_ref());
+    } else {
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, PURPOSE, secret.as_bytes(), &mut key);
+    }
+    key
+}
+
+/// Returns the bytes of 64 hexadecimal digits.
+fn random_bytes(secret: &str) -> Option<Vec<u8>> {
+    let bytes = secret.as_bytes();
+    let is_hex = bytes.len() == 64 && bytes.iter().all(u8::is_ascii_hexdigit);
+    let pairs = (0..64).step_by(2).map(|at| u8::from_str_radix(secret.get(at..at + 2)?, 16).ok());
+    if is_hex { pairs.collect() } else { None }
+}
+
+/// The use of the derived key: other uses of the secret get other keys.
+const PURPOSE: &[u8] = b"dockgate handles v2";
+
+/// OWASP's count for PBKDF2-HMAC-SHA256 (Password Storage Cheat Sheet, 2023). Takes some 0.2 s, once at the start.
+const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(600_000 - 1);
+
 impl HandleKind {
     fn aad(self) -> Aad<&'static [u8]> {
         Aad::from(match self {
@@ -77,33 +107,49 @@ impl HandleKind {
 mod tests {
     use super::*;
 
+    const TEXT: &str = "a text that a person made up, and typed";
+    const RANDOM: &str = "8c1f0a7e5bd2936447aa01ce9f3d6b5802e4c7d98f1b3a6c5d7e9f0011223344";
+
     fn sealer(secret: &str) -> Sealer {
         Sealer::new(Some(&Secret::new(secret))).unwrap()
     }
 
     #[test]
     fn a_handle_opens_with_the_same_secret_on_another_replica() {
-        let handle = sealer("s").seal(HandleKind::Upload, &"where").unwrap();
-        assert_eq!(sealer("s").open::<String>(HandleKind::Upload, &handle).as_deref(), Some("where"));
-    }
-
-    #[test]
-    fn a_handle_opens_with_no_other_key_or_kind() {
-        let handle = sealer("s").seal(HandleKind::Upload, &"where").unwrap();
-        assert_eq!(sealer("t").open::<String>(HandleKind::Upload, &handle), None);
-        assert_eq!(sealer("s").open::<String>(HandleKind::Cursor, &handle), None);
-        for index in 0..handle.len() {
-            let mut forged = handle.clone().into_bytes();
-            forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
-            let forged = String::from_utf8(forged).unwrap();
-            assert_eq!(sealer("s").open::<String>(HandleKind::Upload, &forged), None, "changed at {index}");
+        for secret in [TEXT, RANDOM] {
+            let handle = sealer(secret).seal(HandleKind::Upload, &"where").unwrap();
+            assert_eq!(sealer(secret).open::<String>(HandleKind::Upload, &handle).as_deref(), Some("where"));
         }
     }
 
     #[test]
+    fn a_handle_opens_with_no_other_key_or_kind() {
+        let own = sealer(RANDOM);
+        let handle = own.seal(HandleKind::Upload, &"where").unwrap();
+        assert_eq!(sealer(TEXT).open::<String>(HandleKind::Upload, &handle), None);
+        assert_eq!(own.open::<String>(HandleKind::Cursor, &handle), None);
+        for index in 0..handle.len() {
+            let mut forged = handle.clone().into_bytes();
+            forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
+            let forged = String::from_utf8(forged).unwrap();
+            assert_eq!(own.open::<String>(HandleKind::Upload, &forged), None, "changed at {index}");
+        }
+    }
+
+    #[test]
+    fn a_guess_at_a_text_is_slow() {
+        // One hash would take a microsecond.
+        let began = crate::clock::now();
+        let key = derived(TEXT);
+        assert!(crate::clock::now() - began > std::time::Duration::from_millis(10));
+        assert_ne!(key, derived(&TEXT.to_uppercase()));
+    }
+
+    #[test]
     fn garbage_is_no_handle() {
+        let own = sealer(RANDOM);
         for garbage in ["", "0", "AAAA", "not base64!", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
-            assert_eq!(sealer("s").open::<String>(HandleKind::Upload, garbage), None);
+            assert_eq!(own.open::<String>(HandleKind::Upload, garbage), None);
         }
     }
 

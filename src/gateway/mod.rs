@@ -24,6 +24,7 @@ mod route;
 mod screen;
 mod tag_list;
 mod upload;
+mod upload_location;
 mod write_guard;
 
 pub(crate) use core::{Core, Settings, SharedState};

@@ -1,11 +1,11 @@
 //! Uploads: end-4 to end-6, end-11, end-13 and cancelling.
 //!
 //! The upstream's location is sealed into the client's URL, together with the repository and the identity that it is for.
-//! Only the same identity, in the same repository, may go on with it.
+//! Only the same identity, in the same repository, may go on with it, and only to where the upstream has uploads.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::body::{Body, RequestBody};
@@ -21,7 +21,8 @@ use crate::gateway::write_guard::WriteGuard;
 use crate::meaning::Meaning;
 use crate::proto::upload::{MAX_SESSION_LENGTH, with_digest};
 use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
-use crate::upstream::RequiredScope;
+use crate::upstream;
+use crate::upstream::{Purpose, RequiredScope};
 
 /// The lifetime of a handle. Registries forget an upload sooner.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -154,14 +155,17 @@ pub(super) async fn go_on(
     session: &str,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    let handle = open(request, session)?;
+    let handle = open(request, session).await?;
     let copied =
         matches!(request.request.operation, Operation::PatchUpload { .. } | Operation::CancelUpload { .. });
     let push = if copied { copy_of(request, &handle) } else { None };
     let (response, push) = send_copied(request, handle.l.clone(), body, push).await?;
-    if matches!(request.request.operation, Operation::CancelUpload { .. }) {
-        return Ok(without_location(response));
-    }
+    let response = match request.request.operation {
+        Operation::CancelUpload { .. } => return Ok(without_location(response)),
+        // It says how far the upload has come in its head. No content is read through a handle.
+        Operation::UploadStatus { .. } if response.status().is_success() => without_body(response),
+        _ => response,
+    };
     if let Some(push) = push {
         push.keep();
     }
@@ -175,7 +179,7 @@ pub(super) async fn finish(
     digest: &Digest,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    let handle = open(request, session)?;
+    let handle = open(request, session).await?;
     let push = copy_of(request, &handle);
     let guard = WriteGuard::new(request, None);
     let sent = send_copied(request, with_digest(&handle.l, digest), body, push).await;
@@ -236,8 +240,60 @@ async fn pushed(
     response
 }
 
-/// Opens a handle of this client, for this repository.
-fn open(request: &AuthorizedRepository<'_>, session: &str) -> Result<Handle, Problem> {
+/// Opens a handle of this client, for this repository, that leads to an upload.
+async fn open(request: &AuthorizedRepository<'_>, session: &str) -> Result<Handle, Problem> {
+    let handle = unsealed(request, session)?;
+    if admits(request, &handle.l) {
+        return Ok(handle);
+    }
+    // Another replica began it, or this one before its restart: the upstream is asked where it has uploads.
+    learn_directory(request).await?;
+    if admits(request, &handle.l) { Ok(handle) } else { Err(Problem::UploadUnknown) }
+}
+
+fn admits(request: &AuthorizedRepository<'_>, location: &str) -> bool {
+    let directories = &request.request.core.shared.upload_directories;
+    directories.admit(&request.upstream().settings().name, &request.repository.remote, location)
+}
+
+fn note(request: &AuthorizedRepository<'_>, location: &str) {
+    let directories = &request.request.core.shared.upload_directories;
+    directories.note(&request.upstream().settings().name, &request.repository.remote, location);
+}
+
+/// Begins an upload in the repository and cancels it, and notes where the upstream had it.
+async fn learn_directory(request: &AuthorizedRepository<'_>) -> Result<(), Problem> {
+    let upstream = request.upstream();
+    let target = start_target(request, UploadStart::Session);
+    let begun = send_own(request, Method::POST, target.clone()).await?;
+    let location = upstream.upload_location(&target, &begun.headers);
+    if let Some(location) = location.map_err(|error| request.request.problem(upstream, &error))? {
+        note(request, &location);
+        // What is not cancelled, the registry forgets in time.
+        let _ = send_own(request, Method::DELETE, location).await;
+    }
+    Ok(())
+}
+
+/// Sends a request of an upload that is the gateway's own.
+async fn send_own(
+    request: &AuthorizedRepository<'_>,
+    method: Method,
+    target: String,
+) -> Result<upstream::Response, Problem> {
+    let AuthorizedRequest { core, permit, headers, .. } = &request.request;
+    let repository = request.repository.remote.clone();
+    let operation = Operation::StartUpload { repository, start: UploadStart::Session };
+    let headers = core.shared.via.mark_own(headers);
+    let (scope, purpose) = (RequiredScope::of(&operation), Purpose::Other);
+    let body = &mut RequestBody::empty();
+    let sent = upstream::Request { method, target, headers, body, scope, purpose };
+    let answer = request.upstream().send(permit, sent).await;
+    answer.map_err(|error| request.request.problem(request.upstream(), &error))
+}
+
+/// Unseals a handle of this client, for this repository.
+fn unsealed(request: &AuthorizedRepository<'_>, session: &str) -> Result<Handle, Problem> {
     let AuthorizedRepository { request: AuthorizedRequest { core, permit, .. }, repository } = request;
     let handle: Option<Handle> = core.shared.sealer.open(HandleKind::Upload, session);
     let handle = handle.ok_or(Problem::UploadUnknown)?;
@@ -257,6 +313,14 @@ fn without_location(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    *response.body_mut() = Body::empty();
+    for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+        response.headers_mut().remove(name);
+    }
+    response
+}
+
 /// Seals the upstream's new location, or the last one if it gave none, into the answer's. `target` is the request target
 /// that was sent.
 fn sealed(
@@ -272,7 +336,10 @@ fn sealed(
     let settings = upstream.settings();
     let location = upstream.upload_location(target, response.headers());
     let location = match (location.map_err(|error| request.request.problem(upstream, &error))?, &before) {
-        (Some(location), _) => location,
+        (Some(location), _) => {
+            note(request, &location);
+            location
+        }
         (None, Some(before)) => before.l.clone(),
         (None, None) => return Err(Problem::unusable(&settings.name, "an upload without a location")),
     };

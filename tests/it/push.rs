@@ -257,19 +257,74 @@ async fn an_upload_belongs_to_its_identity_and_repository() {
     gateway.ask(alice(Request::patch(&at).body("x"))).await.is(202);
 }
 
+/// Starts a gateway, or a replica of it, in front of the upstream.
+async fn replica(upstream: &Upstream, secret: &str) -> Gateway {
+    let builder = Gateway::builder().server(&format!("secret = \"{secret}\""));
+    builder.upstream("up", "", upstream.address).start().await
+}
+
+const ONE: &str = "8c1f0a7e5bd2936447aa01ce9f3d6b5802e4c7d98f1b3a6c5d7e9f0011223344";
+
 #[tokio::test]
 async fn an_upload_handle_survives_a_restart() {
     let upstream = Upstream::start().await;
-    let start = |secret: &'static str| {
-        let builder = Gateway::builder().server(&format!("secret = \"{secret}\""));
-        builder.upstream("up", "", upstream.address).start()
-    };
-    let (first, second, other) =
-        (start("0123456789abcdef").await, start("0123456789abcdef").await, start("another-secret-16").await);
+    let (first, second) = (replica(&upstream, ONE).await, replica(&upstream, ONE).await);
+    let other = replica(&upstream, &ONE.replace('8', "9")).await;
     let at = begin(&upstream, &first).await;
     upstream.expect("PATCH", SESSION, Reply::status(202));
     second.ask(Request::patch(&at).body("x")).await.is(202);
     other.ask(Request::patch(&at).body("x")).await.refuses(404, "BLOB_UPLOAD_UNKNOWN");
+}
+
+#[tokio::test]
+async fn a_replica_asks_where_the_upstream_has_uploads() {
+    let upstream = Upstream::start().await;
+    let (first, second) = (replica(&upstream, ONE).await, replica(&upstream, ONE).await);
+    let begins = |there: &str| {
+        upstream.expect("POST", UPLOADS, Reply::status(202).header("Location", there));
+    };
+    begins("/artifacts-uploads/uploads/1");
+    let at = location(&first.ask(Request::post(UPLOADS)).await.is(202));
+    begins("/artifacts-uploads/uploads/2");
+    upstream.expect("DELETE", "/artifacts-uploads/uploads/2", Reply::status(204));
+    for _ in 0..2 {
+        // The second time it knows.
+        upstream.expect("PATCH", "/artifacts-uploads/uploads/1", Reply::status(202));
+        second.ask(Request::patch(&at).body("x")).await.is(202);
+    }
+}
+
+#[tokio::test]
+async fn a_handle_leads_to_uploads_alone() {
+    let upstream = Upstream::start().await;
+    let (first, second) = (replica(&upstream, ONE).await, replica(&upstream, ONE).await);
+    let blob = format!("/v2/private/blobs/{}", sha256(b""));
+    for there in
+        ["/v2/private/manifests/x", "/v2/a/blobs/uploads/../../../private/tags/list", &blob, "/api/x"]
+    {
+        // The upstream that names it may; a handle of it opens nothing, and less so where it was never given.
+        upstream.expect("POST", UPLOADS, Reply::status(202).header("Location", there));
+        let at = location(&first.ask(Request::post(UPLOADS)).await.is(202));
+        for method in ["GET", "PATCH", "DELETE", "PUT"] {
+            let session = "/v2/a/blobs/uploads/2";
+            upstream.expect("POST", UPLOADS, Reply::status(202).header("Location", session));
+            upstream.expect("DELETE", session, Reply::status(204));
+            let digest = if method == "PUT" { format!("?digest={}", sha256(b"")) } else { String::new() };
+            let request = Request::new(method, format!("{at}{digest}")).body("");
+            second.ask(request).await.refuses(404, "BLOB_UPLOAD_UNKNOWN");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_status_carries_no_content() {
+    let (upstream, gateway) = both().await;
+    let at = begin(&upstream, &gateway).await;
+    let told = Reply::ok("content").header("Range", "0-9").header("Content-Type", "text/plain");
+    upstream.expect("GET", SESSION, told);
+    let answer = gateway.ask(Request::get(&at)).await.is(204);
+    assert_eq!((answer.text(), answer.header("range")), (String::new(), Some("0-9")));
+    assert_eq!(answer.header("content-type"), None);
 }
 
 /// alice may read base and write app, at an upstream; elsewhere she may do all.

@@ -10,7 +10,7 @@ use crate::harness::{Gateway, LOGGING, MARK, PAIRS, Reply, Request, Upstream, ba
 const RIGHT: &str = "r1ght-pa55word";
 const WRONG: &str = "wr0ng-pa55word";
 const STATE: &str = "upstream-5tate-t0ken";
-const SEALING: &str = "5ealing-5ecret-of-the-gateway";
+const SEALING: &str = "5ealing-5ecret-of-the-gateway-alone";
 
 /// Where the process that logs leaves what it was given to keep.
 const HANDLES: &str = "DOCKGATE_IT_HANDLES";

@@ -166,7 +166,7 @@ async fn flow(guarded: &Guarded, gateway: &Gateway, at: &str, name: &str) {
 #[tokio::test]
 async fn an_upload_gets_its_token_before_the_body() {
     let guarded = Guarded::start().await;
-    let builder = || Gateway::builder().server("secret = \"0123456789abcdef\"");
+    let builder = || Gateway::builder().server("secret = \"0123456789abcdef0123456789abcdef\"");
     let first = guarded.before(builder(), "").start().await;
     guarded.gives(PUSH, &token("first"));
     let good = [token("first"), token("second")];

@@ -102,7 +102,7 @@ fn everything_written_is_read() {
         [server]
         address = ["127.0.0.1:443", "[::1]:443", "unix:run/d.sock"]
         external_url = "https://Registry.example.com:443/"
-        secret = "0123456789abcdef"
+        secret = "0123456789abcdef0123456789abcdef"
         trusted_proxies = ["10.0.0.0/8", "::1"]
         proxy_protocol = true
         drain_timeout = "0s"
@@ -136,7 +136,7 @@ fn everything_written_is_read() {
     let shown: Vec<String> = server.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["127.0.0.1:443", "[::1]:443", "unix:/etc/dockgate/run/d.sock"]);
     assert_eq!(server.external_url.as_ref().unwrap().origin(), "https://registry.example.com");
-    assert_eq!(server.secret.as_ref().unwrap().expose(), "0123456789abcdef");
+    assert_eq!(server.secret.as_ref().unwrap().expose(), "0123456789abcdef0123456789abcdef");
     assert_eq!(server.trusted_proxies, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert!(server.proxy_protocol && server.drain_timeout.is_zero());
     let tls = server.tls.as_ref().unwrap();
@@ -412,10 +412,37 @@ fn interpolated_secrets_appear_in_no_error() {
     let shown = read_with(&text, &environment).unwrap_err().to_string();
     assert!(shown.contains("\"${env:HIDDEN}\" is not a duration"), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
+    let long = "hunter2 and 30 characters more than that";
+    let environment = Environment::from([("HIDDEN", long)]);
     let config = read_with(&format!("[server]\nsecret = '${{env:HIDDEN}}'\n{REST}"), &environment).unwrap();
-    assert_eq!(config.server.secret.as_ref().unwrap().expose(), "hunter2");
+    assert_eq!(config.server.secret.as_ref().unwrap().expose(), long);
     assert!(!format!("{config:?}").contains("hunter2"));
-    assert!(config.warnings[0].contains("server.secret is shorter"), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_secret_that_can_be_guessed_is_refused() {
+    let short = "is shorter than 32 characters; make one with `dockgate secret`";
+    let again = "repeats itself, and may be guessed; make one with `dockgate secret`";
+    for (secret, why) in [
+        ("hunter2", short),
+        ("0123456789abcdef", short),
+        ("just one character too few, 31.", short),
+        (&"a".repeat(64), again),
+        (&"password".repeat(4), again),
+        (&"changeme".repeat(5)[..35], again),
+        (&"0123456789".repeat(4), again),
+    ] {
+        let refused = refusal(&format!("[server]\nsecret = '{secret}'\n{REST}"));
+        assert_eq!(refused, [format!("dockgate.toml:2: server.secret: {why}")], "{secret}");
+    }
+    for secret in [
+        "8c1f0a7e5bd2936447aa01ce9f3d6b58",
+        "correct horse battery staple, and more",
+        "0123456789abcdef0123456789abcdef",
+        "tXk9v3Qw7Lm2Zp8Rn4Bc6Hd1Js5Gf0Ya",
+    ] {
+        assert!(read(&format!("[server]\nsecret = '{secret}'\n{REST}")).is_ok(), "{secret}");
+    }
 }
 
 #[test]
@@ -505,7 +532,7 @@ fn the_settings_of_the_registry_image_start_the_same_gateway() {
         ("REGISTRY_HTTP_TLS_CERTIFICATE", "/certs/domain.crt"),
         ("REGISTRY_HTTP_TLS_KEY", "/certs/domain.key"),
         ("REGISTRY_HTTP_HOST", "https://registry.example.com"),
-        ("REGISTRY_HTTP_SECRET", "literally ${env:NOTHING}"),
+        ("REGISTRY_HTTP_SECRET", "literally ${env:NOTHING}, a secret"),
         ("REGISTRY_PROXY_REMOTEURL", "https://registry-1.docker.io"),
         ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "/data"),
         ("REGISTRY_STORAGE_DELETE_ENABLED", "true"),
@@ -515,7 +542,7 @@ fn the_settings_of_the_registry_image_start_the_same_gateway() {
     ])
     .unwrap();
     assert_eq!(config.server.addresses, [Address::Any(5000)]);
-    assert_eq!(config.server.secret.as_ref().unwrap().expose(), "literally ${env:NOTHING}");
+    assert_eq!(config.server.secret.as_ref().unwrap().expose(), "literally ${env:NOTHING}, a secret");
     assert_eq!(config.server.tls.unwrap().default.certificate, PathBuf::from("/certs/domain.crt"));
     assert_eq!(config.auth.realm, "Registry Realm");
     assert_eq!(config.auth.htpasswd, Some(PathBuf::from("/auth/htpasswd")));

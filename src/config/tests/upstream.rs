@@ -536,7 +536,7 @@ fn the_registry_images_credentials_mean_nothing_without_its_upstream() {
 fn files_that_make_a_configuration_are_listed_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    std::fs::write(path("hub"), "hunter2\n").unwrap();
+    std::fs::write(path("hub"), "0123456789abcdef0123456789abcdef\n").unwrap();
     let text = format!(
         "[server]\nsecret = '${{file:hub}}'\n{LOGIN}{HUB}ca = 'ca.pem'\nclient_certificate = 'c.crt'\nclient_key = 'c.key'\n\
          [upstream.credentials]\nusername = 'robot'\npassword = '${{file:hub}}'\n\
