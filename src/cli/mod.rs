@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use clap::{Parser, Subcommand};
 
 use crate::cli::exit::fail;
+use crate::cli::plain_output::PlainOutput;
 use crate::config::Environment;
 
 pub(crate) mod cache;
@@ -15,6 +16,7 @@ pub(crate) mod demo;
 mod exit;
 pub(crate) mod health;
 pub(crate) mod htpasswd;
+mod plain_output;
 pub(crate) mod probe;
 pub(crate) mod secret;
 pub(crate) mod serve;
@@ -83,7 +85,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn dispatch(cli: Cli) -> u8 {
     let environment = Environment::from_process();
-    let (mut input, mut output, mut messages) = (io::stdin(), io::stdout(), io::stderr());
+    let (mut input, terminal) = (io::stdin(), io::stderr().is_terminal());
+    let (mut output, mut messages) = (PlainOutput::new(io::stdout()), PlainOutput::new(io::stderr()));
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::run(&args, environment),
         Command::Demo(args) => demo::run(&args),
@@ -104,12 +107,13 @@ fn dispatch(cli: Cli) -> u8 {
             done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Probe(args) => {
-            let palette = probe::Palette::of(&output, &environment);
-            let done = probe::run(&args, &environment, palette, &mut input, &mut output);
+            // It escapes what is foreign by itself, and colours the rest.
+            let palette = probe::Palette::of(&io::stdout(), &environment);
+            let done = probe::run(&args, &environment, palette, &mut input, &mut io::stdout());
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         Command::Cache(args) => {
-            let terminal = messages.is_terminal() && environment.get("TERM") != Some("dumb");
+            let terminal = terminal && environment.get("TERM") != Some("dumb");
             let done = cache::run(&args, &environment, terminal, &mut output, &mut messages);
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }

@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use crate::cache::maintenance::{Event, Progress};
 use crate::cli::cache::lists::short;
 use crate::cli::cache::tally::Tally;
-use crate::cli::probe::format::duration;
+use crate::cli::probe::format::{duration, plain};
 use crate::clock;
 
 /// A bar for all, and one for each blob that comes.
@@ -102,10 +102,9 @@ impl Bars {
             return self.layer_ends(digest);
         }
         let multi = &self.multi;
-        let bar = self
-            .layers
-            .entry(digest.to_owned())
-            .or_insert_with(|| Bar::new(multi, size, if size > 0 { KNOWN } else { UNKNOWN }, short(digest)));
+        let style = if size > 0 { KNOWN } else { UNKNOWN };
+        let bar = self.layers.entry(digest.to_owned());
+        let bar = bar.or_insert_with(|| Bar::new(multi, size, style, plain(&short(digest))));
         bar.at(done, size);
     }
 

@@ -11,7 +11,7 @@ use crate::cli::probe::format::{duration, plain};
 
 /// Prints a cache in numbers.
 pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{}", stats.path.display())?;
+    writeln!(out, "{}", plain(&stats.path.display().to_string()))?;
     for (word, amount) in
         [("blobs", stats.blobs), ("manifests", stats.manifests), ("half way", stats.partial)]
     {
@@ -41,7 +41,7 @@ fn of_upstream(upstream: &UpstreamStats, out: &mut dyn Write) -> io::Result<()> 
     let offline = upstream.offline.then_some(", offline");
     let (repositories, tags) = (count(upstream.repositories, "repository"), count(upstream.tags, "tag"));
     let how: String = resting.into_iter().chain(offline).collect();
-    writeln!(out, "\n{}\n  {repositories}, {tags}{how}", upstream.name)
+    writeln!(out, "\n{}\n  {repositories}, {tags}{how}", plain(&upstream.name))
 }
 
 fn of_gateway(counted: &Counted, out: &mut dyn Write) -> io::Result<()> {
@@ -62,7 +62,7 @@ fn of_gateway(counted: &Counted, out: &mut dyn Write) -> io::Result<()> {
 /// Formats a sum and its parts: `7: 5 hit, 2 miss`.
 fn with_parts(sum: u64, parts: &BTreeMap<String, u64>) -> String {
     let parts = parts.iter().filter(|(_, count)| **count > 0);
-    let parts: Vec<String> = parts.map(|(word, count)| format!("{count} {word}")).collect();
+    let parts: Vec<String> = parts.map(|(word, count)| format!("{count} {}", plain(word))).collect();
     if parts.is_empty() { sum.to_string() } else { format!("{sum}: {}", parts.join(", ")) }
 }
 
@@ -79,7 +79,12 @@ pub(super) fn entries(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> 
     }
     for (entry, name) in entries.iter().zip(&names) {
         let size = HumanBytes(entry.size).to_string();
-        writeln!(out, "{name:<width$}  {}  {size:>11}  {}", short(&entry.digest), duration(entry.age))?;
+        writeln!(
+            out,
+            "{name:<width$}  {}  {size:>11}  {}",
+            plain(&short(&entry.digest)),
+            duration(entry.age)
+        )?;
     }
     Ok(())
 }
@@ -87,7 +92,7 @@ pub(super) fn entries(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> 
 const IMAGE: &str = "IMAGE";
 
 fn name(entry: &Entry) -> String {
-    format!("{}:{}", entry.repository, entry.tag.as_deref().unwrap_or("<none>"))
+    plain(&format!("{}:{}", entry.repository, entry.tag.as_deref().unwrap_or("<none>")))
 }
 
 /// Shortens a digest to `sha256:` and 12 digits.
@@ -119,6 +124,7 @@ pub(super) fn count(count: u64, word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::probe::format::speaks_to_terminals;
 
     fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
         let mut out = Vec::new();
@@ -196,6 +202,35 @@ mod tests {
         assert_eq!(lines[1], "a/b:x         sha256:0123456789ab     3.00 MiB  1 min 30 s");
         assert_eq!(lines[2], "a/bcd:<none>  sha256:0123456789ab     3.00 MiB  1 min 30 s");
         assert_eq!(written(|out| entries(&[], out)), "");
+    }
+
+    #[test]
+    fn a_caches_names_cannot_speak_to_the_terminal() {
+        let evil = "\u{1b}]0;owned\u{7}\r\nfine:\u{9b}2J\u{202e}";
+        let entry = Entry {
+            repository: evil.into(),
+            tag: Some(evil.to_owned()),
+            digest: evil.to_owned(),
+            size: 1,
+            age: 1,
+        };
+        let mut stats_of_evil = sample();
+        stats_of_evil.path = evil.into();
+        stats_of_evil.degraded = Some(evil.into());
+        stats_of_evil.upstreams[0].name = evil.into();
+        let requests = [(evil.to_owned(), 1)];
+        stats_of_evil.counted = Some(Counted {
+            requests: requests.clone().into(),
+            fill_failures: requests.into(),
+            ..Counted::default()
+        });
+        let list = written(|out| entries(&[entry], out));
+        assert_eq!(list.lines().count(), 2, "{list}");
+        for text in [list, written(|out| stats(&stats_of_evil, out))] {
+            let speaks = |character: char| character != '\n' && speaks_to_terminals(character);
+            assert!(!text.contains(speaks), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("fine")), "{text}");
+        }
     }
 
     #[test]

@@ -46,7 +46,9 @@ impl Look {
                     writeln!(out, "{} of {}", HumanBytes(*done), HumanBytes(*total))?;
                 }
             }
-            Verified::Wrong { digest, why } => self.complain(&format!("{digest}: {}", plain(why)), err)?,
+            Verified::Wrong { digest, why } => {
+                self.complain(&format!("{}: {}", plain(digest), plain(why)), err)?
+            }
             Verified::Unfinished { why } => self.complain(&plain(why), err)?,
             Verified::Done { contents, wrong } => {
                 self.end();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::cache::maintenance::{Event, Platforms, Removed, Selection, Verified};
+use crate::cli::probe::format::plain_json;
 use crate::config::{Config, Environment};
 
 mod access;
@@ -147,8 +148,7 @@ pub(crate) fn run(
 }
 
 fn json(value: &impl serde::Serialize, output: &mut dyn Write) -> Result<(), CacheError> {
-    serde_json::to_writer_pretty(&mut *output, value)?;
-    Ok(writeln!(output)?)
+    Ok(writeln!(output, "{}", plain_json(&serde_json::to_string_pretty(value)?))?)
 }
 
 fn verify(

@@ -53,10 +53,27 @@ pub(in crate::cli) fn plain(text: &str) -> String {
             plain.push('\u{2026}');
             break;
         }
-        if character.is_control()
-            || matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
+        if speaks_to_terminals(character) {
             plain.extend(character.escape_unicode());
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
+/// Returns true for a control character, and for one that turns the direction of writing.
+pub(in crate::cli) fn speaks_to_terminals(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Escapes in JSON, as JSON does it, what [`speaks_to_terminals`] and JSON leaves as it is.
+pub(in crate::cli) fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character != '\n' && speaks_to_terminals(character) {
+            plain.push_str(&format!("\\u{:04x}", u32::from(character)));
         } else {
             plain.push(character);
         }
@@ -119,5 +136,16 @@ mod tests {
         assert_eq!(plain("a\u{1b}[31m\u{9b}b\r\n\u{202e}c"), "a\\u{1b}[31m\\u{9b}b\\u{d}\\u{a}\\u{202e}c");
         assert_eq!(plain("Österreich \u{2013} 漢"), "Österreich \u{2013} 漢");
         assert_eq!(plain(&"x".repeat(1000)).chars().count(), LONGEST + 1);
+    }
+
+    #[test]
+    fn json_stays_json_when_it_is_made_plain() {
+        let value = serde_json::json!({ "a\u{9b}": "\u{202e}b\u{1b}\u{7f}\n" });
+        let plain = plain_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            !plain.chars().any(|character| character != '\n' && speaks_to_terminals(character)),
+            "{plain}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&plain).unwrap(), value);
     }
 }

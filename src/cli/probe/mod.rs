@@ -29,6 +29,7 @@ mod trace;
 mod write;
 
 use crate::cli::probe::diagnosis::Kind;
+use crate::cli::probe::format::plain_json;
 pub(crate) use error::ProbeError;
 
 use image::ProbeTarget;
@@ -112,8 +113,7 @@ fn report(
     if !args.json {
         return print(output);
     }
-    serde_json::to_writer_pretty(&mut *output, report)?;
-    writeln!(output)
+    writeln!(output, "{}", plain_json(&serde_json::to_string_pretty(report)?))
 }
 
 /// Returns the settings of a registry that is in no configuration.
