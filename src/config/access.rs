@@ -272,15 +272,47 @@ fn covers(other: &AccessRule, rule: &AccessRule, logins: bool) -> bool {
     rule.users.iter().all(user) && rule.repositories.iter().all(repository)
 }
 
-/// Warns of "fetch" where no upstream has a cache: without one every pull fetches.
+/// Warns of "fetch" at upstreams without a cache: every pull fetches there, so that a denial denies nothing.
 fn warn_of_fetching(root: &Reader<'_>, upstreams: &[Upstream]) {
-    if upstreams.iter().any(|upstream| upstream.cache.is_some()) {
-        return;
+    let cached = upstreams.iter().any(|upstream| upstream.cache.is_some());
+    for table in root.tables("access") {
+        let actions = table.texts("actions");
+        let Some(fetch) = actions.iter().find(|item| item.value() == "fetch") else { continue };
+        if !cached {
+            root.context.warn(format!("{}: \"fetch\" has no meaning without a cache", fetch.place()));
+            continue;
+        }
+        let pulls = actions.iter().any(|item| ["pull", "*"].contains(&item.value()));
+        let denies = table.text("effect").is_some_and(|item| item.value() == "deny");
+        let names = if denies && !pulls { uncached(&table, upstreams) } else { Vec::new() };
+        if !names.is_empty() {
+            let (place, names) = (fetch.place(), names.join(", "));
+            let text = format!("this denies nothing at {names}, without a cache: every pull fetches there");
+            root.context.warn(format!("{place}: {text}; deny \"pull\""));
+        }
     }
-    let actions = root.tables("access").into_iter().flat_map(|table| table.texts("actions"));
-    for item in actions.filter(|item| item.value() == "fetch") {
-        root.context.warn(format!("{}: \"fetch\" has no meaning without a cache", item.place()));
-    }
+}
+
+/// Returns the names of the upstreams without a cache for whose repositories a rule may be.
+fn uncached<'a>(table: &Reader<'_>, upstreams: &'a [Upstream]) -> Vec<&'a str> {
+    let written = table.texts("repositories");
+    let patterns = written.iter().filter_map(|item| RepositoryPattern::parse(item.value()).ok());
+    let patterns: Vec<RepositoryPattern> = patterns.collect();
+    let prefixed = |pattern: &RepositoryPattern| {
+        let below = |upstream: &Upstream| {
+            let rest = pattern.as_str().strip_prefix(&upstream.prefix);
+            !upstream.prefix.is_empty() && rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        upstreams.iter().any(below)
+    };
+    let concerned = |upstream: &&Upstream| {
+        let takes_rest = upstream.prefix.is_empty();
+        let is_for = |pattern: &RepositoryPattern| {
+            pattern.may_match_below(&upstream.prefix) && !(takes_rest && prefixed(pattern))
+        };
+        upstream.cache.is_none() && patterns.iter().any(is_for)
+    };
+    upstreams.iter().filter(concerned).map(|upstream| upstream.name.as_str()).collect()
 }
 
 fn forwards(upstream: &&Upstream) -> bool {
@@ -290,7 +322,9 @@ fn forwards(upstream: &&Upstream) -> bool {
 /// Returns why no user can have a name, where that is plain.
 fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
     let (provider, _) = name.split_once(':').unwrap_or((name, ""));
-    if provider.contains(['*', '?']) || name == "anonymous" {
+    // One that begins with a star was perhaps meant for every provider's users.
+    let leading = provider.starts_with(['*', '?']) && name != "*";
+    if provider.contains(['*', '?']) && !leading || name == "anonymous" {
         return None;
     }
     match name.strip_prefix(FORWARDED).filter(|_| name.contains(':')) {

@@ -13,7 +13,8 @@ pub enum UserPattern {
     Anonymous,
     /// `*`: anyone who has logged in.
     Anyone,
-    /// A name, or a pattern over names, of those who have logged in.
+    /// A name, or a pattern over names, of those who have logged in. `*` and `?` stand for no `:` and no `/`: a pattern
+    /// over the names of htpasswd must not match what another provider calls its users.
     Glob(Glob),
 }
 
@@ -22,7 +23,7 @@ impl UserPattern {
     pub fn matches(&self, user: Option<&str>) -> bool {
         match (self, user) {
             (Self::Anonymous, None) | (Self::Anyone, Some(_)) => true,
-            (Self::Glob(glob), Some(user)) => glob.matches(user),
+            (Self::Glob(glob), Some(user)) => glob.matches_apart(user, &[':', '/']),
             _ => false,
         }
     }
@@ -74,7 +75,14 @@ impl Glob {
 
     /// Returns true if the pattern fits all of `text`.
     pub fn matches(&self, text: &str) -> bool {
-        fits(self.0.chars(), text.chars(), |p| *p == '*', |p, c| *p == '?' || p == c)
+        fit(&self.0, text)
+    }
+
+    /// Returns true if the pattern fits all of `text`, where `*` and `?` stand for none of the `separators`.
+    fn matches_apart(&self, text: &str, separators: &[char]) -> bool {
+        let pieces = |whole| str::split(whole, separators);
+        let same_separators = self.0.matches(separators).eq(text.matches(separators));
+        same_separators && pieces(&self.0).zip(pieces(text)).all(|(pattern, piece)| fit(pattern, piece))
     }
 }
 
@@ -82,6 +90,10 @@ impl fmt::Display for Glob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+fn fit(pattern: &str, text: &str) -> bool {
+    fits(pattern.chars(), text.chars(), |p| *p == '*', |p, c| *p == '?' || p == c)
 }
 
 /// A pattern over a repository's canonical name, component by component: `*` and `?` stay within a component, a
@@ -118,6 +130,19 @@ impl RepositoryPattern {
     /// Returns true if the repository is one of those that the pattern names.
     pub fn matches(&self, name: &RepositoryName) -> bool {
         fits(self.components.iter(), name.components(), |p| **p == Component::Run, |p, c| p.is(c))
+    }
+
+    /// Returns true if it can match a repository below `prefix`, a path, or any repository if that is empty.
+    pub(super) fn may_match_below(&self, prefix: &str) -> bool {
+        let mut components = self.components.iter();
+        for part in prefix.split('/').filter(|part| !part.is_empty()) {
+            match components.next() {
+                Some(Component::Run) => return true,
+                Some(one) if one.is(part) => {}
+                _ => return false,
+            }
+        }
+        components.next().is_some()
     }
 
     /// Returns true if it is `**`, which every repository matches.
@@ -251,6 +276,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_is_below_a_prefix_if_a_name_could_be() {
+        let below = |pattern, prefix| RepositoryPattern::parse(pattern).unwrap().may_match_below(prefix);
+        for (pattern, prefix) in [
+            ("**", ""),
+            ("**", "hub"),
+            ("hub/**", "hub"),
+            ("h*/a", "hub"),
+            ("a/**", "a/b"),
+            ("**/x", "a/b"),
+            ("a", ""),
+        ] {
+            assert!(below(pattern, prefix), "{pattern} below {prefix}");
+        }
+        for (pattern, prefix) in
+            [("hub", "hub"), ("other/**", "hub"), ("hubs/**", "hub"), ("a/c/**", "a/b"), ("*", "hub")]
+        {
+            assert!(!below(pattern, prefix), "{pattern} below {prefix}");
+        }
+    }
+
+    #[test]
     fn anonymous_is_not_anyone() {
         let parse = |written| UserPattern::parse(written).unwrap();
         assert!(parse("anonymous").matches(None));
@@ -260,6 +306,36 @@ mod tests {
         assert!(!parse("a*").matches(None));
         assert!(parse("builder-?").matches(Some("builder-é")));
         assert!(!parse("alice").matches(Some("Alice")));
+    }
+
+    #[test]
+    fn a_star_over_users_stays_within_their_provider() {
+        let matches = |pattern: &str, user: &str| UserPattern::parse(pattern).unwrap().matches(Some(user));
+        for (pattern, user) in [
+            ("*-admin", "forward/hub:evil-admin"),
+            ("*admin", "forward/hub:admin"),
+            ("f*", "forward/hub:admin"),
+            ("????????????????", "forward/hub:evil"),
+            ("**", "forward/hub:evil"),
+            ("forward/hub*", "forward/hub:evil"),
+            ("forward/*", "forward/hub:evil"),
+            ("forward/hub:*", "forward/hub2:evil"),
+            ("forward/hub:*", "forward/hub/x:evil"),
+            ("forward/hub:*-admin", "forward/hub:team/evil-admin"),
+            ("build*", "build/evil"),
+        ] {
+            assert!(!matches(pattern, user), "{pattern} {user}");
+        }
+        for (pattern, user) in [
+            ("*-admin", "good-admin"),
+            ("forward/hub:*", "forward/hub:alice"),
+            ("forward/hub:*-admin", "forward/hub:good-admin"),
+            ("forward/*:bob", "forward/hub:bob"),
+            ("*/*", "build/alice"),
+            ("*", "forward/hub:anyone"),
+        ] {
+            assert!(matches(pattern, user), "{pattern} {user}");
+        }
     }
 
     #[test]

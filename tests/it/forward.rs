@@ -392,6 +392,23 @@ async fn a_forwarded_client_counts_at_its_upstream_alone() {
 }
 
 #[tokio::test]
+async fn a_star_in_a_rule_matches_no_forwarded_user() {
+    let upstream = Upstream::start().await;
+    knows_no_stranger(&upstream);
+    let builder = Gateway::builder().upstream_with("up", "", upstream.address, FORWARD);
+    let builder = builder.rule(&["*-admin", "f*", "?orward/up?evil-admin"], &["**"], &["*"]);
+    let gateway = builder.rule(&["forward/up:good-*"], &["a"], &["pull"]).start().await;
+    for name in ["evil-admin", "good-admin"] {
+        knows(&upstream, name);
+    }
+    let ask = |name: &str| gateway.ask(Request::get(MANIFEST).login(name, "secret"));
+    ask("evil-admin").await.refuses(403, "DENIED");
+    upstream.expect("GET", for_pulling("good-admin"), token("pull"));
+    upstream.expect("GET", MANIFEST, Reply::ok(EMPTY_INDEX));
+    ask("good-admin").await.is(200);
+}
+
+#[tokio::test]
 async fn a_hundred_at_once_are_one_login() {
     let (upstream, gateway) = started().await;
     let gate = Gate::shut();

@@ -122,3 +122,30 @@ fn a_right_to_fetch_without_a_cache_is_warned_about() {
     assert_eq!(warnings(""), ["dockgate.toml:4: \"fetch\" has no meaning without a cache"]);
     assert!(warnings(CACHED).is_empty());
 }
+
+#[test]
+fn a_denied_fetch_at_an_uncached_upstream_is_warned_about() {
+    let hub = "[[upstream]]\nname = 'docker.io'\n[upstream.cache]\n";
+    let warnings = |effect: &str, repositories: &str, actions: &str| {
+        let rules = format!(
+            "{}{}",
+            rule(effect, "'bob'", repositories, actions),
+            rule("allow", "'*'", "'**'", "'*'")
+        );
+        read(&format!("{rules}{REST}name = 'internal'\n{hub}")).unwrap().warnings
+    };
+    let text = "dockgate.toml:4: this denies nothing at internal, without a cache: every pull fetches there; deny \"pull\"";
+    for (repositories, actions) in
+        [("'**'", "'fetch'"), ("'team/**'", "'fetch'"), ("'docker.io/**', 'a'", "'push', 'fetch'")]
+    {
+        assert_eq!(warnings("deny", repositories, actions), [text], "{repositories} {actions}");
+    }
+    for (effect, repositories, actions) in [
+        ("deny", "'docker.io/**'", "'fetch'"),
+        ("deny", "'**'", "'pull', 'fetch'"),
+        ("deny", "'**'", "'*'"),
+        ("allow", "'**'", "'fetch', 'push'"),
+    ] {
+        assert!(warnings(effect, repositories, actions).is_empty(), "{effect} {repositories} {actions}");
+    }
+}

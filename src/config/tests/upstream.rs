@@ -362,6 +362,12 @@ fn names_that_no_user_can_have_are_warned_about() {
         ]
     );
     assert_eq!(
+        warnings("'*-admin'", forward),
+        [
+            r#"dockgate.toml:2: no user is called "*-admin": users of an upstream are called "forward/docker.io:NAME""#
+        ]
+    );
+    assert_eq!(
         warnings("'alice', 'forward/docker.io:alice'", &format!("{forward}{LOGIN}")),
         [concat!(
             "dockgate.toml:8: beside auth.htpasswd the password of a name that is not in that file goes to this registry: ",
