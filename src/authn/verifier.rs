@@ -52,6 +52,7 @@ impl Verifier {
             memory,
             rejection_floor: RejectionFloor::new(costliest),
             checks_run: AtomicU64::new(0),
+            rounds: AtomicU64::new(0),
         });
         let verifier = Self { file, throttle: Throttle::new(), checks: Checks::start()?, book };
         verifier.measure(costliest);
@@ -141,7 +142,8 @@ impl Verifier {
         }
     }
 
-    /// Returns the work of one check. An unknown name costs as much as the costliest known one.
+    /// Returns the work of one check. A failure costs as much as a check of the costliest hash, whatever hash the name
+    /// has, and if it has one at all: the same work takes the same time, however busy the machine is.
     fn check(
         &self,
         table: &Htpasswd,
@@ -153,13 +155,20 @@ impl Verifier {
         let (book, password) = (Arc::clone(&self.book), password.clone());
         let line = table.line(user);
         let identity = line.map(|line| Identity::User(line.name().clone()));
-        let cost = line.map_or_else(|| table.costliest(), Line::cost);
+        let costliest = table.costliest();
+        let cost = line.map_or(costliest, Line::cost);
         let hash = line.map_or_else(|| dummy_hash(cost), |line| Arc::clone(line.hash()));
         Box::new(move || {
             let began = clock::now();
             book.checks_run.fetch_add(1, Ordering::Relaxed);
-            let matches = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
-            book.rejection_floor.note(cost, clock::now().saturating_duration_since(began));
+            let matches = book.matches(&password, cost, &hash);
+            if !matches {
+                // One of cost c takes 2^c rounds: with one more of each cost from c on, they are those of the costliest.
+                for cost in cost..costliest {
+                    book.matches(&password, cost, &dummy_hash(cost));
+                }
+                book.rejection_floor.note(costliest, clock::now().saturating_duration_since(began));
+            }
             let identity = identity.filter(|_| matches);
             book.settle(fingerprint, identity.is_some(), admission);
             Verdict { identity, began }
@@ -171,7 +180,7 @@ impl Verifier {
         let book = Arc::clone(&self.book);
         let work = move || {
             let began = clock::now();
-            let _ = bcrypt::verify("measure", &dummy_hash(cost));
+            book.matches(&Secret::new("measure"), cost, &dummy_hash(cost));
             book.rejection_floor.note(cost, clock::now().saturating_duration_since(began));
             Verdict { identity: None, began }
         };
@@ -203,9 +212,16 @@ struct Book {
     memory: Memory,
     rejection_floor: RejectionFloor,
     checks_run: AtomicU64,
+    /// The rounds of bcrypt that were computed.
+    rounds: AtomicU64,
 }
 
 impl Book {
+    fn matches(&self, password: &Secret, cost: u32, hash: &str) -> bool {
+        self.rounds.fetch_add(1 << cost, Ordering::Relaxed);
+        bcrypt::verify(password.expose(), hash).unwrap_or(false)
+    }
+
     fn settle(&self, fingerprint: Fingerprint, right: bool, admission: Admission) {
         self.memory.keep(fingerprint, right);
         if right { admission.succeed() } else { admission.fail() }

@@ -212,3 +212,21 @@ fn remembering_is_cheap() {
     let each = (clock::now() - start) / 10_000;
     assert!(each < Duration::from_micros(100), "{each:?} in an unoptimised build");
 }
+
+#[tokio::test]
+async fn every_failure_costs_the_costliest_hash() {
+    let world = World::new(&[("cheap", "pw", 4), ("middle", "pw", 6), ("dear", "pw", 9)]);
+    // The first check is behind the one that measures.
+    world.verify("dear", "other").await;
+    let rounds = || world.verifier.book.rounds.load(Ordering::Relaxed);
+    for user in ["cheap", "middle", "dear", "unknown"] {
+        for password in ["px", "py"] {
+            let before = rounds();
+            assert_eq!(world.verify(user, password).await, Outcome::Reject);
+            assert_eq!(rounds() - before, 1 << 9, "{user}");
+        }
+    }
+    let before = rounds();
+    assert!(accepted(&world.verify("cheap", "pw").await));
+    assert_eq!(rounds() - before, 1 << 4, "a right password waits for nothing");
+}
