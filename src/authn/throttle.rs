@@ -1,9 +1,9 @@
 //! The throttle of failed logins.
 //!
 //! Two tallies are kept: of a client address for one name (10 failures), and of a client address for all names
-//! (100). None is kept of a name alone: a client that knows a name could then lock its owner out. A failure counts
-//! when its check is asked for, not when it is done, so that a thousand guesses at once are not free; a right
-//! password takes its count back. Counts are forgiven with time: a guesser is left with about one try a minute
+//! (100). None is kept of a name alone: a client that knows a name could then lock its owner out. A check counts while
+//! it is under way, so that a thousand guesses at once are not free; ended without a failure, it leaves the failures of
+//! others as they are. Counts are forgiven with time: a guesser is left with about one try a minute
 //! for a name, and an office behind one address is not slowed down by its daily mistypings.
 
 use std::hash::{BuildHasher, RandomState};
@@ -35,7 +35,7 @@ impl Throttle {
         Self { pairs: bounded(), peers: bounded(), hasher: RandomState::new(), addresses: Arc::default() }
     }
 
-    /// Lets a check begin and counts it as a failure until it is known to be none.
+    /// Lets a check begin, and counts it as one under way until it ends.
     ///
     /// # Errors
     /// How long to wait, when there were too many failures.
@@ -43,14 +43,17 @@ impl Throttle {
         let name = self.hasher.hash_one(user);
         let pair = self.pairs.get_with((peer, name), Default::default);
         let client = self.peers.get_with(peer, Default::default);
-        let wait = with(&pair, |t| t.wait(now)).max(with(&client, |t| t.wait(now)));
+        // Together, or many at once would all find room.
+        let (mut of_pair, mut of_client) = (pair.lock(), client.lock());
+        let wait = of_pair.wait(now, &PAIR).max(of_client.wait(now, &CLIENT));
         if !wait.is_zero() {
             return Err(wait);
         }
-        with(&pair, |t| t.fail(now, &PAIR));
-        with(&client, |t| t.fail(now, &CLIENT));
+        of_pair.under_way += 1;
+        of_client.under_way += 1;
+        drop((of_pair, of_client));
         let addresses = self.addresses.clone();
-        Ok(Admission { pair, client, counts: false, addresses, peer, name })
+        Ok(Admission { pair, client, began: now, addresses, peer, name })
     }
 }
 
@@ -58,7 +61,7 @@ impl Throttle {
 pub(super) struct Admission {
     pair: Shared,
     client: Shared,
-    counts: bool,
+    began: Instant,
     addresses: Arc<LoginAddresses>,
     peer: Peer,
     name: u64,
@@ -66,23 +69,24 @@ pub(super) struct Admission {
 
 impl Admission {
     /// Counts the failure: the password was wrong.
-    pub(super) fn fail(mut self) {
-        self.counts = true;
+    pub(super) fn fail(self) {
+        self.pair.lock().fail(self.began, &PAIR);
+        self.client.lock().fail(self.began, &CLIENT);
     }
 
     /// Forgets this client's failures with this name: the password was right. Those with other names
     /// stay, or one valid account would make guessing at all others free.
     pub(super) fn succeed(self) {
-        with(&self.pair, |t| *t = Tally::default());
+        self.pair.lock().forget();
         self.addresses.note(self.peer, self.name, clock::now());
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        if !self.counts {
-            with(&self.pair, |t| t.take_back(&PAIR));
-            with(&self.client, |t| t.take_back(&CLIENT));
+        for tally in [&self.pair, &self.client] {
+            let mut tally = tally.lock();
+            tally.under_way = tally.under_way.saturating_sub(1);
         }
     }
 }
@@ -91,14 +95,19 @@ impl Drop for Admission {
 #[derive(Default)]
 struct Tally {
     failures: u32,
+    /// The checks that may still fail.
+    under_way: u32,
     /// Up to when failures have been forgiven.
     forgiven: Option<Instant>,
     blocked: Option<Instant>,
 }
 
 impl Tally {
-    fn wait(&self, now: Instant) -> Duration {
-        self.blocked.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    fn wait(&self, now: Instant, limit: &Limit) -> Duration {
+        let blocked = self.blocked.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        // After a wait one check goes at a time.
+        let full = self.under_way > 0 && self.failures.saturating_add(self.under_way) >= limit.failures;
+        if full { blocked.max(FIRST_WAIT) } else { blocked }
     }
 
     fn fail(&mut self, now: Instant, limit: &Limit) {
@@ -106,8 +115,13 @@ impl Tally {
         self.failures += 1;
         if let Some(beyond) = self.failures.checked_sub(limit.failures) {
             self.failures = self.failures.min(limit.failures + DOUBLINGS);
-            self.blocked = Some(now + LONGEST_WAIT.min(FIRST_WAIT * (1 << beyond.min(DOUBLINGS))));
+            let until = now + LONGEST_WAIT.min(FIRST_WAIT * (1 << beyond.min(DOUBLINGS)));
+            self.blocked = self.blocked.max(Some(until));
         }
+    }
+
+    fn forget(&mut self) {
+        *self = Self { under_way: self.under_way, ..Self::default() };
     }
 
     fn forgive(&mut self, now: Instant, limit: &Limit) {
@@ -117,13 +131,6 @@ impl Tally {
         self.failures = self.failures.saturating_sub(due);
         let settled = self.failures == 0;
         self.forgiven = Some(if settled { now } else { since + limit.forgive * due });
-    }
-
-    fn take_back(&mut self, limit: &Limit) {
-        self.failures = self.failures.saturating_sub(1);
-        if self.failures < limit.failures {
-            self.blocked = None;
-        }
     }
 }
 
@@ -155,10 +162,6 @@ where
 {
     let builder = Cache::builder().max_capacity(SUBJECTS).time_to_idle(LIFE);
     builder.eviction_policy(EvictionPolicy::lru()).build()
-}
-
-fn with<T>(tally: &Shared, look: impl FnOnce(&mut Tally) -> T) -> T {
-    look(&mut tally.lock())
 }
 
 #[cfg(test)]
@@ -247,5 +250,36 @@ mod tests {
             fail(&throttle, peer(1), "a", later).unwrap();
         }
         assert!(fail(&throttle, peer(1), "a", later).is_err());
+    }
+
+    #[test]
+    fn a_check_that_comes_to_nothing_unblocks_no_address() {
+        let (throttle, now) = (Throttle::new(), clock::now());
+        let (lost, right) = (throttle.admit(peer(1), "a", now), throttle.admit(peer(1), "b", now));
+        for n in 0..98 {
+            fail(&throttle, peer(1), &format!("{n}"), now).unwrap();
+        }
+        assert!(fail(&throttle, peer(1), "x", now).is_err(), "98 failures, and two under way");
+        drop(lost);
+        fail(&throttle, peer(1), "x", now).unwrap();
+        assert!(fail(&throttle, peer(1), "y", now).is_err(), "99, and one under way");
+        right.ok().unwrap().succeed();
+        fail(&throttle, peer(1), "y", now).unwrap();
+        assert_eq!(fail(&throttle, peer(1), "z", now), Err(SECOND), "100");
+
+        let one = || throttle.admit(peer(2), "a", now);
+        for _ in 0..9 {
+            fail(&throttle, peer(2), "a", now).unwrap();
+        }
+        let last = one().ok().unwrap();
+        assert!(one().is_err());
+        last.fail();
+        let later = now + SECOND;
+        let (next, other) = (throttle.admit(peer(2), "a", later), throttle.admit(peer(2), "a", later));
+        assert!(next.is_ok() && other.is_err(), "one at a time after a wait");
+        drop(next);
+        assert!(fail(&throttle, peer(2), "a", now).is_err(), "the wait of the ten failures stays");
+        fail(&throttle, peer(2), "a", later).unwrap();
+        assert_eq!(fail(&throttle, peer(2), "a", later), Err(2 * SECOND));
     }
 }
