@@ -21,11 +21,11 @@ use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
 use crate::gateway::record::RequestRecord;
 use crate::gateway::respond::{Problem, accesses, log_failure};
-use crate::gateway::route::Addressing;
+use crate::gateway::route::{Addressing, ResolvedRepository, RouteError};
 use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, upload};
 use crate::net::Peer;
 use crate::proto::identity::Identity;
-use crate::proto::{Action, Operation, Target};
+use crate::proto::{Action, Operation, RepositoryName, Target};
 use crate::telemetry::{AccessLog, RequestId};
 
 /// The handler of the registry's requests. All workers share one [`Core`].
@@ -203,6 +203,24 @@ impl IncomingRequest<'_> {
         result.map_err(|failure| Problem::authentication(failure, operation))
     }
 
+    /// Asks the rules about a repository that no upstream has, as if one had it: a client that may not do this anywhere
+    /// does not learn which prefixes are configured.
+    fn authorize_unrouted(
+        &self,
+        addressing: Addressing<'_>,
+        identity: &Identity,
+        operation: &Operation,
+    ) -> Result<(), Denied> {
+        let Some(name) = operation.repository().and_then(|name| unrouted_name(addressing, name)) else {
+            return Ok(());
+        };
+        let operation = operation.clone().with_repository(name);
+        if self.core.routes.iter().any(|route| !login::may_enter(identity, route)) {
+            return Err(login::stranger(&operation));
+        }
+        self.core.rules.authorize(identity, &operation).map(drop)
+    }
+
     /// Finds the repository and asks the rules. An anonymous request that is not allowed is answered with a challenge
     /// wherever logins exist, so that the answer tells nothing of which repositories there are.
     fn authorize<'a>(
@@ -224,8 +242,15 @@ impl IncomingRequest<'_> {
             let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
             return Ok(Authorized::Registry(request));
         };
-        let repository = core.routes.find(addressing, name);
-        let repository = repository.map_err(|error| login().unwrap_or(Problem::Route(error)))?;
+        let repository = match core.routes.find(addressing, name) {
+            Ok(repository) => repository,
+            Err(error) => {
+                if matches!(error, RouteError::Unknown | RouteError::UnknownNamespace) {
+                    self.authorize_unrouted(addressing, identity, &operation).map_err(denied)?;
+                }
+                return Err(login().unwrap_or(Problem::Route(error)));
+            }
+        };
         record.set_repository(&repository);
         let canonical = operation.clone().with_repository(repository.canonical.clone());
         let permit = if login::may_enter(identity, repository.route) {
@@ -233,12 +258,41 @@ impl IncomingRequest<'_> {
         } else {
             Err(login::stranger(&canonical))
         };
-        let permit = permit.map_err(denied)?;
+        let permit = permit.map_err(|missing| {
+            let repository = Some(shown_name(addressing, name, &repository));
+            denied(Denied { repository, ..missing })
+        })?;
         let locations = ClientLocations::new(addressing, Some((name, &repository)));
         let operation = operation.clone().with_repository(repository.remote.clone());
         let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
         Ok(Authorized::Repository(AuthorizedRepository { request, repository }))
     }
+}
+
+/// Returns the name by which rules would know a repository that no upstream has.
+fn unrouted_name(addressing: Addressing<'_>, name: &RepositoryName) -> Option<RepositoryName> {
+    let full = full_name(addressing, name)?;
+    // Where `ns` is no path, the name alone is asked about.
+    Some(addressing.ns.and_then(|ns| full.with_prefix(ns).ok()).unwrap_or(full))
+}
+
+/// Returns the name that a denial shows: the client's path, where that names the upstream. The canonical name has
+/// `library/` in it where the upstream is Docker Hub, which tells that there is one.
+fn shown_name(
+    addressing: Addressing<'_>,
+    name: &RepositoryName,
+    repository: &ResolvedRepository<'_>,
+) -> RepositoryName {
+    let prefix = repository.route.prefix();
+    let by_path = |full: &RepositoryName| {
+        addressing.ns.is_none() && (prefix.is_empty() || full.strip_prefix(prefix).is_some())
+    };
+    let full = full_name(addressing, name).filter(by_path);
+    full.unwrap_or_else(|| repository.canonical.clone())
+}
+
+fn full_name(addressing: Addressing<'_>, name: &RepositoryName) -> Option<RepositoryName> {
+    name.with_prefix(addressing.prefix.map_or("", RepositoryName::as_str)).ok()
 }
 
 async fn serve_registry(request: &AuthorizedRequest<'_>) -> Result<Answer, Problem> {

@@ -284,3 +284,43 @@ async fn every_answer_names_the_api_and_itself() {
     ids.dedup();
     assert_eq!(ids.len(), 4);
 }
+
+#[tokio::test]
+async fn a_login_learns_of_no_prefix_that_is_not_its_own() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder()
+        .user("alice", "secret")
+        .rule(&["alice"], &["open/**", "nowhere/**"], &["pull"])
+        .upstream("open", "open", upstream.address)
+        .upstream("hidden.example", "hidden", upstream.address)
+        .upstream_with("docker.io", "hub", upstream.address, "")
+        .start()
+        .await;
+    let ask = |target: String| gateway.ask(Request::get(target).login("alice", "secret"));
+    // What is configured and what is not: one status, one code, one message.
+    let pairs = [
+        ("/v2/hidden/app", "/v2/absent/app"),
+        ("/v2/hub/app", "/v2/bub/app"),
+        ("/hidden/v2/app", "/absent/v2/app"),
+        ("/v2/hidden", "/v2/absent"),
+        ("/v2/hidden/app/sub", "/v2/app"),
+    ];
+    let answer = async |path: &str, query: &str| {
+        let answer = ask(format!("{path}/manifests/x{query}")).await.refuses(403, "DENIED");
+        let (_, missing) = answer
+            .text()
+            .split_once("alice may not pull ")
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        missing.split('"').next().unwrap().to_owned()
+    };
+    for (configured, absent) in pairs {
+        for path in [configured, absent] {
+            assert_eq!(answer(path, "").await, path[1..].replacen("v2/", "", 1));
+        }
+    }
+    answer("/v2/app", "?ns=hidden.example").await;
+    assert_eq!(answer("/v2/app", "?ns=absent.example").await, "absent.example/app");
+    ask("/v2/nowhere/app/manifests/x".to_owned()).await.refuses(404, "NAME_UNKNOWN");
+    ask("/v2/open/manifests/x".to_owned()).await.is(403);
+}
