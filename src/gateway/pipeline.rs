@@ -163,7 +163,9 @@ impl IncomingRequest<'_> {
         }
         // Before authentication, which may ask an upstream: that could be this gateway.
         self.core.shared.via.check(headers)?;
-        let identity = self.authenticate(&host, target.as_ref().ok().map(|target| &target.operation)).await?;
+        let operation = target.as_ref().ok().map(|target| &target.operation);
+        let identity = self.authenticate(&host, operation).await;
+        let identity = identity.inspect_err(|_| record.set_failed_login(headers))?;
         record.set_identity(&identity);
         let Target { prefix, ns, operation } = target.map_err(Problem::Target)?;
         let addressing =

@@ -3,15 +3,15 @@
 use std::net::IpAddr;
 
 use http::request::Parts;
-use http::{Method, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Response, header};
 
 use crate::body::Body;
 use crate::cache::{BypassReason, CacheStatus};
 use crate::gateway::answer::Answer;
 use crate::gateway::host::HostError;
 use crate::gateway::route::ResolvedRepository;
-use crate::proto::Operation;
 use crate::proto::identity::Identity;
+use crate::proto::{Authorization, Operation};
 use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
 
 /// The id of a request, and its access record where there is an access log.
@@ -41,6 +41,15 @@ impl RequestRecord {
     pub(super) fn set_host_error(&mut self, error: &HostError) {
         if let (Some(access), HostError::Misdirected(host)) = (&mut self.access, error) {
             access.misdirected = Some(host.clone());
+        }
+    }
+
+    /// Records the user name of a login that failed, if the request shows one.
+    pub(super) fn set_failed_login(&mut self, headers: &HeaderMap) {
+        let Some(access) = &mut self.access else { return };
+        let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).map(Authorization::parse);
+        if let Some(Ok(Authorization::Basic { user, .. })) = shown {
+            access.failed_login = Some(user);
         }
     }
 

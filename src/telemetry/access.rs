@@ -30,6 +30,8 @@ pub struct AccessRecord {
     pub client: IpAddr,
     /// The user name, or `anonymous`; none if authentication failed.
     pub user: Option<Arc<str>>,
+    /// The name that was shown, if authentication failed.
+    pub failed_login: Option<String>,
     /// The operation's name, or the method of a request that is no operation.
     pub operation: &'static str,
     /// The repository's canonical name.
@@ -81,6 +83,7 @@ impl AccessLog {
             request_id,
             client,
             user: None,
+            failed_login: None,
             operation: "",
             repository: None,
             subject: None,
@@ -113,6 +116,7 @@ impl AccessRecord {
         line.text("repository", self.repository.as_ref().map(RepositoryName::as_str));
         line.text("reference", self.subject.as_ref().map(Subject::as_str));
         line.text("user", self.user.as_deref());
+        line.text("failed_login", self.failed_login.as_deref().map(shortened));
         line.plain("client", self.client);
         line.text("upstream", self.upstream.as_deref());
         line.text("cache", self.cache);
@@ -150,9 +154,13 @@ impl Subject {
     }
 }
 
-/// Cuts what a client calls itself, or the gateway, off at 200 bytes. A header's value that is text is ASCII.
-fn shortened(agent: &str) -> &str {
-    agent.get(..200).unwrap_or(agent)
+/// Cuts what a client says off at 200 bytes, or up to three before.
+fn shortened(text: &str) -> &str {
+    let mut end = text.len().min(200);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// A line that is being written. Writing to a String can't fail.
@@ -296,6 +304,23 @@ mod tests {
         assert!(host("a user=root\n").contains(" host=\"a user=root\\n\" "));
         assert!(host(&"a".repeat(300)).contains(&format!(" host={} ", "a".repeat(200))));
         assert!(!line(false, "docker/28").contains("host="));
+    }
+
+    #[test]
+    fn a_failed_login_is_logged_with_its_name() {
+        let login = |json: bool, name: String| {
+            line_of(json, "docker/28", move |record| {
+                (record.user, record.failed_login) = (None, Some(name));
+            })
+        };
+        assert!(login(false, "mallory".into()).contains(" failed_login=mallory client=192.0.2.1 "));
+        let evil = "x user=root\n\u{1b}[2J\u{202e}".to_owned();
+        let line = login(false, evil.clone());
+        assert!(line.contains(r#" failed_login="x user=root\n\u{1b}[2J\u{202e}" client="#), "{line}");
+        let json: serde_json::Value = serde_json::from_str(&login(true, evil.clone())).unwrap();
+        assert_eq!((&json["failed_login"], &json["user"]), (&evil.into(), &serde_json::Value::Null));
+        let long = login(false, "é".repeat(5000));
+        assert!(long.contains(&format!("failed_login=\"{}\" ", "é".repeat(100))), "{long}");
     }
 
     #[test]

@@ -536,6 +536,7 @@ fn the_log_names_the_client_and_never_its_password() {
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{log}{}", String::from_utf8_lossy(&output.stdout));
     assert!(log.contains("forward/up:alice"), "{log}");
+    assert!(log.contains(" 401 failed_login=alice client="), "{log}");
     assert!(log.contains("remove upstream.credentials.forward"), "{log}");
     for password in [RIGHT, WRONG] {
         let encoded = BASE64_STANDARD.encode(format!("alice:{password}"));
