@@ -258,6 +258,24 @@ async fn an_expired_grant_ends_while_the_upstream_fails() {
 }
 
 #[tokio::test]
+async fn a_lasting_503_keeps_no_grant_past_grant_stale() {
+    let registry = Registry::start(&["alice"]).await;
+    let gateway = pulled_by_alice(&registry, "tag_ttl = \"100ms\"\ngrant_stale = \"2s\"").await;
+    let began = tokio::time::Instant::now();
+    registry.falls_ill(503);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    get(&gateway, "alice", &registry.blob).await.is(200);
+    // Each use is within the time of the last one, and prolongs nothing.
+    while began.elapsed() < Duration::from_millis(2200) {
+        get(&gateway, "alice", &registry.blob).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    for target in [&registry.blob, TAG] {
+        get(&gateway, "alice", target).await.refuses(502, "UNAVAILABLE");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_gets_nothing_that_is_here() {
     let registry = Registry::start(&["alice"]).await;
     let gateway = pulled_by_alice(&registry, "tag_ttl = \"1h\"").await;
