@@ -37,3 +37,4 @@ mod routing;
 mod secrets;
 mod tokens;
 mod upstreams;
+mod workflows;
