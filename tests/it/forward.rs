@@ -240,8 +240,6 @@ async fn an_upstream_that_takes_any_password_is_no_judge() {
     assert!(logins[2].0 != "alice" && logins[2].0 != logins[1].0 && logins[2].1 != "secret", "{logins:?}");
 }
 
-const IMAGE: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
-
 /// Lets the upstream check the name beside a password, as Gitea and GitLab do, and ignore it beside an access token.
 fn checks_names_beside_passwords_alone(upstream: &Upstream) {
     let knows = |headers: &Headers| {
@@ -252,7 +250,7 @@ fn checks_names_beside_passwords_alone(upstream: &Upstream) {
     };
     for method in ["GET", "HEAD"] {
         upstream.always(method, "/v2/*", move |headers| match knows(headers) {
-            true => Reply::ok(IMAGE).header("Content-Type", "application/vnd.oci.image.manifest.v1+json"),
+            true => Reply::ok(EMPTY_INDEX).header("Content-Type", "application/vnd.oci.image.index.v1+json"),
             false => wants_password(),
         });
     }
