@@ -1,7 +1,7 @@
 //! The wiring: from a checked configuration to a gateway that runs, reloads and ends.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -18,7 +18,7 @@ use crate::authz::Rules;
 use crate::body::Body;
 use crate::cache::{Cache, UpstreamCache};
 use crate::config;
-use crate::config::{Config, CredentialSource, Environment, limits};
+use crate::config::{Address, Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
@@ -406,6 +406,24 @@ fn known_hosts(config: &Config, certificates: Option<&Certificates>) -> KnownHos
 /// Tells the upstreams by which names and ports clients reach this gateway. Without an external_url they may do so at the
 /// schemes' own ports, though it listens on others.
 fn tell_names(config: &Config, settings: &Settings, addresses: &[SocketAddr]) {
+    for upstream in &settings.upstreams {
+        upstream.set_gateway(names_of(config, settings.hosts.clone(), addresses));
+    }
+}
+
+/// Returns the names and ports by which clients reach the gateway of a configuration that does not run here.
+pub(crate) fn gateway_names(config: &Config) -> GatewayNames {
+    // Without its certificates, the gateway would not start: they say nothing then.
+    let certificates = config.server.tls.as_ref().and_then(|files| Certificates::open(files).ok());
+    let addresses = config.server.addresses.iter().filter_map(|address| match address {
+        Address::Tcp(address) => Some(*address),
+        Address::Any(port) => Some((Ipv4Addr::UNSPECIFIED, *port).into()),
+        Address::Unix(_) => None,
+    });
+    names_of(config, known_hosts(config, certificates.as_ref()), &addresses.collect::<Vec<_>>())
+}
+
+fn names_of(config: &Config, hosts: KnownHosts, addresses: &[SocketAddr]) -> GatewayNames {
     let external = config.server.external_url.as_ref();
     let port = external.and_then(|url| {
         let written = Authority::parse(&url.authority).ok()?.port;
@@ -413,11 +431,7 @@ fn tell_names(config: &Config, settings: &Settings, addresses: &[SocketAddr]) {
     });
     let outer = port.map_or_else(|| vec![scheme_port(true), scheme_port(false)], |port| vec![port]);
     let ports: Vec<u16> = outer.into_iter().chain(addresses.iter().map(SocketAddr::port)).collect();
-    for upstream in &settings.upstreams {
-        let hosts = settings.hosts.clone();
-        let names = GatewayNames::new(move |host| hosts.names(host), ports.clone(), addresses.to_vec());
-        upstream.set_gateway(names);
-    }
+    GatewayNames::new(move |host| hosts.names(host), ports, addresses.to_vec())
 }
 
 /// Returns true if an upstream judges the passwords of clients.

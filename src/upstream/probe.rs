@@ -20,7 +20,7 @@ use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scheme::TokenEndpoint;
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::auth::token::{IssuedToken, TokenClient, basic, bearer, request_url};
-use crate::upstream::egress::{Destination, EgressError};
+use crate::upstream::egress::{Destination, EgressError, GatewayNames};
 use crate::upstream::error::{Error, TokenError};
 use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
 use crate::upstream::registry::Upstream;
@@ -68,6 +68,11 @@ impl Probe {
         let upstream = Upstream::new(settings, limits::STALL_TIMEOUT, 1)?;
         let identity = upstream.identity_of(&permit);
         Ok(Self { upstream, permit, identity, secrets: Mutex::default() })
+    }
+
+    /// Sets the names by which clients reach the gateway: a location there means the upstream itself.
+    pub(crate) fn set_gateway(&self, names: GatewayNames) {
+        self.upstream.set_gateway(names);
     }
 
     /// Returns the upstream's part of the configuration.

@@ -499,3 +499,74 @@ async fn failures_name_the_key_to_set() {
         assert!(!is_good || ran.last().contains("redirect_hosts = [\"192.168.0.1"), "{}", ran.last());
     }
 }
+
+#[tokio::test]
+async fn what_a_head_refuses_is_decided_by_get() {
+    let manifest =
+        json!({ "schemaVersion": 2, "config": { "digest": sha256(b"{}"), "size": 2 }, "layers": [] });
+    let manifest = manifest.to_string();
+    for status in [403, 404, 405, 500, 501] {
+        let (upstream, base) = plain().await;
+        let dir = tempfile::tempdir().unwrap();
+        let config = configuration(dir.path(), &format!("url = \"{base}\""));
+        let blob = format!("/v2/team/app/blobs/{}", sha256(b"{}"));
+        let referrers = format!("/v2/team/app/referrers/{}", sha256(manifest.as_bytes()));
+        // A list of 85,000 tags has 4 MB (skopeo#907).
+        let tags: Vec<String> = (0..200_000).map(|number| format!("build-of-the-branch-{number}")).collect();
+        let tags = json!({ "name": "team/app", "tags": tags }).to_string();
+        assert!(tags.len() > 4 << 20);
+        upstream.always("GET", "/v2/", |_| Reply::ok("{}"));
+        upstream.always("GET", "/v2/team/app/tags/list", move |_| Reply::ok(&tags));
+        upstream.always("HEAD", MANIFEST, move |_| Reply::status(status));
+        let text = manifest.clone();
+        upstream.always("GET", MANIFEST, move |_| Reply::ok(&text));
+        upstream.always("GET", referrers, |_| Reply::ok("<html>").header("Content-Type", "text/html"));
+        upstream.always("HEAD", blob.as_str(), move |_| Reply::status(status));
+        upstream.always("GET", blob, |_| Reply::ok("{}"));
+        let arguments = ["--upstream", "up", "--config", &config, "--repository", "team/app:1", "--json"];
+        let ran = probe(&arguments).await;
+        assert_eq!(ran.code, 0, "{status}: {ran:#?}");
+        let result = |what: &str| rows(&ran).into_iter().find(|(name, _)| name == what).unwrap().1;
+        assert_eq!([result("manifest HEAD"), result("blob HEAD")], ["minor", "minor"], "{status}");
+        assert_eq!(
+            [result("tags/list"), result("manifest"), result("referrers")],
+            ["ok", "ok", "ok"],
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_walk_goes_on_by_get_where_head_is_refused() {
+    let upstream = Upstream::start_tls().await;
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.crt");
+    std::fs::write(&ca, upstream.ca.as_deref().unwrap()).unwrap();
+    let image = format!("localhost:{}/team/app:1", upstream.address.port());
+    for status in [403, 404, 405, 500, 501] {
+        upstream.expect("HEAD", MANIFEST, Reply::status(status));
+        upstream.expect("GET", MANIFEST, Reply::ok("{}"));
+        let ran = probe(&[&image, "--ca", ca.to_str().unwrap()]).await;
+        assert!(ran.code == 0 && ran.out.contains("where GET works"), "{status}: {ran:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_location_at_the_gateways_own_name_is_the_upstream() {
+    let (upstream, base) = plain().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = configuration(
+        dir.path(),
+        &format!("url = \"{base}\"\n[server]\nexternal_url = \"https://registry.example\""),
+    );
+    let location = "https://registry.example/v2/dockgate-probe/blobs/uploads/1";
+    upstream.always("GET", "/v2/*", |_| Reply::ok("{}"));
+    upstream.always("POST", "/v2/dockgate-probe/blobs/uploads/*", move |_| {
+        Reply::status(202).header("Location", location)
+    });
+    upstream.always("DELETE", "/v2/dockgate-probe/blobs/uploads/1", |_| Reply::status(204));
+    upstream.otherwise(|_| Some(Reply::status(500)));
+    let ran = probe(&["--upstream", "up", "--config", &config, "--write", "--json"]).await;
+    let upload = rows(&ran).into_iter().find(|(name, _)| name == "upload").unwrap();
+    assert_eq!(upload.1, "ok", "{ran:#?}");
+}

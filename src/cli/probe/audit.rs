@@ -13,7 +13,7 @@ use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::trace::{apart, date, fields, format_lifetime, is_redirect, now, parsed};
 use crate::config::Redirects;
 use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
-use crate::upstream::{Error, Probe, ProbeAuthorization, RequiredScope, Response};
+use crate::upstream::{Error, Probe, ProbeAuthorization, RequiredScope, Response, Upstream};
 use crate::x509::Certificate;
 
 /// The part of an upstream to look at.
@@ -243,7 +243,10 @@ impl Auditor<'_> {
             self.add(Check::minor("tags/list", found).advise("pulls do without"));
             return None;
         }
-        let listed = self.json(response).await.unwrap_or_default();
+        let Some(listed) = self.list(response).await else {
+            self.add(Check::bad("tags/list", format!("of {name}: something else than a list of tags")));
+            return None;
+        };
         let tags = listed.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
         let tags: Vec<_> = tags.iter().filter_map(Value::as_str).collect();
         self.add(Check::ok("tags/list", format!("of {name}: {}", tags.len())));
@@ -254,25 +257,7 @@ impl Auditor<'_> {
     /// Checks HEAD and GET of a manifest, and returns its digest and content.
     async fn manifest(&mut self, name: &RepositoryName, reference: &Reference) -> Option<(Digest, Value)> {
         let target = format!("/v2/{name}/manifests/{reference}");
-        let head = self.send(&Method::HEAD, &target, pull(name), &[]).await;
-        let head = match head {
-            Ok(head) if head.status.is_success() => head,
-            Ok(head) => {
-                let found = format!("HEAD of {name} {reference} answers {}", head.status);
-                self.add(Check::bad("manifest HEAD", found));
-                return None;
-            }
-            Err(error) => return self.failed("manifest HEAD", &error),
-        };
-        let missing = [header::CONTENT_TYPE, header::CONTENT_LENGTH, DIGEST];
-        let missing: Vec<_> = missing.iter().filter(|name| !head.headers.contains_key(*name)).collect();
-        let missing: Vec<_> = missing.iter().map(|name| name.as_str()).collect();
-        self.add(match missing.as_slice() {
-            [] => Check::ok("manifest HEAD", "with type, length and digest"),
-            missing => Check::minor("manifest HEAD", format!("without {}", missing.join(", ")))
-                .advise("clients have to read the whole manifest"),
-        });
-        let said = digest_in(&head.headers);
+        let said = self.manifest_head(name, reference, &target).await?;
         let response = match self.get(&target, pull(name), &[]).await {
             Ok(response) if response.status.is_success() => response,
             Ok(response) => {
@@ -298,19 +283,55 @@ impl Auditor<'_> {
         Some((actual, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
+    /// Checks HEAD of a manifest, and returns the digest that it names. What it refuses, GET decides, as in the gateway. `None`
+    /// where there is no answer at all.
+    async fn manifest_head(
+        &mut self,
+        name: &RepositoryName,
+        reference: &Reference,
+        target: &str,
+    ) -> Option<Option<Digest>> {
+        let what = "manifest HEAD";
+        let head = match self.send(&Method::HEAD, target, pull(name), &[]).await {
+            Ok(head) => head,
+            Err(error) => return self.failed(what, &error),
+        };
+        if !head.status.is_success() {
+            let found = format!("HEAD of {name} {reference} answers {}", head.status);
+            self.add(Check::minor(what, found).advise(BY_GET));
+            return Some(None);
+        }
+        let missing = [header::CONTENT_TYPE, header::CONTENT_LENGTH, DIGEST];
+        let missing: Vec<_> = missing.iter().filter(|name| !head.headers.contains_key(*name)).collect();
+        let missing: Vec<_> = missing.iter().map(|name| name.as_str()).collect();
+        self.add(match missing.as_slice() {
+            [] => Check::ok(what, "with type, length and digest"),
+            missing => Check::minor(what, format!("without {}", missing.join(", ")))
+                .advise("clients have to read the whole manifest"),
+        });
+        Some(digest_in(&head.headers))
+    }
+
     async fn referrers(&mut self, name: &RepositoryName, digest: &Digest) {
+        let what = "referrers";
         let target = format!("/v2/{name}/referrers/{digest}");
-        let check = match self.get(&target, pull(name), &[]).await {
-            Err(error) => Check::minor("referrers", format::chain(&error)),
-            Ok(response) => match response.status {
-                StatusCode::OK => Check::ok("referrers", "listed"),
-                StatusCode::NOT_FOUND => {
-                    Check::ok("referrers", "not listed (404): clients look for a tag instead")
-                }
-                _ => {
-                    Check::minor("referrers", self.said(response).await).advise("signatures may not be found")
-                }
-            },
+        let response = match self.get(&target, pull(name), &[]).await {
+            Ok(response) => response,
+            Err(error) => return self.add(Check::minor(what, format::chain(&error))),
+        };
+        let status = response.status;
+        let body = self.body(response).await.unwrap_or_default();
+        let check = match (Upstream::without_referrers(status, &body), status) {
+            (Some(_), _) => {
+                Check::ok(what, format!("not offered ({}): clients look for a tag instead", status.as_u16()))
+            }
+            (None, StatusCode::OK) => Check::ok(what, "listed"),
+            (None, StatusCode::NOT_FOUND) => {
+                Check::ok(what, "not listed (404): clients look for a tag instead")
+            }
+            (None, _) => {
+                Check::minor(what, format!("answers {status}")).advise("signatures may not be found")
+            }
         };
         self.add(check);
     }
@@ -340,7 +361,7 @@ impl Auditor<'_> {
             let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
             match length.map(str::parse::<u64>) {
                 _ if !head.status.is_success() => {
-                    Err(Check::bad("blob HEAD", format!("answers {}", head.status)))
+                    Err(Check::minor("blob HEAD", format!("answers {}", head.status)).advise(BY_GET))
                 }
                 Some(Ok(length)) if size == length => Ok(format!("{size} bytes")),
                 None => Err(Check::minor("blob HEAD", "without Content-Length")),
@@ -427,6 +448,8 @@ impl Auditor<'_> {
         }
     }
 }
+
+const BY_GET: &str = "GET decides, also for the gateway";
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 

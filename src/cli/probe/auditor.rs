@@ -77,8 +77,17 @@ impl Auditor<'_> {
         serde_json::from_slice(&self.body(response).await?).ok()
     }
 
+    /// Returns a list, which the gateway passes on at whatever length.
+    pub(super) async fn list(&self, response: Response) -> Option<Value> {
+        serde_json::from_slice(&self.body_up_to(LIST_BYTES, response).await?).ok()
+    }
+
     pub(super) async fn body(&self, response: Response) -> Option<Bytes> {
-        let whole = Limited::new(response.body, limits::MANIFEST_BYTES).collect();
+        self.body_up_to(limits::MANIFEST_BYTES, response).await
+    }
+
+    async fn body_up_to(&self, most: usize, response: Response) -> Option<Bytes> {
+        let whole = Limited::new(response.body, most).collect();
         let whole = tokio::time::timeout(limits::MANIFEST_DEADLINE, whole).await;
         Some(whole.ok()?.ok()?.to_bytes())
     }
@@ -93,6 +102,9 @@ impl Auditor<'_> {
         }
     }
 }
+
+/// A list that is held whole here: millions of tags.
+const LIST_BYTES: usize = 256 * 1024 * 1024;
 
 /// Replaces advice about the command line by advice about the configuration.
 pub(super) fn configured(diagnosis: Diagnosis) -> Diagnosis {

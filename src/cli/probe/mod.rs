@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::app::gateway_names;
 use crate::authz::Permit;
 use crate::cli::user::{PasswordError, ask_for_password, password_from};
 use crate::config;
@@ -171,6 +172,7 @@ fn configured(
     input: &mut dyn Read,
 ) -> Result<Probe, ProbeError> {
     let config = Config::load(args.config.as_deref(), environment)?;
+    let gateway = gateway_names(&config);
     let names: Vec<_> = config.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
     let found = config.upstreams.into_iter().find(|upstream| upstream.name == name);
     let unknown =
@@ -188,5 +190,7 @@ fn configured(
             Identity::Forwarded(Arc::new(client))
         }
     };
-    Ok(Probe::new(settings, Permit::operator(identity))?)
+    let probe = Probe::new(settings, Permit::operator(identity))?;
+    probe.set_gateway(gateway);
+    Ok(probe)
 }

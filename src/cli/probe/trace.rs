@@ -220,8 +220,11 @@ impl Tracer<'_> {
                 source: limit.source.map(|source| self.probe.without_secrets(&source)),
             });
         }
-        let image_is_refused =
-            self.place.image.is_some() && matches!(answer.status.as_u16(), 400 | 403 | 404 | 405);
+        // Registries refuse HEAD where GET works, with almost any status.
+        let is_final = answer.status.is_success()
+            || is_redirect(answer.status)
+            || matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS);
+        let image_is_refused = self.place.image.is_some() && !is_final;
         if image_is_refused {
             // The answer to a HEAD has no body that says why.
             let again = self.ask_by(&Method::GET, answer.way.clone(), pass, answer.shown).await?;
