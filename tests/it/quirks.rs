@@ -533,3 +533,19 @@ async fn a_list_of_no_tags_may_be_null() {
     let answer = gateway.get("/v2/reg/a/tags/list").await.is(200);
     assert_eq!(answer.json(), serde_json::json!({ "name": "reg/a", "tags": null }));
 }
+
+/// Apache called gzipped layers `x-gzip` (moby#17595), and a proxy forwarded `gzip` over a body that it had unpacked
+/// (docker-registry#369).
+#[tokio::test]
+async fn a_coding_over_the_right_bytes_is_noise() {
+    let content = noise(50_000);
+    for coding in ["x-gzip", "gzip", "identity", ""] {
+        let (origin, gateway) = cached("").await;
+        let blob = blob_at("a", &content);
+        let get = Reply::ok(&content).header("Content-Encoding", coding);
+        origin.upstream.always("GET", blob.as_str(), move |_| get.clone());
+        let answer = gateway.get(&blob).await;
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{coding:?}");
+        assert!(answer.body == content);
+    }
+}
