@@ -431,6 +431,11 @@ async fn a_complete_upstream_passes_unchanged() {
     }
 }
 
+/// Returns an image manifest that names one blob, `{}`.
+fn manifest() -> String {
+    json!({ "schemaVersion": 2, "config": { "digest": sha256(b"{}"), "size": 2 }, "layers": [] }).to_string()
+}
+
 #[tokio::test]
 async fn an_audit_uses_credentials_and_writes_nothing() {
     let (upstream, base) = plain().await;
@@ -438,7 +443,7 @@ async fn an_audit_uses_credentials_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let config = configuration(dir.path(), &format!("url = \"{base}\"\n[upstream.credentials]\n{login}"));
     let basic = || Reply::status(401).header("WWW-Authenticate", "Basic realm=x");
-    let manifest = json!({ "config": { "digest": sha256(b"{}"), "size": 2 } }).to_string();
+    let manifest = manifest();
     for (method, target, reply) in [
         ("GET", "/v2/", basic()),
         ("GET", "/v2/", basic()),
@@ -473,12 +478,13 @@ async fn failures_name_the_key_to_set() {
     ran.says(1, "realm elsewhere: the realm is at evil.example,");
     assert!(ran.last().contains("realm_hosts = [\"evil.example\"]"), "{}", ran.last());
 
-    let manifest = json!({ "config": { "digest": sha256(b"{}"), "size": 2 } }).to_string();
+    let manifest = manifest();
     let wrong = Reply::ok(&manifest).header("Docker-Content-Digest", &sha256(b"another"));
     let away = Reply::status(307).header("Location", "http://192.168.0.1/blob?sig=5ignature-of-the-registry");
-    for (again, last) in
-        [(wrong, "manifest: it should be sha256:"), (Reply::ok(&manifest), "redirect: a redirect leads to ")]
-    {
+    for (again, last) in [
+        (wrong, "manifest: the upstream sent a manifest that is not what its digest says"),
+        (Reply::ok(&manifest), "redirect: a redirect leads to "),
+    ] {
         let is_good = last.starts_with("redirect");
         for (method, target, reply) in [
             ("GET", "/v2/", Reply::ok("{}")),
@@ -533,6 +539,34 @@ async fn what_a_head_refuses_is_decided_by_get() {
             ["ok", "ok", "ok"],
             "{status}"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_the_gateway_refuses_as_a_manifest_is_bad() {
+    let page = |body: &str| Reply::ok(body).header("Content-Type", "text/html");
+    let long = || Reply::ok("").header("Content-Type", "application/vnd.oci.image.manifest.v1+json");
+    for (head, get, expected) in [
+        (page(""), page("<!DOCTYPE html>"), [("manifest HEAD", "minor"), ("manifest", "bad")]),
+        (page(""), Reply::ok("{}"), [("manifest HEAD", "minor"), ("manifest", "bad")]),
+        (page(""), page(r#"{"errors":[]}"#), [("manifest HEAD", "minor"), ("manifest", "bad")]),
+        (page(""), Reply::ok(""), [("manifest HEAD", "minor"), ("manifest", "bad")]),
+        (long().claim(4_393_217), Reply::ok(manifest()), [("tags/list", "ok"), ("manifest HEAD", "bad")]),
+    ] {
+        let (upstream, base) = plain().await;
+        let dir = tempfile::tempdir().unwrap();
+        let config = configuration(dir.path(), &format!("url = \"{base}\""));
+        upstream.always("HEAD", MANIFEST, move |_| head.clone());
+        upstream.always("GET", MANIFEST, move |_| get.clone());
+        upstream.always("GET", "/v2/*", |_| Reply::ok(r#"{"tags":["1"]}"#));
+        let arguments = ["--upstream", "up", "--config", &config, "--repository", "team/app:1", "--json"];
+        let ran = probe(&arguments).await;
+        let all = rows(&ran);
+        for (what, result) in expected {
+            let row = all.iter().find(|(name, _)| name == what);
+            assert_eq!(row.map(|(_, found)| found.as_str()), Some(result), "{what}: {ran:#?}");
+        }
+        assert_ne!(ran.code, 0);
     }
 }
 

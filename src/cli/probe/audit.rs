@@ -12,7 +12,9 @@ use crate::cli::probe::format;
 use crate::cli::probe::jwt::Jwt;
 use crate::cli::probe::trace::{apart, date, fields, format_lifetime, is_redirect, now, parsed};
 use crate::config::Redirects;
+use crate::meaning::Meaning;
 use crate::proto::{Action, Challenge, Digest, Reference, RepositoryName, Scheme};
+use crate::upstream::answer;
 use crate::upstream::{Error, Probe, ProbeAuthorization, RequiredScope, Response, Upstream};
 use crate::x509::Certificate;
 
@@ -267,15 +269,21 @@ impl Auditor<'_> {
             }
             Err(error) => return self.failed("manifest", &error),
         };
-        let said = digest_in(&response.headers).or(said);
+        let named = digest_in(&response.headers).is_some();
+        let response = match answer::manifest(reference, response).await {
+            Ok(response) => response,
+            Err(failure) => {
+                self.add(
+                    Check::bad("manifest", &*failure.cause).advise("clients get what is cached, or 502"),
+                );
+                return None;
+            }
+        };
         let body = self.body(response).await?;
         let actual = sha256(&body)?;
-        let wrong = [said, digest_of(reference)]
-            .into_iter()
-            .flatten()
-            .find(|said| said.as_str().starts_with("sha256:") && *said != actual);
-        if let Some(said) = wrong {
-            let found = format!("it should be {said}, and is {actual}");
+        let contradicted = said.filter(|said| !named && !said.is_of(&body));
+        if let Some(said) = contradicted {
+            let found = format!("HEAD says {said}, and it is {actual}");
             self.add(Check::bad("manifest", found).advise("clients refuse it"));
             return None;
         }
@@ -301,6 +309,17 @@ impl Auditor<'_> {
             self.add(Check::minor(what, found).advise(BY_GET));
             return Some(None);
         }
+        let head = match answer::manifest_head(head) {
+            Ok(head) => head,
+            Err(failure) if failure.meaning == Meaning::Unusable => {
+                self.add(Check::bad(what, &*failure.cause).advise("clients get what is cached, or 502"));
+                return None;
+            }
+            Err(failure) => {
+                self.add(Check::minor(what, &*failure.cause).advise(BY_GET));
+                return Some(None);
+            }
+        };
         let missing = [header::CONTENT_TYPE, header::CONTENT_LENGTH, DIGEST];
         let missing: Vec<_> = missing.iter().filter(|name| !head.headers.contains_key(*name)).collect();
         let missing: Vec<_> = missing.iter().map(|name| name.as_str()).collect();
@@ -478,11 +497,4 @@ fn content_range(response: &Response) -> Option<String> {
 
 fn digest_in(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(headers.get(DIGEST)?.to_str().ok()?).ok()
-}
-
-fn digest_of(reference: &Reference) -> Option<Digest> {
-    match reference {
-        Reference::Digest(digest) => Some(digest.clone()),
-        Reference::Tag(_) => None,
-    }
 }
