@@ -129,13 +129,13 @@ impl Body {
 /// The reason why a body can't be held whole.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WholeError {
-    /// It broke.
+    /// The body broke off.
     #[error(transparent)]
     Broken(#[from] BodyError),
-    /// It is longer than it may be.
+    /// The body is longer than the caller allows, in bytes.
     #[error("it is longer than {0} bytes")]
     TooLong(usize),
-    /// It took too long, or came at less than the least rate.
+    /// The body missed its deadline, or came at less than the least rate.
     #[error("it came too slowly")]
     TooSlow,
 }
@@ -156,7 +156,7 @@ impl Body {
     /// Returns the beginning of the body, up to `most` bytes: what has come within `deadline`, or before it broke.
     pub(crate) async fn beginning(mut self, most: usize, deadline: Duration) -> Bytes {
         let mut bytes = Vec::new();
-        // What came before is the answer, whatever the reason that no more does.
+        // An error ends the beginning; the bytes before it are still wanted.
         let _ = self.read_into(&mut bytes, most, deadline).await;
         bytes.truncate(most);
         bytes.into()

@@ -373,7 +373,7 @@ pub(crate) struct UpstreamFailure {
     pub(crate) key: Option<&'static str>,
     /// The registry's own errors, if its answer had some.
     pub(crate) errors: Option<Arc<ErrorBody>>,
-    /// It is a HEAD's, which GET may contradict.
+    /// True if HEAD failed, which GET may contradict.
     pub(crate) by_head: bool,
 }
 

@@ -163,7 +163,8 @@ impl Verifier {
             book.checks_run.fetch_add(1, Ordering::Relaxed);
             let matches = book.matches(&password, cost, &hash);
             if !matches {
-                // One of cost c takes 2^c rounds: with one more of each cost from c on, they are those of the costliest.
+                // A check of cost c takes 2^c rounds. 2^c + 2^c + 2^(c+1) + ... + 2^(d-1) = 2^d: the failure has taken
+                // the rounds of the costliest hash, d, so that its time does not tell which name exists.
                 for cost in cost..costliest {
                     book.matches(&password, cost, &dummy_hash(cost));
                 }

@@ -88,7 +88,7 @@ impl PullAuthorizer {
             false => renewal.await,
         };
         match result {
-            // It may have ended meanwhile.
+            // The grant may have ended during the request.
             Err(refusal) if is_out_of_reach(&refusal) && is_bearable() => Ok(()),
             result => result,
         }

@@ -210,7 +210,7 @@ impl UpstreamCache {
         self.authorizer.authorize_manifest(requester, reference).await?;
         let manifest = self.manifests.pull(requester, reference, accept, head).await;
         let manifest = manifest.map_err(|refusal| self.count_bypass(refusal))?;
-        // What a digest names is what was asked for, whatever its type.
+        // A manifest asked for by digest is the right one whatever its type.
         let is_chosen = matches!(reference, Reference::Digest(_));
         let manifest = if is_chosen || accept.accepts_manifest(&manifest.media_type) {
             manifest
@@ -288,7 +288,7 @@ impl UpstreamCache {
                 ledger.release(&repository, Kind::Blob, &digest);
             }
         };
-        // It ends with the process alone.
+        // The release fails only when the runtime ends.
         let _ = tokio::task::spawn_blocking(release).await;
     }
 

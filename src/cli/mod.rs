@@ -107,7 +107,7 @@ fn dispatch(cli: Cli) -> u8 {
             done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Probe(args) => {
-            // It escapes what is foreign by itself, and colours the rest.
+            // The probe escapes foreign text by itself, since it colours its own.
             let palette = probe::Palette::of(&io::stdout(), &environment);
             let done = probe::run(&args, &environment, palette, &mut input, &mut io::stdout());
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))

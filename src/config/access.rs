@@ -322,7 +322,7 @@ fn forwards(upstream: &&Upstream) -> bool {
 /// Returns why no user can have a name, where that is plain.
 fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
     let (provider, _) = name.split_once(':').unwrap_or((name, ""));
-    // One that begins with a star was perhaps meant for every provider's users.
+    // A pattern that begins with a star was perhaps meant for the users of every provider.
     let leading = provider.starts_with(['*', '?']) && name != "*";
     if provider.contains(['*', '?']) && !leading || name == "anonymous" {
         return None;

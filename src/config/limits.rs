@@ -105,7 +105,7 @@ pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The bytes of all manifests together that are being pushed to upstreams.
 pub(crate) const HELD_BYTES: usize = 128 * MIB;
-/// One page of referrers or of the catalog from an upstream: 100,000 names that come in one page are some 5 MB.
+/// The bytes of a page of referrers or of the catalog from an upstream: 100,000 names in one page are some 5 MB.
 pub(crate) const LIST_PAGE_BYTES: usize = 16 * MIB;
 /// A list of tags or referrers that is kept for when the upstream can't be asked: the longest seen are 4.3 MB.
 pub(crate) const KEPT_LIST_BYTES: usize = 8 * MIB;
@@ -126,7 +126,7 @@ pub(crate) const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
 /// Different logins that upstreams are asked about at once: each may hold a connection for as long as
 /// `response_timeout`.
 pub(crate) const FORWARDED_LOGINS: usize = 256;
-/// The same for one client address, behind which there may be an office at nine in the morning.
+/// Such logins at once from one client address, which may be an office's at nine in the morning.
 pub(crate) const FORWARDED_LOGINS_OF_ONE: usize = 32;
 /// The time for which a password that an upstream accepts under any name is not asked about again, and the number of
 /// these that are remembered.
@@ -260,7 +260,7 @@ pub(crate) const TOKEN_LIMITED_MOST: Duration = Duration::from_secs(60);
 pub(crate) const TAG_TTL: Duration = Duration::from_secs(5 * 60);
 /// Default of `upstream.cache.stale_after`: longer than a slow registry takes, and short for a node that starts a container.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(5);
-/// It is logged again after this that stale content serves.
+/// The least time between two log lines of an upstream which say that stale content serves.
 pub(crate) const STALE_LOGGED: Duration = Duration::from_secs(10);
 /// Default of `upstream.cache.stale_if_error`: an upstream that has been away for a week is not coming back by itself.
 pub(crate) const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);

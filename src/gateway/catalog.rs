@@ -91,7 +91,7 @@ struct Walk<'a> {
     /// The client's own `n`.
     asked: Option<u64>,
     names: Vec<String>,
-    /// The same names.
+    /// The names of `names`, to find repeated ones.
     listed: HashSet<String>,
     /// The upstreams that did not list theirs, and why.
     missing: Vec<(String, Problem)>,

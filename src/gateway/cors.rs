@@ -1,4 +1,4 @@
-//! What browsers need so that a page of another origin may use the registry (Fetch, "HTTP CORS protocol").
+//! The headers by which browsers let a page of another origin use the registry (Fetch, "HTTP CORS protocol").
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 

@@ -143,7 +143,7 @@ impl AuthorizedRepository<'_> {
             Meaning::Usable => {
                 rewrite::to_client(&self.request.operation, &mut answer.headers);
                 if answer.status.is_success() && !self.request.operation.is_upload() {
-                    // It names the upstream's own host, which the client need not reach.
+                    // Location names the upstream's own host, which the client may not reach.
                     answer.headers.remove(header::LOCATION);
                 }
                 Ok(assemble(answer))

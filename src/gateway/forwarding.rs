@@ -1,6 +1,6 @@
-//! What proxies in front say of a request: `X-Forwarded-*`, and where there is none of those, `Forwarded`.
+//! The headers by which proxies in front describe a request: `X-Forwarded-*`, or without those `Forwarded`.
 //!
-//! One family counts alone: a proxy that sets the one passes the other on as a client sent it.
+//! Only one of the two families counts: a proxy that sets the one passes the other on as a client sent it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use crate::proto::forwarded;
 
-/// What the proxies say. The caller has decided that they are trusted.
+/// The description of a request by proxies that the caller has decided to trust.
 #[derive(Debug, Default)]
 pub(super) struct Forwarding {
     /// The addresses that the request came by, the client's first. `None` for one that is no address.

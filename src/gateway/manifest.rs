@@ -123,7 +123,7 @@ async fn checked(
 fn answer(request: &AuthorizedRepository<'_>, manifest: Manifest, accept: &Accept, head: bool) -> Answer {
     let etag = etag_of(&manifest.digest);
     let unchanged = is_listed(request.request.headers, &header::IF_NONE_MATCH, &etag);
-    // What says nothing of its type goes out as what was asked for.
+    // A manifest of unknown type goes out under the type that the client asked for.
     let asked = accept.favourite_manifest().filter(|_| !manifest.media_type.is_of_registries());
     let content_type = HeaderValue::from_str(asked.unwrap_or(&manifest.media_type).as_str());
     let content_type = content_type.unwrap_or(HeaderValue::from_static("application/json"));

@@ -91,7 +91,7 @@ fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body>
 fn set_common_headers(response: &mut Response<Body>, id: &RequestId) {
     let headers = response.headers_mut();
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    // What an upstream holds, anyone who may push there wrote. A browser neither guesses its type nor runs any of it.
+    // Everyone who may push to an upstream chooses its content: a browser must neither guess its type nor run it.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {

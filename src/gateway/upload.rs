@@ -162,7 +162,7 @@ pub(super) async fn go_on(
     let (response, push) = send_copied(request, handle.l.clone(), body, push).await?;
     let response = match request.request.operation {
         Operation::CancelUpload { .. } => return Ok(without_location(response)),
-        // It says how far the upload has come in its head. No content is read through a handle.
+        // The status of an upload is in the head of the answer. No content is read through a handle.
         Operation::UploadStatus { .. } if response.status().is_success() => without_body(response),
         _ => response,
     };
@@ -269,7 +269,7 @@ async fn learn_directory(request: &AuthorizedRepository<'_>) -> Result<(), Probl
     let location = upstream.upload_location(&target, &begun.headers);
     if let Some(location) = location.map_err(|error| request.request.problem(upstream, &error))? {
         note(request, &location);
-        // What is not cancelled, the registry forgets in time.
+        // A registry forgets an upload that could not be cancelled.
         let _ = send_own(request, Method::DELETE, location).await;
     }
     Ok(())

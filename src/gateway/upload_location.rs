@@ -141,7 +141,7 @@ mod tests {
         for location in others {
             assert!(!directories.admit("up", &name("a"), location), "{location}");
         }
-        // What the upstream itself gives opens no resource of the registry.
+        // Even a location that the upstream gave opens no other resource of the registry.
         for given in ["/v2/a/manifests/x", "/v2/a/tags/list", &blob, "/artifactory/v2/a/manifests/x"] {
             directories.note("up", &name("a"), given);
             assert!(!directories.admit("up", &name("a"), given), "{given}");

@@ -220,7 +220,7 @@ impl Reading {
             return Ok(());
         }
         let read = self.params(scanner, &mut challenge.params);
-        // What came before a parameter that can't be read is good.
+        // The parameters before one that can't be read are kept.
         if read.is_ok() || !challenge.params.is_empty() {
             self.challenges.push(challenge);
         }

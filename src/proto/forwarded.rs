@@ -2,7 +2,7 @@
 
 use crate::proto::syntax::{Scanner, Stop};
 
-/// What one proxy says. The parameters that it leaves out are `None`.
+/// An element of `Forwarded`, which one proxy wrote. The parameters that it leaves out are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ForwardedElement {
     /// `for`: the node that the request came from; an address with or without a port, `unknown` or a made-up name.

@@ -240,7 +240,7 @@ impl Blobs {
         {
             match self.membership().holds(requester, digest).await {
                 Ok(held) => known = Some(held),
-                // What can't be told from a head is told by the bytes: a download proves them.
+                // HEAD proved nothing. GET downloads the blob, and its digest proves it.
                 Err(refusal) if !head && held_only.is_none() && is_unproved(&refusal) => {}
                 Err(refusal) => return Err(refusal),
             }

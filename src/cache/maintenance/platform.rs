@@ -37,7 +37,7 @@ pub(crate) struct Listed {
     pub(crate) platform: Declared,
 }
 
-/// What an index says of the platform of one of its manifests.
+/// The platform that an index declares for one of its manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Declared {
     /// Nothing at all.

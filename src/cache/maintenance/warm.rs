@@ -90,7 +90,7 @@ struct Warming<'a> {
     tell: Tell<'a>,
 }
 
-/// What an image consists of.
+/// The blobs and manifests of an image.
 struct Contents {
     /// The blobs of all its manifests that are meant, each once.
     blobs: Vec<Part>,
@@ -141,7 +141,7 @@ impl Warming<'_> {
         contents.blobs = each_once(contents.blobs);
         match (contents.blobs.is_empty(), contents.is_whole) {
             (true, true) if !indexes.is_empty() => Err("its manifests name no blobs".to_owned()),
-            // What is missing has been told.
+            // `has_all_platforms` has reported the missing parts.
             (true, false) => Ok(contents),
             _ => {
                 self.found(&top, &contents.blobs);

@@ -29,7 +29,7 @@ pub(crate) struct Listings {
 /// A list as the upstream gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeptList {
-    /// What the answer's head says of it.
+    /// The part of the answer's head that belongs to the list.
     pub head: ListHead,
     /// The body.
     pub body: Bytes,

@@ -298,7 +298,7 @@ impl Pull<'_> {
                 State::Resolve(form) => match self.resolve(tag, form).await {
                     Ok(Resolved { manifest, .. }) if manifest.bytes.is_some() => return Ok(manifest),
                     Ok(Resolved { manifest, .. }) if self.head && may_fetch => return Ok(manifest),
-                    // It has moved on to what is not here.
+                    // The tag has moved to a manifest that is not in the cache.
                     Ok(_) if !may_fetch => return Err(CacheError::FetchForbidden),
                     Ok(Resolved { manifest, generation }) => State::Fetch(manifest.digest, generation),
                     Err(refusal) if self.may_be_got(&refusal) => State::Resolve(Form::Whole),
@@ -306,8 +306,8 @@ impl Pull<'_> {
                 },
                 State::Fetch(digest, generation) => match self.fetch(&digest).await {
                     Ok(manifest) => State::Record(manifest, generation),
-                    // It has moved on meanwhile, or HEAD tells of another form than GET, or the registry does not give by
-                    // digest what it has by tag (moby#41687).
+                    // The tag has moved meanwhile, or HEAD tells of another form than GET, or the registry does not give
+                    // by digest what it has by tag (moby#41687).
                     Err(refusal) if is_worth_another_way(&refusal) => State::Resolve(Form::Whole),
                     Err(refusal) => return Err(refusal),
                 },

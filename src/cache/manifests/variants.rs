@@ -1,4 +1,4 @@
-//! What an upstream gives for a tag to clients whose `Accept` leaves out the type of its manifest.
+//! The answers that an upstream gives for a tag to clients whose `Accept` leaves out the type of its manifest.
 
 use std::sync::Arc;
 

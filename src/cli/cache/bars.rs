@@ -48,7 +48,7 @@ struct Speed(Option<(Instant, u64)>);
 impl Speed {
     /// Returns the speed, and how long the rest takes at it. Nothing in the first second, in which it says nothing yet.
     fn text(&mut self, now: Instant, done: u64, total: u64) -> String {
-        // One that begins anew goes back.
+        // A download that begins anew counts from 0 again.
         let (since, before) = *self.0.get_or_insert((now, done));
         if done < before {
             self.0 = Some((now, done));

@@ -164,7 +164,7 @@ impl Directory {
     /// Removes the lists of a repository.
     pub(crate) fn remove_lists(&self, repository: &RepositoryName) {
         if self.may_write() {
-            // What is left is read until it is too old to serve.
+            // A list that could not be removed serves at most until `stale_if_error` has passed.
             let _ = fs::remove_dir_all(self.path.join(repository.as_str()).join(Place::Lists.as_str()));
         }
     }
