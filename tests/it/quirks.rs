@@ -63,17 +63,22 @@ async fn a_404_of_an_open_registry_costs_one_question() {
     }
 }
 
-/// Azure answers 401 with a Basic challenge to credentials that it refuses, though it takes passwords at its token
-/// endpoint alone (Azure/acr#466, Azure/acr#651, jib#2784).
-#[tokio::test]
-async fn a_basic_challenge_to_a_token_is_asked_about_at_v2() {
+/// Returns a registry behind a token server, and a gateway that has pulled from it with the token `one`.
+async fn pulled_with_a_token() -> (Guarded, Gateway) {
     let guarded = Guarded::start().await;
     let gateway = guarded.gateway().await;
     guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
     guarded.gives(PULL, &token("one"));
     guarded.registry.expect("GET", MANIFEST, index());
     gateway.get(MANIFEST).await.is(200);
+    (guarded, gateway)
+}
 
+/// Azure answers 401 with a Basic challenge to credentials that it refuses, though it takes passwords at its token
+/// endpoint alone (Azure/acr#466, Azure/acr#651, jib#2784).
+#[tokio::test]
+async fn a_basic_challenge_to_a_token_is_asked_about_at_v2() {
+    let (guarded, gateway) = pulled_with_a_token().await;
     guarded.registry.expect("GET", MANIFEST, refusal("Basic realm=\"Azure Container Registry\""));
     guarded.registry.expect("GET", "/v2/", guarded.refusal(""));
     guarded.gives(PULL, &token("two"));
@@ -85,13 +90,7 @@ async fn a_basic_challenge_to_a_token_is_asked_about_at_v2() {
 /// A registry that has changed from tokens to passwords says so at `/v2/`, too.
 #[tokio::test]
 async fn a_registry_may_change_from_tokens_to_passwords() {
-    let guarded = Guarded::start().await;
-    let gateway = guarded.gateway().await;
-    guarded.registry.expect("GET", MANIFEST, guarded.refusal(""));
-    guarded.gives(PULL, &token("one"));
-    guarded.registry.expect("GET", MANIFEST, index());
-    gateway.get(MANIFEST).await.is(200);
-
+    let (guarded, gateway) = pulled_with_a_token().await;
     guarded.registry.expect("GET", MANIFEST, refusal("Basic realm=\"x\""));
     guarded.registry.expect("GET", "/v2/", refusal("Basic realm=\"x\""));
     guarded.registry.expect("GET", MANIFEST, index());
