@@ -103,8 +103,20 @@ impl Partial {
 
     /// Leaves the first `at` bytes to be resumed, and gives back the room that was reserved for the rest. Few bytes are not
     /// left: they are fetched again in no time, and clients that leave early would fill the directory with little files.
-    pub(crate) fn leave(mut self, at: u64) {
-        if at == 0 || at < limits::CACHE_PARTIAL_LEAST {
+    pub(crate) fn leave(self, at: u64) {
+        if at >= limits::CACHE_PARTIAL_LEAST {
+            self.leave_first(at);
+        }
+    }
+
+    /// Leaves a partial that was resumed as it was, for another fill: nothing has come for this one.
+    pub(crate) fn put_back(self) {
+        let at = self.resumed_at;
+        self.leave_first(at);
+    }
+
+    fn leave_first(mut self, at: u64) {
+        if at == 0 {
             return;
         }
         if let Err(error) = truncate(&self.file.file, at) {

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::{asking, cached, cached_at, files_in, gives, started, until_kept};
-use crate::harness::{Client, Gate, Gateway, Headers, Origin, Process, Reply, Request, noise, sha256};
+use super::{asking, cached, cached_at, files_in, gives, started, started_without_retries, until_kept};
+use crate::harness::{
+    Client, Gate, Gateway, Headers, Origin, Process, Reply, Request, blob_at, noise, sha256,
+};
 
 const MIB: usize = 1024 * 1024;
 /// More than is finished without a reader.
@@ -67,6 +69,26 @@ async fn an_abandoned_download_is_resumed_by_the_next_client() {
     let from = asks_for_the_rest(&heard[0].headers, &bytes);
     assert!((2 * MIB..=8 * MIB).contains(&from), "{from}");
     gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+}
+
+#[tokio::test]
+async fn a_refused_retry_keeps_the_partial_blob() {
+    let (origin, gateway) = started_without_retries("").await;
+    let bytes = noise(LARGE);
+    let target = left(&origin, &gateway, &bytes).await;
+    // Another repository does not hold the blob.
+    gateway.get(&blob_at("b", &bytes)).await.is(404);
+    for status in [502, 503] {
+        origin.upstream.expect("GET", &*target, Reply::status(status));
+        gateway.get(&target).await.is(502);
+    }
+    origin.forgets_requests();
+    assert!(gateway.get(&target).await.is(200).body == bytes);
+    let heard = origin.upstream.heard();
+    let asked: Vec<_> = heard.iter().filter(|heard| heard.target == target).collect();
+    assert_eq!(asked.len(), 1);
+    let from = asks_for_the_rest(&asked[0].headers, &bytes);
+    assert!((2 * MIB..=8 * MIB).contains(&from), "{from}");
 }
 
 #[tokio::test]

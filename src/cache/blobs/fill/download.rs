@@ -93,6 +93,31 @@ impl Drop for Over<'_> {
     }
 }
 
+/// The partial that an earlier fill has left. It is put back on every exit before the new stream has begun: a refusal, a
+/// stream without a byte, or a cancelled task says nothing of the bytes that are here.
+struct Resumed(Option<Partial>);
+
+impl Resumed {
+    /// Returns the partial for a stream that has begun at `first`. A partial that the stream does not go on behind is
+    /// discarded.
+    fn behind(mut self, first: u64) -> Option<Partial> {
+        let partial = self.0.take()?;
+        if partial.resumed_at() == first {
+            return Some(partial);
+        }
+        partial.discard();
+        None
+    }
+}
+
+impl Drop for Resumed {
+    fn drop(&mut self) {
+        if let Some(partial) = self.0.take() {
+            partial.put_back();
+        }
+    }
+}
+
 struct Task<'a> {
     fill: &'a Arc<Fill>,
     downloads: &'a Downloads,
@@ -121,15 +146,10 @@ struct Flow {
 
 impl Task<'_> {
     async fn download(&mut self) -> Result<(), Stopped> {
-        let mut partial = self.resume();
-        let mut flow = self.open(partial.as_ref()).await.ok_or(None)?;
-        if flow.head.first == 0
-            && let Some(partial) = partial.take_if(|partial| partial.resumed_at() > 0)
-        {
-            partial.discard();
-        }
+        let resumed = Resumed(self.resume());
+        let mut flow = self.open(resumed.0.as_ref()).await.ok_or(None)?;
         let mut item = self.first(&mut flow).await?;
-        self.begin(partial, &flow);
+        self.begin(resumed.behind(flow.head.first), &flow);
         loop {
             match self.flow(item, &mut flow).await {
                 Flowed::Whole => break,

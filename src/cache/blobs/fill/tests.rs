@@ -18,7 +18,7 @@ use crate::cache::view::View;
 use crate::cache::{Blob, Cache, CacheStatus, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
-use crate::meaning::{Meaning, UpstreamFailure};
+use crate::meaning::{Fault, Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
 use crate::proto::{ByteRange, Digest, RepositoryName};
 
@@ -252,6 +252,62 @@ async fn a_fill_that_was_left_is_resumed() {
     assert!(read(again.body).await.unwrap() == bytes);
     let asked = given.asked.lock().unwrap().clone();
     assert_eq!(asked, [None, Some(ByteSpan { first: 1_000_000, last: None })]);
+}
+
+/// Leaves the first million bytes of a blob of 40 million.
+async fn leave_a_million(place: &Place, view: &View, given: &Given, digest: &Digest) {
+    let go = given.paced();
+    go.send(1_000_000).unwrap();
+    let mut first = whole(view, digest).await.body;
+    assert!(poll_fn(|cx| first.poll_data(cx)).await.unwrap().is_ok());
+    drop(first);
+    until_over(place, digest).await;
+}
+
+async fn until_over(place: &Place, digest: &Digest) {
+    while place.upstream_cache.cache.fills.progress(digest).is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_what_was_left() {
+    let unavailable = Meaning::Unavailable { late: false, of: Fault::Registry };
+    let refusals = [
+        vec![Meaning::NotFound],
+        vec![Meaning::Denied],
+        vec![Meaning::RateLimited { retry_after: None }],
+        vec![unavailable],
+        vec![Meaning::StorageFailed],
+        vec![Meaning::Unusable],
+        // The rest is refused, and then the whole too.
+        vec![Meaning::Rejected { status: 416 }, unavailable],
+    ];
+    for refusals in refusals {
+        let (place, (bytes, digest)) = (Place::new(), blob(40_000_000));
+        let given = Given::new(bytes);
+        leave_a_million(&place, &place.of(&given, "a/b", "x"), &given, &digest).await;
+        given.failures.lock().unwrap().extend(refusals.iter().copied());
+        let refused = place.of(&given, "c/d", "y").blob(&digest, None, false).await;
+        assert!(refused.is_err(), "{refusals:?}");
+        until_over(&place, &digest).await;
+        assert_eq!(place.upstream_cache.cache.store.usage().partials.bytes, 1_000_000, "{refusals:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_a_byte_keeps_what_was_left() {
+    let (place, (bytes, digest)) = (Place::new(), blob(40_000_000));
+    let given = Given::new(bytes.clone());
+    let view = place.of(&given, "a/b", "x");
+    leave_a_million(&place, &view, &given, &digest).await;
+    drop(given.paced());
+    assert!(view.blob(&digest, None, false).await.is_err());
+    until_over(&place, &digest).await;
+    assert!(read(whole(&view, &digest).await.body).await.unwrap() == bytes);
+    let asked = given.asked.lock().unwrap().clone();
+    let rest = Some(ByteSpan { first: 1_000_000, last: None });
+    assert_eq!(asked, [None, rest, rest]);
 }
 
 #[tokio::test]
