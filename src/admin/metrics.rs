@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use crate::admin::response;
 use crate::admin::state::{AdminState, cache};
 use crate::body::Body;
-use crate::cache::{Amount, BreakerState, BypassReason, Cache, CacheStatus, Cause};
+use crate::cache::{Amount, BreakerState, BypassReason, Cache, CacheStatus, Cause, Damage};
 
 /// All values at one moment.
 #[derive(Debug, Default)]
@@ -28,6 +28,7 @@ struct CacheSnapshot {
     bytes_saved: u64,
     fills: u64,
     fill_failures: Vec<(&'static str, u64)>,
+    damages: Vec<(&'static str, u64)>,
     evicted: (u64, u64),
     bytes: Vec<(&'static str, Amount)>,
     max_bytes: u64,
@@ -78,8 +79,14 @@ impl CacheSnapshot {
             bytes_saved: counters.bytes_saved(),
             fills: counters.fills(),
             fill_failures: Cause::ALL.map(|cause| (cause.as_str(), counters.fill_failures(cause))).into(),
+            damages: Damage::ALL.map(|damage| (damage.as_str(), counters.damages(damage))).into(),
             evicted: counters.evictions(),
-            bytes: vec![("blob", usage.blobs), ("manifest", usage.manifests), ("partial", usage.partials)],
+            bytes: vec![
+                ("blob", usage.blobs),
+                ("manifest", usage.manifests),
+                ("partial", usage.partials),
+                ("quarantined", usage.quarantined),
+            ],
             max_bytes: cache.max_size(),
             degraded: cache.store().degraded_reason().is_some(),
         }
@@ -131,6 +138,11 @@ impl CacheSnapshot {
             "dockgate_cache_fill_failures",
             "Downloads that failed, by cause",
             &labelled("cause", &self.fill_failures),
+        )?;
+        out.counter(
+            "dockgate_cache_damaged",
+            "Files that the disk had damaged and that were taken out of use, by cause",
+            &labelled("cause", &self.damages),
         )?;
         out.total("dockgate_cache_evicted_blobs", "Blobs that were evicted", self.evicted.0)?;
         out.total("dockgate_cache_evicted_bytes", "Bytes of blobs that were evicted", self.evicted.1)?;
@@ -193,6 +205,7 @@ mod tests {
             bytes_saved: 1 << 40,
             bypasses: vec![("unknown_length", 4)],
             fill_failures: vec![("digest", 2)],
+            damages: vec![("unreadable", 5)],
             bytes: vec![("blob", Amount { count: 1, bytes: 7 })],
             max_bytes: 100,
             degraded: true,
@@ -208,6 +221,7 @@ mod tests {
             "dockgate_cache_bypasses_total{reason=\"unknown_length\"} 4",
             "dockgate_cache_fills_total 0",
             "dockgate_cache_fill_failures_total{cause=\"digest\"} 2",
+            "dockgate_cache_damaged_total{cause=\"unreadable\"} 5",
             "dockgate_cache_evicted_blobs_total 0",
             "dockgate_cache_evicted_bytes_total 0",
             "dockgate_cache_bytes{kind=\"blob\"} 7",

@@ -17,6 +17,7 @@ pub(crate) struct Counters {
     saved: AtomicU64,
     fills: AtomicU64,
     fill_failures: [AtomicU64; 6],
+    damaged: [AtomicU64; Damage::ALL.len()],
     evicted: AtomicU64,
     evicted_bytes: AtomicU64,
 }
@@ -84,6 +85,28 @@ impl Cause {
     }
 }
 
+/// The way in which content on the disk was found to be damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// The file does not have its digest any more.
+    Digest,
+    /// The file cannot be read.
+    Unreadable,
+}
+
+impl Damage {
+    /// All ways.
+    pub(crate) const ALL: [Self; 2] = [Self::Digest, Self::Unreadable];
+
+    /// Returns the word in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Digest => "digest",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 impl Counters {
     /// Counts a request that was answered.
     pub(crate) fn answered(&self, outcome: CacheStatus) {
@@ -130,6 +153,16 @@ impl Counters {
     /// Returns the fills that failed so.
     pub(crate) fn fill_failures(&self, cause: Cause) -> u64 {
         self.fill_failures[cause as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts content that was taken out of use, as it is damaged.
+    pub(crate) fn damaged(&self, damage: Damage) {
+        self.damaged[damage as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the content that was damaged so.
+    pub(crate) fn damages(&self, damage: Damage) -> u64 {
+        self.damaged[damage as usize].load(Ordering::Relaxed)
     }
 
     pub(crate) fn evicted(&self, bytes: u64) {

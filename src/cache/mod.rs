@@ -33,6 +33,6 @@ pub(crate) use crate::cache::origin::{
 };
 pub(crate) use crate::cache::requester::Requester;
 pub(crate) use crate::cache::upstream_cache::UpstreamCache;
-pub(crate) use counters::{Cause, Counted, Counters};
+pub(crate) use counters::{Cause, Counted, Counters, Damage};
 pub(crate) use outcome::CacheStatus;
 pub(crate) use store::Amount;

@@ -274,6 +274,7 @@ fn upstream_cache(
         path: path.to_owned(),
         max_size: 1 << 30,
         min_free: MinFree::Bytes(0),
+        verify_after: config::limits::VERIFY_AFTER,
         prefetch,
         keep: Vec::new(),
     };

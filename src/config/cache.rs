@@ -24,6 +24,8 @@ pub struct Cache {
     pub max_size: u64,
     /// The part of the file system that is left free.
     pub min_free: MinFree,
+    /// The time after which content is hashed again: when it is read next, or else by the scrub.
+    pub verify_after: Duration,
     /// True if the layers of a pulled manifest are fetched ahead of the client.
     pub prefetch: bool,
     /// Repositories, by their canonical names, whose blobs are never evicted.
@@ -94,6 +96,7 @@ pub(super) const KEYS: &[Key] = &[
     key("path", Kind::Text),
     key("max_size", Kind::Text),
     key("min_free", Kind::Text),
+    key("verify_after", Kind::Text),
     key("prefetch", Kind::Flag),
     key("keep", Kind::Texts),
 ];
@@ -115,6 +118,7 @@ pub(super) fn read(root: &Reader<'_>, wanted: bool) -> Option<Cache> {
         path: path(&table),
         max_size: table.parsed("max_size", max_size).unwrap_or(limits::CACHE_BYTES),
         min_free: table.parsed("min_free", min_free).unwrap_or_default(),
+        verify_after: table.parsed("verify_after", verify_after).unwrap_or(limits::VERIFY_AFTER),
         prefetch: table.flag("prefetch", true),
         keep: keep(&table),
     };
@@ -177,6 +181,15 @@ fn min_free(written: &str) -> Result<MinFree, ValueError> {
     let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     let percent = digits.parse().ok().filter(|_| plain);
     percent.map(MinFree::Percent).ok_or_else(|| FREE.into())
+}
+
+fn verify_after(written: &str) -> Result<Duration, ValueError> {
+    match duration::parse(written)? {
+        length if length < limits::VERIFY_AFTER_LEAST => {
+            Err(ValueError::value("would read the disk all the time; write at least \"1h\""))
+        }
+        length => Ok(length),
+    }
 }
 
 fn keep(table: &Reader<'_>) -> Vec<RepositoryPattern> {

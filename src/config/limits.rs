@@ -269,6 +269,16 @@ pub(crate) const NOT_FOUND_TTL: Duration = Duration::from_secs(30);
 /// Default of `upstream.cache.grant_stale`: an outage of an hour is not felt, and a client that has lost a right is
 /// refused after it.
 pub(crate) const GRANT_STALE: Duration = Duration::from_secs(3600);
+/// Default of `cache.verify_after`: a spoilt blob is served for a week at most.
+pub(crate) const VERIFY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The least `cache.verify_after`.
+pub(crate) const VERIFY_AFTER_LEAST: Duration = Duration::from_secs(3600);
+/// The pace of the scrub, in bytes a second: a terabyte in a day and a half, and a tenth of what a slow disk reads.
+pub(crate) const SCRUB_BYTES_PER_SECOND: u64 = 8 * MIB as u64;
+/// The pause between two rounds of the scrub.
+pub(crate) const SCRUB_PAUSE: Duration = Duration::from_secs(3600);
+/// The most files in quarantine. Their bytes are limited too, to a hundredth of `cache.max_size`.
+pub(crate) const QUARANTINED: usize = 64;
 /// Default of `cache.max_size`: some hundred images.
 pub(crate) const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
 /// Default of `cache.min_free`, in hundredths: what ext4 keeps for root, without which everything else slows down too.

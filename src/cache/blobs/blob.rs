@@ -8,8 +8,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::body::Body;
-use crate::cache::blobs::file_body::FileBody;
-use crate::cache::blobs::fill::{Downloads, Fills, Head, Key, Reader, Subscription};
+use crate::cache::blobs::file_body::{FileBody, RestRequest};
+use crate::cache::blobs::fill::{Downloads, Fills, Head, Key, Reader, Subscription, rest};
 use crate::cache::blobs::multipart::{Multipart, Opening};
 use crate::cache::counters::Counters;
 use crate::cache::error::{BypassReason, CacheError};
@@ -81,13 +81,14 @@ impl Here {
         }
     }
 
-    fn body(self, first: u64, end: u64) -> Body {
+    /// Returns the bytes from `first` up to `end`. If the disk cannot be read, `rest` asks for those that are missing.
+    fn body(self, first: u64, end: u64, rest: impl FnOnce() -> RestRequest) -> Body {
         match self {
             Self::Memory(bytes) => {
                 let place = |at: u64| usize::try_from(at).unwrap_or(bytes.len());
                 Body::full(bytes.slice(place(first)..place(end)))
             }
-            Self::Disk(content) => Body::stream(FileBody::new(content, first, end)),
+            Self::Disk(content) => Body::stream(FileBody::new(content, first, end, rest())),
         }
     }
 }
@@ -250,7 +251,7 @@ impl Blobs {
             if let Some(here) = self.here(digest) {
                 self.note_length(requester, &here, digest, held);
                 let outcome = if asked { CacheStatus::Revalidated } else { CacheStatus::Hit };
-                return self.serve(here, held, range, head, outcome);
+                return self.serve(requester, digest, here, (held, range), head, outcome);
             }
             if head {
                 let outcome = if asked { CacheStatus::Miss } else { CacheStatus::Hit };
@@ -287,13 +288,12 @@ impl Blobs {
             return Some(Here::Memory(bytes));
         }
         let content = self.store().content(Kind::Blob, digest)?;
-        if content.length <= limits::SMALL_BLOB_BYTES
-            && let Some(bytes) = content.bytes()
-        {
-            self.small.keep(digest, &bytes);
-            return Some(Here::Memory(bytes));
+        if content.length > limits::SMALL_BLOB_BYTES {
+            return Some(Here::Disk(Arc::new(content)));
         }
-        Some(Here::Disk(Arc::new(content)))
+        let bytes = content.bytes()?;
+        self.small.keep(digest, &bytes);
+        Some(Here::Memory(bytes))
     }
 
     /// Notes how long the blob is, if the record says another length: that is a head's word, and what is here was proved by
@@ -311,9 +311,10 @@ impl Blobs {
 
     fn serve(
         &self,
+        requester: &Requester,
+        digest: &Digest,
         here: Here,
-        held: &Membership,
-        range: Option<&ByteRange>,
+        (held, range): (&Membership, Option<&ByteRange>),
         head: bool,
         outcome: CacheStatus,
     ) -> Result<Blob, CacheError> {
@@ -327,9 +328,15 @@ impl Blobs {
             Body::empty()
         } else {
             self.counters().saved(end - first);
-            here.body(first, end)
+            here.body(first, end, || self.rest_of(requester, digest))
         };
         Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome })
+    }
+
+    /// Returns the request for what cannot be read of a blob that is here.
+    fn rest_of(&self, requester: &Requester, digest: &Digest) -> RestRequest {
+        let (gate, requester, digest) = (self.gate().clone(), requester.clone(), digest.clone());
+        Box::new(move |at, end| Box::pin(rest(gate, requester, digest, at, Some(end))))
     }
 
     /// Returns the whole blob, by a fill.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::task::JoinHandle;
 
-use crate::body::{BodyError, Stream};
+use crate::body::{Body, BodyError, Stream};
 use crate::cache::store::Content;
 use crate::read_size::ReadSize;
 
@@ -178,17 +178,57 @@ fn is_in_memory(file: &File) -> bool {
 pub(crate) struct FileBody {
     reader: FileReader,
     /// Keeps it from being evicted.
-    _content: Arc<Content>,
+    content: Arc<Content>,
     at: u64,
     end: u64,
+    rest: Rest,
+}
+
+/// A request to the upstream for the bytes from one offset up to another.
+pub(crate) type RestRequest = Box<dyn FnOnce(u64, u64) -> AskedRest + Send>;
+
+type AskedRest = Pin<Box<dyn Future<Output = Result<Body, BodyError>> + Send>>;
+
+/// The bytes that follow once the file cannot be read.
+enum Rest {
+    Unneeded(RestRequest),
+    Asked(AskedRest),
+    Reading(Body),
+    Over,
 }
 
 impl FileBody {
-    /// Returns the bytes from `at` up to `end`, both within the content.
-    pub(crate) fn new(content: Arc<Content>, at: u64, end: u64) -> Self {
+    /// Returns the bytes from `at` up to `end`, both within the content. If the file cannot be read, `rest` asks for those that
+    /// are missing.
+    pub(crate) fn new(content: Arc<Content>, at: u64, end: u64, rest: RestRequest) -> Self {
         let mut reader = FileReader::default();
         reader.set(content.file.clone());
-        Self { reader, _content: content, at, end }
+        Self { reader, content, at, end, rest: Rest::Unneeded(rest) }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        loop {
+            self.rest = match std::mem::replace(&mut self.rest, Rest::Over) {
+                Rest::Unneeded(ask) => Rest::Asked(ask(self.at, self.end)),
+                Rest::Asked(mut asked) => match asked.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.rest = Rest::Asked(asked);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(body)) => Rest::Reading(body),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                },
+                Rest::Reading(mut body) => {
+                    let item = body.poll_data(cx);
+                    self.rest = Rest::Reading(body);
+                    if let Poll::Ready(Some(Ok(data))) = &item {
+                        self.at += data.len() as u64;
+                    }
+                    return item;
+                }
+                Rest::Over => return Poll::Ready(None),
+            }
+        }
     }
 }
 
@@ -197,6 +237,9 @@ impl Stream for FileBody {
         if self.at == self.end {
             return Poll::Ready(None);
         }
+        if !matches!(self.rest, Rest::Unneeded(_)) {
+            return self.poll_rest(cx);
+        }
         let read = match self.reader.poll_pending(cx) {
             Some(read) => ready!(read),
             None => match self.reader.read(self.at, self.end) {
@@ -204,8 +247,16 @@ impl Stream for FileBody {
                 Read::Later => return self.poll_data(cx),
             },
         };
-        let read = read.inspect(|data| self.at += data.len() as u64);
-        Poll::Ready(Some(read.map_err(BodyError::Io)))
+        match read {
+            Ok(data) => {
+                self.at += data.len() as u64;
+                Poll::Ready(Some(Ok(data)))
+            }
+            Err(error) => {
+                self.content.failed(&error);
+                self.poll_rest(cx)
+            }
+        }
     }
 
     fn remaining(&self) -> Option<u64> {

@@ -1,7 +1,5 @@
 //! Manifests in memory: a manifest that is pulled all the time is neither read nor parsed each time.
 
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +7,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::cache::manifests::document::Document;
-use crate::cache::store::{Content, Kind, Store};
+use crate::cache::store::{Kind, Store};
 use crate::config::limits;
 use crate::proto::{Digest, MediaType};
 
@@ -56,14 +54,13 @@ impl ManifestMemory {
     }
 
     fn read(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
-        let bytes = read(&self.store.content(Kind::Manifest, digest)?).ok()?;
-        if !digest.is_of(&bytes) {
-            tracing::warn!(%digest, "a manifest on disk does not have its digest; it is removed");
-            self.store.remove(Kind::Manifest, digest);
+        let content = self.store.content(Kind::Manifest, digest)?;
+        if content.length > limits::MANIFEST_BYTES as u64 {
             return None;
         }
+        let bytes = content.bytes()?;
         let document = Document::read(&bytes, media_type);
-        Some(Kept { bytes: bytes.into(), document })
+        Some(Kept { bytes, document })
     }
 
     /// Returns true if the manifest is here. Does not count as a use.
@@ -86,14 +83,4 @@ impl Kept {
         const BLOB: usize = 128;
         ENTRY + self.bytes.len() + BLOB * self.document.blobs.len()
     }
-}
-
-fn read(content: &Content) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(content.length).unwrap_or(usize::MAX);
-    if length > limits::MANIFEST_BYTES {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    let mut bytes = vec![0; length];
-    content.file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
 }

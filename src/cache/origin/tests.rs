@@ -107,6 +107,7 @@ pub(crate) fn upstream_cache(
         path: directory.path().to_owned(),
         max_size: 1 << 30,
         min_free: config::MinFree::Bytes(0),
+        verify_after: config::limits::VERIFY_AFTER,
         prefetch: false,
         keep: Vec::new(),
     });

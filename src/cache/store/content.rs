@@ -7,11 +7,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::cache::counters::{Counters, Damage};
 use crate::cache::store::health::Health;
 use crate::cache::store::index::{Index, SharedIndex};
 use crate::cache::store::layout::{Kind, Layout};
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
+use crate::cache::store::quarantine::Quarantine;
 use crate::cache::store::sync::{SyncJob, SyncQueue};
+use crate::cache::store::verification_queue::VerificationQueue;
 use crate::cache::store::{files, integrity};
 use crate::config::limits;
 use crate::proto::Digest;
@@ -23,6 +26,11 @@ pub(crate) struct Contents {
     pub(crate) health: Arc<Health>,
     pub(crate) sync: Arc<SyncQueue>,
     pub(crate) maintenance: Arc<MaintenanceQueue>,
+    pub(crate) verification: Arc<VerificationQueue>,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) counters: Arc<Counters>,
+    /// The time after which content is hashed again, in seconds.
+    pub(crate) verify_after: u64,
 }
 
 /// Content that is being read. It is not evicted as long as this lives.
@@ -35,16 +43,21 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Returns all of it, where it is small. It stays in memory for long, so it is hashed first: what is damaged is removed, and
-    /// none is returned.
+    /// Returns all of it, where it is small. It stays in memory for long, so it is hashed first: what is damaged or cannot be read
+    /// is taken out of use, and none is returned.
     pub(crate) fn bytes(&self) -> Option<bytes::Bytes> {
         let mut bytes = vec![0; usize::try_from(self.length).ok()?];
-        self.file.read_exact_at(&mut bytes, 0).ok()?;
+        self.file.read_exact_at(&mut bytes, 0).inspect_err(|error| self.failed(error)).ok()?;
         if !self.pin.digest.is_of(&bytes) {
             self.pin.contents.remove_damaged(self.pin.kind, &self.pin.digest, &self.file);
             return None;
         }
         Some(bytes.into())
+    }
+
+    /// Takes the content out of use, as its file could not be read.
+    pub(crate) fn failed(&self, error: &io::Error) {
+        self.pin.contents.doubt(self.pin.kind, &self.pin.digest, error);
     }
 
     /// Returns content that is in its place, open as `file`, and pinned in the index with `number`.
@@ -76,7 +89,7 @@ impl Drop for Pin {
 impl Contents {
     /// Opens content, if it is there and can be trusted. Counts as a use.
     pub(crate) fn open(self: &Arc<Self>, kind: Kind, digest: &Digest) -> Option<Content> {
-        if !self.layout.is_readable() {
+        if !self.layout.is_readable() || self.quarantine.refuses(kind, digest) {
             return None;
         }
         let path = self.layout.content(kind, digest)?;
@@ -85,6 +98,8 @@ impl Contents {
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
                     self.index.lock().remove(kind, digest);
+                } else {
+                    self.doubt(kind, digest, &error);
                 }
                 return None;
             }
@@ -94,17 +109,21 @@ impl Contents {
             return None;
         }
         let file = Arc::new(file);
-        let noted = u64::try_from(metadata.atime()).unwrap_or_default();
-        let (pin, due) = self.index.lock().pin(kind, digest, metadata.len(), files::now(), noted);
+        let (now, noted) = (files::now(), u64::try_from(metadata.atime()).unwrap_or_default());
+        let (pin, due) = self.index.lock().pin(kind, digest, metadata.len(), now, noted);
         if due && self.layout.access().is_writable() {
             self.sync.push(SyncJob::Used { kind, digest: digest.clone() });
+        }
+        if self.is_due(&metadata, now) && self.layout.access().is_writable() {
+            self.verification.schedule(kind, digest);
         }
         Some(Content::pinned(self, kind, digest, pin, file, metadata.len()))
     }
 
     /// Returns true if content is there and can be trusted. Does not count as a use.
     pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
-        let Some(path) = self.layout.content(kind, digest).filter(|_| self.layout.is_readable()) else {
+        let readable = self.layout.is_readable() && !self.quarantine.refuses(kind, digest);
+        let Some(path) = self.layout.content(kind, digest).filter(|_| readable) else {
             return false;
         };
         let trusted = |metadata: &Metadata| {
@@ -179,6 +198,7 @@ impl Contents {
         self.index.lock().expect_sync(kind, digest);
         match self.layout.place(from, to) {
             Ok(directories) => {
+                self.quarantine.admit(kind, digest);
                 count(&mut self.index.lock());
                 self.sync.push(SyncJob::Placed { kind, digest: digest.clone(), directories });
                 self.maintenance.wake();
@@ -196,13 +216,66 @@ impl Contents {
         let writable = self.layout.access().is_writable();
         let Some(path) = self.layout.content(kind, digest).filter(|_| writable) else { return };
         match integrity::remove_same(&path, file) {
-            Ok(true) => {
-                self.index.lock().remove(kind, digest);
-                tracing::warn!(%digest, "content damaged on the disk was removed from the cache");
-            }
+            Ok(true) => self.note_damaged(kind, digest),
             Ok(false) => {}
-            Err(error) => self.health.report(&error),
+            Err(error) => {
+                self.quarantine.refuse(kind, digest);
+                self.health.report(&error);
+            }
         }
+    }
+
+    /// Notes that content was removed, as its bytes did not have its digest any more.
+    pub(crate) fn note_damaged(&self, kind: Kind, digest: &Digest) {
+        self.index.lock().remove(kind, digest);
+        self.counters.damaged(Damage::Digest);
+        tracing::warn!(%digest, "content damaged on the disk was removed from the cache");
+    }
+
+    /// Lets content count as missing whose file could not be read, and has it hashed again: it is quarantined if it cannot be read
+    /// then either. An error that is not the file's is reported alone.
+    fn doubt(&self, kind: Kind, digest: &Digest, error: &io::Error) {
+        if !integrity::is_damage(error) {
+            self.report_unless_denied(error);
+        } else if self.quarantine.refuse(kind, digest) {
+            tracing::warn!(%digest, %error, "content can't be read from the disk; it counts as missing until it has been hashed again");
+            self.verification.add([(kind, digest.clone())]);
+        }
+    }
+
+    /// Moves content to the quarantine whose file cannot be read. Where nothing can be moved, it counts as missing.
+    pub(crate) fn set_aside(&self, kind: Kind, digest: &Digest, error: &io::Error) {
+        if !integrity::is_damage(error) {
+            return self.report_unless_denied(error);
+        }
+        let Some(path) = self.layout.content(kind, digest) else { return };
+        self.quarantine.refuse(kind, digest);
+        self.counters.damaged(Damage::Unreadable);
+        let file = match self.quarantine.take(kind, digest, &path) {
+            Ok(moved) => {
+                let amount = self.quarantine.amount();
+                let mut index = self.index.lock();
+                index.remove(kind, digest);
+                index.quarantined = amount;
+                drop(index);
+                self.quarantine.admit(kind, digest);
+                moved
+            }
+            Err(_) => path,
+        };
+        tracing::warn!(%digest, %error, file = %file.display(), "content can't be read from the disk; it is quarantined, and fetched again when a client asks for it");
+    }
+
+    /// Reports an error, unless it is one of permissions: those of one file say nothing of the disk.
+    fn report_unless_denied(&self, error: &io::Error) {
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            self.health.report(error);
+        }
+    }
+
+    /// Returns true if content was last known to be right too long before `now`.
+    pub(crate) fn is_due(&self, metadata: &Metadata, now: u64) -> bool {
+        integrity::is_due(metadata, now, self.verify_after)
     }
 
     /// Returns true if a file can be trusted. One that is marked may not be on the disk, unless this process put it there.

@@ -57,6 +57,8 @@ pub(crate) struct Index {
     pub(crate) knows_partials: bool,
     /// Of what is reserved, bytes for blobs whose digest is not known yet.
     pub(crate) unknown_digest: u64,
+    /// Content that could not be read, and was moved aside.
+    pub(crate) quarantined: Amount,
 }
 
 /// A file that has to go.
@@ -241,7 +243,7 @@ impl Index {
     /// Nothing is evicted before [`may_evict`](Self::may_evict), nor unless `evicts`.
     pub(crate) fn reserve(&mut self, bytes: u64, limit: u64, now: u64, evicts: bool) -> Option<Vec<Victim>> {
         let taken = self.reserved.checked_add(bytes).filter(|taken| *taken <= limit)?;
-        let over = (taken + self.partial_bytes + self.blobs.bytes).saturating_sub(limit);
+        let over = (self.used() + bytes).saturating_sub(limit);
         let victims = match over {
             0 => Vec::new(),
             _ if !evicts || !self.may_evict() => return None,
@@ -277,9 +279,9 @@ impl Index {
         gone.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Manifest, digest, bytes)).collect()
     }
 
-    /// Returns the bytes of blobs that are in place, partial and on their way.
+    /// Returns the bytes of blobs that are in place, partial, on their way and in quarantine.
     pub(crate) fn used(&self) -> u64 {
-        self.blobs.bytes + self.partial_bytes + self.reserved
+        self.blobs.bytes + self.partial_bytes + self.reserved + self.quarantined.bytes
     }
 
     /// Returns how much content of a kind is in place.

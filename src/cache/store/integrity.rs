@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
 
 use crate::cache::store::files;
 use crate::proto::{Algorithm, Digest, Hasher};
@@ -24,7 +25,7 @@ pub(crate) enum Verdict {
 
 /// Reads all of a file and compares it with `digest`. None if the file has vanished, or `stop` returned true.
 ///
-/// `tidy`: a wrong file is removed, and a good one that was marked is synced and unmarked.
+/// `tidy`: a wrong file is removed, a good one that was marked is synced and unmarked, and it is noted that a good one is good.
 pub(crate) fn verify(path: &Path, digest: &Digest, tidy: bool, stop: impl Fn() -> bool) -> Option<Verdict> {
     let file = match files::open_without_atime(path) {
         Ok(file) => file,
@@ -40,8 +41,8 @@ pub(crate) fn verify(path: &Path, digest: &Digest, tidy: bool, stop: impl Fn() -
     }
     if hashed == *digest {
         let marked = file.metadata().is_ok_and(|metadata| is_marked(&metadata));
-        let synced = if marked { sync(&file) } else { Ok(()) };
-        return Some(synced.map_or_else(Verdict::Unreadable, |()| Verdict::Good));
+        let noted = if marked { sync(&file) } else { note_good(&file) };
+        return Some(noted.map_or_else(Verdict::Unreadable, |()| Verdict::Good));
     }
     match remove_same(path, &file) {
         Ok(true) => Some(Verdict::Wrong),
@@ -68,6 +69,19 @@ pub(crate) fn is_doubtful(metadata: &std::fs::Metadata) -> bool {
     is_marked(metadata) && (metadata.mtime() == 0 || metadata.mtime() != boot())
 }
 
+/// Returns true if a file was last known to be right `after` or more seconds before `now`.
+pub(crate) fn is_due(metadata: &std::fs::Metadata, now: u64, after: u64) -> bool {
+    let known = u64::try_from(metadata.mtime()).unwrap_or_default();
+    !is_marked(metadata) && now.saturating_sub(known) >= after
+}
+
+/// Returns true if an error says that this file cannot be read, rather than that the disk is away or the process lacks something.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    let of_the_file = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::REMOTEIO];
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || Errno::from_io_error(error).is_some_and(|errno| of_the_file.contains(&errno))
+}
+
 /// Returns a number for this boot of the machine; 0 where that is unknown.
 fn boot() -> i64 {
     static BOOT: OnceLock<i64> = OnceLock::new();
@@ -85,6 +99,11 @@ const MARKS: i64 = 1_000_000_000;
 /// Waits until a file is on the disk, and takes its mark away.
 pub(crate) fn sync(file: &File) -> io::Result<()> {
     file.sync_data()?;
+    note_good(file)
+}
+
+/// Notes that the bytes of a file are right now: its modification time says when it was last known.
+fn note_good(file: &File) -> io::Result<()> {
     let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     set_times(file, keep, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW })
 }
@@ -100,15 +119,20 @@ pub(crate) fn note_use(path: &Path) -> io::Result<()> {
 
 /// Removes the file at `path` if it is still `file`: another may have put a good one there.
 pub(crate) fn remove_same(path: &Path, file: &File) -> io::Result<bool> {
-    let same = match std::fs::symlink_metadata(path) {
-        Ok(there) => there.ino() == file.metadata()?.ino(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(error),
-    };
+    let same = is_same(path, file)?;
     if same {
         files::remove(path)?;
     }
     Ok(same)
+}
+
+/// Returns true if the file at `path` is still `file`.
+pub(crate) fn is_same(path: &Path, file: &File) -> io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok(there.ino() == file.metadata()?.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn set_times(file: &File, last_access: Timespec, last_modification: Timespec) -> io::Result<()> {
@@ -118,7 +142,7 @@ fn set_times(file: &File, last_access: Timespec, last_modification: Timespec) ->
 /// Hashes a file; none if `stop` returned true.
 fn hash(mut file: &File, algorithm: Algorithm, stop: impl Fn() -> bool) -> io::Result<Option<Digest>> {
     let Some(mut hasher) = Hasher::new(algorithm) else { return Err(io::ErrorKind::Unsupported.into()) };
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = vec![0; PIECE_BYTES];
     loop {
         if stop() {
             return Ok(None);
@@ -132,5 +156,5 @@ fn hash(mut file: &File, algorithm: Algorithm, stop: impl Fn() -> bool) -> io::R
     }
 }
 
-/// Large enough that the calls cost nothing beside the hashing.
-const BUFFER: usize = 1 << 20;
+/// The bytes that are read at once: enough that the calls cost nothing beside the hashing.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;

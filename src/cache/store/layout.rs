@@ -26,7 +26,8 @@ impl Kind {
     /// All kinds.
     pub(crate) const ALL: [Self; 2] = [Self::Blob, Self::Manifest];
 
-    fn directory(self) -> &'static str {
+    /// Returns the name of its directory.
+    pub(crate) fn directory(self) -> &'static str {
         match self {
             Self::Blob => "blobs",
             Self::Manifest => "manifests",
@@ -38,6 +39,27 @@ impl Kind {
 pub(crate) struct Layout {
     root: PathBuf,
     access: Access,
+}
+
+/// A directory of content: one of 256 of an algorithm.
+pub(crate) struct Shard {
+    algorithm: &'static str,
+    entry: DirEntry,
+}
+
+/// A directory that cannot be read.
+#[derive(Debug, Error)]
+#[error("{}: {error}", path.display())]
+pub(crate) struct UnreadableDirectory {
+    path: PathBuf,
+    #[source]
+    error: io::Error,
+}
+
+impl From<UnreadableDirectory> for io::Error {
+    fn from(error: UnreadableDirectory) -> Self {
+        Self::new(error.error.kind(), error)
+    }
 }
 
 /// The rights below the directory. Everything that keeps files there asks this first.
@@ -214,19 +236,54 @@ impl Layout {
     }
 
     /// Calls `found` with all content of a kind that is on disk, until that returns false. Leaves out what vanishes meanwhile,
-    /// and what is not named like content.
-    pub(crate) fn each(&self, kind: Kind, mut found: impl FnMut(Digest, &Path) -> bool) -> io::Result<()> {
-        for algorithm in ["sha256", "sha512"] {
-            for shard in entries(&self.root.join(kind.directory()).join(algorithm))? {
-                for file in entries(&shard.path())? {
-                    let Some(digest) = digest_of(algorithm, &shard, &file) else { continue };
-                    if !found(digest, &file.path()) {
-                        return Ok(());
-                    }
+    /// and what is not named like content. A directory that cannot be read is an error, after the others have been read.
+    pub(crate) fn each(
+        &self,
+        kind: Kind,
+        mut found: impl FnMut(Digest, &Path) -> bool,
+    ) -> Result<(), UnreadableDirectory> {
+        let mut unreadable = None;
+        for shard in self.shards(kind)? {
+            let content = match self.in_shard(&shard) {
+                Ok(content) => content,
+                Err(error) => {
+                    unreadable.get_or_insert(UnreadableDirectory { path: shard.entry.path(), error });
+                    continue;
+                }
+            };
+            for (digest, path) in content {
+                if !found(digest, &path) {
+                    return Ok(());
                 }
             }
         }
-        Ok(())
+        unreadable.map_or(Ok(()), Err)
+    }
+
+    /// Returns the directories that have content of a kind.
+    pub(crate) fn shards(&self, kind: Kind) -> Result<Vec<Shard>, UnreadableDirectory> {
+        let mut shards = Vec::new();
+        for algorithm in ["sha256", "sha512"] {
+            let path = self.root.join(kind.directory()).join(algorithm);
+            match entries(&path) {
+                Ok(entries) => shards.extend(entries.into_iter().map(|entry| Shard { algorithm, entry })),
+                Err(error) => return Err(UnreadableDirectory { path, error }),
+            }
+        }
+        Ok(shards)
+    }
+
+    /// Returns the content of a directory, and where it is.
+    pub(crate) fn in_shard(&self, shard: &Shard) -> io::Result<Vec<(Digest, PathBuf)>> {
+        let content = entries(&shard.entry.path())?.into_iter().filter_map(|file| {
+            digest_of(shard.algorithm, &shard.entry, &file).map(|digest| (digest, file.path()))
+        });
+        Ok(content.collect())
+    }
+
+    /// Returns where content is that cannot be read.
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
     }
 
     /// Makes sure that the directory has this version.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::cache::store::content::Contents;
-use crate::cache::store::integrity::Verdict;
 use crate::cache::store::layout::{Kind, LayoutError};
 use crate::cache::store::partial::Partials;
 use crate::cache::store::space::Space;
@@ -28,9 +27,6 @@ pub(crate) struct Maintenance {
 /// Work of others that is done every hour.
 type Hourly = Arc<dyn Fn() + Send + Sync>;
 
-/// Content that may be damaged, and its file.
-type Doubtful = (Kind, Digest, PathBuf);
-
 impl Maintenance {
     /// Returns the maintenance of a store with these parts.
     pub(crate) fn new(contents: Arc<Contents>, partials: Arc<Partials>, space: Arc<Space>) -> Arc<Self> {
@@ -47,8 +43,7 @@ impl Maintenance {
         let Contents { layout, health, maintenance: queue, .. } = &*self.contents;
         let mut scanned = 0;
         let mut hourly = (files::now() + HOURLY_AFTER).saturating_sub(SCAN_EVERY);
-        let mut doubtful = Vec::new();
-        let mut patience = Some(Duration::ZERO);
+        let mut patience = Duration::ZERO;
         loop {
             let due = queue.wait(patience);
             self.space.remove_victims(due.victims);
@@ -59,7 +54,7 @@ impl Maintenance {
                 self.probe();
             }
             if layout.is_readable() && files::now() >= scanned + SCAN_EVERY {
-                doubtful = self.scan();
+                self.scan();
                 scanned = files::now();
             }
             if layout.is_readable() && files::now() >= hourly + SCAN_EVERY {
@@ -69,15 +64,7 @@ impl Maintenance {
                 hourly = files::now();
             }
             self.space.make_room();
-            for (kind, digest) in queue.take_verifications() {
-                doubtful.extend(layout.content(kind, &digest).map(|path| (kind, digest, path)));
-            }
-            // Only one verification at a time, because room may have to be made meanwhile.
-            if let Some((kind, digest, path)) = doubtful.pop() {
-                self.verify(kind, &digest, &path);
-            }
-            let idle = if health.is_degraded() { PROBE_EVERY } else { LOOK_EVERY };
-            patience = doubtful.is_empty().then_some(idle);
+            patience = if health.is_degraded() { PROBE_EVERY } else { LOOK_EVERY };
         }
     }
 
@@ -116,7 +103,7 @@ impl Maintenance {
                 true
             });
             if let Err(error) = scanned {
-                health.report(&error);
+                health.report(&error.into());
             }
         }
         index.lock().counted = true;
@@ -157,8 +144,8 @@ impl Maintenance {
     }
 
     /// Adds all that is there to the index, and tidies up what earlier processes left. Entries that exist stay as they are.
-    /// Returns what has to be hashed before it can be trusted.
-    fn scan(&self) -> Vec<Doubtful> {
+    /// What cannot be trusted is hashed first.
+    fn scan(&self) {
         let Contents { layout, index, health, .. } = &*self.contents;
         for name in layout.partial_names().unwrap_or_default() {
             if let Err(error) = self.partials.tidy(&name) {
@@ -171,19 +158,20 @@ impl Maintenance {
             index.knows_partials = true;
             index.begin_scan();
         }
-        let mut doubtful = Vec::new();
         for kind in Kind::ALL {
-            match layout.each(kind, |digest, path| self.scan_one(kind, digest, path, &mut doubtful)) {
+            match layout.each(kind, |digest, path| self.scan_one(kind, digest, path)) {
                 Ok(()) => self.forget_vanished(kind),
-                Err(error) => health.report(&error),
+                Err(error) => health.report(&error.into()),
             }
         }
-        index.lock().counted = true;
-        doubtful
+        let quarantined = self.contents.quarantine.amount();
+        let mut index = index.lock();
+        index.quarantined = quarantined;
+        index.counted = true;
     }
 
     /// Adds one file. Returns whether to go on.
-    fn scan_one(&self, kind: Kind, digest: Digest, path: &Path, doubtful: &mut Vec<Doubtful>) -> bool {
+    fn scan_one(&self, kind: Kind, digest: Digest, path: &Path) -> bool {
         let Contents { index, sync, maintenance: queue, .. } = &*self.contents;
         if index.lock().saw(kind, &digest) {
             return !queue.is_closed();
@@ -191,7 +179,7 @@ impl Maintenance {
         let Ok(metadata) = std::fs::symlink_metadata(path) else { return true };
         let pending = index.lock().is_pending(kind, &digest);
         if integrity::is_doubtful(&metadata) && !pending {
-            doubtful.push((kind, digest, path.to_owned()));
+            self.contents.verification.add([(kind, digest)]);
         } else if metadata.is_file() {
             if integrity::is_marked(&metadata) && !pending {
                 // The process that put it there was killed before it was synced.
@@ -202,24 +190,6 @@ impl Maintenance {
             index.lock().found(kind, &digest, metadata.len(), used);
         }
         !queue.is_closed()
-    }
-
-    /// Hashes content that perhaps never reached the disk, before a power loss or by another process.
-    fn verify(&self, kind: Kind, digest: &Digest, path: &Path) {
-        let Contents { index, health, maintenance: queue, .. } = &*self.contents;
-        let stop = || queue.is_closed() || index.lock().is_pending(kind, digest);
-        match integrity::verify(path, digest, true, stop) {
-            Some(Verdict::Good) => {
-                let length = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-                index.lock().found(kind, digest, length, files::now());
-            }
-            Some(Verdict::Wrong) => {
-                index.lock().remove(kind, digest);
-                tracing::info!(%digest, "damaged content was removed from the cache");
-            }
-            Some(Verdict::Unreadable(error)) => health.report(&error),
-            None => {}
-        }
     }
 }
 

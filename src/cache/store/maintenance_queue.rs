@@ -1,16 +1,11 @@
 //! The work that waits for the maintenance thread.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cache::store::index::Victim;
-use crate::cache::store::layout::Kind;
-use crate::clock;
-use crate::config::limits;
-use crate::proto::Digest;
 
 /// The queue of the maintenance thread, which wakes it and ends it.
 #[derive(Default)]
@@ -26,10 +21,6 @@ struct QueueState {
     busy: bool,
     probe: bool,
     victims: Vec<Victim>,
-    /// Content that is to be hashed again.
-    verify: Vec<(Kind, Digest)>,
-    /// Content that was last hashed so, and when.
-    verified: HashMap<(Kind, Digest), Instant>,
 }
 
 /// The work that has to be done at once.
@@ -66,26 +57,6 @@ impl MaintenanceQueue {
         std::mem::take(&mut self.state().victims)
     }
 
-    /// Schedules content to be hashed again, unless it was a short while ago: an upstream that repeats a false claim must not
-    /// keep the disk busy.
-    pub(crate) fn schedule_verify(&self, kind: Kind, digest: &Digest) {
-        let (now, content) = (clock::now(), (kind, digest.clone()));
-        let mut state = self.state();
-        state.verified.retain(|_, verified| now.duration_since(*verified) < limits::CACHE_VERIFY_PAUSE);
-        if state.verified.len() < MOST_VERIFIED && !state.verified.contains_key(&content) {
-            state.verified.insert(content.clone(), now);
-            state.verify.push(content);
-            state.woken = true;
-            drop(state);
-            self.changed.notify_all();
-        }
-    }
-
-    /// Takes the content that is to be hashed again.
-    pub(crate) fn take_verifications(&self) -> Vec<(Kind, Digest)> {
-        std::mem::take(&mut self.state().verify)
-    }
-
     /// Ends the thread.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
@@ -105,14 +76,12 @@ impl MaintenanceQueue {
         }
     }
 
-    /// Waits to be woken, at most `patience`; not at all without it, as there is more to do anyway.
-    pub(crate) fn wait(&self, patience: Option<Duration>) -> Due {
+    /// Waits to be woken, at most `patience`.
+    pub(crate) fn wait(&self, patience: Duration) -> Due {
         let mut state = self.state();
-        if let Some(patience) = patience {
-            state.busy = false;
-            self.changed.notify_all();
-            self.changed.wait_while_for(&mut state, |state| !state.woken, patience);
-        }
+        state.busy = false;
+        self.changed.notify_all();
+        self.changed.wait_while_for(&mut state, |state| !state.woken, patience);
         state.woken = false;
         state.busy = true;
         Due { victims: std::mem::take(&mut state.victims), probe: std::mem::take(&mut state.probe) }
@@ -122,6 +91,3 @@ impl MaintenanceQueue {
         self.state.lock()
     }
 }
-
-/// The most content that is hashed again on request within that pause: with more, `dockgate cache verify` is due.
-const MOST_VERIFIED: usize = 1024;

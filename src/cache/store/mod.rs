@@ -8,13 +8,16 @@
 //! PATH/partial/NAME.head            what is known of such a blob
 //! PATH/partial/STEM.left            the name of a blob's partial that was left last
 //! PATH/records/...                  what repositories hold, see [`crate::cache::metadata::records`]
+//! PATH/quarantine/...               content that could not be read
 //! ```
 //!
 //! The modification time of a file is a mark (see [`integrity`]) until it has been synced: after a power loss such a file is not
-//! trusted before it has been hashed again. Its access time is its last use, within an hour.
+//! trusted before it has been hashed again. After that it says when the content was last known to be right: content is hashed
+//! again once that is `verify_after` ago. A file's access time is its last use, within an hour.
 //!
 //! Each part owns its state: [`index`] what is there, [`space`] the room, [`content`] the files in place, [`partial`] those on
-//! their way, [`health`] whether the disk works. [`sync`] and [`maintenance`] are the threads, and [`store`] composes them.
+//! their way, [`health`] whether the disk works, [`quarantine`] what cannot be read. [`sync`], [`maintenance`] and
+//! [`verification`] are the threads, and [`store`] composes them.
 //! A [`verifying_writer`] writes and hashes what comes, on the [`hash_pool`].
 
 pub(crate) mod content;
@@ -30,10 +33,13 @@ pub(crate) mod maintenance;
 pub(crate) mod maintenance_queue;
 pub(crate) mod partial;
 pub(crate) mod partial_file;
+pub(crate) mod quarantine;
 pub(crate) mod space;
 #[expect(clippy::module_inception, reason = "its main type; this file only declares and re-exports")]
 pub(crate) mod store;
 pub(crate) mod sync;
+pub(crate) mod verification;
+pub(crate) mod verification_queue;
 pub(crate) mod verifying_writer;
 
 pub(crate) use content::Content;

@@ -19,9 +19,12 @@ use crate::cache::store::maintenance::Maintenance;
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
 use crate::cache::store::partial::{Partial, Partials};
 use crate::cache::store::partial_file::LeftPartials;
+use crate::cache::store::quarantine::Quarantine;
 use crate::cache::store::space;
 use crate::cache::store::space::{FreeSpace, Space};
 use crate::cache::store::sync::{SyncQueue, Syncer};
+use crate::cache::store::verification::Verification;
+use crate::cache::store::verification_queue::VerificationQueue;
 use crate::config;
 use crate::proto::Digest;
 
@@ -30,11 +33,12 @@ pub(crate) struct Store {
     pub(crate) index: SharedIndex,
     layout: Arc<Layout>,
     health: Arc<Health>,
-    contents: Arc<Contents>,
+    pub(crate) contents: Arc<Contents>,
     partials: Arc<Partials>,
     pub(crate) space: Arc<Space>,
     pub(crate) maintenance: Arc<Maintenance>,
     pub(crate) queue: Arc<MaintenanceQueue>,
+    pub(crate) verification: Arc<VerificationQueue>,
     sync: Arc<SyncQueue>,
     left: Arc<LeftPartials>,
     threads: Vec<JoinHandle<()>>,
@@ -49,6 +53,8 @@ pub(crate) struct Usage {
     pub manifests: Amount,
     /// Partials that are not being written.
     pub partials: Amount,
+    /// Content that could not be read, and was moved aside.
+    pub quarantined: Amount,
     /// Bytes reserved for blobs that are being downloaded.
     pub reserved: u64,
     /// True once the scan has counted all files; until then there may be more.
@@ -100,7 +106,9 @@ impl Store {
             left: store.left.clone(),
             health: store.health.clone(),
         };
+        let verification = Verification::new(store.contents.clone());
         let threads: [_; THREADS] = [
+            store.start("cache-verify", move || verification.run()),
             store.start("cache-upkeep", move || maintenance.run()),
             store.start("cache-sync", move || syncer.run()),
         ];
@@ -113,6 +121,7 @@ impl Store {
         let index = SharedIndex::default();
         let (health, queue) = (Arc::<Health>::default(), Arc::<MaintenanceQueue>::default());
         let (sync, left) = (Arc::<SyncQueue>::default(), Arc::<LeftPartials>::default());
+        let verification = Arc::<VerificationQueue>::default();
         let space = Space::new(
             settings,
             free,
@@ -120,7 +129,7 @@ impl Store {
             index.clone(),
             health.clone(),
             queue.clone(),
-            counters,
+            counters.clone(),
         );
         let contents = Arc::new(Contents {
             layout: layout.clone(),
@@ -128,11 +137,28 @@ impl Store {
             health: health.clone(),
             sync: sync.clone(),
             maintenance: queue.clone(),
+            verification: verification.clone(),
+            quarantine: Quarantine::new(layout.quarantine(), settings.max_size / 100),
+            counters,
+            verify_after: settings.verify_after.as_secs(),
         });
         let partials = Partials::new(contents.clone(), space.clone(), left.clone());
         let maintenance = Maintenance::new(contents.clone(), partials.clone(), space.clone());
         let threads = Vec::new();
-        Self { index, layout, health, contents, partials, space, maintenance, queue, sync, left, threads }
+        Self {
+            index,
+            layout,
+            health,
+            contents,
+            partials,
+            space,
+            maintenance,
+            queue,
+            verification,
+            sync,
+            left,
+            threads,
+        }
     }
 
     fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
@@ -241,7 +267,7 @@ impl Store {
     /// Schedules content that may be damaged to be hashed again, at most once in
     /// [`CACHE_VERIFY_PAUSE`](crate::config::limits::CACHE_VERIFY_PAUSE), and removed if it is. Until then it is served.
     pub(crate) fn schedule_verify(&self, kind: Kind, digest: &Digest) {
-        self.queue.schedule_verify(kind, digest);
+        self.verification.schedule(kind, digest);
     }
 
     /// Returns the reason why nothing can be kept now, if there is one.
@@ -256,6 +282,7 @@ impl Store {
             blobs: index.amount(Kind::Blob),
             manifests: index.amount(Kind::Manifest),
             partials: index.partials(),
+            quarantined: index.quarantined,
             reserved: index.reserved,
             counted: index.counted,
             max_size: self.space.max_size(),
@@ -288,8 +315,10 @@ impl Store {
                 let Some(verdict) = integrity::verify(path, &digest, may_remove, || false) else {
                     return true;
                 };
-                if may_remove && matches!(verdict, Verdict::Wrong) {
-                    self.index.lock().remove(kind, &digest);
+                match &verdict {
+                    Verdict::Wrong if may_remove => self.contents.note_damaged(kind, &digest),
+                    Verdict::Unreadable(error) if may_remove => self.contents.set_aside(kind, &digest, error),
+                    _ => {}
                 }
                 each(kind, &digest, verdict)
             })?;
@@ -303,17 +332,19 @@ impl Store {
         if self.threads.len() == THREADS {
             self.sync.flush();
             self.queue.flush();
+            self.verification.flush();
         }
     }
 
     fn walk(&self, kind: Kind, each: impl FnMut(Digest, &Path) -> bool) -> std::io::Result<()> {
-        if self.layout.is_readable() { self.layout.each(kind, each) } else { Ok(()) }
+        if self.layout.is_readable() { Ok(self.layout.each(kind, each)?) } else { Ok(()) }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         self.queue.close();
+        self.verification.close();
         self.sync.close();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -334,8 +365,8 @@ impl Drop for EvictionHold {
     }
 }
 
-/// The number of threads: maintenance and sync.
-const THREADS: usize = 2;
+/// The number of threads: verification, maintenance and sync.
+const THREADS: usize = 3;
 
 /// Half of the way to the lowest priority, so that a busy machine serves requests first.
 const NICENESS: i32 = 10;

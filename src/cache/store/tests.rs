@@ -52,6 +52,7 @@ impl Place {
             path,
             max_size: self.max_size,
             min_free: MinFree::Bytes(1000),
+            verify_after: config::limits::VERIFY_AFTER,
             prefetch: false,
             keep: Vec::new(),
         };
@@ -134,6 +135,7 @@ fn set_times(path: &Path, used: u64, modified: u64) {
     fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
 }
 
+mod damaged;
 mod keeping {
     use super::*;
 
@@ -295,6 +297,7 @@ mod keeping {
             blobs: Amount { count: 2, bytes: 30 },
             manifests: Amount { count: 1, bytes: 30 },
             partials: Amount { count: 1, bytes: 40 },
+            quarantined: Amount::default(),
             reserved: 0,
             counted: true,
             max_size: 1 << 30,
@@ -783,6 +786,7 @@ mod others {
             path: place.path(),
             max_size: place.max_size,
             min_free: MinFree::Bytes(0),
+            verify_after: config::limits::VERIFY_AFTER,
             prefetch: false,
             keep: Vec::new(),
         };

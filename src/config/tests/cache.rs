@@ -50,6 +50,7 @@ fn a_table_without_keys_turns_the_cache_on_with_every_default() {
         path: "/var/lib/dockgate".into(),
         max_size: 100 << 30,
         min_free: MinFree::Percent(5),
+        verify_after: Duration::from_secs(7 * 24 * HOUR),
         prefetch: true,
         keep: Vec::new(),
     };
@@ -59,7 +60,7 @@ fn a_table_without_keys_turns_the_cache_on_with_every_default() {
 
 #[test]
 fn everything_written_about_a_cache_is_read() {
-    let before = "[cache]\npath = 'kept/here'\nmax_size = '500MB'\nmin_free = '10GiB'\nprefetch = false\n\
+    let before = "[cache]\npath = 'kept/here'\nmax_size = '500MB'\nmin_free = '10GiB'\nverify_after = '2d'\nprefetch = false\n\
                   keep = ['docker.io/library/*', '**']\n";
     let keys = "tag_ttl = '1h30m'\nstale_after = '1500ms'\nstale_if_error = '30d'\nnot_found_ttl = '0s'\noffline = true\n\
                 pull_authorization = 'each'\ngrant_stale = '10m'\n";
@@ -70,6 +71,7 @@ fn everything_written_about_a_cache_is_read() {
         (cache.max_size, cache.min_free, cache.prefetch),
         (500_000_000, MinFree::Bytes(10 << 30), false)
     );
+    assert_eq!(cache.verify_after, Duration::from_secs(48 * HOUR));
     assert!(cache.keep[0].matches(&RepositoryName::parse("docker.io/library/alpine").unwrap()));
     assert_eq!(cache.keep.len(), 2);
     let expected = UpstreamCacheOptions {
@@ -131,6 +133,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "dockgate.toml:4: cache.prefetch: this is a string; write true or false",
             r#"dockgate.toml:5: cache.paht: unknown key; the nearest is "path""#,
         ],
+    ),
+    (
+        "verify_after = '59m'",
+        &[r#"dockgate.toml:2: cache.verify_after: "59m" would read the disk all the time; write at least "1h""#],
     ),
     (
         "max_size = 100\nkeep = 'a'",

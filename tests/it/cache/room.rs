@@ -302,3 +302,69 @@ async fn cache_files_are_private_and_hold_no_secret() {
         directories.for_each(|path| assert_eq!(mode(path), 0o700, "{path:?}"));
     }
 }
+
+/// The file of a blob in the cache.
+fn file_of(gateway: &Gateway, target: &str) -> std::path::PathBuf {
+    let digest = target.rsplit_once(':').expect("a digest").1;
+    gateway.path("cache/blobs/sha256").join(&digest[..2]).join(digest)
+}
+
+/// Changes a byte of it, and lets it have been hashed `age` ago.
+fn spoil(file: &Path, at: u64, age: Duration) {
+    use std::os::unix::fs::FileExt;
+    let open = std::fs::File::options().write(true).open(file).expect("a file");
+    open.write_all_at(b"\0spoilt\0", at).expect("to be written");
+    open.set_modified(std::time::SystemTime::now() - age).expect("a time");
+}
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[tokio::test]
+async fn spoilt_content_is_found_once_it_is_read() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "").start().await;
+    let bytes = noise(MIB);
+    let target = origin.blob("a", &bytes);
+    gateway.get(&target).await.is(200);
+    until_kept(&gateway, &target).await;
+    super::until_synced(&gateway.path("cache")).await;
+    spoil(&file_of(&gateway, &target), 500_000, WEEK);
+    let again = until("it to be fetched", &gateway, Request::get(&target), |answer| word(answer) != "HIT");
+    assert!(again.await.body == bytes);
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+    let metrics = String::from_utf8(gateway.admin("/metrics").await.is(200).body).unwrap();
+    assert!(metrics.contains("dockgate_cache_damaged_total{cause=\"digest\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_spoilt_small_blob_is_never_served() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "").start().await;
+    let bytes = noise(10_000);
+    let target = origin.blob("a", &bytes);
+    gives(gateway.get(&target).await, &bytes, "MISS");
+    super::until_synced(&gateway.path("cache")).await;
+    spoil(&file_of(&gateway, &target), 5000, Duration::ZERO);
+    gives(gateway.get(&target).await, &bytes, "MISS");
+}
+
+#[tokio::test]
+async fn what_the_disk_cannot_read_comes_from_upstream() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "").start().await;
+    let bytes = noise(32 * MIB);
+    let target = origin.blob("a", &bytes);
+    gateway.get(&target).await.is(200);
+    until_kept(&gateway, &target).await;
+    super::until_synced(&gateway.path("cache")).await;
+    let mut reader = asking(&gateway, Request::get(&target)).await;
+    let head = reader.head().await.is(200);
+    assert_eq!(word(&head), "HIT");
+    // The rest of the file is lost while a client reads it.
+    let file = std::fs::File::options().write(true).open(file_of(&gateway, &target)).unwrap();
+    file.set_len(MIB as u64).unwrap();
+    let (answer, end) = reader.rest(head).await;
+    assert!(end == BodyEnd::Complete && answer.body == bytes);
+    assert!(gateway.get(&target).await.is(200).body == bytes);
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+}

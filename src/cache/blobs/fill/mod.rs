@@ -14,7 +14,7 @@ pub(crate) mod subscription;
 
 pub(crate) use download::Downloads;
 pub(crate) use fills::Fills;
-pub(crate) use reader::Reader;
+pub(crate) use reader::{Reader, rest};
 pub(crate) use state::{Head, Key};
 pub(crate) use subscription::Subscription;
 

@@ -189,7 +189,7 @@ impl Reader {
 }
 
 /// Requests the bytes from `at` up to `end` from the upstream.
-async fn rest(
+pub(crate) async fn rest(
     gate: Arc<Gate>,
     requester: Requester,
     digest: Digest,
