@@ -80,7 +80,7 @@ impl Cache {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         let cache = self.clone();
-        let _ = tokio::task::spawn_blocking(move || cache.store.flush()).await;
+        let _ = tokio::task::spawn_blocking(move || cache.store.close()).await;
     }
 
     /// Returns the counters.

@@ -45,8 +45,8 @@ pub(crate) struct Index {
     pending: HashMap<(Kind, Digest), u32>,
     /// True once a scan has counted everything.
     pub(crate) counted: bool,
-    /// Victims that are not removed yet.
-    pub(crate) leaving: usize,
+    /// Bytes of blobs and partials that were chosen to go and are still on the disk.
+    pub(crate) leaving: u64,
     /// Bytes of records, which share the room of manifests.
     pub(crate) records: u64,
     /// Threads that still mark what must stay: until they are done, nothing is evicted.
@@ -64,8 +64,18 @@ pub(crate) struct Index {
 /// A file that has to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Victim {
-    Partial(String),
+    Partial(String, u64),
     Content(Kind, Digest, u64),
+}
+
+impl Victim {
+    /// Returns the room that it takes of the blobs' share.
+    pub(crate) fn room(&self) -> u64 {
+        match self {
+            Self::Partial(_, bytes) | Self::Content(Kind::Blob, _, bytes) => *bytes,
+            Self::Content(Kind::Manifest, ..) => 0,
+        }
+    }
 }
 
 /// A number of files and their size.
@@ -157,7 +167,7 @@ impl Index {
     /// Returns true if a victim has come back since it was chosen.
     pub(crate) fn is_back(&mut self, victim: &Victim) -> bool {
         match victim {
-            Victim::Partial(name) => self.partials.contains_key(name),
+            Victim::Partial(name, _) => self.partials.contains_key(name),
             Victim::Content(kind, digest, _) => self.knows(*kind, digest),
         }
     }
@@ -187,9 +197,25 @@ impl Index {
             self.partials.iter().map(|(name, partial)| (partial.last, name.clone())).collect();
         oldest.sort_unstable();
         oldest.truncate(over);
-        oldest.iter().for_each(|(_, name)| self.remove_partial(name));
-        self.leaving += oldest.len();
-        oldest.into_iter().map(|(_, name)| Victim::Partial(name)).collect()
+        let victims = oldest.into_iter().map(|(_, name)| self.dismiss_partial(name)).collect();
+        self.leave(victims)
+    }
+
+    fn dismiss_partial(&mut self, name: String) -> Victim {
+        let bytes = self.partials.get(&name).map_or(0, |partial| partial.bytes);
+        self.remove_partial(&name);
+        Victim::Partial(name, bytes)
+    }
+
+    /// Counts what has been chosen to go until it has [left](Self::left).
+    fn leave(&mut self, victims: Vec<Victim>) -> Vec<Victim> {
+        self.leaving += victims.iter().map(Victim::room).sum::<u64>();
+        victims
+    }
+
+    /// Notes that a victim is off the disk, or stays there for good.
+    pub(crate) fn left(&mut self, victim: &Victim) {
+        self.leaving -= victim.room();
     }
 
     /// Removes a partial that is not there any more, or is being written again.
@@ -240,13 +266,15 @@ impl Index {
     /// Reserves `bytes` within `limit`, and returns what has to go for that, which is out of the index then; none if there is not
     /// enough room.
     ///
-    /// Nothing is evicted before [`may_evict`](Self::may_evict), nor unless `evicts`.
+    /// Nothing is evicted before [`may_evict`](Self::may_evict), nor unless `evicts`. There is no room either while too much is
+    /// chosen to go already, or the limit is exceeded: a new blob would wait long for the disk, and pass its limit meanwhile.
     pub(crate) fn reserve(&mut self, bytes: u64, limit: u64, now: u64, evicts: bool) -> Option<Vec<Victim>> {
         let taken = self.reserved.checked_add(bytes).filter(|taken| *taken <= limit)?;
         let over = (self.used() + bytes).saturating_sub(limit);
         let victims = match over {
             0 => Vec::new(),
             _ if !evicts || !self.may_evict() => return None,
+            over if over > bytes || self.leaving > limit / 4 => return None,
             over => self.evict(over, limit, now, true)?,
         };
         self.reserved += bytes;
@@ -256,27 +284,44 @@ impl Index {
     /// Takes out of the index what has to go so that `bytes` of blobs and partials are freed. `all`: none is taken if that is
     /// not enough.
     pub(crate) fn evict(&mut self, bytes: u64, limit: u64, now: u64, all: bool) -> Option<Vec<Victim>> {
+        self.choose(bytes, limit, now, all, usize::MAX)
+    }
+
+    /// Takes out of the index likewise, about `most` files: the lock is held for as long.
+    pub(crate) fn evict_some(&mut self, bytes: u64, limit: u64, now: u64, most: usize) -> Vec<Victim> {
+        self.choose(bytes, limit, now, false, most).unwrap_or_default()
+    }
+
+    fn choose(
+        &mut self,
+        bytes: u64,
+        limit: u64,
+        now: u64,
+        all: bool,
+        most: usize,
+    ) -> Option<Vec<Victim>> {
         let partials = self.expendable_partials(bytes, limit, now);
         let freed: u64 = partials.iter().filter_map(|name| self.partials.get(name)).map(|p| p.bytes).sum();
         let kept = &self.kept;
-        let blobs = self.blobs.evict(bytes.saturating_sub(freed), all, |digest| kept.contains(digest))?;
-        for name in &partials {
-            self.remove_partial(name);
-        }
-        let contents = blobs.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Blob, digest, bytes));
-        let victims: Vec<_> = partials.into_iter().map(Victim::Partial).chain(contents).collect();
-        self.leaving += victims.len();
-        Some(victims)
+        let blobs =
+            self.blobs.evict(bytes.saturating_sub(freed), all, most, |digest| kept.contains(digest))?;
+        let mut victims: Vec<_> = partials.into_iter().map(|name| self.dismiss_partial(name)).collect();
+        victims.extend(blobs.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Blob, digest, bytes)));
+        Some(self.leave(victims))
     }
 
-    /// Evicts manifests as long as there are more than `limit` bytes of them.
-    pub(crate) fn evict_manifests(&mut self, limit: u64) -> Vec<Victim> {
+    /// Evicts manifests, at most so many, as long as there are more than `limit` bytes of them.
+    pub(crate) fn evict_manifests(&mut self, limit: u64, most: usize) -> Vec<Victim> {
         // Records go by their age, see `Records::count`.
         let over = (self.manifests.bytes + self.records.min(limit / 2)).saturating_sub(limit);
         let kept = &self.kept;
-        let gone = self.manifests.evict(over, false, |digest| kept.contains(digest)).unwrap_or_default();
-        self.leaving += gone.len();
+        let gone = self.manifests.evict(over, false, most, |digest| kept.contains(digest)).unwrap_or_default();
         gone.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Manifest, digest, bytes)).collect()
+    }
+
+    /// Returns true if `more` bytes can be written within `limit` before anything else has left the disk.
+    pub(crate) fn has_room_for(&self, more: u64, limit: u64) -> bool {
+        self.leaving == 0 || self.used() - self.unallocated + self.leaving + more <= limit
     }
 
     /// Returns the bytes of blobs that are in place, partial, on their way and in quarantine.
@@ -363,10 +408,16 @@ impl Partition {
         entry.is_some()
     }
 
-    fn evict(&mut self, bytes: u64, all: bool, kept: impl Fn(&Digest) -> bool) -> Option<Vec<(Digest, u64)>> {
+    fn evict(
+        &mut self,
+        bytes: u64,
+        all: bool,
+        most: usize,
+        kept: impl Fn(&Digest) -> bool,
+    ) -> Option<Vec<(Digest, u64)>> {
         let mut victims = HashMap::new();
         let mut freed = 0;
-        while freed < bytes {
+        while freed < bytes && victims.len() < most {
             let next = self.queue.next(|digest| match self.entries.get(digest) {
                 // The content is kept for good, and need not be queued again.
                 Some(_) if kept(digest) => Candidate::Out,

@@ -45,12 +45,12 @@ impl Maintenance {
         let mut hourly = (files::now() + HOURLY_AFTER).saturating_sub(SCAN_EVERY);
         let mut patience = Duration::ZERO;
         loop {
-            let due = queue.wait(patience);
-            self.space.remove_victims(due.victims);
+            let probe = queue.wait(patience);
+            self.space.remove_scheduled();
             if queue.is_closed() {
                 return;
             }
-            if due.probe || health.is_degraded() {
+            if probe || health.is_degraded() {
                 self.probe();
             }
             if layout.is_readable() && files::now() >= scanned + SCAN_EVERY {
@@ -118,6 +118,9 @@ impl Maintenance {
         }
         let unseen = index.lock().unseen(kind);
         for digest in unseen {
+            if queue.is_closed() {
+                return;
+            }
             let gone = |path: PathBuf| {
                 std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             };
@@ -148,6 +151,9 @@ impl Maintenance {
     fn scan(&self) {
         let Contents { layout, index, health, .. } = &*self.contents;
         for name in layout.partial_names().unwrap_or_default() {
+            if self.contents.maintenance.is_closed() {
+                return;
+            }
             if let Err(error) = self.partials.tidy(&name) {
                 tracing::debug!(name, %error, "a partial file of the cache can't be tidied up");
             }

@@ -1,5 +1,6 @@
 //! The work that waits for the maintenance thread.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -20,15 +21,7 @@ struct QueueState {
     woken: bool,
     busy: bool,
     probe: bool,
-    victims: Vec<Victim>,
-}
-
-/// The work that has to be done at once.
-pub(crate) struct Due {
-    /// Files to be removed.
-    pub(crate) victims: Vec<Victim>,
-    /// The directory has to be probed.
-    pub(crate) probe: bool,
+    victims: VecDeque<Victim>,
 }
 
 impl MaintenanceQueue {
@@ -52,9 +45,11 @@ impl MaintenanceQueue {
         }
     }
 
-    /// Takes the files whose removal has not begun: the caller removes them.
-    pub(crate) fn take_removals(&self) -> Vec<Victim> {
-        std::mem::take(&mut self.state().victims)
+    /// Takes files, at most so many, whose removal has not begun: the caller removes them.
+    pub(crate) fn take_removals(&self, most: usize) -> Vec<Victim> {
+        let victims = &mut self.state().victims;
+        let most = most.min(victims.len());
+        victims.drain(..most).collect()
     }
 
     /// Ends the thread.
@@ -76,15 +71,15 @@ impl MaintenanceQueue {
         }
     }
 
-    /// Waits to be woken, at most `patience`.
-    pub(crate) fn wait(&self, patience: Duration) -> Due {
+    /// Waits to be woken, at most `patience`. Returns true if the directory has to be probed.
+    pub(crate) fn wait(&self, patience: Duration) -> bool {
         let mut state = self.state();
         state.busy = false;
         self.changed.notify_all();
         self.changed.wait_while_for(&mut state, |state| !state.woken, patience);
         state.woken = false;
         state.busy = true;
-        Due { victims: std::mem::take(&mut state.victims), probe: std::mem::take(&mut state.probe) }
+        std::mem::take(&mut state.probe)
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {

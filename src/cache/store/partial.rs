@@ -68,8 +68,9 @@ impl Partial {
         if more > 0 && !room.grow(more.max(STEP)) && !room.grow(more) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        let prepared = room.prepare(&self.file.file, at, bytes.len() as u64);
         drop(room);
-        self.partials.space.wait_for_room();
+        prepared.inspect_err(|error| self.partials.report_of_begin(error))?;
         self.file.file.write_all_at(bytes, at).inspect_err(|error| self.report(error))
     }
 
@@ -245,13 +246,11 @@ impl Partials {
         }
     }
 
-    fn create(self: &Arc<Self>, name: String, head: Head, mut room: Reservation) -> io::Result<Partial> {
+    fn create(self: &Arc<Self>, name: String, head: Head, room: Reservation) -> io::Result<Partial> {
         let layout = &self.contents.layout;
         let file = PartialFile::new(name.clone(), layout.create_partial(&name)?, head);
-        let allocated = room.allocate(&file.file, 0);
         // From here on its files are removed when this fails.
         let partial = self.partial(file, room, 0);
-        allocated?;
         partial.file.head.write(&layout.partial(&name, "new"), false)?;
         Head::put(layout, &name)?;
         Ok(partial)
@@ -326,11 +325,7 @@ impl Partials {
     fn take_up(self: &Arc<Self>, file: &Arc<PartialFile>, bytes: u64) -> Option<Partial> {
         self.contents.index.lock().remove_partial(&file.name);
         let whole = file.head.total.unwrap_or(bytes).max(bytes);
-        let room = Reservation::new(&self.space, whole, bytes, false).and_then(|mut room| {
-            room.allocate(&file.file, bytes).inspect_err(|error| self.report_of_begin(error)).ok()?;
-            Some(room)
-        });
-        let Some(room) = room else {
+        let Some(room) = Reservation::new(&self.space, whole, bytes, false) else {
             self.contents.index.lock().found_partial(&file.name, bytes, now());
             return None;
         };

@@ -81,40 +81,51 @@ impl Space {
         least.saturating_add(wanted).saturating_add(promised).saturating_sub(free)
     }
 
-    /// Evicts down to somewhat below what is allowed, so that no request has to wait for it.
+    /// Evicts down to somewhat below what is allowed, so that no request has to wait for it: some files at a time, so that readers
+    /// do not wait for the index, and until the store closes.
     pub(crate) fn make_room(&self) {
-        let limit = self.blob_limit();
         let lack = if self.layout.is_readable() { self.lack(0) } else { 0 };
-        let victims = {
-            let mut index = self.index.lock();
-            if !index.may_evict() {
+        let mut lack = lack.saturating_sub(self.index.lock().leaving);
+        let mut is_over = false;
+        while !self.maintenance.is_closed() {
+            let victims = self.choose(lack, &mut is_over);
+            if victims.is_empty() {
                 return;
             }
-            let over =
-                if index.used() > limit - limit / 100 { index.used() - (limit - limit / 100 * 3) } else { 0 };
-            let over = over.max(lack);
-            let mut victims = index.evict_manifests(self.manifest_limit());
-            victims.extend(index.evict_partials(limits::CACHE_PARTIALS));
-            if over > 0 {
-                victims.extend(index.evict(over, limit, files::now(), false).unwrap_or_default());
-            }
-            victims
-        };
-        self.remove_victims(victims);
+            lack = lack.saturating_sub(victims.iter().map(Victim::room).sum());
+            self.remove_victims(victims);
+        }
+    }
+
+    /// Returns some files that have to go. `is_over`: the limit was exceeded, and is undercut before that ends.
+    fn choose(&self, lack: u64, is_over: &mut bool) -> Vec<Victim> {
+        let limit = self.blob_limit();
+        let (high, low) = (limit - limit / 100, limit - limit / 100 * 3);
+        let mut index = self.index.lock();
+        if !index.may_evict() {
+            return Vec::new();
+        }
+        *is_over = index.used() > if *is_over { low } else { high };
+        let over = if *is_over { index.used() - low } else { 0 };
+        let mut victims = index.evict_manifests(self.manifest_limit(), SLICE);
+        victims.extend(index.evict_partials(limits::CACHE_PARTIALS));
+        victims.extend(index.evict_some(over.max(lack), limit, files::now(), SLICE));
+        victims
     }
 
     /// Evicts what the disk lacks. Returns true if it has enough then.
     pub(crate) fn make_room_on_disk(&self) -> bool {
-        let lack = self.lack(0);
-        if lack == 0 {
-            return true;
+        let mut lack = self.lack(0);
+        while lack > 0 && !self.maintenance.is_closed() {
+            let victims = {
+                let mut index = self.index.lock();
+                let may_evict = index.may_evict();
+                may_evict.then(|| index.evict_some(lack, self.blob_limit(), files::now(), SLICE))
+            };
+            let Some(victims) = victims.filter(|victims| !victims.is_empty()) else { break };
+            lack = lack.saturating_sub(victims.iter().map(Victim::room).sum());
+            self.remove_victims(victims);
         }
-        let victims = {
-            let mut index = self.index.lock();
-            let may_evict = index.may_evict();
-            may_evict.then(|| index.evict(lack, self.blob_limit(), files::now(), false)).flatten()
-        };
-        self.remove_victims(victims.unwrap_or_default());
         self.degrade_if_full()
     }
 
@@ -127,24 +138,36 @@ impl Space {
         !full
     }
 
-    /// Unlinks what is out of the index, except what came back into it meanwhile.
+    /// Unlinks what is out of the index, except what came back into it meanwhile. Once the store closes, the rest stays for the
+    /// next process: a stop must not wait for it.
     pub(crate) fn remove_victims(&self, victims: Vec<Victim>) {
         for victim in victims {
-            let back = self.index.lock().is_back(&victim);
-            if !back && let Err(error) = self.remove_victim(&victim) {
+            let stays = self.index.lock().is_back(&victim) || self.maintenance.is_closed();
+            if !stays && let Err(error) = self.remove_victim(&victim) {
                 self.health.report(&error);
             }
-            self.index.lock().leaving -= 1;
+            self.index.lock().left(&victim);
         }
     }
 
-    /// Waits until the files are removed whose room is about to be written to. Not for a worker's thread.
-    pub(crate) fn wait_for_room(&self) {
-        for _ in 0..WAITS {
-            if self.index.lock().leaving == 0 {
+    /// Unlinks what has been scheduled for that.
+    pub(crate) fn remove_scheduled(&self) {
+        loop {
+            let victims = self.maintenance.take_removals(SLICE);
+            if victims.is_empty() {
                 return;
             }
-            let victims = self.maintenance.take_removals();
+            self.remove_victims(victims);
+        }
+    }
+
+    /// Waits until so much has left the disk that `more` bytes can be written within its limit. Not for a worker's thread.
+    fn wait_for_room(&self, more: u64) {
+        for _ in 0..WAITS {
+            if self.index.lock().has_room_for(more, self.blob_limit()) {
+                return;
+            }
+            let victims = self.maintenance.take_removals(SLICE);
             if victims.is_empty() {
                 // Another thread is removing them.
                 std::thread::sleep(WAIT);
@@ -156,7 +179,7 @@ impl Space {
     fn remove_victim(&self, victim: &Victim) -> io::Result<()> {
         match victim {
             // A partial that cannot be locked is being written again, by another process, or by this one since it was chosen.
-            Victim::Partial(name) => match self.layout.open_partial(name)? {
+            Victim::Partial(name, _) => match self.layout.open_partial(name)? {
                 Some(_locked) => self.layout.remove_partial(name),
                 None => Ok(()),
             },
@@ -174,21 +197,28 @@ impl Space {
         if self.lack(wanted) == 0 {
             return true;
         }
-        // The victims that are chosen already may be enough.
-        self.remove_victims(self.maintenance.take_removals());
+        // Some of the victims that are chosen already may be enough.
+        self.remove_victims(self.maintenance.take_removals(SLICE));
         let lack = self.lack(wanted);
         if lack == 0 {
             return true;
         }
         let victims = {
             let mut index = self.index.lock();
+            let lack = lack.saturating_sub(index.leaving);
             if evicts && index.counted {
                 index.evict(lack, self.blob_limit(), files::now(), true)
             } else {
                 None
             }
         };
-        self.remove_victims(victims.unwrap_or_default());
+        let victims = victims.unwrap_or_default();
+        if victims.len() > SLICE {
+            // The caller does not wait for so many: its blob passes by.
+            self.maintenance.schedule_removal(victims);
+        } else {
+            self.remove_victims(victims);
+        }
         let fits = self.lack(wanted) == 0;
         if !fits {
             self.degrade_if_full();
@@ -203,13 +233,15 @@ pub(crate) struct Reservation {
     bytes: u64,
     unallocated: u64,
     unknown_digest: bool,
+    /// True once the file system has been asked to allocate the file.
+    asked: bool,
 }
 
 impl Reservation {
     /// Holds `bytes`, of which the first `present` are on the disk already, and evicts where that helps; none if there is no
     /// room. Blobs of `unknown_digest` together evict for a tenth of `max_size` alone: an upload may never be finished.
     pub(crate) fn new(space: &Arc<Space>, bytes: u64, present: u64, unknown_digest: bool) -> Option<Self> {
-        let mut none = Self { space: space.clone(), bytes: 0, unallocated: 0, unknown_digest };
+        let mut none = Self { space: space.clone(), bytes: 0, unallocated: 0, unknown_digest, asked: bytes == 0 };
         none.take(bytes, bytes.saturating_sub(present)).then_some(none)
     }
 
@@ -225,6 +257,9 @@ impl Reservation {
 
     /// Notes that the first `written` bytes are on the disk, which has not to keep room free for them any more.
     pub(crate) fn written(&mut self, written: u64) {
+        if self.unallocated == 0 {
+            return;
+        }
         let missing = self.bytes.saturating_sub(written);
         let written = self.unallocated.saturating_sub(missing);
         self.unallocated -= written;
@@ -271,11 +306,24 @@ impl Reservation {
         true
     }
 
-    /// Allocates the rest of `file` in the file system, whose first `written` bytes have been written.
+    /// Makes sure that `more` bytes can be written behind the first `written` of `file`: allocates the rest of it in the file
+    /// system, once, and waits for what has to leave the disk before.
     ///
     /// # Errors
     /// `ENOSPC` or `EDQUOT`. `EOPNOTSUPP` does not count as out of space.
-    pub(crate) fn allocate(&mut self, file: &File, written: u64) -> io::Result<()> {
+    pub(crate) fn prepare(&mut self, file: &File, written: u64, more: u64) -> io::Result<()> {
+        self.written(written);
+        if !std::mem::replace(&mut self.asked, true) {
+            self.space.wait_for_room(self.unallocated);
+            return self.allocate(file, written);
+        }
+        if self.unallocated > 0 {
+            self.space.wait_for_room(more);
+        }
+        Ok(())
+    }
+
+    fn allocate(&mut self, file: &File, written: u64) -> io::Result<()> {
         if self.bytes <= written || is_in_memory(file) {
             return Ok(());
         }
@@ -306,6 +354,9 @@ const WAITS: usize = 500;
 fn is_in_memory(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == TMPFS_MAGIC)
 }
+
+/// Files that are chosen and removed at a time: to choose them takes some tenths of a millisecond.
+const SLICE: usize = 128;
 
 /// statfs(2).
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;

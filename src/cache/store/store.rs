@@ -326,6 +326,15 @@ impl Store {
         Ok(())
     }
 
+    /// Ends all that the next process can do as well, such as evictions, and waits until all complete content is synced.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        self.verification.close();
+        if self.threads.len() == THREADS {
+            self.sync.flush();
+        }
+    }
+
     /// Waits until all complete content is synced and the disk has been scanned.
     pub(crate) fn flush(&self) {
         // If a thread could not be started, the wait would never end.

@@ -136,6 +136,7 @@ fn set_times(path: &Path, used: u64, modified: u64) {
 }
 
 mod damaged;
+mod leaving;
 mod keeping {
     use super::*;
 
