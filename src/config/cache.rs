@@ -115,7 +115,7 @@ pub(super) const UPSTREAM_KEYS: &[Key] = &[
 pub(super) fn read(root: &Reader<'_>, wanted: bool) -> Option<Cache> {
     let table = root.section("cache");
     let cache = Cache {
-        path: path(&table),
+        path: path(&table, wanted),
         max_size: table.parsed("max_size", max_size).unwrap_or(limits::CACHE_BYTES),
         min_free: table.parsed("min_free", min_free).unwrap_or_default(),
         verify_after: table.parsed("verify_after", verify_after).unwrap_or(limits::VERIFY_AFTER),
@@ -155,7 +155,8 @@ pub(super) fn warn_of_sharing(upstream: &Reader<'_>, credentials: &Credentials) 
     }
 }
 
-fn path(table: &Reader<'_>) -> PathBuf {
+/// Returns the directory. Where it is `used`, no other user may put content there: what has a digest for its name is served.
+fn path(table: &Reader<'_>, used: bool) -> PathBuf {
     let Some(folder) = table.file("path") else {
         if table.has("path") && !table.is_broken("path") {
             table.wrong("path", format!("this names no folder; write for example \"{PATH}\""));
@@ -163,7 +164,8 @@ fn path(table: &Reader<'_>) -> PathBuf {
         return PATH.into();
     };
     let path = folder.path.clone();
-    table.context.refer(Reference::Folder(folder));
+    let reference = if used { Reference::PrivateFolder(folder) } else { Reference::Folder(folder) };
+    table.context.refer(reference);
     path
 }
 

@@ -8,6 +8,7 @@ use rustls::RootCertStore;
 
 use crate::config::context::Context;
 use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
+use crate::config::private_folder;
 use crate::config::reference::{Located, Reference};
 use crate::proto::Htpasswd;
 use crate::x509::{Chain, Keys, PairError, pair};
@@ -25,6 +26,7 @@ fn check_one(context: &Context, reference: &Reference) {
         Reference::Ca(file) => (file, check_ca(&file.path)),
         Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
         Reference::Folder(folder) => (folder, check_folder(&folder.path)),
+        Reference::PrivateFolder(folder) => (folder, check_private_folder(&folder.path)),
         Reference::Pair { certificate, key } => {
             let chain = check_chain(&certificate.path);
             warn_of_names(context, certificate, chain.as_ref().ok());
@@ -95,6 +97,13 @@ fn check_folder(path: &Path) -> Result<(), Why> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(format!("cannot be used: {error}")),
     }
+}
+
+/// Checks a folder that other users must not change. Its owner is checked by the process that uses it: this one may be another
+/// user's.
+fn check_private_folder(path: &Path) -> Result<(), Why> {
+    check_folder(path)?;
+    private_folder::check(path, None).map_err(|error| error.to_string())
 }
 
 fn check_pair(context: &Context, (certificate, chain): (&Located, Result<Chain, Why>), key: &Located) {

@@ -22,6 +22,7 @@ pub(crate) mod limits;
 mod log;
 mod mistake;
 mod pattern;
+pub(crate) mod private_folder;
 mod proxy;
 mod reader;
 mod reference;

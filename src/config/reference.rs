@@ -29,6 +29,8 @@ pub(super) enum Reference {
     DockerConfig(Located),
     /// A folder that is made when it is missing.
     Folder(Located),
+    /// Likewise, one that other users must not change.
+    PrivateFolder(Located),
 }
 
 impl Reference {
@@ -37,7 +39,7 @@ impl Reference {
         match self {
             Self::Ca(file) | Self::DockerConfig(file) => vec![file],
             Self::ClientPair { certificate, key } => vec![certificate, key],
-            Self::Htpasswd(_) | Self::Pair { .. } | Self::Folder(_) => Vec::new(),
+            Self::Htpasswd(_) | Self::Pair { .. } | Self::Folder(_) | Self::PrivateFolder(_) => Vec::new(),
         }
     }
 }

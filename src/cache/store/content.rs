@@ -105,7 +105,7 @@ impl Contents {
             }
         };
         let metadata = file.metadata().ok()?;
-        if !metadata.is_file() || !self.trusts(kind, digest, &file, &metadata) {
+        if !metadata.is_file() || !self.layout.is_ours(&metadata) || !self.trusts(kind, digest, &file, &metadata) {
             return None;
         }
         let file = Arc::new(file);
@@ -128,6 +128,7 @@ impl Contents {
         };
         let trusted = |metadata: &Metadata| {
             metadata.is_file()
+                && self.layout.is_ours(metadata)
                 && (!integrity::is_doubtful(metadata) || self.index.lock().is_pending(kind, digest))
         };
         let look = || std::fs::symlink_metadata(&path).is_ok_and(|metadata| trusted(&metadata));

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirEntry, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,8 @@ use thiserror::Error;
 
 use crate::cache::store::files;
 use crate::cache::store::files::{entries, lock, make_dir, read_small, remove};
+use crate::config::private_folder;
+use crate::config::private_folder::FolderError;
 use crate::proto::{Algorithm, Digest};
 
 /// The kind of content, which decides how it is kept: blobs go first when room is needed.
@@ -39,6 +42,8 @@ impl Kind {
 pub(crate) struct Layout {
     root: PathBuf,
     access: Access,
+    /// The user whose files are trusted; none where any may be read.
+    user: Option<u32>,
 }
 
 /// A directory of content: one of 256 of an algorithm.
@@ -94,6 +99,8 @@ impl Access {
 pub(crate) enum LayoutError {
     #[error("its layout has the version {0:?}, and this program knows {VERSION:?} alone")]
     Version(String),
+    #[error("{} {error}", path.display())]
+    NotPrivate { path: PathBuf, error: FolderError },
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -101,7 +108,13 @@ pub(crate) enum LayoutError {
 impl Layout {
     /// Returns the layout below `root`, which need not exist yet. `read_only`: nothing is ever changed there.
     pub(crate) fn new(root: PathBuf, read_only: bool) -> Self {
-        Self { root, access: Access { read_only, ..Access::default() } }
+        let user = (!read_only).then(|| rustix::process::geteuid().as_raw());
+        Self { root, access: Access { read_only, ..Access::default() }, user }
+    }
+
+    /// Returns true if a file was put there by this user, and not by another who could write to the directory once.
+    pub(crate) fn is_ours(&self, metadata: &fs::Metadata) -> bool {
+        self.user.is_none_or(|user| metadata.uid() == user)
     }
 
     /// Returns what may be done there.
@@ -290,6 +303,8 @@ impl Layout {
     fn claim(&self) -> Result<(), LayoutError> {
         if !self.access.read_only {
             make_dir(&self.root)?;
+            private_folder::check(&self.root, self.user)
+                .map_err(|error| LayoutError::NotPrivate { path: self.root.clone(), error })?;
         }
         let version = self.root.join("version");
         match read_small(&version) {

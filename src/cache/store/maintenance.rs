@@ -78,7 +78,8 @@ impl Maintenance {
         if let LayoutError::Io(error) = &error {
             health.report(error);
         }
-        if !health.is_degraded() || matches!(error, LayoutError::Version(_)) {
+        let is_certain = matches!(error, LayoutError::Version(_) | LayoutError::NotPrivate { .. });
+        if !health.is_degraded() || is_certain {
             health.degrade(format!("the cache's directory can't be used: {error}"));
         }
         false

@@ -813,6 +813,43 @@ mod others {
     }
 
     #[test]
+    fn a_directory_open_to_others_is_not_used() {
+        let place = Place::new();
+        drop(place.open());
+        let (planted, _) = content(1, 100);
+        fs::create_dir_all(place.blob(&planted).parent().unwrap()).unwrap();
+        fs::write(place.blob(&planted), "planted").unwrap();
+        for (path, mode) in [(place.path(), 0o770), (place.dir.path().to_owned(), 0o777)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let store = place.open();
+            let reason = store.degraded_reason().expect("others could plant content");
+            let command = if mode == 0o770 { "chmod 0700" } else { "chmod +t" };
+            assert!(reason.ends_with(&format!("run `{command} {}`", path.display())), "{reason}");
+            assert!(!has_blob(&store, &planted) && !store.has(Kind::Blob, &planted));
+            assert!(begin(&store, &planted, 100).is_none());
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+            store.queue.wake();
+            store.flush();
+            assert_eq!(store.degraded_reason(), None, "it recovers");
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_served() {
+        let place = Place::new();
+        let store = place.open();
+        let digest = put(&store, 1, 1000);
+        store.flush();
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(place.blob(&digest), Some(65534), None).is_err() {
+            return;
+        }
+        assert!(!has_blob(&store, &digest) && !store.has(Kind::Blob, &digest));
+        put(&store, 1, 1000);
+        assert!(has_blob(&store, &digest), "it is replaced");
+    }
+
+    #[test]
     fn vanished_content_leaves_the_index() {
         let place = Place::new();
         let store = place.open();

@@ -395,6 +395,28 @@ fn the_path_of_a_cache_may_be_missing_but_is_no_file() {
 }
 
 #[test]
+fn a_folder_that_others_can_enter_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, open) = (folder.path().join("dockgate.toml"), folder.path().join("open"));
+    std::fs::write(folder.path().join("h"), "").unwrap();
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let check = |cached: &str| {
+        let text = format!("[cache]\npath = 'open'\n[auth.htpasswd]\npath = 'h'\n{HUB}{cached}");
+        std::fs::write(&path, text).unwrap();
+        lines(Config::check(Some(&path), &Environment::default()))
+    };
+    let (shown, open) = (path.display(), open.display());
+    let expected = format!(
+        "{shown}:2: cache.path: {open} is open to other users (mode 0755), who could read or change its content; run \
+         `chmod 0700 {open}`"
+    );
+    assert_eq!(check(CACHED), [expected]);
+    assert_eq!(check(""), [""; 0], "no upstream has a cache");
+}
+
+#[test]
 fn a_cache_is_shown_in_one_line() {
     let cache = config("[cache]\nmin_free = '500MB'\n", CACHED).cache.unwrap();
     assert_eq!(cache.to_string(), "/var/lib/dockgate (100GiB at most, 500MB left free)");
