@@ -92,17 +92,20 @@ pub(crate) enum Damage {
     Digest,
     /// The file cannot be read.
     Unreadable,
+    /// The file could not be written to the disk in the end.
+    Unsynced,
 }
 
 impl Damage {
     /// All ways.
-    pub(crate) const ALL: [Self; 2] = [Self::Digest, Self::Unreadable];
+    pub(crate) const ALL: [Self; 3] = [Self::Digest, Self::Unreadable, Self::Unsynced];
 
     /// Returns the word in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Digest => "digest",
             Self::Unreadable => "unreadable",
+            Self::Unsynced => "unsynced",
         }
     }
 }

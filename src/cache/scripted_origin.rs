@@ -270,6 +270,7 @@ fn upstream_cache(
     settings: &UpstreamCacheOptions,
     prefetch: bool,
 ) -> Arc<UpstreamCache> {
+    config::private_folder::make_private(path);
     let cache = config::Cache {
         path: path.to_owned(),
         max_size: 1 << 30,

@@ -74,6 +74,13 @@ fn check_folder(path: &Path, user: Option<u32>) -> Result<(), FolderError> {
     }
 }
 
+/// Takes the rights of others away from a folder that a test uses.
+#[cfg(test)]
+pub(crate) fn make_private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
 const PERMISSIONS: u32 = 0o7777;
 const STICKY: u32 = 0o1000;
 const WRITABLE_BY_ALL: u32 = 0o002;
@@ -95,8 +102,10 @@ mod tests {
     #[test]
     fn only_a_private_folder_of_this_user_passes() {
         let dir = tempfile::tempdir().unwrap();
+        make_private(dir.path());
         let user = dir.path().metadata().unwrap().uid();
-        for (mode, passes) in [(0o700, true), (0o2700, true), (0o500, true), (0o750, false), (0o1777, false)] {
+        for (mode, passes) in [(0o700, true), (0o2700, true), (0o500, true), (0o750, false), (0o1777, false)]
+        {
             let path = dir.path().join(format!("{mode:o}"));
             made(&path, mode);
             let checked = check(&path, Some(user));

@@ -103,6 +103,7 @@ pub(crate) fn upstream_cache(
     change: impl FnOnce(&mut config::UpstreamCacheOptions),
 ) -> (TempDir, Arc<UpstreamCache>) {
     let directory = TempDir::new().unwrap();
+    config::private_folder::make_private(directory.path());
     let cache = Cache::open(&config::Cache {
         path: directory.path().to_owned(),
         max_size: 1 << 30,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::cache::counters::{Counters, Damage};
 use crate::cache::store::health::Health;
 use crate::cache::store::index::{Index, SharedIndex};
+use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, Layout};
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
 use crate::cache::store::quarantine::Quarantine;
@@ -27,7 +28,7 @@ pub(crate) struct Contents {
     pub(crate) sync: Arc<SyncQueue>,
     pub(crate) maintenance: Arc<MaintenanceQueue>,
     pub(crate) verification: Arc<VerificationQueue>,
-    pub(crate) quarantine: Quarantine,
+    pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) counters: Arc<Counters>,
     /// The time after which content is hashed again, in seconds.
     pub(crate) verify_after: u64,
@@ -105,7 +106,10 @@ impl Contents {
             }
         };
         let metadata = file.metadata().ok()?;
-        if !metadata.is_file() || !self.layout.is_ours(&metadata) || !self.trusts(kind, digest, &file, &metadata) {
+        if !metadata.is_file()
+            || !self.layout.is_ours(&metadata)
+            || !self.trusts(kind, digest, &file, &metadata)
+        {
             return None;
         }
         let file = Arc::new(file);
@@ -163,7 +167,7 @@ impl Contents {
         let written = self.layout.create_partial_for(&files::random_name("manifest"), |file, part| {
             io::Write::write_all(&mut &*file, bytes)?;
             integrity::mark(file)?;
-            self.place(Kind::Manifest, digest, part, &path, |index| {
+            self.place(Kind::Manifest, digest, part, &path, LostWrites::default(), |index| {
                 index.found(Kind::Manifest, digest, length, files::now());
             })
         });
@@ -187,13 +191,15 @@ impl Contents {
         std::fs::remove_file(path).inspect_err(|error| self.health.report(error)).is_ok()
     }
 
-    /// Puts a file that has been marked into its place, where `count` counts it, and has it synced.
+    /// Puts a file that has been marked into its place, where `count` counts it, and has it synced, unless `lost` has noted by
+    /// then that bytes of it were lost.
     pub(crate) fn place(
         &self,
         kind: Kind,
         digest: &Digest,
         from: &Path,
         to: &Path,
+        lost: LostWrites,
         count: impl FnOnce(&mut Index),
     ) -> io::Result<()> {
         self.index.lock().expect_sync(kind, digest);
@@ -201,7 +207,7 @@ impl Contents {
             Ok(directories) => {
                 self.quarantine.admit(kind, digest);
                 count(&mut self.index.lock());
-                self.sync.push(SyncJob::Placed { kind, digest: digest.clone(), directories });
+                self.sync.push(SyncJob::Placed { kind, digest: digest.clone(), directories, lost });
                 self.maintenance.wake();
                 Ok(())
             }

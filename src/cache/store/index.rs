@@ -292,14 +292,7 @@ impl Index {
         self.choose(bytes, limit, now, false, most).unwrap_or_default()
     }
 
-    fn choose(
-        &mut self,
-        bytes: u64,
-        limit: u64,
-        now: u64,
-        all: bool,
-        most: usize,
-    ) -> Option<Vec<Victim>> {
+    fn choose(&mut self, bytes: u64, limit: u64, now: u64, all: bool, most: usize) -> Option<Vec<Victim>> {
         let partials = self.expendable_partials(bytes, limit, now);
         let freed: u64 = partials.iter().filter_map(|name| self.partials.get(name)).map(|p| p.bytes).sum();
         let kept = &self.kept;
@@ -315,7 +308,8 @@ impl Index {
         // Records go by their age, see `Records::count`.
         let over = (self.manifests.bytes + self.records.min(limit / 2)).saturating_sub(limit);
         let kept = &self.kept;
-        let gone = self.manifests.evict(over, false, most, |digest| kept.contains(digest)).unwrap_or_default();
+        let gone =
+            self.manifests.evict(over, false, most, |digest| kept.contains(digest)).unwrap_or_default();
         gone.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Manifest, digest, bytes)).collect()
     }
 

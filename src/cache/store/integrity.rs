@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
@@ -80,6 +81,28 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
     let of_the_file = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA, Errno::REMOTEIO];
     error.kind() == io::ErrorKind::UnexpectedEof
         || Errno::from_io_error(error).is_some_and(|errno| of_the_file.contains(&errno))
+}
+
+/// A note that bytes of a file did not reach the disk. The system reports that once, and later syncs succeed without them.
+#[derive(Clone, Default)]
+pub(crate) struct LostWrites(Arc<AtomicBool>);
+
+impl LostWrites {
+    /// Notes that a sync has failed.
+    pub(crate) fn note(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Returns an error if a sync has failed.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Acquire) { Err(io::Error::other("an earlier sync failed")) } else { Ok(()) }
+    }
+}
+
+/// Takes away all trust in a file that may have lost bytes, also for later processes of this boot.
+pub(crate) fn distrust(file: &File) -> io::Result<()> {
+    let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    set_times(file, keep, Timespec { tv_sec: 0, tv_nsec: 0 })
 }
 
 /// Returns a number for this boot of the machine; 0 where that is unknown.

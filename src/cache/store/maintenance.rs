@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::cache::store::content::Contents;
+use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, LayoutError};
 use crate::cache::store::partial::Partials;
 use crate::cache::store::space::Space;
@@ -191,7 +192,12 @@ impl Maintenance {
             if integrity::is_marked(&metadata) && !pending {
                 // The process that put it there was killed before it was synced.
                 let directories = path.parent().map(Path::to_owned).into_iter().collect();
-                sync.push(SyncJob::Placed { kind, digest: digest.clone(), directories });
+                sync.push(SyncJob::Placed {
+                    kind,
+                    digest: digest.clone(),
+                    directories,
+                    lost: LostWrites::default(),
+                });
             }
             let used = u64::try_from(metadata.atime()).unwrap_or_default();
             index.lock().found(kind, &digest, metadata.len(), used);

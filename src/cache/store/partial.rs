@@ -57,6 +57,12 @@ impl Partial {
         (self.file.head.total, self.file.head.etag.clone())
     }
 
+    /// Returns the note of lost writes, for tests of disks that lose some.
+    #[cfg(test)]
+    pub(crate) fn lost(&self) -> &integrity::LostWrites {
+        &self.file.lost
+    }
+
     /// Writes `bytes` at `at`.
     ///
     /// # Errors
@@ -117,7 +123,7 @@ impl Partial {
     }
 
     fn leave_first(mut self, at: u64) {
-        if at == 0 {
+        if at == 0 || self.file.lost.check().is_err() {
             return;
         }
         if let Err(error) = truncate(&self.file.file, at) {
@@ -150,6 +156,7 @@ impl Partial {
     /// Renames the file to where content belongs. Returns the number of the pin.
     fn place(&self, digest: &Digest, length: u64) -> io::Result<u64> {
         let (contents, file) = (&self.partials.contents, &self.file.file);
+        self.file.lost.check()?;
         if file.metadata()?.len() != length {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the blob has another length"));
         }
@@ -164,7 +171,7 @@ impl Partial {
         let now = now();
         let mut room = self.room();
         let mut pin = 0;
-        contents.place(Kind::Blob, digest, &part, &path, |index| {
+        contents.place(Kind::Blob, digest, &part, &path, self.file.lost.clone(), |index| {
             room.release(index);
             (pin, _) = index.pin(Kind::Blob, digest, length, now, now);
         })?;
@@ -264,6 +271,11 @@ impl Partials {
     /// Resumes a partial that this process left and has not unlocked yet.
     fn resume_left(self: &Arc<Self>, stem: &str) -> Option<Partial> {
         let file = self.left.take(stem)?;
+        if file.lost.check().is_err() {
+            let _ = file.remove(&self.contents.layout);
+            self.contents.index.lock().remove_partial(&file.name);
+            return None;
+        }
         let bytes = file.head.resumable(file.reached.load(Ordering::Acquire));
         let resumed = self.take_up(&file, bytes);
         if resumed.is_none() {

@@ -11,6 +11,7 @@ use rustix::fs::FlockOperation;
 
 use crate::cache::store::files;
 use crate::cache::store::head::Head;
+use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Layout, NOTE};
 
 /// The locked file of a partial, with its name and its head.
@@ -20,6 +21,7 @@ pub(crate) struct PartialFile {
     pub(crate) head: Head,
     /// The offset up to which all bytes have been written.
     pub(crate) reached: AtomicU64,
+    pub(crate) lost: LostWrites,
     /// True while the file waits to be synced.
     pub(crate) queued: AtomicBool,
     /// True once the files are removed: a head that is written afterwards would stay for ever.
@@ -34,6 +36,7 @@ impl PartialFile {
             file: Arc::new(file),
             reached: AtomicU64::new(head.reached),
             head,
+            lost: LostWrites::default(),
             queued: AtomicBool::new(false),
             gone: Mutex::new(false),
         })
@@ -48,7 +51,8 @@ impl PartialFile {
     /// Syncs it as far as it has been written, then notes in its head how far that is.
     pub(crate) fn sync(&self, layout: &Layout) -> io::Result<()> {
         let reached = self.reached.load(Ordering::Acquire);
-        self.file.sync_data()?;
+        self.lost.check()?;
+        self.file.sync_data().inspect_err(|_| self.lost.note())?;
         let head = Head { reached, ..self.head.clone() };
         let new = layout.partial(&self.name, "new");
         head.write(&new, true)?;

@@ -241,7 +241,8 @@ impl Reservation {
     /// Holds `bytes`, of which the first `present` are on the disk already, and evicts where that helps; none if there is no
     /// room. Blobs of `unknown_digest` together evict for a tenth of `max_size` alone: an upload may never be finished.
     pub(crate) fn new(space: &Arc<Space>, bytes: u64, present: u64, unknown_digest: bool) -> Option<Self> {
-        let mut none = Self { space: space.clone(), bytes: 0, unallocated: 0, unknown_digest, asked: bytes == 0 };
+        let mut none =
+            Self { space: space.clone(), bytes: 0, unallocated: 0, unknown_digest, asked: bytes == 0 };
         none.take(bytes, bytes.saturating_sub(present)).then_some(none)
     }
 

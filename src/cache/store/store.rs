@@ -105,6 +105,8 @@ impl Store {
             index: store.index.clone(),
             left: store.left.clone(),
             health: store.health.clone(),
+            quarantine: store.contents.quarantine.clone(),
+            counters: store.contents.counters.clone(),
         };
         let verification = Verification::new(store.contents.clone());
         let threads: [_; THREADS] = [
@@ -138,7 +140,7 @@ impl Store {
             sync: sync.clone(),
             maintenance: queue.clone(),
             verification: verification.clone(),
-            quarantine: Quarantine::new(layout.quarantine(), settings.max_size / 100),
+            quarantine: Arc::new(Quarantine::new(layout.quarantine(), settings.max_size / 100)),
             counters,
             verify_after: settings.verify_after.as_secs(),
         });

@@ -9,10 +9,13 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::cache::counters::{Counters, Damage};
 use crate::cache::store::health::Health;
 use crate::cache::store::index::SharedIndex;
+use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, Layout};
 use crate::cache::store::partial_file::{LeftPartials, PartialFile};
+use crate::cache::store::quarantine::Quarantine;
 use crate::cache::store::{files, integrity};
 use crate::proto::Digest;
 
@@ -22,8 +25,8 @@ pub(crate) enum SyncJob {
     Reached(Arc<PartialFile>),
     /// A partial was left by its writer.
     Left(Arc<PartialFile>),
-    /// Content is in its place.
-    Placed { kind: Kind, digest: Digest, directories: Vec<PathBuf> },
+    /// Content is in its place. Bytes of it may have been lost before.
+    Placed { kind: Kind, digest: Digest, directories: Vec<PathBuf>, lost: LostWrites },
     /// Content is being used.
     Used { kind: Kind, digest: Digest },
 }
@@ -91,6 +94,8 @@ pub(crate) struct Syncer {
     pub(crate) index: SharedIndex,
     pub(crate) left: Arc<LeftPartials>,
     pub(crate) health: Arc<Health>,
+    pub(crate) quarantine: Arc<Quarantine>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Syncer {
@@ -110,12 +115,18 @@ impl Syncer {
                 file.sync(&self.layout)
             }
             SyncJob::Left(file) => {
-                let noted = file.sync(&self.layout).and_then(|()| file.note_left(&self.layout));
+                let synced = file.sync(&self.layout);
+                if synced.is_err() && self.left.take(&file.name).is_some() {
+                    // No fill has resumed it.
+                    self.index.lock().remove_partial(&file.name);
+                    file.remove(&self.layout)?;
+                }
+                let noted = synced.and_then(|()| file.note_left(&self.layout));
                 self.left.unlock(&file);
                 noted
             }
-            SyncJob::Placed { kind, digest, directories } => {
-                let synced = self.sync_placed(kind, &digest, &directories);
+            SyncJob::Placed { kind, digest, directories, lost } => {
+                let synced = self.sync_placed(kind, &digest, &directories, &lost);
                 self.index.lock().synced(kind, &digest);
                 synced
             }
@@ -127,22 +138,36 @@ impl Syncer {
         }
     }
 
-    /// Syncs content. Opens the file anew, so that what waits here holds no files open.
-    fn sync_placed(&self, kind: Kind, digest: &Digest, directories: &[PathBuf]) -> io::Result<()> {
+    /// Syncs content. Opens the file anew, so that what waits here holds no files open. Content that could not be synced must not
+    /// be served, now or later: the page cache may drop its bytes.
+    fn sync_placed(
+        &self,
+        kind: Kind,
+        digest: &Digest,
+        directories: &[PathBuf],
+        lost: &LostWrites,
+    ) -> io::Result<()> {
         let Some(path) = self.layout.content(kind, digest) else { return Ok(()) };
         let file = match files::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened?,
+            opened => opened,
         };
-        for directory in directories {
-            File::open(directory)?.sync_all()?;
-        }
-        let synced = integrity::sync(&file);
-        if synced.is_err() {
-            // Bytes that could not be synced must not be served: the page cache may drop them.
-            files::remove(&path)?;
+        let synced = || {
+            lost.check()?;
+            directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())?;
+            let file = file.as_ref().map_err(|error| {
+                error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+            });
+            integrity::sync(file?)
+        };
+        synced().inspect_err(|error| {
+            tracing::warn!(%digest, %error, "content could not be synced to the disk; it is removed from the cache");
+            self.counters.damaged(Damage::Unsynced);
             self.index.lock().remove(kind, digest);
-        }
-        synced
+            if files::remove(&path).is_err() {
+                self.quarantine.refuse(kind, digest);
+                let _ = file.as_ref().map(integrity::distrust);
+            }
+        })
     }
 }

@@ -137,6 +137,7 @@ fn set_times(path: &Path, used: u64, modified: u64) {
 
 mod damaged;
 mod leaving;
+mod unsynced;
 mod keeping {
     use super::*;
 

@@ -136,7 +136,9 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ),
     (
         "verify_after = '59m'",
-        &[r#"dockgate.toml:2: cache.verify_after: "59m" would read the disk all the time; write at least "1h""#],
+        &[
+            r#"dockgate.toml:2: cache.verify_after: "59m" would read the disk all the time; write at least "1h""#,
+        ],
     ),
     (
         "max_size = 100\nkeep = 'a'",

@@ -124,9 +124,8 @@ async fn until_synced(store: &Path) {
     soon("all to be synced", async {
         let is_marked = |path: &PathBuf| {
             let modified = path.metadata().and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|modified| {
-                modified < std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000)
-            })
+            modified
+                .is_ok_and(|modified| modified < std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
         };
         while ["blobs", "manifests"].iter().any(|kind| files_in(&store.join(kind)).iter().any(is_marked)) {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -144,6 +144,7 @@ impl Place {
 }
 
 fn upstream_cache(path: &std::path::Path) -> Arc<UpstreamCache> {
+    config::private_folder::make_private(path);
     let settings = config::Cache {
         path: path.to_owned(),
         max_size: 1 << 30,

@@ -13,6 +13,7 @@ use crate::proto::{Digest, RepositoryName};
 
 fn upstream_cache() -> (TempDir, Arc<UpstreamCache>) {
     let dir = tempfile::tempdir().unwrap();
+    config::private_folder::make_private(dir.path());
     let settings = config::Cache {
         path: dir.path().to_owned(),
         max_size: 1 << 30,
