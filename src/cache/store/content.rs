@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::counters::{Counters, Damage};
-use crate::cache::store::health::Health;
+use crate::cache::store::health::{Health, is_of_a_place};
 use crate::cache::store::index::{Index, SharedIndex};
 use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, Layout};
@@ -171,8 +171,10 @@ impl Contents {
                 index.found(Kind::Manifest, digest, length, files::now());
             })
         });
-        if let Err(error) = written {
-            self.health.report(&error);
+        match written {
+            Err(error) if is_of_a_place(&error) => self.maintenance.schedule_probe(),
+            Err(error) => self.health.report(&error),
+            Ok(()) => {}
         }
     }
 
@@ -213,8 +215,19 @@ impl Contents {
             }
             Err(error) => {
                 self.index.lock().synced(kind, digest);
+                self.report_place(to, &error);
                 Err(error)
             }
+        }
+    }
+
+    /// Reports that content could not be put into its place. The rest of the disk may work all the same.
+    fn report_place(&self, to: &Path, error: &io::Error) {
+        if is_of_a_place(error) {
+            tracing::warn!(path = %to.display(), %error, "content can't be put into its place in the cache; it is passed on without being kept");
+            self.maintenance.schedule_probe();
+        } else {
+            self.health.report_at(to, error);
         }
     }
 

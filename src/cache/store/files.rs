@@ -69,10 +69,14 @@ pub(crate) fn truncate(file: &File, length: u64) -> io::Result<()> {
 }
 
 /// Locks a file: false if another has the lock, or if the file was removed while it was being opened.
+///
+/// # Errors
+/// `ENOLCK` where the file system has no locks, whatever it says itself.
 pub(crate) fn lock(file: &File) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.metadata()?.nlink() > 0),
         Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Err(Errno::NOLCK.into()),
         Err(error) => Err(error.into()),
     }
 }

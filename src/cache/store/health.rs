@@ -1,6 +1,7 @@
 //! The state of the disk: whether anything can be kept on it now.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -32,6 +33,13 @@ impl Health {
         }
     }
 
+    /// Takes note likewise of an error at `path`.
+    pub(crate) fn report_at(&self, path: &Path, error: &io::Error) {
+        if let Some(what) = meaning(error) {
+            self.degrade(format!("{what}: {}: {error}", path.display()));
+        }
+    }
+
     /// Stops all keeping until [`recover`](Self::recover).
     pub(crate) fn degrade(&self, reason: String) {
         let mut current = self.lock();
@@ -55,6 +63,12 @@ impl Health {
     }
 }
 
+/// Returns true if an error may be of one directory alone, so that the disk has to be probed to know more.
+pub(crate) fn is_of_a_place(error: &io::Error) -> bool {
+    let of_a_place = [Errno::ACCESS, Errno::PERM, Errno::NOTDIR, Errno::LOOP, Errno::IO];
+    Errno::from_io_error(error).is_some_and(|errno| of_a_place.contains(&errno))
+}
+
 /// Returns what an error says about the disk; none if it says nothing.
 fn meaning(error: &io::Error) -> Option<&'static str> {
     Some(match Errno::from_io_error(error)? {
@@ -64,6 +78,7 @@ fn meaning(error: &io::Error) -> Option<&'static str> {
         Errno::IO => "the cache's disk fails",
         Errno::NOTDIR | Errno::LOOP => "something else is in the place of the cache's directory",
         Errno::STALE | Errno::NXIO => "the cache's disk is gone",
+        Errno::NOLCK => "the cache's file system has no file locks (flock), as on NFS without lockd",
         Errno::ACCESS | Errno::PERM => "the cache's directory may not be written",
         _ => return None,
     })
@@ -80,7 +95,9 @@ mod tests {
             health.report(&errno.into());
             assert!(!health.is_degraded(), "{errno}");
         }
-        for errno in [Errno::NOTDIR, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS] {
+        for errno in
+            [Errno::NOTDIR, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS, Errno::NOLCK]
+        {
             health.report(&errno.into());
             assert!(health.is_degraded(), "{errno}");
             health.recover();

@@ -103,9 +103,12 @@ impl Index {
         now: u64,
         noted: u64,
     ) -> (u64, bool) {
-        let scan = self.scan;
+        let (scan, kept) = (self.scan, self.kept.contains(digest));
         let partition = self.partition(kind);
         let new = partition.put(digest, bytes, now, noted);
+        if kept {
+            partition.protect(digest);
+        }
         let Partition { entries, queue, .. } = partition;
         let Some(entry) = entries.get_mut(digest) else { return (0, false) };
         entry.seen = scan;
@@ -132,6 +135,9 @@ impl Index {
     /// Adds content that was last used at `last`. An entry that exists is left as it is.
     pub(crate) fn found(&mut self, kind: Kind, digest: &Digest, bytes: u64, last: u64) {
         self.partition(kind).put(digest, bytes, last, last);
+        if self.kept.contains(digest) {
+            self.partition(kind).protect(digest);
+        }
         self.saw(kind, digest);
     }
 
@@ -232,9 +238,22 @@ impl Index {
         }
     }
 
-    /// Keeps `digest` from ever being evicted.
+    /// Keeps `digest` from ever being evicted, within [the limits](Self::limit_kept) of what is kept so.
     pub(crate) fn keep(&mut self, digest: &Digest) {
         self.kept.insert(digest.clone());
+        self.blobs.protect(digest);
+        self.manifests.protect(digest);
+    }
+
+    /// Limits the bytes of blobs and of manifests that are never evicted: without room for others nothing new would be kept.
+    pub(crate) fn limit_kept(&mut self, blobs: u64, manifests: u64) {
+        self.blobs.most_protected = Some(blobs);
+        self.manifests.most_protected = Some(manifests);
+    }
+
+    /// Returns true if content that is to be kept is beyond the limits, and may be evicted like the rest.
+    pub(crate) fn keeps_too_much(&self) -> bool {
+        self.blobs.is_over || self.manifests.is_over
     }
 
     /// Notes that content is put in place and has to be synced.
@@ -295,9 +314,7 @@ impl Index {
     fn choose(&mut self, bytes: u64, limit: u64, now: u64, all: bool, most: usize) -> Option<Vec<Victim>> {
         let partials = self.expendable_partials(bytes, limit, now);
         let freed: u64 = partials.iter().filter_map(|name| self.partials.get(name)).map(|p| p.bytes).sum();
-        let kept = &self.kept;
-        let blobs =
-            self.blobs.evict(bytes.saturating_sub(freed), all, most, |digest| kept.contains(digest))?;
+        let blobs = self.blobs.evict(bytes.saturating_sub(freed), all, most)?;
         let mut victims: Vec<_> = partials.into_iter().map(|name| self.dismiss_partial(name)).collect();
         victims.extend(blobs.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Blob, digest, bytes)));
         Some(self.leave(victims))
@@ -307,9 +324,7 @@ impl Index {
     pub(crate) fn evict_manifests(&mut self, limit: u64, most: usize) -> Vec<Victim> {
         // Records go by their age, see `Records::count`.
         let over = (self.manifests.bytes + self.records.min(limit / 2)).saturating_sub(limit);
-        let kept = &self.kept;
-        let gone =
-            self.manifests.evict(over, false, most, |digest| kept.contains(digest)).unwrap_or_default();
+        let gone = self.manifests.evict(over, false, most).unwrap_or_default();
         gone.into_iter().map(|(digest, bytes)| Victim::Content(Kind::Manifest, digest, bytes)).collect()
     }
 
@@ -371,6 +386,11 @@ struct Partition {
     entries: HashMap<Digest, Entry>,
     queue: EvictionQueue,
     bytes: u64,
+    /// Bytes that are never evicted, and their limit.
+    protected: u64,
+    most_protected: Option<u64>,
+    /// More is to be kept than that.
+    is_over: bool,
 }
 
 struct Entry {
@@ -382,6 +402,8 @@ struct Entry {
     noted: u64,
     /// The scan that saw its file last.
     seen: u64,
+    /// It is never evicted.
+    protected: bool,
 }
 
 impl Partition {
@@ -391,30 +413,39 @@ impl Partition {
             return false;
         }
         let queued = self.queue.enter(digest, last);
-        self.entries.insert(digest.clone(), Entry { bytes, queued, pins: 0, noted, seen: 0 });
+        self.entries
+            .insert(digest.clone(), Entry { bytes, queued, pins: 0, noted, seen: 0, protected: false });
         self.bytes += bytes;
         true
     }
 
     fn take(&mut self, digest: &Digest) -> bool {
-        let entry = self.entries.remove(digest);
-        self.bytes -= entry.as_ref().map_or(0, |entry| entry.bytes);
-        entry.is_some()
+        let Some(entry) = self.entries.remove(digest) else { return false };
+        self.bytes -= entry.bytes;
+        if entry.protected {
+            self.protected -= entry.bytes;
+        }
+        true
     }
 
-    fn evict(
-        &mut self,
-        bytes: u64,
-        all: bool,
-        most: usize,
-        kept: impl Fn(&Digest) -> bool,
-    ) -> Option<Vec<(Digest, u64)>> {
+    /// Keeps content from being evicted, if there is room for more that is.
+    fn protect(&mut self, digest: &Digest) {
+        let Some(entry) = self.entries.get_mut(digest).filter(|entry| !entry.protected) else { return };
+        if self.most_protected.is_none_or(|most| self.protected + entry.bytes <= most) {
+            entry.protected = true;
+            self.protected += entry.bytes;
+        } else {
+            self.is_over = true;
+        }
+    }
+
+    fn evict(&mut self, bytes: u64, all: bool, most: usize) -> Option<Vec<(Digest, u64)>> {
         let mut victims = HashMap::new();
         let mut freed = 0;
         while freed < bytes && victims.len() < most {
             let next = self.queue.next(|digest| match self.entries.get(digest) {
-                // The content is kept for good, and need not be queued again.
-                Some(_) if kept(digest) => Candidate::Out,
+                // It need not be queued again.
+                Some(entry) if entry.protected => Candidate::Out,
                 Some(entry) if entry.pins == 0 => Candidate::Free(entry.queued),
                 Some(entry) => Candidate::Pinned(entry.queued),
                 None => Candidate::Out,

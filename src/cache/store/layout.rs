@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::cache::store::files;
-use crate::cache::store::files::{entries, lock, make_dir, read_small, remove};
+use crate::cache::store::files::{entries, make_dir, read_small, remove};
 use crate::config::private_folder;
 use crate::config::private_folder::FolderError;
 use crate::proto::{Algorithm, Digest};
@@ -44,6 +44,8 @@ pub(crate) struct Layout {
     access: Access,
     /// The user whose files are trusted; none where any may be read.
     user: Option<u32>,
+    /// Locks a file, see [`files::lock`].
+    lock: fn(&File) -> io::Result<bool>,
 }
 
 /// A directory of content: one of 256 of an algorithm.
@@ -109,7 +111,13 @@ impl Layout {
     /// Returns the layout below `root`, which need not exist yet. `read_only`: nothing is ever changed there.
     pub(crate) fn new(root: PathBuf, read_only: bool) -> Self {
         let user = (!read_only).then(|| rustix::process::geteuid().as_raw());
-        Self { root, access: Access { read_only, ..Access::default() }, user }
+        Self { root, access: Access { read_only, ..Access::default() }, user, lock: files::lock }
+    }
+
+    /// Returns the layout on a file system with these locks.
+    #[cfg(test)]
+    pub(crate) fn locking_by(self, lock: fn(&File) -> io::Result<bool>) -> Self {
+        Self { lock, ..self }
     }
 
     /// Returns true if a file was put there by this user, and not by another who could write to the directory once.
@@ -186,9 +194,18 @@ impl Layout {
 
     /// Creates a new partial file, locked for the caller.
     pub(crate) fn create_partial(&self, name: &str) -> io::Result<File> {
-        let file = files::create_new(&self.partial(name, "part"))?;
-        // Another process may have tidied it away: it was not locked for a moment.
-        if lock(&file)? { Ok(file) } else { Err(io::ErrorKind::ResourceBusy.into()) }
+        let path = self.partial(name, "part");
+        let file = files::create_new(&path)?;
+        match (self.lock)(&file) {
+            Ok(true) => Ok(file),
+            // Another process may have tidied it away: it was not locked for a moment.
+            Ok(false) => Err(io::ErrorKind::ResourceBusy.into()),
+            Err(error) => {
+                // No other process can have locked it either.
+                remove(&path)?;
+                Err(error)
+            }
+        }
     }
 
     /// Creates a file for `fill` to write and to rename; removes it if that fails.
@@ -210,7 +227,7 @@ impl Layout {
     pub(crate) fn open_partial(&self, name: &str) -> io::Result<Option<File>> {
         let path = self.partial(name, "part");
         match files::open_writable(&path) {
-            Ok(file) => Ok(lock(&file)?.then_some(file)),
+            Ok(file) => Ok((self.lock)(&file)?.then_some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
                 remove(&path)?;

@@ -4,13 +4,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::cache::store::content::Contents;
 use crate::cache::store::integrity::LostWrites;
-use crate::cache::store::layout::{Kind, LayoutError};
+use crate::cache::store::layout::{Kind, LayoutError, UnreadableDirectory};
 use crate::cache::store::partial::Partials;
 use crate::cache::store::space::Space;
 use crate::cache::store::sync::SyncJob;
@@ -23,6 +24,8 @@ pub(crate) struct Maintenance {
     partials: Arc<Partials>,
     space: Arc<Space>,
     hourly: Mutex<Option<Hourly>>,
+    /// Some content could not be counted: nothing is kept until it has been.
+    uncounted: AtomicBool,
 }
 
 /// Work of others that is done every hour.
@@ -31,7 +34,13 @@ type Hourly = Arc<dyn Fn() + Send + Sync>;
 impl Maintenance {
     /// Returns the maintenance of a store with these parts.
     pub(crate) fn new(contents: Arc<Contents>, partials: Arc<Partials>, space: Arc<Space>) -> Arc<Self> {
-        Arc::new(Self { contents, partials, space, hourly: Mutex::default() })
+        Arc::new(Self {
+            contents,
+            partials,
+            space,
+            hourly: Mutex::default(),
+            uncounted: AtomicBool::new(false),
+        })
     }
 
     /// Sets the function that is called every hour.
@@ -54,8 +63,9 @@ impl Maintenance {
             if probe || health.is_degraded() {
                 self.probe();
             }
-            if layout.is_readable() && files::now() >= scanned + SCAN_EVERY {
-                self.scan();
+            let every = if self.uncounted.load(Ordering::Acquire) { RECOUNT_EVERY } else { SCAN_EVERY };
+            if layout.is_readable() && files::now() >= scanned + every {
+                self.count();
                 scanned = files::now();
             }
             if layout.is_readable() && files::now() >= hourly + SCAN_EVERY {
@@ -77,7 +87,7 @@ impl Maintenance {
             Err(error) => error,
         };
         if let LayoutError::Io(error) = &error {
-            health.report(error);
+            health.report_at(layout.root(), error);
         }
         let is_certain = matches!(error, LayoutError::Version(_) | LayoutError::NotPrivate { .. });
         if !health.is_degraded() || is_certain {
@@ -105,7 +115,7 @@ impl Maintenance {
                 true
             });
             if let Err(error) = scanned {
-                health.report(&error.into());
+                health.degrade(format!("the cache's content can't be counted: {error}"));
             }
         }
         index.lock().counted = true;
@@ -143,18 +153,38 @@ impl Maintenance {
             .create_partial_for(&name, |file, _| files::write_and_sync(file, &[0; 4096]))
             .and_then(|()| layout.remove_partial(&name));
         match written {
+            Ok(()) if self.uncounted.load(Ordering::Acquire) => {}
             Ok(()) => health.recover(),
-            Err(error) => health.report(&error),
+            Err(error) => health.report_at(&layout.partial_directory(), &error),
+        }
+    }
+
+    /// Scans the disk. If some of it cannot be read, nothing is kept until it has been: how much there is would be unknown, and the
+    /// limit could be exceeded.
+    pub(crate) fn count(&self) {
+        match self.scan() {
+            Ok(()) => {
+                self.contents.index.lock().counted = true;
+                if self.uncounted.swap(false, Ordering::AcqRel) {
+                    self.probe();
+                }
+            }
+            Err(error) => {
+                self.uncounted.store(true, Ordering::Release);
+                self.contents.health.degrade(format!(
+                    "the cache's content can't be counted: {error}; it is counted again every {RECOUNT_EVERY} s"
+                ));
+            }
         }
     }
 
     /// Adds all that is there to the index, and tidies up what earlier processes left. Entries that exist stay as they are.
     /// What cannot be trusted is hashed first.
-    fn scan(&self) {
-        let Contents { layout, index, health, .. } = &*self.contents;
+    fn scan(&self) -> Result<(), UnreadableDirectory> {
+        let Contents { layout, index, .. } = &*self.contents;
         for name in layout.partial_names().unwrap_or_default() {
             if self.contents.maintenance.is_closed() {
-                return;
+                return Ok(());
             }
             if let Err(error) = self.partials.tidy(&name) {
                 tracing::debug!(name, %error, "a partial file of the cache can't be tidied up");
@@ -166,16 +196,14 @@ impl Maintenance {
             index.knows_partials = true;
             index.begin_scan();
         }
-        for kind in Kind::ALL {
-            match layout.each(kind, |digest, path| self.scan_one(kind, digest, path)) {
-                Ok(()) => self.forget_vanished(kind),
-                Err(error) => health.report(&error.into()),
-            }
-        }
         let quarantined = self.contents.quarantine.amount();
-        let mut index = index.lock();
-        index.quarantined = quarantined;
-        index.counted = true;
+        index.lock().quarantined = quarantined;
+        let scans = Kind::ALL.map(|kind| {
+            layout.each(kind, |digest, path| self.scan_one(kind, digest, path))?;
+            self.forget_vanished(kind);
+            Ok(())
+        });
+        scans.into_iter().collect()
     }
 
     /// Adds one file. Returns whether to go on.
@@ -214,6 +242,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The time from the start to the first hourly work, in seconds: by then it is known what must stay.
 const HOURLY_AFTER: u64 = 60;
+
+/// The interval between scans of a disk of which something cannot be read, in seconds.
+const RECOUNT_EVERY: u64 = 30;
 
 /// The interval between scans, in seconds: another process may have put something there.
 const SCAN_EVERY: u64 = 60 * 60;

@@ -103,7 +103,8 @@ impl Partial {
     /// # Errors
     /// The system's, or that it has not `length` bytes; then it is gone.
     pub(crate) fn commit(self, digest: &Digest, length: u64) -> io::Result<Content> {
-        let pin = self.place(digest, length).inspect_err(|error| self.report(error))?;
+        self.finish(length).inspect_err(|error| self.report(error))?;
+        let pin = self.place(digest, length)?;
         let contents = &self.partials.contents;
         Ok(Content::pinned(contents, Kind::Blob, digest, pin, self.file.file.clone(), length))
     }
@@ -153,20 +154,25 @@ impl Partial {
         self.partials.contents.health.report(error);
     }
 
-    /// Renames the file to where content belongs. Returns the number of the pin.
-    fn place(&self, digest: &Digest, length: u64) -> io::Result<u64> {
-        let (contents, file) = (&self.partials.contents, &self.file.file);
+    /// Checks the file, and gives it the length and the mark of content.
+    fn finish(&self, length: u64) -> io::Result<()> {
+        let file = &self.file.file;
         self.file.lost.check()?;
         if file.metadata()?.len() != length {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the blob has another length"));
         }
-        let Some(path) = contents.layout.content(Kind::Blob, digest) else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
         if self.room().bytes() > length {
             truncate(file, length)?;
         }
-        integrity::mark(file)?;
+        integrity::mark(file)
+    }
+
+    /// Renames the file to where content belongs. Returns the number of the pin.
+    fn place(&self, digest: &Digest, length: u64) -> io::Result<u64> {
+        let contents = &self.partials.contents;
+        let Some(path) = contents.layout.content(Kind::Blob, digest) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         let part = contents.layout.partial(&self.file.name, "part");
         let now = now();
         let mut room = self.room();

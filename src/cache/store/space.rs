@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
@@ -28,6 +29,8 @@ pub(crate) struct Space {
     health: Arc<Health>,
     maintenance: Arc<MaintenanceQueue>,
     counters: Arc<Counters>,
+    /// The operator has been told that too much is kept.
+    told: AtomicBool,
 }
 
 /// Returns the free bytes of a path's file system, and its size.
@@ -50,8 +53,20 @@ impl Space {
         maintenance: Arc<MaintenanceQueue>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
-        let (max_size, min_free) = (settings.max_size, settings.min_free);
-        Arc::new(Self { max_size, min_free, free, layout, index, health, maintenance, counters })
+        let (max_size, min_free, told) = (settings.max_size, settings.min_free, AtomicBool::new(false));
+        let space = Self { max_size, min_free, free, layout, index, health, maintenance, counters, told };
+        let (blobs, manifests) = (space.blob_limit() / 4 * 3, space.manifest_limit() / 4 * 3);
+        space.index.lock().limit_kept(blobs, manifests);
+        Arc::new(space)
+    }
+
+    /// Warns, once, if `keep` takes so much of the room that some of it is evicted like the rest.
+    fn warn_of_keep(&self) {
+        if self.index.lock().keeps_too_much() && !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "cache.keep matches more than three quarters of cache.max_size; what exceeds that is evicted like the rest: raise max_size, or keep less"
+            );
+        }
     }
 
     /// Returns the most that is kept, in bytes.
@@ -84,6 +99,7 @@ impl Space {
     /// Evicts down to somewhat below what is allowed, so that no request has to wait for it: some files at a time, so that readers
     /// do not wait for the index, and until the store closes.
     pub(crate) fn make_room(&self) {
+        self.warn_of_keep();
         let lack = if self.layout.is_readable() { self.lack(0) } else { 0 };
         let mut lack = lack.saturating_sub(self.index.lock().leaving);
         let mut is_over = false;

@@ -135,6 +135,7 @@ fn set_times(path: &Path, used: u64, modified: u64) {
     fs::File::options().write(true).open(path).unwrap().set_times(times).unwrap();
 }
 
+mod broken_places;
 mod damaged;
 mod leaving;
 mod unsynced;

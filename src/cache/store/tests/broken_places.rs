@@ -1,0 +1,89 @@
+//! Disks of which a part does not work.
+
+use super::*;
+use crate::cache::store::layout::Layout;
+use rustix::io::Errno;
+
+#[test]
+fn an_unreadable_shard_degrades_until_it_is_counted() {
+    let place = Place::new();
+    let store = place.open();
+    let blobs: Vec<_> = (0..20).map(|seed| put(&store, seed, 1000)).collect();
+    drop(store);
+    // A link to itself cannot be read, by root either.
+    let shard = place.path().join("blobs/sha256/0loop");
+    std::os::unix::fs::symlink(&shard, &shard).unwrap();
+    let store = place.open();
+    let reason = store.degraded_reason().expect("there may be more than is known");
+    let expected = format!("the cache's content can't be counted: {}: ", shard.display());
+    assert!(reason.starts_with(&expected), "{reason}");
+    assert_eq!(store.usage().blobs, Amount { count: 20, bytes: 20_000 }, "the rest is counted");
+    assert!(begin(&store, &content(50, 1).0, 10).is_none() && has_blob(&store, &blobs[0]));
+    store.queue.wake();
+    store.flush();
+    assert!(store.degraded_reason().is_some(), "that the disk can be written to does not suffice");
+    fs::remove_file(&shard).unwrap();
+    store.maintenance.count();
+    assert_eq!((store.degraded_reason(), store.usage().counted), (None, true));
+    assert!(begin(&store, &content(50, 1).0, 10).is_some());
+}
+
+#[test]
+fn a_shard_that_takes_nothing_stops_nothing_else() {
+    let place = Place::new();
+    let store = place.open();
+    let (digest, bytes) = content(1, 1000);
+    let shard = place.blob(&digest).parent().unwrap().to_owned();
+    fs::create_dir_all(shard.parent().unwrap()).unwrap();
+    fs::write(&shard, "in the way").unwrap();
+    let partial = begin(&store, &digest, 1000).unwrap();
+    partial.write(0, &bytes).unwrap();
+    assert!(partial.commit(&digest, 1000).is_err());
+    let manifest_shard = place.path().join("manifests/sha256").join(&digest.encoded()[..2]);
+    fs::create_dir_all(manifest_shard.parent().unwrap()).unwrap();
+    fs::write(&manifest_shard, "in the way").unwrap();
+    store.keep_manifest(&digest, &bytes);
+    store.flush();
+    assert_eq!(store.degraded_reason(), None);
+    assert!(place.partials().is_empty());
+    let other =
+        (2..).map(|seed| content(seed, 8).0).find(|other| other.encoded()[..2] != digest.encoded()[..2]);
+    assert!(begin(&store, &other.unwrap(), 10).is_some());
+}
+
+#[test]
+fn a_disk_without_locks_is_reported_and_left_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().join("cache"), false).locking_by(|_| Err(Errno::NOLCK.into()));
+    layout.prepare().unwrap();
+    for name in ["a-1", "b-2"] {
+        let error = layout.create_partial(name).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOLCK));
+    }
+    assert_eq!(layout.partial_names().unwrap(), [""; 0]);
+    let health = crate::cache::store::health::Health::default();
+    health.report_at(dir.path(), &Errno::NOLCK.into());
+    let reason = health.reason().unwrap();
+    assert!(reason.contains("no file locks") && reason.contains(dir.path().to_str().unwrap()), "{reason}");
+}
+
+#[test]
+fn keep_never_takes_the_whole_cache() {
+    let place = Place::of(100_000);
+    let store = place.open();
+    let kept: Vec<_> = (0..9)
+        .map(|seed| {
+            store.keep(&content(seed, 10_000).0);
+            put(&store, seed, 10_000)
+        })
+        .collect();
+    store.flush();
+    for seed in 20..30 {
+        put(&store, seed, 20_000);
+        store.flush();
+    }
+    let there = kept.iter().filter(|digest| has_blob(&store, digest)).count();
+    assert_eq!(there, 7, "three quarters");
+    assert!(store.index.lock().keeps_too_much());
+    assert!(has_blob(&store, &content(29, 20_000).0));
+}
