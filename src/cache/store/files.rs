@@ -21,6 +21,12 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(NO_LINK).open(path)
 }
 
+/// Opens a file for writing, which is made if it is missing, and that other users cannot read.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_LINK).open(path)
+}
+
 /// Opens a file for reading. A link is an error: only files are kept.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(NO_LINK).open(path)

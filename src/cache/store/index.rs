@@ -288,7 +288,7 @@ impl Index {
     /// Nothing is evicted before [`may_evict`](Self::may_evict), nor unless `evicts`. There is no room either while too much is
     /// chosen to go already, or the limit is exceeded: a new blob would wait long for the disk, and pass its limit meanwhile.
     pub(crate) fn reserve(&mut self, bytes: u64, limit: u64, now: u64, evicts: bool) -> Option<Vec<Victim>> {
-        let taken = self.reserved.checked_add(bytes).filter(|taken| *taken <= limit)?;
+        self.reserved.checked_add(bytes).filter(|taken| *taken <= limit)?;
         let over = (self.used() + bytes).saturating_sub(limit);
         let victims = match over {
             0 => Vec::new(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -46,12 +47,14 @@ pub(crate) struct Layout {
     user: Option<u32>,
     /// Locks a file, see [`files::lock`].
     lock: fn(&File) -> io::Result<bool>,
+    /// The locked file that makes this process the directory's owner.
+    owner: Mutex<Option<File>>,
 }
 
 /// A directory of content: one of 256 of an algorithm.
 pub(crate) struct Shard {
     algorithm: &'static str,
-    entry: DirEntry,
+    path: PathBuf,
 }
 
 /// A directory that cannot be read.
@@ -103,6 +106,11 @@ pub(crate) enum LayoutError {
     Version(String),
     #[error("{} {error}", path.display())]
     NotPrivate { path: PathBuf, error: FolderError },
+    #[error(
+        "another process{} uses it; this one serves what is there, and stores nothing until that one ends",
+        pid.map_or(String::new(), |pid| format!(" (PID {pid})"))
+    )]
+    Owned { pid: Option<u32> },
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -111,7 +119,42 @@ impl Layout {
     /// Returns the layout below `root`, which need not exist yet. `read_only`: nothing is ever changed there.
     pub(crate) fn new(root: PathBuf, read_only: bool) -> Self {
         let user = (!read_only).then(|| rustix::process::geteuid().as_raw());
-        Self { root, access: Access { read_only, ..Access::default() }, user, lock: files::lock }
+        Self {
+            root,
+            access: Access { read_only, ..Access::default() },
+            user,
+            lock: files::lock,
+            owner: Mutex::default(),
+        }
+    }
+
+    /// Returns true if this process owns the directory: only the owner stores and evicts. Several processes that count alone would
+    /// exceed the limit.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner.lock().is_some()
+    }
+
+    /// Lets another process own the directory.
+    pub(crate) fn disown(&self) {
+        self.owner.lock().take();
+    }
+
+    /// Makes this process the owner, unless another is.
+    fn own(&self) -> Result<(), LayoutError> {
+        let mut owner = self.owner.lock();
+        let path = self.root.join("owner");
+        if owner.is_some() && path.exists() {
+            return Ok(());
+        }
+        let file = files::open_or_create(&path)?;
+        if !(self.lock)(&file)? {
+            let pid = read_small(&path).ok().and_then(|pid| String::from_utf8(pid).ok()?.trim().parse().ok());
+            return Err(LayoutError::Owned { pid });
+        }
+        file.set_len(0)?;
+        io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes())?;
+        *owner = Some(file);
+        Ok(())
     }
 
     /// Returns the layout on a file system with these locks.
@@ -147,7 +190,7 @@ impl Layout {
         for kind in Kind::ALL {
             make_dir(&self.root.join(kind.directory()))?;
         }
-        Ok(())
+        self.own()
     }
 
     /// Returns true if what is there may be read.
@@ -277,7 +320,7 @@ impl Layout {
             let content = match self.in_shard(&shard) {
                 Ok(content) => content,
                 Err(error) => {
-                    unreadable.get_or_insert(UnreadableDirectory { path: shard.entry.path(), error });
+                    unreadable.get_or_insert(UnreadableDirectory { path: shard.path, error });
                     continue;
                 }
             };
@@ -296,7 +339,9 @@ impl Layout {
         for algorithm in ["sha256", "sha512"] {
             let path = self.root.join(kind.directory()).join(algorithm);
             match entries(&path) {
-                Ok(entries) => shards.extend(entries.into_iter().map(|entry| Shard { algorithm, entry })),
+                Ok(entries) => {
+                    shards.extend(entries.iter().map(|entry| Shard { algorithm, path: entry.path() }))
+                }
                 Err(error) => return Err(UnreadableDirectory { path, error }),
             }
         }
@@ -305,10 +350,9 @@ impl Layout {
 
     /// Returns the content of a directory, and where it is.
     pub(crate) fn in_shard(&self, shard: &Shard) -> io::Result<Vec<(Digest, PathBuf)>> {
-        let content = entries(&shard.entry.path())?.into_iter().filter_map(|file| {
-            digest_of(shard.algorithm, &shard.entry, &file).map(|digest| (digest, file.path()))
-        });
-        Ok(content.collect())
+        let content = entries(&shard.path)?;
+        let named = |file: &DirEntry| Some((digest_of(shard, file)?, file.path()));
+        Ok(content.iter().filter_map(named).collect())
     }
 
     /// Returns where content is that cannot be read.
@@ -353,10 +397,10 @@ fn algorithm(digest: &Digest) -> Option<&'static str> {
     }
 }
 
-fn digest_of(algorithm: &str, shard: &DirEntry, file: &DirEntry) -> Option<Digest> {
+fn digest_of(shard: &Shard, file: &DirEntry) -> Option<Digest> {
     let name = file.file_name().into_string().ok()?;
-    let in_place = name.get(..2)? == shard.file_name();
-    let digest = Digest::parse(&format!("{algorithm}:{name}")).ok()?;
+    let in_place = name.get(..2)? == shard.path.file_name()?;
+    let digest = Digest::parse(&format!("{}:{name}", shard.algorithm)).ok()?;
     in_place.then_some(digest)
 }
 

@@ -61,7 +61,12 @@ impl Maintenance {
                 return;
             }
             if probe || health.is_degraded() {
+                let owned = layout.is_owner();
                 self.probe();
+                if layout.is_owner() && !owned {
+                    // What the owner before has stored and removed is not known here.
+                    scanned = 0;
+                }
             }
             let every = if self.uncounted.load(Ordering::Acquire) { RECOUNT_EVERY } else { SCAN_EVERY };
             if layout.is_readable() && files::now() >= scanned + every {
@@ -89,7 +94,7 @@ impl Maintenance {
         if let LayoutError::Io(error) = &error {
             health.report_at(layout.root(), error);
         }
-        let is_certain = matches!(error, LayoutError::Version(_) | LayoutError::NotPrivate { .. });
+        let is_certain = !matches!(error, LayoutError::Io(_));
         if !health.is_degraded() || is_certain {
             health.degrade(format!("the cache's directory can't be used: {error}"));
         }
@@ -198,7 +203,7 @@ impl Maintenance {
         }
         let quarantined = self.contents.quarantine.amount();
         index.lock().quarantined = quarantined;
-        let scans = Kind::ALL.map(|kind| {
+        let scans = Kind::ALL.map(|kind| -> Result<(), UnreadableDirectory> {
             layout.each(kind, |digest, path| self.scan_one(kind, digest, path))?;
             self.forget_vanished(kind);
             Ok(())

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! PATH/version                      the layout's number
+//! PATH/owner                        locked by the one process that stores and evicts
 //! PATH/blobs/sha256/ab/abcd...      content: only what has been checked against its digest
 //! PATH/manifests/sha256/ab/abcd...  likewise
 //! PATH/partial/NAME.part            beginnings of blobs on their way, each locked by its writer

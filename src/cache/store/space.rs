@@ -103,7 +103,7 @@ impl Space {
         let lack = if self.layout.is_readable() { self.lack(0) } else { 0 };
         let mut lack = lack.saturating_sub(self.index.lock().leaving);
         let mut is_over = false;
-        while !self.maintenance.is_closed() {
+        while self.layout.is_owner() && !self.maintenance.is_closed() {
             let victims = self.choose(lack, &mut is_over);
             if victims.is_empty() {
                 return;
@@ -132,7 +132,7 @@ impl Space {
     /// Evicts what the disk lacks. Returns true if it has enough then.
     pub(crate) fn make_room_on_disk(&self) -> bool {
         let mut lack = self.lack(0);
-        while lack > 0 && !self.maintenance.is_closed() {
+        while lack > 0 && self.layout.is_owner() && !self.maintenance.is_closed() {
             let victims = {
                 let mut index = self.index.lock();
                 let may_evict = index.may_evict();

@@ -348,7 +348,7 @@ impl Store {
     }
 
     fn walk(&self, kind: Kind, each: impl FnMut(Digest, &Path) -> bool) -> std::io::Result<()> {
-        if self.layout.is_readable() { Ok(self.layout.each(kind, each)?) } else { Ok(()) }
+        if self.layout.is_readable() { self.layout.each(kind, each).map_err(Into::into) } else { Ok(()) }
     }
 }
 
@@ -360,6 +360,8 @@ impl Drop for Store {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        // Content that is still being read would keep the lock.
+        self.layout.disown();
     }
 }
 

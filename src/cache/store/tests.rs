@@ -667,13 +667,35 @@ mod two_processes {
         let second = place.open();
         assert!(second.resume("hub", &digest).is_none());
         assert_eq!(second.usage().partials.count, 0);
-        let other = begin(&second, &digest, 1000).unwrap();
-        other.write(0, &bytes).unwrap();
         assert_eq!(read(&partial.commit(&digest, 1000).unwrap()), bytes);
-        other.commit(&digest, 1000).unwrap();
         first.flush();
-        second.flush();
         assert!(has_blob(&first, &digest) && has_blob(&second, &digest));
+    }
+
+    #[test]
+    fn only_the_owner_of_a_directory_stores() {
+        let place = Place::of(100_000);
+        let (first, second) = (place.open(), place.open());
+        let reason = second.degraded_reason().expect("the first owns it");
+        assert!(
+            reason.contains(&format!("another process (PID {}) uses it", std::process::id())),
+            "{reason}"
+        );
+        let blobs: Vec<_> = (0..9).map(|seed| put(&first, seed, 10_000)).collect();
+        first.flush();
+        let (digest, bytes) = content(20, 1000);
+        assert!(begin(&second, &digest, 1000).is_none());
+        second.keep_manifest(&digest, &bytes);
+        assert!(!second.has(Kind::Manifest, &digest));
+        assert!(has_blob(&second, &blobs[0]), "it serves what is there");
+        drop(first);
+        second.queue.wake();
+        second.flush();
+        assert_eq!(second.degraded_reason(), None, "it takes over");
+        assert_eq!(second.usage().blobs.bytes, 90_000);
+        put(&second, 20, 20_000);
+        second.flush();
+        assert!(second.usage().blobs.bytes <= 100_000);
     }
 
     #[test]
@@ -685,10 +707,11 @@ mod two_processes {
         partial.write(0, &bytes).unwrap();
         let _reader = partial.file().clone();
         partial.leave(1000);
-        first.flush();
+        drop(first);
+        second.queue.wake();
+        second.flush();
         let taken = second.resume("hub", &digest).expect("it was left");
         assert_eq!(taken.resumed_at(), 1000);
-        assert!(first.resume("hub", &digest).is_none());
     }
 
     #[test]

@@ -314,7 +314,8 @@ fn spoil(file: &Path, at: u64, age: Duration) {
     use std::os::unix::fs::FileExt;
     let open = std::fs::File::options().write(true).open(file).expect("a file");
     open.write_all_at(b"\0spoilt\0", at).expect("to be written");
-    open.set_modified(std::time::SystemTime::now() - age).expect("a time");
+    let now = open.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+    open.set_modified(now - age).expect("to be changed");
 }
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -367,4 +368,26 @@ async fn what_the_disk_cannot_read_comes_from_upstream() {
     assert!(end == BodyEnd::Complete && answer.body == bytes);
     assert!(gateway.get(&target).await.is(200).body == bytes);
     gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+}
+
+#[tokio::test]
+async fn gateways_on_one_directory_share_its_limit() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || {
+        let lines = "prefetch = false\nmax_size = \"8MiB\"";
+        super::bare(&origin, "").cache_at(dir.path(), lines).admin_listener()
+    };
+    let gateways = [builder().start().await, builder().start().await, builder().start().await];
+    for (number, layer) in Image::layers(&[MIB; 30]).iter().enumerate() {
+        let target = origin.blob("a", layer);
+        assert!(gateways[number % 3].get(&target).await.is(200).body == *layer);
+        let taken = taken(dir.path());
+        assert!(taken <= 8 * MIB as u64, "{taken}");
+    }
+    let [first, others @ ..] = gateways;
+    assert_eq!(problems(&first).await, "[]");
+    for other in &others {
+        assert!(problems(other).await.contains("another process"), "{}", problems(other).await);
+    }
 }

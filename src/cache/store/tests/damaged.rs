@@ -87,7 +87,8 @@ fn a_file_that_stays_unreadable_is_quarantined() {
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     let mut expected: Vec<_> =
         blobs[1..].iter().map(|digest| format!("blobs-sha256-{}", digest.encoded())).collect();
-    (names.sort(), expected.sort());
+    names.sort();
+    expected.sort();
     assert_eq!(names, expected);
     assert_eq!(store.usage().quarantined, Amount { count: 2, bytes: 10_000 });
     assert_eq!(place.counters.damages(Damage::Unreadable), 3);
