@@ -31,6 +31,9 @@ pub(crate) enum BodyError {
         /// Bytes that never came.
         missing: u64,
     },
+    /// The stream broke off, and nothing says how much is missing.
+    #[error("the stream of unknown length broke off")]
+    Unfinished,
     /// A chunked stream ended, or was malformed, before its last chunk (RFC 9112 section 7.1).
     #[error("the chunked stream is malformed or cut short")]
     Chunk,

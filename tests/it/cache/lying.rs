@@ -2,7 +2,7 @@
 
 use super::{asking, files_in, gives, started, until_kept};
 use crate::harness::{
-    Gateway, Http2, Image, OCI_IMAGE, Origin, Process, Reply, Request, manifest_at, noise, sha256,
+    Ending, Gateway, Http2, Image, OCI_IMAGE, Origin, Process, Reply, Request, manifest_at, noise, sha256,
 };
 
 const SIZE: usize = 300_000;
@@ -56,6 +56,21 @@ async fn wrong_content_is_neither_served_nor_kept() {
         assert!(answer.body == bytes, "{of}");
         gives(until_kept(&gateway, &target).await, &bytes, "HIT");
     }
+}
+
+#[tokio::test]
+async fn http_1_0_sees_that_a_blob_is_wrong() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let mut flipped = bytes.clone();
+    flipped[SIZE / 3] ^= 1;
+    let target = origin.blob("a", &bytes);
+    origin.upstream.expect("GET", &*target, Reply::ok(&flipped).chunked(9000));
+    let mut client = gateway.connect().await;
+    client.send(format!("GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n")).await;
+    let head = client.head().await.is(200);
+    assert_eq!(head.header("content-length"), None);
+    assert_eq!(client.discard().await, Ending::Torn, "a FIN would be a good end");
 }
 
 #[tokio::test]

@@ -251,6 +251,10 @@ impl Builder {
     /// `[cache]` in a directory that outlives the gateway, or is another's too.
     /// How full this machine's disk is makes no difference, unless they say otherwise.
     pub(crate) fn cache_at(mut self, path: &Path, lines: &str) -> Self {
+        if path.exists() {
+            let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+            std::fs::set_permissions(path, private).expect("a directory of ours");
+        }
         let free = if lines.contains("min_free") { "" } else { "min_free = \"1MiB\"\n" };
         self.cache = format!("[cache]\npath = {path:?}\n{free}{lines}\n\n");
         self

@@ -48,7 +48,7 @@ enum Step {
     Behind,
     Wait,
     End,
-    Failed(u64),
+    Failed(BodyError),
 }
 
 impl Reader {
@@ -82,7 +82,7 @@ impl Reader {
             return Step::End;
         }
         if let End::Failed = state.end {
-            return Step::Failed(end.saturating_sub(self.at));
+            return Step::Failed(short(self.at, self.end));
         }
         let visible = state.visible().min(end);
         if self.at >= visible {
@@ -196,12 +196,16 @@ pub(crate) async fn rest(
     at: u64,
     end: Option<u64>,
 ) -> Result<Body, BodyError> {
-    let missing = end.map_or(1, |end| end - at);
     let bytes = Some(ByteSpan { first: at, last: end.map(|end| end - 1) });
     let request = OriginRequest::Blob { digest, bytes, validator: None };
     let answer = gate.ask(&requester, Priority::Required, request).await;
-    let answer = answer.map_err(|_| BodyError::Short { missing })?;
-    exactly(answer, at, end).ok_or(BodyError::Short { missing })
+    let body = answer.ok().and_then(|answer| exactly(answer, at, end));
+    body.ok_or_else(|| short(at, end))
+}
+
+/// Returns the error of a body that ends at `at`, before its `end`.
+fn short(at: u64, end: Option<u64>) -> BodyError {
+    end.map_or(BodyError::Unfinished, |end| BodyError::Short { missing: end.saturating_sub(at) })
 }
 
 impl Stream for Reader {
@@ -219,7 +223,7 @@ impl Stream for Reader {
             Step::Data(data) => self.take(data),
             Step::Wait => Poll::Pending,
             Step::End => Poll::Ready(None),
-            Step::Failed(missing) => Poll::Ready(Some(Err(BodyError::Short { missing }))),
+            Step::Failed(error) => Poll::Ready(Some(Err(error))),
             Step::Behind => self.poll_alone(cx),
             Step::File(to) => match self.file.read(self.at, to) {
                 Read::Now(Ok(data)) => self.take(data),
