@@ -382,7 +382,7 @@ fn the_path_of_a_cache_may_be_missing_but_is_no_file() {
     let path = folder.path().join("dockgate.toml");
     let hash = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
     std::fs::write(folder.path().join("h"), format!("alice:{hash}\n")).unwrap();
-    crate::config::private_folder::make_private(folder.path());
+    private_folder::make_private(folder.path());
     let check = |kept: &str| {
         let text = format!("[cache]\npath = '{kept}'\n[auth.htpasswd]\npath = 'h'\n{HUB}{CACHED}");
         std::fs::write(&path, text).unwrap();
