@@ -146,13 +146,20 @@ impl Layout {
         if owner.is_some() && path.exists() {
             return Ok(());
         }
-        let file = files::open_or_create(&path)?;
-        if !(self.lock)(&file)? {
+        drop(files::open_or_create(&path)?);
+        // A file that is open for writing would keep the disk from being remounted read-only.
+        let mut file = files::open(&path)?;
+        let mut locked = (self.lock)(&file);
+        if locked.as_ref().is_err_and(|error| Errno::from_io_error(error) == Some(Errno::BADF)) {
+            // NFS locks only a file that is open for writing (flock(2)).
+            file = files::open_writable(&path)?;
+            locked = (self.lock)(&file);
+        }
+        if !locked? {
             let pid = read_small(&path).ok().and_then(|pid| String::from_utf8(pid).ok()?.trim().parse().ok());
             return Err(LayoutError::Owned { pid });
         }
-        file.set_len(0)?;
-        io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes())?;
+        io::Write::write_all(&mut files::create(&path)?, format!("{}\n", std::process::id()).as_bytes())?;
         *owner = Some(file);
         Ok(())
     }
