@@ -20,6 +20,9 @@ pub mod challenge {
 pub mod clock {
     pub use crate::clock::{now, wall};
 }
+pub mod disk {
+    pub use crate::cache::store::faults::{Access, Fault, Ordered, order};
+}
 pub mod htpasswd {
     pub use crate::authn::htpasswd::hash;
 }

@@ -301,6 +301,22 @@ pub(crate) const DOCKER_CONFIG_BYTES: u64 = 1024 * 1024;
 pub(crate) const SMALL_BLOB_BYTES: u64 = 64 * KIB as u64;
 /// The memory of all of them together.
 pub(crate) const SMALL_BLOBS_BYTES: u64 = 64 * MIB as u64;
+/// Blobs up to this size are written and hashed ahead of larger ones.
+pub(crate) const CACHE_SMALL_BYTES: u64 = MIB as u64;
+/// The bytes of downloads that the cache holds in memory, for readers and until they are written. Beyond that blobs pass by:
+/// the upstream is asked for each client. Not a key: twice as much made no download faster.
+pub(crate) const FILLS_BYTES: u64 = 256 * MIB as u64;
+/// The most of them that one download has.
+pub(crate) const FILL_BYTES: u64 = 12 * MIB as u64;
+/// The least.
+pub(crate) const FILL_LEAST_BYTES: u64 = 512 * KIB as u64;
+/// A download that no client waits for ends if less than [`UNWATCHED_LEAST_BYTES`] come within this time; its beginning is kept.
+pub(crate) const UNWATCHED_PERIOD: Duration = Duration::from_secs(60);
+/// 16 KiB a second.
+pub(crate) const UNWATCHED_LEAST_BYTES: u64 = 60 * 16 * KIB as u64;
+/// The most files that wait to be synced before new content passes by: a disk that does not keep up must not make the queue
+/// grow without end.
+pub(crate) const CACHE_UNSYNCED: usize = 4096;
 /// The time at shutdown for leaving and syncing partial downloads.
 pub(crate) const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// A blob of which only a part is asked for begins to fill besides, up to this size.

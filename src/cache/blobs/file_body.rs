@@ -4,17 +4,17 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
 use crate::body::{Body, BodyError, Stream};
-use crate::cache::store::Content;
+use crate::cache::store::{Content, files};
 use crate::read_size::ReadSize;
 
 /// The most bytes of unused pieces that a thread keeps.
@@ -94,8 +94,6 @@ pub(crate) struct FileReader {
     file: Option<Arc<File>>,
     pending: Option<JoinHandle<io::Result<Bytes>>>,
     read_size: ReadSize,
-    /// The file system knows no `RWF_NOWAIT`; what it holds is in memory anyway (tmpfs), or it says so itself.
-    waits: bool,
 }
 
 /// The result of a read.
@@ -108,7 +106,7 @@ pub(crate) enum Read {
 
 impl Default for FileReader {
     fn default() -> Self {
-        Self { file: None, pending: None, read_size: ReadSize::of_file(), waits: false }
+        Self { file: None, pending: None, read_size: ReadSize::of_file() }
     }
 }
 
@@ -137,19 +135,13 @@ impl FileReader {
     pub(crate) fn read(&mut self, at: u64, to: u64) -> Read {
         let Some(file) = &self.file else { return Read::Now(Err(io::ErrorKind::NotFound.into())) };
         let mut piece = Piece::new(self.read_size.get());
-        let flags = if self.waits { ReadWriteFlags::empty() } else { ReadWriteFlags::NOWAIT };
-        let room = piece.room(to - at);
-        match rustix::io::preadv2(file, &mut [IoSliceMut::new(room)], at, flags) {
+        match files::read_cached(file, piece.room(to - at), at) {
             Ok(0) => Read::Now(Err(io::ErrorKind::UnexpectedEof.into())),
             Ok(length) => {
                 self.read_size.adapt(length);
                 Read::Now(Ok(piece.freeze(length)))
             }
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) if !self.waits => {
-                self.waits = is_in_memory(file);
-                if self.waits { self.read(at, to) } else { self.read_later(piece, at, to) }
-            }
-            Err(Errno::AGAIN) => self.read_later(piece, at, to),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => self.read_later(piece, at, to),
             Err(Errno::INTR) => self.read(at, to),
             Err(error) => Read::Now(Err(error.into())),
         }
@@ -158,8 +150,7 @@ impl FileReader {
     fn read_later(&mut self, mut piece: Piece, at: u64, to: u64) -> Read {
         let Some(file) = self.file.clone() else { return Read::Now(Err(io::ErrorKind::NotFound.into())) };
         self.pending = Some(tokio::task::spawn_blocking(move || {
-            use std::os::unix::fs::FileExt;
-            let length = file.read_at(piece.room(to - at), at)?;
+            let length = files::read_at(&file, piece.room(to - at), at)?;
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -167,11 +158,6 @@ impl FileReader {
         }));
         Read::Later
     }
-}
-
-fn is_in_memory(file: &File) -> bool {
-    const TMPFS: u64 = 0x0102_1994;
-    rustix::fs::fstatfs(file).is_ok_and(|about| u64::try_from(about.f_type).is_ok_and(|kind| kind == TMPFS))
 }
 
 /// The body of an answer from kept content.

@@ -2,8 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::io::Read as _;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,7 +47,7 @@ impl Content {
     /// is taken out of use, and none is returned.
     pub(crate) fn bytes(&self) -> Option<bytes::Bytes> {
         let mut bytes = vec![0; usize::try_from(self.length).ok()?];
-        self.file.read_exact_at(&mut bytes, 0).inspect_err(|error| self.failed(error)).ok()?;
+        files::read_exact_at(&self.file, &mut bytes, 0).inspect_err(|error| self.failed(error)).ok()?;
         if !self.pin.digest.is_of(&bytes) {
             self.pin.contents.remove_damaged(self.pin.kind, &self.pin.digest, &self.file);
             return None;
@@ -135,7 +134,7 @@ impl Contents {
                 && self.layout.is_ours(metadata)
                 && (!integrity::is_doubtful(metadata) || self.index.lock().is_pending(kind, digest))
         };
-        let look = || std::fs::symlink_metadata(&path).is_ok_and(|metadata| trusted(&metadata));
+        let look = || files::metadata(&path).is_ok_and(|metadata| trusted(&metadata));
         // The file may have been synced between reading its metadata and the index.
         look() || look()
     }
@@ -145,15 +144,14 @@ impl Contents {
         let path = self.layout.content(kind, digest).filter(|_| self.layout.is_readable())?;
         let file = files::open_without_atime(&path).ok()?;
         let most = limits::MANIFEST_BYTES as u64;
-        let mut bytes = Vec::new();
-        let length = file.take(most + 1).read_to_end(&mut bytes).ok()?;
-        (length as u64 <= most).then_some(bytes)
+        let bytes = files::read_first(&file, most + 1).ok()?;
+        (bytes.len() as u64 <= most).then_some(bytes)
     }
 
     /// Returns the length of content. Does not count as a use.
     pub(crate) fn length(&self, kind: Kind, digest: &Digest) -> Option<u64> {
         let path = self.layout.content(kind, digest).filter(|_| self.layout.is_readable())?;
-        std::fs::symlink_metadata(path).ok().map(|metadata| metadata.len())
+        files::metadata(&path).ok().map(|metadata| metadata.len())
     }
 
     /// Keeps a manifest, whose bytes have been checked against `digest`; see
@@ -165,7 +163,7 @@ impl Contents {
             return;
         }
         let written = self.layout.create_partial_for(&files::random_name("manifest"), |file, part| {
-            io::Write::write_all(&mut &*file, bytes)?;
+            files::write_all(file, bytes)?;
             integrity::mark(file)?;
             self.place(Kind::Manifest, digest, part, &path, LostWrites::default(), |index| {
                 index.found(Kind::Manifest, digest, length, files::now());
@@ -180,7 +178,7 @@ impl Contents {
 
     /// Returns true if anything new is kept now.
     pub(crate) fn takes_new(&self) -> bool {
-        !self.health.is_degraded() && self.layout.access().is_writable()
+        !self.health.is_degraded() && self.layout.access().is_writable() && !self.sync.is_full()
     }
 
     /// Removes content. Returns whether it was there.
@@ -190,7 +188,7 @@ impl Contents {
             return false;
         };
         self.index.lock().remove(kind, digest);
-        std::fs::remove_file(path).inspect_err(|error| self.health.report(error)).is_ok()
+        files::remove_there(&path).inspect_err(|error| self.health.report(error)).is_ok()
     }
 
     /// Puts a file that has been marked into its place, where `count` counts it, and has it synced, unless `lost` has noted by

@@ -1,44 +1,64 @@
-//! Small files, and the times of files, below the cache's directory.
+//! Every access to a file below the cache's directory.
+//!
+//! What the system has in memory already can be had without a wait, see [`read_cached`].
 
-use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions};
+use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{IoSliceMut, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, Timestamps};
+use rustix::io::{Errno, ReadWriteFlags};
 
+use crate::cache::store::faults;
+use crate::cache::store::faults::Access;
 use crate::clock;
+
+/// Begins an access to `path`.
+pub(crate) fn touch(path: &Path, access: Access) -> io::Result<()> {
+    faults::meet(path, access)
+}
+
+fn touch_open(file: &File, access: Access) -> io::Result<()> {
+    faults::meet_open(file, access)
+}
 
 /// Opens a file that must not exist yet, for reading and writing.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
+    touch(path, Access::Open)?;
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(NO_LINK).open(path)
 }
 
 /// Opens a file for writing, new or emptied, that other users cannot read.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
+    touch(path, Access::Open)?;
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(NO_LINK).open(path)
 }
 
 /// Opens a file for writing, which is made if it is missing, and that other users cannot read.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    touch(path, Access::Open)?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_LINK).open(path)
 }
 
 /// Opens a file for reading. A link is an error: only files are kept.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
+    touch(path, Access::Open)?;
     OpenOptions::new().read(true).custom_flags(NO_LINK).open(path)
 }
 
 /// Opens a file for reading and writing, with the error `LOOP` for a link.
 pub(crate) fn open_writable(path: &Path) -> io::Result<File> {
+    touch(path, Access::Open)?;
     OpenOptions::new().read(true).write(true).custom_flags(NO_LINK).open(path)
 }
 
 /// Opens a file so that reading it does not count as a use, where the system allows that.
 pub(crate) fn open_without_atime(path: &Path) -> io::Result<File> {
+    touch(path, Access::Open)?;
     let flags = NO_LINK | OFlags::NOATIME.bits() as i32;
     match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(path),
@@ -48,30 +68,147 @@ pub(crate) fn open_without_atime(path: &Path) -> io::Result<File> {
 
 /// Returns the bytes of a small file; of a larger one the first.
 pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    read_first(&open(path)?, SMALL)
+}
+
+/// Returns the first bytes of a file, `most` at most.
+pub(crate) fn read_first(file: &File, most: u64) -> io::Result<Vec<u8>> {
+    touch_open(file, Access::Read)?;
     let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(open(path)?, SMALL), &mut bytes)?;
+    file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Reads from where the file was read last.
+pub(crate) fn read(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    touch_open(file, Access::Read)?;
+    file.read(buffer)
+}
+
+/// Reads at an offset.
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    touch_open(file, Access::Read)?;
+    file.read_at(buffer, at)
+}
+
+/// Fills all of `buffer` from an offset on.
+pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
+    touch_open(file, Access::Read)?;
+    file.read_exact_at(buffer, at)
+}
+
+/// Reads what the system has in memory of a file.
+///
+/// # Errors
+/// `EAGAIN` if it has nothing of it, `EOPNOTSUPP` where the file system does not tell.
+pub(crate) fn read_cached(file: &File, buffer: &mut [u8], at: u64) -> Result<usize, Errno> {
+    if faults::is_met_open(file, Access::Read) {
+        return Err(Errno::AGAIN);
+    }
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT) {
+        // What it holds is in memory anyway.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_in_memory(file) => {
+            rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::empty())
+        }
+        read => read,
+    }
+}
+
+/// Returns true for a file in memory.
+pub(crate) fn is_in_memory(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == TMPFS_MAGIC)
+}
+
+/// Writes all at the file's place.
+pub(crate) fn write_all(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    touch_open(file, Access::Write)?;
+    file.write_all(bytes)
+}
+
+/// Writes all at an offset.
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    touch_open(file, Access::Write)?;
+    file.write_all_at(bytes, at)
 }
 
 /// Writes all, and waits until it is on the disk.
 pub(crate) fn write_and_sync(file: &File, bytes: &[u8]) -> io::Result<()> {
-    io::Write::write_all(&mut &*file, bytes)?;
+    write_all(file, bytes)?;
+    sync_data(file)
+}
+
+/// Waits until a file's bytes are on the disk.
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    touch_open(file, Access::Sync)?;
     file.sync_data()
+}
+
+/// Waits until the names in a directory are on the disk.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    touch(path, Access::Sync)?;
+    File::open(path)?.sync_all()
+}
+
+/// Returns what is at a path, which may be a link.
+pub(crate) fn metadata(path: &Path) -> io::Result<Metadata> {
+    touch(path, Access::Read)?;
+    fs::symlink_metadata(path)
+}
+
+/// Returns true if something is at a path.
+pub(crate) fn exists(path: &Path) -> bool {
+    metadata(path).is_ok()
+}
+
+/// Renames a file.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    touch(to, Access::Change)?;
+    fs::rename(from, to)
+}
+
+/// Removes a file that must be there.
+pub(crate) fn remove_there(path: &Path) -> io::Result<()> {
+    touch(path, Access::Change)?;
+    fs::remove_file(path)
 }
 
 /// Removes a file, if there is one.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match remove_there(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
 }
 
+/// Makes a file this long.
+pub(crate) fn set_length(file: &File, length: u64) -> io::Result<()> {
+    touch_open(file, Access::Write)?;
+    file.set_len(length)
+}
+
 /// Leaves the first `length` bytes of a file, and gives back what was allocated behind them. Some file systems do that only
 /// when the file gets shorter, so it is made longer first.
 pub(crate) fn truncate(file: &File, length: u64) -> io::Result<()> {
-    file.set_len(length.saturating_add(1))?;
+    set_length(file, length.saturating_add(1))?;
     file.set_len(length)
+}
+
+/// Allocates bytes behind the end of a file, whose length stays.
+pub(crate) fn allocate(file: &File, at: u64, bytes: u64) -> io::Result<()> {
+    touch_open(file, Access::Write)?;
+    Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, at, bytes)?)
+}
+
+/// Sets the times of an open file.
+pub(crate) fn set_times(file: &File, times: &Timestamps) -> io::Result<()> {
+    touch_open(file, Access::Write)?;
+    Ok(rustix::fs::futimens(file, times)?)
+}
+
+/// Sets the times of the file at a path.
+pub(crate) fn set_times_at(path: &Path, times: &Timestamps) -> io::Result<()> {
+    touch(path, Access::Write)?;
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Locks a file: false if another has the lock, or if the file was removed while it was being opened.
@@ -79,6 +216,7 @@ pub(crate) fn truncate(file: &File, length: u64) -> io::Result<()> {
 /// # Errors
 /// `ENOLCK` where the file system has no locks, whatever it says itself.
 pub(crate) fn lock(file: &File) -> io::Result<bool> {
+    touch_open(file, Access::Open)?;
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.metadata()?.nlink() > 0),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -89,18 +227,24 @@ pub(crate) fn lock(file: &File) -> io::Result<bool> {
 
 /// Makes a directory with those above it, which other users cannot read.
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    touch(path, Access::Change)?;
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Returns what is in a directory; nothing where there is none.
 pub(crate) fn entries(path: &Path) -> io::Result<Vec<DirEntry>> {
-    match fs::read_dir(path) {
-        Ok(entries) => entries.collect(),
+    match entries_there(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(Vec::new())
         }
-        Err(error) => Err(error),
+        entries => entries,
     }
+}
+
+/// Returns what is in a directory, which must be there.
+pub(crate) fn entries_there(path: &Path) -> io::Result<Vec<DirEntry>> {
+    touch(path, Access::Read)?;
+    fs::read_dir(path)?.collect()
 }
 
 /// Returns a name for a new file that begins with `stem`.
@@ -124,6 +268,9 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 /// The owner of the directory must not be able to have another file written, be it by root: a link in the last place of a
 /// path is not followed. The standard library sets `O_CLOEXEC` itself.
 const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
+
+/// statfs(2).
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// More than any small file that is written here.
 const SMALL: u64 = 64 * 1024;

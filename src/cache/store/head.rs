@@ -1,14 +1,13 @@
 //! The file beside a partial that says what is known of the blob: an HTTP header block, readable with `cat`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, ETAG};
 
-use crate::cache::store::files;
 use crate::cache::store::layout::Layout;
+use crate::cache::store::{files, integrity};
 use crate::proto::Digest;
 
 /// The description of a blob on its way.
@@ -23,6 +22,8 @@ pub(crate) struct Head {
     pub(crate) etag: Option<HeaderValue>,
     /// Bytes that are written and synced.
     pub(crate) reached: u64,
+    /// The boot of the machine in which it was written.
+    pub(crate) boot: i64,
 }
 
 impl Head {
@@ -35,12 +36,29 @@ impl Head {
         etag: Option<&HeaderValue>,
     ) -> Self {
         let etag = etag.filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
-        Self { digest: digest.clone(), upstream: upstream.to_owned(), total, etag, reached: 0 }
+        Self {
+            digest: digest.clone(),
+            upstream: upstream.to_owned(),
+            total,
+            etag,
+            reached: 0,
+            boot: integrity::boot(),
+        }
     }
 
     /// Reads the head of the partial called `name`; none if there is none, or if it is incomplete.
     pub(crate) fn read(layout: &Layout, name: &str) -> Option<Self> {
         Self::parse(&files::read_small(&layout.partial(name, "head")).ok()?)
+    }
+
+    /// Returns how many of the `length` bytes of a partial's file were written as they came: those that were synced. As long as
+    /// the machine has not booted since, the system has all that was written, whatever became of the process; but a kill may
+    /// have left one byte too many, see [`files::truncate`].
+    pub(crate) fn written(&self, length: u64) -> u64 {
+        const BLOCK: u64 = 4096;
+        let synced = self.reached.min(length);
+        let is_of_this_boot = self.boot != 0 && self.boot == integrity::boot();
+        if is_of_this_boot { synced.max(length.saturating_sub(1) / BLOCK * BLOCK) } else { synced }
     }
 
     /// Returns how many of a partial's `bytes` can be resumed from. All but one of a whole blob: something must be left to ask
@@ -55,12 +73,12 @@ impl Head {
         if synced {
             return files::write_and_sync(&file, &self.render());
         }
-        io::Write::write_all(&mut &file, &self.render())
+        files::write_all(&file, &self.render())
     }
 
     /// Replaces the head by what was written.
     pub(crate) fn put(layout: &Layout, name: &str) -> io::Result<()> {
-        fs::rename(layout.partial(name, "new"), layout.partial(name, "head"))
+        files::rename(&layout.partial(name, "new"), &layout.partial(name, "head"))
     }
 
     /// Returns what the names of all partials of this blob from this upstream begin with.
@@ -78,7 +96,7 @@ impl Head {
         if let Some(etag) = &self.etag {
             text.extend([b"etag: ", etag.as_bytes(), b"\r\n"].concat());
         }
-        text.extend(format!("{REACHED}: {}\r\n\r\n", self.reached).into_bytes());
+        text.extend(format!("{REACHED}: {}\r\n{BOOT}: {}\r\n\r\n", self.reached, self.boot).into_bytes());
         text
     }
 
@@ -100,6 +118,7 @@ impl Head {
             },
             etag: value(ETAG.as_str()).and_then(|etag| HeaderValue::from_bytes(etag).ok()),
             reached: text(REACHED)?.parse().ok()?,
+            boot: text(BOOT).and_then(|boot| boot.parse().ok()).unwrap_or_default(),
         })
     }
 }
@@ -107,8 +126,9 @@ impl Head {
 const DIGEST: &str = "docker-content-digest";
 const UPSTREAM: &str = "dockgate-upstream";
 const REACHED: &str = "dockgate-reached";
+const BOOT: &str = "dockgate-boot";
 
-/// Five are written; a file with more than twice that is not a head.
+/// Six are written; a file with more than twice that is not a head.
 const FIELDS: usize = 12;
 
 #[cfg(test)]
@@ -122,6 +142,7 @@ mod tests {
             total: Some(12),
             etag: Some(HeaderValue::from_static("\"a:b\"")),
             reached: 3,
+            boot: 7,
         }
     }
 
@@ -137,6 +158,21 @@ mod tests {
         let whole = head().render();
         for length in 0..whole.len() {
             assert_eq!(Head::parse(&whole[..length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_was_written_counts_until_the_next_boot() {
+        let boot = integrity::boot();
+        for (boot, length, written) in [
+            (boot, 10_000, 8192),
+            (boot, 4097, 4096),
+            (boot, 4096, 3),
+            (boot, 0, 0),
+            (boot + 1, 10_000, 3),
+            (0, 10_000, 3),
+        ] {
+            assert_eq!(Head { boot, ..head() }.written(length), written, "{boot} {length}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Checks of files against their digests, and the mark of a file that has not been synced.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,7 +106,7 @@ pub(crate) fn distrust(file: &File) -> io::Result<()> {
 }
 
 /// Returns a number for this boot of the machine; 0 where that is unknown.
-fn boot() -> i64 {
+pub(crate) fn boot() -> i64 {
     static BOOT: OnceLock<i64> = OnceLock::new();
     *BOOT.get_or_init(|| {
         let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -121,7 +121,7 @@ const MARKS: i64 = 1_000_000_000;
 
 /// Waits until a file is on the disk, and takes its mark away.
 pub(crate) fn sync(file: &File) -> io::Result<()> {
-    file.sync_data()?;
+    files::sync_data(file)?;
     note_good(file)
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn note_use(path: &Path) -> io::Result<()> {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
         last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
     };
-    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?)
+    files::set_times_at(path, &times)
 }
 
 /// Removes the file at `path` if it is still `file`: another may have put a good one there.
@@ -151,7 +151,7 @@ pub(crate) fn remove_same(path: &Path, file: &File) -> io::Result<bool> {
 
 /// Returns true if the file at `path` is still `file`.
 pub(crate) fn is_same(path: &Path, file: &File) -> io::Result<bool> {
-    match std::fs::symlink_metadata(path) {
+    match files::metadata(path) {
         Ok(there) => Ok(there.ino() == file.metadata()?.ino()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -159,18 +159,18 @@ pub(crate) fn is_same(path: &Path, file: &File) -> io::Result<bool> {
 }
 
 fn set_times(file: &File, last_access: Timespec, last_modification: Timespec) -> io::Result<()> {
-    Ok(rustix::fs::futimens(file, &Timestamps { last_access, last_modification })?)
+    files::set_times(file, &Timestamps { last_access, last_modification })
 }
 
 /// Hashes a file; none if `stop` returned true.
-fn hash(mut file: &File, algorithm: Algorithm, stop: impl Fn() -> bool) -> io::Result<Option<Digest>> {
+fn hash(file: &File, algorithm: Algorithm, stop: impl Fn() -> bool) -> io::Result<Option<Digest>> {
     let Some(mut hasher) = Hasher::new(algorithm) else { return Err(io::ErrorKind::Unsupported.into()) };
     let mut buffer = vec![0; PIECE_BYTES];
     loop {
         if stop() {
             return Ok(None);
         }
-        match file.read(&mut buffer) {
+        match files::read(file, &mut buffer) {
             Ok(0) => return Ok(Some(hasher.finish())),
             Ok(length) => hasher.update(buffer.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -143,7 +143,7 @@ impl Layout {
     fn own(&self) -> Result<(), LayoutError> {
         let mut owner = self.owner.lock();
         let path = self.root.join("owner");
-        if owner.is_some() && path.exists() {
+        if owner.is_some() && files::exists(&path) {
             return Ok(());
         }
         drop(files::open_or_create(&path)?);
@@ -159,7 +159,7 @@ impl Layout {
             let pid = read_small(&path).ok().and_then(|pid| String::from_utf8(pid).ok()?.trim().parse().ok());
             return Err(LayoutError::Owned { pid });
         }
-        io::Write::write_all(&mut files::create(&path)?, format!("{}\n", std::process::id()).as_bytes())?;
+        files::write_all(&files::create(&path)?, format!("{}\n", std::process::id()).as_bytes())?;
         *owner = Some(file);
         Ok(())
     }
@@ -222,10 +222,10 @@ impl Layout {
     /// Renames `from` to where content belongs. Returns the directories that have to be synced for that to last.
     pub(crate) fn place(&self, from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
         let shard = to.parent().unwrap_or(&self.root);
-        match fs::rename(from, to) {
+        match files::rename(from, to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make_dir(shard)?;
-                fs::rename(from, to)?;
+                files::rename(from, to)?;
                 Ok(shard.ancestors().take_while(|dir| *dir != self.root).map(Path::to_owned).collect())
             }
             done => done.map(|()| vec![shard.to_owned()]),
@@ -304,8 +304,8 @@ impl Layout {
     /// Returns the names of all partials, each once.
     pub(crate) fn partial_names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.partial_directory())? {
-            let Ok(name) = entry?.file_name().into_string() else { continue };
+        for entry in files::entries_there(&self.partial_directory())? {
+            let Ok(name) = entry.file_name().into_string() else { continue };
             if let Some((stem, "part" | "head" | "new")) = name.rsplit_once('.') {
                 names.push(stem.to_owned());
             }
@@ -392,7 +392,7 @@ impl Layout {
         // With a random name: another process may be starting on the directory too.
         let new = self.root.join(files::random_name("version"));
         files::write_and_sync(&files::create(&new)?, format!("{VERSION}\n").as_bytes())?;
-        fs::rename(new, version)
+        files::rename(&new, version)
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -16,6 +16,7 @@ use crate::cache::store::partial::Partials;
 use crate::cache::store::space::Space;
 use crate::cache::store::sync::SyncJob;
 use crate::cache::store::{files, integrity};
+use crate::clock;
 use crate::proto::Digest;
 
 /// The work of the thread.
@@ -51,8 +52,8 @@ impl Maintenance {
     /// Works until the queue is closed.
     pub(crate) fn run(&self) {
         let Contents { layout, health, maintenance: queue, .. } = &*self.contents;
-        let mut scanned = 0;
-        let mut hourly = (files::now() + HOURLY_AFTER).saturating_sub(SCAN_EVERY);
+        let mut scanned: Option<Instant> = None;
+        let mut hourly = clock::now() + HOURLY_AFTER;
         let mut patience = Duration::ZERO;
         loop {
             let probe = queue.wait(patience);
@@ -65,19 +66,21 @@ impl Maintenance {
                 self.probe();
                 if layout.is_owner() && !owned {
                     // What the owner before has stored and removed is not known here.
-                    scanned = 0;
+                    scanned = None;
                 }
             }
             let every = if self.uncounted.load(Ordering::Acquire) { RECOUNT_EVERY } else { SCAN_EVERY };
-            if layout.is_readable() && files::now() >= scanned + every {
+            // The wall clock may jump.
+            let is_due = scanned.is_none_or(|scanned| clock::now() >= scanned + every);
+            if layout.is_readable() && is_due {
                 self.count();
-                scanned = files::now();
+                scanned = Some(clock::now());
             }
-            if layout.is_readable() && files::now() >= hourly + SCAN_EVERY {
+            if layout.is_readable() && clock::now() >= hourly {
                 // The work may take long, and must not run while the lock is held.
                 let work = self.hourly.lock().clone();
                 work.inspect(|work| work());
-                hourly = files::now();
+                hourly = clock::now() + SCAN_EVERY;
             }
             self.space.make_room();
             patience = if health.is_degraded() { PROBE_EVERY } else { LOOK_EVERY };
@@ -108,13 +111,13 @@ impl Maintenance {
         }
         let Contents { layout, index, health, .. } = &*self.contents;
         for name in layout.partial_names().unwrap_or_default() {
-            if let Ok(part) = std::fs::symlink_metadata(layout.partial(&name, "part")) {
+            if let Ok(part) = files::metadata(&layout.partial(&name, "part")) {
                 index.lock().found_partial(&name, part.len(), 0);
             }
         }
         for kind in Kind::ALL {
             let scanned = layout.each(kind, |digest, path| {
-                if let Ok(metadata) = std::fs::symlink_metadata(path) {
+                if let Ok(metadata) = files::metadata(path) {
                     index.lock().found(kind, &digest, metadata.len(), 0);
                 }
                 true
@@ -139,7 +142,7 @@ impl Maintenance {
                 return;
             }
             let gone = |path: PathBuf| {
-                std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+                files::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             };
             if layout.content(kind, &digest).is_some_and(gone) {
                 index.lock().remove(kind, &digest);
@@ -177,7 +180,8 @@ impl Maintenance {
             Err(error) => {
                 self.uncounted.store(true, Ordering::Release);
                 self.contents.health.degrade(format!(
-                    "the cache's content can't be counted: {error}; it is counted again every {RECOUNT_EVERY} s"
+                    "the cache's content can't be counted: {error}; it is counted again every {} s",
+                    RECOUNT_EVERY.as_secs()
                 ));
             }
         }
@@ -217,7 +221,7 @@ impl Maintenance {
         if index.lock().saw(kind, &digest) {
             return !queue.is_closed();
         }
-        let Ok(metadata) = std::fs::symlink_metadata(path) else { return true };
+        let Ok(metadata) = files::metadata(path) else { return true };
         let pending = index.lock().is_pending(kind, &digest);
         if integrity::is_doubtful(&metadata) && !pending {
             self.contents.verification.add([(kind, digest)]);
@@ -225,7 +229,7 @@ impl Maintenance {
             if integrity::is_marked(&metadata) && !pending {
                 // The process that put it there was killed before it was synced.
                 let directories = path.parent().map(Path::to_owned).into_iter().collect();
-                sync.push(SyncJob::Placed {
+                sync.push_waiting(SyncJob::Placed {
                     kind,
                     digest: digest.clone(),
                     directories,
@@ -245,11 +249,11 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// The interval at which it is checked whether others have filled the disk.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The time from the start to the first hourly work, in seconds: by then it is known what must stay.
-const HOURLY_AFTER: u64 = 60;
+/// The time from the start to the first hourly work: by then it is known what must stay.
+const HOURLY_AFTER: Duration = Duration::from_secs(60);
 
-/// The interval between scans of a disk of which something cannot be read, in seconds.
-const RECOUNT_EVERY: u64 = 30;
+/// The interval between scans of a disk of which something cannot be read.
+const RECOUNT_EVERY: Duration = Duration::from_secs(30);
 
-/// The interval between scans, in seconds: another process may have put something there.
-const SCAN_EVERY: u64 = 60 * 60;
+/// The interval between scans: another process may have put something there.
+const SCAN_EVERY: Duration = Duration::from_secs(60 * 60);

@@ -23,6 +23,7 @@
 
 pub(crate) mod content;
 pub(crate) mod eviction;
+pub(crate) mod faults;
 pub(crate) mod files;
 pub(crate) mod hash_pool;
 pub(crate) mod head;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -77,7 +76,7 @@ impl Partial {
         let prepared = room.prepare(&self.file.file, at, bytes.len() as u64);
         drop(room);
         prepared.inspect_err(|error| self.partials.report_of_begin(error))?;
-        self.file.file.write_all_at(bytes, at).inspect_err(|error| self.report(error))
+        files::write_all_at(&self.file.file, bytes, at).inspect_err(|error| self.report(error))
     }
 
     /// Notes that all up to `at` has been written. Every now and then that is synced, behind this, so that it can be resumed.
@@ -231,15 +230,19 @@ impl Partials {
         let layout = &self.contents.layout;
         let _turn = self.tidying.lock();
         let Some(file) = layout.open_partial(name)? else {
-            return if layout.partial(name, "part").exists() { Ok(()) } else { layout.remove_partial(name) };
+            return if files::exists(&layout.partial(name, "part")) {
+                Ok(())
+            } else {
+                layout.remove_partial(name)
+            };
         };
         let length = file.metadata()?.len();
-        let Some(head) = Head::read(layout, name).filter(|head| head.reached.min(length) > 0) else {
+        let Some(head) = Head::read(layout, name).filter(|head| head.written(length) > 0) else {
             return layout.remove_partial(name);
         };
-        let bytes = head.reached.min(length);
+        let bytes = head.written(length);
         truncate(&file, bytes)?;
-        let noted = std::fs::symlink_metadata(layout.partial(name, "head"))?.modified()?;
+        let noted = files::metadata(&layout.partial(name, "head"))?.modified()?;
         self.contents.index.lock().found_partial(name, bytes, seconds(noted));
         Ok(())
     }
@@ -247,14 +250,14 @@ impl Partials {
     /// Removes the notes of partials that are not there any more.
     pub(crate) fn tidy_notes(&self) {
         let layout = &self.contents.layout;
-        for entry in std::fs::read_dir(layout.partial_directory()).into_iter().flatten().flatten() {
+        for entry in files::entries(&layout.partial_directory()).unwrap_or_default() {
             let name = entry.file_name().into_string().unwrap_or_default();
             let Some(stem) = name.strip_suffix(NOTE).and_then(|name| name.strip_suffix('.')) else {
                 continue;
             };
-            if !self.noted(stem).is_some_and(|name| layout.partial(&name, "part").exists()) {
+            if !self.noted(stem).is_some_and(|name| files::exists(&layout.partial(&name, "part"))) {
                 // The next scan tries again.
-                let _ = std::fs::remove_file(entry.path());
+                let _ = files::remove(&entry.path());
             }
         }
     }
@@ -308,9 +311,8 @@ impl Partials {
         let layout = &self.contents.layout;
         let mut names = layout.partial_names().unwrap_or_default();
         names.retain(|name| name.starts_with(stem));
-        let length = |name: &String| {
-            std::fs::symlink_metadata(layout.partial(name, "part")).map_or(0, |part| part.len())
-        };
+        let length =
+            |name: &String| files::metadata(&layout.partial(name, "part")).map_or(0, |part| part.len());
         names.sort_by_key(|name| std::cmp::Reverse(length(name)));
         names
     }
@@ -329,7 +331,7 @@ impl Partials {
         let file = layout.open_partial(&name).ok()??;
         let length = file.metadata().ok()?.len();
         let head = Head::read(layout, &name).filter(|head| head.digest == *digest);
-        let resumable = |head: &Head| head.resumable(head.reached.min(length));
+        let resumable = |head: &Head| head.resumable(head.written(length));
         let Some(head) = head.filter(|head| resumable(head) > 0) else {
             let _ = layout.remove_partial(&name);
             self.contents.index.lock().remove_partial(&name);
@@ -363,7 +365,8 @@ impl Partials {
     }
 }
 
-/// The bytes between two syncs: a crash costs at most what the upstream sends of these.
+/// The bytes between two syncs: a power failure costs at most what the upstream sends of these. A kill of the process costs
+/// nothing, see [`Head::written`].
 const SYNC_EVERY: u64 = 64 << 20;
 
 /// The bytes that are reserved at once where the length is not known.

@@ -52,7 +52,7 @@ impl PartialFile {
     pub(crate) fn sync(&self, layout: &Layout) -> io::Result<()> {
         let reached = self.reached.load(Ordering::Acquire);
         self.lost.check()?;
-        self.file.sync_data().inspect_err(|_| self.lost.note())?;
+        files::sync_data(&self.file).inspect_err(|_| self.lost.note())?;
         let head = Head { reached, ..self.head.clone() };
         let new = layout.partial(&self.name, "new");
         head.write(&new, true)?;
@@ -63,8 +63,8 @@ impl PartialFile {
     /// Notes its name for other processes, as it was left.
     pub(crate) fn note_left(&self, layout: &Layout) -> io::Result<()> {
         let new = layout.partial(&self.name, "new");
-        io::Write::write_all(&mut files::create(&new)?, self.name.as_bytes())?;
-        std::fs::rename(new, layout.partial(&self.head.stem(), NOTE))
+        files::write_all(&files::create(&new)?, self.name.as_bytes())?;
+        files::rename(&new, &layout.partial(&self.head.stem(), NOTE))
     }
 }
 

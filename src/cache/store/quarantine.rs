@@ -34,7 +34,7 @@ impl Quarantine {
         files::make_dir(&self.directory)?;
         let kind = kind.directory();
         let to = self.directory.join(format!("{kind}-{}", digest.as_str().replace(':', "-")));
-        fs::rename(from, &to)?;
+        files::rename(from, &to)?;
         self.prune()?;
         Ok(to)
     }

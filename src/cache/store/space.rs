@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::cache::Counters;
+use crate::cache::store::faults::Access;
 use crate::cache::store::files;
 use crate::cache::store::health::Health;
 use crate::cache::store::index::{Index, SharedIndex, Victim};
@@ -38,6 +38,7 @@ pub(crate) type FreeSpace = dyn Fn(&Path) -> io::Result<(u64, u64)> + Send + Syn
 
 /// Asks the system for the free space.
 pub(crate) fn free_space(path: &Path) -> io::Result<(u64, u64)> {
+    files::touch(path, Access::Read)?;
     let system = rustix::fs::statvfs(path)?;
     Ok((system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize))
 }
@@ -341,19 +342,25 @@ impl Reservation {
     }
 
     fn allocate(&mut self, file: &File, written: u64) -> io::Result<()> {
-        if self.bytes <= written || is_in_memory(file) {
+        if self.bytes <= written || files::is_in_memory(file) {
             return Ok(());
         }
-        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, written, self.bytes - written) {
+        match files::allocate(file, written, self.bytes - written) {
             Ok(()) => {
                 self.space.index.lock().unallocated -= self.unallocated;
                 self.unallocated = 0;
                 Ok(())
             }
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) if is_unsupported(&error) => Ok(()),
+            Err(error) => Err(error),
         }
     }
+}
+
+/// Returns true if a file system cannot allocate.
+fn is_unsupported(error: &io::Error) -> bool {
+    let unsupported = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    Errno::from_io_error(error).is_some_and(|errno| unsupported.contains(&errno))
 }
 
 impl Drop for Reservation {
@@ -367,13 +374,5 @@ impl Drop for Reservation {
 const WAIT: Duration = Duration::from_millis(2);
 const WAITS: usize = 500;
 
-/// Returns true for a file in memory: to allocate there takes the memory at once, which costs more than it is worth.
-fn is_in_memory(file: &File) -> bool {
-    rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type == TMPFS_MAGIC)
-}
-
 /// Files that are chosen and removed at a time: to choose them takes some tenths of a millisecond.
 const SLICE: usize = 128;
-
-/// statfs(2).
-const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;

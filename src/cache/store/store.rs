@@ -9,6 +9,7 @@ use http::HeaderValue;
 
 use crate::cache::Counters;
 use crate::cache::store::content::{Content, Contents};
+use crate::cache::store::files;
 use crate::cache::store::head::Head;
 use crate::cache::store::health::Health;
 use crate::cache::store::index::{Amount, SharedIndex};
@@ -297,7 +298,7 @@ impl Store {
     /// The system's, where a directory can't be read.
     pub(crate) fn for_each(&self, kind: Kind, mut each: impl FnMut(Listed)) -> std::io::Result<()> {
         self.walk(kind, |digest, path| {
-            if let Ok(metadata) = std::fs::symlink_metadata(path) {
+            if let Ok(metadata) = files::metadata(path) {
                 let used = metadata.accessed().unwrap_or(UNIX_EPOCH);
                 each(Listed { digest, bytes: metadata.len(), used });
             }

@@ -1,7 +1,6 @@
 //! The thread that syncs files, and notes that they are on the disk.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use crate::cache::store::layout::{Kind, Layout};
 use crate::cache::store::partial_file::{LeftPartials, PartialFile};
 use crate::cache::store::quarantine::Quarantine;
 use crate::cache::store::{files, integrity};
+use crate::config::limits;
 use crate::proto::Digest;
 
 /// A piece of work for the thread.
@@ -46,10 +46,31 @@ struct SyncState {
 }
 
 impl SyncQueue {
-    /// Adds a job.
+    /// Adds a job. Where too many wait, the use of content is not noted; the others are as few as the writers, which stop to
+    /// begin new files while the queue [is full](Self::is_full).
     pub(crate) fn push(&self, job: SyncJob) {
-        self.state().jobs.push_back(job);
+        let mut state = self.state();
+        if state.jobs.len() < limits::CACHE_UNSYNCED || !matches!(job, SyncJob::Used { .. }) {
+            state.jobs.push_back(job);
+        }
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// Adds a job once there is room. Not for a worker's thread.
+    pub(crate) fn push_waiting(&self, job: SyncJob) {
+        let mut state = self.state();
+        while state.jobs.len() >= limits::CACHE_UNSYNCED && !state.closed {
+            self.changed.wait(&mut state);
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Returns true if so much waits that nothing new is begun.
+    pub(crate) fn is_full(&self) -> bool {
+        self.state().jobs.len() >= limits::CACHE_UNSYNCED
     }
 
     /// Ends the thread once it has done what waits.
@@ -154,7 +175,7 @@ impl Syncer {
         };
         let synced = || {
             lost.check()?;
-            directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())?;
+            directories.iter().try_for_each(|directory| files::sync_directory(directory))?;
             let file = file.as_ref().map_err(|error| {
                 error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
             });

@@ -76,7 +76,7 @@ impl Verification {
     fn due(&self, kind: Kind, shard: &Shard) -> io::Result<Vec<(Kind, Digest)>> {
         let (layout, now) = (&self.contents.layout, files::now());
         let content = layout.in_shard(shard)?.into_iter().filter(|(_, path)| {
-            std::fs::symlink_metadata(path).is_ok_and(|metadata| self.contents.is_due(&metadata, now))
+            files::metadata(path).is_ok_and(|metadata| self.contents.is_due(&metadata, now))
         });
         Ok(content.map(|(digest, _)| (kind, digest)).collect())
     }
@@ -94,7 +94,7 @@ impl Verification {
         match integrity::verify(&path, digest, true, stop) {
             Some(Verdict::Good) => {
                 contents.quarantine.admit(kind, digest);
-                let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                let length = files::metadata(&path).map_or(0, |metadata| metadata.len());
                 contents.index.lock().found(kind, digest, length, files::now());
             }
             Some(Verdict::Wrong) => {
