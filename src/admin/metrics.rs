@@ -32,6 +32,7 @@ struct CacheSnapshot {
     evicted: (u64, u64),
     bytes: Vec<(&'static str, Amount)>,
     max_bytes: u64,
+    memory: u64,
     degraded: bool,
 }
 
@@ -88,6 +89,7 @@ impl CacheSnapshot {
                 ("quarantined", usage.quarantined),
             ],
             max_bytes: cache.max_size(),
+            memory: cache.downloads_memory(),
             degraded: cache.store().degraded_reason().is_some(),
         }
     }
@@ -151,6 +153,11 @@ impl CacheSnapshot {
         let objects: Vec<_> = self.bytes.iter().map(|(kind, amount)| (*kind, amount.count)).collect();
         out.gauge("dockgate_cache_objects", "Files on disk", &labelled("kind", &objects))?;
         out.one("dockgate_cache_max_bytes", "The configured limit of the bytes on disk", self.max_bytes)?;
+        out.one(
+            "dockgate_cache_downloads_memory_bytes",
+            "Memory that the downloads under way may take, of 256 MiB",
+            self.memory,
+        )?;
         out.one("dockgate_cache_degraded", "1 while the cache can store nothing", u64::from(self.degraded))
     }
 }

@@ -88,6 +88,11 @@ impl Cache {
         &self.counters
     }
 
+    /// Returns the memory that the downloads under way may take, in bytes.
+    pub(crate) fn downloads_memory(&self) -> u64 {
+        self.fills.memory_used()
+    }
+
     /// Returns the store of content.
     pub(crate) fn store(&self) -> &Store {
         &self.store

@@ -109,12 +109,23 @@ pub(crate) enum BypassReason {
     MayPush,
     /// Downloads that the request joined ended each time before it had a byte.
     Unsettled,
+    /// The downloads under way take all the memory that they may.
+    NoMemory,
+    /// The disk does not answer in time.
+    DiskBusy,
 }
 
 impl BypassReason {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::UnknownAlgorithm, Self::UnknownLength, Self::NoRanges, Self::MayPush, Self::Unsettled];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::UnknownAlgorithm,
+        Self::UnknownLength,
+        Self::NoRanges,
+        Self::MayPush,
+        Self::Unsettled,
+        Self::NoMemory,
+        Self::DiskBusy,
+    ];
 
     /// Returns the reason as it stands in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
@@ -124,6 +135,8 @@ impl BypassReason {
             Self::NoRanges => "no_ranges",
             Self::MayPush => "may_push",
             Self::Unsettled => "download_unsettled",
+            Self::NoMemory => "downloads_memory",
+            Self::DiskBusy => "disk_busy",
         }
     }
 }

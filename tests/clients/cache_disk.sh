@@ -91,7 +91,7 @@ readyz_names() { has "$1" "$(problems)"; }
 is_not_degraded() { problems; [ -z "$(problems)" ]; }
 is_ready() { same 200 "$(curl -sS -o /dev/null -w '%{http_code}' "http://$ADMIN/readyz")"; }
 
-fill_up() { ! head -c $((64 * MIB)) /dev/zero >>"$DISK/ballast" 2>/dev/null; }
+fill_up() { ! head -c $((64 * MIB)) /dev/zero >"$DISK/ballast" 2>/dev/null; }
 free_again() { rm -f "$DISK/ballast"; }
 
 pulls_three_at_once() {
@@ -102,8 +102,6 @@ pulls_three_at_once() {
     sleep 0.7
     fill_up
     wait
-    # What was downloaded of it is gone again, and would leave room.
-    fill_up
     for number in 1 2 3; do
         same "$(layer "$WORK/middle")" "sha256:$(sha256sum <"$WORK/blob.$number" | cut -d' ' -f1)"
     done
@@ -163,8 +161,7 @@ check "it may be written again: it recovers by itself" within 40 is_not_degraded
 stop "$GATEWAY"
 fill_up
 run_gateway
-# Content whose sync a read-only disk refused is hashed first.
-check "a full disk from the start: what is there is served" within 5 is_kept fast/second "$WORK/second"
+check "a full disk from the start: what is there is served" is_kept fast/second "$WORK/second"
 check "a full disk from the start: the rest is pulled" pulls fast/large "$WORK/large"
 free_again
 

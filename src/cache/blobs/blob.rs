@@ -341,7 +341,7 @@ impl Blobs {
 
     /// Returns the whole blob, by a fill.
     async fn whole(&self, requester: &Requester, key: Key) -> Result<Blob, CacheError> {
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required)?;
         let head = subscription.head().await?;
         self.check_member(requester, &key.digest, joined).await?;
         self.count(joined, head.total);
@@ -385,7 +385,7 @@ impl Blobs {
         key: Key,
         range: &ByteRange,
     ) -> Result<Blob, CacheError> {
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required)?;
         let head = subscription.head().await?;
         self.check_member(requester, &key.digest, joined).await?;
         self.part_of(subscription, requester, &head, range, joined).await
@@ -425,7 +425,7 @@ impl Blobs {
     /// Returns some bytes, passed through to all who ask for the same. A small blob begins to fill besides.
     async fn pass(&self, requester: &Requester, whole: Key, part: ByteSpan) -> Result<Blob, CacheError> {
         let key = Key { part: Some(part), ..whole.clone() };
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required);
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required)?;
         let head = match subscription.head().await {
             Ok(head) => head,
             Err(error) => return Err(self.unsatisfied(requester, &whole.digest, part, error).await),
@@ -434,8 +434,10 @@ impl Blobs {
         if let Some(total) = head.total
             && total <= limits::FILLED_BESIDES_BYTES
         {
-            let (subscription, _) = self.downloads.join(&whole, requester, Priority::Background);
-            tokio::spawn(async move { subscription.done().await });
+            // Where there is no memory for it, the next request tries again.
+            if let Ok((subscription, _)) = self.downloads.join(&whole, requester, Priority::Background) {
+                tokio::spawn(async move { subscription.done().await });
+            }
         }
         let span = head.end.and_then(|end| Span::new(head.first, end.saturating_sub(1)));
         self.count(joined, span.map(Span::length));
@@ -499,7 +501,7 @@ impl Blobs {
             return self.check_member(requester, digest, true).await;
         }
         let (mut subscription, joined) =
-            self.downloads.join(&self.key(digest), requester, Priority::Background);
+            self.downloads.join(&self.key(digest), requester, Priority::Background)?;
         subscription.head().await?;
         self.check_member(requester, digest, joined).await?;
         if subscription.done().await {

@@ -23,24 +23,62 @@ struct Shared {
     ready: Condvar,
 }
 
+/// The urgency of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A job for a small blob, which goes ahead: a client waits for a configuration of a kilobyte, not for the disk to take the
+    /// layers of others.
+    Small,
+    /// A job for a blob of any size.
+    Usual,
+}
+
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    small: VecDeque<Job>,
+    usual: VecDeque<Job>,
+    /// Small jobs that have gone ahead of a usual one in a row.
+    ahead: usize,
+    /// Usual jobs that are running.
+    running: usize,
     idle: usize,
     threads: usize,
     closed: bool,
 }
 
 impl HashPool {
-    /// Runs `job` after those that were given before. Threads are started as they are needed, as many as there are cores.
-    pub(crate) fn give(&self, job: impl FnOnce() + Send + 'static) {
+    /// Runs `job` after those of its kind that were given before. Threads are started as they are needed: one for each core,
+    /// and one more, which only small jobs use.
+    pub(crate) fn give(&self, turn: Urgency, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.0.queue();
-        queue.jobs.push_back(Box::new(job));
+        match turn {
+            Urgency::Small => queue.small.push_back(Box::new(job)),
+            Urgency::Usual => queue.usual.push_back(Box::new(job)),
+        }
         if queue.idle > 0 {
             self.0.ready.notify_one();
-        } else if queue.threads < most() && start(&self.0, queue.threads).is_ok() {
+        } else if queue.threads < most() + 1 && start(&self.0, queue.threads).is_ok() {
             queue.threads += 1;
         }
+    }
+}
+
+impl Queue {
+    /// Takes the next job, if one may run now.
+    fn take(&mut self) -> Option<(Urgency, Job)> {
+        let may_run_usual = self.running < most();
+        let usual_first = self.ahead >= AHEAD && may_run_usual && !self.usual.is_empty();
+        if !usual_first && let Some(job) = self.small.pop_front() {
+            self.ahead += 1;
+            return Some((Urgency::Small, job));
+        }
+        if !may_run_usual {
+            return None;
+        }
+        let job = self.usual.pop_front()?;
+        self.ahead = 0;
+        self.running += 1;
+        Some((Urgency::Usual, job))
     }
 }
 
@@ -69,11 +107,12 @@ impl Shared {
     fn work(&self) {
         let mut queue = self.queue();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((turn, job)) = queue.take() {
                 drop(queue);
                 // A job that panics must not end the thread. Its results are told of by what it drops.
                 let _ = catch_unwind(AssertUnwindSafe(job));
                 queue = self.queue();
+                queue.running -= usize::from(turn == Urgency::Usual);
             } else if queue.closed {
                 return;
             } else {
@@ -85,6 +124,9 @@ impl Shared {
     }
 }
 
+/// Small jobs that go ahead in a row: many of them must not stop all others.
+const AHEAD: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -95,13 +137,53 @@ mod tests {
     fn jobs_run_after_one_that_panics() {
         let pool = HashPool::default();
         let (sender, receiver) = mpsc::channel();
-        pool.give(|| panic!("broken"));
+        pool.give(Urgency::Usual, || panic!("broken"));
         for number in 0..100 {
             let sender = sender.clone();
-            pool.give(move || sender.send(number).unwrap());
+            pool.give(Urgency::Usual, move || sender.send(number).unwrap());
         }
         drop(pool);
         drop(sender);
         assert_eq!(receiver.iter().count(), 100);
+    }
+
+    /// Gives jobs that wait for the gate until every thread for usual jobs is busy.
+    fn busy(pool: &HashPool, gate: &Arc<(Mutex<bool>, Condvar)>) {
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..most() {
+            let (gate, sender) = (gate.clone(), sender.clone());
+            pool.give(Urgency::Usual, move || {
+                sender.send(()).unwrap();
+                gate.1.wait_while(&mut gate.0.lock(), |open| !*open);
+            });
+        }
+        (0..most()).for_each(|_| receiver.recv().unwrap());
+    }
+
+    #[test]
+    fn small_jobs_do_not_wait_for_large_ones() {
+        let (pool, gate) = (HashPool::default(), Arc::<(Mutex<bool>, Condvar)>::default());
+        busy(&pool, &gate);
+        let (sender, receiver) = mpsc::channel();
+        for (turn, word) in [(Urgency::Usual, "large"), (Urgency::Small, "small")] {
+            let sender = sender.clone();
+            pool.give(turn, move || sender.send(word).unwrap());
+        }
+        let wait = std::time::Duration::from_secs(20);
+        assert_eq!(receiver.recv_timeout(wait), Ok("small"));
+        assert!(receiver.try_recv().is_err(), "the other waits");
+        *gate.0.lock() = true;
+        gate.1.notify_all();
+        assert_eq!(receiver.recv_timeout(wait), Ok("large"));
+    }
+
+    #[test]
+    fn many_small_jobs_do_not_stop_others() {
+        let mut queue = Queue::default();
+        (0..100).for_each(|_| queue.small.push_back(Box::new(|| ())));
+        queue.usual.push_back(Box::new(|| ()));
+        let taken: Vec<_> = std::iter::from_fn(|| queue.take()).map(|(turn, _)| turn).collect();
+        assert_eq!(taken.iter().position(|turn| *turn == Urgency::Usual), Some(AHEAD));
+        assert_eq!(taken.len(), 101);
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +12,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::store::content::Content;
-use crate::cache::store::hash_pool::HashPool;
+use crate::cache::store::files;
+use crate::cache::store::hash_pool::{HashPool, Urgency};
 use crate::cache::store::partial::Partial;
 use crate::config::limits;
 use crate::proto::{Algorithm, Digest, Hasher};
@@ -42,7 +42,12 @@ pub(crate) enum Target {
 pub(crate) enum Source {
     /// A source that waits while [`is_full`](VerifyingWriter::is_full), so that every frame is hashed from memory. If the disk fails,
     /// hashing goes on.
-    Waits,
+    Waits {
+        /// The bytes that may wait.
+        trail: usize,
+        /// Bytes of the whole, where they are known: small blobs go ahead.
+        total: Option<u64>,
+    },
     /// A source that does not wait: writing goes before hashing, and if the disk fails or falls behind, the blob is given up. The bytes
     /// that wait of all such writers are counted here.
     Runs(Arc<AtomicUsize>),
@@ -134,7 +139,7 @@ impl VerifyingWriter {
 
     /// Returns true if the source has to wait until what came is written.
     pub(crate) fn is_full(&self) -> bool {
-        self.input.shared.queue().is_full()
+        self.input.shared.is_full(&self.input.shared.queue())
     }
 
     /// Takes more of a stream that waits.
@@ -217,10 +222,6 @@ impl Queue {
         self.end += frame.len() as u64;
         self.frames.push_back(frame);
     }
-
-    fn is_full(&self) -> bool {
-        self.weight + self.taken >= TRAIL_BYTES
-    }
 }
 
 /// Frames for one turn.
@@ -237,16 +238,35 @@ impl Shared {
     }
 
     fn waits(&self) -> bool {
-        matches!(self.source, Source::Waits)
+        matches!(self.source, Source::Waits { .. })
+    }
+
+    fn is_full(&self, queue: &Queue) -> bool {
+        match self.source {
+            Source::Waits { trail, .. } => queue.weight + queue.taken >= trail,
+            Source::Runs(_) => false,
+        }
     }
 
     fn turn_bytes(&self) -> usize {
-        if self.waits() { TURN_BYTES } else { TURN_BYTES_UNPACED }
+        match self.source {
+            Source::Waits { trail, .. } => TURN_BYTES.min(trail / 2).max(1),
+            Source::Runs(_) => TURN_BYTES_UNPACED,
+        }
+    }
+
+    fn urgency(&self) -> Urgency {
+        let bytes = match self.source {
+            Source::Waits { total, .. } => total.unwrap_or_else(|| self.queue().end),
+            // No client waits for it.
+            Source::Runs(_) => return Urgency::Usual,
+        };
+        if bytes <= limits::CACHE_SMALL_BYTES { Urgency::Small } else { Urgency::Usual }
     }
 
     fn give(this: &Arc<Self>, pool: &Arc<HashPool>) {
-        let (this, again) = (this.clone(), Arc::downgrade(pool));
-        pool.give(move || {
+        let (this, again, urgency) = (this.clone(), Arc::downgrade(pool), this.urgency());
+        pool.give(urgency, move || {
             // A turn that panics would leave the result unsaid, and its observer would wait for ever.
             let turn = std::panic::AssertUnwindSafe(|| this.turn());
             match std::panic::catch_unwind(turn) {
@@ -279,7 +299,7 @@ impl Shared {
         }
         drop(turn);
         let mut queue = self.queue();
-        let was_full = queue.is_full();
+        let was_full = self.is_full(&queue);
         queue.taken = 0;
         let more = !queue.frames.is_empty() || work.is_behind();
         let close = if more { None } else { queue.close.take() };
@@ -335,7 +355,7 @@ impl Shared {
         work.written += turn.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
         match (written, &self.source) {
             (Ok(()), _) => self.note_written(work),
-            (Err(error), Source::Waits) => {
+            (Err(error), Source::Waits { .. }) => {
                 work.target = Target::Begun(None);
                 self.observer.disk_failed(&error);
             }
@@ -455,7 +475,7 @@ impl Work {
         let end = self.written.min(self.hashed + most);
         while self.hashed < end {
             let most = usize::try_from(end - self.hashed).unwrap_or(READ_BYTES).min(READ_BYTES);
-            let length = partial.file().read_at(&mut buffer[..most], self.hashed)?;
+            let length = files::read_at(partial.file(), &mut buffer[..most], self.hashed)?;
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -482,8 +502,6 @@ fn weight(frame: &Bytes) -> usize {
     frame.len() + FRAME_BYTES
 }
 
-/// Frames that wait, in bytes, before the source has to.
-const TRAIL_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of one turn, before another stream has its own.
 const TURN_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of one turn of a source that does not wait: its memory must become free soon.

@@ -1,6 +1,6 @@
 //! The task of a fill: asks the upstream, reads, and hands on.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::body::{Body, BodyError};
 use crate::cache::blobs::fill::answer::{exactly, extent};
 use crate::cache::blobs::fill::fills::Fills;
 use crate::cache::blobs::fill::ring::Ring;
-use crate::cache::blobs::fill::state::{End, Fill, Head, Key, RING_BYTES};
+use crate::cache::blobs::fill::state::{End, Fill, Head, Key};
 use crate::cache::blobs::fill::subscription::Subscription;
 use crate::cache::counters::{Cause, Counters};
 use crate::cache::error::{BypassReason, CacheError};
@@ -25,6 +25,8 @@ use crate::cache::requester::Requester;
 use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter};
 use crate::cache::store::{Partial, Store};
+use crate::clock;
+use crate::config::limits;
 use crate::meaning::Meaning;
 use crate::proto::{Coding, Hasher, MediaType, RepositoryName};
 
@@ -41,14 +43,17 @@ pub(crate) struct Downloads {
 
 impl Downloads {
     /// Subscribes to the fill of `key`, or begins it on this runtime. Second: true if it was under way.
+    ///
+    /// # Errors
+    /// [`CacheError::Bypass`] if there is no memory for one more.
     pub(crate) fn join(
         self: &Arc<Self>,
         key: &Key,
         requester: &Requester,
         priority: Priority,
-    ) -> (Subscription, bool) {
-        self.fills.join(key, requester, priority, |key| {
-            let fill = Fill::new(key, self.counters.clone());
+    ) -> Result<(Subscription, bool), CacheError> {
+        self.fills.join(key, requester, priority, |key, share| {
+            let fill = Fill::new(key, self.counters.clone(), share);
             tokio::spawn(run(fill.clone(), self.clone()));
             fill
         })
@@ -147,8 +152,9 @@ struct Flow {
 impl Task<'_> {
     async fn download(&mut self) -> Result<(), Stopped> {
         let resumed = Resumed(self.resume());
-        let mut flow = self.open(resumed.0.as_ref()).await.ok_or(None)?;
-        let mut item = self.first(&mut flow).await?;
+        let opened = self.unless_stopping(self.open(resumed.0.as_ref())).await;
+        let mut flow = opened.flatten().ok_or(None)?;
+        let mut item = self.unless_stopping(self.first(&mut flow)).await.unwrap_or(Err(None))?;
         self.begin(resumed.behind(flow.head.first), &flow);
         loop {
             match self.flow(item, &mut flow).await {
@@ -159,9 +165,10 @@ impl Task<'_> {
                 }
                 Flowed::Broke => {
                     let at = self.fill.state().ring.end();
-                    let Some(next) = self.reopen(&flow.requester, &flow.head, at).await else {
+                    let next = self.unless_stopping(self.reopen(&flow.requester, &flow.head, at)).await;
+                    let Some(Some(next)) = next else {
                         self.leave().await;
-                        return Err(Some(Cause::Upstream));
+                        return Err(next.map(|_| Cause::Upstream));
                     };
                     flow = next;
                     item = poll_fn(|cx| flow.body.poll_data(cx)).await;
@@ -182,6 +189,19 @@ impl Task<'_> {
             self.downloads.membership.unconfirm(flow.requester.repository(), digest);
         }
         finished
+    }
+
+    /// Waits for an answer of the upstream, unless the gateway stops before it has come.
+    async fn unless_stopping<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(answer);
+        while !self.fill.state().stopping {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return Some(answer),
+                () = self.fill.wake.notified() => {}
+            }
+        }
+        None
     }
 
     /// Waits for the first bytes: requesters are told of an answer once they are there.
@@ -375,6 +395,10 @@ impl Task<'_> {
         self.announced = head.first;
         let mut state = self.fill.state();
         state.ring = Ring::at(head.first);
+        if let Some(end) = head.end {
+            state.share.shrink(end.saturating_sub(head.first));
+        }
+        let trail = usize::try_from(state.share.trail()).unwrap_or(usize::MAX);
         state.furthest = state.furthest.max(head.first);
         state.kept = partial.is_some();
         state.file = partial.as_ref().map(|partial| partial.file().clone());
@@ -386,7 +410,8 @@ impl Task<'_> {
             let observer: Arc<dyn Observer> = self.fill.clone();
             self.writer = Hasher::new(digest.algorithm()).map(|hasher| {
                 let target = Target::Begun(partial);
-                VerifyingWriter::new(&self.downloads.pool, hasher, target, Source::Waits, observer)
+                let source = Source::Waits { trail, total: head.total };
+                VerifyingWriter::new(&self.downloads.pool, hasher, target, source, observer)
             });
         }
     }
@@ -445,7 +470,10 @@ impl Task<'_> {
     /// Waits for the next frame, and tells the readers of what there is when none comes for a while. None: something else has
     /// happened.
     async fn wait(&mut self, body: &mut Body) -> Option<Item> {
-        let unannounced = self.fill.state().ring.end() > self.announced;
+        let (unannounced, unwatched) = {
+            let state = self.fill.state();
+            (state.ring.end() > self.announced, state.unwatched.is_some())
+        };
         tokio::select! {
             biased;
             item = poll_fn(|cx| body.poll_data(cx)) => Some(item),
@@ -454,6 +482,8 @@ impl Task<'_> {
                 self.announce();
                 None
             }
+            // Its rate is looked at again.
+            () = tokio::time::sleep(limits::UNWATCHED_PERIOD), if unwatched => None,
         }
     }
 
@@ -465,12 +495,10 @@ impl Task<'_> {
         if self.writer.is_some() {
             self.batch.push(frame.clone());
         }
-        // Before the state is locked: the holder of the list may wait for it.
-        let most = self.downloads.fills.ring_bytes();
         let (unannounced, waiting) = {
             let mut state = self.fill.state();
             state.ring.push(frame);
-            state.trim(most);
+            state.trim_to_share();
             (state.ring.end() - self.announced, state.waiting.count() as u64)
         };
         if self.batched >= BATCH_BYTES {
@@ -506,8 +534,7 @@ impl Task<'_> {
         if self.writer.as_ref().is_some_and(VerifyingWriter::is_full) {
             return true;
         }
-        let state = self.fill.state();
-        !state.kept && state.ring.end().saturating_sub(state.furthest) >= RING_BYTES / 2
+        self.fill.state().is_ahead()
     }
 
     /// Returns true if no subscriber is left, and too much is missing for finishing it all the same. Then it is closed.
@@ -519,7 +546,8 @@ impl Task<'_> {
         };
         let little = state.kept
             && head.total.is_some_and(|total| total - state.ring.end() <= FINISHED_BYTES.max(total / 10));
-        state.closed = state.stopping || (!wanted && !little);
+        let trickles = state.trickles_unwatched(clock::now());
+        state.closed = state.stopping || (!wanted && !little) || trickles;
         state.closed
     }
 
@@ -595,7 +623,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Bytes that must have come for each reader that waits, before all of them are woken.
 const BYTES_A_READER: u64 = 4 * 1024;
 /// The most bytes that come before the readers are told.
-const ANNOUNCED_BYTES: u64 = RING_BYTES / 4;
+const ANNOUNCED_BYTES: u64 = 1024 * 1024;
 /// The time within which the readers are told of new bytes, even if they are few.
 const ANNOUNCED_WITHIN: Duration = Duration::from_millis(4);
 /// A blob of which no more than this is missing, or a tenth, is finished without a subscriber.

@@ -6,43 +6,50 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::cache::blobs::fill::state::{Fill, Key, RING_BYTES};
+use crate::cache::blobs::fill::memory::{FillMemory, Share};
+use crate::cache::blobs::fill::state::{Fill, Key};
 use crate::cache::blobs::fill::subscription::Subscription;
+use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::origin::gate::Priority;
 use crate::cache::requester::Requester;
 use crate::proto::Digest;
 
 /// The fills under way, of all upstreams.
 #[derive(Default)]
-pub(crate) struct Fills(Mutex<HashMap<Key, Arc<Fill>>>);
+pub(crate) struct Fills {
+    fills: Mutex<HashMap<Key, Arc<Fill>>>,
+    memory: Arc<FillMemory>,
+}
 
 impl Fills {
     /// Subscribes to the fill of `key`, or to the one that `begin` returns if there is none. Second: true if it was under way.
+    ///
+    /// # Errors
+    /// [`CacheError::Bypass`] if there is no memory for one more.
     pub(crate) fn join(
         &self,
         key: &Key,
         requester: &Requester,
         priority: Priority,
-        begin: impl FnOnce(Key) -> Arc<Fill>,
-    ) -> (Subscription, bool) {
+        begin: impl FnOnce(Key, Share) -> Arc<Fill>,
+    ) -> Result<(Subscription, bool), CacheError> {
         let mut fills = self.fills();
-        match fills.entry(key.clone()) {
-            Entry::Occupied(mut entry) => match Subscription::join(entry.get(), requester, priority) {
-                Some(subscription) => (subscription, true),
-                None => {
-                    let fill = begin(key.clone());
-                    let subscription = Subscription::first(&fill, requester, priority);
-                    entry.insert(fill);
-                    (subscription, false)
-                }
-            },
-            Entry::Vacant(entry) => {
-                let fill = begin(key.clone());
-                let subscription = Subscription::first(&fill, requester, priority);
-                entry.insert(fill);
-                (subscription, false)
-            }
+        let entry = fills.entry(key.clone());
+        if let Entry::Occupied(entry) = &entry
+            && let Some(subscription) = Subscription::join(entry.get(), requester, priority)
+        {
+            return Ok((subscription, true));
         }
+        let share = self.memory.take().ok_or(CacheError::Bypass(BypassReason::NoMemory))?;
+        let fill = begin(key.clone(), share);
+        let subscription = Subscription::first(&fill, requester, priority);
+        entry.insert_entry(fill);
+        Ok((subscription, false))
+    }
+
+    /// Returns the bytes that fills may hold in memory now, together.
+    pub(crate) fn memory_used(&self) -> u64 {
+        self.memory.used()
     }
 
     /// Subscribes to the fill of `key` if there is one.
@@ -96,11 +103,6 @@ impl Fills {
         !fills.is_empty()
     }
 
-    /// Returns the bytes that each fill may hold in memory: all of them together have a limit.
-    pub(crate) fn ring_bytes(&self) -> u64 {
-        (RINGS_BYTES / self.fills().len().max(1) as u64).clamp(RING_LEAST_BYTES, RING_BYTES)
-    }
-
     /// Removes a fill that is over: the next requester finds what is kept, or begins anew.
     pub(crate) fn remove(&self, fill: &Arc<Fill>) {
         let mut fills = self.fills();
@@ -110,10 +112,6 @@ impl Fills {
     }
 
     fn fills(&self) -> MutexGuard<'_, HashMap<Key, Arc<Fill>>> {
-        self.0.lock()
+        self.fills.lock()
     }
 }
-
-/// The bytes that all fills together hold in memory, as long as each has its least.
-const RINGS_BYTES: u64 = 128 * 1024 * 1024;
-const RING_LEAST_BYTES: u64 = 256 * 1024;

@@ -7,6 +7,7 @@
 pub(crate) mod answer;
 pub(crate) mod download;
 pub(crate) mod fills;
+pub(crate) mod memory;
 pub(crate) mod reader;
 pub(crate) mod ring;
 pub(crate) mod state;

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use http::HeaderValue;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
+use crate::cache::blobs::fill::memory::Share;
 use crate::cache::blobs::fill::ring::Ring;
 use crate::cache::counters::{Cause, Counters};
 use crate::cache::error::CacheError;
@@ -17,6 +19,7 @@ use crate::cache::origin::gate::Priority;
 use crate::cache::requester::Requester;
 use crate::cache::store::Content;
 use crate::cache::store::verifying_writer::{Observer, Verified};
+use crate::config::limits;
 use crate::proto::Digest;
 
 /// The blob that a fill downloads, and its upstream: one that trickles must not hold up the readers of another.
@@ -54,6 +57,8 @@ pub(crate) struct Head {
 
 pub(crate) struct FillState {
     pub(crate) head: Option<Arc<Head>>,
+    /// The memory that it may take.
+    pub(crate) share: Share,
     pub(crate) ring: Ring,
     /// The partial file, readable up to `written`.
     pub(crate) file: Option<Arc<File>>,
@@ -69,6 +74,8 @@ pub(crate) struct FillState {
     /// The offset of the furthest reader.
     pub(crate) furthest: u64,
     pub(crate) closed: bool,
+    /// When no client waited for it any more, or when its rate was looked at last; and how far it was then.
+    pub(crate) unwatched: Option<(Instant, u64)>,
     /// The gateway is stopping: the partial is left for its next start.
     pub(crate) stopping: bool,
     pub(crate) left: bool,
@@ -97,8 +104,8 @@ pub(crate) struct Subscriber {
 
 impl Fill {
     /// Returns a fill that has not begun.
-    pub(crate) fn new(key: Key, counters: Arc<Counters>) -> Arc<Self> {
-        let state = Mutex::new(FillState::new(key.part.is_none()));
+    pub(crate) fn new(key: Key, counters: Arc<Counters>, share: Share) -> Arc<Self> {
+        let state = Mutex::new(FillState::new(key.part.is_none(), share));
         Arc::new(Self { key, counters, state, wake: Notify::new() })
     }
 
@@ -131,9 +138,10 @@ impl Fill {
 }
 
 impl FillState {
-    fn new(verifies: bool) -> Self {
+    fn new(verifies: bool, share: Share) -> Self {
         Self {
             head: None,
+            share,
             verifies,
             ring: Ring::at(0),
             file: None,
@@ -145,6 +153,7 @@ impl FillState {
             next: 0,
             furthest: 0,
             closed: false,
+            unwatched: None,
             stopping: false,
             left: false,
         }
@@ -177,8 +186,32 @@ impl FillState {
         }
     }
 
-    /// Drops old frames from the ring, once the file has them.
-    pub(crate) fn trim(&mut self, most: u64) {
+    /// Returns true if the upstream trickles, and no client waits for the blob: the download would take a connection for ever.
+    pub(crate) fn trickles_unwatched(&mut self, now: Instant) -> bool {
+        if self.subscribers.iter().any(|subscriber| subscriber.priority != Priority::Background) {
+            self.unwatched = None;
+            return false;
+        }
+        let end = self.ring.end();
+        let (since, at) = *self.unwatched.get_or_insert((now, end));
+        if now.duration_since(since) < limits::UNWATCHED_PERIOD {
+            return false;
+        }
+        self.unwatched = Some((now, end));
+        end - at < limits::UNWATCHED_LEAST_BYTES
+    }
+
+    /// Returns true if a stream that is not kept in a file has to wait for its furthest reader.
+    pub(crate) fn is_ahead(&self) -> bool {
+        !self.kept && self.ring.end().saturating_sub(self.furthest) >= self.share.ahead()
+    }
+
+    /// Drops old frames from the ring, as many as it must not hold, once the file has them.
+    pub(crate) fn trim_to_share(&mut self) {
+        self.trim(self.share.ring());
+    }
+
+    fn trim(&mut self, most: u64) {
         let safe = if self.kept { self.written } else { u64::MAX };
         self.ring.trim(most, safe);
     }
@@ -188,7 +221,7 @@ impl Observer for Fill {
     fn written(&self, at: u64) {
         let mut state = self.state();
         state.written = at;
-        state.trim(RING_BYTES);
+        state.trim_to_share();
     }
 
     fn caught_up(&self) {
@@ -226,6 +259,7 @@ impl Observer for Fill {
                 if content.is_some() {
                     // Readers find the rest in the file, however slow they are.
                     state.trim(0);
+                    state.share.shrink(0);
                 }
                 state.end = End::Verified { kept: content };
                 state.open();
@@ -285,7 +319,30 @@ impl Waiting {
     }
 }
 
-/// The most recent bytes that a fill holds in memory.
-pub(crate) const RING_BYTES: u64 = 4 * 1024 * 1024;
 /// The last bytes of a blob, which no reader gets before the digest is verified.
 pub(crate) const WITHHELD_BYTES: u64 = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::blobs::fill::memory::FillMemory;
+    use crate::clock;
+
+    #[test]
+    fn a_trickle_that_no_client_waits_for_ends() {
+        let mut state = FillState::new(true, Arc::<FillMemory>::default().take().unwrap());
+        let (begun, period) = (clock::now(), limits::UNWATCHED_PERIOD);
+        let enough = vec![0; limits::UNWATCHED_LEAST_BYTES as usize];
+        for (after, more, ends) in [
+            (Duration::ZERO, 0, false),
+            (period / 2, 0, false),
+            (period, enough.len(), false),
+            (period * 2, enough.len() - 1, true),
+        ] {
+            state.ring.push(enough[..more].to_vec().into());
+            assert_eq!(state.trickles_unwatched(begun + after), ends, "{after:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use crate::cache::Counters;
 use crate::cache::blobs::push::spool::*;
 use crate::cache::store::Kind;
+use crate::cache::store::hash_pool::Urgency;
 use crate::config;
 use crate::config::{MinFree, limits};
 use crate::proto::Algorithm;
@@ -48,7 +49,7 @@ impl Place {
         let block = |_| {
             let (sender, receiver) = mpsc::channel::<()>();
             let (started, starts) = mpsc::channel();
-            self.pool.give(move || {
+            self.pool.give(Urgency::Usual, move || {
                 started.send(()).unwrap();
                 let _ = receiver.recv();
             });
