@@ -69,7 +69,7 @@
 //! imports and fails on any other, and on files within a module that import in a circle.
 //!
 //! ```text
-//! base      proto, x509, meaning, config, clock, file_stamp, read_size, worker_id, single_flight, body, telemetry, net
+//! base      proto, x509, meaning, config, budget, clock, file_stamp, read_size, worker_id, single_flight, body, telemetry, net
 //! decide    authn      base                  who asks
 //!           authz      base                  what they may do; makes the Permit
 //! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
@@ -82,6 +82,9 @@
 //!           app, cli   all                   the wiring; one file per command
 //! ```
 //!
+//! What clients could take without end comes out of a [`budget`]: connections, requests to an upstream and for its tokens.
+//! A permit says which client is charged. Work whose last client has left is cancelled: a [`single_flight`], a download.
+//!
 //! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. Files are
 //! read and written on other threads: a disk that hangs holds up no worker. What is passed on is never held whole, except
 //! manifests, tokens, error bodies, referrers and catalogs, each with a limit in `config/limits`.
@@ -91,6 +94,7 @@ pub(crate) mod app;
 pub(crate) mod authn;
 pub(crate) mod authz;
 pub(crate) mod body;
+pub(crate) mod budget;
 pub(crate) mod cache;
 pub(crate) mod cli;
 pub(crate) mod clock;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::authn::peer::Peer;
+use crate::budget::Client;
 
 /// The users that have logged in from each address.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(super) struct LoginAddresses(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    users: HashMap<Peer, HashSet<u64>>,
+    users: HashMap<Client, HashSet<u64>>,
     /// Pairs of an address and a user.
     pairs: usize,
     warned: Option<Instant>,
@@ -25,7 +25,7 @@ struct Seen {
 
 impl LoginAddresses {
     /// Notes a login by the hash of its user's name, and warns if one address has most of them.
-    pub(super) fn note(&self, peer: Peer, user: u64, now: Instant) {
+    pub(super) fn note(&self, peer: Client, user: u64, now: Instant) {
         if let Some(users) = self.0.lock().note(peer, user, now) {
             tracing::warn!(
                 address = %peer,
@@ -39,7 +39,7 @@ impl LoginAddresses {
 
 impl Seen {
     /// Returns how many users the address has, when that is worth a warning.
-    fn note(&mut self, peer: Peer, user: u64, now: Instant) -> Option<usize> {
+    fn note(&mut self, peer: Client, user: u64, now: Instant) -> Option<usize> {
         if self.pairs >= MOST {
             (self.users, self.pairs) = (HashMap::new(), 0);
         }
@@ -71,8 +71,8 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn peer(last: u8) -> Peer {
-        Peer::V4([192, 0, 2, last])
+    fn peer(last: u8) -> Client {
+        Client::V4([192, 0, 2, last])
     }
 
     #[test]

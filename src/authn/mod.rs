@@ -11,7 +11,6 @@ mod bcrypt_pool;
 pub(crate) mod htpasswd;
 mod login_addresses;
 mod memory;
-mod peer;
 mod rejection_floor;
 mod throttle;
 mod upstream_logins;

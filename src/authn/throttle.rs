@@ -15,14 +15,14 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 
 use crate::authn::login_addresses::LoginAddresses;
-use crate::authn::peer::Peer;
+use crate::budget::Client;
 use crate::clock;
 
 /// The tallies, bounded in number; the longest unused go first.
 pub(super) struct Throttle {
     /// By a keyed hash of the name: a name may be as long as a header.
-    pairs: Cache<(Peer, u64), Shared>,
-    peers: Cache<Peer, Shared>,
+    pairs: Cache<(Client, u64), Shared>,
+    peers: Cache<Client, Shared>,
     hasher: RandomState,
     addresses: Arc<LoginAddresses>,
 }
@@ -39,7 +39,7 @@ impl Throttle {
     ///
     /// # Errors
     /// How long to wait, when there were too many failures.
-    pub(super) fn admit(&self, peer: Peer, user: &str, now: Instant) -> Result<Admission, Duration> {
+    pub(super) fn admit(&self, peer: Client, user: &str, now: Instant) -> Result<Admission, Duration> {
         let name = self.hasher.hash_one(user);
         let pair = self.pairs.get_with((peer, name), Default::default);
         let client = self.peers.get_with(peer, Default::default);
@@ -63,7 +63,7 @@ pub(super) struct Admission {
     client: Shared,
     began: Instant,
     addresses: Arc<LoginAddresses>,
-    peer: Peer,
+    peer: Client,
     name: u64,
 }
 
@@ -170,11 +170,11 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn peer(last: u8) -> Peer {
-        Peer::V4([192, 0, 2, last])
+    fn peer(last: u8) -> Client {
+        Client::V4([192, 0, 2, last])
     }
 
-    fn fail(throttle: &Throttle, peer: Peer, user: &str, now: Instant) -> Result<(), Duration> {
+    fn fail(throttle: &Throttle, peer: Client, user: &str, now: Instant) -> Result<(), Duration> {
         throttle.admit(peer, user, now).map(Admission::fail)
     }
 

@@ -16,8 +16,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::authn::memory::{Fingerprint, Memory};
-use crate::authn::peer::Peer;
 use crate::authn::throttle::{Admission, Throttle};
+use crate::budget::Client;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::identity::{Forwarded, UserName};
@@ -116,7 +116,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
         if self.shared.is_right(&fingerprint, arrived) {
             return Judgement::Right;
         }
-        let judgement = match self.enter(client, fingerprint, Peer::of(peer), arrived, ask) {
+        let judgement = match self.enter(client, fingerprint, Client::of(peer), arrived, ask) {
             Entry::Settled(judgement) => judgement,
             Entry::Wait(mut flight) => match flight.wait_for(Option::is_some).await {
                 Ok(judgement) => judgement.clone().unwrap_or(Judgement::busy()),
@@ -152,7 +152,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
         &self,
         client: &Forwarded,
         fingerprint: Fingerprint,
-        peer: Peer,
+        peer: Client,
         now: Instant,
         ask: impl FnOnce() -> Asking,
     ) -> Entry<E>
@@ -193,7 +193,7 @@ type Flights<E> = HashMap<Fingerprint, Flight<E>>;
 /// A question that is under way.
 struct Flight<E> {
     /// The client that asked first.
-    peer: Peer,
+    peer: Client,
     landed: watch::Receiver<Option<Judgement<E>>>,
 }
 
@@ -212,7 +212,7 @@ impl<E: Send + Sync + 'static> Shared<E> {
         &self,
         client: &Forwarded,
         fingerprint: Fingerprint,
-        peer: Peer,
+        peer: Client,
         now: Instant,
     ) -> Result<Admission, Judgement<E>> {
         if self.is_right(&fingerprint, now) {
@@ -283,7 +283,7 @@ enum Entry<E> {
     Settled(Judgement<E>),
 }
 
-fn has_room<E>(flights: &Flights<E>, peer: Peer) -> bool {
+fn has_room<E>(flights: &Flights<E>, peer: Client) -> bool {
     let own = flights.values().filter(|flight| flight.peer == peer).count();
     flights.len() < limits::FORWARDED_LOGINS && own < limits::FORWARDED_LOGINS_OF_ONE
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::authn::bcrypt_pool::{Checks, Entry, Work};
 use crate::authn::htpasswd::{HtpasswdFile, Reload};
 use crate::authn::memory::{Fingerprint, Memory};
-use crate::authn::peer::Peer;
 use crate::authn::rejection_floor::RejectionFloor;
 use crate::authn::throttle::{Admission, Throttle};
+use crate::budget::Client;
 use crate::clock;
 use crate::proto::htpasswd::{Line, cut_short};
 use crate::proto::identity::Identity;
@@ -73,7 +73,7 @@ impl Verifier {
     /// goes on, and its result is remembered, when the client leaves.
     pub async fn verify(&self, user: &str, password: &Secret, peer: IpAddr) -> Outcome {
         let arrived = clock::now();
-        match self.enter(user, password, Peer::of(peer), arrived) {
+        match self.enter(user, password, Client::of(peer), arrived) {
             Entry::Settled(Known::Right(identity)) => Outcome::Accept(identity),
             Entry::Settled(Known::Wrong) => self.reject(arrived).await,
             Entry::Settled(Known::Throttled(retry_after)) => Outcome::Throttled { retry_after },
@@ -117,7 +117,7 @@ impl Verifier {
     }
 
     /// Joins, or begins, the check of a pair, unless it is decided without one.
-    fn enter(&self, user: &str, password: &Secret, peer: Peer, now: Instant) -> Entry<Verdict, Known> {
+    fn enter(&self, user: &str, password: &Secret, peer: Client, now: Instant) -> Entry<Verdict, Known> {
         let table = self.file.table();
         let fingerprint = self.book.memory.fingerprint(user, password, table.line(user));
         self.checks.enter(fingerprint, peer, || {
@@ -186,7 +186,7 @@ impl Verifier {
             Verdict { identity: None, began }
         };
         // If the queue is full, other checks are being measured anyway.
-        let _ = self.checks.enter(Fingerprint::MEASURING, Peer::of(Ipv4Addr::UNSPECIFIED.into()), || {
+        let _ = self.checks.enter(Fingerprint::MEASURING, Client::of(Ipv4Addr::UNSPECIFIED.into()), || {
             Ok::<_, Known>(Box::new(work))
         });
     }

@@ -6,6 +6,15 @@ use std::time::Duration;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+// Budgets.
+
+/// What a client is told to wait when a budget is spent: work that is under way ends, or is cut off, within seconds.
+pub(crate) const BUDGET_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Requests that wait for one budget.
+pub(crate) const BUDGET_WAITING: usize = 8192;
+/// Those of one client: each is a request that is held in memory.
+pub(crate) const BUDGET_WAITING_OF_ONE: usize = 1024;
+
 // Accepting.
 
 /// A TLS handshake ends within this: some round trips, even over a satellite; a silent client holds its place no
@@ -23,6 +32,12 @@ pub(crate) const ACCEPT_BACKOFF_MOST: Duration = Duration::from_secs(1);
 pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 /// Default of `server.max_connections`: some 20 KiB each when idle, so 200 MiB at worst.
 pub(crate) const CONNECTIONS: usize = 10_000;
+/// The part of them that one client may have by default.
+pub(crate) const CONNECTIONS_SHARE: usize = 8;
+/// But no fewer than these: a pull opens several at a time.
+pub(crate) const CONNECTIONS_SHARE_LEAST: usize = 16;
+/// How long an accepted connection waits for a place before it is closed. The system keeps others waiting meanwhile.
+pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(10);
 /// The most that `server.max_connections` may be: beyond it, file descriptors and memory give out first.
 pub(crate) const CONNECTIONS_MOST: i64 = 1_000_000;
 
@@ -103,8 +118,16 @@ pub(crate) const PUSHED_MANIFEST_BYTES: usize = 4 * MIB;
 /// The time for a manifest to arrive and to find room: it is small.
 pub(crate) const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The bytes of all manifests together that are being pushed to upstreams.
-pub(crate) const HELD_BYTES: usize = 128 * MIB;
+/// Default of `server.max_held_bytes`: what is held whole, all together. 64 of the largest manifests.
+pub(crate) const HELD_BYTES: u64 = 256 * MIB as u64;
+/// The least that it may be: a client's quarter holds the longest list.
+pub(crate) const HELD_BYTES_LEAST: u64 = 64 * MIB as u64;
+/// Bodies up to this many bytes are not counted: the request costs as much.
+pub(crate) const UNCOUNTED_BYTES: u64 = 4 * KIB as u64;
+/// The steps in which room is taken for a body that arrives.
+pub(crate) const HELD_STEP_BYTES: u64 = 64 * KIB as u64;
+/// How long a body that arrives waits for room.
+pub(crate) const HELD_WAIT: Duration = Duration::from_secs(10);
 /// The bytes of a page of referrers or of the catalog from an upstream: 100,000 names in one page are some 5 MB.
 pub(crate) const LIST_PAGE_BYTES: usize = 16 * MIB;
 /// A list of tags or referrers that is kept for when the upstream can't be asked: the longest seen are 4.3 MB.
@@ -138,6 +161,14 @@ pub(crate) const FILE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 // Upstream.
 
+/// Default of `upstream.max_connections`: requests of as many at a time that a registry's own limits or a CDN would not
+/// slow down. With some 50 ms each they are 5000 a second.
+pub(crate) const UPSTREAM_CONNECTIONS: u32 = 256;
+/// The most that `upstream.max_connections` may be: there are no more ports towards one address.
+pub(crate) const UPSTREAM_CONNECTIONS_MOST: i64 = 65_535;
+/// How long a request waits for a free connection to an upstream, where `response_timeout` is not shorter: less than clients
+/// wait, so that they see the reason.
+pub(crate) const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
 /// Default of `upstream.connect_timeout`: TCP and TLS.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A proxy's answer to CONNECT: a status and a few fields. What is longer is a page, or no proxy.
@@ -233,7 +264,7 @@ pub(crate) const TOKEN_DEADLINE: Duration = Duration::from_secs(10);
 /// The tokens of one upstream together, in bytes: some 20 000 of Docker Hub's.
 pub(crate) const UPSTREAM_TOKEN_BYTES: u64 = 64 * MIB as u64;
 /// Tokens that are asked for at a time, for one upstream. A slow endpoint must not be given ever more to do.
-pub(crate) const TOKEN_REQUESTS: usize = 64;
+pub(crate) const TOKEN_REQUESTS: u64 = 64;
 /// Tokens that wait to be asked for before the next is told to come again later.
 pub(crate) const TOKEN_WAITING: usize = 1024;
 /// A token that was not used for this time is dropped.

@@ -54,6 +54,7 @@ pub use pattern::RepositoryPattern;
 pub(crate) use pattern::{Glob, PatternError, UserPattern};
 pub(crate) use proxy::{NoProxy, Proxy};
 pub(crate) use server::Server;
+pub(crate) use size::render as size_text;
 pub(crate) use tls::{KeyPair, Tls};
 pub(crate) use upstream::{Http2, Redirects, Upstream, UpstreamUrl};
 

@@ -28,7 +28,7 @@ pub(super) fn parse(written: &str) -> Result<u64, ValueError> {
 }
 
 /// Formats a size in the largest unit that divides it.
-pub(super) fn render(bytes: u64) -> String {
+pub(crate) fn render(bytes: u64) -> String {
     let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
     match UNITS.iter().find(fits) {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),

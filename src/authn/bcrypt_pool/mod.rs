@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::authn::memory::Fingerprint;
-use crate::authn::peer::Peer;
+use crate::budget::Client;
 
 /// A pool whose threads end when it is dropped.
 pub(super) struct Checks<T>(Arc<Shared<T>>);
@@ -49,7 +49,7 @@ impl<T: Clone + Send + 'static> Checks<T> {
     pub(super) fn enter<R>(
         &self,
         key: Fingerprint,
-        peer: Peer,
+        peer: Client,
         begin: impl FnOnce() -> Result<Work<T>, R>,
     ) -> Entry<T, R> {
         let mut queue = self.0.queue();
@@ -135,9 +135,9 @@ impl<T: Clone> Shared<T> {
 }
 
 struct Queue<T> {
-    waiting: HashMap<Peer, VecDeque<Job<T>>>,
+    waiting: HashMap<Client, VecDeque<Job<T>>>,
     /// The peers in `waiting`, each once, in the order of their turns.
-    turns: VecDeque<Peer>,
+    turns: VecDeque<Client>,
     /// The waiters of each job that is queued or under way.
     flights: HashMap<Fingerprint, Flight<T>>,
     length: usize,
@@ -162,7 +162,7 @@ impl<T> Flight<T> {
 }
 
 impl<T> Queue<T> {
-    fn push(&mut self, peer: Peer, job: Job<T>) -> oneshot::Receiver<T> {
+    fn push(&mut self, peer: Client, job: Job<T>) -> oneshot::Receiver<T> {
         let receiver = self.flights.entry(job.key).or_insert_with(|| Flight(Vec::new())).join();
         let queue = self.waiting.entry(peer).or_default();
         if queue.is_empty() {
@@ -187,7 +187,7 @@ impl<T> Queue<T> {
     }
 
     /// Makes room in a full queue at the cost of the client that holds most of it, if that is not the asker.
-    fn has_room_for(&mut self, peer: Peer) -> bool {
+    fn has_room_for(&mut self, peer: Client) -> bool {
         if self.length < LONGEST_QUEUE {
             return true;
         }

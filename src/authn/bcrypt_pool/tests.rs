@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::authn::bcrypt_pool::*;
 
-fn peer(last: u8) -> Peer {
-    Peer::V4([192, 0, 2, last])
+fn peer(last: u8) -> Client {
+    Client::V4([192, 0, 2, last])
 }
 
 fn enter<T: Clone + Send + 'static>(

@@ -6,6 +6,7 @@ pub(super) const BASE: &[&str] = &[
     "x509",
     "meaning",
     "config",
+    "budget",
     "clock",
     "file_stamp",
     "read_size",

@@ -1,0 +1,98 @@
+//! The budgets that a configuration amounts to: their sizes, and the keys that set them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::budget::budget::Budget;
+use crate::config::{Config, Server, Upstream, limits, size_text};
+
+/// The size of one budget.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    name: &'static str,
+    /// The upstream, of a budget that each upstream has.
+    upstream: Option<String>,
+    limit: u64,
+    share: u64,
+    wait: Duration,
+    /// Shows an amount.
+    shown: fn(u64) -> String,
+    /// The key that sets the limit; what stands in for one where there is none.
+    key: &'static str,
+}
+
+/// Returns all budgets of `config`.
+pub(crate) fn all(config: &Config) -> Vec<Plan> {
+    let upstreams = config.upstreams.iter().map(Plan::upstream_connections);
+    [Plan::connections(&config.server), Plan::held_bytes(&config.server)]
+        .into_iter()
+        .chain(upstreams)
+        .collect()
+}
+
+impl Plan {
+    /// Returns the budget of the connections of clients.
+    pub(crate) fn connections(server: &Server) -> Self {
+        Self {
+            name: "connections",
+            upstream: None,
+            limit: server.max_connections as u64,
+            share: server.max_connections_per_client as u64,
+            wait: limits::CONNECTION_WAIT,
+            shown: number,
+            key: "server.max_connections, server.max_connections_per_client",
+        }
+    }
+
+    /// Returns the budget of the bytes of bodies that are held whole, until they are sent. A client has a quarter.
+    pub(crate) fn held_bytes(server: &Server) -> Self {
+        Self {
+            name: "held_bytes",
+            upstream: None,
+            limit: server.max_held_bytes,
+            share: server.max_held_bytes / 4,
+            wait: limits::HELD_WAIT,
+            shown: size_text,
+            key: "server.max_held_bytes",
+        }
+    }
+
+    /// Returns the budget of what is asked of `upstream` at a time, each of which takes a connection at most. A client has a
+    /// half: another finds room whatever the first does.
+    pub(crate) fn upstream_connections(upstream: &Upstream) -> Self {
+        let limit = u64::from(upstream.max_connections);
+        Self {
+            name: "upstream_connections",
+            upstream: Some(upstream.name.clone()),
+            limit,
+            share: limit.div_ceil(2),
+            wait: limits::UPSTREAM_WAIT.min(upstream.response_timeout),
+            shown: number,
+            key: "upstream.max_connections",
+        }
+    }
+
+    /// Returns the budget.
+    pub(crate) fn budget(&self) -> Arc<Budget> {
+        Budget::new(self.name, self.limit, self.share, self.wait)
+    }
+}
+
+fn number(amount: u64) -> String {
+    amount.to_string()
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        if let Some(upstream) = &self.upstream {
+            write!(f, " of {upstream}")?;
+        }
+        write!(f, ": {}, {} a client", (self.shown)(self.limit), (self.shown)(self.share))?;
+        if !self.wait.is_zero() {
+            write!(f, ", waits {} s", self.wait.as_secs_f32())?;
+        }
+        write!(f, " ({})", self.key)
+    }
+}
