@@ -32,6 +32,11 @@ pub(crate) enum Meaning {
         /// How long the upstream asks to be left alone, if it says so.
         retry_after: Option<Duration>,
     },
+    /// The upstream was not asked: the gateway asks too much of it already, or too much of it for this client.
+    Busy {
+        /// After what time asking again may help.
+        retry_after: Duration,
+    },
     /// No connection, a broken one, no answer in time, 5xx, or 408, 421, 425.
     Unavailable {
         /// No answer in time, rather than a bad one or none.
@@ -135,6 +140,7 @@ impl Meaning {
         match self {
             Self::CredentialsRefused
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::Unavailable { .. }
             | Self::StorageFailed
             | Self::Unusable => true,
@@ -160,6 +166,7 @@ impl Meaning {
             Self::Usable
             | Self::CredentialsRefused
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::Unavailable { .. }
             | Self::StorageFailed
             | Self::Unusable
@@ -173,7 +180,7 @@ impl Meaning {
     /// Returns how the request is repeated.
     pub(crate) fn retry(self) -> Retry {
         match self {
-            Self::CredentialsRefused | Self::RateLimited { .. } => Retry::Later,
+            Self::CredentialsRefused | Self::RateLimited { .. } | Self::Busy { .. } => Retry::Later,
             Self::Unavailable { .. } => Retry::Reads,
             Self::StorageFailed => Retry::FreshRedirect,
             Self::Unusable => Retry::Once,
@@ -201,6 +208,7 @@ impl Meaning {
             Self::Unavailable { of: Fault::Registry | Fault::Object, .. } => Circuit::Failure,
             Self::CredentialsRefused
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::Unavailable { of: Fault::TokenEndpoint, .. }
             | Self::StorageFailed
             | Self::Unusable
@@ -218,6 +226,7 @@ impl Meaning {
             Self::Denied => 403,
             Self::LoginRefused => 401,
             Self::RateLimited { .. } => 429,
+            Self::Busy { .. } => 503,
             Self::Unavailable { late: true, .. } => 504,
             Self::CredentialsRefused
             | Self::Unavailable { late: false, .. }
@@ -240,6 +249,7 @@ impl Meaning {
             | Self::Hidden
             | Self::LoginRefused
             | Self::CredentialsRefused
+            | Self::Busy { .. }
             | Self::Unavailable { of: Fault::TokenEndpoint, .. }
             | Self::StorageFailed
             | Self::Unusable
@@ -256,7 +266,8 @@ impl Meaning {
             | Self::Denied
             | Self::LoginRefused
             | Self::CredentialsRefused
-            | Self::RateLimited { .. } => true,
+            | Self::RateLimited { .. }
+            | Self::Busy { .. } => true,
             Self::Usable
             | Self::Unavailable { .. }
             | Self::StorageFailed
@@ -280,6 +291,7 @@ impl Meaning {
             | Self::LoginRefused
             | Self::CredentialsRefused
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::Unavailable { .. }
             | Self::StorageFailed
             | Self::Unusable
@@ -302,6 +314,7 @@ impl Meaning {
             }
             Self::Usable
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::Unavailable { of: Fault::Registry | Fault::TokenEndpoint, .. }
             | Self::ClientGone
             | Self::Loop => OtherWay::Useless,
@@ -321,6 +334,7 @@ impl Meaning {
             | Self::LoginRefused
             | Self::CredentialsRefused
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::StorageFailed
             | Self::Unusable
             | Self::NotOffered { .. }
@@ -341,6 +355,7 @@ impl Meaning {
             | Self::LoginRefused
             | Self::CredentialsRefused
             | Self::RateLimited { .. }
+            | Self::Busy { .. }
             | Self::Unavailable { of: Fault::Registry | Fault::TokenEndpoint, .. }
             | Self::StorageFailed
             | Self::Unusable
@@ -348,6 +363,12 @@ impl Meaning {
             | Self::ClientGone
             | Self::Loop => false,
         }
+    }
+
+    /// Returns true if the upstream was not asked, since the requester's client had its share of what may be asked: another
+    /// client may still have some.
+    pub(crate) fn is_busy(self) -> bool {
+        matches!(self, Self::Busy { .. })
     }
 
     /// Returns true if the registry itself gave no answer that means anything.
@@ -458,6 +479,15 @@ mod tests {
             (Meaning::LoginRefused, Some(401), false, Grant, Grant, Never, Reset),
             (Meaning::CredentialsRefused, Some(502), true, Nothing, Nothing, Later, Unaffected),
             (LIMITED, Some(429), true, Nothing, Nothing, Later, Unaffected),
+            (
+                Meaning::Busy { retry_after: Duration::ZERO },
+                Some(503),
+                true,
+                Nothing,
+                Nothing,
+                Later,
+                Unaffected,
+            ),
             (UNAVAILABLE, Some(502), true, Nothing, Nothing, Reads, Failure),
             (
                 Meaning::Unavailable { late: true, of: Fault::Registry },

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::budget::Client;
 use crate::config::{AccessRule, UserPattern};
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
@@ -16,6 +17,7 @@ pub struct Permit {
     identity: Identity,
     repository: Option<RepositoryName>,
     may_fetch: bool,
+    client: Client,
 }
 
 impl Permit {
@@ -23,12 +25,23 @@ impl Permit {
     /// its upstreams
     /// without it. Never for a request that comes in.
     pub fn operator(identity: Identity) -> Self {
-        Self { identity, repository: None, may_fetch: true }
+        Self { identity, repository: None, may_fetch: true, client: Client::Trusted }
     }
 
     /// Creates an operator's permit for one repository, by its canonical name.
     pub fn operator_at(identity: Identity, repository: RepositoryName) -> Self {
         Self { repository: Some(repository), ..Self::operator(identity) }
+    }
+
+    /// Returns this permit, with what it lets be done charged to `client`.
+    #[must_use]
+    pub(crate) fn charged_to(self, client: Client) -> Self {
+        Self { client, ..self }
+    }
+
+    /// Returns the client to which what it lets be done is charged.
+    pub(crate) fn client(&self) -> Client {
+        self.client
     }
 
     /// Returns the identity that was allowed.
@@ -83,7 +96,10 @@ impl Rules {
         };
         let repository = repository.cloned();
         match may_fetch {
-            Some(may_fetch) => Ok(Permit { identity: identity.clone(), repository, may_fetch }),
+            Some(may_fetch) => {
+                let client = Client::Trusted;
+                Ok(Permit { identity: identity.clone(), repository, may_fetch, client })
+            }
             None => Err(Denied { repository, action }),
         }
     }

@@ -65,6 +65,11 @@ impl CacheError {
         }
     }
 
+    /// Returns true if the upstream was not asked, since too much is asked of it for this requester's client.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.meaning().is_some_and(Meaning::is_busy)
+    }
+
     /// Returns the meaning of the upstream's answer, if the upstream was asked and gave nothing.
     pub(crate) fn meaning(&self) -> Option<Meaning> {
         match self {

@@ -12,7 +12,7 @@ use crate::cache::requester::Requester;
 use crate::config::PullAuthorization;
 use crate::meaning::{Ends, OtherWay};
 use crate::proto::{Digest, Reference};
-use crate::single_flight::SingleFlight;
+use crate::single_flight::{Abandoned, SingleFlight};
 
 /// The check that requesters may read repositories of one upstream.
 pub(crate) struct PullAuthorizer {
@@ -81,8 +81,11 @@ impl PullAuthorizer {
         }
         let is_bearable = || self.grants.is_bearable(&own) || self.grants.is_bearable(&public);
         let resource = resource();
-        let renewal = Box::pin(self.renew(requester, &own, &public, &resource));
-        let result = match is_bearable() {
+        let bearable = is_bearable();
+        // A client that is let in meanwhile does not wait for the answer, which is of use to the next.
+        let abandoned = if bearable { Abandoned::Lasts } else { Abandoned::Ends };
+        let renewal = Box::pin(self.renew(requester, &own, &public, &resource, abandoned));
+        let result = match bearable {
             _ if self.gate.is_offline() => Err(CacheError::Offline),
             true => self.gate.patiently(renewal).await,
             false => renewal.await,
@@ -100,12 +103,13 @@ impl PullAuthorizer {
         own: &Grant,
         public: &Grant,
         resource: &Resource,
+        abandoned: Abandoned,
     ) -> Result<(), CacheError> {
         let is_private = self.shows_certificate || self.grants.is_private(requester.repository());
-        if !is_private && self.obtain(requester, public, resource).await.is_ok() {
+        if !is_private && self.obtain(requester, public, resource, abandoned).await.is_ok() {
             return Ok(());
         }
-        self.obtain(requester, own, resource).await
+        self.obtain(requester, own, resource, abandoned).await
     }
 
     /// Asks the upstream once for all requesters that want the same grant. A refusal of the first one's resource does not
@@ -115,13 +119,14 @@ impl PullAuthorizer {
         requester: &Requester,
         grant: &Grant,
         resource: &Resource,
+        abandoned: Abandoned,
     ) -> Result<(), CacheError> {
-        let lookup = self.look_up(requester, grant, None, resource).await;
+        let lookup = self.look_up(requester, grant, None, resource, abandoned).await;
         match lookup {
             Some(Lookup { resource: other, result: Err(refusal) })
                 if other != *resource && self.is_no(requester, &refusal) =>
             {
-                self.look_up(requester, grant, Some(resource.clone()), resource).await
+                self.look_up(requester, grant, Some(resource.clone()), resource, abandoned).await
             }
             lookup => lookup,
         }
@@ -137,6 +142,7 @@ impl PullAuthorizer {
         grant: &Grant,
         alone: Option<Resource>,
         resource: &Resource,
+        abandoned: Abandoned,
     ) -> Option<Lookup> {
         let ask = || {
             let (this, requester) = (self.clone(), requester.clone());
@@ -146,7 +152,14 @@ impl PullAuthorizer {
                 Lookup { resource, result }
             }
         };
-        self.lookups.join((grant.clone(), alone), ask).await.0
+        let key = (grant.clone(), alone);
+        loop {
+            match self.lookups.join(key.clone(), abandoned, ask).await {
+                // What another client has spent is no answer to this one.
+                (Some(Lookup { result: Err(refusal), .. }), true) if refusal.is_busy() => {}
+                (lookup, _) => return lookup,
+            }
+        }
     }
 
     /// Returns true if the registry itself has refused the requester.

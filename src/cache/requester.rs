@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::authz::Permit;
+use crate::budget::Client;
 use crate::cache::origin::Origin;
 use crate::proto::RepositoryName;
 use crate::proto::identity::Identity;
@@ -39,6 +40,11 @@ impl Requester {
     /// Returns the identity that the permit is for.
     pub(crate) fn identity(&self) -> &Identity {
         self.permit.identity()
+    }
+
+    /// Returns the client to which what is asked of the upstream is charged.
+    pub(crate) fn client(&self) -> Client {
+        self.permit.client()
     }
 
     /// Returns true if the permit lets what is not held be fetched.

@@ -14,6 +14,7 @@ use crate::config::host::Url;
 use crate::config::limits;
 use crate::config::reader::{Item, Reader};
 use crate::config::schema::{Key, Kind, key};
+use crate::config::size;
 use crate::config::tls;
 use crate::config::tls::Tls;
 use crate::config::value_error::ValueError;
@@ -34,6 +35,10 @@ pub struct Server {
     pub proxy_protocol: bool,
     /// Connections at once.
     pub max_connections: usize,
+    /// Those of one client at once.
+    pub max_connections_per_client: usize,
+    /// The bytes of bodies that are held whole, all together.
+    pub max_held_bytes: u64,
     /// The time for a request's header.
     pub header_timeout: Duration,
     /// The time that a kept-alive connection may idle.
@@ -89,6 +94,8 @@ pub(super) const KEYS: &[Key] = &[
     key("trusted_proxies", Kind::Texts),
     key("proxy_protocol", Kind::Flag),
     key("max_connections", Kind::Number),
+    key("max_connections_per_client", Kind::Number),
+    key("max_held_bytes", Kind::Text),
     key("header_timeout", Kind::Text),
     key("idle_timeout", Kind::Text),
     key("stall_timeout", Kind::Text),
@@ -101,13 +108,16 @@ pub(super) const KEYS: &[Key] = &[
 pub(super) fn read(server: &Reader<'_>) -> Server {
     let most = (1, limits::CONNECTIONS_MOST);
     let connections = server.number("max_connections", most, limits::CONNECTIONS as i64);
+    let connections = usize::try_from(connections).unwrap_or(limits::CONNECTIONS);
     Server {
         addresses: addresses(server),
         external_url: server.text("external_url").and_then(|item| item.parsed(ExternalUrl::parse)),
         secret: secret(server),
         trusted_proxies: trusted_proxies(server),
         proxy_protocol: proxy_protocol(server),
-        max_connections: usize::try_from(connections).unwrap_or(limits::CONNECTIONS),
+        max_connections: connections,
+        max_connections_per_client: per_client(server, connections),
+        max_held_bytes: server.parsed("max_held_bytes", held_bytes).unwrap_or(limits::HELD_BYTES),
         header_timeout: server.duration("header_timeout", limits::HEADER_TIMEOUT),
         idle_timeout: server.duration("idle_timeout", limits::IDLE_TIMEOUT),
         stall_timeout: server.duration("stall_timeout", limits::STALL_TIMEOUT),
@@ -115,6 +125,24 @@ pub(super) fn read(server: &Reader<'_>) -> Server {
         plaintext: server.flag("plaintext", false),
         tls: server.optional("tls").and_then(|tls| tls::read(&tls)),
         cors: server.optional("cors").and_then(|cors| cors::read(&cors)),
+    }
+}
+
+fn held_bytes(written: &str) -> Result<u64, ValueError> {
+    let bytes = size::parse(written)?;
+    if bytes < limits::HELD_BYTES_LEAST {
+        let least = size::render(limits::HELD_BYTES_LEAST);
+        return Err(ValueError::Value(format!("is too little for the longest lists; write {least} or more")));
+    }
+    Ok(bytes)
+}
+
+/// Reads how many connections one client may have; 0 is a part of all.
+fn per_client(server: &Reader<'_>, all: usize) -> usize {
+    let written = server.number("max_connections_per_client", (0, limits::CONNECTIONS_MOST), 0);
+    match usize::try_from(written) {
+        Ok(own @ 1..) => own.min(all),
+        _ => all.div_ceil(limits::CONNECTIONS_SHARE).max(limits::CONNECTIONS_SHARE_LEAST).min(all),
     }
 }
 

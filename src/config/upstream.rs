@@ -47,6 +47,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// The number of retries; 0: none.
     pub retries: u32,
+    /// Connections to it at once.
+    pub max_connections: u32,
     /// True if writes are refused.
     pub read_only: bool,
     /// Docker Hub: names of one component are in `library/` there.
@@ -148,6 +150,7 @@ pub(super) const KEYS: &[Key] = &[
     key("response_timeout", Kind::Text),
     key("retries", Kind::Number),
     key("read_only", Kind::Flag),
+    key("max_connections", Kind::Number),
     key("client_certificate", Kind::Text),
     key("client_key", Kind::Text),
     key("proxy", Kind::Text),
@@ -219,6 +222,8 @@ impl Upstream {
     fn read(table: &Reader<'_>, name: String, url: Url, prefix: String) -> Self {
         let read_only = table.flag("read_only", table.has("cache"));
         let retries = table.number("retries", (0, limits::RETRIES_MOST), i64::from(limits::RETRIES));
+        let most = (1, limits::UPSTREAM_CONNECTIONS_MOST);
+        let connections = table.number("max_connections", most, i64::from(limits::UPSTREAM_CONNECTIONS));
         Self {
             library: name == HUB || is_hub(&url.host),
             name,
@@ -230,6 +235,7 @@ impl Upstream {
             connect_timeout: table.duration("connect_timeout", limits::CONNECT_TIMEOUT),
             response_timeout: table.duration("response_timeout", limits::RESPONSE_TIMEOUT),
             retries: u32::try_from(retries).unwrap_or(limits::RETRIES),
+            max_connections: u32::try_from(connections).unwrap_or(limits::UPSTREAM_CONNECTIONS),
             read_only,
             client_certificate: tls::client_pair(table),
             proxy: table.text("proxy").and_then(|item| item.parsed(Proxy::parse)),

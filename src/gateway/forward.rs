@@ -156,6 +156,7 @@ impl AuthorizedRepository<'_> {
             | Meaning::LoginRefused
             | Meaning::CredentialsRefused
             | Meaning::RateLimited { .. }
+            | Meaning::Busy { .. }
             | Meaning::Unavailable { .. }
             | Meaning::StorageFailed
             | Meaning::Unusable

@@ -7,6 +7,7 @@ use http::HeaderMap;
 
 use crate::authn::{Failure, Judgement, Undecided};
 use crate::authz::Denied;
+use crate::budget::Client;
 use crate::gateway::core::Core;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
@@ -28,7 +29,7 @@ pub(super) async fn log_in(
         let (upstream, client) = (judge.upstream.clone(), client.clone());
         let mut out = HeaderMap::new();
         core.shared.via.mark(headers, &mut out);
-        async move { decide(upstream.login(client, out).await) }
+        async move { decide(upstream.login(client, out, Client::of(address)).await) }
     };
     let floor = core.settings.authenticator.floor();
     let failure = match core.shared.logins.verify(&client, address, floor, ask).await {

@@ -129,7 +129,7 @@ fn is_refusal(problem: &Problem) -> bool {
             | Meaning::Unusable
             | Meaning::NotOffered { .. }
             | Meaning::Rejected { .. } => true,
-            Meaning::Usable | Meaning::ClientGone | Meaning::Loop => false,
+            Meaning::Usable | Meaning::Busy { .. } | Meaning::ClientGone | Meaning::Loop => false,
         },
         _ => false,
     }

@@ -80,6 +80,7 @@ impl Upstream {
             | Meaning::NotFound
             | Meaning::Hidden
             | Meaning::RateLimited { .. }
+            | Meaning::Busy { .. }
             | Meaning::Unavailable { .. }
             | Meaning::StorageFailed
             | Meaning::Unusable
@@ -136,6 +137,7 @@ impl Upstream {
             Error::EgressPolicy(_) | Error::Redirect(_) | Error::WriteRedirected { .. } => Meaning::Unusable,
             Error::Client(_) => Meaning::ClientGone,
             Error::Loop => Meaning::Loop,
+            Error::Spent(spent) => Meaning::Busy { retry_after: spent.retry_after },
             Error::Limited { retry_after } => Meaning::RateLimited { retry_after: *retry_after },
             Error::Token(error) => of_token(error, refused),
             Error::Credentials(_) | Error::AnonymousUpstream | Error::UsernameIgnored => {
@@ -161,6 +163,7 @@ impl Upstream {
 fn failure(meaning: Meaning, message: Option<&'static str>, cause: &str) -> UpstreamFailure {
     let retry_after = match meaning {
         Meaning::RateLimited { retry_after } => retry_after,
+        Meaning::Busy { retry_after } => Some(retry_after),
         _ => None,
     };
     UpstreamFailure {
@@ -193,9 +196,11 @@ fn key_of_error(error: &Error) -> Option<&'static str> {
             | TokenError::Answer { .. }
             | TokenError::TokensRefused
             | TokenError::Busy
+            | TokenError::Spent(_)
             | TokenError::Abandoned => None,
         },
         Error::Credentials(_) => Some(CREDENTIALS),
+        Error::Spent(_) => Some("upstream.max_connections"),
         Error::WriteRedirected { .. } => Some("upstream.url"),
         Error::AnonymousUpstream | Error::UsernameIgnored => Some("upstream.credentials.forward"),
         Error::Unauthorized(why) => match why {
@@ -239,6 +244,9 @@ const CREDENTIALS: &str = "upstream.credentials";
 
 /// Returns what a missing token means; `refused` is the meaning of credentials that the endpoint does not take.
 fn of_token(error: &TokenError, refused: Meaning) -> Meaning {
+    if let Some(spent) = error.spent() {
+        return Meaning::Busy { retry_after: spent.retry_after };
+    }
     let unavailable = |late| Meaning::Unavailable { late, of: Fault::TokenEndpoint };
     match error {
         TokenError::Limited { retry_after, .. } => Meaning::RateLimited { retry_after: *retry_after },
@@ -250,7 +258,7 @@ fn of_token(error: &TokenError, refused: Meaning) -> Meaning {
             _ => Meaning::CredentialsRefused,
         },
         TokenError::Status { status, .. } if status.is_server_error() => unavailable(false),
-        TokenError::Busy | TokenError::Abandoned => unavailable(false),
+        TokenError::Busy | TokenError::Spent(_) | TokenError::Abandoned => unavailable(false),
         TokenError::Answer { .. } => Meaning::Unusable,
         TokenError::Status { .. }
         | TokenError::EgressPolicy(_)
@@ -267,6 +275,7 @@ fn message(error: &Error, meaning: Meaning) -> Option<&'static str> {
         Meaning::NotFound | Meaning::Hidden => "not there, or not for this gateway's account at the registry",
         Meaning::Unavailable { late: true, .. } => "the upstream does not answer",
         Meaning::StorageFailed => "the upstream's storage failed",
+        Meaning::Busy { .. } => "too many requests to the upstream at once; try again",
         _ => match error {
             Error::Dial(_) => "the upstream can't be reached",
             Error::Broken(_) => "the upstream broke off",
@@ -282,6 +291,7 @@ fn message(error: &Error, meaning: Meaning) -> Option<&'static str> {
             | Error::Timeout
             | Error::Client(_)
             | Error::Limited { .. }
+            | Error::Spent(_)
             | Error::Loop => {
                 return None;
             }

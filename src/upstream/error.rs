@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::body::BodyError;
+use crate::budget::Spent;
 use crate::config::limits;
 use crate::upstream::auth::credentials::CredentialError;
 use crate::upstream::egress::EgressError;
@@ -68,6 +69,9 @@ pub(crate) enum Error {
         /// Its Retry-After.
         retry_after: Option<Duration>,
     },
+    /// The upstream was not asked: too much is asked of it already.
+    #[error("it is not asked: {0}")]
+    Spent(#[from] Spent),
     /// The upstream is the gateway itself, or forwards to it.
     #[error("it is this gateway itself, or leads back to it (508)")]
     Loop,
@@ -169,6 +173,9 @@ pub(crate) enum TokenError {
     /// The registry does not take the tokens that its own token endpoint gives.
     #[error("the registry refuses the tokens of its own token endpoint: invalid_token")]
     TokensRefused,
+    /// The endpoint was not asked: too many tokens are being asked for at a time.
+    #[error(transparent)]
+    Spent(Spent),
     /// Too many tokens are being asked for already.
     #[error("too many requests for tokens are under way")]
     Busy,
@@ -178,6 +185,15 @@ pub(crate) enum TokenError {
 }
 
 impl TokenError {
+    /// Returns the budget that was spent, so that no endpoint was asked.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        match self {
+            Self::Spent(spent) => Some(*spent),
+            Self::Failed { source, .. } => source.spent(),
+            _ => None,
+        }
+    }
+
     /// Returns true if the endpoint refuses the credentials, or did so lately.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::LockedOut)
@@ -192,7 +208,9 @@ impl TokenError {
             | Self::Credentials(_)
             | Self::TokensRefused
             | Self::Busy
+            | Self::Spent(_)
             | Self::Abandoned => false,
+            Self::Failed { source, .. } if source.spent().is_some() => false,
             Self::EgressPolicy(_) | Self::Status { .. } | Self::Failed { .. } | Self::Answer { .. } => true,
         }
     }
@@ -210,7 +228,7 @@ impl TokenError {
             | Self::TokensRefused
             | Self::EgressPolicy(_) => limits::TOKEN_FAILED_PAUSE,
             // No endpoint was asked.
-            Self::LockedOut | Self::Abandoned | Self::Busy => Duration::ZERO,
+            Self::LockedOut | Self::Abandoned | Self::Busy | Self::Spent(_) => Duration::ZERO,
         }
     }
 }
@@ -239,6 +257,15 @@ impl From<ExchangeError> for Error {
 }
 
 impl Error {
+    /// Returns the budget that was spent, so that the upstream was not asked.
+    pub(crate) fn spent(&self) -> Option<Spent> {
+        match self {
+            Self::Spent(spent) => Some(*spent),
+            Self::Token(error) => error.spent(),
+            _ => None,
+        }
+    }
+
     /// Returns true if another attempt may help. After a timeout there is no time left, and a refusal stays one.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -255,6 +282,7 @@ impl Error {
             | Self::AnonymousUpstream
             | Self::UsernameIgnored
             | Self::Limited { .. }
+            | Self::Spent(_)
             | Self::Loop
             | Self::Storage { .. }
             | Self::Token(_)

@@ -143,7 +143,7 @@ impl RedirectingClient {
         }
         let response = match self.ask_as_guest(destination, request).await {
             Ok(response) => response,
-            Err(Error::Client(error)) => return Err(Error::Client(error)),
+            Err(error @ (Error::Client(_) | Error::Spent(_))) => return Err(error),
             Err(error) => {
                 self.storage_failed(&host);
                 return Err(failed(StorageError::NoAnswer(Box::new(error))));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::authz::Permit;
+use crate::budget::{Budget, Client, payer};
 use crate::config;
 use crate::config::CredentialSource;
 use crate::file_stamp::Stamp;
@@ -102,8 +103,10 @@ impl Upstream {
     /// When no answer came, or one that the client could do nothing with. An answer with any status but 401 is none.
     pub(crate) async fn send(&self, permit: &Permit, mut request: Request<'_>) -> Result<Response, Error> {
         let identity = self.identity_of(permit);
-        let response = self.client.fetch(&identity, &mut request).await;
-        self.sent(identity, request, response)
+        // Boxed: it is the largest part of all that waits for it.
+        let fetch = Box::pin(self.client.fetch(&identity, &mut request));
+        let response = payer::charging(permit.client(), fetch).await;
+        self.sent(permit.client(), identity, request, response)
     }
 
     /// Sends `request` without credentials, whatever credentials there are: its answer is for everyone.
@@ -112,15 +115,17 @@ impl Upstream {
     /// Those of [`send`](Self::send).
     pub(crate) async fn send_anonymously(
         &self,
-        _permit: &Permit,
+        permit: &Permit,
         mut request: Request<'_>,
     ) -> Result<Response, Error> {
-        let response = self.client.fetch(&UpstreamIdentity::Anonymous, &mut request).await;
-        self.sent(UpstreamIdentity::Anonymous, request, response)
+        let fetch = Box::pin(self.client.fetch(&UpstreamIdentity::Anonymous, &mut request));
+        let response = payer::charging(permit.client(), fetch).await;
+        self.sent(permit.client(), UpstreamIdentity::Anonymous, request, response)
     }
 
     fn sent(
         &self,
+        client: Client,
         identity: UpstreamIdentity,
         request: Request<'_>,
         response: Result<Response, Error>,
@@ -134,7 +139,7 @@ impl Upstream {
         }
         let response = response?;
         Ok(match request.purpose {
-            Purpose::Blob => ResumingBody::wrap(self.client.clone(), identity, request, response),
+            Purpose::Blob => ResumingBody::wrap(self.client.clone(), client, identity, request, response),
             Purpose::Existence | Purpose::Other => response,
         })
     }
@@ -165,7 +170,8 @@ impl Upstream {
         self.client.authenticator().rate_limit(|| self.identity_of(permit))
     }
 
-    /// Asks this upstream about the name and password of `client`. `headers` go with every request to `/v2/`.
+    /// Asks this upstream about the name and password of `client`. `headers` go with every request to `/v2/`; `payer` is
+    /// where the client comes from.
     ///
     /// # Errors
     /// Those of [`login::check`].
@@ -173,8 +179,14 @@ impl Upstream {
         &self,
         client: Arc<Forwarded>,
         headers: HeaderMap,
+        payer: Client,
     ) -> Result<LoginAnswer, Error> {
-        login::check(self.client.authenticator(), client, headers).await
+        payer::charging(payer, login::check(self.client.authenticator(), client, headers)).await
+    }
+
+    /// Returns its budgets: of what it is asked at a time, and of requests for its tokens.
+    pub(crate) fn budgets(&self) -> [&Budget; 2] {
+        [self.client.client().budget(), self.client.authenticator().token_requests()]
     }
 
     /// Returns where an upload continues, as `response` to a request for `target` says: path and query at the

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::body::{Body, BodyError, RequestBody, Stream};
+use crate::budget::{Client, payer};
 use crate::proto::{Coding, ContentRange};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scope::RequiredScope;
@@ -54,6 +55,8 @@ struct Resumed {
 /// A request for the rest of a blob.
 struct Rest {
     client: Arc<RedirectingClient>,
+    /// The client that pays for it.
+    payer: Client,
     /// The identity that the beginning was asked for with, by a permit for the whole blob.
     identity: UpstreamIdentity,
     target: String,
@@ -72,6 +75,7 @@ impl ResumingBody {
     /// length, without a coding, and not held whole.
     pub(crate) fn wrap(
         client: Arc<RedirectingClient>,
+        payer: Client,
         identity: UpstreamIdentity,
         request: Request<'_>,
         response: Response,
@@ -82,6 +86,7 @@ impl ResumingBody {
         let attempts = client.client().backoff(&Method::GET);
         let rest = Rest {
             client,
+            payer,
             identity,
             target: request.target,
             headers: request.headers,
@@ -192,7 +197,8 @@ impl Rest {
             scope: self.scope.clone(),
             purpose: Purpose::Blob,
         };
-        let response = self.client.fetch(&self.identity, &mut request).await;
+        let fetch = self.client.fetch(&self.identity, &mut request);
+        let response = payer::charging(self.payer, fetch).await;
         let response = response.map_err(|_| NoRest::NotNow)?;
         match response.status {
             StatusCode::PARTIAL_CONTENT => self.part(at, end, response),

@@ -26,7 +26,7 @@ use crate::config::limits;
 use crate::meaning::{Meaning, OtherWay};
 use crate::proto::media_type::FULL_ACCEPT;
 use crate::proto::{Accept, Algorithm, Digest, Family, Reference, RepositoryName, Tag};
-use crate::single_flight::SingleFlight;
+use crate::single_flight::{Abandoned, SingleFlight};
 
 /// The pulls of manifests from one upstream.
 pub(crate) struct ManifestPulls {
@@ -421,19 +421,28 @@ impl Pull<'_> {
             may_fetch: self.requester.may_fetch(),
             account: self.pulls.fetcher.gate().shared_account(self.requester),
         };
+        // A refresh goes on without a client: the next one finds what it brought.
+        let abandoned = match self.priority {
+            Priority::Required | Priority::Authorization => Abandoned::Ends,
+            Priority::Refresh | Priority::Background => Abandoned::Lasts,
+        };
         loop {
             let start = || {
                 let answer = ask(self.pulls.clone(), self.requester.clone(), flight.name.clone());
                 let account = account.clone();
                 async move { Landed { account, result: answer.await } }
             };
-            let (landed, joined) = flights.join(flight.clone(), start).await;
+            let (landed, joined) = flights.join(flight.clone(), abandoned, start).await;
             let Some(landed) = landed else {
                 return (Err(CacheError::unusable("no answer: the request for it ended")), joined);
             };
             let is_foreign = joined && landed.account != account && flight.account != account;
             let is_personal =
                 |refusal: &CacheError| refusal.meaning().is_some_and(Meaning::is_about_requester);
+            // What another client has spent is no answer to this one.
+            if joined && landed.result.as_ref().is_err_and(CacheError::is_busy) {
+                continue;
+            }
             if !is_foreign || !landed.result.as_ref().is_err_and(is_personal) {
                 return (landed.result, joined);
             }

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::limits;
 use crate::meaning::Ends;
 use crate::proto::{Coding, ContentRange, Digest, MediaType, RepositoryName};
-use crate::single_flight::SingleFlight;
+use crate::single_flight::{Abandoned, SingleFlight};
 
 /// The blobs that the repositories of one upstream hold, asked of the upstream where that is not known.
 pub(crate) struct BlobMembership {
@@ -150,7 +150,17 @@ impl BlobMembership {
             let (this, requester, digest) = (self.clone(), requester.clone(), digest.clone());
             async move { this.ask(&requester, &digest, priority).await }
         };
-        self.lookups.join(key, ask).await.0
+        let abandoned = match priority {
+            Priority::Required | Priority::Authorization => Abandoned::Ends,
+            Priority::Refresh | Priority::Background => Abandoned::Lasts,
+        };
+        loop {
+            match self.lookups.join(key.clone(), abandoned, ask).await {
+                // What another client has spent is no answer to this one.
+                (Some(Lookup { result: Err(refusal), .. }), true) if refusal.is_busy() => {}
+                (lookup, _) => return lookup,
+            }
+        }
     }
 
     async fn ask(&self, requester: &Requester, digest: &Digest, priority: Priority) -> Lookup {

@@ -140,6 +140,7 @@ impl Diagnosis {
             | Error::AnonymousUpstream
             | Error::UsernameIgnored
             | Error::Limited { .. }
+            | Error::Spent(_)
             | Error::Loop => Self::new(Kind::Broken, format::chain(error)),
         }
     }
@@ -226,6 +227,7 @@ impl Diagnosis {
                 | TokenError::Answer { .. }
                 | TokenError::TokensRefused
                 | TokenError::Busy
+                | TokenError::Spent(_)
                 | TokenError::Abandoned,
                 _,
             ) => Self::new(Kind::NoToken, error.to_string()),

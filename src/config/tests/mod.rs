@@ -45,12 +45,39 @@ fn the_least_configuration_has_every_default() {
     assert_eq!(config.server.addresses, [Address::Tcp("127.0.0.1:5000".parse().unwrap())]);
     assert_eq!(config.server.header_timeout, Duration::from_secs(10));
     assert_eq!(config.server.max_connections, 10_000);
+    assert_eq!(config.server.max_connections_per_client, 1250);
     assert!(config.server.tls.is_none() && config.server.secret.is_none() && !config.server.plaintext);
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:5001");
     assert_eq!(config.log, Log { json: false, level: "info".into(), access: true });
     assert_eq!(config.auth.realm, "dockgate");
     assert_eq!(config.auth.htpasswd.as_deref(), Some(Path::new("/etc/dockgate/auth/htpasswd")));
     assert!(config.warnings.is_empty() && config.files.is_empty());
+}
+
+#[test]
+fn a_client_has_an_eighth_of_the_connections() {
+    let share = |lines: &str| {
+        let config = read(&format!("{REST}[server]\n{lines}")).unwrap();
+        config.server.max_connections_per_client
+    };
+    assert_eq!(share("max_connections = 801"), 101);
+    assert_eq!(share("max_connections = 100"), 16, "but no fewer than a client opens at a time");
+    assert_eq!(share("max_connections = 2"), 2);
+    assert_eq!(share("max_connections = 100\nmax_connections_per_client = 3"), 3);
+    assert_eq!(share("max_connections = 100\nmax_connections_per_client = 300"), 100);
+    assert_eq!(share("max_connections_per_client = 0"), 1250);
+}
+
+#[test]
+fn held_bytes_are_enough_for_the_longest_list() {
+    assert_eq!(read(REST).unwrap().server.max_held_bytes, 256 << 20);
+    let of = |written: &str| read(&format!("{REST}[server]\nmax_held_bytes = '{written}'"));
+    assert_eq!(of("64MiB").unwrap().server.max_held_bytes, 64 << 20);
+    let refusal = lines(of("63MiB")).concat();
+    assert!(
+        refusal.ends_with("\"63MiB\" is too little for the longest lists; write 64MiB or more"),
+        "{refusal}"
+    );
 }
 
 #[test]

@@ -38,6 +38,15 @@ fn an_upstream_is_asked_anonymously_unless_credentials_are_written() {
 }
 
 #[test]
+fn an_upstream_has_a_limit_of_connections() {
+    assert_eq!((upstream("").max_connections, upstream("max_connections = 7").max_connections), (256, 7));
+    assert_eq!(
+        wrong("max_connections = 0"),
+        ["dockgate.toml:3: upstream[0].max_connections: 0 is out of range; write a number from 1 to 65535"]
+    );
+}
+
+#[test]
 fn every_source_of_credentials_is_read() {
     let environment = Environment::from([("HOME", "/root"), ("TOKEN", "hunter2")]);
     let source = |keys: &str| {

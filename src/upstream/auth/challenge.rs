@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
 
 use crate::body::RequestBody;
+use crate::budget::Budget;
 use crate::clock;
 use crate::config;
 use crate::upstream::auth::credentials::{Credential, Credentials};
@@ -82,6 +83,11 @@ impl Authenticator {
     /// Returns the last rate limit that the upstream has told `identity`.
     pub(crate) fn rate_limit(&self, identity: impl FnOnce() -> UpstreamIdentity) -> Option<RateLimit> {
         self.rate_limits.last(identity)
+    }
+
+    /// Returns the budget of requests for tokens.
+    pub(crate) fn token_requests(&self) -> &Budget {
+        self.tokens.requests()
     }
 
     /// Renews the tokens that are in use and near their end. To be called every few seconds.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::budget::plan::Plan;
+use crate::budget::{Budget, payer};
 use crate::config;
 use crate::config::{Http2, limits};
 use crate::upstream::egress::{ConnectionKey, Destination};
@@ -23,11 +25,15 @@ use crate::upstream::transport::http2::{
     Windows,
 };
 use crate::upstream::transport::pool::{Pool, PoolSlot};
+use crate::upstream::transport::sockets::{OpenSocket, Sockets};
 use crate::x509::Certificate;
 
 /// An HTTP client of one upstream, for the upstream itself and the hosts that it redirects to.
 pub(crate) struct HttpClient {
     dialer: Dialer,
+    /// What is asked at a time. Each request takes a connection at most, until the body of its answer has ended.
+    budget: Arc<Budget>,
+    sockets: Arc<Sockets>,
     pool: Arc<Pool>,
     connections: SharedConnections,
     name: String,
@@ -53,6 +59,8 @@ impl HttpClient {
     ) -> Result<Self, TlsSettingsError> {
         Ok(Self {
             dialer: Dialer::new(settings)?,
+            budget: Plan::upstream_connections(settings).budget(),
+            sockets: Arc::default(),
             pool: Arc::new(Pool::new(workers)),
             connections: SharedConnections::new(workers),
             name: settings.name.clone(),
@@ -67,6 +75,11 @@ impl HttpClient {
 
     pub(crate) fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Returns the budget of what is asked at a time.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Returns the retries of a request: none for methods that change something (RFC 9110 section 9.2.2).
@@ -114,8 +127,19 @@ impl HttpClient {
         self.attempt(destination, &mut request).await
     }
 
-    /// Sends by HTTP/2 or HTTP/1.1, as the key `http2` says.
+    /// Sends once the client's turn has come.
     async fn attempt(
+        self: &Arc<Self>,
+        destination: &Destination,
+        request: &mut Outgoing<'_>,
+    ) -> Result<Response, Error> {
+        let lease = self.budget.take(payer::current(), 1).await?;
+        let Response { status, headers, body } = self.exchange_with(destination, request).await?;
+        Ok(Response { status, headers, body: body.leased(lease) })
+    }
+
+    /// Sends by HTTP/2 or HTTP/1.1, as the key `http2` says.
+    async fn exchange_with(
         self: &Arc<Self>,
         destination: &Destination,
         request: &mut Outgoing<'_>,
@@ -185,8 +209,22 @@ impl HttpClient {
                 result => return Ok(result?),
             }
         }
-        let connected = self.dialer.dial(destination, Protocols::Http1, self.connect_timeout).await?;
-        Ok(self.exchange(self.connection(connected), destination, request).await?)
+        let (connected, socket) = self.dial(destination, Protocols::Http1).await?;
+        Ok(self.exchange(self.connection(connected, socket), destination, request).await?)
+    }
+
+    /// Opens a connection. There are no more than requests may be under way: an idle one is closed in its place.
+    async fn dial(
+        &self,
+        destination: &Destination,
+        protocols: Protocols,
+    ) -> Result<(Connected, OpenSocket), DialError> {
+        let (socket, number) = self.sockets.open();
+        if number > self.budget.limit() && !self.pool.close_oldest() {
+            self.connections.close_idle();
+        }
+        let connected = self.dialer.dial(destination, protocols, self.connect_timeout).await?;
+        Ok((connected, socket))
     }
 
     /// Takes a kept connection for a request. The body of a client can't be sent twice, and the upstream may close the
@@ -205,8 +243,8 @@ impl HttpClient {
         Some(connection)
     }
 
-    fn connection(&self, connected: Connected) -> Http1Connection {
-        Http1Connection::new(connected.io, self.timeouts.response, self.timeouts.stall)
+    fn connection(&self, connected: Connected, socket: OpenSocket) -> Http1Connection {
+        Http1Connection::new(connected.io, self.timeouts.response, self.timeouts.stall).counted(socket)
     }
 
     /// Sends a small request on the shared HTTP/2 connection. `None` if it must use another connection.
@@ -254,14 +292,14 @@ impl HttpClient {
     }
 
     async fn dial_shared(self: Arc<Self>, destination: Destination) -> Outcome {
-        let connected = self.dialer.dial(&destination, Protocols::Http2, self.connect_timeout).await?;
+        let (connected, socket) = self.dial(&destination, Protocols::Http2).await?;
         let key = &destination.key();
         if !connected.http2 {
-            self.pool.put(self.pool.here(), key, self.connection(connected));
+            self.pool.put(self.pool.here(), key, self.connection(connected, socket));
             self.connections.note_http1(key);
             return Ok(None);
         }
-        let connection = self.start_http2(&destination, connected, Windows::SHARED).await?;
+        let connection = self.start_http2(&destination, connected, socket, Windows::SHARED).await?;
         self.connections.share(key, connection.clone());
         Ok(Some(connection))
     }
@@ -273,12 +311,12 @@ impl HttpClient {
         destination: &Destination,
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
-        let connected = self.dialer.dial(destination, Protocols::Http2, self.connect_timeout).await?;
+        let (connected, socket) = self.dial(destination, Protocols::Http2).await?;
         if !connected.http2 {
             self.connections.note_http1(&destination.key());
-            return Ok(self.exchange(self.connection(connected), destination, request).await?);
+            return Ok(self.exchange(self.connection(connected, socket), destination, request).await?);
         }
-        let connection = self.start_http2(destination, connected, Windows::ALONE).await?;
+        let connection = self.start_http2(destination, connected, socket, Windows::ALONE).await?;
         request.body.rewind();
         connection
             .exchange(destination.url(), request)
@@ -290,10 +328,11 @@ impl HttpClient {
         &self,
         destination: &Destination,
         connected: Connected,
+        socket: OpenSocket,
         windows: Windows,
     ) -> Result<Http2Connection, DialError> {
         let authority = || destination.url().origin.authority();
-        let started = Http2Connection::start(connected.io, windows, self.timeouts).await;
+        let started = Http2Connection::start(connected.io, windows, self.timeouts, socket).await;
         started.map_err(|source| DialError::Connect { authority: authority(), source })
     }
 

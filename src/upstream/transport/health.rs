@@ -27,7 +27,7 @@ impl Health {
         match result {
             Ok(response) if response.status.is_server_error() => self.set(FAILED),
             Ok(_) => self.set(REACHED),
-            Err(Error::Client(_)) => {}
+            Err(Error::Client(_) | Error::Spent(_)) => {}
             Err(_) => self.set(FAILED),
         }
     }
@@ -35,6 +35,7 @@ impl Health {
     /// Notes an error of a request that was answered: wrong credentials or no token count as failing.
     pub(crate) fn record_refusal(&self, error: &Error) {
         match error {
+            _ if error.spent().is_some() => {}
             Error::Credentials(_) | Error::Token(_) | Error::AnonymousUpstream | Error::UsernameIgnored => {
                 self.set(FAILED)
             }

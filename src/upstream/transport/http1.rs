@@ -22,6 +22,7 @@ use crate::config::limits;
 use crate::net::WriteStall;
 use crate::read_size::ReadSize;
 use crate::upstream::transport::chunked::{Chunked, Step};
+use crate::upstream::transport::sockets::OpenSocket;
 
 /// A byte stream that an upstream speaks HTTP/1.1 on.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {
@@ -70,6 +71,8 @@ pub(crate) enum Framing {
 
 /// An HTTP/1.1 connection.
 pub(crate) struct Http1Connection {
+    /// Counts the connection where connections are counted.
+    _socket: Option<OpenSocket>,
     io: WriteStall<Box<dyn ByteStream>>,
     read: BytesMut,
     /// The head or the size of a chunk, to be written before `batch`.
@@ -151,6 +154,7 @@ impl Http1Connection {
     /// `stall_timeout` how long the upstream may accept no byte of it.
     pub(crate) fn new(io: Box<dyn ByteStream>, response_timeout: Duration, stall_timeout: Duration) -> Self {
         Self {
+            _socket: None,
             io: WriteStall::new(io, stall_timeout),
             read: BytesMut::new(),
             write: BytesMut::with_capacity(1024),
@@ -171,6 +175,11 @@ impl Http1Connection {
     /// Returns true if another request may be sent on this connection.
     pub(crate) fn is_reusable(&self) -> bool {
         self.keep_alive && self.read.is_empty() && self.write.is_empty() && self.batch.pieces.is_empty()
+    }
+
+    /// Returns this connection, counted by `socket` as long as it is open.
+    pub(crate) fn counted(self, socket: OpenSocket) -> Self {
+        Self { _socket: Some(socket), ..self }
     }
 
     /// Returns how many bytes were read and not yet taken.

@@ -9,3 +9,4 @@ pub(crate) mod http1;
 pub(crate) mod http1_body;
 pub(crate) mod http2;
 pub(crate) mod pool;
+pub(crate) mod sockets;

@@ -74,6 +74,18 @@ impl Pool {
         }
     }
 
+    /// Closes the connection that has been idle for longest, of whichever worker. False if there is none.
+    pub(crate) fn close_oldest(&self) -> bool {
+        let since = |idle: &Mutex<Vec<Idle>>| idle.lock().first().map(|idle| idle.since);
+        let oldest =
+            self.0.iter().filter_map(|idle| Some((since(idle)?, idle))).min_by_key(|(since, _)| *since);
+        let Some((_, idle)) = oldest else { return false };
+        let mut idle = idle.lock();
+        let closed = (!idle.is_empty()).then(|| idle.remove(0));
+        drop(idle);
+        closed.is_some()
+    }
+
     /// Closes the connections that have been idle for too long.
     pub(crate) fn sweep(&self) {
         let now = clock::now();

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::body::{Body, BodyError};
+use crate::budget::Client;
 use crate::cache::blobs::fill::answer::{exactly, extent};
 use crate::cache::blobs::fill::fills::Fills;
 use crate::cache::blobs::fill::ring::Ring;
@@ -207,7 +208,12 @@ impl Task<'_> {
     /// Waits for the first bytes: requesters are told of an answer once they are there.
     async fn first(&self, flow: &mut Flow) -> Result<Item, Stopped> {
         loop {
-            match poll_fn(|cx| flow.body.poll_data(cx)).await {
+            let first = tokio::select! {
+                biased;
+                item = poll_fn(|cx| flow.body.poll_data(cx)) => item,
+                () = self.abandoned() => return Err(None),
+            };
+            match first {
                 Some(Err(error)) => {
                     let Key { upstream, digest, .. } = &self.fill.key;
                     tracing::info!(upstream = &**upstream, %digest, %error, "a download broke off before its first byte; asking again");
@@ -262,7 +268,7 @@ impl Task<'_> {
     /// Asks for the rest from `at` on, as another subscriber than before.
     async fn reopen(&self, before: &Requester, head: &Head, at: u64) -> Option<Flow> {
         let part = ByteSpan { first: at, last: head.end.map(|end| end.saturating_sub(1)) };
-        let mut tried = vec![view_of(before)];
+        let mut tried = vec![View::of(before)];
         self.ask(Some(part), None, head.total, &mut tried).await.ok()
     }
 
@@ -278,7 +284,12 @@ impl Task<'_> {
             let digest = self.fill.key.digest.clone();
             let request = OriginRequest::Blob { digest, bytes, validator: validator.clone() };
             let generation = self.downloads.metadata.generation(requester.repository());
-            let error = match self.downloads.gate.ask(&requester, priority, request).await {
+            let asked = tokio::select! {
+                biased;
+                asked = self.downloads.gate.ask(&requester, priority, request) => asked,
+                () = self.abandoned() => return Err(Unopened::Refused),
+            };
+            let error = match asked {
                 Ok(answer) => match self.usable(answer, bytes, total, &requester, generation) {
                     Ok(flow) => return Ok(flow),
                     Err(Some(error)) => error,
@@ -291,14 +302,16 @@ impl Task<'_> {
                 return Err(Unopened::OtherBytes);
             }
             let own = concerns_requester(&error);
-            self.refuse(own.then(|| view_of(&requester)), &error);
+            let view =
+                || if error.is_busy() { View::Client(requester.client()) } else { View::of(&requester) };
+            self.refuse(own.then(view), &error);
             if !own {
                 if !matches!(error, CacheError::Unsatisfiable(_)) {
                     self.fill.counters.fill_failed(Cause::Upstream);
                 }
                 return Err(Unopened::Refused);
             }
-            tried.push(view_of(&requester));
+            tried.push(view());
         }
     }
 
@@ -306,8 +319,8 @@ impl Task<'_> {
     fn candidate(&self, tried: &[View]) -> Option<(Requester, Priority)> {
         let state = self.fill.state();
         let left = || {
-            let untried = |view: View| !tried.contains(&view);
-            state.subscribers.iter().filter(move |subscriber| untried(view_of(&subscriber.requester)))
+            let untried = |requester: &Requester| !tried.iter().any(|view| view.has(requester));
+            state.subscribers.iter().filter(move |subscriber| untried(&subscriber.requester))
         };
         let required = left().find(|subscriber| subscriber.priority == Priority::Required);
         let subscriber = required.or_else(|| left().next());
@@ -318,7 +331,7 @@ impl Task<'_> {
     fn refuse(&self, view: Option<View>, error: &CacheError) {
         let mut state = self.fill.state();
         for subscriber in &mut state.subscribers {
-            if view.as_ref().is_none_or(|view| view_of(&subscriber.requester) == *view)
+            if view.as_ref().is_none_or(|view| view.has(&subscriber.requester))
                 && let Some(opened) = subscriber.opened.take()
             {
                 let _ = opened.send(Err(error.clone()));
@@ -551,6 +564,20 @@ impl Task<'_> {
         state.closed
     }
 
+    /// Waits until no subscriber is left while nothing has come yet, and closes the fill.
+    async fn abandoned(&self) {
+        loop {
+            {
+                let mut state = self.fill.state();
+                state.closed |= state.stopping || state.subscribers.is_empty();
+                if state.closed {
+                    return;
+                }
+            }
+            self.fill.wake.notified().await;
+        }
+    }
+
     /// Leaves what is there for a later fill, which finds it as soon as this one is off the list.
     async fn leave(&mut self) {
         self.flush();
@@ -595,11 +622,27 @@ enum Flowed {
     Broke,
 }
 
-/// A repository and an account there: requesters of one view get the same refusals.
-type View = (RepositoryName, Arc<str>);
+/// The requesters that get the same refusal.
+enum View {
+    /// Those of a repository and an account there.
+    Account(RepositoryName, Arc<str>),
+    /// Those of a client that has its share of what the upstream may be asked.
+    Client(Client),
+}
 
-fn view_of(requester: &Requester) -> View {
-    (requester.repository().clone(), requester.account())
+impl View {
+    fn of(requester: &Requester) -> Self {
+        Self::Account(requester.repository().clone(), requester.account())
+    }
+
+    fn has(&self, requester: &Requester) -> bool {
+        match self {
+            Self::Account(repository, account) => {
+                requester.repository() == repository && requester.account() == *account
+            }
+            Self::Client(client) => requester.client() == *client,
+        }
+    }
 }
 
 /// Returns true if a refusal is about the requester, so that another might get it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock;
-use crate::single_flight::SingleFlight;
+use crate::single_flight::{Abandoned, SingleFlight};
 use crate::upstream::auth::credentials::credential::Credential;
 use crate::upstream::auth::credentials::program::{HelperError, HelperProgram};
 
@@ -63,7 +63,7 @@ impl CredentialHelper {
                 None => inner.run().await,
             }
         };
-        let (outcome, _) = self.0.runs.join((), run).await;
+        let (outcome, _) = self.0.runs.join((), Abandoned::Lasts, run).await;
         outcome.unwrap_or(Err(HelperError::Interrupted))
     }
 

@@ -1,7 +1,7 @@
 //! The tokens of one upstream, kept as long as they are valid.
 //!
-//! Keyed by (upstream identity, scope). Concurrent misses make one request, in a task of its own, which goes on when its
-//! first requester has left. A token that is in use is renewed in the background ahead of its end: clients wait for the
+//! Keyed by (upstream identity, scope). Concurrent misses make one request, in a task of its own, which goes on as long as
+//! any requester waits for it. A token that is in use is renewed in the background ahead of its end: clients wait for the
 //! first token of a scope and for no other.
 
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use tokio::sync::Semaphore;
 
+use crate::budget::{Budget, payer};
 use crate::clock;
 use crate::config::limits;
-use crate::single_flight::SingleFlight;
+use crate::single_flight::{Abandoned, SingleFlight};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::token::access_token::AccessToken;
 use crate::upstream::error::TokenError;
@@ -79,7 +79,7 @@ struct Shared<F> {
     /// Requests under way.
     flights: SingleFlight<TokenKey, Option<Outcome>>,
     /// Bounds the requests at a time.
-    requests: Semaphore,
+    requests: Arc<Budget>,
 }
 
 impl<F: FetchToken> TokenCache<F> {
@@ -91,7 +91,8 @@ impl<F: FetchToken> TokenCache<F> {
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(limits::UPSTREAM_TOKEN_IDLE)
             .build();
-        let requests = Semaphore::new(limits::TOKEN_REQUESTS);
+        let most = limits::TOKEN_REQUESTS;
+        let requests = Budget::new("token_requests", most, most.div_ceil(2), limits::UPSTREAM_WAIT);
         Self(Arc::new(Shared { entries, flights: SingleFlight::default(), requests }))
     }
 
@@ -108,14 +109,23 @@ impl<F: FetchToken> TokenCache<F> {
             }
             _ => {}
         }
-        let missing = |error| Missing { error: Arc::new(error), is_news: false };
-        let ask = || self.clone().ask_and_keep(key.clone(), fetch);
-        let flight = self.0.flights.join_at_most(limits::TOKEN_WAITING, key.clone(), ask).await;
-        let (outcome, joined) = flight.ok_or_else(|| missing(TokenError::Busy))?;
-        let outcome = outcome.flatten().unwrap_or_else(|| Err(Arc::new(TokenError::Abandoned)));
-        let token = outcome.map_err(|error| Missing { error, is_news: !joined })?;
-        token.note_use();
-        Ok(token)
+        loop {
+            let ask = || self.clone().ask_and_keep(key.clone(), fetch.clone());
+            let (most, abandoned) = (limits::TOKEN_WAITING, Abandoned::Ends);
+            let flight = self.0.flights.join_at_most(most, key.clone(), abandoned, ask).await;
+            let missing = |error| Missing { error: Arc::new(error), is_news: false };
+            let (outcome, joined) = flight.ok_or_else(|| missing(TokenError::Busy))?;
+            let outcome = outcome.flatten().unwrap_or_else(|| Err(Arc::new(TokenError::Abandoned)));
+            match outcome {
+                Ok(token) => {
+                    token.note_use();
+                    return Ok(token);
+                }
+                // Another client's share was spent. This one may have some left.
+                Err(error) if joined && error.spent().is_some() => {}
+                Err(error) => return Err(Missing { error, is_news: !joined }),
+            }
+        }
     }
 
     /// Drops `token`, which was refused.
@@ -136,6 +146,11 @@ impl<F: FetchToken> TokenCache<F> {
     pub(crate) fn fail(&self, key: TokenKey, error: TokenError) {
         let until = clock::now() + error.pause();
         self.0.entries.insert(key, Entry::Failed(Arc::new(error), until));
+    }
+
+    /// Returns the budget of requests for tokens.
+    pub(crate) fn requests(&self) -> &Budget {
+        &self.0.requests
     }
 
     /// Drops everything: the upstream wants other tokens than before.
@@ -180,9 +195,10 @@ impl<F: FetchToken> TokenCache<F> {
     }
 
     async fn ask(&self, fetch: &F) -> Option<Result<AccessToken, TokenError>> {
-        // The semaphore is never closed.
-        let _turn = self.0.requests.acquire().await.ok()?;
-        Box::pin(fetch.fetch()).await
+        match self.0.requests.take(payer::current(), 1).await {
+            Ok(_turn) => Box::pin(fetch.fetch()).await,
+            Err(spent) => Some(Err(TokenError::Spent(spent))),
+        }
     }
 
     async fn ask_and_keep(self, key: TokenKey, fetch: F) -> Option<Outcome> {
@@ -193,6 +209,8 @@ impl<F: FetchToken> TokenCache<F> {
                 self.keep(key, token.clone(), fetch);
                 Ok(token)
             }
+            // The endpoint was not asked.
+            Err(error) if error.spent().is_some() => Err(Arc::new(error)),
             Err(error) => {
                 let (error, until) = (Arc::new(error), clock::now());
                 let until = until + error.pause();

@@ -22,6 +22,7 @@ use crate::upstream::transport::http2::active_requests::ActiveRequests;
 use crate::upstream::transport::http2::body::Http2Body;
 use crate::upstream::transport::http2::head;
 use crate::upstream::transport::http2::upload::RequestUpload;
+use crate::upstream::transport::sockets::OpenSocket;
 
 /// The time limits of an exchange.
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +82,14 @@ impl Http2Connection {
         io: Box<dyn ByteStream>,
         windows: Windows,
         timeouts: Timeouts,
+        socket: OpenSocket,
     ) -> io::Result<Self> {
         let io = WriteStall::new(io, timeouts.stall);
         let (sender, mut connection) = settings(windows).handshake(io).await.map_err(io::Error::other)?;
         let load = Arc::new(ActiveRequests::default());
         let watch = connection.ping_pong().map(|pings| watch(pings, load.clone()));
         tokio::spawn(async move {
+            let _socket = socket;
             // All its streams learn how it ended.
             match watch {
                 None => drop(connection.await),

@@ -130,6 +130,19 @@ impl SharedConnections {
         }
     }
 
+    /// Closes a connection without a request, of whichever worker.
+    pub(crate) fn close_idle(&self) {
+        for hosts in &self.0 {
+            let mut hosts = hosts.lock();
+            let is_idle =
+                |host: &Host| matches!(&host.state, State::Connection(connection) if connection.is_idle());
+            if let Some(idle) = hosts.iter_mut().find(|host| is_idle(host)) {
+                idle.state = State::Unknown;
+                return;
+            }
+        }
+    }
+
     /// Closes the connections that have been idle for too long, and forgets protocols that were learnt long ago.
     pub(crate) fn sweep(&self) {
         let now = clock::now();

@@ -104,6 +104,7 @@ fn settings() -> config::Upstream {
         connect_timeout: LIMIT,
         response_timeout: LIMIT,
         retries: 0,
+        max_connections: 1,
         read_only: false,
         library: false,
         client_certificate: None,
