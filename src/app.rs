@@ -16,6 +16,7 @@ use crate::authn::htpasswd::LoadError;
 use crate::authn::{Authenticator, HtpasswdFile, Reload};
 use crate::authz::Rules;
 use crate::body::Body;
+use crate::budget::plan::Plan;
 use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::{Address, Config, CredentialSource, Environment, limits};
@@ -105,7 +106,8 @@ impl App {
         let authenticator = Authenticator::new(open_htpasswd(&config)?)?.forwarding(forwards(&config));
         let authenticator = Arc::new(authenticator);
         let upstreams = upstreams(&config, &[], workers)?;
-        let shared = SharedState::new(config.server.secret.as_ref())?;
+        let shared =
+            SharedState::new(config.server.secret.as_ref(), Plan::held_bytes(&config.server).budget())?;
         let cache = config.cache.as_ref().map(Cache::open);
         let upstream_caches = attach(upstream_caches(&config, &[], cache.as_ref()), &upstreams);
         let settings = settings(&config, authenticator, upstreams, upstream_caches, certificates.as_deref());
@@ -117,8 +119,9 @@ impl App {
         let addresses: Vec<_> = listeners.iter().filter_map(Listener::local_address).collect();
         tell_names(&config, &core.load().settings, &addresses);
         let gateway = Gateway::new(core.clone(), access_log);
-        let server = Server::new(workers, config.server.max_connections, gateway)?;
-        let state = Arc::new(AdminState::new(core.clone()));
+        let connections = Plan::connections(&config.server).budget();
+        let server = Server::new(workers, connections.clone(), gateway)?;
+        let state = Arc::new(AdminState::new(core.clone(), connections));
         let admin_listener = config.admin.as_ref();
         let admin_listener =
             admin_listener.map(|admin| AdminListener::start(&admin.address, state.clone())).transpose();
@@ -323,6 +326,11 @@ fn warn_of_restart(before: &Config, now: &Config) {
         ("server.address", old.addresses != new.addresses),
         ("server.tls", old.tls != new.tls),
         ("server.max_connections", old.max_connections != new.max_connections),
+        (
+            "server.max_connections_per_client",
+            old.max_connections_per_client != new.max_connections_per_client,
+        ),
+        ("server.max_held_bytes", old.max_held_bytes != new.max_held_bytes),
         ("server.header_timeout", old.header_timeout != new.header_timeout),
         ("server.idle_timeout", old.idle_timeout != new.idle_timeout),
         ("server.stall_timeout", old.stall_timeout != new.stall_timeout),
@@ -366,6 +374,7 @@ fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
         tls: certificates.map(Certificates::config),
         not_tls: not_tls(),
         proxies: proxies.into(),
+        trusted: server.trusted_proxies.clone().into(),
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,
         stall_timeout: server.stall_timeout,

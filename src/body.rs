@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::budget::{Lease, Spent, hold};
 use crate::clock::Stall;
 use crate::config::limits;
 
@@ -76,6 +77,8 @@ enum Source {
 pub(crate) struct Body {
     source: Source,
     observer: Option<Box<dyn Observer>>,
+    /// The part of a budget that its source takes, until it has ended.
+    lease: Option<Lease>,
 }
 
 impl Body {
@@ -86,12 +89,12 @@ impl Body {
 
     /// Returns a body that is held whole: an error, a listing, a manifest.
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { source: Source::Full(bytes.into()), observer: None }
+        Self { source: Source::Full(bytes.into()), observer: None, lease: None }
     }
 
     /// Returns a body that is read from `stream`.
     pub(crate) fn stream(stream: impl Stream + 'static) -> Self {
-        Self { source: Source::Stream(Box::new(stream)), observer: None }
+        Self { source: Source::Stream(Box::new(stream)), observer: None, lease: None }
     }
 
     /// Returns this body with `observer` attached, in the place of an earlier one.
@@ -101,9 +104,26 @@ impl Body {
         self
     }
 
+    /// Returns this body with the lease of the connection that it is read from, given back when it ends. A body that is held
+    /// whole needs none any more.
+    #[must_use]
+    pub(crate) fn leased(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease).filter(|_| !self.is_held());
+        self
+    }
+
     /// Returns the `length` bytes that follow the first `skip`. The end of this body before them is an error.
     pub(crate) fn slice(self, skip: u64, length: u64) -> Self {
         Self::stream(Slice { body: self, skip, left: length })
+    }
+
+    /// Returns this body, if it is held whole, with a lease that lasts until its bytes have been written to the client.
+    #[must_use]
+    pub(crate) fn held_by(mut self, lease: Lease) -> Self {
+        if let Source::Full(bytes) = &mut self.source {
+            *bytes = hold(std::mem::take(bytes), lease);
+        }
+        self
     }
 
     /// Polls for the next piece. `None` is the good end.
@@ -111,7 +131,14 @@ impl Body {
         match &mut self.source {
             Source::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Source::Stream(stream) => stream.poll_data(cx),
+            Source::Stream(stream) => {
+                let item = ready!(stream.poll_data(cx));
+                // A reader that knows the length does not ask for the end.
+                if self.lease.is_some() && (!matches!(item, Some(Ok(_))) || stream.remaining() == Some(0)) {
+                    self.lease = None;
+                }
+                Poll::Ready(item)
+            }
         }
     }
 
@@ -259,6 +286,20 @@ impl Stream for Slice {
     fn remaining(&self) -> Option<u64> {
         Some(self.left)
     }
+}
+
+/// The reason why a client's body can't be held whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CollectError {
+    /// The client's stream broke or stalled.
+    #[error(transparent)]
+    Broken(#[from] BodyError),
+    /// The body is longer than the caller allows.
+    #[error("it is too long")]
+    TooLong,
+    /// There is no room for it.
+    #[error(transparent)]
+    Spent(#[from] Spent),
 }
 
 /// An observer of what a client sends.
@@ -410,23 +451,30 @@ impl RequestBody {
         }
     }
 
-    /// Reads the body whole, up to `limit` bytes; `None` when it is longer.
+    /// Reads the body whole, up to `limit` bytes. `lease` grows with what arrives: what a client only announces takes no room
+    /// from others.
     ///
     /// # Errors
-    /// When the client's stream breaks or stalls.
-    pub(crate) async fn collect(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+    /// [`CollectError`].
+    pub(crate) async fn collect(&mut self, limit: usize, lease: &mut Lease) -> Result<Bytes, CollectError> {
         if self.left.is_some_and(|left| left > limit as u64) {
-            return Ok(None);
+            return Err(CollectError::TooLong);
         }
         let mut whole = BytesMut::new();
         while let Some(data) = poll_fn(|cx| self.poll_data(cx)).await {
             let data = data?;
-            if whole.len() + data.len() > limit {
-                return Ok(None);
+            let length = whole.len() + data.len();
+            if length > limit {
+                return Err(CollectError::TooLong);
+            }
+            let missing = (length as u64).saturating_sub(lease.amount());
+            if missing > 0 {
+                lease.grow(missing.next_multiple_of(limits::HELD_STEP_BYTES)).await?;
             }
             whole.extend_from_slice(&data);
         }
-        Ok(Some(whole.freeze()))
+        lease.shrink_to(whole.len() as u64);
+        Ok(whole.freeze())
     }
 
     /// Reads and discards what the client still sends, up to `limit` bytes, so that it finds the answer before the connection

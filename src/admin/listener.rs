@@ -11,12 +11,13 @@ use hyper::body::Incoming;
 use crate::admin::state::AdminState;
 use crate::admin::{api, guard, metrics, readiness, response};
 use crate::body::Body;
+use crate::budget::Budget;
 use crate::config::{Address, limits};
 use crate::net::Peer;
 use crate::server::{Handler, ListenError, Listener, Server, Service};
 
 /// Connections that the admin listener has at a time.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: u64 = 64;
 
 /// How long a connection lives on which nothing is being answered. A verification may take an hour.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,11 +39,13 @@ impl AdminListener {
     pub(crate) fn start(address: &Address, state: Arc<AdminState>) -> Result<Self, ListenError> {
         let listener = Listener::bind(address)?;
         let address = listener.local_address();
-        let server = Server::without_workers(CONNECTIONS, Admin(state));
+        let budget = Budget::new("admin_connections", CONNECTIONS, CONNECTIONS, limits::CONNECTION_WAIT);
+        let server = Server::without_workers(budget, Admin(state));
         let service = Service {
             tls: None,
             not_tls: Bytes::new(),
             proxies: [].into(),
+            trusted: [].into(),
             header_timeout: limits::HEADER_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,

@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use crate::admin::response;
 use crate::admin::state::{AdminState, cache};
 use crate::body::Body;
+use crate::budget::Usage;
 use crate::cache::{Amount, BreakerState, BypassReason, Cache, CacheStatus, Cause, Damage};
 
 /// All values at one moment.
@@ -19,6 +20,7 @@ struct Snapshot {
     cache: Option<CacheSnapshot>,
     /// Each upstream with a cache, and whether its breaker is open.
     breakers: Vec<(String, bool)>,
+    budgets: Vec<Usage>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +61,11 @@ impl Snapshot {
         let breakers = core.settings.upstream_caches.iter().map(|upstream_cache| {
             (upstream_cache.name().to_owned(), upstream_cache.breaker_state() == BreakerState::Open)
         });
-        Self { cache: cache(&core).map(|cache| CacheSnapshot::of(cache)), breakers: breakers.collect() }
+        Self {
+            cache: cache(&core).map(|cache| CacheSnapshot::of(cache)),
+            breakers: breakers.collect(),
+            budgets: state.budgets(),
+        }
     }
 
     fn encoded(self) -> Result<String, fmt::Error> {
@@ -102,6 +108,7 @@ impl Collector for Snapshot {
         if let Some(cache) = &self.cache {
             cache.encode(&mut out)?;
         }
+        encode_budgets(&self.budgets, &mut out)?;
         if self.breakers.is_empty() {
             return Ok(());
         }
@@ -116,6 +123,23 @@ impl Collector for Snapshot {
             &breakers,
         )
     }
+}
+
+/// Writes the state of all budgets. One that each upstream has is labelled with the upstream.
+fn encode_budgets(budgets: &[Usage], out: &mut Out<'_>) -> fmt::Result {
+    let values = |value: fn(&Usage) -> u64| -> Vec<_> {
+        let labels = |usage: &Usage| {
+            let upstream = usage.upstream.clone().map(|upstream| ("upstream", upstream));
+            let labels = std::iter::once(("budget", usage.budget.to_owned())).chain(upstream);
+            labels.collect::<Vec<_>>()
+        };
+        budgets.iter().map(|usage| (labels(usage), value(usage))).collect()
+    };
+    out.gauge("dockgate_budget_in_use", "Units of a budget that are taken", &values(|usage| usage.in_use))?;
+    out.gauge("dockgate_budget_limit", "Units that a budget has", &values(|usage| usage.limit))?;
+    out.gauge("dockgate_budget_waiting", "Requests that wait for a budget", &values(|usage| usage.waiting))?;
+    let refused = values(|usage| usage.refused);
+    out.counter("dockgate_budget_refused", "Requests that a budget had nothing for in time", &refused)
 }
 
 impl CacheSnapshot {
@@ -219,7 +243,10 @@ mod tests {
             ..CacheSnapshot::default()
         };
         let breakers = vec![("docker.io".to_owned(), true), ("a\"b".to_owned(), false)];
-        let text = Snapshot { cache: Some(cache), breakers }.encoded().unwrap();
+        let upstream = Some("docker.io".to_owned());
+        let usage = Usage { budget: "things", upstream, in_use: 5, limit: 6, waiting: 7, refused: 8 };
+        let budgets = vec![usage.clone(), Usage { upstream: None, ..usage }];
+        let text = Snapshot { cache: Some(cache), breakers, budgets }.encoded().unwrap();
         for line in [
             "# TYPE dockgate_cache_requests counter",
             "dockgate_cache_requests_total{outcome=\"hit\"} 3",
@@ -235,6 +262,11 @@ mod tests {
             "dockgate_cache_objects{kind=\"blob\"} 1",
             "dockgate_cache_max_bytes 100",
             "dockgate_cache_degraded 1",
+            "dockgate_budget_in_use{budget=\"things\",upstream=\"docker.io\"} 5",
+            "dockgate_budget_in_use{budget=\"things\"} 5",
+            "dockgate_budget_limit{budget=\"things\"} 6",
+            "dockgate_budget_waiting{budget=\"things\"} 7",
+            "dockgate_budget_refused_total{budget=\"things\",upstream=\"docker.io\"} 8",
             "dockgate_upstream_breaker_open{upstream=\"docker.io\"} 1",
             "dockgate_upstream_breaker_open{upstream=\"a\\\"b\"} 0",
         ] {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::budget::{Budget, Usage};
 use crate::cache::Cache;
 use crate::gateway::Core;
 
@@ -16,6 +17,8 @@ const JOBS: usize = 4;
 /// The state of a running gateway.
 pub(crate) struct AdminState {
     core: Arc<ArcSwap<Core>>,
+    /// The connections of clients.
+    connections: Arc<Budget>,
     draining: AtomicBool,
     /// The parts that could not be reloaded, with the reasons.
     problems: Mutex<Vec<(&'static str, String)>>,
@@ -23,10 +26,10 @@ pub(crate) struct AdminState {
 }
 
 impl AdminState {
-    /// Returns the state of a gateway that serves requests by `core`.
-    pub(crate) fn new(core: Arc<ArcSwap<Core>>) -> Self {
+    /// Returns the state of a gateway that serves requests by `core`, on connections out of `connections`.
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>, connections: Arc<Budget>) -> Self {
         let (draining, jobs) = (AtomicBool::new(false), Arc::new(Semaphore::new(JOBS)));
-        Self { core, draining, problems: Mutex::default(), jobs }
+        Self { core, connections, draining, problems: Mutex::default(), jobs }
     }
 
     /// Makes the gateway unready for good, because it is shutting down.
@@ -54,6 +57,17 @@ impl AdminState {
     /// Returns the state by which the gateway serves requests now; a reload replaces it.
     pub(super) fn core(&self) -> Arc<Core> {
         self.core.load_full()
+    }
+
+    /// Returns the state of all budgets.
+    pub(super) fn budgets(&self) -> Vec<Usage> {
+        let core = self.core();
+        let of_upstreams = core.settings.upstreams.iter().flat_map(|upstream| {
+            let name = &upstream.settings().name;
+            upstream.budgets().map(|budget| budget.usage(Some(name)))
+        });
+        let own = [self.connections.usage(None), core.held_bytes().usage(None)];
+        own.into_iter().chain(of_upstreams).collect()
     }
 
     /// Takes a slot for a job, until the permit is dropped. `None` while all slots are taken.

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::budget::plan;
 use crate::config::{
     AccessRule, Address, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy,
     PullAuthorization, Upstream,
@@ -57,6 +58,7 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     lines.extend(config.access.iter().map(|rule| (effect(rule), rule.to_string())));
     lines.extend(config.upstreams.iter().map(|upstream| ("upstream", describe(upstream))));
     lines.extend(config.cache.iter().map(|cache| ("cache", cache.to_string())));
+    lines.extend(plan::all(config).iter().map(|plan| ("budget", plan.to_string())));
     lines
 }
 
@@ -192,7 +194,7 @@ mod tests {
         let (code, out, err) = check_text(folder.path(), &text);
         assert_eq!((code, err.as_str()), (0, ""));
         assert_eq!(
-            out,
+            without_budgets(&out),
             "dockgate.toml is valid\n\
              \x20 listens on  :5000 (TLS)\n\
              \x20 admin       127.0.0.1:5001\n\
@@ -226,7 +228,28 @@ mod tests {
                  \x20 upstream    docker.io/... -> https://registry-1.docker.io (docker.io, {told})\n\
                  \x20 cache       /data (10GB at most, 5% left free)\n"
             );
-            assert!(out.ends_with(&end), "{out}");
+            assert!(without_budgets(&out).ends_with(&end), "{out}");
+        }
+    }
+
+    fn without_budgets(out: &str) -> String {
+        out.split_inclusive('\n').filter(|line| !line.starts_with("  budget")).collect()
+    }
+
+    #[test]
+    fn the_budgets_in_force_are_told() {
+        let folder = folder();
+        let text = format!(
+            "{LOGIN}max_connections = 7\nresponse_timeout = '500ms'\n[server]\nmax_connections = 800\n"
+        );
+        let (code, out, err) = check_text(folder.path(), &text);
+        assert_eq!((code, err.as_str()), (0, ""));
+        for line in [
+            "connections: 800, 100 a client, waits 10 s (server.max_connections, server.max_connections_per_client)",
+            "held_bytes: 256MiB, 64MiB a client, waits 10 s (server.max_held_bytes)",
+            "upstream_connections of docker.io: 7, 4 a client, waits 0.5 s (upstream.max_connections)",
+        ] {
+            assert!(out.contains(&format!("  budget      {line}\n")), "{line} is not in\n{out}");
         }
     }
 
@@ -250,7 +273,10 @@ mod tests {
             assert_eq!((code, err.is_empty()), (0, !warned), "{keys}: {err}");
             assert_eq!(err.contains("beside auth.htpasswd"), warned, "{err}");
             let line = format!("docker.io/... -> https://registry-1.docker.io (docker.io, {told})\n");
-            assert!(out.ends_with(&line) && !out.contains("hunter2") && !out.contains("robot"), "{out}");
+            assert!(
+                without_budgets(&out).ends_with(&line) && !out.contains("hunter2") && !out.contains("robot"),
+                "{out}"
+            );
         }
         let forward = format!("{rule}[[upstream]]\nname = 'docker.io'\ncredentials.forward = true");
         let (_, out, _) = check_text(folder.path(), &forward);

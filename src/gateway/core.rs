@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use tokio::sync::Semaphore;
 
 use crate::authn::{Authenticator, UpstreamLogins};
 use crate::authz::Rules;
+use crate::budget::Budget;
 use crate::cache::UpstreamCache;
-use crate::config::{Cors, limits};
+use crate::config::Cors;
 use crate::gateway::handle::{SealError, Sealer};
 use crate::gateway::host::{KnownHosts, TrustedProxies};
 use crate::gateway::rewrite::Via;
@@ -56,19 +56,18 @@ pub(crate) struct SharedState {
     pub(super) sealer: Arc<Sealer>,
     pub(super) upload_directories: Arc<UploadDirectories>,
     pub(super) via: Via,
-    /// A permit for each byte of a request's body that is held whole.
-    pub(super) held_bytes: Arc<Semaphore>,
+    /// The bytes of bodies that are held whole.
+    pub(super) held_bytes: Arc<Budget>,
     pub(super) logins: UpstreamLogins<upstream::Error>,
 }
 
 impl SharedState {
-    /// Returns a new state. `secret` seals upload URLs and page cursors; without one a key is made that ends with the
+    /// Returns a new state. Bodies that are held whole are taken from `held_bytes`. `secret` seals upload URLs and page cursors; without one a key is made that ends with the
     /// process.
     ///
     /// # Errors
     /// When the machine has no randomness.
-    pub(crate) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
-        let held_bytes = Arc::new(Semaphore::new(limits::HELD_BYTES));
+    pub(crate) fn new(secret: Option<&Secret>, held_bytes: Arc<Budget>) -> Result<Self, SealError> {
         let logins = UpstreamLogins::new().map_err(|_| SealError)?;
         Ok(Self {
             sealer: Arc::new(Sealer::new(secret)?),
@@ -99,6 +98,11 @@ impl Core {
             settings,
             shared,
         }
+    }
+
+    /// Returns the budget of the bytes of bodies that are held whole.
+    pub(crate) fn held_bytes(&self) -> &Budget {
+        &self.shared.held_bytes
     }
 
     /// Returns the shared state, for the next core.

@@ -1,14 +1,15 @@
 //! Manifests: end-3, end-7, end-9.
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use tokio::sync::SemaphorePermit;
 
-use crate::body::{Body, RequestBody};
+use crate::body::{Body, CollectError, RequestBody};
+use crate::budget::Lease;
 use crate::cache::{CacheError, Manifest};
 use crate::config::limits;
 use crate::gateway::answer::Answer;
-use crate::gateway::authorized::AuthorizedRepository;
+use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::cached::{etag_of, is_listed};
 use crate::gateway::forward::set;
 use crate::gateway::respond::Problem;
@@ -149,12 +150,9 @@ pub(super) async fn put(
     reference: &Reference,
     body: &mut RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    let deadline = tokio::time::Instant::now() + limits::MANIFEST_DEADLINE;
+    let collected = tokio::time::timeout(limits::MANIFEST_DEADLINE, collect(request, body)).await;
     // Held until the upstream has answered.
-    let _held = tokio::time::timeout_at(deadline, hold(request, body)).await.map_err(|_| Problem::Busy)?;
-    let collected = tokio::time::timeout_at(deadline, body.collect(limits::PUSHED_MANIFEST_BYTES)).await;
-    let bytes = collected.map_err(|_| Problem::ClientGone)?.map_err(|_| Problem::ClientGone)?;
-    let bytes = bytes.ok_or(Problem::ManifestTooLarge)?;
+    let (bytes, _held) = collected.map_err(|_| Problem::ClientGone)??;
     let digest = match reference {
         Reference::Digest(digest) => digest.clone(),
         Reference::Tag(_) => sha256(&bytes),
@@ -248,11 +246,20 @@ pub(super) fn made(response: &mut Response<Body>, status: StatusCode, location: 
     set(headers, header::LOCATION, location);
 }
 
-/// Waits until a manifest may be held: all that are held at a time have [`limits::HELD_BYTES`] together.
-async fn hold<'a>(request: &AuthorizedRepository<'a>, body: &RequestBody) -> Option<SemaphorePermit<'a>> {
-    let most = limits::PUSHED_MANIFEST_BYTES as u64;
-    let bytes = body.remaining().unwrap_or(most).min(most);
-    request.request.core.shared.held_bytes.acquire_many(u32::try_from(bytes).unwrap_or(u32::MAX)).await.ok()
+/// Reads a manifest whole, and takes room for what arrives of it.
+async fn collect(
+    request: &AuthorizedRepository<'_>,
+    body: &mut RequestBody,
+) -> Result<(Bytes, Lease), Problem> {
+    let AuthorizedRequest { core, permit, .. } = &request.request;
+    let lease = core.shared.held_bytes.take(permit.client(), limits::UNCOUNTED_BYTES).await;
+    let mut lease = lease.map_err(Problem::Spent)?;
+    match body.collect(limits::PUSHED_MANIFEST_BYTES, &mut lease).await {
+        Ok(bytes) => Ok((bytes, lease)),
+        Err(CollectError::Broken(_)) => Err(Problem::ClientGone),
+        Err(CollectError::TooLong) => Err(Problem::ManifestTooLarge),
+        Err(CollectError::Spent(spent)) => Err(Problem::Spent(spent)),
+    }
 }
 
 pub(super) async fn delete(

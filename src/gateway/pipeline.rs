@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use crate::authz::Denied;
 use crate::body::{Body, RequestBody};
+use crate::budget::Client;
 use crate::cache::CacheStatus;
 use crate::config::limits;
 use crate::gateway::answer::{Answer, set_cache_status};
@@ -60,6 +61,9 @@ impl Gateway {
                 problem.respond(&core.challenge)
             }
         };
+        if !head_request {
+            response = counted(&core, Client::of(client), response, record.id.as_str());
+        }
         if body.is_unfinished() {
             end_upload(body, expects);
             if !http2 {
@@ -109,6 +113,21 @@ fn keep_length(response: &mut Response<Body>) {
     if let (Some(length @ 1..), headers) = (length, response.headers_mut()) {
         headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
     }
+}
+
+/// Takes room for a body that is held whole, until it has been written to the client: a client that reads nothing holds it as
+/// long. Does not wait for room, since the body would be held meanwhile.
+fn counted(core: &Core, client: Client, response: Response<Body>, id: &str) -> Response<Body> {
+    let length = response.body().remaining().filter(|_| response.body().is_held()).unwrap_or_default();
+    if length <= limits::UNCOUNTED_BYTES {
+        return response;
+    }
+    if let Some(lease) = core.shared.held_bytes.try_take(client, length) {
+        return response.map(|body| body.held_by(lease));
+    }
+    let problem = Problem::Spent(core.shared.held_bytes.spent());
+    problem.log(id);
+    problem.respond(&core.challenge)
 }
 
 /// Reads for a little while what a client still sends after its answer is made, so that a client which sends first and
@@ -240,6 +259,7 @@ impl IncomingRequest<'_> {
         let denied = |denied: Denied| login().unwrap_or_else(|| denial(identity, &denied));
         let Some(name) = operation.repository() else {
             let permit = core.rules.authorize(identity, &operation).map_err(denied)?;
+            let permit = permit.charged_to(Client::of(self.client));
             let locations = ClientLocations::new(addressing, None);
             let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
             return Ok(Authorized::Registry(request));
@@ -264,6 +284,7 @@ impl IncomingRequest<'_> {
             let repository = Some(shown_name(addressing, name, &repository));
             denied(Denied { repository, ..missing })
         })?;
+        let permit = permit.charged_to(Client::of(self.client));
         let locations = ClientLocations::new(addressing, Some((name, &repository)));
         let operation = operation.clone().with_repository(repository.remote.clone());
         let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };

@@ -10,6 +10,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::authn::Failure;
 use crate::body::Body;
+use crate::budget::Spent;
 use crate::config::limits;
 use crate::gateway::handle::SealError;
 use crate::gateway::host::HostError;
@@ -44,8 +45,8 @@ pub(super) enum Problem {
     UploadUnknown,
     /// A manifest larger than any registry must take.
     ManifestTooLarge,
-    /// Too many manifests are being pushed.
-    Busy,
+    /// A budget had nothing for it.
+    Spent(Spent),
     /// The client's own request broke off.
     ClientGone,
     /// The upstream gave nothing usable. `code` is the one that fits the operation.
@@ -108,6 +109,7 @@ impl Problem {
             Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, challenge.clone())),
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
             Self::RateLimited { wait, .. } => Some(later(*wait)),
+            Self::Spent(spent) => Some(later(spent.retry_after)),
             Self::Upstream { failure, .. } => match (failure.retry_after, failure.unsatisfied) {
                 (Some(after), _) => Some(later(after)),
                 (None, Some(total)) => unsatisfied(total),
@@ -153,9 +155,9 @@ impl Problem {
             Self::ManifestTooLarge => {
                 (S::PAYLOAD_TOO_LARGE, text(ErrorCode::ManifestInvalid, "the manifest is larger than 4 MiB"))
             }
-            Self::Busy => (
+            Self::Spent(_) => (
                 S::SERVICE_UNAVAILABLE,
-                text(ErrorCode::Unavailable, "too many manifests at once; try again"),
+                text(ErrorCode::Unavailable, "the gateway holds too much at once; try again"),
             ),
             Self::ClientGone => {
                 (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
@@ -209,6 +211,9 @@ impl Problem {
                     seconds,
                     "the upstream limits the rate: it was not asked"
                 );
+            }
+            Self::Spent(spent) => {
+                tracing::info!(request_id, budget = spent.budget, "refused: the budget is spent")
             }
             Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
             Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),

@@ -4,10 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use crate::budget::Budget;
 use crate::config::limits;
 use crate::server::accepted::Accepted;
+use crate::server::admission::Admission;
 use crate::server::connection::{Handler, Service};
 use crate::server::listener::Listener;
 use crate::server::worker::Workers;
@@ -16,47 +18,44 @@ use crate::server::worker::Workers;
 pub(crate) struct Server {
     /// Takes a connection to where it is served. Must not wait.
     assign: Arc<dyn Fn(Accepted) + Send + Sync>,
-    permits: Arc<Semaphore>,
-    most: u32,
+    admission: Arc<Admission>,
     drain: watch::Sender<bool>,
 }
 
 impl Server {
-    /// Returns a server with `workers` workers, that has at most `most` connections at a time: further ones wait to be
-    /// accepted.
+    /// Returns a server with `workers` workers, whose connections are taken from `budget`.
     ///
     /// # Errors
     /// The system's, when it gives no thread.
-    pub(crate) fn new(workers: usize, most: usize, handler: impl Handler) -> io::Result<Self> {
+    pub(crate) fn new(workers: usize, budget: Arc<Budget>, handler: impl Handler) -> io::Result<Self> {
         let (drain, draining) = watch::channel(false);
         let workers = Workers::start(workers, handler, &draining)?;
-        Ok(Self::assigning(most, drain, move |accepted| workers.assign(accepted)))
+        Ok(Self::assigning(budget, drain, move |accepted| workers.assign(accepted)))
     }
 
     /// Returns a server without workers: connections are served on the runtime that accepts them.
-    pub(crate) fn without_workers(most: usize, handler: impl Handler) -> Self {
+    pub(crate) fn without_workers(budget: Arc<Budget>, handler: impl Handler) -> Self {
         let (drain, draining) = watch::channel(false);
-        Self::assigning(most, drain, move |accepted| {
+        Self::assigning(budget, drain, move |accepted| {
             tokio::spawn(accepted.serve(handler.clone(), draining.clone()));
         })
     }
 
     fn assigning(
-        most: usize,
+        budget: Arc<Budget>,
         drain: watch::Sender<bool>,
         assign: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
-        Self { assign: Arc::new(assign), permits: Arc::new(Semaphore::new(most as usize)), most, drain }
+        Self { assign: Arc::new(assign), admission: Arc::new(Admission::new(budget)), drain }
     }
 
     /// Begins to accept on `listener`.
     pub(crate) fn accept(&self, listener: Listener, service: Service) {
-        let (assign, permits) = (self.assign.clone(), self.permits.clone());
+        let (assign, admission) = (self.assign.clone(), self.admission.clone());
         let mut drain = self.drain.subscribe();
         tokio::spawn(async move {
             tokio::select! {
-                () = accept(listener, service, &*assign, permits) => {}
+                () = accept(listener, service, &*assign, &admission) => {}
                 _ = drain.wait_for(|drain| *drain) => {}
             }
         });
@@ -65,8 +64,7 @@ impl Server {
     /// Stops accepting and waits until all connections have ended, for `limit` at most. Returns whether they have.
     pub(crate) async fn drain(&self, limit: Duration) -> bool {
         self.drain.send_replace(true);
-        let all = self.permits.acquire_many(self.most);
-        tokio::time::timeout(limit, all).await.is_ok()
+        tokio::time::timeout(limit, self.admission.until_unused()).await.is_ok()
     }
 }
 
@@ -74,15 +72,20 @@ async fn accept(
     listener: Listener,
     service: Service,
     assign: &(dyn Fn(Accepted) + Send + Sync),
-    permits: Arc<Semaphore>,
+    admission: &Admission,
 ) {
     let mut backoff = limits::ACCEPT_BACKOFF;
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((socket, address)) => {
                 backoff = limits::ACCEPT_BACKOFF;
-                assign(Accepted { socket, address, service: service.clone(), permit });
+                match admission.admit(service.payer(address)).await {
+                    Ok(seat) => assign(Accepted { socket, address, service: service.clone(), seat }),
+                    Err(spent) => {
+                        let client = address.map(tracing::field::display);
+                        tracing::debug!(client, reason = %spent, "connection refused");
+                    }
+                }
             }
             Err(error) if is_the_clients(&error) => {}
             // Out of file descriptors or memory: trying at once again would only burn the processor.
@@ -131,11 +134,13 @@ mod tests {
     fn server() -> (Server, SocketAddr) {
         let listener = Listener::bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
         let address = listener.local_address().unwrap();
-        let server = Server::without_workers(1, Hello);
+        let budget = Budget::new("connections", 1, 1, TIMEOUT);
+        let server = Server::without_workers(budget, Hello);
         let service = Service {
             tls: None,
             not_tls: Bytes::new(),
             proxies: [].into(),
+            trusted: [].into(),
             header_timeout: TIMEOUT,
             idle_timeout: TIMEOUT,
             stall_timeout: TIMEOUT,

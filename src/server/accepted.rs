@@ -4,9 +4,10 @@ use std::io;
 use std::net::IpAddr;
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use crate::net::Socket;
+use crate::server::admission::Seat;
 use crate::server::connection;
 use crate::server::connection::{Handler, Service};
 
@@ -17,7 +18,7 @@ pub(super) struct Accepted {
     pub(super) address: Option<IpAddr>,
     pub(super) service: Service,
     /// Held until the connection ends.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) seat: Seat,
 }
 
 /// A socket that belongs to no runtime.
@@ -29,15 +30,14 @@ pub(super) enum AcceptedSocket {
 impl Accepted {
     /// Serves the connection on the current runtime until it ends.
     pub(super) async fn serve(self, handler: impl Handler, drain: watch::Receiver<bool>) {
-        let Self { socket, address, service, permit } = self;
+        let Self { socket, address, service, seat } = self;
         let result = match socket.register() {
-            Ok(socket) => connection::serve(socket, address, service, handler, drain).await,
+            Ok(socket) => connection::serve(socket, address, seat, service, handler, drain).await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
             tracing::debug!(client = address.map(tracing::field::display), %error, "client connection failed");
         }
-        drop(permit);
     }
 }
 

@@ -24,9 +24,11 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 
 use crate::body::Body;
+use crate::budget::Client;
 use crate::config::limits;
 use crate::net::{Abortable, BothLengths, Peer, Socket, WriteStall};
 use crate::server::activity::{Activity, ActivityIo, TrackedBody};
+use crate::server::admission::{HalfOpenEntry, Seat};
 use crate::server::proxy_protocol;
 
 /// A handler of requests. Cloned for each connection.
@@ -44,6 +46,8 @@ pub(crate) struct Service {
     pub not_tls: Bytes,
     /// Proxies that must begin with a PROXY header.
     pub proxies: Arc<[IpNet]>,
+    /// Proxies that speak for many clients: their own connections are counted for none.
+    pub trusted: Arc<[IpNet]>,
     /// How long the head of a request may take to arrive.
     pub header_timeout: Duration,
     /// How long a connection may be idle.
@@ -52,21 +56,73 @@ pub(crate) struct Service {
     pub stall_timeout: Duration,
 }
 
-/// Serves a connection until it ends. Once `drain` is true, no further request is begun on it.
+impl Service {
+    /// Returns the client for which a connection from `address` counts. A unix socket is a proxy's.
+    pub(super) fn payer(&self, address: Option<IpAddr>) -> Client {
+        match address.map(|address| address.to_canonical()) {
+            Some(address) if !self.trusted.iter().any(|network| network.contains(&address)) => {
+                Client::of(address)
+            }
+            _ => Client::Trusted,
+        }
+    }
+}
+
+/// Serves a connection until it ends, or has to go in favour of another. Once `drain` is true, no further request is begun
+/// on it.
 pub(super) async fn serve(
     mut socket: Socket,
     address: Option<IpAddr>,
+    mut seat: Seat,
+    service: Service,
+    handler: impl Handler,
+    drain: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let evicted = || io::Error::other("closed for a new connection, as the oldest without a request");
+    let named = tokio::select! {
+        named = named_address(&mut socket, address, &service) => named?,
+        () = seat.evicted() => return Err(evicted()),
+    };
+    if named != own_address(address) {
+        seat.charge_to(Client::of(named))?;
+    }
+    let entry = seat.entry();
+    tokio::select! {
+        biased;
+        result = serve_client(socket, named, entry, service, handler, drain) => result,
+        () = seat.evicted() => Err(evicted()),
+    }
+}
+
+/// Returns the client's address, which a proxy must name in time.
+async fn named_address(
+    socket: &mut Socket,
+    address: Option<IpAddr>,
+    service: &Service,
+) -> io::Result<IpAddr> {
+    let address = client_address(socket, address, &service.proxies);
+    let address = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, address);
+    address.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// Returns the address of a socket's other end; a unix socket is local.
+fn own_address(address: Option<IpAddr>) -> IpAddr {
+    let local = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    address.map_or(local, |address| address.to_canonical())
+}
+
+async fn serve_client(
+    socket: Socket,
+    address: IpAddr,
+    entry: Arc<HalfOpenEntry>,
     service: Service,
     handler: impl Handler,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let address = client_address(&mut socket, address, &service.proxies);
-    let address = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, address);
-    let address = address.await.map_err(timed_out)??;
     let mut peer = Peer { address, tls: service.tls.is_some() };
     let Some(tls) = &service.tls else {
-        return http_1(socket, peer, &service, handler, drain).await;
+        return http_1(socket, peer, entry, &service, handler, drain).await;
     };
     let deadline = Instant::now() + limits::HANDSHAKE_DEADLINE;
     let plain = tokio::time::timeout_at(deadline, is_plain_http(&socket));
@@ -77,8 +133,8 @@ pub(super) async fn serve(
     let stream = stream.await.map_err(timed_out)??;
     peer.tls = true;
     match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => http_2(stream, peer, &service, handler, drain).await,
-        _ => http_1(stream, peer, &service, handler, drain).await,
+        Some(b"h2") => http_2(stream, peer, entry, &service, handler, drain).await,
+        _ => http_1(stream, peer, entry, &service, handler, drain).await,
     }
 }
 
@@ -88,8 +144,7 @@ async fn client_address(
     address: Option<IpAddr>,
     proxies: &[IpNet],
 ) -> io::Result<IpAddr> {
-    let local = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-    let own = address.map_or(local, |address| address.to_canonical());
+    let own = own_address(address);
     let trusted = proxies.iter().any(|network| network.contains(&own));
     if !trusted {
         return Ok(own);
@@ -124,6 +179,7 @@ async fn refuse_plain(mut socket: Socket, answer: &[u8]) -> io::Result<()> {
 async fn http_1(
     io: impl AsyncRead + AsyncWrite + Abortable + Unpin + Send + 'static,
     peer: Peer,
+    entry: Arc<HalfOpenEntry>,
     service: &Service,
     handler: impl Handler,
     drain: watch::Receiver<bool>,
@@ -136,13 +192,14 @@ async fn http_1(
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::UPLOAD_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone(), true));
+        .serve_connection(TokioIo::new(io), answering(handler, peer, entry, activity.clone(), true));
     Guard::new(pin!(connection), activity, service, Some(service.header_timeout)).run(drain).await
 }
 
 async fn http_2(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
+    entry: Arc<HalfOpenEntry>,
     service: &Service,
     handler: impl Handler,
     drain: watch::Receiver<bool>,
@@ -161,13 +218,14 @@ async fn http_2(
         .max_local_error_reset_streams(limits::H2_LOCAL_RESETS)
         .keep_alive_interval(limits::H2_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::H2_KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(io), answering(handler, peer, activity.clone(), false));
+        .serve_connection(TokioIo::new(io), answering(handler, peer, entry, activity.clone(), false));
     Guard::new(pin!(connection), activity, service, None).run(drain).await
 }
 
 fn answering<H: Handler>(
     handler: H,
     peer: Peer,
+    entry: Arc<HalfOpenEntry>,
     activity: Activity,
     paced: bool,
 ) -> impl hyper::service::HttpService<
@@ -177,6 +235,7 @@ fn answering<H: Handler>(
     Future: Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + 'static,
 > {
     service_fn(move |mut request: Request<Incoming>| {
+        entry.leave();
         let (handler, guard) = (handler.clone(), activity.begin());
         // Of HTTP/1.0, a body without a length has no chunks that could be missing.
         let is_old = request.version() < Version::HTTP_11;

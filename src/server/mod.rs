@@ -6,6 +6,7 @@
 mod accept;
 mod accepted;
 mod activity;
+mod admission;
 mod connection;
 mod head_scan;
 mod listener;

@@ -12,7 +12,7 @@ use dockgate::internals::telemetry;
 use dockgate::internals::{App, Origin};
 use dockgate::internals::{Config, Environment};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{Answer, Client, Http2, Request, Upstream, soon};
 
@@ -93,6 +93,17 @@ impl Gateway {
 
     pub(crate) async fn tcp(&self) -> TcpStream {
         soon("a connection", TcpStream::connect(self.address)).await.expect("a connection")
+    }
+
+    /// A new plain connection from another address of this machine: another client.
+    pub(crate) async fn connect_from(&self, address: [u8; 4]) -> Client {
+        Client::of(self.tcp_from(address).await)
+    }
+
+    pub(crate) async fn tcp_from(&self, address: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("an address of this machine");
+        soon("a connection", socket.connect(self.address)).await.expect("a connection")
     }
 
     /// A connection that speaks HTTP/2.
