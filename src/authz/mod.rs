@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::budget::Client;
-use crate::config::{AccessRule, UserPattern};
+use crate::config::{AccessRule, RepositoryPattern, UserPattern};
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
 
@@ -69,6 +69,15 @@ pub struct Denied {
     pub action: Option<Action>,
 }
 
+/// The repositories of one upstream: those below its prefix, all if that is empty, but not those of other upstreams.
+#[derive(Debug)]
+pub struct Region<'a> {
+    /// The upstream's prefix.
+    pub prefix: &'a str,
+    /// The prefixes of the other upstreams.
+    pub others: Vec<&'a str>,
+}
+
 /// The access rules in force. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -119,6 +128,30 @@ impl Rules {
         self.allows(&permit.identity, Some(repository), Action::Pull)
     }
 
+    /// Returns true if the holder of `permit`, which is for the catalog, may learn of every repository that exists.
+    pub fn may_list_all(&self, permit: &Permit) -> bool {
+        let mut rules = self.rules.iter().filter(|rule| rule.actions.contains(Action::Pull));
+        let every = |rule: &&AccessRule| rule.repositories.iter().any(RepositoryPattern::is_every);
+        let is_for = |rule: &&AccessRule| is_for_user(rule, &permit.identity);
+        rules.find(|rule| is_for(rule) && (every(rule) || !rule.allows())).is_some_and(AccessRule::allows)
+    }
+
+    /// Returns true if the rules may allow `action` to the identity at some repository of `region`. Where they may not, the
+    /// identity must not even learn that the region exists.
+    pub fn may_anywhere(&self, identity: &Identity, region: &Region<'_>, action: Action) -> bool {
+        let rules = self.rules.iter().filter(|rule| rule.actions.contains(action));
+        for rule in rules.filter(|rule| is_for_user(rule, identity)) {
+            let mut patterns = rule.repositories.iter();
+            if rule.allows() && patterns.any(|pattern| region.may_match(pattern)) {
+                return true;
+            }
+            if !rule.allows() && patterns.any(|pattern| pattern.matches_all_below(region.prefix)) {
+                return false;
+            }
+        }
+        false
+    }
+
     /// Returns whether the identity may read, and if so, whether it may cause a first download.
     fn reads(&self, identity: &Identity, repository: &RepositoryName, is_head: bool) -> Option<bool> {
         let pulls = self.pulls(identity, repository);
@@ -158,9 +191,22 @@ impl Rules {
     }
 }
 
+impl Region<'_> {
+    fn may_match(&self, pattern: &RepositoryPattern) -> bool {
+        // Another upstream's prefix above this one's says nothing about it.
+        let below = |other: &&&str| other.len() > self.prefix.len();
+        pattern.may_match_below(self.prefix)
+            && !self.others.iter().filter(below).any(|other| pattern.is_below(other))
+    }
+}
+
+fn is_for_user(rule: &AccessRule, identity: &Identity) -> bool {
+    rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
+}
+
 /// Returns true if the rule is for them, there.
 fn matches(rule: &AccessRule, identity: &Identity, repository: Option<&RepositoryName>) -> bool {
-    rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
+    is_for_user(rule, identity)
         && repository.is_none_or(|name| rule.repositories.iter().any(|pattern| pattern.matches(name)))
 }
 

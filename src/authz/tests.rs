@@ -170,3 +170,43 @@ fn nothing_is_mounted_from_where_pulling_is_denied() {
     let permit = rules.authorize(&user("bob"), &push("mine")).unwrap();
     assert!(rules.may_mount(&permit, &name("public/a")) && !rules.may_mount(&permit, &name("secret/a")));
 }
+
+fn region<'a>(prefix: &'a str, others: &[&'a str]) -> Region<'a> {
+    Region { prefix, others: others.to_vec() }
+}
+
+#[test]
+fn a_region_is_seen_where_a_rule_may_allow_something() {
+    let rules = rules(&[
+        ("deny", &["alice"], &["hub/**"], &["pull"]),
+        ("allow", &["alice"], &["**"], &["pull"]),
+        ("allow", &["bob"], &["quay/team/**", "*/public"], &["pull"]),
+        ("allow", &["bob"], &["hub/x"], &["push"]),
+        ("allow", &["carol"], &["hub/**"], &["*"]),
+    ]);
+    let sees = |name, prefix, others: &[&str]| {
+        rules.may_anywhere(&user(name), &region(prefix, others), Action::Pull)
+    };
+    assert!(
+        !sees("alice", "hub", &["quay"]) && sees("alice", "quay", &["hub"]) && sees("alice", "", &["hub"])
+    );
+    assert!(sees("bob", "quay", &[]) && sees("bob", "quay/team", &["quay"]) && sees("bob", "hub", &[]));
+    assert!(!sees("bob", "hub/deeper", &[]));
+    assert!(rules.may_anywhere(&user("bob"), &region("hub", &[]), Action::Push));
+    assert!(!rules.may_anywhere(&user("bob"), &region("quay", &[]), Action::Push));
+    // What is for another upstream alone shows nothing of the one that takes the rest.
+    assert!(!sees("carol", "", &["hub"]) && sees("carol", "", &["hub/sub"]) && !sees("dave", "hub", &[]));
+}
+
+#[test]
+fn only_a_rule_for_everything_shows_all_repositories() {
+    let rules = rules(&[
+        ("allow", &["alice", "bob"], &["team/**"], &["pull"]),
+        ("deny", &["bob"], &["secret/**"], &["pull"]),
+        ("deny", &["alice"], &["**"], &["push"]),
+        ("allow", &["alice", "bob"], &["**"], &["pull", "catalog"]),
+        ("allow", &["carol"], &["*", "*/**"], &["pull", "catalog"]),
+    ]);
+    let sees_all = |name| rules.may_list_all(&rules.authorize(&user(name), &catalog()).unwrap());
+    assert!(sees_all("alice") && !sees_all("bob") && !sees_all("carol"));
+}

@@ -187,8 +187,11 @@ pub(crate) const RETRY_BACKOFF_MOST: Duration = Duration::from_secs(5);
 pub(crate) const REDIRECTS: usize = 5;
 /// A URL that an upstream sends the gateway to, in bytes: signed ones take up to 4 KiB.
 pub(crate) const URL_BYTES: usize = 16 * 1024;
-/// Upstream pages read for one page of the catalog: most of them may hold nothing that the client may see.
-pub const CATALOG_UPSTREAM_PAGES: usize = 16;
+/// Upstream pages read for one page of the catalog: most of them may hold nothing that the client may see. With full pages
+/// these are 64,000 names.
+pub const CATALOG_UPSTREAM_PAGES: usize = 64;
+/// The time after which no further upstream page is read for one page of the catalog. Clients give up after some 30 s.
+pub(crate) const CATALOG_DEADLINE: Duration = Duration::from_secs(15);
 /// Entries of one page of the catalog or of tags that the gateway puts together itself.
 pub(crate) const CATALOG_ENTRIES: usize = 1000;
 /// An unused connection to an upstream is closed after this: before most balancers' 60 s, so that few turn out dead.

@@ -132,8 +132,23 @@ impl RepositoryPattern {
         fits(self.components.iter(), name.components(), |p| **p == Component::Run, |p, c| p.is(c))
     }
 
+    /// Returns true if it matches every repository below `prefix`, a path, or every repository if that is empty.
+    pub fn matches_all_below(&self, prefix: &str) -> bool {
+        // What follows the last component that a name of one component more needs is a run: any longer name fits too.
+        let text = format!("{prefix}/x");
+        let below = text.trim_start_matches('/').split('/');
+        self.components.last() == Some(&Component::Run)
+            && self.components.get(self.components.len() - 2) == Some(&Component::One(Glob::new("*")))
+            && fits(self.components.iter(), below, |p| **p == Component::Run, |p, c| p.is(c))
+    }
+
+    /// Returns true if all that it can match plainly is below `prefix`.
+    pub fn is_below(&self, prefix: &str) -> bool {
+        self.as_str().strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// Returns true if it can match a repository below `prefix`, a path, or any repository if that is empty.
-    pub(super) fn may_match_below(&self, prefix: &str) -> bool {
+    pub fn may_match_below(&self, prefix: &str) -> bool {
         let mut components = self.components.iter();
         for part in prefix.split('/').filter(|part| !part.is_empty()) {
             match components.next() {
@@ -294,6 +309,37 @@ mod tests {
         {
             assert!(!below(pattern, prefix), "{pattern} below {prefix}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_covers_a_prefix_is_known() {
+        let covers = |pattern, prefix| RepositoryPattern::parse(pattern).unwrap().matches_all_below(prefix);
+        for (pattern, prefix) in [
+            ("**", ""),
+            ("**", "hub"),
+            ("**/**", "hub"),
+            ("hub/**", "hub"),
+            ("h*/**", "hub"),
+            ("a/**", "a/b"),
+            ("**/b/**", "a/b"),
+        ] {
+            assert!(covers(pattern, prefix), "{pattern} below {prefix}");
+        }
+        for (pattern, prefix) in [
+            ("*", ""),
+            ("hub/*", "hub"),
+            ("hub/**/x", "hub"),
+            ("hub/x/**", "hub"),
+            ("*/x*/**", "hub"),
+            ("**/x*", "hub"),
+            ("hub", "hub"),
+            ("hub/**", ""),
+        ] {
+            assert!(!covers(pattern, prefix), "{pattern} below {prefix}");
+        }
+        let below = |pattern, prefix| RepositoryPattern::parse(pattern).unwrap().is_below(prefix);
+        assert!(below("hub/**", "hub") && below("hub/a", "hub"));
+        assert!(!below("hub", "hub") && !below("hubs/**", "hub") && !below("h*/a", "hub"));
     }
 
     #[test]

@@ -4,6 +4,11 @@
 //! after another, in the order of the configuration, and each lists its names in its own order: registries sort in ways of
 //! their own (distribution#1854), so no name is compared with another. A page ends where the client's `n`, or the number of
 //! upstream pages that one request may cost, is reached, and a sealed cursor in `Link` says where.
+//!
+//! A client that may not see every repository learns nothing of the others: not from where pages end, and not by asking
+//! for the names after one that it made up. What it asks for never reaches an upstream. Its pages are cut from the
+//! upstreams' greatest ones, from their first on; they are filled with what it may see, and one that is full has a `Link`
+//! whether or not anything follows. `last` is looked for among the names that it may see.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,6 +18,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::body::{Body, RequestBody};
+use crate::clock;
 use crate::config::limits;
 use crate::gateway::authorized::AuthorizedRequest;
 use crate::gateway::forward::set;
@@ -23,7 +29,7 @@ use crate::gateway::respond::Problem;
 use crate::gateway::rewrite;
 use crate::gateway::route::Route;
 use crate::meaning::Meaning;
-use crate::proto::{Link, Operation, Page, RepositoryName, link};
+use crate::proto::{Action, Link, Operation, Page, RepositoryName, link};
 use crate::upstream;
 use crate::upstream::{RequiredScope, Upstream};
 
@@ -45,6 +51,18 @@ struct Cursor {
     /// The name after which the client wants to begin, in the upstream's words. Of the first page alone.
     #[serde(default)]
     l: Option<String>,
+    /// The names of this upstream to leave out.
+    #[serde(default)]
+    s: Option<Skip>,
+}
+
+/// The names that come before the page of a client that does not see all of them.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+enum Skip {
+    /// Those up to and including this one.
+    Through(String),
+    /// Those that do not sort behind this one, which the client does not see or which is not there.
+    UpTo(String),
 }
 
 /// A page of an upstream's own catalog.
@@ -58,18 +76,21 @@ struct UpstreamPage {
 
 /// Returns a page of the repositories that the client may see.
 pub(super) async fn list(request: &AuthorizedRequest<'_>, page: &Page) -> Result<Response<Body>, Problem> {
-    let only = request.core.routes.only(request.addressing).map_err(Problem::Route)?;
+    let core = request.core;
+    let sees = |route: &Route| login::may_see(core, request.permit.identity(), route, &[Action::Pull]);
+    let only = core.routes.only(request.addressing, sees).map_err(Problem::Route)?;
     let mut routes: Vec<&Route> = match only {
         Some(route) => vec![route],
-        None => request.core.routes.iter().collect(),
+        None => core.routes.iter().collect(),
     };
-    routes.retain(|route| login::may_enter(request.permit.identity(), route));
+    routes.retain(|route| sees(route));
     let wanted =
         page.n.and_then(|n| usize::try_from(n).ok()).unwrap_or(DEFAULT_ENTRIES).min(limits::CATALOG_ENTRIES);
     let mut walk = Walk {
         request,
         routes,
         own_names: only.is_some(),
+        sees_all: core.rules.may_list_all(&request.permit),
         wanted,
         asked: page.n,
         names: Vec::new(),
@@ -87,6 +108,8 @@ struct Walk<'a> {
     routes: Vec<&'a Route>,
     /// The client has addressed one upstream: its repositories are listed as that address names them.
     own_names: bool,
+    /// The client may see every repository: upstreams are asked for what it asks for.
+    sees_all: bool,
     wanted: usize,
     /// The client's own `n`.
     asked: Option<u64>,
@@ -107,18 +130,26 @@ impl Walk<'_> {
 
     /// Returns where to begin after a name: at the upstream that it belongs to, after its name there.
     fn begin_after(&self, last: &str) -> Cursor {
+        let (upstream, name_there) = self.upstream_of(last);
+        if self.sees_all {
+            Cursor { u: upstream, l: Some(name_there), ..Cursor::default() }
+        } else {
+            Cursor { u: upstream, s: Some(Skip::Through(last.to_owned())), ..Cursor::default() }
+        }
+    }
+
+    /// Returns the index of the upstream that a name belongs to, and its name there.
+    fn upstream_of(&self, last: &str) -> (usize, String) {
         if self.own_names {
-            return Cursor { l: Some(last.to_owned()), ..Cursor::default() };
+            return (0, last.to_owned());
         }
         let belongs = |route: &Route| last.strip_prefix(route.prefix())?.strip_prefix('/').map(str::to_owned);
         let found = self.routes.iter().enumerate().filter(|(_, route)| !route.prefix().is_empty());
         let found = found.filter_map(|(index, route)| Some((index, belongs(route)?)));
-        let (index, after) =
-            found.max_by_key(|(index, _)| self.routes[*index].prefix().len()).unwrap_or_else(|| {
-                let catch_all = self.routes.iter().position(|route| route.prefix().is_empty());
-                (catch_all.unwrap_or_default(), last.to_owned())
-            });
-        Cursor { u: index, l: Some(after), ..Cursor::default() }
+        found.max_by_key(|(index, _)| self.routes[*index].prefix().len()).unwrap_or_else(|| {
+            let catch_all = self.routes.iter().position(|route| route.prefix().is_empty());
+            (catch_all.unwrap_or_default(), last.to_owned())
+        })
     }
 
     /// Collects names from `cursor` on. Returns where to go on, if there is more.
@@ -126,7 +157,11 @@ impl Walk<'_> {
     /// An upstream that refuses, or fails, is passed over, so that the others' names are listed; one that is the only one
     /// decides.
     async fn run(&mut self, mut cursor: Cursor) -> Result<Option<Cursor>, Problem> {
+        let deadline = clock::now() + limits::CATALOG_DEADLINE;
         for _ in 0..limits::CATALOG_UPSTREAM_PAGES {
+            if clock::now() > deadline {
+                break;
+            }
             let Some(route) = self.routes.get(cursor.u).copied() else { break };
             let page = match self.fetch(route, &cursor).await {
                 Err(problem) if self.routes.len() == 1 => return Err(problem),
@@ -139,14 +174,12 @@ impl Walk<'_> {
                 Ok(page) => page,
             };
             if let Some(page) = &page
-                && let Some(stopped) = self.take(route, page, &cursor)
+                && let Some(stopped) = self.take(route, page, &mut cursor)
             {
-                return Ok(Some(stopped).filter(|cursor| cursor.u < self.routes.len()));
+                // That nothing follows would tell that nothing does which the client does not see.
+                return Ok(Some(stopped).filter(|cursor| !self.sees_all || cursor.u < self.routes.len()));
             }
-            cursor = match page.and_then(|page| page.next) {
-                Some(next) => Cursor { u: cursor.u, q: Some(next), ..Cursor::default() },
-                None => Cursor { u: cursor.u + 1, ..Cursor::default() },
-            };
+            cursor = cursor.onward(page);
         }
         if self.missing.len() == self.routes.len() && !self.missing.is_empty() {
             return Err(self.missing.swap_remove(0).1);
@@ -155,16 +188,20 @@ impl Walk<'_> {
     }
 
     /// Takes the names of a page that the client may see. Returns where to go on if that is enough.
-    fn take(&mut self, route: &Route, page: &UpstreamPage, cursor: &Cursor) -> Option<Cursor> {
+    fn take(&mut self, route: &Route, page: &UpstreamPage, cursor: &mut Cursor) -> Option<Cursor> {
         let begin = page.place_of(cursor);
         for (index, name) in page.names.iter().enumerate().skip(begin) {
             let Some(name) = self.visible(route, name) else { continue };
-            if !self.listed.insert(name.clone()) {
+            if cursor.skips(&name) || !self.listed.insert(name.clone()) {
                 continue;
             }
             self.names.push(name);
             if self.names.len() == self.wanted {
-                return Some(page.after(index, cursor.u));
+                // To go on at another page would tell that no hidden name follows on this one.
+                let after =
+                    if self.sees_all { page.after(index, cursor.u) } else { page.behind(index, cursor.u) };
+                let skip = cursor.s.take().filter(|_| after.u == cursor.u);
+                return Some(Cursor { s: skip, ..after });
             }
         }
         None
@@ -219,9 +256,14 @@ impl Walk<'_> {
     }
 
     /// Returns the queries of an upstream's first page, each for where the one before it is refused: with as many entries as
-    /// are wanted, with the client's own number, and with none.
+    /// are wanted, with the client's own number, and with none. A client that does not see all of them has no say.
     fn first_queries(&self, cursor: &Cursor) -> Vec<String> {
-        let mut numbers = vec![u64::try_from(self.wanted).ok(), self.asked, None];
+        let number = |n: usize| u64::try_from(n).ok();
+        let mut numbers = if self.sees_all {
+            vec![number(self.wanted), self.asked, None]
+        } else {
+            vec![number(limits::CATALOG_ENTRIES), number(DEFAULT_ENTRIES), None]
+        };
         numbers.dedup();
         let query = |n| Page { n, last: cursor.l.clone(), other: Vec::new() }.render();
         numbers.into_iter().map(query).collect()
@@ -252,6 +294,38 @@ impl Walk<'_> {
     }
 }
 
+impl Cursor {
+    /// Returns true if a name that the client may see comes before what it asks for.
+    fn skips(&mut self, name: &str) -> bool {
+        match &self.s {
+            Some(Skip::Through(last)) => {
+                if name == last {
+                    self.s = None;
+                }
+                true
+            }
+            Some(Skip::UpTo(last)) => name <= last.as_str(),
+            None => false,
+        }
+    }
+
+    /// Returns where to go on when `page` has been taken; `None` is an upstream that has none.
+    fn onward(self, page: Option<UpstreamPage>) -> Self {
+        let next_upstream = Self { u: self.u + 1, ..Self::default() };
+        let Some(page) = page else { return next_upstream };
+        match (page.next, self.s) {
+            // A `Link` to the same page would lead there again and again.
+            (Some(next), skip) if next != page.query => {
+                Self { u: self.u, q: Some(next), s: skip, ..Self::default() }
+            }
+            (_, Some(Skip::Through(last))) => {
+                Self { u: self.u, s: Some(Skip::UpTo(last)), ..Self::default() }
+            }
+            _ => next_upstream,
+        }
+    }
+}
+
 impl UpstreamPage {
     /// Returns the index of the first entry that has not been listed.
     fn place_of(&self, cursor: &Cursor) -> usize {
@@ -273,14 +347,14 @@ impl UpstreamPage {
         match (&self.next, index + 1 == self.names.len()) {
             (Some(next), true) => Cursor { u: upstream, q: Some(next.clone()), ..Cursor::default() },
             (None, true) => Cursor { u: upstream + 1, ..Cursor::default() },
-            (_, false) => Cursor {
-                u: upstream,
-                q: Some(self.query.clone()),
-                i: index + 1,
-                a: Some(self.names[index].clone()),
-                l: None,
-            },
+            (_, false) => self.behind(index, upstream),
         }
+    }
+
+    /// Returns the place on this page behind the entry at `index`.
+    fn behind(&self, index: usize, upstream: usize) -> Cursor {
+        let (query, name) = (self.query.clone(), self.names[index].clone());
+        Cursor { u: upstream, q: Some(query), i: index + 1, a: Some(name), ..Cursor::default() }
     }
 }
 

@@ -50,6 +50,9 @@ impl Sealer {
         let mut nonce = [0u8; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SealError)?;
         let mut bytes = serde_json::to_vec(content).map_err(|_| SealError)?;
+        if matches!(kind, HandleKind::Cursor) {
+            bytes.resize(bytes.len().next_multiple_of(CURSOR_BLOCK), b' ');
+        }
         let unique = Nonce::assume_unique_for_key(nonce);
         self.0.seal_in_place_append_tag(unique, kind.aad(), &mut bytes).map_err(|_| SealError)?;
         Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &bytes].concat()))
@@ -87,6 +90,10 @@ fn random_bytes(secret: &str) -> Option<Vec<u8>> {
     let pairs = (0..64).step_by(2).map(|at| u8::from_str_radix(secret.get(at..at + 2)?, 16).ok());
     if is_hex { pairs.collect() } else { None }
 }
+
+/// Cursors are as long as a multiple of this, in bytes, with spaces behind the JSON: a cursor can hold a name that its holder
+/// may not see, and its length would tell that of the name.
+const CURSOR_BLOCK: usize = 512;
 
 /// The use of the derived key: other uses of the secret get other keys.
 const PURPOSE: &[u8] = b"dockgate handles v2";
@@ -143,6 +150,15 @@ mod tests {
         let key = derived(TEXT);
         assert!(crate::clock::now() - began > std::time::Duration::from_millis(10));
         assert_ne!(key, derived(&TEXT.to_uppercase()));
+    }
+
+    #[test]
+    fn cursors_do_not_tell_the_length_of_names() {
+        let own = sealer(RANDOM);
+        let sealed = |name: &str| own.seal(HandleKind::Cursor, &name).unwrap();
+        let (short, long) = (sealed("a"), sealed(&"a".repeat(255)));
+        assert_eq!(short.len(), long.len());
+        assert_eq!(own.open::<String>(HandleKind::Cursor, &short).as_deref(), Some("a"));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::budget::Client;
 use crate::gateway::core::Core;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
-use crate::proto::Operation;
 use crate::proto::identity::{Forwarded, Identity};
+use crate::proto::{Action, Operation};
 use crate::upstream;
 use crate::upstream::LoginAnswer;
 
@@ -63,6 +63,17 @@ pub(super) fn may_enter(identity: &Identity, route: &Route) -> bool {
         Identity::Anonymous | Identity::User(_) => true,
     }
 }
+
+/// Returns true if the client may do one of `actions` somewhere at the upstream of `route`. Otherwise it must not learn that
+/// the upstream is configured.
+pub(super) fn may_see(core: &Core, identity: &Identity, route: &Route, actions: &[Action]) -> bool {
+    let region = core.routes.region(route);
+    may_enter(identity, route)
+        && actions.iter().any(|action| core.rules.may_anywhere(identity, &region, *action))
+}
+
+/// The actions that a rule grants at repositories.
+pub(super) const ANY_ACTION: &[Action] = &[Action::Pull, Action::Push, Action::Delete];
 
 /// Returns the denial of a client that another upstream knows.
 pub(super) fn stranger(operation: &Operation) -> Denied {

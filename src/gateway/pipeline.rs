@@ -22,7 +22,7 @@ use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
 use crate::gateway::record::RequestRecord;
 use crate::gateway::respond::{Problem, accesses, log_failure};
-use crate::gateway::route::{Addressing, ResolvedRepository, RouteError};
+use crate::gateway::route::{Addressing, ResolvedRepository, Route, RouteError};
 use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, upload};
 use crate::net::Peer;
 use crate::proto::identity::Identity;
@@ -264,10 +264,12 @@ impl IncomingRequest<'_> {
             let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
             return Ok(Authorized::Registry(request));
         };
-        let repository = match core.routes.find(addressing, name) {
+        let sees = |route: &Route| login::may_see(core, identity, route, login::ANY_ACTION);
+        let repository = match core.routes.find(addressing, name, sees) {
             Ok(repository) => repository,
             Err(error) => {
-                if matches!(error, RouteError::Unknown | RouteError::UnknownNamespace) {
+                // The client sees both upstreams of those that disagree.
+                if error != RouteError::Disagree {
                     self.authorize_unrouted(addressing, identity, &operation).map_err(denied)?;
                 }
                 return Err(login().unwrap_or(Problem::Route(error)));
@@ -292,15 +294,17 @@ impl IncomingRequest<'_> {
     }
 }
 
-/// Returns the name by which rules would know a repository that no upstream has.
+/// Returns the name by which rules would know a repository that no upstream has. It is made of the request alone.
 fn unrouted_name(addressing: Addressing<'_>, name: &RepositoryName) -> Option<RepositoryName> {
     let full = full_name(addressing, name)?;
+    let below = |ns: &str| full.as_str().strip_prefix(ns).is_some_and(|rest| rest.starts_with('/'));
     // Where `ns` is no path, the name alone is asked about.
-    Some(addressing.ns.and_then(|ns| full.with_prefix(ns).ok()).unwrap_or(full))
+    let with_ns = addressing.ns.filter(|ns| !below(ns)).and_then(|ns| full.with_prefix(ns).ok());
+    Some(with_ns.unwrap_or(full))
 }
 
-/// Returns the name that a denial shows: the client's path, where that names the upstream. The canonical name has
-/// `library/` in it where the upstream is Docker Hub, which tells that there is one.
+/// Returns the name that a denial shows: the client's path, below `ns` if there is one. The canonical name has the prefix
+/// of the upstream that `ns` names, and `library/` where that is Docker Hub, which tells that there is one.
 fn shown_name(
     addressing: Addressing<'_>,
     name: &RepositoryName,
@@ -308,10 +312,10 @@ fn shown_name(
 ) -> RepositoryName {
     let prefix = repository.route.prefix();
     let by_path = |full: &RepositoryName| {
-        addressing.ns.is_none() && (prefix.is_empty() || full.strip_prefix(prefix).is_some())
+        addressing.ns.is_some() || prefix.is_empty() || full.strip_prefix(prefix).is_some()
     };
-    let full = full_name(addressing, name).filter(by_path);
-    full.unwrap_or_else(|| repository.canonical.clone())
+    let shown = unrouted_name(addressing, name).filter(by_path);
+    shown.unwrap_or_else(|| repository.canonical.clone())
 }
 
 fn full_name(addressing: Addressing<'_>, name: &RepositoryName) -> Option<RepositoryName> {

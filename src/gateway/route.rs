@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::authz::Region;
 use crate::cache::UpstreamCache;
 use crate::config::CredentialSource;
 use crate::proto::{Authority, NameError, RepositoryName};
@@ -94,23 +95,34 @@ impl Routes {
         self.routes.iter()
     }
 
-    /// Finds the repository that a client calls `name`.
+    /// Returns the repositories of a route, as rules know them.
+    pub(super) fn region<'a>(&'a self, route: &'a Route) -> Region<'a> {
+        let others = self.routes.iter().filter(|other| !std::ptr::eq(*other, route));
+        let others = others.map(Route::prefix).filter(|prefix| !prefix.is_empty());
+        Region { prefix: &route.prefix, others: others.collect() }
+    }
+
+    /// Finds the repository that a client calls `name`. `sees` says of which routes the client may know: others are, where
+    /// the path and `ns` disagree, as good as not configured.
     pub(super) fn find(
         &self,
         addressing: Addressing<'_>,
         name: &RepositoryName,
+        sees: impl Fn(&Route) -> bool,
     ) -> Result<ResolvedRepository<'_>, RouteError> {
         let full = match addressing.prefix {
             Some(prefix) => name.with_prefix(prefix.as_str())?,
             None => name.clone(),
         };
         let found = match (self.by_host(addressing.host, addressing.port), self.by_namespace(addressing)?) {
-            (Some(host), Some(ns)) if !std::ptr::eq(host, ns) => return Err(RouteError::Disagree),
+            (Some(host), Some(ns)) if !std::ptr::eq(host, ns) => {
+                return Err(if sees(ns) { RouteError::Disagree } else { RouteError::UnknownNamespace });
+            }
             (Some(host), _) => host.resolve(full)?,
             (None, Some(ns)) => match self.by_prefix(&full) {
                 Some((route, remote)) if std::ptr::eq(route, ns) => ns.resolve(remote)?,
-                Some(_) => return Err(RouteError::Disagree),
-                None => ns.resolve(full)?,
+                Some((route, _)) if sees(route) && sees(ns) => return Err(RouteError::Disagree),
+                _ => ns.resolve(full)?,
             },
             (None, None) => match self.by_prefix(&full) {
                 Some((route, remote)) => route.resolve(remote)?,
@@ -123,16 +135,31 @@ impl Routes {
         self.is_unambiguous(&found).then_some(found).ok_or(RouteError::Unknown)
     }
 
-    /// Returns the route to which a request's addressing leads by itself, whatever the repository: for the catalog.
-    pub(super) fn only(&self, addressing: Addressing<'_>) -> Result<Option<&Route>, RouteError> {
-        if let Some(route) =
-            self.by_namespace(addressing)?.or_else(|| self.by_host(addressing.host, addressing.port))
-        {
-            return Ok(Some(route));
+    /// Returns the route to which a request's addressing leads by itself, whatever the repository: for the catalog. A route
+    /// that the client does not see is as good as not configured; only a virtual host is no secret to its clients.
+    pub(super) fn only(
+        &self,
+        addressing: Addressing<'_>,
+        sees: impl Fn(&Route) -> bool,
+    ) -> Result<Option<&Route>, RouteError> {
+        let prefix = addressing.prefix.map(RepositoryName::as_str);
+        let host = self.by_host(addressing.host, addressing.port);
+        if let Some(ns) = self.by_namespace(addressing)? {
+            let agrees = host.map_or_else(
+                || prefix.is_none_or(|prefix| ns.prefix == prefix),
+                |host| std::ptr::eq(host, ns),
+            );
+            return match (sees(ns), agrees) {
+                (false, _) => Err(RouteError::UnknownNamespace),
+                (true, false) => Err(RouteError::Disagree),
+                (true, true) => Ok(Some(ns)),
+            };
         }
-        let Some(prefix) = addressing.prefix else { return Ok(None) };
-        let route = self.routes.iter().find(|route| route.prefix == prefix.as_str());
-        route.map(Some).ok_or(RouteError::Unknown)
+        if host.is_some() || prefix.is_none() {
+            return Ok(host);
+        }
+        let mut named = self.routes.iter().filter(|route| Some(route.prefix.as_str()) == prefix);
+        named.find(|route| sees(route)).map(Some).ok_or(RouteError::Unknown)
     }
 
     /// Returns the route of a virtual host. One that is written with its port wins.

@@ -15,8 +15,10 @@ use crate::config::limits;
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::forward::set;
 use crate::gateway::handle::HandleKind;
+use crate::gateway::login;
 use crate::gateway::manifest::{is_named, made};
 use crate::gateway::respond::Problem;
+use crate::gateway::route::Route;
 use crate::gateway::write_guard::WriteGuard;
 use crate::meaning::Meaning;
 use crate::proto::upload::{MAX_SESSION_LENGTH, with_digest};
@@ -138,7 +140,9 @@ fn is_refusal(problem: &Problem) -> bool {
 /// Returns the source's name at the upstream, if it is at the same one and the client may read it.
 fn mountable(request: &AuthorizedRepository<'_>, from: &RepositoryName) -> Option<RepositoryName> {
     let AuthorizedRepository { request, repository } = request;
-    let source = request.core.routes.find(request.addressing, from).ok()?;
+    let identity = request.permit.identity();
+    let sees = |route: &Route| login::may_see(request.core, identity, route, login::ANY_ACTION);
+    let source = request.core.routes.find(request.addressing, from, sees).ok()?;
     let may = std::ptr::eq(source.route, repository.route)
         && request.core.rules.may_mount(&request.permit, &source.canonical);
     may.then_some(source.remote)

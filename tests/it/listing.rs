@@ -380,10 +380,10 @@ async fn the_catalog_lists_what_its_reader_may_pull() {
         .upstream("up", "", upstream.address)
         .start()
         .await;
-    upstream.expect("GET", "/v2/_catalog?n=100", catalog(&["secret/x", "team/app", "teamx/app"]));
+    upstream.expect("GET", "/v2/_catalog?n=1000", catalog(&["secret/x", "team/app", "teamx/app"]));
     let answer = gateway.ask(Request::get("/v2/_catalog").login("alice", "secret")).await.is(200);
     assert_eq!(names(&answer), ["team/app"]);
-    upstream.expect("GET", "/v2/_catalog?n=100", catalog(&["secret/x", "team/app"]));
+    // Bob sees nothing at any upstream: none is asked.
     let answer = gateway.ask(Request::get("/v2/_catalog").login("bob", "hunter2")).await.is(200);
     assert_eq!(names(&answer), Vec::<String>::new());
 }
@@ -416,24 +416,219 @@ async fn catalog_pages_continue_where_the_last_ended() {
     assert_eq!(next(&page), None);
 }
 
+/// A gateway where alice may see `team/**` and `*/public` of what `upstream` lists.
+async fn restricted(upstream: &Upstream) -> Gateway {
+    Gateway::builder()
+        .user("alice", "secret")
+        .rule(&["alice"], &["**"], &["catalog"])
+        .denial(&["alice"], &["team/closed/**"], &["pull"])
+        .rule(&["alice"], &["team/**", "*/public"], &["pull"])
+        .upstream("up", "", upstream.address)
+        .start()
+        .await
+}
+
+/// Asks as alice. Returns the names, and the target of the next page.
+async fn page_of(gateway: &Gateway, target: &str) -> (Vec<String>, Option<String>) {
+    let answer = gateway.ask(Request::get(target).login("alice", "secret")).await.is(200);
+    (names(&answer), next(&answer))
+}
+
 #[tokio::test]
 async fn a_catalog_page_costs_limited_upstream_pages() {
     let upstream = Upstream::start().await;
+    let gateway = restricted(&upstream).await;
+    // Pages without end, on which nothing is to be seen.
+    upstream.otherwise(|Heard { target, .. }: &Heard| {
+        let last: usize = target.split("last=").nth(1).map_or(0, |last| last.parse().unwrap());
+        let link = format!("</v2/_catalog?last={}>; rel=\"next\"", last + 1);
+        Some(catalog(&["secret"]).header("Link", &link))
+    });
+    let (listed, next) = page_of(&gateway, "/v2/_catalog").await;
+    assert_eq!(listed, [""; 0]);
+    assert_eq!(upstream.heard().len(), dockgate::internals::limits::CATALOG_UPSTREAM_PAGES);
+    // The rest is to be asked for, and the way there begins where this page ended.
+    page_of(&gateway, &next.unwrap()).await;
+    let asked = upstream.heard();
+    assert_eq!(asked.len(), 2 * dockgate::internals::limits::CATALOG_UPSTREAM_PAGES);
+    assert_eq!(asked.last().unwrap().target, "/v2/_catalog?last=127");
+}
+
+#[tokio::test]
+async fn a_catalog_that_links_to_itself_ends() {
+    let upstream = Upstream::start().await;
+    let gateway = restricted(&upstream).await;
+    upstream.always("GET", "/v2/_catalog*", |_| {
+        catalog(&["team/a"]).header("Link", "</v2/_catalog?last=x>; rel=\"next\"")
+    });
+    assert_eq!(page_of(&gateway, "/v2/_catalog").await, (vec!["team/a".to_owned()], None));
+    assert_eq!(upstream.heard().len(), 2);
+}
+
+/// The names that an upstream lists, and what alice is shown of them.
+const OPEN: [&str; 6] =
+    ["a/public", "finance/public", "team/a", "team/b", "team-x/public", "team/closed-not"];
+
+/// Lists names in pages of 1000 at most, as distribution does, or of fewer.
+fn pages(upstream: &Upstream, names: Vec<String>, most: usize) {
+    upstream.otherwise(move |Heard { target, .. }: &Heard| {
+        let query = target.strip_prefix("/v2/_catalog")?.trim_start_matches('?');
+        let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let last = value("last").map(|last| last.replace("%2F", "/"));
+        let begin = last.map_or(0, |last| names.partition_point(|name| *name <= last));
+        let wanted = value("n").map_or(most, |n| n.parse::<usize>().unwrap().min(most));
+        let end = (begin + wanted).min(names.len());
+        let listed: Vec<_> = names[begin..end].iter().map(String::as_str).collect();
+        let reply = catalog(&listed);
+        let link = || format!("</v2/_catalog?last={}&n={wanted}>; rel=\"next\"", names[end - 1]);
+        Some(if end < names.len() { reply.header("Link", &link()) } else { reply })
+    });
+}
+
+/// The visible names among `hidden` ones, as an upstream sorts them.
+fn among(hidden: &[&str]) -> Vec<String> {
+    let mut names: Vec<_> = OPEN.iter().chain(hidden).map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_catalog_tells_nothing_of_hidden_names() {
+    let hidden: [&[&str]; 5] = [
+        &[],
+        &["finance/layoffs-2027"],
+        &["0", "finance/layoffs-2027", "team/closed/x", "zz/last", "zz/laster"],
+        &["zz/last"],
+        &["0/a", "0/b", "0/c", "0/d"],
+    ];
+    let mut lasts = vec![String::new()];
+    for name in
+        among(&["finance/layoffs-2027", "finance/layoffs-2026", "finance", "team/closed/x", "zz", "0"])
+    {
+        // Each prefix of each name: as one reads a name letter by letter.
+        lasts.extend((1..=name.len()).map(|end| name[..end].to_owned()));
+    }
+    lasts.sort();
+    lasts.dedup();
+    let mut seen = Vec::new();
+    for hidden in hidden {
+        let upstream = Upstream::start().await;
+        pages(&upstream, among(hidden), 1000);
+        let gateway = restricted(&upstream).await;
+        let mut client = gateway.connect().await;
+        let mut answers = Vec::new();
+        for n in [1, 2, 5, 6, 7, 100] {
+            for last in &lasts {
+                let before = upstream.heard().len();
+                let target = format!("/v2/_catalog?n={n}&last={last}");
+                let answer = client.ask(&Request::get(&target).login("alice", "secret")).await.is(200);
+                let cost = upstream.heard().len() - before;
+                let cursor = next(&answer).map(|next| next.len());
+                answers.push((target, names(&answer), cursor, cost));
+            }
+            let mut target = Some(format!("/v2/_catalog?n={n}"));
+            for step in 0.. {
+                let Some(at) = target else { break };
+                let before = upstream.heard().len();
+                let (listed, next) = page_of(&gateway, &at).await;
+                let cost = upstream.heard().len() - before;
+                answers.push((format!("step {step} of {n}"), listed, next.as_ref().map(String::len), cost));
+                target = next;
+            }
+        }
+        seen.push(answers);
+    }
+    for other in &seen[1..] {
+        for (one, other) in seen[0].iter().zip(other) {
+            assert_eq!(one, other, "a hidden name changes the answer");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restricted_catalog_loses_no_name() {
+    let far: Vec<_> = (0..150).map(|number| format!("m{number:03}/hidden")).collect();
+    let far: Vec<_> = far.iter().map(String::as_str).collect();
+    let sorted = among(&[]);
+    for most in [1, 7, 1000] {
+        let upstream = Upstream::start().await;
+        pages(&upstream, among(&far), most);
+        let gateway = restricted(&upstream).await;
+        for n in 1..8 {
+            let (mut found, mut target) = (Vec::new(), Some(format!("/v2/_catalog?n={n}")));
+            while let Some(at) = target {
+                let (listed, next) = page_of(&gateway, &at).await;
+                assert!(listed.len() <= n);
+                found.extend(listed);
+                target = next;
+            }
+            assert_eq!(found, sorted, "{n} of {most}");
+        }
+        if most == 1 {
+            continue;
+        }
+        // As tools do that page by the last name, and from names that are not there or not to be seen.
+        for (at, name) in sorted.iter().enumerate() {
+            let after = page_of(&gateway, &format!("/v2/_catalog?n=100&last={name}")).await.0;
+            assert_eq!(after, sorted[at + 1..], "after {name}");
+        }
+        for (last, expected) in [("b", &sorted[1..]), ("m007/hidden", &sorted[2..]), ("zz", &[])] {
+            let after = page_of(&gateway, &format!("/v2/_catalog?n=100&last={last}")).await.0;
+            assert_eq!(after, *expected, "after {last}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restricted_catalog_keeps_the_upstreams_order() {
+    let upstream = Upstream::start().await;
+    upstream.always("GET", "/v2/_catalog*", |_| {
+        catalog(&["team/image1", "team/image2", "hidden/x", "team-dev/public", "a/public"])
+    });
+    let gateway = restricted(&upstream).await;
+    let after = async |last: &str| page_of(&gateway, &format!("/v2/_catalog?last={last}")).await.0;
+    assert_eq!(after("team/image2").await, ["team-dev/public", "a/public"]);
+    assert_eq!(after("a/public").await, [""; 0]);
+    // One that is hidden is as good as not there.
+    assert_eq!(after("hidden/x").await, after("hidden/y").await);
+}
+
+#[tokio::test]
+async fn hidden_upstreams_are_neither_asked_nor_named() {
+    let (open, hidden) = (Upstream::start().await, Upstream::start().await);
     let gateway = Gateway::builder()
         .user("alice", "secret")
         .rule(&["alice"], &["**"], &["catalog"])
-        .rule(&["alice"], &["none"], &["pull"])
-        .upstream("up", "", upstream.address)
+        .rule(&["alice"], &["one/team/**"], &["pull"])
+        .upstream("one", "one", open.address)
+        .upstream_with("hidden.example", "hidden", hidden.address, "retries = 0")
+        .upstream("rest", "", hidden.address)
         .start()
         .await;
-    let page = || catalog(&["secret"]).header("Link", "</v2/_catalog?n=100&last=secret>; rel=\"next\"");
-    upstream.expect("GET", "/v2/_catalog?n=100", page());
-    for _ in 1..dockgate::internals::limits::CATALOG_UPSTREAM_PAGES {
-        upstream.expect("GET", "/v2/_catalog?n=100&last=secret", page());
-    }
+    open.always("GET", "/v2/_catalog*", |_| catalog(&["team/a", "b"]));
     let answer = gateway.ask(Request::get("/v2/_catalog").login("alice", "secret")).await.is(200);
-    assert_eq!(names(&answer), Vec::<String>::new());
-    assert!(next(&answer).is_some(), "the rest is to be asked for");
+    assert_eq!((names(&answer), answer.header("warning")), (vec!["one/team/a".to_owned()], None));
+    assert_eq!(page_of(&gateway, "/one/v2/_catalog").await.0, ["team/a"]);
+    assert_eq!(page_of(&gateway, "/v2/_catalog?ns=one").await.0, ["team/a"]);
+    // The same bytes for what is configured and what is not.
+    let body = async |target: &str, status: u16, code: &str| {
+        let answer = gateway.ask(Request::get(target).login("alice", "secret")).await.refuses(status, code);
+        answer.text().to_owned()
+    };
+    let pairs: [(&str, &str); 5] = [
+        ("/hidden/v2/_catalog", "/absent/v2/_catalog"),
+        ("/v2/_catalog?ns=hidden.example", "/v2/_catalog?ns=absent.example"),
+        ("/v2/_catalog?ns=rest", "/v2/_catalog?ns=absent"),
+        ("/one/v2/_catalog?ns=hidden.example", "/one/v2/_catalog?ns=absent.example"),
+        ("/hidden/v2/_catalog?ns=hidden.example", "/absent/v2/_catalog?ns=absent.example"),
+    ];
+    for (configured, absent) in pairs {
+        assert_eq!(body(configured, 404, "NAME_UNKNOWN").await, body(absent, 404, "NAME_UNKNOWN").await);
+    }
+    let disagreeing = ["/hidden/v2/_catalog?ns=one", "/absent/v2/_catalog?ns=one"];
+    let [configured, absent] = disagreeing.map(|target| body(target, 400, "NAME_INVALID"));
+    assert_eq!(configured.await, absent.await);
+    assert_eq!(hidden.connections(), 0);
 }
 
 #[tokio::test]

@@ -319,8 +319,23 @@ async fn a_login_learns_of_no_prefix_that_is_not_its_own() {
             assert_eq!(answer(path, "").await, path[1..].replacen("v2/", "", 1));
         }
     }
-    answer("/v2/app", "?ns=hidden.example").await;
-    assert_eq!(answer("/v2/app", "?ns=absent.example").await, "absent.example/app");
+    for ns in ["hidden.example", "absent.example", "docker.io"] {
+        let query = format!("?ns={ns}");
+        assert_eq!(answer("/v2/app", &query).await, format!("{ns}/app"));
+        assert_eq!(answer("/v2/hidden/app", &query).await, format!("{ns}/hidden/app"));
+        assert_eq!(answer("/hidden/v2/app", &query).await, format!("{ns}/hidden/app"));
+        // So long that the canonical name would not be one.
+        let long = "n".repeat(249);
+        assert_eq!(answer(&format!("/v2/{long}"), &query).await, long);
+        assert_eq!(answer(&format!("/hub/v2/{long}"), &query).await, format!("hub/{long}"));
+    }
+    // The path and ns disagree where the client sees both; a prefix that it does not see is a part of the name.
+    for path in ["/v2/hidden/app", "/hidden/v2/app", "/v2/absent/app", "/absent/v2/app"] {
+        let name = path.replace("v2/", "");
+        upstream.expect("GET", format!("/v2{name}/manifests/x"), Reply::status(404));
+        ask(format!("{path}/manifests/x?ns=open")).await.refuses(404, "MANIFEST_UNKNOWN");
+    }
+    ask("/v2/open/app/manifests/x?ns=hidden.example".to_owned()).await.refuses(403, "DENIED");
     ask("/v2/nowhere/app/manifests/x".to_owned()).await.refuses(404, "NAME_UNKNOWN");
     ask("/v2/open/manifests/x".to_owned()).await.is(403);
 }
