@@ -73,6 +73,7 @@ impl UpstreamOrigin {
     async fn answer_once(&self, request: OriginRequest) -> Result<OriginResponse, UpstreamFailure> {
         match request {
             OriginRequest::BlobExists(digest) => self.blob_exists(digest, Account::Requester).await,
+            OriginRequest::BlobFirstByte(digest) => self.first_byte(digest, Account::Requester).await,
             OriginRequest::Public(Resource::Blob(digest)) => {
                 self.blob_exists(digest, Account::Anonymous).await
             }
@@ -158,6 +159,10 @@ impl UpstreamOrigin {
             Err(failure) if failure.meaning.other_way() != OtherWay::Useless => {}
             result => return result.map(of),
         }
+        self.first_byte(digest, account).await
+    }
+
+    async fn first_byte(&self, digest: Digest, account: Account) -> Result<OriginResponse, UpstreamFailure> {
         let mut headers = self.headers.clone();
         set_range(&mut headers, Some(cache::ByteSpan { first: 0, last: Some(0) }), None);
         let by_get = self.blob(digest.clone(), false);

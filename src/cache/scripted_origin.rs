@@ -88,6 +88,7 @@ impl Holding {
             OriginRequest::ManifestFor(reference, _) => ("GETFOR", reference.to_string()),
             OriginRequest::Blob { digest, .. } => ("BLOB", digest.to_string()),
             OriginRequest::BlobExists(digest) => ("HELD", digest.to_string()),
+            OriginRequest::BlobFirstByte(digest) => ("BLOB", digest.to_string()),
             OriginRequest::Public(_) => ("PUBLIC", String::new()),
             OriginRequest::Ping => ("PING", String::new()),
         };

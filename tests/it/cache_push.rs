@@ -275,9 +275,7 @@ async fn a_mounted_blob_is_known_to_be_there() {
     gateway.ask(Request::post(target)).await.is(201);
     let there = format!("/v2/b/blobs/{}", sha256(&content));
     assert!(gateway.get(&there).await.is(200).body == content);
-    for method in ["HEAD", "GET"] {
-        upstream.expect(method, there.replace("/b/", "/c/"), Reply::status(404));
-    }
+    upstream.expect("GET", there.replace("/b/", "/c/"), Reply::status(404));
     gateway.get(&there.replace("/b/", "/c/")).await.is(404);
 }
 

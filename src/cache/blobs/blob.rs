@@ -230,22 +230,23 @@ impl Blobs {
     ) -> Result<Blob, CacheError> {
         let key = self.key(digest);
         let held_only = self.gate().held_only(requester);
-        let mut known = self.membership().known(requester.repository(), digest);
+        let record = self.membership().recorded(requester.repository(), digest);
+        let mut known = record.clone().filter(BlobMembership::is_believed);
         let mut asked = false;
-        // A fill for other repositories alone says nothing of this one.
-        if known.is_none()
-            && (head
-                || held_only.is_some()
-                || self.is_here(digest)
-                || self.fills().is_foreign(&key, requester))
-        {
-            match self.membership().holds(requester, digest).await {
-                Ok(held) => known = Some(held),
-                // HEAD proved nothing. GET downloads the blob, and its digest proves it.
-                Err(refusal) if !head && held_only.is_none() && is_unproved(&refusal) => {}
-                Err(refusal) => return Err(refusal),
+        if known.is_none() {
+            let proof = if head || held_only.is_some() {
+                Some(self.membership().holds(requester, digest).await)
+            } else {
+                self.prove(requester, &key, record).await
+            };
+            asked = proof.is_some();
+            match proof {
+                Some(Ok(held)) => known = Some(held),
+                // Nothing is proved. GET downloads the blob, and its digest proves it.
+                Some(Err(refusal)) if !head && held_only.is_none() && is_unproved(&refusal) => {}
+                Some(Err(refusal)) => return Err(refusal),
+                None => {}
             }
-            asked = true;
         }
         if let Some(held) = &known {
             if let Some(here) = self.here(digest) {
@@ -267,6 +268,28 @@ impl Blobs {
             Some(range) => self.part(requester, key, range, known.as_ref()).await,
             None => self.whole(requester, key).await,
         }
+    }
+
+    /// Asks whether the requester's repository holds a blob that is here, or on its way, for others. `None` if it is neither:
+    /// the download will ask.
+    ///
+    /// A requester that is refused must not learn which it was by the time that takes. So the same is looked up in both cases,
+    /// and the same request made of the upstream.
+    async fn prove(
+        &self,
+        requester: &Requester,
+        key: &Key,
+        old: Option<Membership>,
+    ) -> Option<Result<Membership, CacheError>> {
+        let digest = &key.digest;
+        let served = self.ledger().served(digest);
+        let stored = self.small.get(digest).is_some() | self.store().has(Kind::Blob, digest);
+        // A fill for other repositories alone says nothing of this one.
+        let foreign = self.fills().is_foreign(key, requester);
+        if !(served && stored || foreign) {
+            return None;
+        }
+        Some(self.membership().holds_by_get(requester, digest, old).await)
     }
 
     fn key(&self, digest: &Digest) -> Key {
@@ -591,4 +614,32 @@ const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-st
 
 fn bytes_of(span: Span) -> ByteSpan {
     ByteSpan { first: span.first, last: Some(span.last) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::scripted_origin::Place;
+
+    #[tokio::test]
+    async fn a_refusal_looks_up_the_same_whatever_is_here() {
+        let place = Place::new();
+        let blobs = &place.upstream_cache.blobs;
+        let (here, absent) = (Digest::sha256_of(b"here"), Digest::sha256_of(b"not here"));
+        // The registry has neither in this repository.
+        blobs.small.keep(&here, &Bytes::from_static(b"here"));
+        blobs.ledger().note_served(&here);
+        let requester = place.repository().requester;
+        for range in [None, Some(ByteRange::parse(b"bytes=0-0")), Some(ByteRange::parse(b"bytes=-1"))] {
+            let mut costs = Vec::new();
+            for digest in [&here, &absent] {
+                let before = blobs.ledger().lookups();
+                let error = blobs.blob(&requester, digest, range.as_ref(), false).await.unwrap_err();
+                let asked = place.registry.asked().join(" ").replace(digest.as_str(), "DIGEST");
+                costs.push((blobs.ledger().lookups() - before, asked, error.to_string()));
+            }
+            assert_eq!(costs[0], costs[1], "{range:?}");
+            assert_eq!(costs[0].1, "BLOB DIGEST");
+        }
+    }
 }

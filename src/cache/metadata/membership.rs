@@ -22,7 +22,16 @@ use crate::single_flight::{Abandoned, SingleFlight};
 pub(crate) struct BlobMembership {
     gate: Arc<Gate>,
     metadata: Arc<UpstreamMetadata>,
-    lookups: SingleFlight<(RepositoryName, Digest, Arc<str>), Lookup>,
+    lookups: SingleFlight<(RepositoryName, Digest, Arc<str>, Proof), Lookup>,
+}
+
+/// The request by which the upstream proves that a repository holds a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Proof {
+    /// HEAD, of which the client may not even see the bytes.
+    Head,
+    /// GET of the first byte.
+    FirstByte,
 }
 
 /// The answer to whether a repository holds a blob, and the account that it was given to.
@@ -40,7 +49,7 @@ impl BlobMembership {
 
     /// Returns the record of a blob, if it is not too old to be believed. Asks nothing.
     pub(crate) fn known(&self, repository: &RepositoryName, digest: &Digest) -> Option<Membership> {
-        self.recorded(repository, digest).filter(|held| held.age() < limits::RECORD_BELIEVED)
+        self.recorded(repository, digest).filter(Self::is_believed)
     }
 
     /// Returns the record of a blob that the requester's repository holds; the upstream is asked where that is not known,
@@ -54,9 +63,33 @@ impl BlobMembership {
         digest: &Digest,
     ) -> Result<Membership, CacheError> {
         let old = match self.recorded(requester.repository(), digest) {
-            Some(held) if held.age() < limits::RECORD_BELIEVED => return Ok(held),
+            Some(held) if Self::is_believed(&held) => return Ok(held),
             old => old,
         };
+        self.holds_still(requester, digest, old, Proof::Head).await
+    }
+
+    /// Returns the record of a blob of which the record is `old`, or missing, as [`holds`](Self::holds) does. The upstream is
+    /// asked by GET, like one for a blob that has to be downloaded: how long a refusal takes does not tell whether it is here.
+    ///
+    /// # Errors
+    /// As [`holds`](Self::holds).
+    pub(crate) async fn holds_by_get(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+        old: Option<Membership>,
+    ) -> Result<Membership, CacheError> {
+        self.holds_still(requester, digest, old, Proof::FirstByte).await
+    }
+
+    async fn holds_still(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+        old: Option<Membership>,
+        proof: Proof,
+    ) -> Result<Membership, CacheError> {
         // A requester that may not fetch learns nothing of what is not here; asking whether it still is there is no fetch.
         let old = match (self.gate.held_only(requester), old) {
             (Some(refusal), None) => return Err(refusal),
@@ -65,7 +98,7 @@ impl BlobMembership {
         };
         let old = old.filter(|held| self.gate.may_serve_stale(held.age(), limits::RECORD_BELIEVED));
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
-        let asking = Box::pin(self.ask_once(requester, digest, priority));
+        let asking = Box::pin(self.ask_once(requester, digest, priority, proof));
         let Some(old) = old else { return asking.await };
         match self.gate.patiently(asking).await {
             Err(refusal) if refusal.allows_stale() => Ok(old),
@@ -112,7 +145,13 @@ impl BlobMembership {
         self.metadata.ledger().release(repository, Kind::Blob, digest);
     }
 
-    fn recorded(&self, repository: &RepositoryName, digest: &Digest) -> Option<Membership> {
+    /// Returns true if a record is not too old to be believed.
+    pub(crate) fn is_believed(held: &Membership) -> bool {
+        held.age() < limits::RECORD_BELIEVED
+    }
+
+    /// Returns the record of a blob, however old it is.
+    pub(crate) fn recorded(&self, repository: &RepositoryName, digest: &Digest) -> Option<Membership> {
         self.metadata.ledger().held(repository, Kind::Blob, digest)
     }
 
@@ -123,12 +162,14 @@ impl BlobMembership {
         requester: &Requester,
         digest: &Digest,
         priority: Priority,
+        proof: Proof,
     ) -> Result<Membership, CacheError> {
         let account = requester.account();
-        let lookup = self.look_up(requester, digest, priority, self.gate.shared_account(requester)).await;
+        let lookup =
+            self.look_up(requester, digest, priority, proof, self.gate.shared_account(requester)).await;
         match lookup {
             Some(Lookup { account: other, result: Err(_) }) if other != account => {
-                self.look_up(requester, digest, priority, account).await
+                self.look_up(requester, digest, priority, proof, account).await
             }
             lookup => lookup,
         }
@@ -143,12 +184,13 @@ impl BlobMembership {
         requester: &Requester,
         digest: &Digest,
         priority: Priority,
+        proof: Proof,
         account: Arc<str>,
     ) -> Option<Lookup> {
-        let key = (requester.repository().clone(), digest.clone(), account);
+        let key = (requester.repository().clone(), digest.clone(), account, proof);
         let ask = || {
             let (this, requester, digest) = (self.clone(), requester.clone(), digest.clone());
-            async move { this.ask(&requester, &digest, priority).await }
+            async move { this.ask(&requester, &digest, priority, proof).await }
         };
         let abandoned = match priority {
             Priority::Required | Priority::Authorization => Abandoned::Ends,
@@ -163,15 +205,20 @@ impl BlobMembership {
         }
     }
 
-    async fn ask(&self, requester: &Requester, digest: &Digest, priority: Priority) -> Lookup {
+    async fn ask(&self, requester: &Requester, digest: &Digest, priority: Priority, proof: Proof) -> Lookup {
         let repository = requester.repository();
         let generation = self.metadata.generation(repository);
-        let result = match self.gate.ask(requester, priority, OriginRequest::BlobExists(digest.clone())).await
-        {
+        let request = match proof {
+            Proof::Head => OriginRequest::BlobExists(digest.clone()),
+            Proof::FirstByte => OriginRequest::BlobFirstByte(digest.clone()),
+        };
+        let result = match self.gate.ask(requester, priority, request).await {
             Ok(answer) => Ok(self.confirm_by(repository, digest, &answer, generation)),
             Err(refusal) => {
-                if refusal.meaning().is_some_and(|meaning| self.gate.ends(requester, meaning) == Ends::Entry)
-                {
+                // Where nothing was believed, a refused download looks for no record either.
+                let is_recorded = proof == Proof::Head || priority == Priority::Refresh;
+                let ends = |meaning| self.gate.ends(requester, meaning) == Ends::Entry;
+                if is_recorded && refusal.meaning().is_some_and(ends) {
                     self.metadata.release_since(generation, repository, Kind::Blob, digest);
                 }
                 Err(refusal)

@@ -53,6 +53,9 @@ pub(crate) enum OriginRequest {
     /// The existence of a blob in the repository: HEAD, or if HEAD is refused a GET whose redirect is not followed. Only
     /// the fact of an answer matters.
     BlobExists(Digest),
+    /// The existence of a blob in the repository: GET of its first byte, which a registry refuses as it refuses GET of the
+    /// whole.
+    BlobFirstByte(Digest),
     /// [`OriginRequest::BlobExists`] of a blob or [`OriginRequest::ManifestHead`] of a manifest, sent without credentials: the
     /// check that it is public.
     Public(Resource),

@@ -260,6 +260,7 @@ fn object_of(repository: &RepositoryName, request: &OriginRequest) -> u64 {
     match request {
         OriginRequest::Blob { digest, .. }
         | OriginRequest::BlobExists(digest)
+        | OriginRequest::BlobFirstByte(digest)
         | OriginRequest::Public(Resource::Blob(digest)) => object_id(repository, digest),
         OriginRequest::Public(Resource::Manifest(reference))
         | OriginRequest::ManifestHead(reference)

@@ -82,6 +82,7 @@ fn name_of(question: &OriginRequest) -> String {
     let short = |text: &str| text.split_once(':').map_or(text, |(_, encoded)| &encoded[..2]).to_owned();
     match question {
         OriginRequest::BlobExists(digest) => format!("held {}", short(digest.as_str())),
+        OriginRequest::BlobFirstByte(digest) => format!("byte {}", short(digest.as_str())),
         OriginRequest::Public(Resource::Blob(digest)) => format!("public blob {}", short(digest.as_str())),
         OriginRequest::Public(Resource::Manifest(name)) => {
             format!("public manifest {}", short(name.as_str()))

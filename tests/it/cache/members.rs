@@ -3,7 +3,7 @@
 use super::{asking, before, gives, started, until_kept, word};
 use crate::harness::{
     Answer, BodyEnd, Gate, Gateway, Image, OCI_IMAGE, Origin, Reply, Request, Upstream, blob_at, manifest_at,
-    noise,
+    noise, sha256,
 };
 
 const SIZE: usize = 200_000;
@@ -128,7 +128,8 @@ async fn another_repository_costs_one_question_and_no_download() {
     until_kept(&gateway, &first).await;
     gives(gateway.get(&second).await, &bytes, "REVALIDATED");
     gives(gateway.get(&second).await, &bytes, "HIT");
-    assert_eq!(origin.requests(), [format!("GET {first}"), format!("HEAD {second}")]);
+    assert_eq!(origin.requests(), [format!("GET {first}"), format!("GET {second}")]);
+    assert_eq!(origin.upstream.heard_of("range"), [None, Some("bytes=0-0".to_owned())]);
 }
 
 #[tokio::test]
@@ -154,7 +155,7 @@ async fn another_upstream_that_has_it_is_asked_for_itself() {
 }
 
 #[tokio::test]
-async fn without_head_one_byte_proves_membership() {
+async fn one_byte_proves_membership_where_head_is_refused() {
     for status in [401, 403, 405] {
         let (origin, elsewhere) = (Origin::start().await, Upstream::start().await);
         let settings = format!("redirect_hosts = [\"{}\"]\n[upstream.cache]", elsewhere.address);
@@ -170,15 +171,21 @@ async fn without_head_one_byte_proves_membership() {
             .header("Content-Range", &format!("bytes 0-0/{}", bytes.len()))
             .body(&bytes[..1]);
         for (there, answer) in [(false, Reply::status(404)), (true, part)] {
+            // A client's HEAD may be for more than GET may show: it is asked by HEAD first.
             origin.upstream.expect("HEAD", &*second, Reply::status(status));
+            origin.upstream.expect("GET", &*second, redirect());
+            elsewhere.expect("GET", "/signed?sig=t0psecret", answer.clone());
+            let head = gateway.ask(Request::head(&second)).await;
+            if there {
+                head.is(200);
+                gives(gateway.get(&second).await, &bytes, "HIT");
+                continue;
+            }
+            assert_eq!(head.status, 404);
             origin.upstream.expect("GET", &*second, redirect());
             elsewhere.expect("GET", "/signed?sig=t0psecret", answer);
             let answer = gateway.get(&second).await;
-            if there {
-                gives(answer, &bytes, "REVALIDATED");
-            } else {
-                answer.refuses(404, "BLOB_UNKNOWN");
-            }
+            answer.refuses(404, "BLOB_UNKNOWN");
         }
         assert_eq!(elsewhere.heard_of("range").last(), Some(&Some("bytes=0-0".to_owned())));
     }
@@ -255,4 +262,35 @@ async fn a_head_downloads_nothing() {
         assert_eq!(word(&head), did);
     }
     assert_eq!(origin.requests(), [format!("HEAD {target}")]);
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_tell_what_is_cached_for_others() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(SIZE);
+    let first = origin.blob("a", &bytes);
+    gives(gateway.get(&first).await, &bytes, "MISS");
+    until_kept(&gateway, &first).await;
+    // On its way for another repository: neither kept nor asked about.
+    let (slow, gate) = (noise(SIZE + 1), Gate::shut());
+    let under_way = blob_at("a", &slow);
+    origin.upstream.expect("GET", &*under_way, Origin::whole(&slow).pause_after(1000, &gate));
+    let mut reading = asking(&gateway, Request::get(&under_way)).await;
+    reading.head().await.is(200);
+    for method in ["GET", "HEAD"] {
+        let mut costs = Vec::new();
+        for content in [&bytes, &slow, &noise(SIZE + 2)] {
+            origin.upstream.forget_heard();
+            let (digest, target) = (sha256(content), blob_at("b", content));
+            let answer = gateway.ask(Request::new(method, &*target)).await;
+            let asked = origin.requests().join("\n").replace(&digest, "DIGEST");
+            costs.push((asked, answer.status, seen(&answer, &digest)));
+        }
+        assert_eq!(costs[0].1, 404);
+        assert!(costs[0] == costs[1] && costs[0] == costs[2], "{costs:#?}");
+        if method == "GET" {
+            assert_eq!(costs[0].0, "GET /v2/b/blobs/DIGEST", "one request");
+        }
+    }
+    gate.open();
 }

@@ -53,6 +53,9 @@ struct Shared {
     ledgers: AtomicU64,
     /// Roughly, as other processes may write and remove as well.
     count: AtomicU64,
+    /// The look-ups and removals so far.
+    #[cfg(test)]
+    lookups: AtomicU64,
 }
 
 impl Records {
@@ -65,6 +68,8 @@ impl Records {
             locks: Locks::default(),
             ledgers: AtomicU64::new(0),
             count: AtomicU64::new(0),
+            #[cfg(test)]
+            lookups: AtomicU64::new(0),
         };
         let lasting = AtomicBool::new(false);
         Self { root, access, lasting, shared: Arc::new(shared), ledgers: Mutex::default() }
@@ -120,6 +125,12 @@ impl Records {
 }
 
 impl Ledger {
+    /// Returns the number of look-ups and removals so far, of all ledgers.
+    #[cfg(test)]
+    pub(crate) fn lookups(&self) -> u64 {
+        self.shared.lookups.load(Ordering::Relaxed)
+    }
+
     /// Returns the record that a repository holds something, by its upstream's word there.
     pub(crate) fn held(
         &self,
@@ -238,6 +249,8 @@ impl Ledger {
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
         T: Clone + Send + Sync + 'static,
     {
+        #[cfg(test)]
+        self.shared.lookups.fetch_add(1, Ordering::Relaxed);
         if let Some(kept) = memory.get(look).filter(Kept::is_fresh) {
             return kept.value;
         }
@@ -297,6 +310,8 @@ impl Ledger {
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
         T: Clone + Send + Sync + 'static,
     {
+        #[cfg(test)]
+        self.shared.lookups.fetch_add(1, Ordering::Relaxed);
         let _alone = self.shared.locks.one(look);
         match self.directory.remove(look.repository, look.place, look.name) {
             Ok(removed) => {
