@@ -395,7 +395,7 @@ fn settings(
         upstreams,
         upstream_caches,
         hosts: known_hosts(config, certificates),
-        proxies: TrustedProxies(config.server.trusted_proxies.clone()),
+        proxies: TrustedProxies::new(config.server.trusted_proxies.clone(), config.server.proxy_protocol),
         cors: config.server.cors.clone(),
         realm: config.auth.realm.clone(),
         stall_timeout: config.server.stall_timeout,

@@ -20,8 +20,21 @@ use crate::clock::Stall;
 pub(crate) struct Peer {
     /// Its address: the one that the PROXY protocol names, else the socket's; loopback for a unix socket.
     pub address: IpAddr,
+    /// The source of that address.
+    pub source: AddressSource,
     /// The connection is TLS that ends here.
     pub tls: bool,
+}
+
+/// The source of a peer's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddressSource {
+    /// The socket.
+    Socket,
+    /// The PROXY protocol: a proxy names the client.
+    ProxyHeader,
+    /// The socket of a proxy whose PROXY header names no client: it speaks for itself, or does not know the client.
+    SilentProxy,
 }
 
 /// A mark in the extensions of a request that came with both Transfer-Encoding and Content-Length: hyper shows only one.

@@ -42,12 +42,13 @@ mod tests {
         let mut request = Request::get("/healthz").header(header::HOST, host);
         if let Some(origin) = origin {
             request = request.header(header::ORIGIN, origin);
+    use crate::net::AddressSource;
         }
         is_local(&request.body(()).unwrap(), peer("127.0.0.1"))
     }
 
     fn peer(address: &str) -> Peer {
-        Peer { address: address.parse().unwrap(), tls: false }
+        Peer { address: address.parse().unwrap(), source: AddressSource::Socket, tls: false }
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) use mistake::ConfigErrors;
 pub use pattern::RepositoryPattern;
 pub(crate) use pattern::{Glob, PatternError, UserPattern};
 pub(crate) use proxy::{NoProxy, Proxy};
-pub(crate) use server::Server;
+pub(crate) use server::{Server, is_wide};
 pub(crate) use size::render as size_text;
 pub(crate) use tls::{KeyPair, Tls};
 pub(crate) use upstream::{Http2, Redirects, Upstream, UpstreamUrl};

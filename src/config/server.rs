@@ -224,15 +224,42 @@ fn entropy(text: &[u8]) -> f64 {
     counts.iter().filter(|&&count| count > 0).map(bits).sum()
 }
 
+/// Reads the proxies, and warns of networks that hold more than proxies.
 fn trusted_proxies(server: &Reader<'_>) -> Vec<IpNet> {
-    server.texts("trusted_proxies").iter().filter_map(|item| item.parsed(network)).collect()
+    let mut networks = Vec::new();
+    for item in server.texts("trusted_proxies") {
+        let Some(network) = item.parsed(network) else { continue };
+        networks.push(network);
+        if is_wide(&network) {
+            let widest = if network.addr().is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 };
+            let text = "a client in it can claim any address, which no limit of logins then counts; write the addresses of \
+                        the proxies alone";
+            server.context.warn(format!(
+                "{}: trusted_proxies: {network} is wider than /{widest}: {text}",
+                item.place()
+            ));
+        }
+    }
+    networks
 }
+
+/// Returns true for a network that is hardly one of proxies alone.
+pub(crate) fn is_wide(network: &IpNet) -> bool {
+    let widest = if network.addr().is_ipv4() { WIDEST_IPV4 } else { WIDEST_IPV6 };
+    network.prefix_len() < widest
+}
+
+/// The prefix of the widest network that `trusted_proxies` should name.
+const WIDEST_IPV4: u8 = 24;
+
+/// As [`WIDEST_IPV4`]: one link.
+const WIDEST_IPV6: u8 = 64;
 
 /// Parses a network, or one address.
 fn network(written: &str) -> Result<IpNet, ValueError> {
     let one = written.parse::<IpAddr>().map(IpNet::from);
     let network = written.parse::<IpNet>().or(one).map(unmapped);
-    network.map_err(|_| ValueError::value("is not a network; write for example \"10.0.0.0/8\""))
+    network.map_err(|_| ValueError::value("is not a network; write for example \"10.0.0.0/24\""))
 }
 
 /// Returns the IPv4 network that an IPv6 one of mapped addresses stands for (RFC 4291 section 2.5.5.2): peers are compared by
@@ -246,7 +273,7 @@ fn unmapped(network: IpNet) -> IpNet {
 fn proxy_protocol(server: &Reader<'_>) -> bool {
     let wanted = server.flag("proxy_protocol", false);
     if wanted && !server.has("trusted_proxies") {
-        let advice = server.advice("trusted_proxies = [\"10.0.0.0/8\"]");
+        let advice = server.advice("trusted_proxies = [\"10.0.0.0/24\"]");
         server.wrong("proxy_protocol", format!("no proxy is trusted to send it; {advice}"));
     }
     wanted

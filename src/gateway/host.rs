@@ -6,8 +6,9 @@ use http::request::Parts;
 use http::{HeaderMap, Version, header};
 use ipnet::IpNet;
 
+use crate::config::is_wide;
 use crate::gateway::forwarding::Forwarding;
-use crate::net::Peer;
+use crate::net::{AddressSource, Peer};
 use crate::proto::authority::scheme_port;
 
 /// A refusal of a request's host.
@@ -97,11 +98,8 @@ impl KnownHosts {
         peer: Peer,
         parts: &Parts,
     ) -> Result<RequestHost, HostError> {
-        let said = if proxies.contains(peer.address) {
-            Forwarding::read(&parts.headers)
-        } else {
-            Forwarding::default()
-        };
+        let said =
+            if proxies.may_forward(peer) { Forwarding::read(&parts.headers) } else { Forwarding::default() };
         let scheme_port = scheme_port(said.https.unwrap_or(peer.tls));
         let named = named(parts, scheme_port)?;
         let Some(text) = said.host.as_deref().or(named) else {
@@ -174,19 +172,43 @@ pub(super) struct RequestHost {
 
 /// The proxies that may speak for a client.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TrustedProxies(pub Vec<IpNet>);
+pub(crate) struct TrustedProxies {
+    networks: Vec<IpNet>,
+    /// Clients come by the PROXY protocol.
+    proxy_protocol: bool,
+}
 
 impl TrustedProxies {
+    /// Returns the proxies of these networks. `proxy_protocol` says that they begin each connection with a PROXY header.
+    pub(crate) fn new(networks: Vec<IpNet>, proxy_protocol: bool) -> Self {
+        Self { networks, proxy_protocol }
+    }
+
+    /// Returns true if the fields by which `peer` describes a request count.
+    ///
+    /// A proxy that sends the PROXY protocol passes bytes on and writes no fields: those are of the client that it names, or
+    /// of one that it does not know. They count only if that client is a further proxy, reached through the first.
+    fn may_forward(&self, peer: Peer) -> bool {
+        match peer.source {
+            AddressSource::Socket => !self.proxy_protocol && self.contains(peer.address),
+            AddressSource::ProxyHeader => self.contains(peer.address),
+            AddressSource::SilentProxy => false,
+        }
+    }
+
+    /// Returns true for the address of a proxy. Behind the PROXY protocol a wide network names no proxies: it may cover the
+    /// clients too, who would choose their own address.
     fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        let mut networks = self.networks.iter().filter(|network| !(self.proxy_protocol && is_wide(network)));
+        networks.any(|network| network.contains(&address))
     }
 
     /// Returns the client's address: the hops that the proxies name, read from the right to the first that is not trusted.
     /// From a peer that is no trusted proxy the fields say nothing.
     pub(super) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.address.to_canonical();
-        if !self.contains(client) {
+        if !self.may_forward(peer) {
             return client;
         }
         for hop in Forwarding::read(headers).hops.into_iter().rev() {
@@ -204,7 +226,7 @@ mod tests {
     use super::*;
 
     fn peer(address: &str) -> Peer {
-        Peer { address: address.parse().unwrap(), tls: true }
+        Peer { address: address.parse().unwrap(), source: AddressSource::Socket, tls: true }
     }
 
     fn request(version: Version, uri: &str, hosts: &[&str]) -> Parts {
@@ -309,7 +331,7 @@ mod tests {
             for (name, value) in fields {
                 request.headers.append(*name, value.parse().unwrap());
             }
-            let proxies = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
+            let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()], false);
             known.host_of(&proxies, peer(address), &request).is_ok()
         };
         let said = [("x-forwarded-host", "a.example, b"), ("x-forwarded-port", "8443")];
@@ -333,8 +355,41 @@ mod tests {
     }
 
     #[test]
+    fn fields_behind_the_proxy_protocol_count_from_proxies_alone() {
+        let networks = ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/64", "2001:db8::/32"];
+        let networks: Vec<_> = networks.iter().map(|network| network.parse().unwrap()).collect();
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "6.6.6.6, 203.0.113.9, 10.9.9.9".parse().unwrap());
+        let client = |proxy_protocol, source, address: &str, headers: &HeaderMap| {
+            let peer = Peer { source, ..peer(address) };
+            let proxies = TrustedProxies::new(networks.clone(), proxy_protocol);
+            proxies.client(peer, headers).to_string()
+        };
+        use AddressSource::{ProxyHeader, SilentProxy, Socket};
+        // Clients of the wide networks, which may send what they like, and proxies that name no client.
+        for (source, address) in [
+            (ProxyHeader, "10.1.2.3"),
+            (ProxyHeader, "2001:db8:1::1"),
+            (ProxyHeader, "203.0.113.1"),
+            (SilentProxy, "10.0.0.1"),
+            (SilentProxy, "192.0.2.7"),
+            (Socket, "192.0.2.7"),
+            (Socket, "10.0.0.1"),
+        ] {
+            assert_eq!(client(true, source, address, &headers), address, "{source:?}");
+        }
+        // Further proxies, up to the first hop that is none.
+        for address in ["192.0.2.7", "2001:db8::7", "::ffff:192.0.2.7"] {
+            assert_eq!(client(true, ProxyHeader, address, &headers), "10.9.9.9");
+            headers.append("x-forwarded-for", "192.0.2.8".parse().unwrap());
+            assert_eq!(client(true, ProxyHeader, address, &headers), "10.9.9.9");
+        }
+        assert_eq!(client(false, Socket, "10.0.0.1", &headers), "203.0.113.9");
+    }
+
+    #[test]
     fn the_client_is_the_first_untrusted_hop_from_the_right() {
-        let proxies = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
+        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()], false);
         let client = |peer_address: &str, forwarded: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in forwarded {

@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::body::Body;
 use crate::budget::Client;
 use crate::config::limits;
-use crate::net::{Abortable, BothLengths, Peer, Socket, WriteStall};
+use crate::net::{Abortable, AddressSource, BothLengths, Peer, Socket, WriteStall};
 use crate::server::activity::{Activity, ActivityIo, TrackedBody};
 use crate::server::admission::{HalfOpenEntry, Seat};
 use crate::server::proxy_protocol;
@@ -79,17 +79,18 @@ pub(super) async fn serve(
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let evicted = || io::Error::other("closed for a new connection, as the oldest without a request");
-    let named = tokio::select! {
+    let (named, source) = tokio::select! {
         named = named_address(&mut socket, address, &service) => named?,
         () = seat.evicted() => return Err(evicted()),
     };
     if named != own_address(address) {
         seat.charge_to(Client::of(named))?;
     }
+    let peer = Peer { address: named, source, tls: service.tls.is_some() };
     let entry = seat.entry();
     tokio::select! {
         biased;
-        result = serve_client(socket, named, entry, service, handler, drain) => result,
+        result = serve_client(socket, peer, entry, service, handler, drain) => result,
         () = seat.evicted() => Err(evicted()),
     }
 }
@@ -99,7 +100,7 @@ async fn named_address(
     socket: &mut Socket,
     address: Option<IpAddr>,
     service: &Service,
-) -> io::Result<IpAddr> {
+) -> io::Result<(IpAddr, AddressSource)> {
     let address = client_address(socket, address, &service.proxies);
     let address = tokio::time::timeout(limits::PROXY_HEADER_DEADLINE, address);
     address.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -113,14 +114,13 @@ fn own_address(address: Option<IpAddr>) -> IpAddr {
 
 async fn serve_client(
     socket: Socket,
-    address: IpAddr,
+    mut peer: Peer,
     entry: Arc<HalfOpenEntry>,
     service: Service,
     handler: impl Handler,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let mut peer = Peer { address, tls: service.tls.is_some() };
     let Some(tls) = &service.tls else {
         return http_1(socket, peer, entry, &service, handler, drain).await;
     };
@@ -143,13 +143,16 @@ async fn client_address(
     socket: &mut Socket,
     address: Option<IpAddr>,
     proxies: &[IpNet],
-) -> io::Result<IpAddr> {
+) -> io::Result<(IpAddr, AddressSource)> {
     let own = own_address(address);
     let trusted = proxies.iter().any(|network| network.contains(&own));
     if !trusted {
-        return Ok(own);
+        return Ok((own, AddressSource::Socket));
     }
-    Ok(proxy_protocol::read(socket).await?.map_or(own, |address| address.to_canonical()))
+    let named = proxy_protocol::read(socket).await?;
+    Ok(named.map_or((own, AddressSource::SilentProxy), |address| {
+        (address.to_canonical(), AddressSource::ProxyHeader)
+    }))
 }
 
 /// Returns true if the first byte is that of an HTTP method instead of a TLS handshake record (RFC 8446 section 5.1).

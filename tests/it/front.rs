@@ -129,6 +129,24 @@ async fn x_forwarded_for_counts_from_trusted_proxies_alone() {
     assert!(are_one(&other, one, (b"", Some("192.0.2.2"))).await, "whatever it says, it is the same peer");
 }
 
+#[tokio::test]
+async fn no_client_forges_its_address_behind_a_proxy_header() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().user("alice", "secret").server("proxy_protocol = true");
+    // The wide network covers the clients too; 192.0.2.7 is a further proxy.
+    let networks = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\", \"192.0.2.7\"]";
+    let gateway = in_front_of(&upstream, builder.server(networks)).await;
+    let line = |source: &str| format!("PROXY TCP4 {source} 127.0.0.1 1 2\r\n").into_bytes();
+    let local = [&b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"[..]].concat();
+    for prelude in [line("10.1.2.3"), version_2([10, 1, 2, 4]), b"PROXY UNKNOWN\r\n".to_vec(), local] {
+        let (one, other) = (Some("198.51.100.1"), Some("198.51.100.2, 10.9.9.9"));
+        assert!(are_one(&gateway, (&prelude, one), (&prelude, other)).await, "{prelude:?}");
+    }
+    let (direct, through) = (line("198.51.100.9"), line("192.0.2.7"));
+    let forged = Some("6.6.6.6, 198.51.100.9");
+    assert!(are_one(&gateway, (&direct, None), (&through, forged)).await, "the further proxy's word counts");
+}
+
 // Listeners.
 
 #[tokio::test]

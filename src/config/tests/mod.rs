@@ -228,13 +228,13 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         "[server]\nproxy_protocol = true",
         &[
-            "dockgate.toml:2: server.proxy_protocol: no proxy is trusted to send it; add `trusted_proxies = [\"10.0.0.0/8\"]` to [server]",
+            "dockgate.toml:2: server.proxy_protocol: no proxy is trusted to send it; add `trusted_proxies = [\"10.0.0.0/24\"]` to [server]",
         ],
     ),
     (
         "[server]\ntrusted_proxies = ['10.0.0.0/33']",
         &[
-            r#"dockgate.toml:2: server.trusted_proxies[0]: "10.0.0.0/33" is not a network; write for example "10.0.0.0/8""#,
+            r#"dockgate.toml:2: server.trusted_proxies[0]: "10.0.0.0/33" is not a network; write for example "10.0.0.0/24""#,
         ],
     ),
     (
@@ -699,6 +699,48 @@ fn the_file_overrules_the_registry_images_variables() {
         ("REGISTRY_PROXY_REMOTEURL", "https://elsewhere"),
         ("REGISTRY_AUTH_HTPASSWD_REALM", "From outside"),
     ]);
+#[test]
+fn an_admin_socket_is_for_its_own_user_unless_written() {
+    let admin = |keys: &str| read(&format!("[admin]\n{keys}\n{REST}")).unwrap().admin.unwrap();
+    let socket = |written: &str| match admin(&format!("address = '{written}'")).address {
+        Address::Unix(socket) => (socket.path.display().to_string(), socket.mode, socket.group),
+        other => panic!("{other}"),
+    };
+    assert_eq!(socket("unix:/run/a.sock"), ("/run/a.sock".to_owned(), Some(0o600), None));
+    assert_eq!(
+        socket("unix:run/a.sock?mode=0660&group=0"),
+        ("/etc/dockgate/run/a.sock".to_owned(), Some(0o660), Some(0))
+    );
+    assert_eq!(admin("htpasswd = ''").htpasswd, None);
+    assert_eq!(admin("htpasswd = 'h'").htpasswd, Some("/etc/dockgate/h".into()));
+    let local = |written: &str| admin(&format!("address = '{written}'")).local_address().to_string();
+    assert_eq!(local("unix:a.sock"), "unix:/etc/dockgate/a.sock");
+    assert_eq!(
+        [local(":5001"), local("0.0.0.0:1"), local("[::]:1")],
+        ["127.0.0.1:5001", "127.0.0.1:1", "[::1]:1"]
+    );
+}
+
+#[test]
+fn networks_wider_than_proxies_need_are_warned_of() {
+    let warnings =
+        |networks: &str| read(&format!("[server]\ntrusted_proxies = [{networks}]\n{REST}")).unwrap().warnings;
+    let narrow = "'10.0.0.1', '10.0.0.0/24', '::1', '2001:db8::/64', '::ffff:10.1.0.0/120', '10.0.0.0/30'";
+    assert!(warnings(narrow).is_empty());
+    let text = "a client in it can claim any address, which no limit of logins then counts; write the addresses of \
+                the proxies alone";
+    assert_eq!(
+        warnings("'10.0.0.1', '10.0.0.0/8', '::/0', '2001:db8::/63', '::ffff:10.1.0.0/112', '10.0.0.0/23'"),
+        [
+            format!("dockgate.toml:2: trusted_proxies: 10.0.0.0/8 is wider than /24: {text}"),
+            format!("dockgate.toml:2: trusted_proxies: ::/0 is wider than /64: {text}"),
+            format!("dockgate.toml:2: trusted_proxies: 2001:db8::/63 is wider than /64: {text}"),
+            format!("dockgate.toml:2: trusted_proxies: 10.1.0.0/16 is wider than /24: {text}"),
+            format!("dockgate.toml:2: trusted_proxies: 10.0.0.0/23 is wider than /24: {text}"),
+        ]
+    );
+}
+
     let config = read_with(REST, &environment).unwrap();
     assert_eq!(config.upstreams.len(), 1);
     assert_eq!(config.upstreams[0].url.host, "127.0.0.1");
