@@ -46,6 +46,9 @@ pub enum StartError {
     /// The htpasswd file can't be used.
     #[error("auth.htpasswd: {0}")]
     Htpasswd(#[from] LoadError),
+    /// The admin listener's htpasswd file can't be used.
+    #[error("admin.htpasswd: {0}")]
+    AdminHtpasswd(#[source] LoadError),
     /// An upstream's TLS settings can't be used.
     #[error("upstream \"{name}\": {source}")]
     Upstream {
@@ -73,6 +76,8 @@ pub struct App {
     cache: Mutex<Option<Arc<Cache>>>,
     addresses: Vec<SocketAddr>,
     admin_listener: Option<AdminListener>,
+    /// The logins of the admin listener.
+    operators: Option<Arc<Authenticator>>,
     workers: usize,
 }
 
@@ -122,9 +127,11 @@ impl App {
         let connections = Plan::connections(&config.server).budget();
         let server = Server::new(workers, connections.clone(), gateway)?;
         let state = Arc::new(AdminState::new(core.clone(), connections));
+        let operators = operators(&config)?;
         let admin_listener = config.admin.as_ref();
-        let admin_listener =
-            admin_listener.map(|admin| AdminListener::start(&admin.address, state.clone())).transpose();
+        let admin_listener = admin_listener
+            .map(|admin| AdminListener::start(&admin.address, operators.clone(), state.clone()))
+            .transpose();
         let admin_listener = admin_listener.map_err(StartError::Admin)?;
         let service = service(&config, certificates.as_deref());
         for listener in listeners {
@@ -141,6 +148,7 @@ impl App {
             cache,
             addresses,
             admin_listener,
+            operators,
             workers,
         })
     }
@@ -163,7 +171,11 @@ impl App {
             self.reload_certificates();
             let authenticator = self.core.load().settings.authenticator.clone();
             let reload = tokio::task::spawn_blocking(move || authenticator.reload_if_changed()).await;
-            self.note_htpasswd(reload.unwrap_or(Reload::Unchanged));
+            self.note_htpasswd("htpasswd", reload.unwrap_or(Reload::Unchanged));
+            if let Some(operators) = self.operators.clone() {
+                let reload = tokio::task::spawn_blocking(move || operators.reload_if_changed()).await;
+                self.note_htpasswd("admin.htpasswd", reload.unwrap_or(Reload::Unchanged));
+            }
             let now = self.stamps();
             if now != stamps {
                 stamps = now;
@@ -179,7 +191,10 @@ impl App {
     /// Reloads everything, on SIGHUP.
     pub fn reload(&self) {
         self.reload_certificates();
-        self.note_htpasswd(self.core.load().settings.authenticator.reload());
+        self.note_htpasswd("htpasswd", self.core.load().settings.authenticator.reload());
+        if let Some(operators) = &self.operators {
+            self.note_htpasswd("admin.htpasswd", operators.reload());
+        }
         self.reload_config();
     }
 
@@ -223,21 +238,21 @@ impl App {
         }
     }
 
-    fn note_htpasswd(&self, reload: Reload) {
+    fn note_htpasswd(&self, file: &'static str, reload: Reload) {
         match reload {
             Reload::Unchanged => {}
             Reload::Swapped(table) => {
-                tracing::info!(users = table.users(), "htpasswd file reloaded");
+                tracing::info!(file, users = table.users(), "htpasswd file reloaded");
                 warn_of_lines(table.warnings());
                 let problem = (table.users() == 0).then(|| NO_USER.to_owned());
                 if let Some(problem) = &problem {
                     tracing::warn!("{problem}");
                 }
-                self.state.note("htpasswd", problem);
+                self.state.note(file, problem);
             }
             Reload::Kept(error) => {
-                tracing::error!(%error, "cannot use the new htpasswd file; the old one stays in force");
-                self.state.note("htpasswd", Some(error.to_string()));
+                tracing::error!(file, %error, "cannot use the new htpasswd file; the old one stays in force");
+                self.state.note(file, Some(error.to_string()));
             }
         }
     }
@@ -337,7 +352,7 @@ fn warn_of_restart(before: &Config, now: &Config) {
         ("server.proxy_protocol", old.proxy_protocol != new.proxy_protocol),
         ("server.trusted_proxies", new.proxy_protocol && old.trusted_proxies != new.trusted_proxies),
         ("server.secret", !same_secret(old.secret.as_ref(), new.secret.as_ref())),
-        ("admin.address", before.admin != now.admin),
+        ("admin", before.admin != now.admin),
         ("log", before.log != now.log),
         ("cache", before.cache.is_some() && before.cache != now.cache),
     ];
@@ -452,6 +467,13 @@ fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {
     let Some(path) = &config.auth.htpasswd else { return Ok(None) };
     // The lines that count for nothing are among the warnings of the configuration.
     Ok(Some(HtpasswdFile::open(path)?))
+}
+
+/// Returns the logins of the admin listener, if it needs one.
+fn operators(config: &Config) -> Result<Option<Arc<Authenticator>>, StartError> {
+    let Some(path) = config.admin.as_ref().and_then(|admin| admin.htpasswd.as_ref()) else { return Ok(None) };
+    let file = HtpasswdFile::open(path).map_err(StartError::AdminHtpasswd)?;
+    Ok(Some(Arc::new(Authenticator::new(Some(file))?)))
 }
 
 const NO_USER: &str = "no user can log in: the file has no usable line";

@@ -77,7 +77,7 @@
 //!           origin     upstream, cache       the adapter by which the cache asks an upstream
 //! request   gateway    all above             the pipeline
 //! edge      server     base                  TCP, TLS, HTTP; knows nothing of registries
-//! top       admin      cache, gateway, server    health, metrics, operators' commands
+//! top       admin      authn, cache, gateway, server    health, metrics, operators' commands
 //!           demo       base                  a registry in memory
 //!           app, cli   all                   the wiring; one file per command
 //! ```

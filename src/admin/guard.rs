@@ -11,11 +11,16 @@ use crate::proto::Authority;
 /// name that resolves to loopback (Host is then that name) or from its own origin.
 pub(super) fn is_local<B>(request: &Request<B>, peer: Peer) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-    let local_origin = |origin: &str| origin.strip_prefix("http://").is_some_and(is_local_authority);
     peer.address.to_canonical().is_loopback()
         && host.is_some_and(is_local_authority)
-        && origin.is_none_or(local_origin)
+        && is_of_no_page(request)
+}
+
+/// Returns true if no web page causes the request, or one of this machine does: browsers name the page's origin.
+pub(super) fn is_of_no_page<B>(request: &Request<B>) -> bool {
+    let mut origins = request.headers().get_all(header::ORIGIN).iter();
+    let local = |origin: &str| origin.strip_prefix("http://").is_some_and(is_local_authority);
+    origins.all(|origin| origin.to_str().is_ok_and(local))
 }
 
 /// Returns true if the body is JSON. A page can send a form anywhere, and an old browser sends it without an Origin. No form
@@ -37,12 +42,12 @@ fn is_local_authority(authority: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::AddressSource;
 
     fn asked(host: &str, origin: Option<&str>) -> bool {
         let mut request = Request::get("/healthz").header(header::HOST, host);
         if let Some(origin) = origin {
             request = request.header(header::ORIGIN, origin);
-    use crate::net::AddressSource;
         }
         is_local(&request.body(()).unwrap(), peer("127.0.0.1"))
     }

@@ -9,7 +9,8 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::admin::state::AdminState;
-use crate::admin::{api, guard, metrics, readiness, response};
+use crate::admin::{api, login, metrics, readiness, response};
+use crate::authn::Authenticator;
 use crate::body::Body;
 use crate::budget::Budget;
 use crate::config::{Address, limits};
@@ -32,15 +33,20 @@ pub(crate) struct AdminListener {
 }
 
 impl AdminListener {
-    /// Listens on `address`. Must be called within a runtime, on which it answers too: no worker's.
+    /// Listens on `address`. All but health needs a login of `authenticator`, if there is one. Must be called within a
+    /// runtime, on which it answers too: no worker's.
     ///
     /// # Errors
     /// When the address can't be listened on.
-    pub(crate) fn start(address: &Address, state: Arc<AdminState>) -> Result<Self, ListenError> {
+    pub(crate) fn start(
+        address: &Address,
+        authenticator: Option<Arc<Authenticator>>,
+        state: Arc<AdminState>,
+    ) -> Result<Self, ListenError> {
         let listener = Listener::bind(address)?;
         let address = listener.local_address();
         let budget = Budget::new("admin_connections", CONNECTIONS, CONNECTIONS, limits::CONNECTION_WAIT);
-        let server = Server::without_workers(budget, Admin(state));
+        let server = Server::without_workers(budget, Admin { authenticator, state });
         let service = Service {
             tls: None,
             not_tls: Bytes::new(),
@@ -60,20 +66,24 @@ impl AdminListener {
     }
 }
 
-const FOR_THIS_MACHINE: &str = "this is for this machine alone, by the name localhost or a loopback address; /healthz and /readyz are for every machine\n";
-
 #[derive(Clone)]
-struct Admin(Arc<AdminState>);
+struct Admin {
+    authenticator: Option<Arc<Authenticator>>,
+    state: Arc<AdminState>,
+}
 
 impl Handler for Admin {
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let Self(state) = self;
+        let Self { authenticator, state } = self;
         let path = request.uri().path();
-        let is_local = guard::is_local(&request, peer);
+        let refusal = match path {
+            "/healthz" => None,
+            _ => login::refusal(authenticator.as_deref(), &request, peer).await,
+        };
+        let is_allowed = refusal.is_none();
         // Probes come from other machines, by whatever name, and have no login: Kubernetes asks by the pod's address.
-        let is_probe = path == "/healthz" || path == "/readyz";
-        if !is_local && !is_probe {
-            return response::text(StatusCode::FORBIDDEN, FOR_THIS_MACHINE);
+        if let Some(refusal) = refusal.filter(|_| path != "/readyz") {
+            return refusal;
         }
         if path == "/api" || path.starts_with("/api/") {
             return api::answer(request, state).await;
@@ -83,7 +93,7 @@ impl Handler for Admin {
         }
         match path {
             "/healthz" => response::text(StatusCode::OK, "ok\n"),
-            "/readyz" => readiness::answer(state, is_local),
+            "/readyz" => readiness::answer(state, is_allowed),
             "/metrics" => metrics::answer(&request, state),
             _ => response::text(StatusCode::NOT_FOUND, "not found\n"),
         }

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 mod guard;
 mod listener;
+mod login;
 mod metrics;
 mod readiness;
 mod response;

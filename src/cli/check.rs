@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::budget::plan;
 use crate::config::{
-    AccessRule, Address, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy,
+    AccessRule, Address, Admin, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy,
     PullAuthorization, Upstream,
 };
 
@@ -49,10 +49,7 @@ fn summary(config: &Config, out: &mut dyn Write, err: &mut dyn Write) -> io::Res
 
 fn lines(config: &Config) -> Vec<(&'static str, String)> {
     let mut lines = vec![("listens on", listeners(config))];
-    lines.push((
-        "admin",
-        config.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address.to_string()),
-    ));
+    lines.push(("admin", config.admin.as_ref().map_or_else(|| "off".to_owned(), admin)));
     lines.push(("users", users(config)));
     let effect = |rule: &AccessRule| if rule.allows() { "allows" } else { "denies" };
     lines.extend(config.access.iter().map(|rule| (effect(rule), rule.to_string())));
@@ -60,6 +57,15 @@ fn lines(config: &Config) -> Vec<(&'static str, String)> {
     lines.extend(config.cache.iter().map(|cache| ("cache", cache.to_string())));
     lines.extend(plan::all(config).iter().map(|plan| ("budget", plan.to_string())));
     lines
+}
+
+fn admin(admin: &Admin) -> String {
+    let mode = match &admin.address {
+        Address::Unix(socket) => socket.mode.map(|mode| format!(", mode {mode:04o}")).unwrap_or_default(),
+        Address::Tcp(_) | Address::Any(_) => String::new(),
+    };
+    let login = admin.htpasswd.as_ref().map(|path| format!(", for the users of {}", path.display()));
+    format!("{}{mode}{}", admin.address, login.unwrap_or_default())
 }
 
 fn listeners(config: &Config) -> String {

@@ -1,13 +1,14 @@
 //! `dockgate health`: asks the local `/healthz`, for container health checks.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::config::{Config, ConfigErrors, Environment};
+use crate::config::{Config, ConfigErrors, Environment, LocalAddress};
 
 /// Ask the gateway on this machine whether it is alive
 #[derive(Args, Debug)]
@@ -15,7 +16,7 @@ use crate::config::{Config, ConfigErrors, Environment};
 pub(crate) struct HealthArgs {
     /// The configuration that names the admin listener's address
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
 }
 
 /// The reason why the gateway does not count as healthy.
@@ -31,7 +32,7 @@ pub(crate) enum HealthError {
     #[error("{address}: {source}")]
     Io {
         /// The admin listener.
-        address: SocketAddr,
+        address: LocalAddress,
         /// The cause.
         source: io::Error,
     },
@@ -39,7 +40,7 @@ pub(crate) enum HealthError {
     #[error("{address}: not healthy")]
     Unhealthy {
         /// The admin listener.
-        address: SocketAddr,
+        address: LocalAddress,
     },
 }
 
@@ -63,18 +64,31 @@ pub(crate) fn run(
     output: &mut dyn Write,
 ) -> Result<(), HealthError> {
     let config = Config::load(args.config.as_deref(), environment)?;
-    let address = config.admin.and_then(|admin| admin.local_address()).ok_or(HealthError::Off)?;
-    let failed = |source| HealthError::Io { address, source };
-    match ask(address).map_err(failed)? {
+    let address = config.admin.ok_or(HealthError::Off)?.local_address();
+    let failed = |source| HealthError::Io { address: address.clone(), source };
+    match ask(&address).map_err(failed)? {
         Some(200) => writeln!(output, "ok").map_err(failed),
         _ => Err(HealthError::Unhealthy { address }),
     }
 }
 
-fn ask(address: SocketAddr) -> io::Result<Option<u16>> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+fn ask(address: &LocalAddress) -> io::Result<Option<u16>> {
+    match address {
+        LocalAddress::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            status_of(stream, &address.to_string())
+        }
+        LocalAddress::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            status_of(stream, "localhost")
+        }
+    }
+}
+
+fn status_of(mut stream: impl Read + Write, host: &str) -> io::Result<Option<u16>> {
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.take(64 * 1024).read_to_end(&mut answer)?;
     let mut headers = [httparse::EMPTY_HEADER; 32];

@@ -114,7 +114,7 @@ fn dispatch(cli: Cli) -> u8 {
         }
         Command::Cache(args) => {
             let terminal = terminal && environment.get("TERM") != Some("dumb");
-            let done = cache::run(&args, &environment, terminal, &mut output, &mut messages);
+            let done = cache::run(&args, &environment, terminal, &mut input, &mut output, &mut messages);
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         Command::Secret(secret::SecretArgs {}) => {

@@ -40,12 +40,15 @@ async fn serve(config: Config, origin: Origin) -> Result<(), Box<dyn std::error:
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let admin = config.admin.as_ref().map(|admin| admin.address.clone());
     let app = App::start(config, Some(origin), access_log).await?;
     for address in app.addresses() {
         tracing::info!(%address, "listening");
     }
-    if let Some(address) = app.admin_address() {
-        tracing::info!(%address, "admin listener");
+    match (app.admin_address(), admin) {
+        (Some(address), _) => tracing::info!(%address, "admin listener"),
+        (None, Some(address)) => tracing::info!(%address, "admin listener"),
+        (None, None) => {}
     }
     serve_until_signal(&app).await?;
     Ok(())

@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 pub use access::AccessRule;
 pub(crate) use address::{Address, UnixSocket};
-pub(crate) use admin::Admin;
+pub(crate) use admin::{Admin, LocalAddress};
 pub(crate) use auth::Auth;
 pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCacheOptions};
 pub(crate) use cors::Cors;

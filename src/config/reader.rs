@@ -244,7 +244,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    fn located(&self, path: PathBuf) -> Located {
+    pub(super) fn located(&self, path: PathBuf) -> Located {
         Located { path, place: self.place.clone(), key: self.path.clone() }
     }
 

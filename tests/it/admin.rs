@@ -124,3 +124,86 @@ async fn an_open_circuit_is_named_by_readyz_and_metrics() {
     let metrics = gateway.admin("/metrics").await.is(200).text();
     assert!(metrics.contains("dockgate_upstream_breaker_open{upstream=\"up\"} 1"), "{metrics}");
 }
+
+/// Everything but health, each as a request that would be answered.
+fn guarded() -> [Request; 7] {
+    let json = |target: &str| Request::post(target).header("Content-Type", "application/json").body("");
+    [
+        Request::get("/metrics"),
+        Request::get("/api/cache"),
+        Request::get("/api/cache/list"),
+        json("/api/cache/verify"),
+        json("/api/cache/remove?pattern=**"),
+        json("/api/cache/warm").body("{\"images\":[]}"),
+        Request::get("/"),
+    ]
+}
+
+#[tokio::test]
+async fn the_admin_login_is_asked_for_everywhere() {
+    let origin = Origin::start().await;
+    let gateway = Gateway::builder()
+        .user("bob", "hunter2")
+        .operator("alice", "secret")
+        .admin_at(":0")
+        .cache("prefetch = false")
+        .upstream_with("up", "", origin.address(), "retries = 0\n[upstream.cache]\n")
+        .start()
+        .await;
+    let port = gateway.app.admin_address().unwrap().port();
+    let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+    let ask = async |request: Request| Client::tcp(address).await.ask(&request).await;
+    for request in guarded() {
+        let answer = ask(request.clone()).await.is(401);
+        assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"dockgate admin\""));
+        // A user of the registry is no operator.
+        ask(request.clone().login("bob", "hunter2")).await.is(401);
+        let refused = ask(request.clone().login("alice", "secret").header("Origin", "http://evil.example"));
+        refused.await.is(403);
+        let answer = ask(request.login("alice", "secret").header("Host", "gateway.example")).await;
+        assert!(![401, 403, 429].contains(&answer.status), "{answer:?}");
+    }
+    let form = Request::post("/api/cache/remove?pattern=**").login("alice", "secret").body("");
+    ask(form.header("Content-Type", "text/plain")).await.is(415);
+    ask(Request::get("/healthz")).await.is(200);
+    let ready = async |request: Request| ask(request).await.is(200).json().get("upstreams").is_some();
+    assert!(
+        !ready(Request::get("/readyz")).await
+            && ready(Request::get("/readyz").login("alice", "secret")).await
+    );
+}
+
+#[tokio::test]
+async fn guessing_at_the_admin_login_is_slowed_down() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().operator("alice", "secret").admin_listener();
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    let mut client = Client::tcp(gateway.app.admin_address().unwrap()).await;
+    for number in 0..50 {
+        let guess = Request::get("/metrics").login("alice", &format!("guess {number}"));
+        let answer = client.ask(&guess).await;
+        if answer.status == 429 {
+            assert!(answer.header("retry-after").is_some());
+            return;
+        }
+        answer.is(401);
+    }
+    panic!("nothing slows guessing down");
+}
+
+#[tokio::test]
+async fn the_admin_socket_is_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (options, mode) in [("", 0o600), ("?mode=0660", 0o660)] {
+        let upstream = Upstream::start().await;
+        let builder = Gateway::builder().admin_at(&format!("unix:admin.sock{options}"));
+        let gateway = builder.upstream("up", "", upstream.address).start().await;
+        let path = gateway.path("admin.sock");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+        let mut client = Client::unix(&path).await;
+        client.ask(&Request::get("/metrics")).await.is(200);
+        client.ask(&Request::get("/metrics").header("Host", "evil.example")).await.is(403);
+        client.ask(&Request::get("/metrics").header("Origin", "http://evil.example")).await.is(403);
+        assert_eq!(gateway.app.admin_address(), None);
+    }
+}

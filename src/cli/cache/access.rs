@@ -4,7 +4,7 @@ use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Sta
 use crate::cli::cache::error::CacheError;
 use crate::cli::cache::local::{Intent, LocalCache};
 use crate::cli::cache::remote::Remote;
-use crate::config::Config;
+use crate::config::{Config, Login};
 
 /// The place of the cache.
 pub(super) enum CacheAccess {
@@ -14,11 +14,10 @@ pub(super) enum CacheAccess {
 
 impl CacheAccess {
     /// Returns a gateway that answers at the configured address and has this directory; else the directory.
-    pub(super) fn find(config: Config) -> Result<Self, CacheError> {
+    pub(super) fn find(config: Config, login: Option<&Login>) -> Result<Self, CacheError> {
         let Some(cache) = &config.cache else { return Err(CacheError::None) };
         if let Some(admin) = &config.admin
-            && let Some(address) = admin.local_address()
-            && let Some(remote) = Remote::with(address, &cache.path)
+            && let Some(remote) = Remote::with(admin.local_address(), &cache.path, login)?
         {
             return Ok(Self::Gateway(Box::new(remote)));
         }

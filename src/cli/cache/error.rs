@@ -5,6 +5,7 @@ use std::io;
 use crate::cache::maintenance::PlatformError;
 use crate::cli::cache::local::LocalCacheError;
 use crate::cli::cache::remote::RemoteError;
+use crate::cli::user::PasswordError;
 use crate::config::ConfigErrors;
 
 /// The reason why nothing was done, or not all of it.
@@ -25,6 +26,9 @@ pub(crate) enum CacheError {
     /// The gateway can't be asked.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// There is no password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The answer can't be written.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
@@ -38,7 +42,7 @@ impl CacheError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::None | Self::Platform(_) => 2,
-            Self::Local(_) | Self::Remote(_) | Self::Output(_) | Self::Json(_) => 1,
+            Self::Local(_) | Self::Remote(_) | Self::Password(_) | Self::Output(_) | Self::Json(_) => 1,
         }
     }
 }

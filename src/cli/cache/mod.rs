@@ -1,13 +1,14 @@
 //! `dockgate cache`: what is kept of upstreams; to look at it, check it, take from it and fill it.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use crate::cache::maintenance::{Event, Platforms, Removed, Selection, Verified};
 use crate::cli::probe::format::plain_json;
-use crate::config::{Config, Environment};
+use crate::cli::user::{ask_for_password, password_from};
+use crate::config::{Config, Environment, Login};
 
 mod access;
 mod bars;
@@ -26,7 +27,8 @@ use look::Look;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  dockgate cache stats\n  dockgate cache warm alpine:3.20 ghcr.io/o/i:1\n\n\
-    A gateway that runs on this machine is asked, at its admin.address; without one, its directory is used as it is."
+    A gateway that runs on this machine is asked, at its admin.address; without one, its directory is used as it is.\n\
+    Where admin.htpasswd is set: pass show dockgate | dockgate cache stats -u alice --password-stdin"
 )]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -63,6 +65,12 @@ struct Of {
     /// The configuration; else as for serve
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The user to log in as at the admin listener, where admin.htpasswd asks for it
+    #[arg(short = 'u', long = "user", value_name = "NAME")]
+    user: Option<String>,
+    /// Read the password from standard input instead of asking for it
+    #[arg(long, requires = "user")]
+    password_stdin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -114,10 +122,14 @@ pub(crate) fn run(
     args: &CacheArgs,
     environment: &Environment,
     terminal: bool,
+    input: &mut dyn Read,
     output: &mut dyn Write,
     messages: &mut dyn Write,
 ) -> Result<u8, CacheError> {
-    let place = |of: &Of| CacheAccess::find(Config::load(of.config.as_deref(), environment)?);
+    let mut place = |of: &Of| {
+        let config = Config::load(of.config.as_deref(), environment)?;
+        CacheAccess::find(config, login(of, input)?.as_ref())
+    };
     match &args.command {
         Command::Stats(shown) => {
             let stats = place(&shown.of)?.stats()?;
@@ -145,6 +157,16 @@ pub(crate) fn run(
             warm(&place, args, &platforms, terminal, output, messages)
         }
     }
+}
+
+/// Returns the login that the command line names.
+fn login(of: &Of, input: &mut dyn Read) -> Result<Option<Login>, CacheError> {
+    let Some(username) = of.user.clone() else { return Ok(None) };
+    let password = match of.password_stdin {
+        true => password_from(input)?,
+        false => ask_for_password(false, "--password-stdin")?,
+    };
+    Ok(Some(Login { username, password }))
 }
 
 fn json(value: &impl serde::Serialize, output: &mut dyn Write) -> Result<(), CacheError> {

@@ -2,28 +2,33 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 
 use crate::admin::api::{ApiError, WarmRequest};
 use crate::cache::maintenance::{Entry, Event, Removed, Selection, Stats, Verified};
+use crate::config::{LocalAddress, Login};
+use crate::net::Socket;
 use crate::proto::query;
 
 /// A gateway.
 pub(super) struct Remote {
-    address: SocketAddr,
+    address: LocalAddress,
+    /// The value of `Authorization`.
+    login: Option<HeaderValue>,
     runtime: Runtime,
 }
 
@@ -32,19 +37,22 @@ pub(super) struct Remote {
 pub(crate) enum RemoteError {
     /// The gateway can't be reached.
     #[error("{0}: {1}")]
-    Io(SocketAddr, #[source] io::Error),
+    Io(LocalAddress, #[source] io::Error),
     /// The gateway does not speak HTTP, or the connection broke.
     #[error("{0}: the gateway broke off: {1}")]
-    Http(SocketAddr, #[source] hyper::Error),
+    Http(LocalAddress, #[source] hyper::Error),
+    /// The admin listener needs a login, or another one.
+    #[error("{0}: the gateway wants a name and password of its admin.htpasswd; add `-u NAME`{1}")]
+    Login(LocalAddress, &'static str),
     /// The gateway refused.
     #[error("the gateway says: {0}")]
     Refused(String),
     /// The answer is not one of this version's.
     #[error("{0}: that is no answer of a gateway of this version")]
-    Strange(SocketAddr),
+    Strange(LocalAddress),
     /// The connection ended before the job did.
     #[error("{0}: the gateway ended before it was done")]
-    Ended(SocketAddr),
+    Ended(LocalAddress),
 }
 
 /// The time for connecting: the gateway is on this machine.
@@ -64,12 +72,26 @@ const LINE_BYTES: usize = 1024 * 1024;
 
 impl Remote {
     /// Returns the gateway at `address`, if one answers there and its cache is in the directory `path`.
-    pub(super) fn with(address: SocketAddr, path: &Path) -> Option<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        let remote = Self { address, runtime };
+    ///
+    /// # Errors
+    /// When one is there that does not let this user in: the directory is in use then.
+    pub(super) fn with(
+        address: LocalAddress,
+        path: &Path,
+        login: Option<&Login>,
+    ) -> Result<Option<Self>, RemoteError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return Ok(None) };
+        let remote = Self { address, login: login.and_then(basic), runtime };
         let greeting = async { tokio::time::timeout(GREETING, remote.get::<Stats>("/api/cache")).await };
-        let stats = remote.runtime.block_on(greeting).ok()?.ok()?;
-        is_same(&stats.path, path).then_some(remote)
+        match remote.runtime.block_on(greeting) {
+            Ok(Ok(stats)) => Ok(is_same(&stats.path, path).then_some(remote)),
+            Ok(Err(RemoteError::Io(address, error))) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(RemoteError::Io(address, error))
+            }
+            Ok(Err(error @ RemoteError::Login(..))) => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(None),
+        }
     }
 
     pub(super) fn stats(&self) -> Result<Stats, RemoteError> {
@@ -114,24 +136,33 @@ impl Remote {
 
     /// Returns the body of the answer, if that is a good one.
     async fn ask(&self, method: Method, target: &str, body: Bytes) -> Result<Incoming, RemoteError> {
-        let io = |error| RemoteError::Io(self.address, error);
-        let http = |error| RemoteError::Http(self.address, error);
+        let io = |error| RemoteError::Io(self.address.clone(), error);
+        let http = |error| RemoteError::Http(self.address.clone(), error);
         let late = || io(io::ErrorKind::TimedOut.into());
-        let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(self.address)).await;
+        let connecting = tokio::time::timeout(CONNECT, connect(&self.address)).await;
         let stream = connecting.map_err(|_| late())?.map_err(io)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let host = match &self.address {
+            LocalAddress::Tcp(address) => address.to_string(),
+            LocalAddress::Unix(_) => "localhost".to_owned(),
+        };
+        let mut request = Request::builder()
             .method(method)
             .uri(target)
-            .header(header::HOST, self.address.to_string())
+            .header(header::HOST, host)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|_| RemoteError::Strange(self.address))?;
+            .map_err(|_| RemoteError::Strange(self.address.clone()))?;
+        request.headers_mut().extend(self.login.clone().map(|login| (header::AUTHORIZATION, login)));
         let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
         let answer = answer.map_err(|_| late())?.map_err(http)?;
         if answer.status() == StatusCode::OK {
             return Ok(answer.into_body());
+        }
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            let other = if self.login.is_some() { " of another user, or another password" } else { "" };
+            return Err(RemoteError::Login(self.address.clone(), other));
         }
         let complaint: ApiError = self.whole(answer.into_body()).await?;
         Err(RemoteError::Refused(complaint.error))
@@ -142,10 +173,10 @@ impl Remote {
         while let Some(more) = self.next(&mut body).await? {
             bytes.extend_from_slice(&more);
             if bytes.len() > ANSWER_BYTES {
-                return Err(RemoteError::Strange(self.address));
+                return Err(RemoteError::Strange(self.address.clone()));
             }
         }
-        serde_json::from_slice(&bytes).map_err(|_| RemoteError::Strange(self.address))
+        serde_json::from_slice(&bytes).map_err(|_| RemoteError::Strange(self.address.clone()))
     }
 
     /// Tells of each line, up to the last, or until `tell` has heard enough.
@@ -155,7 +186,7 @@ impl Remote {
         is_last: impl Fn(&T) -> bool,
         tell: &mut dyn FnMut(T) -> bool,
     ) -> Result<(), RemoteError> {
-        let strange = || RemoteError::Strange(self.address);
+        let strange = || RemoteError::Strange(self.address.clone());
         let mut held = BytesMut::new();
         while let Some(more) = self.next(&mut body).await? {
             held.extend_from_slice(&more);
@@ -171,14 +202,29 @@ impl Remote {
                 return Err(strange());
             }
         }
-        Err(RemoteError::Ended(self.address))
+        Err(RemoteError::Ended(self.address.clone()))
     }
 
     async fn next(&self, body: &mut Incoming) -> Result<Option<Bytes>, RemoteError> {
         let Some(frame) = body.frame().await else { return Ok(None) };
-        let frame = frame.map_err(|error| RemoteError::Http(self.address, error))?;
+        let frame = frame.map_err(|error| RemoteError::Http(self.address.clone(), error))?;
         Ok(Some(frame.into_data().unwrap_or_default()))
     }
+}
+
+async fn connect(address: &LocalAddress) -> io::Result<Socket> {
+    Ok(match address {
+        LocalAddress::Tcp(address) => Socket::Tcp(TcpStream::connect(address).await?),
+        LocalAddress::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
+    })
+}
+
+/// Returns the value of `Authorization` for a login (RFC 7617).
+fn basic(login: &Login) -> Option<HeaderValue> {
+    let pair = format!("{}:{}", login.username, login.password.expose());
+    let mut value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(pair))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn with_pattern(path: &str, selection: &Selection) -> String {

@@ -8,9 +8,11 @@ use clap::Parser;
 use serde_json::Value;
 
 use crate::app::App;
+use crate::authn::htpasswd;
 use crate::cli::cache::*;
 use crate::demo::image;
 use crate::demo::registry::Registry;
+use crate::proto::Secret;
 
 #[derive(Parser)]
 struct Line {
@@ -83,12 +85,18 @@ impl CacheAccess {
     }
 
     fn try_run(&self, words: &[&str]) -> Result<Told, CacheError> {
+        self.try_run_with(words, "")
+    }
+
+    /// Runs a command that reads `input`.
+    fn try_run_with(&self, words: &[&str], input: &str) -> Result<Told, CacheError> {
         let config = self.config();
         let with = ["--config", config.to_str().unwrap()];
         let line = ["cache"].iter().chain(words).chain(&with);
         let line = Line::try_parse_from(line).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = run(&line.args, &Environment::default(), false, &mut out, &mut err)?;
+        let environment = Environment::default();
+        let code = run(&line.args, &environment, false, &mut input.as_bytes(), &mut out, &mut err)?;
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ok(Told { code, out: text(out), err: text(err) })
     }
@@ -109,6 +117,37 @@ impl CacheAccess {
         let all = std::iter::once(&manifest["config"]).chain(layers);
         all.map(|descriptor| descriptor["digest"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+#[test]
+fn a_gateway_is_asked_by_socket_and_login() {
+    let place = CacheAccess::new();
+    let hash = htpasswd::hash(&Secret::new("secret"), 4).unwrap();
+    fs::write(place.dir.path().join("operators"), format!("alice:{hash}\n")).unwrap();
+    let text = fs::read_to_string(place.config()).unwrap();
+    let text = text.replace("address = \"\"", "address = \"unix:admin.sock\"\nhtpasswd = \"operators\"");
+    fs::write(place.config(), format!("[server]\naddress = \"127.0.0.1:0\"\n{text}")).unwrap();
+    place.serve();
+    let refused = |words: &[&str], input: &str| place.try_run_with(words, input).err().unwrap().to_string();
+    let login = ["-u", "alice", "--password-stdin"];
+    for command in [&["stats"][..], &["list"], &["verify"], &["remove", "up/**"], &["warm", "up/hello:multi"]]
+    {
+        // The directory is in use: it is not looked at instead.
+        assert!(refused(command, "").contains("add `-u NAME`"), "{command:?}");
+        let words = [command, &login].concat();
+        assert!(refused(&words, "wrong\n").contains("another password"), "{command:?}");
+    }
+    let words = |command: &[&'static str]| [command, &login].concat();
+    let warmed = place.try_run_with(&words(&["warm", "up/hello:multi"]), "secret\n").unwrap();
+    assert_eq!(warmed.code, 0, "{}", warmed.err);
+    let listed = place.try_run_with(&words(&["list"]), "secret\n").unwrap();
+    assert!(listed.out.contains("up/hello"), "{}", listed.out);
+    let health = crate::cli::health::run(
+        &crate::cli::health::HealthArgs { config: Some(place.config()) },
+        &Environment::default(),
+        &mut Vec::new(),
+    );
+    assert!(health.is_ok(), "health needs no login");
 }
 
 #[test]

@@ -246,10 +246,22 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[admin]\naddress = 'unix:/run/x'\nhtpasswd = 'h'",
+        "[admin]\naddress = 'unix:/run/x?mode=rw'\nhtpasswd = 7",
         &[
-            r#"dockgate.toml:2: admin.address: "unix:/run/x" is not an address and port; write for example "127.0.0.1:5001" or ":5001""#,
-            r#"dockgate.toml:3: admin.htpasswd: "htpasswd" is not available in this version; remove it"#,
+            r#"dockgate.toml:2: admin.address: "unix:/run/x?mode=rw" has a mode that is none; write three octal digits, for example mode=0660"#,
+            r#"dockgate.toml:3: admin.htpasswd: this is a number; write a string in quotes"#,
+        ],
+    ),
+    (
+        "[admin]\naddress = '5001'",
+        &[
+            r#"dockgate.toml:2: admin.address: "5001" is not an address and port; write for example "127.0.0.1:5001", ":5001" or "unix:/run/dockgate/admin.sock?mode=0600""#,
+        ],
+    ),
+    (
+        "[server]\naddress = 'unix:/run/x'\n[admin]\naddress = 'unix:/run/x'",
+        &[
+            r#"dockgate.toml:4: admin.address: "unix:/run/x" is taken by server.address, unix:/run/x; write another port, or "" for none"#,
         ],
     ),
     (
@@ -688,18 +700,6 @@ fn a_proxy_is_trusted_by_either_form_of_its_address() {
 }
 
 #[test]
-fn a_file_of_logins_alone_is_no_configuration() {
-    let errors = lines(from_variables([("REGISTRY_AUTH_FILE", "/root/auth.json")]));
-    assert!(errors.len() == 1 && errors[0].contains("there is no configuration"), "{errors:?}");
-}
-
-#[test]
-fn the_file_overrules_the_registry_images_variables() {
-    let environment = Environment::from([
-        ("REGISTRY_PROXY_REMOTEURL", "https://elsewhere"),
-        ("REGISTRY_AUTH_HTPASSWD_REALM", "From outside"),
-    ]);
-#[test]
 fn an_admin_socket_is_for_its_own_user_unless_written() {
     let admin = |keys: &str| read(&format!("[admin]\n{keys}\n{REST}")).unwrap().admin.unwrap();
     let socket = |written: &str| match admin(&format!("address = '{written}'")).address {
@@ -741,6 +741,18 @@ fn networks_wider_than_proxies_need_are_warned_of() {
     );
 }
 
+#[test]
+fn a_file_of_logins_alone_is_no_configuration() {
+    let errors = lines(from_variables([("REGISTRY_AUTH_FILE", "/root/auth.json")]));
+    assert!(errors.len() == 1 && errors[0].contains("there is no configuration"), "{errors:?}");
+}
+
+#[test]
+fn the_file_overrules_the_registry_images_variables() {
+    let environment = Environment::from([
+        ("REGISTRY_PROXY_REMOTEURL", "https://elsewhere"),
+        ("REGISTRY_AUTH_HTPASSWD_REALM", "From outside"),
+    ]);
     let config = read_with(REST, &environment).unwrap();
     assert_eq!(config.upstreams.len(), 1);
     assert_eq!(config.upstreams[0].url.host, "127.0.0.1");

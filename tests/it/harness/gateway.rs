@@ -25,6 +25,7 @@ pub(crate) struct Builder {
     sni: Vec<Vec<String>>,
     users: Vec<(String, String)>,
     admin: Option<String>,
+    operators: Vec<(String, String)>,
     log: Option<String>,
     rules: String,
     upstreams: String,
@@ -61,6 +62,7 @@ impl Gateway {
             sni: Vec::new(),
             users: Vec::new(),
             admin: None,
+            operators: Vec::new(),
             log: std::env::var(LOGGING).ok(),
             rules: String::new(),
             upstreams: String::new(),
@@ -230,6 +232,12 @@ impl Builder {
         self
     }
 
+    /// Lets these users alone ask the admin listener.
+    pub(crate) fn operator(mut self, name: &str, password: &str) -> Self {
+        self.operators.push((name.to_owned(), password.to_owned()));
+        self
+    }
+
     /// Logs at this level, with an access log; other gateways log nothing.
     pub(crate) fn logging(mut self, level: &str) -> Self {
         self.log = Some(level.to_owned());
@@ -288,6 +296,7 @@ impl Builder {
         let sni: Vec<_> = sni.collect();
         let path = self.dir.path().join("dockgate.toml");
         std::fs::write(self.dir.path().join("htpasswd"), htpasswd(&self.users)).expect("a file");
+        std::fs::write(self.dir.path().join("operators"), htpasswd(&self.operators)).expect("a file");
         std::fs::write(&path, self.text(ca.is_some(), &sni)).expect("a file");
         let environment = Environment::from([("", ""); 0]);
         let config = Config::check(Some(&path), &environment).unwrap_or_else(|error| panic!("{error}"));
@@ -312,7 +321,9 @@ impl Builder {
             text += &format!("[log]\nlevel = {level:?}\n\n");
         }
         let admin = self.admin.as_deref().unwrap_or_default();
-        text += &format!("[admin]\naddress = \"{admin}\"\n\n[auth]\nchallenge = \"basic\"\n\n");
+        let operators = if self.operators.is_empty() { "" } else { "operators" };
+        text += &format!("[admin]\naddress = \"{admin}\"\nhtpasswd = \"{operators}\"\n\n");
+        text += "[auth]\nchallenge = \"basic\"\n\n";
         if !self.users.is_empty() {
             text += "[auth.htpasswd]\npath = \"htpasswd\"\n\n";
         }

@@ -35,7 +35,7 @@ pub(super) const TABLE: &[Row] = &[
     row("gateway", &["authn", "authz", "upstream", "cache"], &[]),
     row("server", &[], &[]),
     row("demo", &[], &[]),
-    row("admin", &["cache", "gateway", "server"], &[]),
+    row("admin", &["authn", "cache", "gateway", "server"], &[]),
     row("app", &["authn", "authz", "upstream", "cache", "origin", "gateway", "server", "admin"], &[]),
     row("cli", &["authn", "authz", "upstream", "cache", "origin", "gateway", "demo", "admin", "app"], &[]),
     row("internals", &["authn", "authz", "cache", "demo", "app", "cli"], &[]),
