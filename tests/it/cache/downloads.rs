@@ -46,7 +46,12 @@ async fn slow_readers_of_many_uncached_blobs_cost_one_download() {
 #[tokio::test]
 async fn downloads_beyond_their_memory_pass_by() {
     let origin = Origin::start().await;
-    let gateway = keeping_little(&origin).start().await;
+    // One client may have no more than a share of the connections.
+    let gateway = before(&origin, "max_connections = 1000\n[upstream.cache]")
+        .cache("prefetch = false\nmax_size = \"1MiB\"")
+        .admin_listener()
+        .start()
+        .await;
     let gate = Gate::shut();
     let mut clients = Vec::new();
     for number in 0..160 {
