@@ -168,6 +168,9 @@ pub(crate) enum WholeError {
     /// The body missed its deadline, or came at less than the least rate.
     #[error("it came too slowly")]
     TooSlow,
+    /// There is no room for it.
+    #[error(transparent)]
+    Spent(#[from] Spent),
 }
 
 impl Body {
@@ -179,7 +182,22 @@ impl Body {
     /// [`WholeError`].
     pub(crate) async fn whole(mut self, most: usize, deadline: Duration) -> Result<Bytes, WholeError> {
         let mut bytes = Vec::new();
-        self.read_into(&mut bytes, most, deadline).await?;
+        self.read_into(&mut bytes, most, deadline, None).await?;
+        Ok(bytes.into())
+    }
+
+    /// Reads the body as [`Body::whole`] does. `room` grows with what arrives.
+    ///
+    /// # Errors
+    /// [`WholeError`].
+    pub(crate) async fn whole_within(
+        mut self,
+        most: usize,
+        deadline: Duration,
+        room: &mut Lease,
+    ) -> Result<Bytes, WholeError> {
+        let mut bytes = Vec::new();
+        self.read_into(&mut bytes, most, deadline, Some(room)).await?;
         Ok(bytes.into())
     }
 
@@ -187,7 +205,7 @@ impl Body {
     pub(crate) async fn beginning(mut self, most: usize, deadline: Duration) -> Bytes {
         let mut bytes = Vec::new();
         // An error ends the beginning; the bytes before it are still wanted.
-        let _ = self.read_into(&mut bytes, most, deadline).await;
+        let _ = self.read_into(&mut bytes, most, deadline, None).await;
         bytes.truncate(most);
         bytes.into()
     }
@@ -197,6 +215,7 @@ impl Body {
         bytes: &mut Vec<u8>,
         most: usize,
         deadline: Duration,
+        mut room: Option<&mut Lease>,
     ) -> Result<(), WholeError> {
         let deadline = tokio::time::Instant::now() + deadline;
         let mut window = tokio::time::Instant::now() + limits::HELD_BODY_WINDOW;
@@ -205,7 +224,13 @@ impl Body {
             let next = poll_fn(|cx| self.poll_data(cx));
             match tokio::time::timeout_at(window.min(deadline), next).await {
                 Ok(None) => return Ok(()),
-                Ok(Some(data)) => bytes.extend_from_slice(&data?),
+                Ok(Some(data)) => {
+                    let data = data?;
+                    if let Some(room) = &mut room {
+                        room.cover(bytes.len() + data.len()).await?;
+                    }
+                    bytes.extend_from_slice(&data);
+                }
                 Err(_) if window >= deadline || bytes.len() - before < limits::HELD_BODY_WINDOW_BYTES => {
                     return Err(WholeError::TooSlow);
                 }
@@ -467,10 +492,7 @@ impl RequestBody {
             if length > limit {
                 return Err(CollectError::TooLong);
             }
-            let missing = (length as u64).saturating_sub(lease.amount());
-            if missing > 0 {
-                lease.grow(missing.next_multiple_of(limits::HELD_STEP_BYTES)).await?;
-            }
+            lease.cover(length).await?;
             whole.extend_from_slice(&data);
         }
         lease.shrink_to(whole.len() as u64);

@@ -134,8 +134,10 @@ impl UpstreamOrigin {
         let repository = self.repository.clone();
         let operation = Operation::GetManifest { repository, reference: reference.clone(), head };
         let headers = self.manifest_headers(accept);
+        let room = self.upstream.room(&self.permit).await;
+        let room = room.map_err(|error| self.upstream.no_answer(Some(&self.permit), &error))?;
         let answer = self.send(Purpose::Other, &operation, headers, Account::Requester).await?;
-        let whole = answer::manifest(&reference, answer).await?;
+        let whole = answer::manifest(&reference, answer, room).await?;
         if self.upstream.manifest_heads().got(&self.upstream.target_of(&operation)) {
             let upstream = &self.upstream.settings().name;
             tracing::info!(upstream, "the upstream refuses HEAD of manifests: asking by GET for an hour");

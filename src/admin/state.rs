@@ -66,8 +66,9 @@ impl AdminState {
             let name = &upstream.settings().name;
             upstream.budgets().map(|budget| budget.usage(Some(name)))
         });
-        let own = [self.connections.usage(None), core.held_bytes().usage(None)];
-        own.into_iter().chain(of_upstreams).collect()
+        let own = std::iter::once(self.connections.usage(None)).chain(core.budgets());
+        let spools = cache(&core).map(|cache| cache.spools().usage(None));
+        own.chain(spools).chain(of_upstreams).collect()
     }
 
     /// Takes a slot for a job, until the permit is dropped. `None` while all slots are taken.

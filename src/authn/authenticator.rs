@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::authn::htpasswd::{HtpasswdFile, Reload};
 use crate::authn::verifier::{Outcome, Verifier};
+use crate::budget::Usage;
 use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
 use crate::proto::identity::{Forwarded, Identity};
@@ -68,6 +69,11 @@ impl Authenticator {
     /// Returns the least time of the answer to a wrong pair: zero without an htpasswd file.
     pub fn floor(&self) -> Duration {
         self.verifier.as_ref().map_or(Duration::ZERO, Verifier::floor)
+    }
+
+    /// Returns the state of the queue of passwords that are to be checked, where there is an htpasswd file.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.verifier.as_ref().map(Verifier::usage)
     }
 
     /// Returns the verifier of passwords, where there is one.

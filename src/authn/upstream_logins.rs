@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::policy::EvictionPolicy;
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::authn::memory::{Fingerprint, Memory};
 use crate::authn::throttle::{Admission, Throttle};
-use crate::budget::Client;
+use crate::budget::{Client, Usage};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::identity::{Forwarded, UserName};
@@ -90,7 +91,8 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
             .time_to_live(limits::UNPROVED_LOGIN_LIFE)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let shared = Shared { memory, unproved, throttle: Throttle::new(), flights: Mutex::default() };
+        let (throttle, flights) = (Throttle::new(), Mutex::default());
+        let shared = Shared { memory, unproved, throttle, flights, refused: AtomicU64::new(0) };
         Ok(Self { shared: Arc::new(shared), generation: 0 })
     }
 
@@ -128,6 +130,18 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
             tokio::time::sleep_until((arrived + floor).into()).await;
         }
         judgement
+    }
+
+    /// Returns the state of the questions under way as that of a budget.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            budget: "forwarded_logins",
+            upstream: None,
+            in_use: self.shared.flights().len() as u64,
+            limit: limits::FORWARDED_LOGINS as u64,
+            waiting: 0,
+            refused: self.shared.refused.load(Ordering::Relaxed),
+        }
     }
 
     /// Forgets the judgement about `client`, which the upstream refused after it had accepted it.
@@ -168,6 +182,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
             Err(judgement) => return Entry::Settled(judgement),
         };
         if !has_room(&flights, peer) {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
             return Entry::Settled(Judgement::busy());
         }
         let (landing, landed) = watch::channel(None);
@@ -186,6 +201,8 @@ struct Shared<E> {
     throttle: Throttle,
     /// Held while it is decided whether to ask: what is found out meanwhile can't be overlooked.
     flights: Mutex<Flights<E>>,
+    /// Logins that were refused, because too many are asked about.
+    refused: AtomicU64,
 }
 
 type Flights<E> = HashMap<Fingerprint, Flight<E>>;

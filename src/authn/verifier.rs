@@ -11,7 +11,7 @@ use crate::authn::htpasswd::{HtpasswdFile, Reload};
 use crate::authn::memory::{Fingerprint, Memory};
 use crate::authn::rejection_floor::RejectionFloor;
 use crate::authn::throttle::{Admission, Throttle};
-use crate::budget::Client;
+use crate::budget::{Client, Usage};
 use crate::clock;
 use crate::proto::htpasswd::{Line, cut_short};
 use crate::proto::identity::Identity;
@@ -99,6 +99,11 @@ impl Verifier {
     /// Returns the minimum time of a failure.
     pub(super) fn floor(&self) -> Duration {
         self.book.rejection_floor.floor()
+    }
+
+    /// Returns the state of the queue of passwords that are to be checked.
+    pub(super) fn usage(&self) -> Usage {
+        self.checks.usage()
     }
 
     /// Returns how many bcrypt computations were run for logins since the start.

@@ -270,6 +270,33 @@ impl Lease {
         Ok(())
     }
 
+    /// Grows in steps until it covers `bytes` that have arrived.
+    ///
+    /// # Errors
+    /// [`Spent`]; the lease is as before then.
+    pub(crate) async fn cover(&mut self, bytes: usize) -> Result<(), Spent> {
+        match (bytes as u64).saturating_sub(self.amount) {
+            0 => Ok(()),
+            missing => self.grow(missing.next_multiple_of(limits::HELD_STEP_BYTES)).await,
+        }
+    }
+
+    /// Grows in steps until it covers `bytes`, if that can be had at once. Returns true if it could.
+    pub(crate) fn try_cover(&mut self, bytes: usize) -> bool {
+        match (bytes as u64).saturating_sub(self.amount) {
+            0 => true,
+            missing => self.try_grow(missing.next_multiple_of(limits::HELD_STEP_BYTES)),
+        }
+    }
+
+    /// Takes `more` besides if it can be had at once. Returns true if it could.
+    pub(crate) fn try_grow(&mut self, more: u64) -> bool {
+        let other = self.budget.try_take(self.client, more);
+        let Some(mut other) = other else { return false };
+        self.amount += std::mem::take(&mut other.amount);
+        true
+    }
+
     /// Gives back all but `amount`.
     pub(crate) fn shrink_to(&mut self, amount: u64) {
         let spare = self.amount.saturating_sub(amount);
@@ -280,6 +307,7 @@ impl Lease {
     }
 
     /// Returns the amount.
+    #[cfg(test)]
     pub(crate) fn amount(&self) -> u64 {
         self.amount
     }
@@ -396,7 +424,9 @@ mod tests {
         assert!(budget.try_take(B, 7).is_none());
         lease.grow(6).await.unwrap();
         assert_eq!(numbers(&budget), (10, 0, 1));
-        lease.shrink_to(3);
+        assert!(!lease.try_grow(1));
+        lease.shrink_to(2);
+        assert!(lease.try_grow(1));
         assert_eq!((numbers(&budget).0, lease.amount()), (3, 3));
         drop(lease);
         assert_eq!(numbers(&budget).0, 0);

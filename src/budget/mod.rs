@@ -7,7 +7,7 @@
 //!    describe it in [`plan`], which `dockgate check` prints.
 //! 2. Take a [`Lease`] where the thing is taken: [`Budget::take`] waits for its turn, [`Budget::try_take`] does not. The
 //!    lease gives back what it has when it is dropped, so keep it with the thing: in the body that reads a connection, or by
-//!    [`hold`] in bytes that are to be sent. [`Lease::grow`] and [`Lease::shrink_to`] follow something that changes its size.
+//!    [`hold`] in bytes that are to be sent. [`Lease::grow`], [`Lease::try_grow`] and [`Lease::shrink_to`] follow something that changes its size.
 //! 3. Answer [`Spent`] with 503 or 429 and its `retry_after`, or close the connection. Work that can go on without, such as a
 //!    download that may pass by the cache, takes with `try_take` and goes on without.
 //! 4. Add [`Budget::usage`] to what the admin listener collects for `/metrics`.

@@ -25,13 +25,15 @@ pub(crate) struct Plan {
 /// Returns all budgets of `config`.
 pub(crate) fn all(config: &Config) -> Vec<Plan> {
     let upstreams = config.upstreams.iter().map(Plan::upstream_connections);
-    [Plan::connections(&config.server), Plan::held_bytes(&config.server)]
-        .into_iter()
-        .chain(upstreams)
-        .collect()
+    let own = [Plan::connections(&config.server), Plan::held_bytes(&config.server)];
+    let fixed = config.cache.iter().map(|_| Plan::spools()).chain([Plan::token_requests()]);
+    own.into_iter().chain(upstreams).chain(fixed).collect()
 }
 
 impl Plan {
+    /// The name of the budget of bytes that are held whole.
+    pub(crate) const HELD_BYTES: &str = "held_bytes";
+
     /// Returns the budget of the connections of clients.
     pub(crate) fn connections(server: &Server) -> Self {
         Self {
@@ -48,13 +50,40 @@ impl Plan {
     /// Returns the budget of the bytes of bodies that are held whole, until they are sent. A client has a quarter.
     pub(crate) fn held_bytes(server: &Server) -> Self {
         Self {
-            name: "held_bytes",
+            name: Self::HELD_BYTES,
             upstream: None,
             limit: server.max_held_bytes,
             share: server.max_held_bytes / 4,
             wait: limits::HELD_WAIT,
             shown: size_text,
             key: "server.max_held_bytes",
+        }
+    }
+
+    /// Returns the budget of the copies of uploads that are on their way into the cache. Nothing waits for it: an upload
+    /// without a copy is not cached.
+    pub(crate) fn spools() -> Self {
+        Self {
+            name: "spools",
+            upstream: None,
+            limit: limits::PUSHES,
+            share: limits::PUSHES / 4,
+            wait: Duration::ZERO,
+            shown: number,
+            key: "fixed",
+        }
+    }
+
+    /// Returns the budget of requests for tokens of one upstream. A token serves many requests.
+    pub(crate) fn token_requests() -> Self {
+        Self {
+            name: "token_requests",
+            upstream: None,
+            limit: limits::TOKEN_REQUESTS,
+            share: limits::TOKEN_REQUESTS / 2,
+            wait: limits::UPSTREAM_WAIT,
+            shown: number,
+            key: "fixed, for each upstream",
         }
     }
 

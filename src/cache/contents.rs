@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::budget::Budget;
 use crate::cache::blobs::blob::SmallBlobs;
 use crate::cache::blobs::fill::Fills;
 use crate::cache::blobs::push::PushSpools;
@@ -81,6 +82,11 @@ impl Cache {
         }
         let cache = self.clone();
         let _ = tokio::task::spawn_blocking(move || cache.store.close()).await;
+    }
+
+    /// Returns the budget of copies of uploads.
+    pub(crate) fn spools(&self) -> &Budget {
+        self.pushes.budget()
     }
 
     /// Returns the counters.

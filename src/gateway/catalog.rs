@@ -218,6 +218,21 @@ impl Walk<'_> {
         may.then(|| if self.own_names { remote.to_string() } else { canonical.to_string() })
     }
 
+    /// Reads a page of the catalog of `route`, which was asked for with `query`.
+    async fn read(
+        &self,
+        route: &Route,
+        query: String,
+        answer: upstream::Response,
+    ) -> Result<UpstreamPage, Problem> {
+        let unusable = |reason| Problem::unusable(&route.name, reason);
+        let next = next_query(&answer.headers);
+        let bytes = collect(self.request, answer.body).await?;
+        let bytes = bytes.ok_or_else(|| unusable("a catalog that is too long or broke off"))?;
+        let names = names(&bytes).ok_or_else(|| unusable("a catalog that is no list of repositories"))?;
+        Ok(UpstreamPage { query, names, next })
+    }
+
     /// Fetches one page of an upstream. `None` if it has no catalog, or keeps it to itself as Docker Hub does.
     async fn fetch(&self, route: &Route, cursor: &Cursor) -> Result<Option<UpstreamPage>, Problem> {
         let queries = cursor.q.clone().map_or_else(|| self.first_queries(cursor), |query| vec![query]);
@@ -230,7 +245,7 @@ impl Walk<'_> {
                 answer => answer?,
             };
             match Upstream::meaning_of(&answer) {
-                Meaning::Usable => return read(route, query, answer).await.map(Some),
+                Meaning::Usable => return self.read(route, query, answer).await.map(Some),
                 Meaning::NotFound | Meaning::NotOffered { .. } => return Ok(None),
                 // Some registries limit `n`, and refuse a greater one (distribution, `catalog.maxentries`).
                 Meaning::Rejected { status: 400 } => refused = Some(answer),
@@ -356,16 +371,6 @@ impl UpstreamPage {
         let (query, name) = (self.query.clone(), self.names[index].clone());
         Cursor { u: upstream, q: Some(query), i: index + 1, a: Some(name), ..Cursor::default() }
     }
-}
-
-/// Reads a page of the catalog of `route`, which was asked for with `query`.
-async fn read(route: &Route, query: String, answer: upstream::Response) -> Result<UpstreamPage, Problem> {
-    let unusable = |reason| Problem::unusable(&route.name, reason);
-    let next = next_query(&answer.headers);
-    let bytes =
-        collect(answer.body).await.ok_or_else(|| unusable("a catalog that is too long or broke off"))?;
-    let names = names(&bytes).ok_or_else(|| unusable("a catalog that is no list of repositories"))?;
-    Ok(UpstreamPage { query, names, next })
 }
 
 /// Returns the names of a catalog. Go writes an empty list as null.

@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use crate::authn::{Authenticator, UpstreamLogins};
 use crate::authz::Rules;
-use crate::budget::Budget;
+use crate::budget::{Budget, Usage};
 use crate::cache::UpstreamCache;
 use crate::config::Cors;
 use crate::gateway::handle::{SealError, Sealer};
@@ -88,6 +88,7 @@ impl SharedState {
 impl Core {
     /// Returns a core of `settings`, with the state of the one before it.
     pub(crate) fn new(settings: Settings, shared: SharedState) -> Self {
+        settings.upstreams.iter().for_each(|upstream| upstream.set_held_bytes(shared.held_bytes.clone()));
         let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
         // The renderer drops control characters; what is left is always a header's value.
         let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
@@ -100,9 +101,10 @@ impl Core {
         }
     }
 
-    /// Returns the budget of the bytes of bodies that are held whole.
-    pub(crate) fn held_bytes(&self) -> &Budget {
-        &self.shared.held_bytes
+    /// Returns the state of the budgets of requests: of bytes that are held whole, and of logins that are checked.
+    pub(crate) fn budgets(&self) -> Vec<Usage> {
+        let own = [self.shared.held_bytes.usage(None), self.shared.logins.usage()];
+        own.into_iter().chain(self.settings.authenticator.usage()).collect()
     }
 
     /// Returns the shared state, for the next core.

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
-use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, Serialize};
 
-use crate::body::{Body, RequestBody};
+use crate::body::{Body, RequestBody, WholeError};
 use crate::cache::{CacheError, CacheStatus, KeptList, ListHead, Listed, Requester, UpstreamCache};
 use crate::config::limits;
 use crate::gateway::answer::Answer;
-use crate::gateway::authorized::AuthorizedRepository;
+use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::forward::set;
 use crate::gateway::handle::{HandleKind, Sealer};
 use crate::gateway::respond::Problem;
@@ -153,14 +152,17 @@ impl<'a> List<'a> {
 
     /// Opens a list of tags, under the client's name.
     async fn open(&self, body: Body, keep: Option<Keep>) -> Result<Body, &'static str> {
-        let name = self.request.request.locations.name();
+        let AuthorizedRequest { core, permit, locations, .. } = &self.request.request;
+        let room = || core.shared.held_bytes.try_take(permit.client(), limits::UNCOUNTED_BYTES);
+        let keep = keep.and_then(|keep| Some((keep, room()?)));
+        let name = locations.name();
         Ok(TagList::open(body, name, limits::KEPT_LIST_BYTES, keep).await?.into_body())
     }
 
     /// Reads an answer to a request for referrers whole: whether it is one shows in its body alone.
     async fn collect(&self, answer: &mut upstream::Response) -> Result<Bytes, Problem> {
         let body = std::mem::replace(&mut answer.body, Body::empty());
-        let collected = collect(body).await;
+        let collected = collect(&self.request.request, body).await?;
         if collected.is_none() && answer.status.is_success() {
             return Err(self.unusable("a list of referrers that is too long or broke off"));
         }
@@ -270,8 +272,15 @@ pub(super) fn next_query(headers: &HeaderMap) -> Option<String> {
 /// The filters that an index of referrers was made with (distribution-spec, "Listing Referrers").
 const FILTERS_APPLIED: header::HeaderName = header::HeaderName::from_static("oci-filters-applied");
 
-/// Reads a listing whole. `None` when it is longer than [`limits::LIST_PAGE_BYTES`] or breaks off.
-pub(super) async fn collect(body: Body) -> Option<Bytes> {
-    let limited = Limited::new(body, limits::LIST_PAGE_BYTES);
-    limited.collect().await.ok().map(http_body_util::Collected::to_bytes)
+/// Reads a listing whole, and takes room for what arrives. `None` when it is longer than [`limits::LIST_PAGE_BYTES`], breaks
+/// off or trickles.
+pub(super) async fn collect(request: &AuthorizedRequest<'_>, body: Body) -> Result<Option<Bytes>, Problem> {
+    let held_bytes = &request.core.shared.held_bytes;
+    let room = held_bytes.take(request.permit.client(), limits::UNCOUNTED_BYTES).await;
+    let mut room = room.map_err(Problem::Spent)?;
+    match body.whole_within(limits::LIST_PAGE_BYTES, limits::HELD_BODY_DEADLINE, &mut room).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(WholeError::Spent(spent)) => Err(Problem::Spent(spent)),
+        Err(WholeError::Broken(_) | WholeError::TooLong(_) | WholeError::TooSlow) => Ok(None),
+    }
 }

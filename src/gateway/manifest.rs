@@ -94,11 +94,13 @@ async fn passed_head(request: &AuthorizedRepository<'_>) -> Result<Option<Respon
 async fn whole(request: &AuthorizedRepository<'_>, reference: &Reference) -> Result<Response<Body>, Problem> {
     let mut repeats = true;
     loop {
+        let room = request.upstream().room(&request.request.permit).await;
+        let room = room.map_err(|error| request.request.problem(request.upstream(), &error))?;
         let answer = request.answer(false).await?;
         if Upstream::meaning_of(&answer) != Meaning::Usable || answer.status == StatusCode::NOT_MODIFIED {
             return request.sort(answer).await;
         }
-        match answer::manifest(reference, answer).await {
+        match answer::manifest(reference, answer, room).await {
             Ok(answer) => return checked(request, answer).await,
             Err(failure) if failure.meaning.retry() == Retry::Once && std::mem::take(&mut repeats) => {}
             Err(failure) => {

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::value::RawValue;
 
 use crate::body::{Body, BodyError, Stream};
+use crate::budget::{Lease, hold};
 
 /// Takes a list as the upstream sent it, once all of it has come.
 pub(super) type Keep = Box<dyn FnOnce(Bytes) + Send>;
@@ -19,11 +20,19 @@ pub(super) struct TagList {
     body: Body,
     scanner: Scanner,
     /// The pieces that have come, for the one who keeps them.
-    kept: Option<(BytesMut, Keep)>,
+    kept: Option<Kept>,
     most_kept: usize,
     /// Bytes that are ready to be sent.
     ready: Bytes,
     ended: bool,
+}
+
+/// The list as it has come so far.
+struct Kept {
+    bytes: BytesMut,
+    keep: Keep,
+    /// Grows with the bytes. Without room for them the list is not kept.
+    room: Lease,
 }
 
 impl TagList {
@@ -36,9 +45,9 @@ impl TagList {
         body: Body,
         name: &str,
         most_kept: usize,
-        keep: Option<Keep>,
+        keep: Option<(Keep, Lease)>,
     ) -> Result<Self, &'static str> {
-        let kept = keep.map(|keep| (BytesMut::new(), keep));
+        let kept = keep.map(|(keep, room)| Kept { bytes: BytesMut::new(), keep, room });
         let scanner = Scanner::new(name);
         let mut list = Self { body, scanner, kept, most_kept, ready: Bytes::new(), ended: false };
         let mut begun = BytesMut::new();
@@ -82,19 +91,21 @@ impl TagList {
         self.ended |= read.is_err();
         if self.ended
             && read.is_ok()
-            && let Some((whole, keep)) = self.kept.take()
+            && let Some(Kept { bytes, keep, room }) = self.kept.take()
         {
-            keep(whole.freeze());
+            keep(hold(bytes.freeze(), room));
         }
         Poll::Ready(Some(read.map(|()| out.freeze())))
     }
 
     fn keep(&mut self, piece: &[u8]) {
-        let fits = |whole: &BytesMut| whole.len() + piece.len() <= self.most_kept;
-        self.kept = self.kept.take().filter(|(whole, _)| fits(whole)).map(|(mut whole, keep)| {
-            whole.extend_from_slice(piece);
-            (whole, keep)
-        });
+        let Some(kept) = &mut self.kept else { return };
+        let length = kept.bytes.len() + piece.len();
+        if length <= self.most_kept && kept.room.try_cover(length) {
+            kept.bytes.extend_from_slice(piece);
+        } else {
+            self.kept = None;
+        }
     }
 }
 
@@ -281,10 +292,13 @@ const BEGINNING_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::budget::{Budget, Client};
 
     /// A body in pieces of some bytes.
     struct Pieces(Bytes, usize);
@@ -355,7 +369,9 @@ mod tests {
             let (sender, receiver) = std::sync::mpsc::channel();
             let keep: Keep = Box::new(move |bytes| sender.send(bytes).unwrap());
             let body = Body::stream(Pieces(Bytes::from_static(list), 4));
-            let mut out = TagList::open(body, "up/x", most, Some(keep)).await.unwrap().into_body();
+            let budget = Budget::new("held_bytes", 1 << 20, 1 << 20, Duration::ZERO);
+            let room = budget.try_take(Client::Trusted, 1).unwrap();
+            let mut out = TagList::open(body, "up/x", most, Some((keep, room))).await.unwrap().into_body();
             while poll_fn(|cx| out.poll_data(cx)).await.is_some() {}
             assert_eq!(receiver.try_recv().ok().as_deref(), whole.then_some(&list[..]));
         }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode, header};
 
 use crate::authz::Permit;
-use crate::body::Body;
+use crate::body::{Body, WholeError};
+use crate::budget::plan::Plan;
+use crate::budget::{Lease, Spent};
 use crate::config::{CredentialSource, limits};
 use crate::meaning::{Fault, Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
@@ -160,6 +162,18 @@ impl Upstream {
     }
 }
 
+/// Returns the failure of an answer for which there is no room.
+fn no_room(spent: Spent) -> UpstreamFailure {
+    let meaning = Meaning::Busy { retry_after: spent.retry_after };
+    UpstreamFailure { key: Some(key_of_budget(spent)), ..failure(meaning, Some(NO_ROOM), &spent.to_string()) }
+}
+
+const NO_ROOM: &str = "the gateway holds too much at once; try again";
+
+fn key_of_budget(spent: Spent) -> &'static str {
+    if spent.budget == Plan::HELD_BYTES { "server.max_held_bytes" } else { "upstream.max_connections" }
+}
+
 fn failure(meaning: Meaning, message: Option<&'static str>, cause: &str) -> UpstreamFailure {
     let retry_after = match meaning {
         Meaning::RateLimited { retry_after } => retry_after,
@@ -200,7 +214,7 @@ fn key_of_error(error: &Error) -> Option<&'static str> {
             | TokenError::Abandoned => None,
         },
         Error::Credentials(_) => Some(CREDENTIALS),
-        Error::Spent(_) => Some("upstream.max_connections"),
+        Error::Spent(spent) => Some(key_of_budget(*spent)),
         Error::WriteRedirected { .. } => Some("upstream.url"),
         Error::AnonymousUpstream | Error::UsernameIgnored => Some("upstream.credentials.forward"),
         Error::Unauthorized(why) => match why {
@@ -343,14 +357,25 @@ pub(crate) fn manifest_head(answer: Response) -> Result<Response, UpstreamFailur
 /// bytes can't have it.
 ///
 /// # Errors
-/// [`Meaning::Unusable`] for all else that comes as a success: a page, an error body, half a manifest.
-pub(crate) async fn manifest(reference: &Reference, answer: Response) -> Result<Response, UpstreamFailure> {
+/// [`Meaning::Unusable`] for all else that comes as a success: a page, an error body, half a manifest. [`Meaning::Busy`] if
+/// there is not enough `room`, which is taken as the bytes come.
+pub(crate) async fn manifest(
+    reference: &Reference,
+    answer: Response,
+    room: Option<Lease>,
+) -> Result<Response, UpstreamFailure> {
     let Response { status, headers, body } = answer;
     if status != StatusCode::OK {
         return Err(UpstreamFailure::unusable(format_args!("{status} instead of a manifest")));
     }
-    let bytes = match body.whole(limits::MANIFEST_BYTES, limits::HELD_BODY_DEADLINE).await {
+    let (most, deadline) = (limits::MANIFEST_BYTES, limits::HELD_BODY_DEADLINE);
+    let whole = match room {
+        Some(mut room) => body.whole_within(most, deadline, &mut room).await,
+        None => body.whole(most, deadline).await,
+    };
+    let bytes = match whole {
         Ok(bytes) => bytes,
+        Err(WholeError::Spent(spent)) => return Err(no_room(spent)),
         Err(error) => {
             return Err(UpstreamFailure::unusable(format_args!("no whole manifest: {error}")));
         }

@@ -2,15 +2,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderMap;
 
 use crate::authz::Permit;
-use crate::budget::{Budget, Client, payer};
+use crate::budget::{Budget, Client, Lease, payer};
 use crate::config;
-use crate::config::CredentialSource;
+use crate::config::{CredentialSource, limits};
 use crate::file_stamp::Stamp;
 use crate::proto::identity::Forwarded;
 use crate::upstream::auth::challenge::Authenticator;
@@ -38,6 +38,8 @@ pub(crate) struct Upstream {
     /// Names clients in [`Self::account`] without showing their passwords.
     accounts: RandomState,
     certificates: Vec<(PathBuf, Stamp)>,
+    /// The bytes of bodies that are held whole; unbounded if none was set.
+    held_bytes: OnceLock<Arc<Budget>>,
 }
 
 impl Upstream {
@@ -66,6 +68,7 @@ impl Upstream {
             manifest_heads: ManifestHeads::default(),
             accounts: RandomState::new(),
             certificates,
+            held_bytes: OnceLock::new(),
         }))
     }
 
@@ -182,6 +185,20 @@ impl Upstream {
         payer: Client,
     ) -> Result<LoginAnswer, Error> {
         payer::charging(payer, login::check(self.client.authenticator(), client, headers)).await
+    }
+
+    /// Sets the budget of the bytes of bodies that are held whole. The first one stays.
+    pub(crate) fn set_held_bytes(&self, budget: Arc<Budget>) {
+        let _ = self.held_bytes.set(budget);
+    }
+
+    /// Takes room for a body that is to be held whole, for the holder of `permit`: it grows with what arrives.
+    ///
+    /// # Errors
+    /// [`Error::Spent`] if there is none.
+    pub(crate) async fn room(&self, permit: &Permit) -> Result<Option<Lease>, Error> {
+        let Some(budget) = self.held_bytes.get() else { return Ok(None) };
+        Ok(Some(budget.take(permit.client(), limits::UNCOUNTED_BYTES).await?))
     }
 
     /// Returns its budgets: of what it is asked at a time, and of requests for its tokens.

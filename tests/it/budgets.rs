@@ -418,3 +418,68 @@ async fn manifests_that_arrive_leave_room_for_other_clients() {
     drop(arriving);
     until_metric(&gateway, HELD, 0).await;
 }
+
+#[tokio::test]
+async fn manifests_from_an_upstream_count_as_they_arrive() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().admin_listener().server(HELD_LIMIT);
+    let gateway = builder.upstream_with("up", "", upstream.address, "retries = 0").start().await;
+    let manifest = index_of(&"x".repeat(4 * MIB - 200));
+    let target = |number: usize| manifest_at("a", &format!("v{number}"));
+    let mut arriving = Vec::new();
+    for number in 0..5 {
+        let reply = Reply::ok(&manifest).stall_after(manifest.len() - 1);
+        let mut asked = upstream.expect("GET", target(number), reply);
+        arriving.push(asking_from(&gateway, OTHER, &target(number)).await);
+        asked.arrived().await;
+    }
+    soon("a manifest to wait for room", async {
+        while metric(&gateway, WAITING_FOR_ROOM).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(metric(&gateway, HELD).await <= 16 * MIB as u64);
+    upstream.expect("GET", target(9), Reply::ok(index_of("small")));
+    gateway.get(&target(9)).await.is(200);
+    drop(arriving);
+    until_metric(&gateway, HELD, 0).await;
+}
+
+#[tokio::test]
+async fn lists_that_are_held_whole_count_as_they_arrive() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().admin_listener().server(HELD_LIMIT);
+    let gateway = builder.upstream_with("up", "", upstream.address, "retries = 0").start().await;
+    let list = index_of(&"x".repeat(2 * MIB));
+    let target = format!("/v2/a/referrers/{}", crate::harness::sha256(b"x"));
+    let gate = Gate::shut();
+    let mut asked = upstream.expect("GET", &*target, Reply::ok(&list).pause_after(MIB, &gate));
+    let mut client = asking_from(&gateway, OTHER, &target).await;
+    asked.arrived().await;
+    soon("the list to count", async {
+        while metric(&gateway, HELD).await < MIB as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    gate.open();
+    assert_eq!(client.answer().await.is(200).text(), list);
+    until_metric(&gateway, HELD, 0).await;
+}
+
+#[tokio::test]
+async fn every_budget_is_in_the_metrics() {
+    let origin = Origin::start().await;
+    let builder = Gateway::builder().admin_listener().user("alice", "secret").cache("");
+    let gateway = builder.upstream_with("up", "", origin.address(), "[upstream.cache]").start().await;
+    let text = gateway.admin("/metrics").await.is(200).text();
+    for budget in ["connections", "held_bytes", "spools", "password_checks", "forwarded_logins"] {
+        let line = format!("dockgate_budget_limit{{budget=\"{budget}\"}} ");
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+    for budget in ["upstream_connections", "token_requests"] {
+        let line = format!("dockgate_budget_limit{{budget=\"{budget}\",upstream=\"up\"}} ");
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+}

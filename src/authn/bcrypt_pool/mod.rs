@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::authn::memory::Fingerprint;
-use crate::budget::Client;
+use crate::budget::{Client, Usage};
 
 /// A pool whose threads end when it is dropped.
 pub(super) struct Checks<T>(Arc<Shared<T>>);
@@ -61,11 +61,27 @@ impl<T: Clone + Send + 'static> Checks<T> {
             Err(settled) => return Entry::Settled(settled),
         };
         if !queue.has_room_for(peer) {
+            queue.refused += 1;
             return Entry::Full;
         }
         let receiver = queue.push(peer, Job { key, work });
         self.0.ready.notify_one();
         Entry::Wait(receiver)
+    }
+}
+
+impl<T> Checks<T> {
+    /// Returns the state of the queue as that of a budget: the checks that are queued or under way.
+    pub(super) fn usage(&self) -> Usage {
+        let queue = self.0.queue();
+        Usage {
+            budget: "password_checks",
+            upstream: None,
+            in_use: queue.flights.len() as u64,
+            limit: (LONGEST_QUEUE + threads()) as u64,
+            waiting: queue.length as u64,
+            refused: queue.refused,
+        }
     }
 }
 
@@ -88,6 +104,7 @@ impl<T> Default for Shared<T> {
             turns: VecDeque::new(),
             flights: HashMap::new(),
             length: 0,
+            refused: 0,
             closed: false,
         };
         Self { queue: Mutex::new(queue), ready: Condvar::new() }
@@ -141,6 +158,8 @@ struct Queue<T> {
     /// The waiters of each job that is queued or under way.
     flights: HashMap<Fingerprint, Flight<T>>,
     length: usize,
+    /// Checks that were refused or displaced.
+    refused: u64,
     closed: bool,
 }
 
@@ -199,6 +218,7 @@ impl<T> Queue<T> {
         if let Some(job) = longest.pop_back() {
             self.flights.remove(&job.key);
             self.length -= 1;
+            self.refused += 1;
         }
         true
     }

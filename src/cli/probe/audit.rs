@@ -270,7 +270,7 @@ impl Auditor<'_> {
             Err(error) => return self.failed("manifest", &error),
         };
         let named = digest_in(&response.headers).is_some();
-        let response = match answer::manifest(reference, response).await {
+        let response = match answer::manifest(reference, response, None).await {
             Ok(response) => response,
             Err(failure) => {
                 self.add(
