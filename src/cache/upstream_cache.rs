@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::authz::Permit;
+use crate::budget::Client;
 use crate::cache::blobs::blob::{Blob, Blobs};
 use crate::cache::blobs::fill::Downloads;
 use crate::cache::blobs::prefetch::Prefetch;
@@ -249,9 +250,9 @@ impl UpstreamCache {
         self.blobs.blob(requester, digest, range, head).await.map_err(|refusal| self.count_bypass(refusal))
     }
 
-    /// Begins the copy of an upload. Returns its id, by which later requests find it; none if there are too many.
-    pub(crate) fn begin_push(&self) -> Option<String> {
-        self.pushes.begin()
+    /// Begins the copy of an upload of `client`. Returns its id, by which later requests find it; none if there are too many.
+    pub(crate) fn begin_push(&self, client: Client) -> Option<String> {
+        self.pushes.begin(client)
     }
 
     /// Calls [`Pushes::take`].

@@ -375,7 +375,7 @@ pub(crate) const CACHE_PARTIAL_LEAST: u64 = 2;
 /// it was believed unasked.
 pub(crate) const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// Uploads whose copies are on their way into the cache: each is a file, and some come and are never finished.
-pub(crate) const PUSHES: usize = 256;
+pub(crate) const PUSHES: u64 = 256;
 /// The time that such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go
 /// on at once.
 pub(crate) const PUSH_IDLE: Duration = Duration::from_secs(60 * 60);

@@ -197,7 +197,7 @@ pub(super) async fn finish(
 
 /// Begins a copy of an upload, if there is a cache. Returns the copy's id.
 fn new_copy(request: &AuthorizedRepository<'_>) -> Option<String> {
-    request.upstream_cache()?.begin_push()
+    request.upstream_cache()?.begin_push(request.request.permit.client())
 }
 
 /// Returns the copy of an upload that goes on, if there is one and the client goes on where it ends.

@@ -6,13 +6,16 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::budget::{Budget, Client, Lease};
 use crate::cache::blobs::push::spool::Spool;
 use crate::clock;
 use crate::config::limits;
 
 /// The copies that are not finished.
-#[derive(Default)]
-pub(crate) struct Sessions(Mutex<Table>);
+pub(crate) struct Sessions {
+    budget: Arc<Budget>,
+    table: Mutex<Table>,
+}
 
 #[derive(Default)]
 struct Table {
@@ -25,20 +28,37 @@ struct Session {
     /// None while a request is sending to it.
     spool: Option<Spool>,
     touched: Instant,
+    /// The client whose upload it is a copy of.
+    client: Client,
+    _lease: Lease,
 }
 
 impl Sessions {
-    /// Enters a copy, and returns its id. Where there are too many, the one that has been idle the longest has to go; none if
-    /// none is idle.
-    pub(crate) fn open(self: &Arc<Self>, spool: Spool) -> Option<String> {
+    /// Returns an empty list of copies, which are taken from `budget`.
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, table: Mutex::default() }
+    }
+
+    /// Returns the budget of copies.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Enters a copy of an upload of `client`, and returns its id. Where there are too many, the one that has been idle the
+    /// longest has to go: of the same client if that has its share, else of all. None if none is idle.
+    pub(crate) fn open(self: &Arc<Self>, client: Client, spool: Spool) -> Option<String> {
         let id = random_id()?;
         let mut table = self.table();
         table.expire(clock::now());
-        if table.open.len() >= limits::PUSHES {
-            let oldest = table.oldest()?;
-            table.open.remove(&oldest);
+        let own = self.budget.is_over_share(client, 1);
+        if own || self.budget.is_full(1) {
+            let oldest = table.oldest(own.then_some(client));
+            oldest.and_then(|oldest| table.open.remove(&oldest));
         }
-        table.open.insert(id.clone(), Session { spool: Some(spool), touched: clock::now() });
+        let lease = self.budget.try_take(client, 1)?;
+        table
+            .open
+            .insert(id.clone(), Session { spool: Some(spool), touched: clock::now(), client, _lease: lease });
         if !std::mem::replace(&mut table.tended, true) {
             tokio::spawn(tend(Arc::downgrade(self)));
         }
@@ -58,7 +78,7 @@ impl Sessions {
     /// Gives a copy back after a request that succeeded.
     pub(crate) fn give_back(&self, id: &str, spool: Spool) {
         if let Some(session) = self.table().open.get_mut(id) {
-            *session = Session { spool: Some(spool), touched: clock::now() };
+            (session.spool, session.touched) = (Some(spool), clock::now());
         }
     }
 
@@ -68,7 +88,7 @@ impl Sessions {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock()
+        self.table.lock()
     }
 }
 
@@ -78,8 +98,12 @@ impl Table {
         self.open.retain(|_, session| !session.is_idle() || now.duration_since(session.touched) < life);
     }
 
-    fn oldest(&self) -> Option<String> {
-        let idle = self.open.iter().filter(|(_, session)| session.is_idle());
+    /// Returns the copy that has been idle the longest, of `client` or of all.
+    fn oldest(&self, client: Option<Client>) -> Option<String> {
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_, session)| session.is_idle() && client.is_none_or(|client| session.client == client));
         idle.min_by_key(|(_, session)| session.touched).map(|(id, _)| id.clone())
     }
 }

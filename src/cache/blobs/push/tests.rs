@@ -4,6 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use crate::budget::Client;
 use crate::cache::blobs::push::*;
 use crate::cache::store::Kind;
 use crate::cache::{Cache, UpstreamCache};
@@ -62,7 +63,7 @@ async fn is_kept(upstream: &Arc<UpstreamCache>, digest: &Digest) -> bool {
 #[tokio::test]
 async fn an_upload_in_parts_is_kept() {
     let (_dir, upstream) = upstream_cache();
-    let id = upstream.begin_push().unwrap();
+    let id = upstream.begin_push(Client::Trusted).unwrap();
     for (first, part) in [(Some(0), b"one "), (None, b"two "), (Some(8), b"last")] {
         let push = upstream.push(&id, first).unwrap();
         send(&push, part);
@@ -80,7 +81,7 @@ async fn an_upload_in_parts_is_kept() {
 async fn a_gap_ends_the_copy() {
     let (_dir, upstream) = upstream_cache();
     for wrong in [0, 2, 4, u64::MAX] {
-        let id = upstream.begin_push().unwrap();
+        let id = upstream.begin_push(Client::Trusted).unwrap();
         let push = upstream.push(&id, Some(0)).unwrap();
         send(&push, b"one");
         push.keep();
@@ -92,7 +93,7 @@ async fn a_gap_ends_the_copy() {
 #[tokio::test]
 async fn a_failed_request_ends_the_copy() {
     let (_dir, upstream) = upstream_cache();
-    let id = upstream.begin_push().unwrap();
+    let id = upstream.begin_push(Client::Trusted).unwrap();
     drop(upstream.push(&id, None).unwrap());
     assert!(upstream.push(&id, None).is_none());
 }
@@ -100,7 +101,7 @@ async fn a_failed_request_ends_the_copy() {
 #[tokio::test]
 async fn two_requests_at_once_end_the_copy() {
     let (_dir, upstream) = upstream_cache();
-    let id = upstream.begin_push().unwrap();
+    let id = upstream.begin_push(Client::Trusted).unwrap();
     let first = upstream.push(&id, None).unwrap();
     assert!(upstream.push(&id, None).is_none());
     first.keep();
@@ -110,7 +111,7 @@ async fn two_requests_at_once_end_the_copy() {
 #[tokio::test]
 async fn a_wrong_digest_is_not_recorded() {
     let (_dir, upstream) = upstream_cache();
-    let id = upstream.begin_push().unwrap();
+    let id = upstream.begin_push(Client::Trusted).unwrap();
     let push = upstream.push(&id, None).unwrap();
     send(&push, b"other");
     let claimed = digest(b"one");
@@ -128,7 +129,8 @@ async fn a_wrong_digest_is_not_recorded() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_copy_ends_after_an_hour() {
     let (_dir, upstream) = upstream_cache();
-    let (idle, busy) = (upstream.begin_push().unwrap(), upstream.begin_push().unwrap());
+    let (idle, busy) =
+        (upstream.begin_push(Client::Trusted).unwrap(), upstream.begin_push(Client::Trusted).unwrap());
     let push = upstream.push(&busy, None).unwrap();
     tokio::time::sleep(limits::PUSH_IDLE - Duration::from_secs(60)).await;
     upstream.push(&idle, None).unwrap().keep();
@@ -145,7 +147,7 @@ async fn too_many_copies_end_the_oldest_idle_one() {
     let (_dir, upstream) = upstream_cache();
     let begin = async || {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        upstream.begin_push().unwrap()
+        upstream.begin_push(Client::Trusted).unwrap()
     };
     let mut ids = Vec::new();
     for _ in 0..limits::PUSHES {
@@ -159,5 +161,17 @@ async fn too_many_copies_end_the_oldest_idle_one() {
     let all: Vec<_> = ids[2..].iter().chain(&ids[..1]).filter_map(|id| upstream.push(id, None)).collect();
     let last = begin().await;
     let held = upstream.push(&last, None);
-    assert!(all.len() == limits::PUSHES - 1 && held.is_some());
+    assert!(all.len() as u64 == limits::PUSHES - 1 && held.is_some());
+}
+
+#[tokio::test]
+async fn a_client_with_its_share_loses_its_own_copies() {
+    let (_dir, upstream) = upstream_cache();
+    let (greedy, other) = (Client::V4([192, 0, 2, 1]), Client::V4([192, 0, 2, 2]));
+    let others = upstream.begin_push(other).unwrap();
+    let share = limits::PUSHES as usize / 4;
+    let ids: Vec<_> = (0..=share).map(|_| upstream.begin_push(greedy).unwrap()).collect();
+    let there = |id: &String| upstream.push(id, None).map(Push::keep).is_some();
+    assert!(there(&others));
+    assert_eq!(ids.iter().filter(|id| there(id)).count(), share);
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicUsize;
 use tokio::sync::oneshot;
 
 use crate::body::Tap;
+use crate::budget::plan::Plan;
+use crate::budget::{Budget, Client};
 use crate::cache::blobs::push::sessions::Sessions;
 use crate::cache::blobs::push::spool::{End, Spool};
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
@@ -26,7 +28,13 @@ pub(crate) struct PushSpools {
 impl PushSpools {
     /// Returns the state of copies that go into `store` and are hashed on `pool`.
     pub(crate) fn new(store: Arc<Store>, pool: Arc<HashPool>) -> Self {
-        Self { store, pool, sessions: Arc::default(), backlog: Arc::default() }
+        let sessions = Arc::new(Sessions::new(Plan::spools().budget()));
+        Self { store, pool, sessions, backlog: Arc::default() }
+    }
+
+    /// Returns the budget of copies.
+    pub(crate) fn budget(&self) -> &Budget {
+        self.sessions.budget()
     }
 }
 
@@ -51,11 +59,11 @@ impl Pushes {
         Self { upstream, spools, metadata }
     }
 
-    /// Begins the copy of an upload. Returns its id, by which later requests find it; none if there are too many copies.
-    pub(crate) fn begin(&self) -> Option<String> {
+    /// Begins the copy of an upload of `client`. Returns its id, by which later requests find it; none if there are too many copies.
+    pub(crate) fn begin(&self, client: Client) -> Option<String> {
         let PushSpools { store, pool, sessions, backlog } = &*self.spools;
         let spool = Spool::new(store.clone(), pool, self.upstream.clone(), backlog.clone());
-        sessions.open(spool)
+        sessions.open(client, spool)
     }
 
     /// Returns the copy `id` for a request whose first byte has the offset `first`; none: it continues where the copy ends.

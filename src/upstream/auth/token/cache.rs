@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use crate::budget::plan::Plan;
 use crate::budget::{Budget, payer};
 use crate::clock;
 use crate::config::limits;
@@ -91,8 +92,7 @@ impl<F: FetchToken> TokenCache<F> {
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(limits::UPSTREAM_TOKEN_IDLE)
             .build();
-        let most = limits::TOKEN_REQUESTS;
-        let requests = Budget::new("token_requests", most, most.div_ceil(2), limits::UPSTREAM_WAIT);
+        let requests = Plan::token_requests().budget();
         Self(Arc::new(Shared { entries, flights: SingleFlight::default(), requests }))
     }
 
