@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::cache::counters::{Counters, Damage};
 use crate::cache::store::health::{Health, is_of_a_place};
-use crate::cache::store::index::{Index, SharedIndex};
+use crate::cache::store::index::Index;
 use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, Layout};
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
@@ -22,7 +22,7 @@ use crate::proto::Digest;
 /// The content in its place.
 pub(crate) struct Contents {
     pub(crate) layout: Arc<Layout>,
-    pub(crate) index: SharedIndex,
+    pub(crate) index: Arc<Index>,
     pub(crate) health: Arc<Health>,
     pub(crate) sync: Arc<SyncQueue>,
     pub(crate) maintenance: Arc<MaintenanceQueue>,
@@ -65,7 +65,7 @@ impl Content {
         contents: &Arc<Contents>,
         kind: Kind,
         digest: &Digest,
-        number: u64,
+        number: u32,
         file: Arc<File>,
         length: u64,
     ) -> Self {
@@ -77,12 +77,12 @@ struct Pin {
     contents: Arc<Contents>,
     kind: Kind,
     digest: Digest,
-    number: u64,
+    number: u32,
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.contents.index.lock().unpin(self.kind, &self.digest, self.number);
+        self.contents.index.unpin(self.kind, &self.digest, self.number);
     }
 }
 
@@ -97,7 +97,7 @@ impl Contents {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
-                    self.index.lock().remove(kind, digest);
+                    self.index.remove(kind, digest);
                 } else {
                     self.doubt(kind, digest, &error);
                 }
@@ -113,7 +113,7 @@ impl Contents {
         }
         let file = Arc::new(file);
         let (now, noted) = (files::now(), u64::try_from(metadata.atime()).unwrap_or_default());
-        let (pin, due) = self.index.lock().pin(kind, digest, metadata.len(), now, noted);
+        let (pin, due) = self.index.pin(kind, digest, metadata.len(), now, noted);
         if due && self.layout.access().is_writable() {
             self.sync.push(SyncJob::Used { kind, digest: digest.clone() });
         }
@@ -132,7 +132,7 @@ impl Contents {
         let trusted = |metadata: &Metadata| {
             metadata.is_file()
                 && self.layout.is_ours(metadata)
-                && (!integrity::is_doubtful(metadata) || self.index.lock().is_pending(kind, digest))
+                && (!integrity::is_doubtful(metadata) || self.index.is_pending(kind, digest))
         };
         let look = || files::metadata(&path).is_ok_and(|metadata| trusted(&metadata));
         // The file may have been synced between reading its metadata and the index.
@@ -187,7 +187,7 @@ impl Contents {
         let Some(path) = self.layout.content(kind, digest).filter(|_| writable) else {
             return false;
         };
-        self.index.lock().remove(kind, digest);
+        self.index.remove(kind, digest);
         files::remove_there(&path).inspect_err(|error| self.health.report(error)).is_ok()
     }
 
@@ -200,19 +200,19 @@ impl Contents {
         from: &Path,
         to: &Path,
         lost: LostWrites,
-        count: impl FnOnce(&mut Index),
+        count: impl FnOnce(&Index),
     ) -> io::Result<()> {
-        self.index.lock().expect_sync(kind, digest);
+        self.index.expect_sync(kind, digest);
         match self.layout.place(from, to) {
             Ok(directories) => {
                 self.quarantine.admit(kind, digest);
-                count(&mut self.index.lock());
+                count(&self.index);
                 self.sync.push(SyncJob::Placed { kind, digest: digest.clone(), directories, lost });
                 self.maintenance.wake();
                 Ok(())
             }
             Err(error) => {
-                self.index.lock().synced(kind, digest);
+                self.index.synced(kind, digest);
                 self.report_place(to, &error);
                 Err(error)
             }
@@ -245,7 +245,7 @@ impl Contents {
 
     /// Notes that content was removed, as its bytes did not have its digest any more.
     pub(crate) fn note_damaged(&self, kind: Kind, digest: &Digest) {
-        self.index.lock().remove(kind, digest);
+        self.index.remove(kind, digest);
         self.counters.damaged(Damage::Digest);
         tracing::warn!(%digest, "content damaged on the disk was removed from the cache");
     }
@@ -272,10 +272,8 @@ impl Contents {
         let file = match self.quarantine.take(kind, digest, &path) {
             Ok(moved) => {
                 let amount = self.quarantine.amount();
-                let mut index = self.index.lock();
-                index.remove(kind, digest);
-                index.quarantined = amount;
-                drop(index);
+                self.index.remove(kind, digest);
+                self.index.totals().quarantined = amount;
                 self.quarantine.admit(kind, digest);
                 moved
             }
@@ -300,7 +298,7 @@ impl Contents {
     fn trusts(&self, kind: Kind, digest: &Digest, file: &File, metadata: &Metadata) -> bool {
         // The file may have been synced since its metadata were read: then it is neither pending nor marked.
         !integrity::is_doubtful(metadata)
-            || self.index.lock().is_pending(kind, digest)
+            || self.index.is_pending(kind, digest)
             || file.metadata().is_ok_and(|metadata| !integrity::is_doubtful(&metadata))
     }
 }

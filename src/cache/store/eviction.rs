@@ -6,15 +6,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-
-use crate::proto::Digest;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The worth of an entry: the least goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    weight: u64,
+    weight: u32,
     /// A number that grows with time.
-    last: u64,
+    last: u32,
+    /// The number of the entry: of two that were used in the same second, the older one goes.
+    number: u32,
 }
 
 /// The state of an entry that is next in the queue.
@@ -30,77 +32,111 @@ pub(crate) enum Candidate {
 /// The entry of content in the queue. Content that comes back gets another number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueEntry {
-    pub(crate) number: u64,
-    uses: u64,
-    pub(crate) rank: Rank,
+    uses: u32,
+    rank: Rank,
+}
+
+impl QueueEntry {
+    /// Returns the number of the entry.
+    pub(crate) fn number(&self) -> u32 {
+        self.rank.number
+    }
+}
+
+/// What queues have in common that rank their entries alike.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Aging {
+    /// The weight of the entry that was evicted last.
+    floor: Arc<AtomicU32>,
+    /// The number of the last entry.
+    entries: Arc<AtomicU32>,
+}
+
+impl Aging {
+    fn floor(&self) -> u32 {
+        self.floor.load(Ordering::Relaxed)
+    }
 }
 
 /// The queue of eviction. It holds each entry once, at a rank that it had at some time: ranks only rise, so an entry that comes
 /// out first is put back if it has risen since. A use costs nothing here.
-#[derive(Default)]
-pub(crate) struct EvictionQueue {
-    floor: u64,
-    entries: u64,
-    queue: BinaryHeap<Reverse<(Rank, u64, Digest)>>,
-    aside: Vec<Reverse<(Rank, u64, Digest)>>,
+pub(crate) struct EvictionQueue<K> {
+    aging: Aging,
+    queue: BinaryHeap<Reverse<(Rank, K)>>,
 }
 
-impl EvictionQueue {
+impl<K: Ord + Clone> EvictionQueue<K> {
+    /// Returns an empty queue.
+    pub(crate) fn new(aging: Aging) -> Self {
+        Self { aging, queue: BinaryHeap::new() }
+    }
+
+    /// Returns the number of entries, with those that are not there any more.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Adds content that is used for the first time at `last`.
-    pub(crate) fn enter(&mut self, digest: &Digest, last: u64) -> QueueEntry {
-        self.entries += 1;
-        let rank = Rank { weight: self.floor + 1, last };
-        self.queue.push(Reverse((rank, self.entries, digest.clone())));
-        QueueEntry { number: self.entries, uses: 1, rank }
+    pub(crate) fn enter(&mut self, key: K, last: u32) -> QueueEntry {
+        // After four thousand million entries they begin anew. An entry of the same name has another number all the same.
+        let number = self.aging.entries.fetch_add(1, Ordering::Relaxed);
+        let rank = Rank { weight: self.aging.floor().saturating_add(1), last, number };
+        if self.queue.len() == self.queue.capacity() {
+            self.queue.reserve_exact(self.queue.len() / 4 + 8);
+        }
+        self.queue.push(Reverse((rank, key)));
+        QueueEntry { uses: 1, rank }
     }
 
     /// Raises the rank of an entry that is used again.
-    pub(crate) fn used(&self, entry: &mut QueueEntry, last: u64) {
+    pub(crate) fn used(&self, entry: &mut QueueEntry, last: u32) {
         entry.uses = (entry.uses + 1).min(MOST_USES);
-        entry.rank.weight = entry.rank.weight.max(self.floor + entry.uses);
+        entry.rank.weight = entry.rank.weight.max(self.aging.floor().saturating_add(entry.uses));
         entry.rank.last = entry.rank.last.max(last);
     }
 
-    /// Takes out and returns the next entry that may go; see [`settle`](Self::settle).
-    pub(crate) fn next(&mut self, candidate: impl Fn(&Digest) -> Candidate) -> Option<Digest> {
-        while let Some(Reverse((rank, number, digest))) = self.queue.pop() {
-            let (entry, free) = match candidate(&digest) {
+    /// Returns the next entry that may go, and its rank. It stays in the queue until its content is out.
+    pub(crate) fn next(&mut self, candidate: impl Fn(&K) -> Candidate) -> Option<(Rank, K)> {
+        let mut pinned = Vec::new();
+        let mut next = None;
+        while let Some(Reverse((rank, key))) = self.queue.pop() {
+            let (entry, is_free) = match candidate(&key) {
                 Candidate::Free(entry) => (entry, true),
                 Candidate::Pinned(entry) => (entry, false),
                 Candidate::Out => continue,
             };
-            if entry.number != number {
+            if entry.number() != rank.number {
                 continue;
             }
-            let place = Reverse((entry.rank, number, digest.clone()));
-            if entry.rank != rank {
-                self.queue.push(place);
+            let place = Reverse((entry.rank, key.clone()));
+            if entry.rank == rank && !is_free {
+                pinned.push(place);
                 continue;
             }
-            self.aside.push(place);
-            if free {
-                return Some(digest);
+            self.queue.push(place);
+            if entry.rank == rank {
+                next = Some((rank, key));
+                break;
             }
         }
-        None
+        self.queue.extend(pinned);
+        next
     }
 
-    /// Puts back what [`next`](Self::next) took out, but for what is `gone`.
-    pub(crate) fn settle(&mut self, gone: impl Fn(&Digest) -> bool) {
-        for place in std::mem::take(&mut self.aside) {
-            let Reverse((rank, _, digest)) = &place;
-            if gone(digest) {
-                self.floor = self.floor.max(rank.weight);
-            } else {
-                self.queue.push(place);
-            }
-        }
+    /// Notes that an entry of this rank was evicted.
+    pub(crate) fn evicted(&self, rank: Rank) {
+        self.aging.floor.fetch_max(rank.weight, Ordering::Relaxed);
+    }
+
+    /// Drops all entries, by key and number, but those that are `there`.
+    pub(crate) fn retain(&mut self, there: impl Fn(&K, u32) -> bool) {
+        self.queue.retain(|Reverse((rank, key))| there(key, rank.number));
     }
 }
 
 /// Uses beyond this number do not count: else last month's favourites would outlive this month's. On steady traffic 8 is as good
 /// as no bound at all; where popularity changes, it is better (see the tests).
-const MOST_USES: u64 = 8;
+const MOST_USES: u32 = 8;
 
 #[cfg(test)]
 mod tests;

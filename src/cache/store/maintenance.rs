@@ -112,13 +112,13 @@ impl Maintenance {
         let Contents { layout, index, health, .. } = &*self.contents;
         for name in layout.partial_names().unwrap_or_default() {
             if let Ok(part) = files::metadata(&layout.partial(&name, "part")) {
-                index.lock().found_partial(&name, part.len(), 0);
+                index.found_partial(&name, part.len(), 0);
             }
         }
         for kind in Kind::ALL {
             let scanned = layout.each(kind, |digest, path| {
                 if let Ok(metadata) = files::metadata(path) {
-                    index.lock().found(kind, &digest, metadata.len(), 0);
+                    index.found(kind, &digest, metadata.len(), 0);
                 }
                 true
             });
@@ -126,7 +126,7 @@ impl Maintenance {
                 health.degrade(format!("the cache's content can't be counted: {error}"));
             }
         }
-        index.lock().counted = true;
+        index.note_counted();
         self.space.degrade_if_full();
     }
 
@@ -136,8 +136,7 @@ impl Maintenance {
         if queue.is_closed() {
             return;
         }
-        let unseen = index.lock().unseen(kind);
-        for digest in unseen {
+        for digest in index.unseen(kind) {
             if queue.is_closed() {
                 return;
             }
@@ -145,7 +144,7 @@ impl Maintenance {
                 files::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             };
             if layout.content(kind, &digest).is_some_and(gone) {
-                index.lock().remove(kind, &digest);
+                index.remove(kind, &digest);
             }
         }
     }
@@ -172,7 +171,7 @@ impl Maintenance {
     pub(crate) fn count(&self) {
         match self.scan() {
             Ok(()) => {
-                self.contents.index.lock().counted = true;
+                self.contents.index.note_counted();
                 if self.uncounted.swap(false, Ordering::AcqRel) {
                     self.probe();
                 }
@@ -200,13 +199,10 @@ impl Maintenance {
             }
         }
         self.partials.tidy_notes();
-        {
-            let mut index = index.lock();
-            index.knows_partials = true;
-            index.begin_scan();
-        }
+        index.note_partials_known();
+        index.begin_scan();
         let quarantined = self.contents.quarantine.amount();
-        index.lock().quarantined = quarantined;
+        index.totals().quarantined = quarantined;
         let scans = Kind::ALL.map(|kind| -> Result<(), UnreadableDirectory> {
             layout.each(kind, |digest, path| self.scan_one(kind, digest, path))?;
             self.forget_vanished(kind);
@@ -218,11 +214,11 @@ impl Maintenance {
     /// Adds one file. Returns whether to go on.
     fn scan_one(&self, kind: Kind, digest: Digest, path: &Path) -> bool {
         let Contents { index, sync, maintenance: queue, .. } = &*self.contents;
-        if index.lock().saw(kind, &digest) {
+        if index.saw(kind, &digest) {
             return !queue.is_closed();
         }
         let Ok(metadata) = files::metadata(path) else { return true };
-        let pending = index.lock().is_pending(kind, &digest);
+        let pending = index.is_pending(kind, &digest);
         if integrity::is_doubtful(&metadata) && !pending {
             self.contents.verification.add([(kind, digest)]);
         } else if metadata.is_file() {
@@ -237,7 +233,7 @@ impl Maintenance {
                 });
             }
             let used = u64::try_from(metadata.atime()).unwrap_or_default();
-            index.lock().found(kind, &digest, metadata.len(), used);
+            index.found(kind, &digest, metadata.len(), used);
         }
         !queue.is_closed()
     }

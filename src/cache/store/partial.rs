@@ -133,11 +133,7 @@ impl Partial {
         self.left = true;
         self.file.reached.store(at, Ordering::Release);
         let contents = &self.partials.contents;
-        let mut room = self.room();
-        let mut index = contents.index.lock();
-        room.release(&mut index);
-        index.found_partial(&self.file.name, at, now());
-        drop((index, room));
+        contents.index.found_left(&self.file.name, at, now(), self.room().give_up());
         self.partials.left.insert(self.file.clone());
         contents.sync.push(SyncJob::Left(self.file.clone()));
     }
@@ -167,7 +163,7 @@ impl Partial {
     }
 
     /// Renames the file to where content belongs. Returns the number of the pin.
-    fn place(&self, digest: &Digest, length: u64) -> io::Result<u64> {
+    fn place(&self, digest: &Digest, length: u64) -> io::Result<u32> {
         let contents = &self.partials.contents;
         let Some(path) = contents.layout.content(Kind::Blob, digest) else {
             return Err(io::ErrorKind::Unsupported.into());
@@ -177,8 +173,7 @@ impl Partial {
         let mut room = self.room();
         let mut pin = 0;
         contents.place(Kind::Blob, digest, &part, &path, self.file.lost.clone(), |index| {
-            room.release(index);
-            (pin, _) = index.pin(Kind::Blob, digest, length, now, now);
+            (pin, _) = index.pin_placed(Kind::Blob, digest, length, now, now, room.give_up());
         })?;
         Ok(pin)
     }
@@ -243,7 +238,7 @@ impl Partials {
         let bytes = head.written(length);
         truncate(&file, bytes)?;
         let noted = files::metadata(&layout.partial(name, "head"))?.modified()?;
-        self.contents.index.lock().found_partial(name, bytes, seconds(noted));
+        self.contents.index.found_partial(name, bytes, seconds(noted));
         Ok(())
     }
 
@@ -282,7 +277,7 @@ impl Partials {
         let file = self.left.take(stem)?;
         if file.lost.check().is_err() {
             let _ = file.remove(&self.contents.layout);
-            self.contents.index.lock().remove_partial(&file.name);
+            self.contents.index.remove_partial(&file.name);
             return None;
         }
         let bytes = file.head.resumable(file.reached.load(Ordering::Acquire));
@@ -296,10 +291,7 @@ impl Partials {
 
     /// Resumes a partial on the disk, if it can be locked: the longest first.
     fn resume_found(self: &Arc<Self>, stem: &str, digest: &Digest) -> Option<Partial> {
-        let known = {
-            let index = self.contents.index.lock();
-            index.knows_partials.then(|| index.partials_of(stem))
-        };
+        let known = self.contents.index.partials_of(stem);
         let names = known.unwrap_or_else(|| self.on_disk(stem)).into_iter();
         // Another process may have left one since the last scan.
         names.chain(self.noted(stem)).find_map(|name| self.resume_named(name, digest))
@@ -334,7 +326,7 @@ impl Partials {
         let resumable = |head: &Head| head.resumable(head.written(length));
         let Some(head) = head.filter(|head| resumable(head) > 0) else {
             let _ = layout.remove_partial(&name);
-            self.contents.index.lock().remove_partial(&name);
+            self.contents.index.remove_partial(&name);
             return None;
         };
         let bytes = resumable(&head);
@@ -343,10 +335,10 @@ impl Partials {
     }
 
     fn take_up(self: &Arc<Self>, file: &Arc<PartialFile>, bytes: u64) -> Option<Partial> {
-        self.contents.index.lock().remove_partial(&file.name);
+        self.contents.index.remove_partial(&file.name);
         let whole = file.head.total.unwrap_or(bytes).max(bytes);
         let Some(room) = Reservation::new(&self.space, whole, bytes, false) else {
-            self.contents.index.lock().found_partial(&file.name, bytes, now());
+            self.contents.index.found_partial(&file.name, bytes, now());
             return None;
         };
         Some(self.partial(file.clone(), room, bytes))

@@ -13,7 +13,7 @@ use crate::cache::Counters;
 use crate::cache::store::faults::Access;
 use crate::cache::store::files;
 use crate::cache::store::health::Health;
-use crate::cache::store::index::{Index, SharedIndex, Victim};
+use crate::cache::store::index::{Held, Index, Victim};
 use crate::cache::store::layout::Layout;
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
 use crate::config;
@@ -25,7 +25,7 @@ pub(crate) struct Space {
     min_free: MinFree,
     free: Box<FreeSpace>,
     layout: Arc<Layout>,
-    index: SharedIndex,
+    index: Arc<Index>,
     health: Arc<Health>,
     maintenance: Arc<MaintenanceQueue>,
     counters: Arc<Counters>,
@@ -49,7 +49,7 @@ impl Space {
         settings: &config::Cache,
         free: Box<FreeSpace>,
         layout: Arc<Layout>,
-        index: SharedIndex,
+        index: Arc<Index>,
         health: Arc<Health>,
         maintenance: Arc<MaintenanceQueue>,
         counters: Arc<Counters>,
@@ -57,13 +57,13 @@ impl Space {
         let (max_size, min_free, told) = (settings.max_size, settings.min_free, AtomicBool::new(false));
         let space = Self { max_size, min_free, free, layout, index, health, maintenance, counters, told };
         let (blobs, manifests) = (space.blob_limit() / 4 * 3, space.manifest_limit() / 4 * 3);
-        space.index.lock().limit_kept(blobs, manifests);
+        space.index.limit_kept(blobs, manifests);
         Arc::new(space)
     }
 
     /// Warns, once, if `keep` takes so much of the room that some of it is evicted like the rest.
     fn warn_of_keep(&self) {
-        if self.index.lock().keeps_too_much() && !self.told.swap(true, Ordering::Relaxed) {
+        if self.index.keeps_too_much() && !self.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "cache.keep matches more than three quarters of cache.max_size; what exceeds that is evicted like the rest: raise max_size, or keep less"
             );
@@ -88,7 +88,7 @@ impl Space {
     /// Returns the bytes that are missing on the disk for `wanted` more, with what is promised to others and not written yet,
     /// if what must be left free stays free. A disk that does not tell is taken to be large enough: writing will show.
     pub(crate) fn lack(&self, wanted: u64) -> u64 {
-        let promised = self.index.lock().unallocated;
+        let promised = self.index.totals().unallocated;
         let Ok((free, size)) = (self.free)(self.layout.root()) else { return 0 };
         let least = match self.min_free {
             MinFree::Bytes(bytes) => bytes,
@@ -102,7 +102,7 @@ impl Space {
     pub(crate) fn make_room(&self) {
         self.warn_of_keep();
         let lack = if self.layout.is_readable() { self.lack(0) } else { 0 };
-        let mut lack = lack.saturating_sub(self.index.lock().leaving);
+        let mut lack = lack.saturating_sub(self.index.totals().leaving);
         let mut is_over = false;
         while self.layout.is_owner() && !self.maintenance.is_closed() {
             let victims = self.choose(lack, &mut is_over);
@@ -118,12 +118,16 @@ impl Space {
     fn choose(&self, lack: u64, is_over: &mut bool) -> Vec<Victim> {
         let limit = self.blob_limit();
         let (high, low) = (limit - limit / 100, limit - limit / 100 * 3);
-        let mut index = self.index.lock();
+        let index = &self.index;
         if !index.may_evict() {
             return Vec::new();
         }
-        *is_over = index.used() > if *is_over { low } else { high };
-        let over = if *is_over { index.used() - low } else { 0 };
+        let (used, owed) = {
+            let totals = index.totals();
+            (totals.used_then(), totals.owed)
+        };
+        *is_over = used > if *is_over { low } else { high };
+        let over = owed + if *is_over { used - low } else { 0 };
         let mut victims = index.evict_manifests(self.manifest_limit(), SLICE);
         victims.extend(index.evict_partials(limits::CACHE_PARTIALS));
         victims.extend(index.evict_some(over.max(lack), limit, files::now(), SLICE));
@@ -134,12 +138,10 @@ impl Space {
     pub(crate) fn make_room_on_disk(&self) -> bool {
         let mut lack = self.lack(0);
         while lack > 0 && self.layout.is_owner() && !self.maintenance.is_closed() {
-            let victims = {
-                let mut index = self.index.lock();
-                let may_evict = index.may_evict();
-                may_evict.then(|| index.evict_some(lack, self.blob_limit(), files::now(), SLICE))
-            };
-            let Some(victims) = victims.filter(|victims| !victims.is_empty()) else { break };
+            let may_evict = self.index.may_evict();
+            let evict = || self.index.evict_some(lack, self.blob_limit(), files::now(), SLICE);
+            let victims = may_evict.then(evict).filter(|victims| !victims.is_empty());
+            let Some(victims) = victims else { break };
             lack = lack.saturating_sub(victims.iter().map(Victim::room).sum());
             self.remove_victims(victims);
         }
@@ -159,11 +161,11 @@ impl Space {
     /// next process: a stop must not wait for it.
     pub(crate) fn remove_victims(&self, victims: Vec<Victim>) {
         for victim in victims {
-            let stays = self.index.lock().is_back(&victim) || self.maintenance.is_closed();
+            let stays = self.index.is_back(&victim) || self.maintenance.is_closed();
             if !stays && let Err(error) = self.remove_victim(&victim) {
                 self.health.report(&error);
             }
-            self.index.lock().left(&victim);
+            self.index.left(&victim);
         }
     }
 
@@ -180,16 +182,28 @@ impl Space {
 
     /// Waits until so much has left the disk that `more` bytes can be written within its limit. Not for a worker's thread.
     fn wait_for_room(&self, more: u64) {
-        for _ in 0..WAITS {
-            if self.index.lock().has_room_for(more, self.blob_limit()) {
-                return;
+        let mut pauses = 0;
+        while !self.index.totals().has_room_for(more, self.blob_limit()) {
+            let mut victims = self.maintenance.take_removals(SLICE);
+            if victims.is_empty() {
+                victims = self.index.pay(self.blob_limit(), files::now(), SLICE);
             }
-            let victims = self.maintenance.take_removals(SLICE);
             if victims.is_empty() {
                 // Another thread is removing them.
                 std::thread::sleep(WAIT);
+                pauses += 1;
+            }
+            if pauses == WAITS {
+                return;
             }
             self.remove_victims(victims);
+        }
+    }
+
+    /// Wakes the maintenance thread if it has to evict what has been promised.
+    fn wake_if_owing(&self) {
+        if self.index.totals().owed > 0 {
+            self.maintenance.wake();
         }
     }
 
@@ -220,21 +234,15 @@ impl Space {
         if lack == 0 {
             return true;
         }
-        let victims = {
-            let mut index = self.index.lock();
-            let lack = lack.saturating_sub(index.leaving);
-            if evicts && index.counted {
-                index.evict(lack, self.blob_limit(), files::now(), true)
-            } else {
-                None
-            }
+        let on_the_way = {
+            let totals = self.index.totals();
+            totals.leaving + totals.owed
         };
-        let victims = victims.unwrap_or_default();
-        if victims.len() > SLICE {
-            // The caller does not wait for so many: its blob passes by.
-            self.maintenance.schedule_removal(victims);
-        } else {
-            self.remove_victims(victims);
+        let (limit, now) = (self.blob_limit(), files::now());
+        if evicts && self.index.owe(lack.saturating_sub(on_the_way), limit, now) {
+            self.remove_victims(self.index.pay(limit, now, SLICE));
+            // The caller does not wait for more than that: its blob passes by.
+            self.wake_if_owing();
         }
         let fits = self.lack(wanted) == 0;
         if !fits {
@@ -281,46 +289,35 @@ impl Reservation {
         let missing = self.bytes.saturating_sub(written);
         let written = self.unallocated.saturating_sub(missing);
         self.unallocated -= written;
-        self.space.index.lock().unallocated -= written;
+        self.space.index.totals().unallocated -= written;
     }
 
-    /// Gives all back, at the same moment as `index` comes to count what was made of it.
-    pub(crate) fn release(&mut self, index: &mut Index) {
-        index.reserved -= self.bytes;
-        index.unallocated -= self.unallocated;
-        if self.unknown_digest {
-            index.unknown_digest -= self.bytes;
-        }
-        (self.bytes, self.unallocated) = (0, 0);
+    /// Gives all up, for the index to take back at the same moment as it comes to count what was made of it.
+    pub(crate) fn give_up(&mut self) -> Held {
+        let reserved = std::mem::take(&mut self.bytes);
+        let unallocated = std::mem::take(&mut self.unallocated);
+        Held { reserved, unallocated, unknown_digest: if self.unknown_digest { reserved } else { 0 } }
     }
 
     fn take(&mut self, bytes: u64, missing: u64) -> bool {
-        let limit = self.space.blob_limit();
-        let (victims, evicts) = {
-            let mut index = self.space.index.lock();
-            let evicts = !self.unknown_digest
-                || index.unknown_digest.saturating_add(bytes) <= self.space.max_size / 10;
-            let Some(victims) = index.reserve(bytes, limit, files::now(), evicts) else {
-                return false;
-            };
-            if self.unknown_digest {
-                index.unknown_digest += bytes;
-            }
-            (victims, evicts)
-        };
-        self.bytes += bytes;
-        self.space.maintenance.schedule_removal(victims);
-        if !self.space.disk_has(missing, evicts) {
-            let mut index = self.space.index.lock();
-            index.reserved -= bytes;
-            if self.unknown_digest {
-                index.unknown_digest -= bytes;
-            }
-            self.bytes -= bytes;
+        let (space, limit, now) = (&self.space, self.space.blob_limit(), files::now());
+        let unknown_digest = if self.unknown_digest { bytes } else { 0 };
+        let evicts = unknown_digest == 0
+            || space.index.totals().unknown_digest.saturating_add(bytes) <= space.max_size / 10;
+        if !space.index.reserve(bytes, limit, now, evicts) {
             return false;
         }
+        space.index.totals().unknown_digest += unknown_digest;
+        space.maintenance.schedule_removal(space.index.pay(limit, now, SLICE));
+        space.wake_if_owing();
+        if !space.disk_has(missing, evicts) {
+            let held = Held { reserved: bytes, unallocated: 0, unknown_digest };
+            space.index.totals().release(held);
+            return false;
+        }
+        space.index.totals().unallocated += missing;
+        self.bytes += bytes;
         self.unallocated += missing;
-        self.space.index.lock().unallocated += missing;
         true
     }
 
@@ -347,7 +344,7 @@ impl Reservation {
         }
         match files::allocate(file, written, self.bytes - written) {
             Ok(()) => {
-                self.space.index.lock().unallocated -= self.unallocated;
+                self.space.index.totals().unallocated -= self.unallocated;
                 self.unallocated = 0;
                 Ok(())
             }
@@ -365,8 +362,8 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let space = self.space.clone();
-        self.release(&mut space.index.lock());
+        let held = self.give_up();
+        self.space.index.totals().release(held);
     }
 }
 

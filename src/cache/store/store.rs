@@ -12,7 +12,7 @@ use crate::cache::store::content::{Content, Contents};
 use crate::cache::store::files;
 use crate::cache::store::head::Head;
 use crate::cache::store::health::Health;
-use crate::cache::store::index::{Amount, SharedIndex};
+use crate::cache::store::index::{Amount, Index};
 use crate::cache::store::integrity;
 use crate::cache::store::integrity::Verdict;
 use crate::cache::store::layout::{Access, Kind, Layout};
@@ -31,7 +31,7 @@ use crate::proto::Digest;
 
 /// The content on disk. Dropping it waits until everything is synced.
 pub(crate) struct Store {
-    pub(crate) index: SharedIndex,
+    pub(crate) index: Arc<Index>,
     layout: Arc<Layout>,
     health: Arc<Health>,
     pub(crate) contents: Arc<Contents>,
@@ -121,7 +121,7 @@ impl Store {
 
     fn new(settings: &config::Cache, counters: Arc<Counters>, free: Box<FreeSpace>, read_only: bool) -> Self {
         let layout = Arc::new(Layout::new(settings.path.clone(), read_only));
-        let index = SharedIndex::default();
+        let index = Arc::<Index>::default();
         let (health, queue) = (Arc::<Health>::default(), Arc::<MaintenanceQueue>::default());
         let (sync, left) = (Arc::<SyncQueue>::default(), Arc::<LeftPartials>::default());
         let verification = Arc::<VerificationQueue>::default();
@@ -214,18 +214,18 @@ impl Store {
 
     /// Keeps `digest` from being evicted as long as this process runs, even if its content comes later.
     pub(crate) fn keep(&self, digest: &Digest) {
-        self.index.lock().keep(digest);
+        self.index.keep(digest);
     }
 
     /// Notes how many bytes the records take of the share that manifests and records have together.
     pub(crate) fn note_records(&self, bytes: u64) {
-        self.index.lock().records = bytes;
+        self.index.totals().records = bytes;
         self.queue.wake();
     }
 
     /// Runs `sort` in a thread of its own, and evicts nothing until it has [kept](Self::keep) the content that must stay.
     pub(crate) fn sort_out(&self, sort: impl FnOnce() + Send + 'static) {
-        self.index.lock().eviction_holds += 1;
+        self.index.hold_evictions();
         let hold = EvictionHold { index: self.index.clone(), queue: self.queue.clone() };
         let work = move || {
             sort();
@@ -280,14 +280,14 @@ impl Store {
 
     /// Returns how much is kept, as far as it has been counted.
     pub(crate) fn usage(&self) -> Usage {
-        let index = self.index.lock();
+        let totals = self.index.totals();
         Usage {
-            blobs: index.amount(Kind::Blob),
-            manifests: index.amount(Kind::Manifest),
-            partials: index.partials(),
-            quarantined: index.quarantined,
-            reserved: index.reserved,
-            counted: index.counted,
+            blobs: totals.blobs,
+            manifests: totals.manifests,
+            partials: totals.partials,
+            quarantined: totals.quarantined,
+            reserved: totals.reserved,
+            counted: self.index.is_counted(),
             max_size: self.space.max_size(),
         }
     }
@@ -368,13 +368,13 @@ impl Drop for Store {
 
 /// A hold on all evictions until it is dropped.
 struct EvictionHold {
-    index: SharedIndex,
+    index: Arc<Index>,
     queue: Arc<MaintenanceQueue>,
 }
 
 impl Drop for EvictionHold {
     fn drop(&mut self) {
-        self.index.lock().eviction_holds -= 1;
+        self.index.release_evictions();
         self.queue.wake();
     }
 }

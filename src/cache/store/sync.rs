@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cache::counters::{Counters, Damage};
 use crate::cache::store::health::Health;
-use crate::cache::store::index::SharedIndex;
+use crate::cache::store::index::Index;
 use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, Layout};
 use crate::cache::store::partial_file::{LeftPartials, PartialFile};
@@ -112,7 +112,7 @@ impl SyncQueue {
 pub(crate) struct Syncer {
     pub(crate) queue: Arc<SyncQueue>,
     pub(crate) layout: Arc<Layout>,
-    pub(crate) index: SharedIndex,
+    pub(crate) index: Arc<Index>,
     pub(crate) left: Arc<LeftPartials>,
     pub(crate) health: Arc<Health>,
     pub(crate) quarantine: Arc<Quarantine>,
@@ -139,7 +139,7 @@ impl Syncer {
                 let synced = file.sync(&self.layout);
                 if synced.is_err() && self.left.take(&file.name).is_some() {
                     // No fill has resumed it.
-                    self.index.lock().remove_partial(&file.name);
+                    self.index.remove_partial(&file.name);
                     file.remove(&self.layout)?;
                 }
                 let noted = synced.and_then(|()| file.note_left(&self.layout));
@@ -148,7 +148,7 @@ impl Syncer {
             }
             SyncJob::Placed { kind, digest, directories, lost } => {
                 let synced = self.sync_placed(kind, &digest, &directories, &lost);
-                self.index.lock().synced(kind, &digest);
+                self.index.synced(kind, &digest);
                 synced
             }
             // A use that cannot be noted costs a place in the order of eviction after a restart, and nothing else.
@@ -184,7 +184,7 @@ impl Syncer {
         synced().inspect_err(|error| {
             tracing::warn!(%digest, %error, "content could not be synced to the disk; it is removed from the cache");
             self.counters.damaged(Damage::Unsynced);
-            self.index.lock().remove(kind, digest);
+            self.index.remove(kind, digest);
             if files::remove(&path).is_err() {
                 self.quarantine.refuse(kind, digest);
                 let _ = file.as_ref().map(integrity::distrust);

@@ -440,12 +440,10 @@ mod resuming {
         for (age, (digest, bytes)) in blobs.iter().enumerate() {
             leave(&store, digest, 200, bytes);
             store.flush();
-            let mut index = store.index.lock();
-            let stem = stem(digest);
-            let name = index.partials_of(&stem).remove(0);
-            index.found_partial(&name, 100, age as u64);
+            let name = store.index.partials_of(&stem(digest)).unwrap().remove(0);
+            store.index.found_partial(&name, 100, age as u64);
         }
-        let victims = store.index.lock().evict_partials(2);
+        let victims = store.index.evict_partials(2);
         assert_eq!(victims.len(), 1);
         store.space.remove_victims(victims);
         let there = blobs.map(|(digest, _)| store.resume("hub", &digest).is_some());
@@ -882,7 +880,7 @@ mod others {
         store.flush();
         fs::remove_file(place.blob(&blobs[0])).unwrap();
         assert_eq!(store.usage().blobs.count, 2);
-        store.index.lock().begin_scan();
+        store.index.begin_scan();
         for kind in Kind::ALL {
             store.maintenance.forget_vanished(kind);
         }
@@ -899,8 +897,8 @@ mod others {
         put(&store, 1, 1000);
         let _new = store.content(Kind::Blob, &blob).unwrap();
         drop(old);
-        let evicted = store.index.lock().evict(1000, 1 << 30, now(), false);
-        assert_eq!(evicted, Some(Vec::new()), "it is being read");
+        let evicted = store.index.evict_some(1000, 1 << 30, now(), usize::MAX);
+        assert_eq!(evicted, [], "it is being read");
     }
 
     #[test]
@@ -924,16 +922,16 @@ mod others {
         store.flush();
         store.queue.close();
         for seed in 2..65 {
-            store.index.lock().found(Kind::Blob, &content(seed, 8).0, 16 << 20, 0);
+            store.index.found(Kind::Blob, &content(seed, 8).0, 16 << 20, 0);
         }
-        store.index.lock().found(Kind::Blob, &content(65, 8).0, (16 << 20) - 1000, 0);
+        store.index.found(Kind::Blob, &content(65, 8).0, (16 << 20) - 1000, 0);
         let spools: Vec<_> = (0..10).map(|_| store.begin_unknown_digest("hub").unwrap()).collect();
         let taken = spools.iter().filter(|spool| spool.write(0, &[0; 1000]).is_ok()).count();
         assert!(taken > 0 && store.usage().reserved <= place.max_size / 10, "{:?}", store.usage());
         assert!(has_blob(&store, &blob));
         drop(spools);
         assert_eq!(store.usage().reserved, 0);
-        assert_eq!(store.index.lock().unknown_digest, 0);
+        assert_eq!(store.index.totals().unknown_digest, 0);
     }
 }
 
@@ -970,7 +968,7 @@ mod after_a_crash {
         let (digest, bytes) = content(1, 1000);
         unsynced(&place, &digest, &bytes);
         assert!(!has_blob(&store, &digest) && !store.has(Kind::Blob, &digest));
-        store.index.lock().expect_sync(Kind::Blob, &digest);
+        store.index.expect_sync(Kind::Blob, &digest);
         assert!(has_blob(&store, &digest) && store.has(Kind::Blob, &digest));
     }
 

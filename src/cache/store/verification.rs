@@ -89,13 +89,13 @@ impl Verification {
             if !pace.is_zero() {
                 contents.verification.pause(pace);
             }
-            contents.verification.is_closed() || contents.index.lock().is_pending(kind, digest)
+            contents.verification.is_closed() || contents.index.is_pending(kind, digest)
         };
         match integrity::verify(&path, digest, true, stop) {
             Some(Verdict::Good) => {
                 contents.quarantine.admit(kind, digest);
                 let length = files::metadata(&path).map_or(0, |metadata| metadata.len());
-                contents.index.lock().found(kind, digest, length, files::now());
+                contents.index.found(kind, digest, length, files::now());
             }
             Some(Verdict::Wrong) => {
                 contents.quarantine.admit(kind, digest);

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::cache::store::eviction::*;
+use crate::proto::Digest;
 
 /// Marsaglia's xorshift64: the same numbers everywhere.
 struct Numbers(u64);
@@ -56,24 +57,25 @@ fn digest(thing: u64) -> Digest {
 
 /// Returns the share of the bytes read that were there.
 fn ours(reads: &[(Digest, u64)], room: u64) -> f64 {
-    let mut queue = EvictionQueue::default();
+    let mut queue = EvictionQueue::new(Aging::default());
     let mut there: HashMap<&Digest, (QueueEntry, u64)> = HashMap::new();
     let (mut taken, mut hit, mut all) = (0, 0, 0);
     for (now, (digest, size)) in reads.iter().enumerate() {
         all += size;
         if let Some((entry, _)) = there.get_mut(digest) {
             hit += size;
-            queue.used(entry, now as u64);
+            queue.used(entry, now as u32);
             continue;
         }
         taken += size;
         while taken > room {
             let next =
                 queue.next(|digest| there.get(digest).map_or(Candidate::Out, |it| Candidate::Free(it.0)));
-            taken -= there.remove(&next.unwrap()).unwrap().1;
-            queue.settle(|_| true);
+            let (rank, digest) = next.unwrap();
+            taken -= there.remove(&digest).unwrap().1;
+            queue.evicted(rank);
         }
-        there.insert(digest, (queue.enter(digest, now as u64), *size));
+        there.insert(digest, (queue.enter(digest.clone(), now as u32), *size));
     }
     hit as f64 / all as f64
 }
@@ -122,40 +124,57 @@ fn it_finds_more_bytes_than_lru() {
 
 #[test]
 fn among_equals_the_least_recently_used_goes() {
-    let mut queue = EvictionQueue::default();
-    let mut entries: HashMap<Digest, QueueEntry> = [(1, 30), (2, 10), (3, 20)]
-        .map(|(thing, last)| (digest(thing), queue.enter(&digest(thing), last)))
-        .into();
-    queue.used(entries.get_mut(&digest(2)).unwrap(), 11);
+    let mut queue = EvictionQueue::new(Aging::default());
+    let mut there: HashMap<u64, QueueEntry> =
+        [(1, 30), (2, 10), (3, 20)].map(|(thing, last)| (thing, queue.enter(thing, last))).into();
+    queue.used(there.get_mut(&2).unwrap(), 11);
     let mut out = Vec::new();
-    while let Some(next) = queue.next(|digest| Candidate::Free(entries[digest])) {
+    while let Some((_, next)) =
+        queue.next(|thing| there.get(thing).map_or(Candidate::Out, |entry| Candidate::Free(*entry)))
+    {
+        there.remove(&next);
         out.push(next);
     }
-    assert_eq!(out, [3, 1, 2].map(digest));
+    assert_eq!(out, [3, 1, 2]);
 }
 
 #[test]
-fn pinned_entries_are_put_back() {
-    let mut queue = EvictionQueue::default();
-    let entries: HashMap<Digest, QueueEntry> =
-        [1, 2, 3].map(|thing| (digest(thing), queue.enter(&digest(thing), thing))).into();
-    let pinned = |which: &Digest| {
-        if *which == digest(1) { Candidate::Pinned(entries[which]) } else { Candidate::Free(entries[which]) }
+fn pinned_entries_stay_in_the_queue() {
+    let mut queue = EvictionQueue::new(Aging::default());
+    let entries = [1, 2, 3].map(|thing| queue.enter(thing, thing));
+    let entry = |thing: &u32| entries[*thing as usize - 1];
+    let mut next_while_read = |read: &[u32]| {
+        let next = queue.next(|thing| {
+            let entry = entry(thing);
+            if read.contains(thing) { Candidate::Pinned(entry) } else { Candidate::Free(entry) }
+        });
+        next.map(|(_, thing)| thing)
     };
-    assert_eq!(queue.next(pinned), Some(digest(2)));
-    queue.settle(|_| false);
-    assert_eq!(queue.next(|digest| Candidate::Free(entries[digest])), Some(digest(1)));
-    queue.settle(|gone| *gone == digest(1));
-    assert_eq!(queue.next(|digest| Candidate::Free(entries[digest])), Some(digest(2)));
+    assert_eq!(next_while_read(&[1]), Some(2));
+    assert_eq!(next_while_read(&[]), Some(1));
+    assert_eq!(next_while_read(&[1, 2]), Some(3));
+    assert_eq!(next_while_read(&[1, 2, 3]), None);
+    assert_eq!(next_while_read(&[]), Some(1));
 }
 
 #[test]
 fn an_entry_that_came_back_is_another() {
-    let mut queue = EvictionQueue::default();
-    let old = queue.enter(&digest(1), 1);
-    let new = queue.enter(&digest(1), 2);
+    let mut queue = EvictionQueue::new(Aging::default());
+    let old = queue.enter(1, 1);
+    let new = queue.enter(1, 2);
     assert_ne!(old, new);
-    let candidate = |_: &Digest| Candidate::Free(new);
-    assert_eq!(queue.next(candidate), Some(digest(1)));
-    assert_eq!(queue.next(candidate), None);
+    let (rank, _) = queue.next(|_| Candidate::Free(new)).unwrap();
+    assert!(rank == new.rank && queue.len() == 1, "the old one is dropped");
+}
+
+#[test]
+fn queues_that_age_together_rank_alike() {
+    let aging = Aging::default();
+    let (mut old, mut new) = (EvictionQueue::new(aging.clone()), EvictionQueue::new(aging));
+    let mut entry = old.enter(1, 1);
+    for _ in 0..3 {
+        old.used(&mut entry, 2);
+    }
+    old.evicted(entry.rank);
+    assert!(new.enter(2, 3).rank > entry.rank);
 }
