@@ -93,6 +93,7 @@ impl CacheSnapshot {
                 ("manifest", usage.manifests),
                 ("partial", usage.partials),
                 ("quarantined", usage.quarantined),
+                ("record", cache.record_usage()),
             ],
             max_bytes: cache.max_size(),
             memory: cache.downloads_memory(),

@@ -11,15 +11,16 @@ use crate::cache::counters::Counters;
 use crate::cache::manifests::memory::ManifestMemory;
 use crate::cache::metadata::generation::Generations;
 use crate::cache::metadata::records::Records;
-use crate::cache::store::Store;
 use crate::cache::store::hash_pool::HashPool;
+use crate::cache::store::space::Space;
+use crate::cache::store::{Amount, Store, Tending};
 use crate::config;
 
 /// The content and records of all upstreams.
 pub(crate) struct Cache {
     pub(crate) settings: config::Cache,
     pub(crate) store: Arc<Store>,
-    pub(crate) records: Records,
+    pub(crate) records: Arc<Records>,
     pub(crate) fills: Arc<Fills>,
     /// The write generations of each upstream's repositories.
     pub(crate) generations: Arc<Generations>,
@@ -39,13 +40,12 @@ impl Cache {
         let counters = Arc::new(Counters::default());
         let store = Store::open(settings, counters.clone());
         let cache = Self::on(settings, store, counters);
-        let weak = Arc::downgrade(&cache);
-        cache.store.tend_by(move || {
-            if let Some(cache) = weak.upgrade() {
-                cache.records.count();
-                cache.store.note_records(cache.records.bytes());
-            }
-        });
+        let queue = cache.store.queue.clone();
+        cache.records.call_when_full(move || queue.wake());
+        cache.store.tend_by(Arc::new(RecordTending {
+            records: cache.records.clone(),
+            space: cache.store.space.clone(),
+        }));
         cache
     }
 
@@ -57,14 +57,14 @@ impl Cache {
     }
 
     fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Arc<Self> {
-        let records = Records::new(settings.path.join("records"), store.access());
+        let records = Records::new(settings.path.join("records"), store.access(), settings.max_size);
         let pool = Arc::<HashPool>::default();
         let pushes = Arc::new(PushSpools::new(store.clone(), pool.clone()));
         let manifests = Arc::new(ManifestMemory::new(store.clone()));
         Arc::new(Self {
             settings: settings.clone(),
             store,
-            records,
+            records: Arc::new(records),
             fills: Arc::default(),
             generations: Arc::default(),
             pool,
@@ -99,6 +99,11 @@ impl Cache {
         self.fills.memory_used()
     }
 
+    /// Returns the records on the disk.
+    pub(crate) fn record_usage(&self) -> Amount {
+        self.records.amount()
+    }
+
     /// Returns the store of content.
     pub(crate) fn store(&self) -> &Store {
         &self.store
@@ -112,5 +117,23 @@ impl Cache {
     /// Returns its directory.
     pub(crate) fn path(&self) -> &PathBuf {
         &self.settings.path
+    }
+}
+
+/// The upkeep of the records.
+struct RecordTending {
+    records: Arc<Records>,
+    space: Arc<Space>,
+}
+
+impl Tending for RecordTending {
+    fn is_due(&self) -> bool {
+        self.space.note_records(self.records.amount().bytes);
+        self.records.must_be_counted()
+    }
+
+    fn tend(&self, stop: &dyn Fn() -> bool) {
+        self.records.count(stop);
+        self.space.note_records(self.records.amount().bytes);
     }
 }

@@ -374,6 +374,12 @@ pub(crate) const CACHE_PARTIAL_LEAST: u64 = 2;
 /// A record that its upstream has not confirmed for so long goes: it was not pulled for a month after the day on which
 /// it was believed unasked.
 pub(crate) const RECORD_LIFE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+/// The word of an upstream that it has served some bytes is noted anew when it is used after this time, a quarter of
+/// [`RECORD_LIFE`]: what is in use never goes, and few uses write.
+pub(crate) const SERVED_RENEWED: Duration = Duration::from_secs(8 * 24 * 60 * 60);
+/// Records may take a fortieth of `cache.max_size`; in small caches up to a quarter, as long as that is less than this:
+/// a thousand records, those of some 100 images.
+pub(crate) const RECORDS_LEAST: u64 = 4 * 1024 * 1024;
 /// Uploads whose copies are on their way into the cache: each is a file, and some come and are never finished.
 pub(crate) const PUSHES: u64 = 256;
 /// The time that such a copy waits for the next part of its upload. Registries keep theirs for longer, and clients go

@@ -332,7 +332,7 @@ impl Index {
         let over = {
             let totals = self.totals();
             // Records go by their age, see `Records::count`.
-            (totals.manifests.bytes + totals.records.min(limit / 2)).saturating_sub(limit)
+            (totals.manifests.bytes + totals.records).saturating_sub(limit)
         };
         self.evict_content(Kind::Manifest, over, most).0
     }

@@ -24,13 +24,19 @@ pub(crate) struct Maintenance {
     contents: Arc<Contents>,
     partials: Arc<Partials>,
     space: Arc<Space>,
-    hourly: Mutex<Option<Hourly>>,
+    tending: Mutex<Option<Arc<dyn Tending>>>,
     /// Some content could not be counted: nothing is kept until it has been.
     uncounted: AtomicBool,
 }
 
-/// Work of others that is done every hour.
-type Hourly = Arc<dyn Fn() + Send + Sync>;
+/// Work on other files below the directory. It is done every hour, and when it is due before.
+pub(crate) trait Tending: Send + Sync {
+    /// Returns true if there is something to do before the hour is over. Takes no time.
+    fn is_due(&self) -> bool;
+
+    /// Does the work, until `stop` returns true.
+    fn tend(&self, stop: &dyn Fn() -> bool);
+}
 
 impl Maintenance {
     /// Returns the maintenance of a store with these parts.
@@ -39,14 +45,14 @@ impl Maintenance {
             contents,
             partials,
             space,
-            hourly: Mutex::default(),
+            tending: Mutex::default(),
             uncounted: AtomicBool::new(false),
         })
     }
 
-    /// Sets the function that is called every hour.
-    pub(crate) fn set_hourly(&self, hourly: Hourly) {
-        *self.hourly.lock() = Some(hourly);
+    /// Sets the work besides its own.
+    pub(crate) fn set_tending(&self, tending: Arc<dyn Tending>) {
+        *self.tending.lock() = Some(tending);
     }
 
     /// Works until the queue is closed.
@@ -76,11 +82,14 @@ impl Maintenance {
                 self.count();
                 scanned = Some(clock::now());
             }
-            if layout.is_readable() && clock::now() >= hourly {
-                // The work may take long, and must not run while the lock is held.
-                let work = self.hourly.lock().clone();
-                work.inspect(|work| work());
-                hourly = clock::now() + SCAN_EVERY;
+            // The work may take long, and must not be done while the lock is held.
+            let tending = self.tending.lock().clone();
+            let is_hour = clock::now() >= hourly;
+            if layout.is_readable()
+                && let Some(tending) = tending.filter(|tending| is_hour || tending.is_due())
+            {
+                tending.tend(&|| queue.is_closed());
+                hourly = if is_hour { clock::now() + SCAN_EVERY } else { hourly };
             }
             self.space.make_room();
             patience = if health.is_degraded() { PROBE_EVERY } else { LOOK_EVERY };

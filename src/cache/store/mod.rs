@@ -48,6 +48,7 @@ pub(crate) use content::Content;
 pub(crate) use index::Amount;
 pub(crate) use integrity::Verdict;
 pub(crate) use layout::{Access, Kind};
+pub(crate) use maintenance::Tending;
 pub(crate) use partial::Partial;
 pub(crate) use store::Store;
 

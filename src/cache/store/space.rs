@@ -85,6 +85,15 @@ impl Space {
         self.max_size - self.manifest_limit()
     }
 
+    /// Notes how many bytes the records take of the share that manifests and records have together, and beyond half of it of
+    /// the blobs' share.
+    pub(crate) fn note_records(&self, bytes: u64) {
+        let share = self.manifest_limit() / 2;
+        let mut totals = self.index.totals();
+        totals.records = bytes.min(share);
+        totals.records_beyond = bytes.saturating_sub(share);
+    }
+
     /// Returns the bytes that are missing on the disk for `wanted` more, with what is promised to others and not written yet,
     /// if what must be left free stays free. A disk that does not tell is taken to be large enough: writing will show.
     pub(crate) fn lack(&self, wanted: u64) -> u64 {

@@ -16,7 +16,7 @@ use crate::cache::store::index::{Amount, Index};
 use crate::cache::store::integrity;
 use crate::cache::store::integrity::Verdict;
 use crate::cache::store::layout::{Access, Kind, Layout};
-use crate::cache::store::maintenance::Maintenance;
+use crate::cache::store::maintenance::{Maintenance, Tending};
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
 use crate::cache::store::partial::{Partial, Partials};
 use crate::cache::store::partial_file::LeftPartials;
@@ -182,9 +182,10 @@ impl Store {
         self.layout.access().clone()
     }
 
-    /// Sets the function that the maintenance thread calls every hour.
-    pub(crate) fn tend_by(&self, tend: impl Fn() + Send + Sync + 'static) {
-        self.maintenance.set_hourly(Arc::new(tend));
+    /// Sets the work that the maintenance thread does besides its own.
+    pub(crate) fn tend_by(&self, tending: Arc<dyn Tending>) {
+        self.maintenance.set_tending(tending);
+        self.queue.wake();
     }
 
     /// Opens content, if it is there and can be trusted. It is not evicted until the result is dropped. Counts as a use.
@@ -215,12 +216,6 @@ impl Store {
     /// Keeps `digest` from being evicted as long as this process runs, even if its content comes later.
     pub(crate) fn keep(&self, digest: &Digest) {
         self.index.keep(digest);
-    }
-
-    /// Notes how many bytes the records take of the share that manifests and records have together.
-    pub(crate) fn note_records(&self, bytes: u64) {
-        self.index.totals().records = bytes;
-        self.queue.wake();
     }
 
     /// Runs `sort` in a thread of its own, and evicts nothing until it has [kept](Self::keep) the content that must stay.

@@ -16,6 +16,7 @@ mod meanings;
 mod members;
 mod prefetch;
 mod ranges;
+mod records;
 mod resume;
 mod room;
 mod silence;

@@ -3,28 +3,32 @@
 //! ```text
 //! NAME/_upstream                             the URL: at another one it is another registry
 //! NAME/_tmp/...                              records that are being written
-//! NAME/_served/sha256/abcd...                what the upstream itself has served, and was proved, whatever repository
-//! NAME/library/alpine/_blobs/sha256/abcd...
-//! NAME/library/alpine/_manifests/sha256/abcd...
-//! NAME/library/alpine/_tags/latest
+//! NAME/_served/sha256/+ab/abcd...            what the upstream itself has served, and was proved, whatever repository
+//! NAME/library/alpine/_blobs/sha256/+ab/abcd...
+//! NAME/library/alpine/_manifests/sha256/+ab/abcd...
+//! NAME/library/alpine/_tags/+1b/latest
 //! NAME/library/alpine/_lists/abcd...         tags and referrers, as the upstream listed them
 //! ~gone-.../                                 what is about to be removed
 //! ```
 //!
 //! No component of a repository's name begins with `_`, and no upstream's name with `~`. Nothing is synced: a record
 //! that a power failure cut short is none, and is asked for again.
+//!
+//! Earlier versions had no shards (`+ab`). Such records are read where they are; a later write, or the next count, moves them.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use crate::cache::store::Access;
+use crate::cache::metadata::records::place::{Name, Place, SHARD};
+use crate::cache::metadata::records::room::{RecordRoom, amount_of, rounded};
+use crate::cache::store::{Access, Amount};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName, Tag};
@@ -35,55 +39,7 @@ pub(crate) struct Directory {
     url: String,
     owner: Mutex<Owner>,
     access: Access,
-}
-
-/// The directory of a record: below its repository, or below the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
-    Blobs,
-    Manifests,
-    Tags,
-    /// Lists, each as long as the upstream made it.
-    Lists,
-    /// Records of no repository.
-    Served,
-}
-
-/// The name of a file below a [`Place`].
-pub(crate) trait Name {
-    /// Its path there. Both grammars leave out `/`, and `.` as the first character.
-    fn path(&self) -> String;
-}
-
-impl Name for Digest {
-    fn path(&self) -> String {
-        self.as_str().replacen(':', "/", 1)
-    }
-}
-
-/// The name of a list: the target that the upstream was asked for, hashed.
-#[derive(Debug, Clone)]
-pub(crate) struct ListName(String);
-
-impl ListName {
-    /// Returns the name of what the upstream lists at `target`.
-    pub(crate) fn of(target: &str) -> Self {
-        let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, target.as_bytes());
-        let digits = sum.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        Self(digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
-    }
-}
-
-impl Name for ListName {
-    fn path(&self) -> String {
-        self.0.clone()
-    }
-}
-
-impl Name for Tag {
-    fn path(&self) -> String {
-        self.as_str().to_owned()
-    }
+    room: Arc<RecordRoom>,
 }
 
 /// The owner of the records in the directory.
@@ -100,26 +56,13 @@ enum Owner {
     After,
 }
 
-impl Place {
-    /// The places of a repository's records.
-    const OF_REPOSITORY: [Self; 4] = [Self::Blobs, Self::Manifests, Self::Tags, Self::Lists];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Blobs => "_blobs",
-            Self::Manifests => "_manifests",
-            Self::Tags => "_tags",
-            Self::Lists => "_lists",
-            Self::Served => "_served",
-        }
-    }
-}
-
 impl Directory {
     /// Opens the directory of the upstream `name`, which is at `url`. Records of a registry at another URL are not read, and
     /// the first write puts them aside. Reads and writes only as `access` allows.
-    pub(crate) fn open(root: &Path, name: &str, url: &str, access: Access) -> Self {
-        Self { path: root.join(name), url: format!("{url}\n"), owner: Mutex::new(Owner::Unknown), access }
+    /// They share `room` with those of other upstreams.
+    pub(crate) fn open(root: &Path, name: &str, url: &str, access: Access, room: Arc<RecordRoom>) -> Self {
+        let (path, url) = (root.join(name), format!("{url}\n"));
+        Self { path, url, owner: Mutex::new(Owner::Unknown), access, room }
     }
 
     /// Returns the owner of the records, after reading it from the directory if it is unknown.
@@ -158,34 +101,38 @@ impl Directory {
             return Ok(None);
         }
         let most = if place == Place::Lists { LIST_BYTES } else { RECORD_BYTES };
-        read(&self.file(repository, place, name), most)
+        let below = self.place(repository, place);
+        match read(&below.join(name.path()), most)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => name.flat_path().map_or(Ok(None), |flat| read(&below.join(flat), most)),
+        }
     }
 
     /// Removes the lists of a repository.
     pub(crate) fn remove_lists(&self, repository: &RepositoryName) {
-        if self.may_write() {
-            // A list that could not be removed serves at most until `stale_if_error` has passed.
-            let _ = fs::remove_dir_all(self.path.join(repository.as_str()).join(Place::Lists.as_str()));
-        }
+        self.remove_old_lists(repository, 0);
     }
 
     /// Removes the oldest lists of a repository, but for `most` of them.
     pub(crate) fn remove_old_lists(&self, repository: &RepositoryName, most: usize) {
-        let path = self.path.join(repository.as_str()).join(Place::Lists.as_str());
+        if !self.may_write() {
+            return;
+        }
         let written = |path: &Path| path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
-        let mut lists: Vec<_> =
-            self.children(&path).into_iter().map(|(_, path)| (written(&path), path)).collect();
+        let lists = self.children(&self.place(Some(repository), Place::Lists));
+        let mut lists: Vec<_> = lists.into_iter().map(|(_, path)| (written(&path), path)).collect();
         lists.sort_unstable();
         let surplus = lists.len().saturating_sub(most);
         for (_, path) in lists.into_iter().take(surplus) {
-            let _ = fs::remove_file(path);
+            // A list that could not be removed serves at most until `stale_if_error` has passed.
+            let _ = self.unlink(&path);
         }
     }
 
-    /// Writes a record. Readers see the old record or the new one, never a part.
+    /// Writes a record, if there is room for it. Readers see the old record or the new one, never a part.
     ///
     /// # Errors
-    /// The system's; then the old record is unchanged.
+    /// The system's, and `StorageFull` where records take all that they may; then the old record is unchanged.
     pub(crate) fn write(
         &self,
         repository: Option<&RepositoryName>,
@@ -199,13 +146,29 @@ impl Directory {
         if self.look() == Owner::Before {
             self.take_over()?;
         }
+        let below = self.place(repository, place);
+        let path = below.join(name.path());
+        let before = amount_of(&path);
+        let missing = path.ancestors().skip(1).take_while(|path| !path.exists()).count() as u64;
+        let room = rounded(bytes.len() as u64) + missing * rounded(1);
+        if !self.room.admits(room.saturating_sub(before.bytes)) {
+            return Err(ErrorKind::StorageFull.into());
+        }
         let temporary = self.temporary(bytes)?;
         // Claimed after the temporary file exists: if another process takes the directory over now, the file goes with it.
-        let done = self.claim().and_then(|()| put(&temporary, &self.file(repository, place, name)));
-        if done.is_err() {
-            let _ = fs::remove_file(&temporary);
+        let done = self.claim().and_then(|()| put(&temporary, &path));
+        match done {
+            Ok(()) => {
+                self.room.replace(before, Amount { count: 1, bytes: room });
+                // There it would be read once this one is removed; but it is removed first then.
+                name.flat_path().inspect(|flat| drop(self.unlink(&below.join(flat))));
+                Ok(())
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&temporary);
+                Err(error)
+            }
         }
-        done
     }
 
     /// Removes a record. Returns true if there was one.
@@ -221,11 +184,9 @@ impl Directory {
         if !self.may_write() {
             return Ok(false);
         }
-        match fs::remove_file(self.file(repository, place, name)) {
-            Ok(()) => Ok(true),
-            Err(error) if is_absence(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+        let below = self.place(repository, place);
+        let flat = name.flat_path().map_or(Ok(false), |flat| self.unlink(&below.join(flat)))?;
+        Ok(self.unlink(&below.join(name.path()))? || flat)
     }
 
     /// Moves all records of a repository away, but none of repositories below its name. Returns the new directories.
@@ -253,19 +214,18 @@ impl Directory {
     /// Returns the digests in a place.
     pub(crate) fn digests(&self, repository: &RepositoryName, place: Place) -> Vec<Digest> {
         let mut digests = Vec::new();
-        let algorithms = self.children(&self.path.join(repository.as_str()).join(place.as_str()));
-        for (algorithm, path) in algorithms {
-            let encoded = self.children(&path).into_iter();
-            let parse = |(encoded, _): (String, _)| Digest::parse(&format!("{algorithm}:{encoded}")).ok();
-            digests.extend(encoded.filter_map(parse));
+        for (algorithm, path) in self.children(&self.place(Some(repository), place)) {
+            let encoded = self.in_shards(&path).into_iter();
+            digests
+                .extend(encoded.filter_map(|encoded| Digest::parse(&format!("{algorithm}:{encoded}")).ok()));
         }
         digests
     }
 
     /// Returns the tags of a repository.
     pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
-        let path = self.path.join(repository.as_str()).join(Place::Tags.as_str());
-        self.children(&path).into_iter().filter_map(|(name, _)| Tag::parse(&name).ok()).collect()
+        let names = self.in_shards(&self.place(Some(repository), Place::Tags)).into_iter();
+        names.filter_map(|name| Tag::parse(&name).ok()).collect()
     }
 
     /// Returns the repositories that have a record, in no order.
@@ -280,15 +240,35 @@ impl Directory {
         found
     }
 
-    fn file(&self, repository: Option<&RepositoryName>, place: Place, name: &impl Name) -> PathBuf {
+    fn place(&self, repository: Option<&RepositoryName>, place: Place) -> PathBuf {
         let mut path = repository.map_or_else(|| self.path.clone(), |name| self.path.join(name.as_str()));
         path.push(place.as_str());
-        path.push(name.path());
         path
+    }
+
+    /// Removes a file. Returns true if there was one.
+    fn unlink(&self, path: &Path) -> io::Result<bool> {
+        let before = amount_of(path);
+        match fs::remove_file(path) {
+            Ok(()) => {
+                self.room.replace(before, Amount::default());
+                Ok(true)
+            }
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn children(&self, path: &Path) -> Vec<(String, PathBuf)> {
         if self.may_read() { children(path) } else { Vec::new() }
+    }
+
+    /// Returns the names of the files in a directory and in its shards.
+    fn in_shards(&self, path: &Path) -> Vec<String> {
+        let (shards, flat): (Vec<_>, Vec<_>) =
+            self.children(path).into_iter().partition(|(name, _)| name.starts_with(SHARD));
+        let sharded = shards.into_iter().flat_map(|(_, shard)| self.children(&shard));
+        sharded.chain(flat).map(|(name, _)| name).collect()
     }
 
     /// Removes the directory of a repository and those above it, as far as they are empty.
@@ -371,46 +351,6 @@ pub(crate) fn remove_aside(aside: Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Counts the records below `root`. Removes what is left of removals and of writes that never ended, and records that
-/// were not confirmed within `life`: each confirmation writes a file anew. What an upstream has served stays so.
-pub(crate) fn count(root: &Path, life: Option<Duration>) -> u64 {
-    let (mut records, mut waiting) = (0, Vec::new());
-    for (name, path) in children(root) {
-        if name.starts_with(GONE) {
-            let _ = fs::remove_dir_all(path);
-        } else {
-            tidy(&path.join(TEMPORARY), WRITING_MOST);
-            waiting.push(path);
-        }
-    }
-    while let Some(path) = waiting.pop() {
-        if let Some(life) = life
-            && !path.iter().any(|name| name == "_served")
-        {
-            tidy(&path, life);
-        }
-        for (name, path) in children(&path) {
-            match path.symlink_metadata() {
-                Ok(metadata) if metadata.is_dir() && name != TEMPORARY => waiting.push(path),
-                Ok(metadata) => records += u64::from(metadata.is_file() && name != UPSTREAM),
-                Err(_) => {}
-            }
-        }
-    }
-    records
-}
-
-/// Removes the files of a directory that were last written longer ago than `most`.
-fn tidy(path: &Path, most: Duration) {
-    for (name, path) in children(path) {
-        let Ok(metadata) = path.symlink_metadata() else { continue };
-        let age = metadata.modified().ok().and_then(|written| clock::wall().duration_since(written).ok());
-        if metadata.is_file() && name != UPSTREAM && age.is_some_and(|age| age > most) {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     // A link is no record.
     let no_link = OFlags::NOFOLLOW.bits() as i32;
@@ -429,7 +369,7 @@ fn put(temporary: &Path, path: &Path) -> io::Result<()> {
 }
 
 /// Does something with the file at `path`, for which its directory is made if need be.
-fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match (act(), path.parent()) {
         (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
@@ -440,7 +380,7 @@ fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T
 }
 
 /// Returns the names in a directory; none if it cannot be read.
-fn children(path: &Path) -> Vec<(String, PathBuf)> {
+pub(super) fn children(path: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
     entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
 }
@@ -471,15 +411,15 @@ fn unique() -> String {
     format!("{}-{:x}-{number:x}", std::process::id(), since.as_nanos())
 }
 
-const UPSTREAM: &str = "_upstream";
-const TEMPORARY: &str = "_tmp";
-const GONE: &str = "~gone-";
+/// A file of the upstream's URL, beside its records.
+pub(super) const UPSTREAM: &str = "_upstream";
+/// The directory of records that are being written.
+pub(super) const TEMPORARY: &str = "_tmp";
+/// The beginning of the names of what is about to be removed.
+pub(super) const GONE: &str = "~gone-";
 
 /// More than any record: what is cut here is malformed.
 const RECORD_BYTES: u64 = 16 * 1024;
 
 /// More than any list that is kept, with what is noted of it.
 const LIST_BYTES: u64 = limits::KEPT_LIST_BYTES as u64 + RECORD_BYTES;
-
-/// A temporary file this old is no longer being written.
-const WRITING_MOST: Duration = Duration::from_secs(60 * 60);

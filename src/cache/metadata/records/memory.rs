@@ -8,7 +8,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::cache::metadata::records::directory::Place;
+use crate::cache::metadata::records::place::Place;
 use crate::clock;
 use crate::proto::RepositoryName;
 

@@ -5,29 +5,41 @@ use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::cache::metadata::record::{Membership, TagRecord};
-use crate::cache::store::{Access, Kind};
+use crate::cache::store::{Access, Amount, Kind};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName, Tag};
 
 mod directory;
 mod memory;
+mod place;
+mod room;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use directory::ListName;
-use directory::{Directory, Name, Place};
+use directory::Directory;
 use memory::{Kept, Locks, Look, Memory};
+pub(crate) use place::ListName;
+use place::{Name, Place};
+use room::RecordRoom;
+use sweep::Sweep;
 
 /// All records of a cache.
 pub(crate) struct Records {
     root: PathBuf,
     access: Access,
     lasting: AtomicBool,
+    opened: Instant,
+    /// All have been counted once.
+    counted: AtomicBool,
+    /// Until then no further count is due before its time.
+    rest_until: Mutex<Instant>,
     shared: Arc<Shared>,
     /// The ledger of each upstream, with the URL that it was opened for.
     ledgers: Mutex<HashMap<String, (String, Ledger)>>,
@@ -51,28 +63,36 @@ struct Shared {
     locks: Locks,
     /// The number of ledgers so far.
     ledgers: AtomicU64,
-    /// Roughly, as other processes may write and remove as well.
-    count: AtomicU64,
+    room: Arc<RecordRoom>,
     /// The look-ups and removals so far.
     #[cfg(test)]
     lookups: AtomicU64,
 }
 
 impl Records {
-    /// Returns the records below `root`, which need not exist yet. Files are touched there only as `access` says.
-    pub(crate) fn new(root: PathBuf, access: Access) -> Self {
+    /// Returns the records below `root`, which need not exist yet, in a cache of `max_size`. Files are touched there only as
+    /// `access` says.
+    pub(crate) fn new(root: PathBuf, access: Access, max_size: u64) -> Self {
         let shared = Shared {
             held: Memory::new(),
             tags: Memory::new(),
             served: Memory::new(),
             locks: Locks::default(),
             ledgers: AtomicU64::new(0),
-            count: AtomicU64::new(0),
+            room: Arc::new(RecordRoom::new(max_size)),
             #[cfg(test)]
             lookups: AtomicU64::new(0),
         };
-        let lasting = AtomicBool::new(false);
-        Self { root, access, lasting, shared: Arc::new(shared), ledgers: Mutex::default() }
+        Self {
+            root,
+            access,
+            lasting: AtomicBool::new(false),
+            opened: clock::now(),
+            counted: AtomicBool::new(false),
+            rest_until: Mutex::new(clock::now()),
+            shared: Arc::new(shared),
+            ledgers: Mutex::default(),
+        }
     }
 
     /// Returns those of the upstream called `name`. If it was at another URL when they were written, they are of another
@@ -86,7 +106,13 @@ impl Records {
         }
         let ledger = Ledger {
             number: self.shared.ledgers.fetch_add(1, Ordering::Relaxed),
-            directory: Arc::new(Directory::open(&self.root, name, url, self.access.clone())),
+            directory: Arc::new(Directory::open(
+                &self.root,
+                name,
+                url,
+                self.access.clone(),
+                self.shared.room.clone(),
+            )),
             shared: self.shared.clone(),
         };
         ledgers.insert(name.to_owned(), (url.to_owned(), ledger.clone()));
@@ -103,9 +129,14 @@ impl Records {
         upstreams
     }
 
-    /// Returns the bytes that records take on disk, roughly; right after [`count`](Self::count).
-    pub(crate) fn bytes(&self) -> u64 {
-        self.shared.count.load(Ordering::Relaxed) * RECORD_BYTES
+    /// Returns the records on the disk, and the bytes that they take; exactly right after a [count](Self::count).
+    pub(crate) fn amount(&self) -> Amount {
+        self.shared.room.amount()
+    }
+
+    /// Sets the function that is called when a [count](Self::count) is due before its time.
+    pub(crate) fn call_when_full(&self, on_full: impl Fn() + Send + Sync + 'static) {
+        self.shared.room.call_when_full(on_full);
     }
 
     /// Keeps old records from now on: there is an upstream that is never asked.
@@ -113,14 +144,37 @@ impl Records {
         self.lasting.store(true, Ordering::Relaxed);
     }
 
-    /// Counts the records on disk, and removes what is left of earlier removals, and records that were not confirmed for
-    /// [`limits::RECORD_LIFE`]. Reads every directory: not for a worker's
-    /// thread.
-    pub(crate) fn count(&self) {
-        if self.access.is_writable() {
-            let life = (!self.lasting.load(Ordering::Relaxed)).then_some(limits::RECORD_LIFE);
-            self.shared.count.store(directory::count(&self.root, life), Ordering::Relaxed);
+    /// Returns true if a [count](Self::count) is due: there was none, or there are too many records.
+    pub(crate) fn must_be_counted(&self) -> bool {
+        let is_counted = self.counted.load(Ordering::Relaxed);
+        let has_too_many = self.shared.room.excess() > 0 && clock::now() >= *self.rest_until.lock();
+        self.access.is_writable() && (!is_counted || has_too_many)
+    }
+
+    /// Counts the records on disk, and removes what is left of earlier removals, records that were not confirmed for
+    /// [`limits::RECORD_LIFE`], and the oldest of too many. Reads every directory: not for a worker's thread. `stop` ends it.
+    pub(crate) fn count(&self, stop: &dyn Fn() -> bool) {
+        if !self.access.is_writable() {
+            return;
         }
+        // At the start it is not known yet whether there is an upstream that is never asked.
+        let expires = clock::now().duration_since(self.opened) >= EXPIRY_AFTER;
+        let life = (expires && !self.lasting.load(Ordering::Relaxed)).then_some(limits::RECORD_LIFE);
+        let (room, start) = (&self.shared.room, clock::now());
+        for _ in 0..ROUNDS {
+            let sweep = Sweep { root: &self.root, life, stop };
+            let Some(sum) = sweep.count() else { return };
+            room.set(sum.all);
+            self.counted.store(true, Ordering::Relaxed);
+            let excess = room.excess();
+            if excess > 0 {
+                sweep.remove_oldest(sum.all.bytes, excess);
+            } else if sum.is_exact {
+                break;
+            }
+        }
+        // Where the oldest can't be removed, the next attempt must not follow at once.
+        *self.rest_until.lock() = clock::now() + (clock::now() - start) * REST;
     }
 }
 
@@ -154,14 +208,21 @@ impl Ledger {
     /// Returns true if this upstream has served these very bytes, in any repository, and they were verified: only then is its
     /// word that a repository holds them enough for what is held here.
     pub(crate) fn served(&self, digest: &Digest) -> bool {
-        self.get(&self.shared.served, &self.look_served(digest), Membership::parse).is_some()
+        let served = self.get(&self.shared.served, &self.look_served(digest), Membership::parse);
+        if served.as_ref().is_some_and(|served| served.age() > limits::SERVED_RENEWED) {
+            self.write_served(digest);
+        }
+        served.is_some()
     }
 
     /// Records that this upstream has served these very bytes, or taken them of a client, and that they were verified.
     pub(crate) fn note_served(&self, digest: &Digest) {
-        if self.served(digest) {
-            return;
+        if !self.served(digest) {
+            self.write_served(digest);
         }
+    }
+
+    fn write_served(&self, digest: &Digest) {
         let served = Membership { media_type: None, size: None, confirmed: clock::wall() };
         self.put(&self.shared.served, &self.look_served(digest), &served, &served.render());
     }
@@ -226,12 +287,13 @@ impl Ledger {
     pub(crate) fn remove(&self, repository: &RepositoryName) -> std::io::Result<usize> {
         let records =
             self.blobs(repository).len() + self.manifests(repository).len() + self.tags(repository).len();
+        let gone = Amount { count: records as u64, bytes: records as u64 * RECORD_BYTES };
         let aside = self.directory.put_aside(repository);
         // A thread that has read a record before puts it into memory before this is over.
         self.shared.locks.pass();
         self.shared.held.remove_repository(self.number, repository);
         self.shared.tags.remove_repository(self.number, repository);
-        self.shared.removed(records as u64);
+        self.shared.room.replace(gone, Amount::default());
         directory::remove_aside(aside?)?;
         Ok(records)
     }
@@ -296,13 +358,9 @@ impl Ledger {
         T: Clone + Send + Sync + 'static,
     {
         let _alone = self.shared.locks.one(look);
-        let is_new = memory.get(look).is_none();
-        if self.directory.write(look.repository, look.place, look.name, bytes).is_ok() {
-            memory.put(look, Kept::on_disk(value.clone()));
-            self.shared.count.fetch_add(is_new.into(), Ordering::Relaxed);
-        } else {
-            memory.put(look, Kept::alone(Some(value.clone())));
-        }
+        let written = self.directory.write(look.repository, look.place, look.name, bytes).is_ok();
+        let value = value.clone();
+        memory.put(look, if written { Kept::on_disk(value) } else { Kept::alone(Some(value)) });
     }
 
     fn strike<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>)
@@ -314,21 +372,10 @@ impl Ledger {
         self.shared.lookups.fetch_add(1, Ordering::Relaxed);
         let _alone = self.shared.locks.one(look);
         match self.directory.remove(look.repository, look.place, look.name) {
-            Ok(removed) => {
-                memory.remove(look);
-                self.shared.removed(removed.into());
-            }
+            Ok(_) => memory.remove(look),
             // The file says what is no longer so.
             Err(_) => memory.put(look, Kept::alone(None)),
         }
-    }
-}
-
-impl Shared {
-    fn removed(&self, records: u64) {
-        let less = |count: u64| Some(count.saturating_sub(records));
-        // Always a number.
-        let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
@@ -343,8 +390,19 @@ impl From<Kind> for Place {
 
 fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items.sort_unstable();
+    // One may be in its shard and outside.
+    items.dedup();
     items
 }
 
-/// A small file, and its part of a directory: a block of most file systems.
+/// A small file: a block of most file systems.
 const RECORD_BYTES: u64 = 4096;
+
+/// The time after the start at which old records begin to be removed: by then it is known what must stay.
+const EXPIRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The most rounds of removing the oldest records in one count: how many have to go is an estimate.
+const ROUNDS: usize = 4;
+
+/// How many times as long as a count took there is none before its time.
+const REST: u32 = 4;

@@ -8,6 +8,7 @@ use crate::cache::metadata::records::*;
 use crate::clock;
 use crate::proto::MediaType;
 
+const GIB: u64 = 1 << 30;
 const HUB: &str = "https://registry-1.docker.io";
 
 fn repository(name: &str) -> RepositoryName {
@@ -40,7 +41,7 @@ fn pointer(number: u8) -> TagRecord {
 
 /// Opens the records of `docker.io` in a directory, as one process does.
 fn open(directory: &TempDir) -> Ledger {
-    Records::new(directory.path().join("records"), Access::full()).ledger("docker.io", HUB)
+    Records::new(directory.path().join("records"), Access::full(), GIB).ledger("docker.io", HUB)
 }
 
 fn fill(ledger: &Ledger, names: &[&str]) {
@@ -81,7 +82,7 @@ fn what_an_upstream_has_served_is_known_to_the_next_process_and_of_no_repository
         assert!(ledger.served(&digest(1)) && !ledger.served(&digest(2)));
         assert!(ledger.repositories().is_empty());
     }
-    let other = Records::new(directory.path().join("records"), Access::full());
+    let other = Records::new(directory.path().join("records"), Access::full(), GIB);
     assert!(!other.ledger("ghcr.io", "https://ghcr.io").served(&digest(1)), "another upstream's word");
 }
 
@@ -95,11 +96,12 @@ fn records_are_files_for_the_owner_alone() {
         let metadata = fs::metadata(directory.path().join("records").join(path)).unwrap();
         metadata.permissions().mode() & 0o777
     };
-    let file = format!("docker.io/a/b/_manifests/sha256/{}", "01".repeat(32));
-    for path in ["", "docker.io", "docker.io/_tmp", "docker.io/a/b/_manifests/sha256"] {
+    let file = format!("docker.io/a/b/_manifests/sha256/+01/{}", "01".repeat(32));
+    let tag_file = format!("docker.io/a/b/_tags/{}", tag("_upstream").path());
+    for path in ["", "docker.io", "docker.io/_tmp", "docker.io/a/b/_manifests/sha256/+01"] {
         assert_eq!(mode(path), 0o700, "{path}");
     }
-    for path in ["docker.io/_upstream", &file, "docker.io/a/b/_tags/_upstream"] {
+    for path in ["docker.io/_upstream", &file, &tag_file] {
         assert_eq!(mode(path), 0o600, "{path}");
     }
     let text = fs::read_to_string(directory.path().join("records").join(file)).unwrap();
@@ -153,7 +155,7 @@ fn what_others_write_is_seen_at_once_where_there_was_nothing() {
 fn another_registry_under_the_same_name_has_nothing_of_the_first() {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("records");
-    let (records, alpine) = (Records::new(root.clone(), Access::full()), repository("alpine"));
+    let (records, alpine) = (Records::new(root.clone(), Access::full(), GIB), repository("alpine"));
     let before = records.ledger("docker.io", HUB);
     before.hold(&alpine, Kind::Blob, &digest(1), &held(7));
     let after = records.ledger("docker.io", "https://mirror.example.com");
@@ -169,7 +171,7 @@ fn another_registry_under_the_same_name_has_nothing_of_the_first() {
     assert_eq!(again.held(&alpine, Kind::Blob, &digest(1)), None, "gone is gone");
     assert_eq!(again.blobs(&alpine), []);
     let is_clean = |_| {
-        records.count();
+        records.count(&|| false);
         fs::read_dir(&root).unwrap().all(|entry| entry.unwrap().file_name() == "docker.io")
     };
     assert!((0..1000).any(is_clean), "they are being removed in the background as well");
@@ -181,15 +183,15 @@ fn nothing_is_touched_where_nothing_may_be() {
     let root = directory.path().join("records");
     let alpine = repository("alpine");
     fill(&open(&directory), &["alpine"]);
-    let file = root.join("docker.io/alpine/_blobs").join(digest(1).as_str().replace(':', "/"));
-    let records = Records::new(root, Access::default());
+    let file = root.join("docker.io/alpine/_blobs").join(digest(1).path());
+    let records = Records::new(root, Access::default(), GIB);
     let ledger = records.ledger("docker.io", HUB);
     assert_eq!(ledger.held(&alpine, Kind::Blob, &digest(1)), None);
     ledger.release(&alpine, Kind::Blob, &digest(1));
     ledger.hold(&alpine, Kind::Blob, &digest(2), &held(1));
     assert_eq!(ledger.held(&alpine, Kind::Blob, &digest(2)), Some(held(1)), "in memory");
     ledger.remove(&alpine).unwrap();
-    records.count();
+    records.count(&|| false);
     assert!(records.upstreams().is_empty() && ledger.repositories().is_empty());
     assert!(file.exists());
     assert_eq!(open(&directory).blobs(&alpine), [digest(1)]);
@@ -198,7 +200,7 @@ fn nothing_is_touched_where_nothing_may_be() {
 #[test]
 fn the_same_upstream_is_one_ledger() {
     let directory = TempDir::new().unwrap();
-    let records = Records::new(directory.path().to_owned(), Access::full());
+    let records = Records::new(directory.path().to_owned(), Access::full(), GIB);
     let (one, other) = (records.ledger("docker.io", HUB), records.ledger("docker.io", HUB));
     fill(&one, &["alpine"]);
     fs::remove_dir_all(directory.path().join("docker.io")).unwrap();
@@ -231,7 +233,7 @@ fn another_registrys_records_that_could_not_be_put_aside_are_not_read() {
     fill(&open(&directory), &["alpine"]);
     fs::remove_file(root.join("docker.io/_upstream")).unwrap();
     fs::create_dir(root.join("docker.io/_upstream")).unwrap();
-    let ledger = Directory::open(&root, "docker.io", HUB, Access::full());
+    let ledger = Directory::open(&root, "docker.io", HUB, Access::full(), Arc::new(RecordRoom::new(GIB)));
     assert_eq!(ledger.read(Some(&alpine), Place::Blobs, &digest(1)).unwrap(), None);
     assert!(ledger.write(Some(&alpine), Place::Blobs, &digest(2), b"\n").is_ok(), "put aside in the end");
     assert_eq!(ledger.digests(&alpine, Place::Blobs), [digest(2)]);
@@ -242,7 +244,7 @@ fn what_cannot_be_removed_counts_for_nothing_all_the_same() {
     let directory = TempDir::new().unwrap();
     let (ledger, alpine) = (open(&directory), repository("alpine"));
     ledger.point(&alpine, &tag("latest"), &pointer(1));
-    let file = directory.path().join("records/docker.io/alpine/_tags/latest");
+    let file = directory.path().join("records/docker.io/alpine/_tags").join(tag("latest").path());
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     ledger.forget_tag(&alpine, &tag("latest"));
@@ -258,7 +260,7 @@ fn a_broken_record_is_none_and_is_removed() {
     let directory = TempDir::new().unwrap();
     let (ledger, alpine) = (open(&directory), repository("alpine"));
     ledger.point(&alpine, &tag("latest"), &pointer(1));
-    let file = directory.path().join("records/docker.io/alpine/_tags/latest");
+    let file = directory.path().join("records/docker.io/alpine/_tags").join(tag("latest").path());
     let whole = fs::read(&file).unwrap();
     for broken in [&whole[..whole.len() - 1], b"", &[0; 64], &[b'x'; 100_000]] {
         fs::write(&file, broken).unwrap();
@@ -330,25 +332,32 @@ fn a_repository_is_removed_without_those_below_it() {
 fn records_are_counted_and_leftovers_removed() {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("records");
-    let records = Records::new(root.clone(), Access::full());
-    records.count();
-    assert_eq!(records.bytes(), 0);
+    let records = Records::new(root.clone(), Access::full(), GIB);
+    let counted = || {
+        records.count(&|| false);
+        records.amount()
+    };
+    assert_eq!(counted().count, 0);
     let ledger = records.ledger("docker.io", HUB);
     fill(&ledger, &["a", "b", "a"]);
     ledger.point(&repository("a"), &tag("x"), &pointer(1));
-    assert_eq!(records.bytes(), 3 * RECORD_BYTES);
+    assert_eq!(records.amount().count, 3);
     let (old, new) = (root.join("docker.io/_tmp/old"), root.join("docker.io/_tmp/new"));
     let file = fs::File::create(&old).unwrap();
     file.set_modified(clock::wall() - Duration::from_secs(7200)).unwrap();
     fs::write(&new, "").unwrap();
     fs::create_dir_all(root.join("~gone-1/a/_tags")).unwrap();
     fs::write(root.join("~gone-1/a/_tags/x"), "").unwrap();
-    records.count();
-    assert_eq!(records.bytes(), 3 * RECORD_BYTES);
+    let (before, after) = (records.amount(), counted());
+    assert_eq!(after.count, 3);
+    assert_eq!(after.bytes, taken(&root));
+    assert!(before.bytes.abs_diff(after.bytes) <= 4 * RECORD_BYTES, "{before:?} {after:?}");
     assert!(!old.exists() && new.exists() && !root.join("~gone-1").exists());
     ledger.forget_tag(&repository("a"), &tag("x"));
     ledger.forget_tag(&repository("a"), &tag("x"));
-    assert_eq!(records.bytes(), 2 * RECORD_BYTES);
+    assert_eq!(records.amount().count, 2);
+    assert_eq!(counted().count, 2);
+    assert!(!root.join("docker.io/a/_tags").exists(), "empty directories go");
 }
 
 #[test]
@@ -374,27 +383,149 @@ fn many_at_once_agree() {
     assert_eq!(fs::read_dir(directory.path().join("records/docker.io/_tmp")).unwrap().count(), 0);
 }
 
+/// Returns what the records below a directory take of the disk, with their directories.
+fn taken(path: &std::path::Path) -> u64 {
+    let metadata = path.symlink_metadata().unwrap();
+    let below = fs::read_dir(path).into_iter().flatten().map(|entry| taken(&entry.unwrap().path()));
+    room::amount(&metadata).bytes + below.sum::<u64>()
+}
+
+#[test]
+fn records_never_take_more_than_their_share() {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("records");
+    let mut records = Records::new(root.clone(), Access::full(), 4 << 20);
+    let full = Arc::new(AtomicBool::new(false));
+    let noted = full.clone();
+    records.call_when_full(move || noted.store(true, Ordering::Relaxed));
+    let ledger = records.ledger("docker.io", HUB);
+    let mut most = 0;
+    let hash = |number: u16| Digest::sha256(&[number.to_be_bytes(); 16].concat().try_into().unwrap());
+    for number in 0..600_u16 {
+        let name = repository(&format!("team/{}", number % 7));
+        ledger.hold(&name, Kind::Blob, &hash(number), &held(1));
+        ledger.point(&name, &tag(&format!("v{number}")), &pointer(1));
+        ledger.note_served(&hash(number));
+        assert_eq!(ledger.held(&name, Kind::Blob, &hash(number)), Some(held(1)), "in memory at least");
+        if number % 50 == 49 {
+            most = most.max(taken(&root));
+        }
+        if full.swap(false, Ordering::Relaxed) {
+            records.count(&|| false);
+        }
+    }
+    assert!((512 << 10..=1 << 20).contains(&most), "{most}");
+    let last = repository(&format!("team/{}", 599 % 7));
+    let fresh = Records::new(root.clone(), Access::full(), 4 << 20).ledger("docker.io", HUB);
+    assert!(fresh.held(&last, Kind::Blob, &hash(599)).is_some(), "the youngest stay");
+    assert!(fresh.held(&repository("team/0"), Kind::Blob, &hash(0)).is_none(), "the oldest go");
+    assert!(fresh.tags(&last).contains(&tag("v599")) && !fresh.served(&hash(0)));
+    // A process that never removes writes no more than that either.
+    records = Records::new(root.clone(), Access::full(), 4 << 20);
+    records.count(&|| false);
+    let ledger = records.ledger("docker.io", HUB);
+    (600..1200).for_each(|number| ledger.note_served(&hash(number)));
+    assert!(taken(&root) <= 1 << 20, "{}", taken(&root));
+}
+
+#[test]
+fn kept_lists_count_as_records() {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("records");
+    let records = Records::new(root.clone(), Access::full(), 4 << 20);
+    let (ledger, alpine) = (records.ledger("docker.io", HUB), repository("alpine"));
+    let name = ListName::of("/v2/alpine/tags/list");
+    ledger.keep_list(&alpine, &name, &[b' '; 2 << 20]);
+    assert_eq!(ledger.list(&alpine, &name), None, "there is no room for it");
+    for _ in 0..20 {
+        ledger.keep_list(&alpine, &name, &[b' '; 100_000]);
+    }
+    assert!(ledger.list(&alpine, &name).is_some());
+    let bytes = records.amount().bytes;
+    assert!((100_000..150_000).contains(&bytes), "{bytes}");
+    ledger.forget_lists(&alpine);
+    assert!(records.amount().bytes < 50_000 && ledger.list(&alpine, &name).is_none());
+}
+
+#[test]
+fn records_of_earlier_versions_are_read_and_moved() {
+    let directory = TempDir::new().unwrap();
+    let root = directory.path().join("records");
+    let (first, alpine) = (open(&directory), repository("library/alpine"));
+    first.hold(&alpine, Kind::Blob, &digest(1), &held(7));
+    first.hold(&alpine, Kind::Manifest, &digest(2), &held(7));
+    first.note_served(&digest(1));
+    // The name of the tag is that of a shard as well.
+    let tags = ["3f", "latest", "gone"].map(tag);
+    tags.iter().for_each(|tag| first.point(&alpine, tag, &pointer(2)));
+    let below = root.join("docker.io/library/alpine");
+    let flat = |place: &str, name: &dyn Name| {
+        let directory = root.join("docker.io").join(place);
+        fs::rename(directory.join(name.path()), directory.join(name.flat_path().unwrap())).unwrap();
+    };
+    flat("library/alpine/_blobs", &digest(1));
+    flat("library/alpine/_manifests", &digest(2));
+    flat("_served", &digest(1));
+    tags.iter().for_each(|tag| flat("library/alpine/_tags", tag));
+    let records = Records::new(root.clone(), Access::full(), GIB);
+    let ledger = records.ledger("docker.io", HUB);
+    ledger.forget_tag(&alpine, &tags[2]);
+    ledger.point(&alpine, &tags[0], &pointer(3));
+    for is_moved in [false, true] {
+        assert_eq!(ledger.tags(&alpine), tags[..2]);
+        assert_eq!((ledger.blobs(&alpine), ledger.manifests(&alpine)), (vec![digest(1)], vec![digest(2)]));
+        let ledger = open(&directory);
+        assert_eq!(ledger.tag(&alpine, &tags[0]), Some(pointer(3)));
+        assert_eq!(ledger.tag(&alpine, &tags[1]), Some(pointer(2)));
+        assert_eq!(ledger.tag(&alpine, &tags[2]), None);
+        assert_eq!(ledger.held(&alpine, Kind::Blob, &digest(1)), Some(held(7)));
+        assert!(ledger.served(&digest(1)));
+        assert_eq!(below.join("_tags/latest").exists(), !is_moved);
+        records.count(&|| false);
+    }
+    assert_eq!(records.amount(), Amount { count: 5, bytes: taken(&root) });
+    assert!(below.join("_tags").join(tags[1].path()).exists());
+}
+
+#[test]
+fn the_word_of_what_was_served_is_renewed_by_use() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("records/docker.io/_served").join(digest(1).path());
+    open(&directory).note_served(&digest(1));
+    for (age, is_renewed) in [(limits::SERVED_RENEWED / 2, false), (limits::SERVED_RENEWED * 2, true)] {
+        let confirmed = clock::wall() - age;
+        let old = Membership { media_type: None, size: None, confirmed }.render();
+        fs::write(&path, &old).unwrap();
+        assert!(open(&directory).served(&digest(1)));
+        assert_eq!(fs::read(&path).unwrap() != old, is_renewed);
+    }
+}
+
 #[test]
 fn records_unconfirmed_for_a_month_are_removed() {
     let directory = TempDir::new().unwrap();
     let root = directory.path().join("records");
-    let records = Records::new(root.clone(), Access::full());
+    let mut records = Records::new(root.clone(), Access::full(), GIB);
     let (ledger, repository) = (records.ledger("docker.io", HUB), repository("a/b"));
     ledger.hold(&repository, Kind::Blob, &digest(1), &held(1));
     ledger.hold(&repository, Kind::Blob, &digest(2), &held(1));
     ledger.note_served(&digest(1));
-    let place = |below: &str| root.join("docker.io").join(below).join(digest(1).encoded());
-    let (old, served) = (place("a/b/_blobs/sha256"), place("_served/sha256"));
+    let place = |below: &str, number| root.join("docker.io").join(below).join(digest(number).path());
+    let (old, served) = (place("a/b/_blobs", 1), place("_served", 1));
     let month = limits::RECORD_LIFE + Duration::from_secs(60);
     for file in [&old, &served] {
         let file = fs::File::options().write(true).open(file).unwrap();
         file.set_modified(clock::wall() - month).unwrap();
     }
+    let count = |records: &Records| records.count(&|| false);
+    count(&records);
+    assert!(old.exists(), "at the start it is not known what must stay");
+    records.opened = clock::now().checked_sub(EXPIRY_AFTER).unwrap();
     records.never_expire();
-    records.count();
+    count(&records);
     assert!(old.exists(), "nothing goes where an upstream is never asked");
     records.lasting.store(false, Ordering::Relaxed);
-    records.count();
-    assert!(!old.exists() && served.exists());
-    assert!(old.with_file_name(digest(2).encoded()).exists());
+    count(&records);
+    assert!(!old.exists() && !served.exists());
+    assert!(place("a/b/_blobs", 2).exists());
 }

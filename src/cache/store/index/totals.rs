@@ -37,8 +37,10 @@ pub(crate) struct Totals {
     pub(crate) partials: Amount,
     /// Content that could not be read, and was moved aside.
     pub(crate) quarantined: Amount,
-    /// Bytes of records, which share the room of manifests.
+    /// Bytes of records, which have up to half of the room of manifests.
     pub(crate) records: u64,
+    /// Bytes of records beyond that.
+    pub(crate) records_beyond: u64,
     /// Bytes reserved for blobs on their way, those that are written already included.
     pub(crate) reserved: u64,
     /// Of those, the bytes that the file system has not allocated.
@@ -61,9 +63,11 @@ pub(crate) struct Held {
 }
 
 impl Totals {
-    /// Returns the bytes of blobs that are in place, partial, on their way and in quarantine.
+    /// Returns the bytes of blobs that are in place, partial, on their way and in quarantine, and of records that have no other
+    /// room.
     pub(crate) fn used(&self) -> u64 {
-        self.blobs.bytes + self.partials.bytes + self.reserved + self.quarantined.bytes
+        let blobs = self.blobs.bytes + self.partials.bytes + self.reserved;
+        blobs + self.quarantined.bytes + self.records_beyond
     }
 
     /// Returns the same without what will be evicted anyway.
