@@ -57,17 +57,17 @@ pub(crate) struct Shard {
     path: PathBuf,
 }
 
-/// A directory that cannot be read.
+/// A directory or a file that cannot be read.
 #[derive(Debug, Error)]
 #[error("{}: {error}", path.display())]
-pub(crate) struct UnreadableDirectory {
-    path: PathBuf,
+pub(crate) struct UnreadablePath {
+    pub(crate) path: PathBuf,
     #[source]
-    error: io::Error,
+    pub(crate) error: io::Error,
 }
 
-impl From<UnreadableDirectory> for io::Error {
-    fn from(error: UnreadableDirectory) -> Self {
+impl From<UnreadablePath> for io::Error {
+    fn from(error: UnreadablePath) -> Self {
         Self::new(error.error.kind(), error)
     }
 }
@@ -321,13 +321,13 @@ impl Layout {
         &self,
         kind: Kind,
         mut found: impl FnMut(Digest, &Path) -> bool,
-    ) -> Result<(), UnreadableDirectory> {
+    ) -> Result<(), UnreadablePath> {
         let mut unreadable = None;
         for shard in self.shards(kind)? {
             let content = match self.in_shard(&shard) {
                 Ok(content) => content,
                 Err(error) => {
-                    unreadable.get_or_insert(UnreadableDirectory { path: shard.path, error });
+                    unreadable.get_or_insert(UnreadablePath { path: shard.path, error });
                     continue;
                 }
             };
@@ -341,7 +341,7 @@ impl Layout {
     }
 
     /// Returns the directories that have content of a kind.
-    pub(crate) fn shards(&self, kind: Kind) -> Result<Vec<Shard>, UnreadableDirectory> {
+    pub(crate) fn shards(&self, kind: Kind) -> Result<Vec<Shard>, UnreadablePath> {
         let mut shards = Vec::new();
         for algorithm in ["sha256", "sha512"] {
             let path = self.root.join(kind.directory()).join(algorithm);
@@ -349,7 +349,7 @@ impl Layout {
                 Ok(entries) => {
                     shards.extend(entries.iter().map(|entry| Shard { algorithm, path: entry.path() }))
                 }
-                Err(error) => return Err(UnreadableDirectory { path, error }),
+                Err(error) => return Err(UnreadablePath { path, error }),
             }
         }
         Ok(shards)

@@ -1,5 +1,6 @@
 //! The maintenance thread: scans the disk, makes room ahead of need, and probes a degraded disk.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::cache::store::content::Contents;
 use crate::cache::store::integrity::LostWrites;
-use crate::cache::store::layout::{Kind, LayoutError, UnreadableDirectory};
+use crate::cache::store::layout::{Kind, LayoutError, UnreadablePath};
 use crate::cache::store::partial::Partials;
 use crate::cache::store::space::Space;
 use crate::cache::store::sync::SyncJob;
@@ -58,7 +59,7 @@ impl Maintenance {
     /// Works until the queue is closed.
     pub(crate) fn run(&self) {
         let Contents { layout, health, maintenance: queue, .. } = &*self.contents;
-        let mut scanned: Option<Instant> = None;
+        let (mut scanned, mut again_after): (Option<Instant>, _) = (None, RECOUNT_LEAST);
         let mut hourly = clock::now() + HOURLY_AFTER;
         let mut patience = Duration::ZERO;
         loop {
@@ -75,12 +76,15 @@ impl Maintenance {
                     scanned = None;
                 }
             }
-            let every = if self.uncounted.load(Ordering::Acquire) { RECOUNT_EVERY } else { SCAN_EVERY };
+            let every = if self.uncounted.load(Ordering::Acquire) { again_after } else { SCAN_EVERY };
             // The wall clock may jump.
             let is_due = scanned.is_none_or(|scanned| clock::now() >= scanned + every);
             if layout.is_readable() && is_due {
+                let start = clock::now();
                 self.count();
-                scanned = Some(clock::now());
+                let end = clock::now();
+                scanned = Some(end);
+                again_after = ((end - start) * RECOUNT_PAUSES).clamp(RECOUNT_LEAST, RECOUNT_MOST);
             }
             // The work may take long, and must not be done while the lock is held.
             let tending = self.tending.lock().clone();
@@ -188,8 +192,7 @@ impl Maintenance {
             Err(error) => {
                 self.uncounted.store(true, Ordering::Release);
                 self.contents.health.degrade(format!(
-                    "the cache's content can't be counted: {error}; it is counted again every {} s",
-                    RECOUNT_EVERY.as_secs()
+                    "the cache's content can't be counted: {error}; it is counted again until all can be read"
                 ));
             }
         }
@@ -197,36 +200,54 @@ impl Maintenance {
 
     /// Adds all that is there to the index, and tidies up what earlier processes left. Entries that exist stay as they are.
     /// What cannot be trusted is hashed first.
-    fn scan(&self) -> Result<(), UnreadableDirectory> {
+    fn scan(&self) -> Result<(), UnreadablePath> {
         let Contents { layout, index, .. } = &*self.contents;
-        for name in layout.partial_names().unwrap_or_default() {
-            if self.contents.maintenance.is_closed() {
-                return Ok(());
-            }
-            if let Err(error) = self.partials.tidy(&name) {
-                tracing::debug!(name, %error, "a partial file of the cache can't be tidied up");
-            }
-        }
-        self.partials.tidy_notes();
+        let mut unreadable = self.scan_partials().err();
         index.note_partials_known();
         index.begin_scan();
         let quarantined = self.contents.quarantine.amount();
         index.totals().quarantined = quarantined;
-        let scans = Kind::ALL.map(|kind| -> Result<(), UnreadableDirectory> {
-            layout.each(kind, |digest, path| self.scan_one(kind, digest, path))?;
+        for kind in Kind::ALL {
+            let scanned = layout.each(kind, |digest, path| {
+                if let Err(error) = self.scan_one(kind, digest, path) {
+                    unreadable.get_or_insert_with(|| UnreadablePath { path: path.to_owned(), error });
+                }
+                !self.contents.maintenance.is_closed()
+            });
             self.forget_vanished(kind);
-            Ok(())
-        });
-        scans.into_iter().collect()
+            unreadable = unreadable.or_else(|| scanned.err());
+        }
+        unreadable.map_or(Ok(()), Err)
     }
 
-    /// Adds one file. Returns whether to go on.
-    fn scan_one(&self, kind: Kind, digest: Digest, path: &Path) -> bool {
-        let Contents { index, sync, maintenance: queue, .. } = &*self.contents;
-        if index.saw(kind, &digest) {
-            return !queue.is_closed();
+    /// Adds the partials, and tidies them up. One that can't be tidied counts all the same, with all its bytes.
+    fn scan_partials(&self) -> Result<(), UnreadablePath> {
+        let Contents { layout, index, maintenance: queue, .. } = &*self.contents;
+        let names = layout.partial_names();
+        for name in names.map_err(|error| UnreadablePath { path: layout.partial_directory(), error })? {
+            if queue.is_closed() {
+                return Ok(());
+            }
+            let Err(error) = self.partials.tidy(&name) else { continue };
+            tracing::debug!(name, %error, "a partial file of the cache can't be tidied up");
+            let path = layout.partial(&name, "part");
+            let part = found(&path).map_err(|error| UnreadablePath { path, error })?;
+            part.inspect(|part| index.found_partial(&name, part.len(), 0));
         }
-        let Ok(metadata) = files::metadata(path) else { return true };
+        self.partials.tidy_notes();
+        Ok(())
+    }
+
+    /// Adds one file, unless it has vanished.
+    ///
+    /// # Errors
+    /// The system's, if it is unknown how large the file is.
+    fn scan_one(&self, kind: Kind, digest: Digest, path: &Path) -> io::Result<()> {
+        let Contents { index, sync, .. } = &*self.contents;
+        if index.saw(kind, &digest) {
+            return Ok(());
+        }
+        let Some(metadata) = found(path)? else { return Ok(()) };
         let pending = index.is_pending(kind, &digest);
         if integrity::is_doubtful(&metadata) && !pending {
             self.contents.verification.add([(kind, digest)]);
@@ -244,7 +265,16 @@ impl Maintenance {
             let used = u64::try_from(metadata.atime()).unwrap_or_default();
             index.found(kind, &digest, metadata.len(), used);
         }
-        !queue.is_closed()
+        Ok(())
+    }
+}
+
+/// Returns the metadata of a file; none if there is no such file.
+fn found(path: &Path) -> io::Result<Option<Metadata>> {
+    match files::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -257,8 +287,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The time from the start to the first hourly work: by then it is known what must stay.
 const HOURLY_AFTER: Duration = Duration::from_secs(60);
 
-/// The interval between scans of a disk of which something cannot be read.
-const RECOUNT_EVERY: Duration = Duration::from_secs(30);
+/// The pause before the next scan of a disk of which something cannot be read: so many times as long as the last scan took,
+/// within these bounds.
+const RECOUNT_PAUSES: u32 = 10;
+const RECOUNT_LEAST: Duration = Duration::from_secs(5);
+const RECOUNT_MOST: Duration = Duration::from_secs(600);
 
 /// The interval between scans: another process may have put something there.
 const SCAN_EVERY: Duration = Duration::from_secs(60 * 60);

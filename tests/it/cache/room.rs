@@ -391,3 +391,53 @@ async fn gateways_on_one_directory_share_its_limit() {
         assert!(problems(other).await.contains("another process"), "{}", problems(other).await);
     }
 }
+
+#[tokio::test]
+async fn an_unreadable_folder_stops_keeping_until_it_is_counted() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let lines = "prefetch = false\nmax_size = \"8MiB\"";
+    let builder = || super::bare(&origin, "").cache_at(dir.path(), lines).admin_listener();
+    let gateway = builder().start().await;
+    let layers = Image::layers(&[MIB; 5]);
+    for layer in &layers {
+        let target = origin.blob("a", layer);
+        gateway.get(&target).await.is(200);
+        until_kept(&gateway, &target).await;
+    }
+    drop(gateway);
+    // A link to itself cannot be read, by root either.
+    let sha256 = dir.path().join("blobs/sha256");
+    let shards: Vec<_> = std::fs::read_dir(&sha256).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for shard in &shards {
+        std::fs::rename(shard, dir.path().join(shard.file_name().unwrap())).unwrap();
+        std::os::unix::fs::symlink(shard, shard).unwrap();
+    }
+    let gateway = builder().start().await;
+    soon("/readyz to name the folder", async {
+        while !problems(&gateway).await.contains("counted") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    for layer in Image::layers(&[MIB; 8]) {
+        let target = origin.blob("b", &layer);
+        gives(gateway.get(&target).await, &layer, "MISS");
+    }
+    for shard in &shards {
+        std::fs::remove_file(shard).unwrap();
+        std::fs::rename(dir.path().join(shard.file_name().unwrap()), shard).unwrap();
+    }
+    assert_eq!(taken(dir.path()), 5 * MIB as u64, "nothing was kept");
+    soon("all to be counted", async {
+        while problems(&gateway).await.contains("cache") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    for layer in Image::layers(&[MIB; 12]) {
+        gateway.get(&origin.blob("c", &layer)).await.is(200);
+        let taken = taken(dir.path());
+        assert!(taken <= 8 * MIB as u64, "{taken}");
+    }
+}

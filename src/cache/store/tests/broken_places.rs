@@ -88,3 +88,61 @@ fn keep_never_takes_the_whole_cache() {
     assert!(store.index.keeps_too_much());
     assert!(has_blob(&store, &content(29, 20_000).0));
 }
+
+/// Runs as a user who is not root, whom permissions stop.
+fn as_other_user(work: impl FnOnce() + Send) {
+    let as_user = || {
+        if rustix::process::geteuid().is_root() {
+            let nobody = 65_534;
+            rustix::thread::set_thread_gid(rustix::process::Gid::from_raw(nobody)).unwrap();
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(nobody)).unwrap();
+        }
+        work();
+    };
+    std::thread::scope(|scope| scope.spawn(as_user).join().unwrap());
+}
+
+#[test]
+fn files_of_unknown_size_degrade_until_they_are_counted() {
+    as_other_user(|| {
+        let place = Place::new();
+        let store = place.open();
+        let blob = put(&store, 1, 1000);
+        drop(store);
+        // Its names can be read, but not what they stand for.
+        let shard = place.blob(&blob).parent().unwrap().to_owned();
+        fs::set_permissions(&shard, fs::Permissions::from_mode(0o600)).unwrap();
+        let store = place.open();
+        let reason = store.degraded_reason().expect("it is not counted");
+        assert!(reason.contains("can't be counted") && reason.contains(shard.to_str().unwrap()), "{reason}");
+        assert_eq!(store.usage().blobs.count, 0);
+        fs::set_permissions(&shard, fs::Permissions::from_mode(0o700)).unwrap();
+        store.maintenance.count();
+        assert_eq!(store.degraded_reason(), None);
+        assert_eq!(store.usage().blobs, Amount { count: 1, bytes: 1000 });
+    });
+}
+
+#[test]
+fn partials_that_cannot_be_tidied_count() {
+    as_other_user(|| {
+        let place = Place::new();
+        let store = place.open();
+        let (digest, bytes) = content(1, 1000);
+        leave(&store, &digest, 2000, &bytes);
+        drop(store);
+        let part = place.partials().into_iter().find(|name| name.ends_with(".part")).unwrap();
+        let part = place.path().join("partial").join(part);
+        fs::set_permissions(&part, fs::Permissions::from_mode(0o000)).unwrap();
+        let store = place.open();
+        assert_eq!(store.usage().partials, Amount { count: 1, bytes: 1000 });
+        assert_eq!(store.degraded_reason(), None);
+        let partial = place.path().join("partial");
+        fs::set_permissions(&partial, fs::Permissions::from_mode(0o300)).unwrap();
+        store.maintenance.count();
+        assert!(store.degraded_reason().is_some_and(|reason| reason.contains("can't be counted")));
+        fs::set_permissions(&partial, fs::Permissions::from_mode(0o700)).unwrap();
+        store.maintenance.count();
+        assert_eq!(store.degraded_reason(), None);
+    });
+}
