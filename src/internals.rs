@@ -2,7 +2,7 @@
 
 pub use crate::app::{App, Origin};
 pub use crate::authn::{Authenticator, HtpasswdFile};
-pub use crate::authz::Rules;
+pub use crate::authz::{Rules, Subject};
 pub use crate::config::{AccessRule, Config, Environment, RepositoryPattern};
 pub use crate::proto::identity::{Identity, UserName};
 pub use crate::proto::media_type::FULL_ACCEPT;

@@ -3,18 +3,24 @@
 //! The first rule that matches who, where and what decides; none matching, it is denied. A [`Permit`] can be made
 //! nowhere else, and whatever touches an upstream needs one: a route that forgot to ask does not compile.
 
+mod explanation;
+mod subject;
+
 use std::sync::Arc;
 
 use crate::budget::Client;
-use crate::config::{AccessRule, RepositoryPattern, UserPattern};
+use crate::config::{AccessRule, Group, RepositoryPattern, UserPattern};
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
+
+pub(crate) use explanation::{Explanation, Obstacle, Wish};
+pub use subject::Subject;
 
 /// The proof that an operation is allowed. Its fields are private and only [`Rules`] makes one,
 /// and [`Permit::operator`].
 #[derive(Clone, Debug)]
 pub struct Permit {
-    identity: Identity,
+    subject: Subject,
     repository: Option<RepositoryName>,
     may_fetch: bool,
     client: Client,
@@ -25,7 +31,7 @@ impl Permit {
     /// its upstreams
     /// without it. Never for a request that comes in.
     pub fn operator(identity: Identity) -> Self {
-        Self { identity, repository: None, may_fetch: true, client: Client::Trusted }
+        Self { subject: identity.into(), repository: None, may_fetch: true, client: Client::Trusted }
     }
 
     /// Creates an operator's permit for one repository, by its canonical name.
@@ -44,9 +50,14 @@ impl Permit {
         self.client
     }
 
+    /// Returns the subject that was allowed.
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     /// Returns the identity that was allowed.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.subject.identity
     }
 
     /// Returns true if it may cause a first download, beyond what is held already.
@@ -92,22 +103,22 @@ impl Rules {
         Self { rules: rules.into(), logins }
     }
 
-    /// Decides whether `identity` may do `operation`, whose names are canonical.
+    /// Decides whether `subject` may do `operation`, whose names are canonical.
     ///
     /// # Errors
     /// [`Denied`] names the access that was missing. It depends on the rules alone, never on what an upstream holds.
-    pub fn authorize(&self, identity: &Identity, operation: &Operation) -> Result<Permit, Denied> {
+    pub fn authorize(&self, subject: &Subject, operation: &Operation) -> Result<Permit, Denied> {
         let (repository, action) = (operation.repository(), operation.action());
         let may_fetch = match (action, repository) {
-            (None, _) => (!self.logins || !identity.is_anonymous()).then_some(true),
-            (Some(Action::Pull), Some(name)) => self.reads(identity, name, operation.is_head()),
-            (Some(action), _) => self.allows(identity, repository, action).then_some(true),
+            (None, _) => (!self.logins || !subject.identity.is_anonymous()).then_some(true),
+            (Some(Action::Pull), Some(name)) => self.reads(subject, name, operation.is_head()),
+            (Some(action), _) => self.allows(subject, repository, action).then_some(true),
         };
         let repository = repository.cloned();
         match may_fetch {
             Some(may_fetch) => {
                 let client = Client::Trusted;
-                Ok(Permit { identity: identity.clone(), repository, may_fetch, client })
+                Ok(Permit { subject: subject.clone(), repository, may_fetch, client })
             }
             None => Err(Denied { repository, action }),
         }
@@ -115,32 +126,32 @@ impl Rules {
 
     /// Returns true if the holder of `permit`, which is for pushing, may also read `from`, the source of a mount.
     pub fn may_mount(&self, permit: &Permit, from: &RepositoryName) -> bool {
-        self.allows(&permit.identity, Some(from), Action::Pull)
+        self.allows(&permit.subject, Some(from), Action::Pull)
     }
 
     /// Returns true if the holder of `permit`, which is for reading its repository, may also push there.
     pub fn may_push(&self, permit: &Permit) -> bool {
-        self.allows(&permit.identity, permit.repository.as_ref(), Action::Push)
+        self.allows(&permit.subject, permit.repository.as_ref(), Action::Push)
     }
 
     /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists.
     pub fn may_list(&self, permit: &Permit, repository: &RepositoryName) -> bool {
-        self.allows(&permit.identity, Some(repository), Action::Pull)
+        self.allows(&permit.subject, Some(repository), Action::Pull)
     }
 
     /// Returns true if the holder of `permit`, which is for the catalog, may learn of every repository that exists.
     pub fn may_list_all(&self, permit: &Permit) -> bool {
         let mut rules = self.rules.iter().filter(|rule| rule.actions.contains(Action::Pull));
         let every = |rule: &&AccessRule| rule.repositories.iter().any(RepositoryPattern::is_every);
-        let is_for = |rule: &&AccessRule| is_for_user(rule, &permit.identity);
+        let is_for = |rule: &&AccessRule| is_for(rule, &permit.subject);
         rules.find(|rule| is_for(rule) && (every(rule) || !rule.allows())).is_some_and(AccessRule::allows)
     }
 
-    /// Returns true if the rules may allow `action` to the identity at some repository of `region`. Where they may not, the
-    /// identity must not even learn that the region exists.
-    pub fn may_anywhere(&self, identity: &Identity, region: &Region<'_>, action: Action) -> bool {
+    /// Returns true if the rules may allow `action` to the subject at some repository of `region`. Where they may not, it
+    /// must not even learn that the region exists.
+    pub fn may_anywhere(&self, subject: &Subject, region: &Region<'_>, action: Action) -> bool {
         let rules = self.rules.iter().filter(|rule| rule.actions.contains(action));
-        for rule in rules.filter(|rule| is_for_user(rule, identity)) {
+        for rule in rules.filter(|rule| is_for(rule, subject)) {
             let mut patterns = rule.repositories.iter();
             if rule.allows() && patterns.any(|pattern| region.may_match(pattern)) {
                 return true;
@@ -152,24 +163,24 @@ impl Rules {
         false
     }
 
-    /// Returns whether the identity may read, and if so, whether it may cause a first download.
-    fn reads(&self, identity: &Identity, repository: &RepositoryName, is_head: bool) -> Option<bool> {
-        let pulls = self.pulls(identity, repository);
+    /// Returns whether the subject may read, and if so, whether it may cause a first download.
+    fn reads(&self, subject: &Subject, repository: &RepositoryName, is_head: bool) -> Option<bool> {
+        let pulls = self.pulls(subject, repository);
         // Clients look before they upload: who may push may see whether it is there already, and only the upstream
         // knows.
-        if is_head && pulls != Some(true) && self.allows(identity, Some(repository), Action::Push) {
+        if is_head && pulls != Some(true) && self.allows(subject, Some(repository), Action::Push) {
             return Some(true);
         }
         pulls
     }
 
-    /// Returns as [`reads`](Self::reads) does, for identities that may pull. The rule that decides about pulling is
+    /// Returns as [`reads`](Self::reads) does, for subjects that may pull. The rule that decides about pulling is
     /// never in front of the
     /// one that decides about fetching, since every rule for pulling is one for fetching: one pass finds both.
-    fn pulls(&self, identity: &Identity, repository: &RepositoryName) -> Option<bool> {
+    fn pulls(&self, subject: &Subject, repository: &RepositoryName) -> Option<bool> {
         let mut may_fetch = None;
         for rule in self.rules.iter() {
-            if rule.actions.decide_fetch() && matches(rule, identity, Some(repository)) {
+            if rule.actions.decide_fetch() && matches(rule, subject, Some(repository)) {
                 let may_fetch = *may_fetch.get_or_insert_with(|| rule.allows());
                 if rule.actions.pull {
                     return rule.allows().then_some(may_fetch);
@@ -181,13 +192,22 @@ impl Rules {
 
     /// Returns true if the rules allow `action`. `repository` is `None` for the catalog, which users and actions alone
     /// decide.
-    fn allows(&self, identity: &Identity, repository: Option<&RepositoryName>, action: Action) -> bool {
+    fn allows(&self, subject: &Subject, repository: Option<&RepositoryName>, action: Action) -> bool {
+        self.first(subject, repository, action).is_some_and(AccessRule::allows)
+    }
+
+    /// Returns the first rule for `action` that matches.
+    fn first(
+        &self,
+        subject: &Subject,
+        repository: Option<&RepositoryName>,
+        action: Action,
+    ) -> Option<&AccessRule> {
         let decides = |rule: &&AccessRule| match repository {
             Some(_) => rule.actions.contains(action),
             None => rule.covers_catalog(),
         };
-        let first = self.rules.iter().filter(decides).find(|rule| matches(rule, identity, repository));
-        first.is_some_and(AccessRule::allows)
+        self.rules.iter().filter(decides).find(|rule| matches(rule, subject, repository))
     }
 }
 
@@ -200,14 +220,31 @@ impl Region<'_> {
     }
 }
 
-fn is_for_user(rule: &AccessRule, identity: &Identity) -> bool {
-    rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
+/// Returns true if the rule is for them, from there, at that repository.
+fn matches(rule: &AccessRule, subject: &Subject, repository: Option<&RepositoryName>) -> bool {
+    is_for(rule, subject) && is_at(rule, subject, repository)
 }
 
-/// Returns true if the rule is for them, there.
-fn matches(rule: &AccessRule, identity: &Identity, repository: Option<&RepositoryName>) -> bool {
-    is_for_user(rule, identity)
-        && repository.is_none_or(|name| rule.repositories.iter().any(|pattern| pattern.matches(name)))
+/// Returns true if the rule is for the subject, where that comes from.
+fn is_for(rule: &AccessRule, subject: &Subject) -> bool {
+    is_for_name(rule, subject) && rule.covers_address(subject.address)
+}
+
+/// Returns true if the rule is for the subject, wherever that comes from.
+fn is_for_name(rule: &AccessRule, subject: &Subject) -> bool {
+    let identity = &subject.identity;
+    let is_member = |group: &Group| {
+        subject.is_in(&group.name)
+            || group.members.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
+    };
+    rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
+        || rule.groups.iter().any(is_member)
+}
+
+/// Returns true if the rule is for the repository, or for the catalog where there is none.
+fn is_at(rule: &AccessRule, subject: &Subject, repository: Option<&RepositoryName>) -> bool {
+    let matches = |name| rule.repositories.iter().any(|pattern| pattern.matches_for(name, subject.user()));
+    repository.is_none_or(matches)
 }
 
 /// Returns true if the pattern is for the identity. A rule that allows anonymous clients allows every user, who could

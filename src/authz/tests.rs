@@ -52,7 +52,7 @@ fn catalog() -> Operation {
 
 /// Returns true if it is allowed, and if so, whether it may fetch.
 fn asks(rules: &Rules, who: &Identity, operation: &Operation) -> Option<bool> {
-    rules.authorize(who, operation).ok().map(|permit| permit.may_fetch())
+    rules.authorize(&Subject::from(who.clone()), operation).ok().map(|permit| permit.may_fetch())
 }
 
 const ALL: &[&str] = &["**"];
@@ -71,7 +71,7 @@ fn the_first_rule_that_matches_decides() {
     assert_eq!(asks(&rules, &bob, &get("secret/plan")), None);
     assert_eq!(asks(&rules, &bob, &get("public/plan")), Some(true));
     assert_eq!(asks(&rules, &Identity::Anonymous, &get("public/plan")), None);
-    let denied = rules.authorize(&bob, &get("secret/plan")).unwrap_err();
+    let denied = rules.authorize(&Subject::from(bob.clone()), &get("secret/plan")).unwrap_err();
     assert_eq!(denied, Denied { repository: Some(name("secret/plan")), action: Some(Action::Pull) });
 }
 
@@ -157,7 +157,7 @@ fn head_is_denied_where_pushing_is_denied() {
 #[test]
 fn what_is_denied_of_some_repositories_is_not_the_catalog_of_all() {
     let some = rules(&[("deny", &["*"], &["secret/**"], &["*"]), ("allow", &["*"], ALL, &["*"])]);
-    let permit = some.authorize(&user("bob"), &catalog()).unwrap();
+    let permit = some.authorize(&Subject::from(user("bob")), &catalog()).unwrap();
     assert!(some.may_list(&permit, &name("public/a")) && !some.may_list(&permit, &name("secret/a")));
     let all = rules(&[("deny", &["bob"], ALL, &["catalog"]), ("allow", &["*"], ALL, &["*"])]);
     assert_eq!(asks(&all, &user("bob"), &catalog()), None);
@@ -167,7 +167,7 @@ fn what_is_denied_of_some_repositories_is_not_the_catalog_of_all() {
 #[test]
 fn nothing_is_mounted_from_where_pulling_is_denied() {
     let rules = rules(&[("deny", &["bob"], &["secret/**"], &["pull"]), ("allow", &["bob"], ALL, &["*"])]);
-    let permit = rules.authorize(&user("bob"), &push("mine")).unwrap();
+    let permit = rules.authorize(&user("bob").into(), &push("mine")).unwrap();
     assert!(rules.may_mount(&permit, &name("public/a")) && !rules.may_mount(&permit, &name("secret/a")));
 }
 
@@ -185,15 +185,15 @@ fn a_region_is_seen_where_a_rule_may_allow_something() {
         ("allow", &["carol"], &["hub/**"], &["*"]),
     ]);
     let sees = |name, prefix, others: &[&str]| {
-        rules.may_anywhere(&user(name), &region(prefix, others), Action::Pull)
+        rules.may_anywhere(&user(name).into(), &region(prefix, others), Action::Pull)
     };
     assert!(
         !sees("alice", "hub", &["quay"]) && sees("alice", "quay", &["hub"]) && sees("alice", "", &["hub"])
     );
     assert!(sees("bob", "quay", &[]) && sees("bob", "quay/team", &["quay"]) && sees("bob", "hub", &[]));
     assert!(!sees("bob", "hub/deeper", &[]));
-    assert!(rules.may_anywhere(&user("bob"), &region("hub", &[]), Action::Push));
-    assert!(!rules.may_anywhere(&user("bob"), &region("quay", &[]), Action::Push));
+    assert!(rules.may_anywhere(&user("bob").into(), &region("hub", &[]), Action::Push));
+    assert!(!rules.may_anywhere(&user("bob").into(), &region("quay", &[]), Action::Push));
     // What is for another upstream alone shows nothing of the one that takes the rest.
     assert!(!sees("carol", "", &["hub"]) && sees("carol", "", &["hub/sub"]) && !sees("dave", "hub", &[]));
 }
@@ -207,6 +207,74 @@ fn only_a_rule_for_everything_shows_all_repositories() {
         ("allow", &["alice", "bob"], &["**"], &["pull", "catalog"]),
         ("allow", &["carol"], &["*", "*/**"], &["pull", "catalog"]),
     ]);
-    let sees_all = |name| rules.may_list_all(&rules.authorize(&user(name), &catalog()).unwrap());
+    let sees_all = |name| rules.may_list_all(&rules.authorize(&user(name).into(), &catalog()).unwrap());
     assert!(sees_all("alice") && !sees_all("bob") && !sees_all("carol"));
+}
+
+/// Returns the rules of a configuration that has groups.
+fn with_groups(rules: &str) -> Rules {
+    let text = format!(
+        "[auth]\nchallenge = 'basic'\nhtpasswd.path = 'h'\ngroups = {{ ci = ['builder-*', 'bob'] }}\n{rules}\
+         [[upstream]]\nname = 'docker.io'\n[upstream.cache]\n"
+    );
+    let config =
+        Config::from_toml(&text, "d.toml", std::path::Path::new("/"), &Environment::default()).unwrap();
+    Rules::new(config.access, true)
+}
+
+#[test]
+fn a_rule_for_a_group_is_for_its_members() {
+    let rules = with_groups("[[access]]\ngroups = ['ci']\nrepositories = ['**']\nactions = ['pull']\n");
+    assert_eq!(asks(&rules, &user("builder-1"), &get("a")), Some(true));
+    assert_eq!(asks(&rules, &user("bob"), &get("a")), Some(true));
+    assert_eq!(asks(&rules, &user("alice"), &get("a")), None);
+    assert_eq!(asks(&rules, &Identity::Anonymous, &get("a")), None);
+    let told = Subject { groups: vec!["ci".into()], ..Subject::from(user("alice")) };
+    assert!(rules.authorize(&told, &get("a")).is_ok(), "its provider says so");
+}
+
+#[test]
+fn a_rule_for_networks_is_for_their_addresses() {
+    let rules = with_groups(
+        "[[access]]\neffect = 'deny'\nusers = ['*']\nnetworks = ['10.9.0.0/16']\nrepositories = ['**']\n\
+         actions = ['push']\n[[access]]\nusers = ['*']\nnetworks = ['10.0.0.0/8', '2001:db8::/32']\n\
+         repositories = ['**']\nactions = ['*']\n",
+    );
+    let may = |address: &str, operation: &Operation| {
+        let subject = Subject::at(user("alice"), address.parse().unwrap());
+        rules.authorize(&subject, operation).is_ok()
+    };
+    for address in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8::7"] {
+        assert!(may(address, &push("a")) && may(address, &get("a")), "{address}");
+    }
+    assert!(
+        !may("10.9.2.3", &push("a")) && !may("::ffff:10.9.2.3", &push("a")) && may("10.9.2.3", &get("a"))
+    );
+    for address in ["11.1.2.3", "192.0.2.1", "2001:db9::7", "::10.1.2.3"] {
+        assert!(!may(address, &get("a")), "{address}");
+    }
+    assert_eq!(asks(&rules, &user("alice"), &get("a")), None, "an unknown address is in no network");
+    let permit = rules.authorize(&Subject::at(user("alice"), [10, 1, 1, 1].into()), &push("a")).unwrap();
+    assert!(rules.may_mount(&permit, &name("b")), "the address counts for a mount's source too");
+}
+
+#[test]
+fn a_home_is_its_users_own() {
+    let rules =
+        with_groups("[[access]]\nusers = ['*']\nrepositories = ['home/{user}/**']\nactions = ['*']\n");
+    for (who, repository, may) in [
+        ("alice", "home/alice/app", true),
+        ("alice", "home/bob/app", false),
+        ("ali", "home/alice/app", false),
+        ("alice", "home/alice", false),
+        ("*", "home/alice/app", false),
+    ] {
+        let Ok(name) = UserName::parse(who) else { continue };
+        assert_eq!(
+            asks(&rules, &Identity::User(name), &push(repository)).is_some(),
+            may,
+            "{who} {repository}"
+        );
+    }
+    assert_eq!(asks(&rules, &Identity::Anonymous, &get("home/anonymous/app")), None);
 }

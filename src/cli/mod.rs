@@ -14,6 +14,7 @@ pub(crate) mod certificate;
 pub(crate) mod check;
 pub(crate) mod demo;
 mod exit;
+pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod htpasswd;
 mod plain_output;
@@ -46,6 +47,7 @@ enum Command {
     Certificate(certificate::CertificateArgs),
     Health(health::HealthArgs),
     Probe(probe::ProbeArgs),
+    Explain(explain::ExplainArgs),
     Cache(cache::CacheArgs),
     Secret(secret::SecretArgs),
     /// Commands of a later version, which are refused by name.
@@ -63,7 +65,7 @@ struct CheckArgs {
 }
 
 /// Commands that are named in the documentation and come with a later version.
-const LATER: [&str; 4] = ["token", "explain", "client-config", "completions"];
+const LATER: [&str; 3] = ["token", "client-config", "completions"];
 
 /// Runs what the command line asks for. The answer is the exit code: 0 done, 1 it failed while running, 2 the command
 /// line or the configuration is wrong.
@@ -112,6 +114,10 @@ fn dispatch(cli: Cli) -> u8 {
             let done = probe::run(&args, &environment, palette, &mut input, &mut io::stdout());
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
+        Command::Explain(args) => match explain::run(&args, &environment, &mut output) {
+            Ok(allowed) => u8::from(!allowed),
+            Err(error) => fail(&error, error.exit_code()),
+        },
         Command::Cache(args) => {
             let terminal = terminal && environment.get("TERM") != Some("dumb");
             let done = cache::run(&args, &environment, terminal, &mut input, &mut output, &mut messages);

@@ -1,27 +1,47 @@
 //! `[[access]]`: who may do what, where.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::config::credentials;
 use crate::config::credentials::CredentialSource;
+use crate::config::mistake::Place;
 use crate::config::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
 use crate::config::reader::{Item, Reader};
-use crate::config::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::schema::{Key, Kind, key};
+use crate::config::server;
 use crate::config::upstream::Upstream;
 use crate::config::value_error::ValueError;
 use crate::proto::Action;
 
-/// An access rule. The first rule that matches user, repository and action decides.
+/// An access rule. The first rule that matches who, where from, repository and action decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRule {
-    /// The users; at least one pattern.
+    /// The users; at least one pattern here or one group.
     pub users: Vec<UserPattern>,
+    /// The groups whose members it is for besides.
+    pub groups: Vec<Group>,
+    /// The networks that it is for; every address if there is none.
+    pub networks: Vec<IpNet>,
     /// The repositories, by their canonical names; at least one pattern.
     pub repositories: Vec<RepositoryPattern>,
     /// The actions; at least one.
     pub actions: Actions,
     /// The decision.
     pub effect: Effect,
+    /// Where it is written; none for the rule in force where none is written.
+    pub place: Option<Place>,
+}
+
+/// A group of users who have logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its members, as `[auth.groups]` lists them.
+    pub members: Vec<UserPattern>,
 }
 
 /// The decision of a rule.
@@ -39,10 +59,26 @@ impl AccessRule {
     pub fn everything() -> Self {
         Self {
             users: vec![UserPattern::Anyone],
+            groups: Vec::new(),
+            networks: Vec::new(),
             repositories: RepositoryPattern::parse("**").into_iter().collect(),
             actions: Actions::ALL,
             effect: Effect::Allow,
+            place: None,
         }
+    }
+
+    /// Returns true if it is for clients at `address`. Without an address a client is in no network.
+    pub fn covers_address(&self, address: Option<IpAddr>) -> bool {
+        let at = |address: IpAddr| self.networks.iter().any(|network| network.contains(&address));
+        self.networks.is_empty() || address.is_some_and(|address| at(address.to_canonical()))
+    }
+
+    /// Returns the users and groups as they are written.
+    pub fn subjects(&self) -> String {
+        let groups = self.groups.iter().map(|group| format!("group {}", group.name));
+        let users = self.users.iter().map(ToString::to_string);
+        users.chain(groups).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns true if it allows what it matches.
@@ -58,10 +94,14 @@ impl AccessRule {
     }
 }
 
-/// Users, actions and repositories. The effect is left to the caller.
+/// Users, networks, actions and repositories. The effect is left to the caller.
 impl fmt::Display for AccessRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} in {}", join(&self.users), self.actions, join(&self.repositories))
+        f.write_str(&self.subjects())?;
+        if !self.networks.is_empty() {
+            write!(f, " from {}", join(&self.networks))?;
+        }
+        write!(f, ": {} in {}", self.actions, join(&self.repositories))
     }
 }
 
@@ -168,8 +208,8 @@ pub(super) const KEYS: &[Key] = &[
     key("users", Kind::Texts),
     key("repositories", Kind::Texts),
     key("actions", Kind::Texts),
-    key("groups", Kind::Later(NO_ITEMS)),
-    key("networks", Kind::Later(NO_ITEMS)),
+    key("groups", Kind::Texts),
+    key("networks", Kind::Texts),
     key("effect", Kind::Text),
 ];
 
@@ -184,7 +224,8 @@ pub(super) struct Rules<'a> {
 
 pub(super) fn read<'a>(root: &Reader<'a>) -> Rules<'a> {
     let tables = root.tables("access");
-    let rules: Vec<AccessRule> = tables.iter().filter_map(rule).collect();
+    let groups = groups(root);
+    let rules: Vec<AccessRule> = tables.iter().filter_map(|table| rule(table, &groups)).collect();
     let denies = |table: &&Reader<'_>| table.text("effect").is_some_and(|item| item.value() == "deny");
     let users = tables.iter().filter(|table| !denies(table)).flat_map(|table| table.texts("users"));
     let anonymous = users.into_iter().find(|item| item.value() == "anonymous");
@@ -231,7 +272,10 @@ impl Rules<'_> {
         if !htpasswd && judges.is_empty() {
             return self.warn_of_people(root);
         }
-        for item in root.tables("access").iter().flat_map(|table| table.texts("users")) {
+        let groups = root.section("auth").section("groups");
+        let members = groups.names().flat_map(|name| groups.texts(name));
+        let users = root.tables("access").into_iter().flat_map(|table| table.texts("users"));
+        for item in users.chain(members) {
             if let Some(why) = stranger(item.value(), htpasswd, &judges) {
                 root.context.warn(format!("{}: no user is called {:?}: {why}", item.place(), item.value()));
             }
@@ -267,9 +311,13 @@ fn covers(other: &AccessRule, rule: &AccessRule, logins: bool) -> bool {
         UserPattern::Anonymous => anyone && other.users.contains(user),
         UserPattern::Anyone | UserPattern::Glob(_) => anyone || other.users.contains(user),
     };
+    let group = |group: &Group| anyone || other.groups.contains(group);
     let every = other.repositories.iter().any(RepositoryPattern::is_every);
     let repository = |pattern: &RepositoryPattern| every || other.repositories.contains(pattern);
-    rule.users.iter().all(user) && rule.repositories.iter().all(repository)
+    other.networks.is_empty()
+        && rule.users.iter().all(user)
+        && rule.groups.iter().all(group)
+        && rule.repositories.iter().all(repository)
 }
 
 /// Warns of "fetch" at upstreams without a cache: every pull fetches there, so that a denial denies nothing.
@@ -296,7 +344,7 @@ fn warn_of_fetching(root: &Reader<'_>, upstreams: &[Upstream]) {
 /// Returns the names of the upstreams without a cache for whose repositories a rule may be.
 fn uncached<'a>(table: &Reader<'_>, upstreams: &'a [Upstream]) -> Vec<&'a str> {
     let written = table.texts("repositories");
-    let patterns = written.iter().filter_map(|item| RepositoryPattern::parse(item.value()).ok());
+    let patterns = written.iter().filter_map(|item| RepositoryPattern::parse_for_users(item.value()).ok());
     let patterns: Vec<RepositoryPattern> = patterns.collect();
     let prefixed = |pattern: &RepositoryPattern| {
         let below = |upstream: &Upstream| {
@@ -351,13 +399,62 @@ fn refuse_default_rule_with_forward(root: &Reader<'_>) {
     credentials.wrong("forward", format!("{why}; {advice}"));
 }
 
-fn rule(table: &Reader<'_>) -> Option<AccessRule> {
-    let users = table.all("users", "a rule", "users = [\"alice\"]", UserPattern::parse);
+/// Reads `[auth.groups]`.
+fn groups(root: &Reader<'_>) -> Vec<Group> {
+    let table = root.section("auth").section("groups");
+    let group = |name: &str| {
+        let members = table.all(name, "a group", &format!("{name} = [\"builder-*\"]"), member)?;
+        Some(Group { name: name.to_owned(), members })
+    };
+    table.names().filter_map(group).collect()
+}
+
+fn member(written: &str) -> Result<UserPattern, ValueError> {
+    match UserPattern::parse(written)? {
+        UserPattern::Anonymous => {
+            Err(ValueError::value("is no member of a group; name it in the rule's `users`"))
+        }
+        pattern => Ok(pattern),
+    }
+}
+
+/// Returns the groups of a rule; none if there is no group of a name that it has.
+fn groups_of(table: &Reader<'_>, groups: &[Group]) -> Option<Vec<Group>> {
+    let find = |written: &str| {
+        let found = groups.iter().find(|group| group.name == written);
+        found.cloned().ok_or_else(|| ValueError::value("is no group; write it to [auth.groups]"))
+    };
+    let items = table.texts("groups");
+    let found: Vec<Group> = items.iter().filter_map(|item| item.parsed(find)).collect();
+    (found.len() == items.len()).then_some(found)
+}
+
+fn networks(table: &Reader<'_>) -> Option<Vec<IpNet>> {
+    let items = table.texts("networks");
+    let networks: Vec<IpNet> = items.iter().filter_map(|item| item.parsed(server::network)).collect();
+    (networks.len() == items.len()).then_some(networks)
+}
+
+fn rule(table: &Reader<'_>, groups: &[Group]) -> Option<AccessRule> {
+    let groups = groups_of(table, groups);
+    let users = match table.texts("groups").is_empty() || table.has("users") {
+        false => Some(Vec::new()),
+        true => table.all("users", "a rule", "users = [\"alice\"]", UserPattern::parse),
+    };
+    let networks = networks(table);
     let repositories = table.all("repositories", "a rule", "repositories = [\"team/**\"]", repository);
     let actions = table.all("actions", "a rule", "actions = [\"pull\", \"push\"]", Actions::parse);
     let effect = effect(table);
     let actions = actions?.into_iter().fold(Actions::default(), Actions::with);
-    let rule = AccessRule { users: users?, repositories: repositories?, actions, effect: effect? };
+    let rule = AccessRule {
+        users: users?,
+        groups: groups?,
+        networks: networks?,
+        repositories: repositories?,
+        actions,
+        effect: effect?,
+        place: Some(table.place().clone()),
+    };
     refuse_half_a_catalog(table, &rule);
     (!rule.actions.is_empty()).then_some(rule)
 }
@@ -382,5 +479,5 @@ fn refuse_half_a_catalog(table: &Reader<'_>, rule: &AccessRule) {
 }
 
 fn repository(written: &str) -> Result<RepositoryPattern, ValueError> {
-    RepositoryPattern::parse(written).map_err(PatternError::wrong)
+    RepositoryPattern::parse_for_users(written).map_err(PatternError::wrong)
 }

@@ -26,7 +26,7 @@ pub(super) const KEYS: &[Key] = &[
     key("token", Kind::Later(&[])),
     key("oidc", Kind::Later(NO_ITEMS)),
     key("client_certificate", Kind::Later(&[])),
-    key("groups", Kind::Later(&[])),
+    key("groups", Kind::Lists),
 ];
 
 pub(super) fn read(auth: &Reader<'_>) -> Auth {

@@ -59,7 +59,7 @@ impl fmt::Display for Mistake {
 
 /// The place of a value. The order is that of the report: lines first, then variables, then missing keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub enum Place {
     Line { line: usize, file: Arc<str> },
     Variable(Arc<str>),
     File(Arc<str>),

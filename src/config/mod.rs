@@ -40,6 +40,7 @@ mod variables;
 use std::path::{Path, PathBuf};
 
 pub use access::AccessRule;
+pub(crate) use access::Group;
 pub(crate) use address::{Address, UnixSocket};
 pub(crate) use admin::{Admin, LocalAddress};
 pub(crate) use auth::Auth;

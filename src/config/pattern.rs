@@ -110,16 +110,21 @@ enum Component {
     /// Any number of components, none among them.
     Run,
     One(Glob),
+    /// `{user}`: the name of the user who asks, as it is.
+    User,
 }
 
 impl RepositoryPattern {
-    /// Reads a pattern; the error says what to write instead.
+    /// Reads a pattern for repositories, whichever user asks; the error says what to write instead.
     pub fn parse(written: &str) -> Result<Self, PatternError> {
         if written.contains("{user}") {
-            return Err(PatternError(
-                "asks for \"{user}\", which is not available in this version; name the repositories",
-            ));
+            return Err(PatternError("has \"{user}\", which only rules know; name the repositories"));
         }
+        Self::parse_for_users(written)
+    }
+
+    /// Reads a pattern in which a component `{user}` is the name of the user who asks.
+    pub fn parse_for_users(written: &str) -> Result<Self, PatternError> {
         let mut components = written.split('/').map(component).collect::<Result<Vec<_>, _>>()?;
         if components.last() == Some(&Component::Run) {
             components.insert(components.len() - 1, Component::One(Glob::new("*")));
@@ -127,9 +132,19 @@ impl RepositoryPattern {
         Ok(Self { written: written.into(), components: components.into() })
     }
 
-    /// Returns true if the repository is one of those that the pattern names.
+    /// Returns true if the repository is one of those that the pattern names, whichever user asks.
     pub fn matches(&self, name: &RepositoryName) -> bool {
-        fits(self.components.iter(), name.components(), |p| **p == Component::Run, |p, c| p.is(c))
+        self.matches_for(name, None)
+    }
+
+    /// Returns true if the repository is one of those that the pattern names for `user`. `None` is an anonymous client, for
+    /// whom `{user}` is no component. Nor is it for a user whose name no component can have: one with `/`, `:` or upper case.
+    pub fn matches_for(&self, name: &RepositoryName, user: Option<&str>) -> bool {
+        let is = |part: &&Component, component: &&str| match part {
+            Component::User => user == Some(component),
+            part => part.is(component),
+        };
+        fits(self.components.iter(), name.components(), |part| **part == Component::Run, is)
     }
 
     /// Returns true if it matches every repository below `prefix`, a path, or every repository if that is empty.
@@ -153,6 +168,7 @@ impl RepositoryPattern {
         for part in prefix.split('/').filter(|part| !part.is_empty()) {
             match components.next() {
                 Some(Component::Run) => return true,
+                Some(Component::User) => {}
                 Some(one) if one.is(part) => {}
                 _ => return false,
             }
@@ -201,6 +217,10 @@ fn component(written: &str) -> Result<Component, PatternError> {
             "has an empty component; write for example \"team/**\", without a slash at an end",
         )),
         "**" => Ok(Component::Run),
+        "{user}" => Ok(Component::User),
+        _ if written.contains("{user}") => Err(PatternError(
+            "has {user} within a component; write it as a component of its own, as in \"home/{user}/**\"",
+        )),
         _ if written.contains("**") => Err(PatternError(
             "has ** within a component; write it as a component of its own, as in \"team/**\"",
         )),
@@ -279,6 +299,29 @@ mod tests {
         assert!(!matches("team/**", "team"));
         assert!(!matches("team/**", "teams/a"));
         assert!(matches("**/**", "a/b"));
+    }
+
+    #[test]
+    fn the_user_is_one_component_literally() {
+        let matches = |pattern: &str, name: &str, user| {
+            let pattern = RepositoryPattern::parse_for_users(pattern).unwrap();
+            pattern.matches_for(&RepositoryName::parse(name).unwrap(), user)
+        };
+        assert!(matches("home/{user}/**", "home/alice/app", Some("alice")));
+        for (name, user) in [
+            ("home/alice/app", None),
+            ("home/alice/app", Some("bob")),
+            ("home/alice/app", Some("Alice")),
+            ("home/alice/app", Some("a*")),
+            ("home/alice/app", Some("*")),
+            ("home/alice/app/x", Some("alice/app")),
+            ("home/alice", Some("alice")),
+        ] {
+            assert!(!matches("home/{user}/**", name, user), "{name} {user:?}");
+        }
+        for written in ["home/x{user}", "{user}{user}", "home/{User}", "{user}*"] {
+            assert!(RepositoryPattern::parse_for_users(written).is_err(), "{written}");
+        }
     }
 
     #[test]

@@ -63,6 +63,16 @@ impl<'a> Reader<'a> {
         self.table.contains_key(name)
     }
 
+    /// Returns the keys that are written.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.table.keys().map(String::as_str)
+    }
+
+    /// Returns where the table is written.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Returns a string that is not empty, for keys that an empty one turns off.
     pub(super) fn text(&self, name: &str) -> Option<Item<'a>> {
         let node = self.table.get(name)?;

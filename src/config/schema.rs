@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Number,
     Table(&'static [Key]),
     Tables(&'static [Key]),
+    /// A table of lists of strings, whose keys are names of the operator's own.
+    Lists,
     /// A table that asks for something by being there, whatever is in it.
     Switch(&'static [Key]),
     /// Documented, but not available in this version: refused by name, unless it says what is so anyway.
@@ -93,6 +95,11 @@ fn check_kind(node: &mut Node, kind: &Kind, path: &str, context: &Context) {
         (Kind::Tables(_) | Kind::Texts | Kind::OneOrMore, Value::List(items)) => {
             check_items(items, kind, path, context);
         }
+        (Kind::Lists, Value::Table(table)) => {
+            for (name, node) in table {
+                check_kind(node, &Kind::Texts, &below(path, name), context);
+            }
+        }
         (kind, value) => {
             let text = format!("this is {}; write {}", value.kind(), kind.example());
             context.mistake(&node.place, path, text);
@@ -134,7 +141,7 @@ impl Kind {
             Self::OneOrMore => "a string in quotes, or a list of them",
             Self::Flag => "true or false",
             Self::Number => "a whole number",
-            Self::Table(_) | Self::Switch(_) => "it as a [table]",
+            Self::Table(_) | Self::Switch(_) | Self::Lists => "it as a [table]",
             Self::Tables(_) => "it as [[tables]] in double brackets",
             Self::Later(_) => "nothing",
         }

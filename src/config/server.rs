@@ -256,7 +256,7 @@ const WIDEST_IPV4: u8 = 24;
 const WIDEST_IPV6: u8 = 64;
 
 /// Parses a network, or one address.
-fn network(written: &str) -> Result<IpNet, ValueError> {
+pub(super) fn network(written: &str) -> Result<IpNet, ValueError> {
     let one = written.parse::<IpAddr>().map(IpNet::from);
     let network = written.parse::<IpNet>().or(one).map(unmapped);
     network.map_err(|_| ValueError::value("is not a network; write for example \"10.0.0.0/24\""))

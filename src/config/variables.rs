@@ -67,12 +67,19 @@ impl Variable<'_> {
                 self.set_below(node, keys, rest)
             }
             (Kind::Switch(_), []) => self.switch(table, key.name),
+            (Kind::Lists, [name]) => {
+                let node = table.entry(key.name.to_owned()).or_insert_with(|| self.empty());
+                if let Value::Table(lists) = &mut node.value {
+                    lists.insert((*name).to_owned(), self.node(&Kind::Texts)?);
+                }
+                Ok(())
+            }
             (Kind::Tables(keys), [index, rest @ ..]) if starts_known(keys, rest) => {
                 let node = self.element(table, key.name, index)?;
                 self.set_below(node, keys, rest)
             }
             (Kind::Later(_), [_, ..]) => Err(Why::Says(unavailable(key.name))),
-            (Kind::Table(_) | Kind::Tables(_), _) | (_, [_, ..]) => Err(Why::Unknown),
+            (Kind::Table(_) | Kind::Tables(_) | Kind::Lists, _) | (_, [_, ..]) => Err(Why::Unknown),
             (kind, []) => {
                 table.insert(key.name.to_owned(), self.node(kind)?);
                 Ok(())
@@ -122,7 +129,9 @@ impl Variable<'_> {
             }
             Kind::Texts | Kind::OneOrMore => Value::List(self.items()?),
             Kind::Later(plain) => self.later(plain),
-            Kind::Text | Kind::Table(_) | Kind::Tables(_) | Kind::Switch(_) => text(self.written),
+            Kind::Text | Kind::Table(_) | Kind::Tables(_) | Kind::Lists | Kind::Switch(_) => {
+                text(self.written)
+            }
         };
         Ok(Node { place: self.place(), value })
     }
@@ -197,6 +206,7 @@ fn list(keys: &'static [Key], prefix: &str, index: &str, names: &mut Vec<String>
         match &key.kind {
             Kind::Table(keys) => list(keys, &format!("{name}__"), index, names),
             Kind::Tables(keys) => list(keys, &format!("{name}__{index}__"), index, names),
+            Kind::Lists => names.push(format!("{name}__NAME")),
             Kind::Switch(keys) => {
                 list(keys, &format!("{name}__"), index, names);
                 names.push(name);

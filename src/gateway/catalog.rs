@@ -77,7 +77,7 @@ struct UpstreamPage {
 /// Returns a page of the repositories that the client may see.
 pub(super) async fn list(request: &AuthorizedRequest<'_>, page: &Page) -> Result<Response<Body>, Problem> {
     let core = request.core;
-    let sees = |route: &Route| login::may_see(core, request.permit.identity(), route, &[Action::Pull]);
+    let sees = |route: &Route| login::may_see(core, request.permit.subject(), route, &[Action::Pull]);
     let only = core.routes.only(request.addressing, sees).map_err(Problem::Route)?;
     let mut routes: Vec<&Route> = match only {
         Some(route) => vec![route],

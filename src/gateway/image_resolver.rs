@@ -8,6 +8,7 @@ use crate::authz::Permit;
 use crate::cache::UpstreamCache;
 use crate::cache::maintenance::WarmTarget;
 use crate::gateway::core::Core;
+use crate::gateway::login;
 use crate::gateway::route::{Addressing, ResolvedRepository, Route, RouteError, Routes};
 use crate::proto::identity::Identity;
 use crate::proto::{ImageName, RepositoryName};
@@ -28,6 +29,36 @@ impl ImageResolver {
     /// As for [`Core::warm_target`].
     pub(crate) fn warm_target(&self, image: &str) -> Result<WarmTarget, String> {
         self.0.warm_target(image)
+    }
+
+    /// Finds a repository by its path here, else as [`warm_target`](Self::warm_target) finds that of an image.
+    ///
+    /// # Errors
+    /// A sentence that says why it is nowhere.
+    pub(crate) fn locate(&self, image: &str) -> Result<Location, String> {
+        let name = ImageName::parse(image).map_err(|error| format!("that is no repository: {error}"))?;
+        let written = RepositoryName::parse(&name.written).ok();
+        let by_path = written.and_then(|written| self.0.find(Addressing::default(), &written, EVERY).ok());
+        let found = by_path.map_or_else(|| self.0.resolve(&name), Ok);
+        let ResolvedRepository { route, canonical, remote } = found.map_err(|error| error.to_string())?;
+        Ok(Location { upstream: route.upstream.clone(), canonical, remote })
+    }
+}
+
+/// The place of a repository.
+pub(crate) struct Location {
+    /// Its upstream.
+    pub(crate) upstream: Arc<Upstream>,
+    /// Its name in rules, logs and cache.
+    pub(crate) canonical: RepositoryName,
+    /// Its name at the upstream.
+    pub(crate) remote: RepositoryName,
+}
+
+impl Location {
+    /// Returns true if the identity means something at the upstream, whatever the rules say.
+    pub(crate) fn admits(&self, identity: &Identity) -> bool {
+        login::may_enter(identity, &self.upstream.settings().name)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::authn::{Failure, Judgement, Undecided};
-use crate::authz::Denied;
+use crate::authz::{Denied, Subject};
 use crate::budget::Client;
 use crate::gateway::core::Core;
 use crate::gateway::respond::Problem;
@@ -55,21 +55,21 @@ fn decide(answer: Result<LoginAnswer, upstream::Error>) -> Result<bool, Undecide
     }
 }
 
-/// Returns true if `identity` means something at the upstream of `route`: a client that one upstream knows is a stranger at
+/// Returns true if `identity` means something at the upstream called `upstream`: a client that one upstream knows is a stranger at
 /// all others.
-pub(super) fn may_enter(identity: &Identity, route: &Route) -> bool {
+pub(super) fn may_enter(identity: &Identity, upstream: &str) -> bool {
     match identity {
-        Identity::Forwarded(client) => client.upstream() == &*route.name,
+        Identity::Forwarded(client) => client.upstream() == upstream,
         Identity::Anonymous | Identity::User(_) => true,
     }
 }
 
 /// Returns true if the client may do one of `actions` somewhere at the upstream of `route`. Otherwise it must not learn that
 /// the upstream is configured.
-pub(super) fn may_see(core: &Core, identity: &Identity, route: &Route, actions: &[Action]) -> bool {
+pub(super) fn may_see(core: &Core, subject: &Subject, route: &Route, actions: &[Action]) -> bool {
     let region = core.routes.region(route);
-    may_enter(identity, route)
-        && actions.iter().any(|action| core.rules.may_anywhere(identity, &region, *action))
+    may_enter(&subject.identity, &route.name)
+        && actions.iter().any(|action| core.rules.may_anywhere(subject, &region, *action))
 }
 
 /// The actions that a rule grants at repositories.
@@ -127,7 +127,7 @@ mod tests {
         let client = Forwarded::new("one", "alice".to_owned(), Secret::new("pw"));
         let client = Identity::Forwarded(Arc::new(client));
         let entered = |identity: &Identity| {
-            let entered = routes.iter().filter(|route| may_enter(identity, route));
+            let entered = routes.iter().filter(|route| may_enter(identity, &route.name));
             entered.map(|route| route.name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(entered(&client), ["one"]);

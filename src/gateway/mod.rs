@@ -30,5 +30,5 @@ mod write_guard;
 pub(crate) use core::{Core, Settings, SharedState};
 pub(crate) use handle::SealError;
 pub(crate) use host::{KnownHosts, TrustedProxies};
-pub(crate) use image_resolver::ImageResolver;
+pub(crate) use image_resolver::{ImageResolver, Location};
 pub(crate) use pipeline::Gateway;

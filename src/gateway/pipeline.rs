@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
-use crate::authz::Denied;
+use crate::authz::{Denied, Subject};
 use crate::body::{Body, RequestBody};
 use crate::budget::Client;
 use crate::cache::CacheStatus;
@@ -189,7 +189,8 @@ impl IncomingRequest<'_> {
         let Target { prefix, ns, operation } = target.map_err(Problem::Target)?;
         let addressing =
             Addressing { host: &host.name, port: host.port, prefix: prefix.as_ref(), ns: ns.as_deref() };
-        let mut answer = match self.authorize(addressing, &identity, operation, record)? {
+        let subject = Subject::at(identity, self.client);
+        let mut answer = match self.authorize(addressing, &subject, operation, record)? {
             Authorized::Registry(request) => serve_registry(&request).await?,
             Authorized::Repository(request) => serve_repository(&request, body).await?,
         };
@@ -229,17 +230,17 @@ impl IncomingRequest<'_> {
     fn authorize_unrouted(
         &self,
         addressing: Addressing<'_>,
-        identity: &Identity,
+        subject: &Subject,
         operation: &Operation,
     ) -> Result<(), Denied> {
         let Some(name) = operation.repository().and_then(|name| unrouted_name(addressing, name)) else {
             return Ok(());
         };
         let operation = operation.clone().with_repository(name);
-        if self.core.routes.iter().any(|route| !login::may_enter(identity, route)) {
+        if self.core.routes.iter().any(|route| !login::may_enter(&subject.identity, &route.name)) {
             return Err(login::stranger(&operation));
         }
-        self.core.rules.authorize(identity, &operation).map(drop)
+        self.core.rules.authorize(subject, &operation).map(drop)
     }
 
     /// Finds the repository and asks the rules. An anonymous request that is not allowed is answered with a challenge
@@ -247,38 +248,38 @@ impl IncomingRequest<'_> {
     fn authorize<'a>(
         &'a self,
         addressing: Addressing<'a>,
-        identity: &Identity,
+        subject: &Subject,
         operation: Operation,
         record: &mut RequestRecord,
     ) -> Result<Authorized<'a>, Problem> {
-        let (core, headers) = (self.core, &self.parts.headers);
+        let (core, headers, identity) = (self.core, &self.parts.headers, &subject.identity);
         let login = || {
             let asks = identity.is_anonymous() && core.settings.authenticator.has_logins();
             asks.then(|| Problem::Unauthorized(accesses(&operation)))
         };
         let denied = |denied: Denied| login().unwrap_or_else(|| denial(identity, &denied));
         let Some(name) = operation.repository() else {
-            let permit = core.rules.authorize(identity, &operation).map_err(denied)?;
+            let permit = core.rules.authorize(subject, &operation).map_err(denied)?;
             let permit = permit.charged_to(Client::of(self.client));
             let locations = ClientLocations::new(addressing, None);
             let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
             return Ok(Authorized::Registry(request));
         };
-        let sees = |route: &Route| login::may_see(core, identity, route, login::ANY_ACTION);
+        let sees = |route: &Route| login::may_see(core, subject, route, login::ANY_ACTION);
         let repository = match core.routes.find(addressing, name, sees) {
             Ok(repository) => repository,
             Err(error) => {
                 // The client sees both upstreams of those that disagree.
                 if error != RouteError::Disagree {
-                    self.authorize_unrouted(addressing, identity, &operation).map_err(denied)?;
+                    self.authorize_unrouted(addressing, subject, &operation).map_err(denied)?;
                 }
                 return Err(login().unwrap_or(Problem::Route(error)));
             }
         };
         record.set_repository(&repository);
         let canonical = operation.clone().with_repository(repository.canonical.clone());
-        let permit = if login::may_enter(identity, repository.route) {
-            core.rules.authorize(identity, &canonical)
+        let permit = if login::may_enter(identity, &repository.route.name) {
+            core.rules.authorize(subject, &canonical)
         } else {
             Err(login::stranger(&canonical))
         };

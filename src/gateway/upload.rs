@@ -140,8 +140,8 @@ fn is_refusal(problem: &Problem) -> bool {
 /// Returns the source's name at the upstream, if it is at the same one and the client may read it.
 fn mountable(request: &AuthorizedRepository<'_>, from: &RepositoryName) -> Option<RepositoryName> {
     let AuthorizedRepository { request, repository } = request;
-    let identity = request.permit.identity();
-    let sees = |route: &Route| login::may_see(request.core, identity, route, login::ANY_ACTION);
+    let sees =
+        |route: &Route| login::may_see(request.core, request.permit.subject(), route, login::ANY_ACTION);
     let source = request.core.routes.find(request.addressing, from, sees).ok()?;
     let may = std::ptr::eq(source.route, repository.route)
         && request.core.rules.may_mount(&request.permit, &source.canonical);

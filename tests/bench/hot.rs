@@ -12,13 +12,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use divan::{Bencher, black_box};
 use dockgate::internals::FULL_ACCEPT;
-use dockgate::internals::Rules;
 use dockgate::internals::ScopeSet;
 use dockgate::internals::{
     Accept, Authorization, Challenge, ErrorBody, ErrorCode, Operation, RepositoryName, Secret,
 };
 use dockgate::internals::{AccessRule, Config, Environment, RepositoryPattern};
 use dockgate::internals::{Authenticator, HtpasswdFile, Identity, UserName, htpasswd};
+use dockgate::internals::{Rules, Subject};
 use dockgate::internals::{Target, challenge, link};
 
 #[global_allocator]
@@ -92,7 +92,7 @@ fn match_a_repository(bencher: Bencher<'_, '_>, pattern: &str) {
 #[divan::bench(args = [1, 10, 100])]
 fn authorize_a_pull(bencher: Bencher<'_, '_>, rules: usize) {
     let rules = Rules::new(access(rules), true);
-    let alice = Identity::User(UserName::parse("alice").unwrap());
+    let alice = Subject::from(Identity::User(UserName::parse("alice").unwrap()));
     let pull: Operation = Target::parse("GET", BLOB, None).unwrap().operation;
     bencher.bench_local(|| rules.authorize(black_box(&alice), black_box(&pull)).is_ok());
 }

@@ -153,7 +153,7 @@ pub(crate) fn permit(user: &str, may_fetch: bool) -> Permit {
     let rules = if may_fetch { vec![everything] } else { vec![no_fetch, everything] };
     let identity = Identity::User(UserName::parse(user).unwrap());
     let operation = Operation::GetBlob { repository: repository(), digest: digest(1), head: false };
-    let permit = Rules::new(rules, true).authorize(&identity, &operation).unwrap();
+    let permit = Rules::new(rules, true).authorize(&identity.into(), &operation).unwrap();
     assert_eq!(permit.may_fetch(), may_fetch);
     permit
 }

@@ -286,14 +286,13 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[auth]\nchallenge = 'bearer'\nrealm = 'Für uns'\ngroups = { ci = ['a'] }\n[auth.token]\nttl = '5m'\n[[auth.oidc]]\nname = 'x'\n[auth.client_certificate]\nuser = 'cn'",
+        "[auth]\nchallenge = 'bearer'\nrealm = 'Für uns'\n[auth.token]\nttl = '5m'\n[[auth.oidc]]\nname = 'x'\n[auth.client_certificate]\nuser = 'cn'",
         &[
             r#"dockgate.toml:2: auth.challenge: "bearer" is not available in this version; write "basic""#,
             r#"dockgate.toml:3: auth.realm: "Für uns" is not printable ASCII; write for example "dockgate""#,
-            r#"dockgate.toml:4: auth.groups: "groups" is not available in this version; remove it"#,
-            r#"dockgate.toml:5: auth.token: "token" is not available in this version; remove it"#,
-            r#"dockgate.toml:7: auth.oidc: "oidc" is not available in this version; remove it"#,
-            r#"dockgate.toml:9: auth.client_certificate: "client_certificate" is not available in this version; remove it"#,
+            r#"dockgate.toml:4: auth.token: "token" is not available in this version; remove it"#,
+            r#"dockgate.toml:6: auth.oidc: "oidc" is not available in this version; remove it"#,
+            r#"dockgate.toml:8: auth.client_certificate: "client_certificate" is not available in this version; remove it"#,
         ],
     ),
     (
@@ -304,16 +303,16 @@ const WRONG: &[(&str, &[&str])] = &[
         )],
     ),
     (
-        "[[access]]\nusers = 'alice'\nrepositories = ['home/{user}/**', 'Team/*', 'a/**b']\nactions = ['pull', 'fetch', 'write', 'Pull']\ngroups = ['ci']\nnetworks = ['10.0.0.0/8']\neffect = 'forbid'",
+        "[[access]]\nusers = 'alice'\nrepositories = ['home/x{user}/**', 'Team/*', 'a/**b']\nactions = ['pull', 'fetch', 'write', 'Pull']\ngroups = ['ci']\nnetworks = ['10.0.0.0/33']\neffect = 'forbid'",
         &[
             "dockgate.toml:2: access[0].users: this is a string; write a list of strings, for example [\"a\", \"b\"]",
-            r#"dockgate.toml:3: access[0].repositories[0]: "home/{user}/**" asks for "{user}", which is not available in this version; name the repositories"#,
+            r#"dockgate.toml:3: access[0].repositories[0]: "home/x{user}/**" has {user} within a component; write it as a component of its own, as in "home/{user}/**""#,
             r#"dockgate.toml:3: access[0].repositories[1]: "Team/*" can match no repository: their names are lower-case letters, digits and . _ - between slashes"#,
             r#"dockgate.toml:3: access[0].repositories[2]: "a/**b" has ** within a component; write it as a component of its own, as in "team/**""#,
             r#"dockgate.toml:4: access[0].actions[2]: "write" is unknown; write "pull", "push", "delete", "catalog", "fetch" or "*""#,
             r#"dockgate.toml:4: access[0].actions[3]: "Pull" is unknown; write "pull", "push", "delete", "catalog", "fetch" or "*""#,
-            r#"dockgate.toml:5: access[0].groups: "groups" is not available in this version; remove it"#,
-            r#"dockgate.toml:6: access[0].networks: "networks" is not available in this version; remove it"#,
+            r#"dockgate.toml:5: access[0].groups[0]: "ci" is no group; write it to [auth.groups]"#,
+            r#"dockgate.toml:6: access[0].networks[0]: "10.0.0.0/33" is not a network; write for example "10.0.0.0/24""#,
             r#"dockgate.toml:7: access[0].effect: "forbid" is unknown; write "allow" or "deny""#,
         ],
     ),
@@ -323,6 +322,14 @@ const WRONG: &[(&str, &[&str])] = &[
             "dockgate.toml:1: access[0].repositories: a rule without repositories matches nothing; add `repositories = [\"team/**\"]` to [[access]]",
             r#"dockgate.toml:2: access[0].users[0]: "a[bc]" has brackets or braces; only * and ? stand for other characters"#,
             r#"dockgate.toml:2: access[0].users[1]: "repo:acme/*" is not available in this version; names from htpasswd contain no ":", and those that an upstream knows are "forward/UPSTREAM:NAME""#,
+        ],
+    ),
+    (
+        "[auth.groups]\nci = ['anonymous']\nnone = []\n[[access]]\ngroups = []\nrepositories = ['**']\nactions = ['pull']",
+        &[
+            r#"dockgate.toml:2: auth.groups.ci[0]: "anonymous" is no member of a group; name it in the rule's `users`"#,
+            r#"dockgate.toml:3: auth.groups.none: a group without none matches nothing; add `none = ["builder-*"]` to [auth.groups]"#,
+            "dockgate.toml:4: access[0].users: a rule without users matches nothing; add `users = [\"alice\"]` to [[access]]",
         ],
     ),
     (
