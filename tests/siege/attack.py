@@ -24,8 +24,8 @@ class Attack:
     # False: the gateway is attacked while the bystander only rests, as what is measured are times of its own.
     crowded = True
 
-    def __init__(self, gateway: Gateway, long: bool = False):
-        self.gateway, self.upstream, self.long = gateway, gateway.upstream, long
+    def __init__(self, gateway: Gateway):
+        self.gateway, self.upstream = gateway, gateway.upstream
         self.deadline = 0.0
         self.open: list = []
         self.lock = threading.Lock()
@@ -36,6 +36,14 @@ class Attack:
 
     def attack(self) -> None:
         """Attacks until `is_over`."""
+
+    def run(self, seconds: float, deadline: float) -> None:
+        """Attacks until the deadline: once, or again and again for that long each time."""
+        while (left := deadline - time.monotonic()) > 0:
+            self.deadline = time.monotonic() + min(seconds, left)
+            self.attack()
+            if deadline - time.monotonic() > 1:
+                self.release()
 
     def release(self) -> None:
         """Leaves: closes what the attack has opened."""

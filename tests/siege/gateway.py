@@ -181,6 +181,13 @@ prefix = ""
 {upstream_cache}
 
 [[upstream]]
+name = "silent"
+url = "{upstream}"
+prefix = "silent"
+
+[upstream.cache]
+
+[[upstream]]
 name = "direct"
 url = "{upstream}"
 prefix = "direct"
@@ -194,7 +201,8 @@ min_free = "1%"
 
 
 class Gateway(Process):
-    """The gateway, in front of the upstream twice: by a cache, and under `direct/` without, where pushes are allowed."""
+    """The gateway, in front of the upstream three times: with a cache, and under `silent/` for what is never answered, so that
+    the circuit opens for that alone; and under `direct/` without a cache, where pushes are allowed."""
 
     def __init__(
         self,

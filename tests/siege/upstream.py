@@ -9,6 +9,7 @@ The first component of a repository decides:
     layers-N/...     a manifest of N layers, which are not there
     heavy/...        an image of three layers of 64 MiB
     slow/...         no answer at all until the asker leaves
+    paced/...        blobs come at 4 MiB/s
     norange/...      blobs are sent whole, whatever part is asked for
     liar/...         blobs that claim 94 MiB, send 300 kB and stop
     tags/...         a list of 85,000 tags
@@ -32,7 +33,7 @@ MIB = 1024 * 1024
 LARGE = 4 * MIB - 4096
 HEAVY_LAYER = 64 * MIB
 CLAIMED, TRULY = 94 * MIB, 300_000
-PIECE = 256 * 1024
+PIECE, PACE = 256 * 1024, 4 * MIB
 ALL_TAGS = b",".join(b'"release-%d-of-the-long-list-of-tags"' % number for number in range(85_000))
 
 
@@ -253,6 +254,8 @@ class Exchange:
         if self.request.method != "HEAD":
             for piece in blob.pieces(start, end):
                 await self.write(piece)
+                if name.startswith("paced/"):
+                    await asyncio.sleep(len(piece) / PACE)
 
     async def lie(self) -> None:
         self.begin(200, CLAIMED, {"Content-Type": "application/octet-stream"})

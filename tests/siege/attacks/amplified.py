@@ -37,7 +37,7 @@ class Abandoned(Attack):
         connection.close()
 
     def path(self, number: int) -> str:
-        return f"/v2/slow/{number}/manifests/latest"
+        return f"/v2/silent/slow/{number}/manifests/latest"
 
     def findings(self):
         peak = self.upstream.counters()["peak"]
@@ -51,7 +51,7 @@ class AbandonedBlobs(Abandoned):
     name = "abandoned downloads"
 
     def path(self, number):
-        return f"/v2/slow/{number % 50}/blobs/sha256:{number:064x}"
+        return f"/v2/silent/slow/{number % 50}/blobs/sha256:{number:064x}"
 
 
 class Ranges(Attack):

