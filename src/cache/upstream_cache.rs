@@ -25,7 +25,6 @@ use crate::cache::origin::gate::Gate;
 use crate::cache::origin::{Asking, Origin, OriginRequest, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
 use crate::config;
 use crate::meaning::{Ends, Meaning, UpstreamFailure};
 use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
@@ -284,13 +283,8 @@ impl UpstreamCache {
     /// that it has lost.
     pub(crate) async fn doubt_blobs(&self, repository: &RepositoryName) {
         let (ledger, repository) = (self.ledger.clone(), repository.clone());
-        let release = move || {
-            for digest in ledger.blobs(&repository) {
-                ledger.release(&repository, Kind::Blob, &digest);
-            }
-        };
-        // The release fails only when the runtime ends.
-        let _ = tokio::task::spawn_blocking(release).await;
+        // This fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || ledger.release_blobs(&repository)).await;
     }
 
     /// Calls [`Gate::refrains`].

@@ -368,16 +368,24 @@ fn put(temporary: &Path, path: &Path) -> io::Result<()> {
     in_directory(path, || fs::rename(temporary, path))
 }
 
-/// Does something with the file at `path`, for which its directory is made if need be.
+/// Does something with the file at `path`, for which its directory is made if need be. A count removes empty directories, so
+/// that it may have to be made again.
 pub(super) fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    match (act(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-            act()
+    let mut done = act();
+    for _ in 0..MAKE_TRIES {
+        match (&done, path.parent()) {
+            (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+                done = act();
+            }
+            _ => break,
         }
-        (done, _) => done,
     }
+    done
 }
+
+/// How often the directory of a file is made. The file itself may be what is missing.
+const MAKE_TRIES: usize = 3;
 
 /// Returns the names in a directory; none if it cannot be read.
 pub(super) fn children(path: &Path) -> Vec<(String, PathBuf)> {

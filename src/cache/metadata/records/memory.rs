@@ -92,6 +92,14 @@ where
         self.0.invalidate(look);
     }
 
+    /// Returns the names of a repository's records at `place` that are in memory: a scan.
+    pub(crate) fn names(&self, ledger: u64, repository: &RepositoryName, place: Place) -> Vec<N> {
+        let of = |key: &Key<N>| {
+            key.ledger == ledger && key.place == place && key.repository.as_ref() == Some(repository)
+        };
+        self.0.iter().filter(|(key, _)| of(key)).map(|(key, _)| key.name.clone()).collect()
+    }
+
     /// Drops all of a repository: a scan, for what an operator does by hand.
     pub(crate) fn remove_repository(&self, ledger: u64, repository: &RepositoryName) {
         let of = |key: &Key<N>| key.ledger == ledger && key.repository.as_ref() == Some(repository);

@@ -200,6 +200,14 @@ impl Ledger {
         self.put(&self.shared.held, &self.look(kind.into(), repository, digest), held, &held.render());
     }
 
+    /// Forgets all blobs that a repository is known to hold, also those whose records no disk took.
+    pub(crate) fn release_blobs(&self, repository: &RepositoryName) {
+        let in_memory = self.shared.held.names(self.number, repository, Place::Blobs);
+        for digest in in_memory.into_iter().chain(self.blobs(repository)) {
+            self.release(repository, Kind::Blob, &digest);
+        }
+    }
+
     /// Forgets that it is there.
     pub(crate) fn release(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) {
         self.strike(&self.shared.held, &self.look(kind.into(), repository, digest));

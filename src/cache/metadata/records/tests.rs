@@ -529,3 +529,15 @@ fn records_unconfirmed_for_a_month_are_removed() {
     assert!(!old.exists() && !served.exists());
     assert!(place("a/b/_blobs", 2).exists());
 }
+
+#[test]
+fn blobs_that_no_disk_took_are_released_too() {
+    let directory = TempDir::new().unwrap();
+    let records = Records::new(directory.path().to_owned(), Access::full(), 1024);
+    let ledger = records.ledger("docker.io", HUB);
+    fill(&ledger, &["alpine", "other"]);
+    assert!(ledger.held(&repository("alpine"), Kind::Blob, &digest(1)).is_some(), "memory has it");
+    ledger.release_blobs(&repository("alpine"));
+    assert_eq!(ledger.held(&repository("alpine"), Kind::Blob, &digest(1)), None);
+    assert!(ledger.held(&repository("other"), Kind::Blob, &digest(1)).is_some());
+}
