@@ -136,6 +136,7 @@ impl Syncer {
                 file.sync(&self.layout)
             }
             SyncJob::Left(file) => {
+                let reached = file.reached.load(Ordering::Acquire);
                 let synced = file.sync(&self.layout);
                 if synced.is_err() && self.left.take(&file.name).is_some() {
                     // No fill has resumed it.
@@ -143,7 +144,10 @@ impl Syncer {
                     file.remove(&self.layout)?;
                 }
                 let noted = synced.and_then(|()| file.note_left(&self.layout));
-                self.left.unlock(&file);
+                // Where it has been resumed and left anew meanwhile, the job of that unlocks it: its head is not written yet.
+                if file.reached.load(Ordering::Acquire) == reached {
+                    self.left.unlock(&file);
+                }
                 noted
             }
             SyncJob::Placed { kind, digest, directories, lost } => {
