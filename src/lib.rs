@@ -82,12 +82,13 @@
 //!           app, cli   all                   the wiring; one file per command
 //! ```
 //!
-//! What clients could take without end comes out of a [`budget`]: connections, requests to an upstream and for its tokens.
+//! A [`budget`] gives out what clients could take without end: connections, requests to an upstream and for its tokens.
 //! A permit says which client is charged. Work whose last client has left is cancelled: a [`single_flight`], a download.
 //!
-//! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. Files are
-//! read and written on other threads: a disk that hangs holds up no worker. What is passed on is never held whole, except
-//! manifests, tokens, error bodies, referrers and catalogs, each with a limit in `config/limits`.
+//! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. The content of
+//! blobs is written and hashed on other threads. Records, manifests and the beginnings of downloads are still read and
+//! written on the workers, which a hanging disk can hold up. Content that is passed on is never held whole, except manifests,
+//! tokens, error bodies, referrers and catalogs, each with a limit in `config/limits`.
 
 pub(crate) mod admin;
 pub(crate) mod app;

@@ -31,9 +31,9 @@ struct Flight<V> {
 /// The end of a task whose callers have all left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Abandoned {
-    /// It is cancelled.
+    /// The task is cancelled.
     Ends,
-    /// It goes on: its result is of use to those who come later.
+    /// The task goes on: its result is of use to later callers.
     Lasts,
 }
 

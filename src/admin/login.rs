@@ -1,4 +1,4 @@
-//! Who may ask the admin listener for more than its health.
+//! The login of the admin listener: everything but its health asks for one.
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 

@@ -27,13 +27,13 @@ pub(crate) struct Explanation<'a> {
 /// The one thing that keeps a rule from allowing something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// It is for other users.
+    /// The rule is for other users.
     Users,
-    /// It is for other networks.
+    /// The rule is for other networks.
     Networks,
-    /// It is for other repositories.
+    /// The rule is for other repositories.
     Repositories,
-    /// It is for other actions.
+    /// The rule is for other actions.
     Actions,
     /// A rule before it denies.
     Order,

@@ -9,7 +9,7 @@ use crate::proto::identity::Identity;
 pub struct Subject {
     /// Its identity.
     pub identity: Identity,
-    /// The address that it comes from; none for the operator, and for a client of a unix socket.
+    /// The address that it comes from, a loopback address for a client of a unix socket; none for the operator.
     pub address: Option<IpAddr>,
     /// The groups that its identity provider says it is in, besides those of the configuration.
     pub groups: Vec<Box<str>>,

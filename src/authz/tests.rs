@@ -194,7 +194,7 @@ fn a_region_is_seen_where_a_rule_may_allow_something() {
     assert!(!sees("bob", "hub/deeper", &[]));
     assert!(rules.may_anywhere(&user("bob").into(), &region("hub", &[]), Action::Push));
     assert!(!rules.may_anywhere(&user("bob").into(), &region("quay", &[]), Action::Push));
-    // What is for another upstream alone shows nothing of the one that takes the rest.
+    // A rule for the repositories of another upstream does not show the one that takes all other names.
     assert!(!sees("carol", "", &["hub"]) && sees("carol", "", &["hub/sub"]) && !sees("dave", "hub", &[]));
 }
 

@@ -16,7 +16,7 @@ use crate::budget::queue::{FairQueue, Place, Turn};
 use crate::budget::shares::Shares;
 use crate::config::limits;
 
-/// Something scarce, in units of its own: connections, bytes.
+/// A scarce resource, in units of its own: connections, bytes.
 pub(crate) struct Budget {
     name: &'static str,
     limit: u64,
@@ -189,7 +189,7 @@ impl Budget {
         self.note(&queue);
         drop(queue);
         let ticket = Ticket { budget: self.clone(), client, place };
-        // What was given back since the first attempt was not offered to this waiter.
+        // Leases that were given back since the first attempt were not offered to this waiter.
         self.serve();
         Some(ticket)
     }
@@ -374,7 +374,7 @@ impl Drop for Ticket {
         queue.leave(self.client, self.place.number);
         self.budget.note(&queue);
         drop(queue);
-        // It may have kept others waiting behind an amount for which there is no room. A lease that was granted in this moment
+        // This waiter may have kept others behind an amount for which there is no room. A lease that was granted in this moment
         // is given back with the receiver.
         if self.budget.waiting.load(Ordering::SeqCst) > 0 {
             self.budget.serve();

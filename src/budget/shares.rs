@@ -1,4 +1,4 @@
-//! What each client has taken of a budget.
+//! The amounts that each client has taken of a budget.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -155,7 +155,7 @@ impl PullAuthorizer {
         let key = (grant.clone(), alone);
         loop {
             match self.lookups.join(key.clone(), abandoned, ask).await {
-                // What another client has spent is no answer to this one.
+                // The budget that another client has spent is no answer to this one.
                 (Some(Lookup { result: Err(refusal), .. }), true) if refusal.is_busy() => {}
                 (lookup, _) => return lookup,
             }

@@ -8,7 +8,7 @@ const MIB: usize = 1024 * KIB;
 
 // Budgets.
 
-/// What a client is told to wait when a budget is spent: work that is under way ends, or is cut off, within seconds.
+/// The `Retry-After` of a spent budget: work that is under way ends, or is cut off, within seconds.
 pub(crate) const BUDGET_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Requests that wait for one budget.
 pub(crate) const BUDGET_WAITING: usize = 8192;

@@ -149,7 +149,7 @@ impl RepositoryPattern {
 
     /// Returns true if it matches every repository below `prefix`, a path, or every repository if that is empty.
     pub fn matches_all_below(&self, prefix: &str) -> bool {
-        // What follows the last component that a name of one component more needs is a run: any longer name fits too.
+        // A pattern that ends in `*` and a run, and fits a name of one component below the prefix, fits all longer ones.
         let text = format!("{prefix}/x");
         let below = text.trim_start_matches('/').split('/');
         self.components.last() == Some(&Component::Run)

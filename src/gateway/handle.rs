@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_guess_at_a_text_is_slow() {
-        // One hash would take a microsecond.
+        // A single hash would take a microsecond.
         let began = crate::clock::now();
         let key = derived(TEXT);
         assert!(crate::clock::now() - began > std::time::Duration::from_millis(10));

@@ -74,7 +74,7 @@ async fn a_client_with_its_share_keeps_no_other_waiting() {
     let mut third = asking_from(&gateway, OTHER, TAG).await;
     until_metric(&gateway, WAITING, 1).await;
     upstream.expect("GET", TAG, Reply::ok(index_of("one")));
-    // It waits for its client's share, and the others' is there.
+    // The third waits for its client's share alone: other clients do not wait behind it.
     let mut other = asking_from(&gateway, THIRD, TAG).await;
     assert_eq!(other.answer().await.is(200).text(), index_of("one"));
     assert_eq!((metric(&gateway, IN_USE).await, metric(&gateway, LIMIT).await), (2, 4));
@@ -114,7 +114,7 @@ async fn a_wait_in_vain_is_503_and_says_when_to_return() {
         assert!(answer.text().contains(r#""code":"UNAVAILABLE""#), "{}", answer.text());
     }
     assert_eq!((metric(&gateway, REFUSED).await, metric(&gateway, WAITING).await), (3, 0));
-    // It says nothing of the upstream.
+    // A spent budget says nothing of the upstream.
     assert!(!gateway.admin("/readyz").await.text().contains("failing"));
     drop(held);
     upstream.expect("GET", TAG, Reply::ok(index_of("x")));
@@ -299,7 +299,7 @@ async fn half_open_connections_are_the_first_to_go() {
     until_metric(&gateway, CONNECTIONS, 3).await;
     let _own = in_use(&gateway, OTHER).await;
     silent[0].ends().await;
-    // It makes room for another client, too.
+    // The next half-open one makes room for another client, too.
     let _other = in_use(&gateway, THIRD).await;
     silent[1].ends().await;
     busy.ask(&Request::get("/v2/")).await.is(200);

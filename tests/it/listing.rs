@@ -589,7 +589,7 @@ async fn a_restricted_catalog_keeps_the_upstreams_order() {
     let after = async |last: &str| page_of(&gateway, &format!("/v2/_catalog?last={last}")).await.0;
     assert_eq!(after("team/image2").await, ["team-dev/public", "a/public"]);
     assert_eq!(after("a/public").await, [""; 0]);
-    // One that is hidden is as good as not there.
+    // A hidden name is answered as one that does not exist.
     assert_eq!(after("hidden/x").await, after("hidden/y").await);
 }
 

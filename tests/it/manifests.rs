@@ -39,7 +39,7 @@ async fn what_is_no_manifest_is_502() {
     ];
     for reply in replies {
         let (upstream, gateway) = both().await;
-        // It is asked for once more.
+        // The gateway asks once more.
         upstream.expect("GET", TAG, reply.clone());
         upstream.expect("GET", TAG, reply);
         let answer = gateway.get(TAG).await.refuses(502, "UNAVAILABLE");

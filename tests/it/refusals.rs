@@ -1,4 +1,4 @@
-//! What the operator reads of an upstream's refusals: one log line each, with what the upstream said and the key to set.
+//! The log line that the operator reads of each refusal of an upstream, with what the upstream said and the key to set.
 
 use std::path::Path;
 

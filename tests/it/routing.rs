@@ -297,7 +297,7 @@ async fn a_login_learns_of_no_prefix_that_is_not_its_own() {
         .start()
         .await;
     let ask = |target: String| gateway.ask(Request::get(target).login("alice", "secret"));
-    // What is configured and what is not: one status, one code, one message.
+    // A configured prefix and an unknown one: one status, one code, one message.
     let pairs = [
         ("/v2/hidden/app", "/v2/absent/app"),
         ("/v2/hub/app", "/v2/bub/app"),

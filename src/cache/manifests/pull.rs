@@ -439,7 +439,7 @@ impl Pull<'_> {
             let is_foreign = joined && landed.account != account && flight.account != account;
             let is_personal =
                 |refusal: &CacheError| refusal.meaning().is_some_and(Meaning::is_about_requester);
-            // What another client has spent is no answer to this one.
+            // The budget that another client has spent is no answer to this one.
             if joined && landed.result.as_ref().is_err_and(CacheError::is_busy) {
                 continue;
             }

@@ -198,7 +198,7 @@ impl BlobMembership {
         };
         loop {
             match self.lookups.join(key.clone(), abandoned, ask).await {
-                // What another client has spent is no answer to this one.
+                // The budget that another client has spent is no answer to this one.
                 (Some(Lookup { result: Err(refusal), .. }), true) if refusal.is_busy() => {}
                 (lookup, _) => return lookup,
             }

@@ -43,7 +43,7 @@ impl QueueEntry {
     }
 }
 
-/// What queues have in common that rank their entries alike.
+/// The age that queues share, so that they rank their entries alike.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Aging {
     /// The weight of the entry that was evicted last.

@@ -1,6 +1,6 @@
 //! Every access to a file below the cache's directory.
 //!
-//! What the system has in memory already can be had without a wait, see [`read_cached`].
+//! [`read_cached`] reads, without a wait, bytes that the system has in memory already.
 
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io;
@@ -106,7 +106,7 @@ pub(crate) fn read_cached(file: &File, buffer: &mut [u8], at: u64) -> Result<usi
         return Err(Errno::AGAIN);
     }
     match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT) {
-        // What it holds is in memory anyway.
+        // A file system in memory does not wait.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) if is_in_memory(file) => {
             rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::empty())
         }

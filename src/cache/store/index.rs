@@ -357,7 +357,7 @@ impl Index {
         while freed < bytes && victims.len() < most {
             let Some(Reverse((rank, number))) = heads.pop() else { return (victims, true) };
             let mut shard = self.shards[number].lock();
-            // It may have been read since.
+            // The entry may have been read since.
             if let Some((key, bytes)) = shard.partition(kind).evict(rank) {
                 let victim = Victim::Content(kind, key.digest(), bytes);
                 let mut totals = self.totals();

@@ -72,7 +72,7 @@ impl Maintenance {
                 let owned = layout.is_owner();
                 self.probe();
                 if layout.is_owner() && !owned {
-                    // What the owner before has stored and removed is not known here.
+                    // The changes of the owner before are not known here.
                     scanned = None;
                 }
             }
@@ -199,7 +199,7 @@ impl Maintenance {
     }
 
     /// Adds all that is there to the index, and tidies up what earlier processes left. Entries that exist stay as they are.
-    /// What cannot be trusted is hashed first.
+    /// Content that cannot be trusted is hashed first.
     fn scan(&self) -> Result<(), UnreadablePath> {
         let Contents { layout, index, .. } = &*self.contents;
         let mut unreadable = self.scan_partials().err();

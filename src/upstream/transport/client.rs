@@ -31,7 +31,7 @@ use crate::x509::Certificate;
 /// An HTTP client of one upstream, for the upstream itself and the hosts that it redirects to.
 pub(crate) struct HttpClient {
     dialer: Dialer,
-    /// What is asked at a time. Each request takes a connection at most, until the body of its answer has ended.
+    /// The requests under way. Each takes a connection at most, until the body of its answer has ended.
     budget: Arc<Budget>,
     sockets: Arc<Sockets>,
     pool: Arc<Pool>,

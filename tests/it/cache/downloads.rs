@@ -1,4 +1,4 @@
-//! What downloads may cost: memory, repeated bytes, and the time of a stop.
+//! The cost of downloads: memory, repeated bytes, and the time of a stop.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn slow_readers_of_many_uncached_blobs_cost_one_download() {
 #[tokio::test]
 async fn downloads_beyond_their_memory_pass_by() {
     let origin = Origin::start().await;
-    // One client may have no more than a share of the connections.
+    // A client may have no more than a share of the connections.
     let gateway = before(&origin, "max_connections = 1000\n[upstream.cache]")
         .cache("prefetch = false\nmax_size = \"1MiB\"")
         .admin_listener()

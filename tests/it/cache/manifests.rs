@@ -313,7 +313,7 @@ async fn what_an_upstream_gives_for_an_accept_is_remembered() {
     let asks = |accept: &'static str| gateway.ask(Request::get(TAG).header("Accept", accept));
     gives(gateway.get(TAG).await, &image.manifest, "MISS");
     origin.forgets_requests();
-    // It answers with the same, as distribution 3 and zot do.
+    // The upstream answers with the same, as distribution 3 and zot do.
     assert!(asks(DOCKER_IMAGE).await.is(200).body == image.manifest);
     assert_eq!(origin.requests(), [format!("GET {TAG}")]);
     gives(asks(DOCKER_IMAGE).await, &image.manifest, "HIT");
@@ -326,7 +326,7 @@ async fn what_an_upstream_gives_for_an_accept_is_remembered() {
     origin.upstream.dies().await;
     gives(asks(DOCKER_IMAGE).await, &image.manifest, "HIT");
     gives(asks(OCI_INDEX).await, &converted.manifest, "HIT");
-    // What it would give for others is not known: what there is serves.
+    // The upstream's answer to this Accept is not known: stale content serves.
     is_stale(asks(SCHEMA1).await, &image);
 }
 

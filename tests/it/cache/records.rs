@@ -51,7 +51,7 @@ async fn records_stay_within_their_share() {
     let is_record = |path: &&std::path::PathBuf| !path.ends_with("_upstream");
     let files = files_in(&records).iter().filter(is_record).count() as u64;
     assert!(count.abs_diff(files) <= 3, "{count} {files}");
-    // What is in use is a hit all the same.
+    // Images in use are hits all the same.
     let answer = gateway.get("/v2/team5/app149/manifests/v149").await.is(200);
     assert_eq!(word(&answer), "HIT");
 }

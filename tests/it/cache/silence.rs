@@ -42,7 +42,7 @@ async fn a_silent_upstream_costs_one_wait() {
         gives(answer, &image.manifest, "STALE");
         assert!(took < Duration::from_millis(800), "{target}: {took:?}");
     }
-    // It is asked all the same, and believed as soon as it answers.
+    // The upstream is asked all the same, and believed as soon as it answers.
     origin.upstream.forget("HEAD", "/v2/a/*");
     let request = Request::get("/v2/a/manifests/y");
     let back = |answer: &Answer| super::word(answer) == "REVALIDATED";

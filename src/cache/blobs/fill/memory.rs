@@ -76,7 +76,7 @@ impl Drop for Share {
 /// A fill gets this part of what is left: those that come later get less, and some hundred have one.
 const PARTS: u64 = 32;
 
-/// What the shortest stream keeps: frames take more than their bytes.
+/// The least that a stream keeps, in bytes: frames take more than their content.
 const KEPT: u64 = 192 * 1024;
 
 /// A third of a share is the ring's.

@@ -398,7 +398,7 @@ impl From<Kind> for Place {
 
 fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items.sort_unstable();
-    // One may be in its shard and outside.
+    // A record may be in its shard and, from an earlier version, outside.
     items.dedup();
     items
 }

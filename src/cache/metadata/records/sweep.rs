@@ -123,7 +123,7 @@ fn into_shard(path: &Path) -> bool {
     match sharded(path) {
         // Where that fails, it is read where it is.
         Some(to) if !to.exists() => in_directory(&to, || fs::rename(path, &to)).is_ok(),
-        // It has been written since.
+        // The record has been written to its shard since.
         Some(_) => fs::remove_file(path).is_ok(),
         None => false,
     }

@@ -113,7 +113,7 @@ struct Entry {
     noted: u32,
     /// The scan that saw its file last.
     seen: u32,
-    /// It is never evicted.
+    /// True if it is never evicted.
     protected: bool,
 }
 
@@ -232,7 +232,7 @@ impl Partition {
     fn candidate(&mut self) -> Option<(Rank, u32)> {
         let entries = &self.entries;
         self.queue.next(|number| match entries.get(*number as usize) {
-            // It need not be queued again.
+            // A protected entry need not be queued again.
             Some(entry) if entry.protected => Candidate::Out,
             Some(entry) if entry.pins == 0 => Candidate::Free(entry.queued),
             Some(entry) => Candidate::Pinned(entry.queued),

@@ -35,7 +35,7 @@ fn digests(victims: &[Victim]) -> Vec<Digest> {
 #[test]
 fn the_order_of_eviction_is_that_of_all_shards() {
     let index = index_of(2000, 10);
-    // One is being read, and one was used since.
+    // Blob 3 is being read, and blob 5 was used since.
     index.pin(Kind::Blob, &digest(3), 10, 1003, 1003);
     let (pin, _) = index.pin(Kind::Blob, &digest(5), 10, 9999, 9999);
     index.unpin(Kind::Blob, &digest(5), pin);
