@@ -112,6 +112,8 @@ pub(crate) enum BypassReason {
     NoRanges,
     /// The client may push, and asks whether it has to: the upstream alone knows.
     MayPush,
+    /// The blob is larger than `max_object`.
+    TooLarge,
     /// Downloads that the request joined ended each time before it had a byte.
     Unsettled,
     /// The downloads under way take all the memory that they may.
@@ -122,11 +124,12 @@ pub(crate) enum BypassReason {
 
 impl BypassReason {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::UnknownAlgorithm,
         Self::UnknownLength,
         Self::NoRanges,
         Self::MayPush,
+        Self::TooLarge,
         Self::Unsettled,
         Self::NoMemory,
         Self::DiskBusy,
@@ -139,6 +142,7 @@ impl BypassReason {
             Self::UnknownLength => "unknown_length",
             Self::NoRanges => "no_ranges",
             Self::MayPush => "may_push",
+            Self::TooLarge => "too_large",
             Self::Unsettled => "download_unsettled",
             Self::NoMemory => "downloads_memory",
             Self::DiskBusy => "disk_busy",

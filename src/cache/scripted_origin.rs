@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::authz::Permit;
 use crate::body::Body;
+use crate::budget::Client;
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse};
 use crate::cache::store::Kind;
@@ -18,7 +19,7 @@ use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::{Environment, MinFree, PullAuthorization, UpstreamCacheOptions};
 use crate::meaning::{Meaning, UpstreamFailure};
-use crate::proto::identity::Identity;
+use crate::proto::identity::{Identity, UserName};
 use crate::proto::{Digest, Reference, RepositoryName, Tag, media_type};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -231,6 +232,13 @@ impl Place {
         View::new(&self.upstream_cache, permit, name(), Arc::new(As(self.registry.clone(), account)))
     }
 
+    /// Returns the repository for a user, or an anonymous client if that is empty, at an address.
+    pub(crate) fn repository_from(&self, user: &str, client: Client) -> View {
+        let identity = UserName::parse(user).map_or(Identity::Anonymous, Identity::User);
+        let permit = Permit::operator(identity).charged_to(client);
+        View::new(&self.upstream_cache, permit, name(), Arc::new(As(self.registry.clone(), "")))
+    }
+
     /// Returns the repository for a requester that may pull, but not fetch.
     pub(crate) fn repository_of_held(&self) -> View {
         let permit = crate::cache::origin::tests::permit("alice", false);
@@ -276,6 +284,7 @@ fn upstream_cache(
         path: path.to_owned(),
         max_size: 1 << 30,
         min_free: MinFree::Bytes(0),
+        max_object: u64::MAX,
         verify_after: config::limits::VERIFY_AFTER,
         prefetch,
         keep: Vec::new(),

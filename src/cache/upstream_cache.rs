@@ -7,7 +7,7 @@ use http::HeaderMap;
 use crate::authz::Permit;
 use crate::budget::Client;
 use crate::cache::blobs::blob::{Blob, Blobs};
-use crate::cache::blobs::fill::Downloads;
+use crate::cache::blobs::fill::{Downloads, Ranges};
 use crate::cache::blobs::prefetch::Prefetch;
 use crate::cache::blobs::push::{Push, Pushes};
 use crate::cache::contents::Cache;
@@ -95,6 +95,7 @@ impl UpstreamCache {
             gate: gate.clone(),
             membership: membership.clone(),
             metadata: metadata.clone(),
+            ranges: Ranges::default(),
         };
         let blobs = Blobs::new(name.clone(), downloads, cache.small.clone(), authorizer.clone());
         let blobs = Arc::new(blobs);
@@ -230,7 +231,7 @@ impl UpstreamCache {
             && kept.document.media_type == manifest.media_type
             && kept.document.is_image()
         {
-            self.prefetch.begin(requester, kept.document.blobs.iter().map(|blob| &blob.digest));
+            self.prefetch.begin(requester, &kept.document.blobs);
         }
     }
 
@@ -246,7 +247,12 @@ impl UpstreamCache {
         range: Option<&ByteRange>,
         head: bool,
     ) -> Result<Blob, CacheError> {
-        self.blobs.blob(requester, digest, range, head).await.map_err(|refusal| self.count_bypass(refusal))
+        let blob = self.blobs.blob(requester, digest, range, head).await;
+        let blob = blob.map_err(|refusal| self.count_bypass(refusal))?;
+        if let Some(reason) = blob.bypass {
+            self.cache.counters.bypassed(reason);
+        }
+        Ok(blob)
     }
 
     /// Begins the copy of an upload of `client`. Returns its id, by which later requests find it; none if there are too many.

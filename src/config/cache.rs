@@ -24,6 +24,8 @@ pub struct Cache {
     pub max_size: u64,
     /// The part of the file system that is left free.
     pub min_free: MinFree,
+    /// The length, in bytes, of the largest blob that is kept.
+    pub max_object: u64,
     /// The time after which content is hashed again: when it is read next, or else by the scrub.
     pub verify_after: Duration,
     /// True if the layers of a pulled manifest are fetched ahead of the client.
@@ -96,6 +98,7 @@ pub(super) const KEYS: &[Key] = &[
     key("path", Kind::Text),
     key("max_size", Kind::Text),
     key("min_free", Kind::Text),
+    key("max_object", Kind::Text),
     key("verify_after", Kind::Text),
     key("prefetch", Kind::Flag),
     key("keep", Kind::Texts),
@@ -114,9 +117,11 @@ pub(super) const UPSTREAM_KEYS: &[Key] = &[
 /// Reads `[cache]`, with `wanted` where an upstream has a cache. None where none has, whatever is written.
 pub(super) fn read(root: &Reader<'_>, wanted: bool) -> Option<Cache> {
     let table = root.section("cache");
+    let max_size = table.parsed("max_size", max_size).unwrap_or(limits::CACHE_BYTES);
     let cache = Cache {
         path: path(&table, wanted),
-        max_size: table.parsed("max_size", max_size).unwrap_or(limits::CACHE_BYTES),
+        max_size,
+        max_object: max_object(&table, max_size),
         min_free: table.parsed("min_free", min_free).unwrap_or_default(),
         verify_after: table.parsed("verify_after", verify_after).unwrap_or(limits::VERIFY_AFTER),
         prefetch: table.flag("prefetch", true),
@@ -173,6 +178,21 @@ fn max_size(written: &str) -> Result<u64, ValueError> {
     match size::parse(written)? {
         0 => Err(ValueError::value("leaves no room at all; write for example \"100GiB\"")),
         bytes => Ok(bytes),
+    }
+}
+
+/// Reads the length of the largest blob that is kept. 0 is a quarter of `max_size`: then a few of that length do not evict all
+/// that is there.
+fn max_object(table: &Reader<'_>, max_size: u64) -> u64 {
+    let parse = |written: &str| match size::parse(written)? {
+        bytes if bytes > max_size => {
+            Err(ValueError::value("is more than max_size; write less, or raise that"))
+        }
+        bytes => Ok(bytes),
+    };
+    match table.parsed("max_object", parse) {
+        None | Some(0) => max_size / 4,
+        Some(bytes) => bytes,
     }
 }
 

@@ -255,6 +255,29 @@ pub(crate) const PREFETCHES: usize = 3;
 pub(crate) const PREFETCH_YIELDS: usize = 4;
 /// Blobs of one upstream that wait to be fetched ahead: some hundred images.
 pub(crate) const PREFETCH_WAITING: usize = 4096;
+/// Blobs of one manifest that are fetched ahead, the first ones. Docker's own limit for an image is 127 layers, and few have 50.
+pub(crate) const PREFETCH_LAYERS: usize = 100;
+/// The time for which a blob is not fetched ahead again, whatever became of it: the client asks for it itself.
+pub(crate) const PREFETCH_AGAIN: Duration = Duration::from_secs(60 * 60);
+/// Blobs of one upstream that are remembered for that.
+pub(crate) const PREFETCH_REMEMBERED: u64 = 64 * 1024;
+/// Of these, those that one client may have waiting: what is over it the client fetches itself.
+pub(crate) const PREFETCH_CLIENT_WAITING: usize = PREFETCH_WAITING / 8;
+/// The credit of a client that is new: the bytes that may be fetched because it named them, before it has taken any itself. Most
+/// images have less; of larger ones the client takes some, which it is credited with.
+pub(crate) const CREDIT_BYTES: u64 = 128 * MIB as u64;
+/// What a client's credit grows by each second, up to [`CREDIT_BYTES`].
+pub(crate) const CREDIT_BYTES_A_SECOND: u64 = 64 * KIB as u64;
+/// The most credit that a client has from what it took: a layer of this size is fetched ahead.
+pub(crate) const CREDIT_MOST_BYTES: u64 = 16 * 1024 * MIB as u64;
+/// The least price of a blob: each costs the upstream a request, and few registries need longer for this many bytes.
+pub(crate) const CREDIT_LEAST_PRICE: u64 = 256 * KIB as u64;
+/// The length that a layer may have of which the manifest does not say it, as in schema 1.
+pub(crate) const PREFETCH_UNKNOWN_BYTES: u64 = 64 * MIB as u64;
+/// Clients of one upstream whose credit is remembered, and the time after their last request.
+pub(crate) const CREDITS: u64 = 64 * 1024;
+/// As [`CREDITS`].
+pub(crate) const CREDIT_IDLE: Duration = Duration::from_secs(60 * 60);
 /// The life of a waiting prefetch: after this the client has fetched the blob itself.
 pub(crate) const PREFETCH_LIFE: Duration = Duration::from_secs(5 * 60);
 /// The interval at which a paused prefetch looks again.
@@ -353,6 +376,11 @@ pub(crate) const UNWATCHED_LEAST_BYTES: u64 = 60 * 16 * KIB as u64;
 pub(crate) const CACHE_UNSYNCED: usize = 4096;
 /// The time at shutdown for leaving and syncing partial downloads.
 pub(crate) const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes that an upstream without ranges may send before those that a client has asked for. To get at later ones the whole is
+/// downloaded, once for all that ask.
+pub(crate) const SKIPPED_BYTES: u64 = MIB as u64;
+/// The time for which an upstream that has ignored a range is asked for none.
+pub(crate) const RANGES_IGNORED: Duration = Duration::from_secs(60 * 60);
 /// A blob of which only a part is asked for begins to fill besides, up to this size.
 pub(crate) const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
 /// How long an upstream's word that a repository holds something is believed: what was removed there, or made private,

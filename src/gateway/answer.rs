@@ -38,8 +38,16 @@ impl From<Response<Body>> for Answer {
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// Tells the client what the cache did. A stale answer carries a warning (RFC 7234 section 5.5: 299 is a persistent one).
-pub(super) fn set_cache_status(headers: &mut HeaderMap, cache_status: CacheStatus) {
-    headers.insert(X_CACHE, HeaderValue::from_static(cache_status.as_str()));
+pub(super) fn set_cache_status(
+    headers: &mut HeaderMap,
+    cache_status: CacheStatus,
+    bypass: Option<BypassReason>,
+) {
+    let word = match bypass {
+        Some(BypassReason::TooLarge) => "BYPASS (too_large)",
+        _ => cache_status.as_str(),
+    };
+    headers.insert(X_CACHE, HeaderValue::from_static(word));
     if cache_status == CacheStatus::Stale {
         let warning = "299 - \"the upstream can't be asked; this is what it had when it was asked last\"";
         headers.insert(header::WARNING, HeaderValue::from_static(warning));

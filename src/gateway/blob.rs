@@ -35,10 +35,11 @@ pub(super) async fn get(
     match upstream_cache.blob(&requester, digest, range.as_ref(), head || unchanged).await {
         Ok(mut blob) => {
             upstream_cache.cache().counters().answered(blob.outcome);
+            let bypass = blob.bypass;
             let content_type = blob.multipart.clone();
             let content_type = content_type.unwrap_or_else(|| harmless(blob.content_type.take().as_ref()));
             let response = request.cached_head(content_type, digest, etag);
-            Ok(cached_answer(blob, response, unchanged, head))
+            Ok(Answer { bypass, ..cached_answer(blob, response, unchanged, head) })
         }
         Err(CacheError::Bypass(reason)) => {
             Ok(Answer::bypassed(Box::pin(pass(request, digest, head)).await?, reason))

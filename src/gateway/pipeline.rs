@@ -86,7 +86,7 @@ fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body>
         log_failure(record.id.as_str(), &upstream, &failure);
     }
     if let Some(cache_status) = answer.cache_status {
-        set_cache_status(response.headers_mut(), cache_status);
+        set_cache_status(response.headers_mut(), cache_status, answer.bypass);
     }
     response
 }

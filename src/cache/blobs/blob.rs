@@ -8,8 +8,9 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::body::Body;
+use crate::cache::blobs::credit::{Credit, Credited, Credits};
 use crate::cache::blobs::file_body::{FileBody, RestRequest};
-use crate::cache::blobs::fill::{Downloads, Fills, Head, Key, Reader, Subscription, rest};
+use crate::cache::blobs::fill::{Demand, Downloads, Fills, Head, Key, Reader, Subscription, rest};
 use crate::cache::blobs::multipart::{Multipart, Opening};
 use crate::cache::counters::Counters;
 use crate::cache::error::{BypassReason, CacheError};
@@ -17,7 +18,7 @@ use crate::cache::metadata::membership::BlobMembership;
 use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::records::Ledger;
 use crate::cache::origin::ByteSpan;
-use crate::cache::origin::gate::{Gate, Priority};
+use crate::cache::origin::gate::Gate;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::Requester;
@@ -42,6 +43,8 @@ pub(crate) struct Blob {
     pub body: Body,
     /// The way in which the cache served it.
     pub outcome: CacheStatus,
+    /// Why it is not kept.
+    pub bypass: Option<BypassReason>,
 }
 
 /// Small blobs, in memory.
@@ -82,13 +85,16 @@ impl Here {
     }
 
     /// Returns the bytes from `first` up to `end`. If the disk cannot be read, `rest` asks for those that are missing.
-    fn body(self, first: u64, end: u64, rest: impl FnOnce() -> RestRequest) -> Body {
+    fn body(self, first: u64, end: u64, rest: impl FnOnce() -> (RestRequest, Credit)) -> Body {
         match self {
             Self::Memory(bytes) => {
                 let place = |at: u64| usize::try_from(at).unwrap_or(bytes.len());
                 Body::full(bytes.slice(place(first)..place(end)))
             }
-            Self::Disk(content) => Body::stream(FileBody::new(content, first, end, rest())),
+            Self::Disk(content) => {
+                let (rest, credit) = rest();
+                Body::stream(Credited::new(FileBody::new(content, first, end, rest), credit))
+            }
         }
     }
 }
@@ -105,6 +111,7 @@ pub(crate) struct Blobs {
     downloads: Arc<Downloads>,
     small: Arc<SmallBlobs>,
     authorizer: Arc<PullAuthorizer>,
+    credits: Credits,
 }
 
 impl Blobs {
@@ -115,7 +122,7 @@ impl Blobs {
         small: Arc<SmallBlobs>,
         authorizer: Arc<PullAuthorizer>,
     ) -> Self {
-        Self { upstream, downloads: Arc::new(downloads), small, authorizer }
+        Self { upstream, downloads: Arc::new(downloads), small, authorizer, credits: Credits::default() }
     }
 
     /// Returns the blob `digest`, or what `range` asks for of it; of HEAD, which has `head`, never more than what is known of it.
@@ -157,6 +164,9 @@ impl Blobs {
             Resolved::Spans(spans) => spans,
         };
         let content_type = held.content_type().unwrap_or(OCTET_STREAM);
+        if self.downloads.ranges.are_ignored() && self.here(digest).is_none() {
+            return self.one(requester, digest, None, false).await;
+        }
         let parts = Multipart::new(&spans, total, content_type);
         let single = match *parts.spans() {
             [span] => Some(ByteRange::from(span)),
@@ -351,9 +361,9 @@ impl Blobs {
             Body::empty()
         } else {
             self.counters().saved(end - first);
-            here.body(first, end, || self.rest_of(requester, digest))
+            here.body(first, end, || (self.rest_of(requester, digest), self.credit(requester)))
         };
-        Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome })
+        Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome, bypass: None })
     }
 
     /// Returns the request for what cannot be read of a blob that is here.
@@ -364,12 +374,19 @@ impl Blobs {
 
     /// Returns the whole blob, by a fill.
     async fn whole(&self, requester: &Requester, key: Key) -> Result<Blob, CacheError> {
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required)?;
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Demand::REQUIRED)?;
         let head = subscription.head().await?;
         self.check_member(requester, &key.digest, joined).await?;
         self.count(joined, head.total);
         let reader = self.reader(subscription, requester, 0, head.total);
-        Ok(blob(&head, None, reader, joined))
+        Ok(self.noted(blob(&head, None, reader, joined)))
+    }
+
+    /// Notes why a blob that came from the upstream is not kept.
+    fn noted(&self, blob: Blob) -> Blob {
+        let is_large = blob.total.is_some_and(|total| !self.store().may_keep(total));
+        let bypass = (is_large && blob.outcome == CacheStatus::Miss).then_some(BypassReason::TooLarge);
+        Blob { bypass, ..blob }
     }
 
     /// Returns a part of a blob that is not here whole: from a fill that will soon have it, else passed through.
@@ -390,7 +407,7 @@ impl Blobs {
             return match known.and_then(|held| held.size) {
                 Some(total) => match resolve(Some(range), total)? {
                     Asked::Whole => self.whole(requester, key).await,
-                    Asked::Part(span) => self.pass(requester, key, bytes_of(span)).await,
+                    Asked::Part(span) => self.pass_or_join(requester, key, range, bytes_of(span)).await,
                 },
                 None => self.part_of_new(requester, key, range).await,
             };
@@ -399,7 +416,28 @@ impl Blobs {
         if part == (ByteSpan { first: 0, last: None }) {
             return self.part_of_new(requester, key, range).await;
         }
-        self.pass(requester, key, part).await
+        self.pass_or_join(requester, key, range, part).await
+    }
+
+    /// Passes a part through, or takes it from a download of the whole where the upstream ignores ranges.
+    async fn pass_or_join(
+        &self,
+        requester: &Requester,
+        key: Key,
+        range: &ByteRange,
+        part: ByteSpan,
+    ) -> Result<Blob, CacheError> {
+        let ranges = &self.downloads.ranges;
+        if ranges.are_ignored() {
+            return self.part_of_new(requester, key, range).await;
+        }
+        match self.pass(requester, key.clone(), part).await {
+            // The upstream sends the whole, and the part lies far behind its first byte.
+            Err(CacheError::Bypass(BypassReason::NoRanges)) if ranges.are_ignored() => {
+                self.part_of_new(requester, key, range).await
+            }
+            passed => passed,
+        }
     }
 
     async fn part_of_new(
@@ -408,7 +446,7 @@ impl Blobs {
         key: Key,
         range: &ByteRange,
     ) -> Result<Blob, CacheError> {
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required)?;
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Demand::REQUIRED)?;
         let head = subscription.head().await?;
         self.check_member(requester, &key.digest, joined).await?;
         self.part_of(subscription, requester, &head, range, joined).await
@@ -426,15 +464,23 @@ impl Blobs {
             Some(total) => resolve(Some(range), total)?,
             None => Asked::Whole,
         };
+        // Where the upstream ignores ranges, the bytes before would come again for each range. Unless the download is kept and
+        // finished, the client gets them (RFC 9110 section 14.2 lets a server ignore Range).
+        let ignored = self.downloads.ranges.are_ignored();
+        let is_far = |span: &Span| span.first > limits::SKIPPED_BYTES.max(span.length());
         let span = match asked {
-            Asked::Whole => {
+            Asked::Part(span)
+                if !ignored || !is_far(&span) || self.finish_anyway(&subscription, requester, head) =>
+            {
+                span
+            }
+            Asked::Whole | Asked::Part(_) => {
                 self.count(joined, head.total);
                 let reader = self.reader(subscription, requester, 0, head.total);
-                return Ok(blob(head, None, reader, joined));
+                return Ok(self.noted(blob(head, None, reader, joined)));
             }
-            Asked::Part(span) => span,
         };
-        if !subscription.is_near(span.first) {
+        if !ignored && !subscription.is_near(span.first) {
             let key = self.key(subscription.digest());
             let passed = self.pass(requester, key, bytes_of(span)).await;
             drop(subscription);
@@ -442,13 +488,35 @@ impl Blobs {
         }
         self.count(joined, Some(span.length()));
         let reader = self.reader(subscription, requester, span.first, Some(span.last + 1));
-        Ok(blob(head, Some(span), reader, joined))
+        Ok(self.noted(blob(head, Some(span), reader, joined)))
+    }
+
+    /// Has a download finished also if its clients leave, if it is kept and the requester has credit for it. Returns true if it
+    /// will be.
+    fn finish_anyway(&self, subscription: &Subscription, requester: &Requester, head: &Head) -> bool {
+        if !subscription.is_kept() {
+            return false;
+        }
+        let Some(total) = head.total else { return false };
+        subscription.is_finished_anyway()
+            || (self.credit(requester).pay(total)
+                && self.fill_besides(self.key(subscription.digest()), requester, total))
+    }
+
+    /// Has a blob of `total` bytes downloaded besides what is passed through. Returns false if there is no memory for it: the
+    /// next request tries again.
+    fn fill_besides(&self, whole: Key, requester: &Requester, total: u64) -> bool {
+        let Ok((subscription, _)) = self.downloads.join(&whole, requester, Demand::background(total)) else {
+            return false;
+        };
+        tokio::spawn(async move { subscription.done().await });
+        true
     }
 
     /// Returns some bytes, passed through to all who ask for the same. A small blob begins to fill besides.
     async fn pass(&self, requester: &Requester, whole: Key, part: ByteSpan) -> Result<Blob, CacheError> {
         let key = Key { part: Some(part), ..whole.clone() };
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Priority::Required)?;
+        let (mut subscription, joined) = self.downloads.join(&key, requester, Demand::REQUIRED)?;
         let head = match subscription.head().await {
             Ok(head) => head,
             Err(error) => return Err(self.unsatisfied(requester, &whole.digest, part, error).await),
@@ -456,16 +524,16 @@ impl Blobs {
         self.check_member(requester, &whole.digest, joined).await?;
         if let Some(total) = head.total
             && total <= limits::FILLED_BESIDES_BYTES
+            && self.store().may_keep(total)
+            && !self.fills().has(&whole)
+            && self.credit(requester).pay(total)
         {
-            // Where there is no memory for it, the next request tries again.
-            if let Ok((subscription, _)) = self.downloads.join(&whole, requester, Priority::Background) {
-                tokio::spawn(async move { subscription.done().await });
-            }
+            self.fill_besides(whole, requester, total);
         }
         let span = head.end.and_then(|end| Span::new(head.first, end.saturating_sub(1)));
         self.count(joined, span.map(Span::length));
         let reader = self.reader(subscription, requester, head.first, head.end);
-        Ok(blob(&head, span, reader, joined))
+        Ok(self.noted(blob(&head, span, reader, joined)))
     }
 
     /// Returns the error for a part that the upstream refuses to give. A registry that says only that the range is behind the
@@ -493,7 +561,8 @@ impl Blobs {
     }
 
     fn reader(&self, subscription: Subscription, requester: &Requester, at: u64, end: Option<u64>) -> Body {
-        Body::stream(Reader::new(subscription, requester.clone(), self.gate().clone(), at, end))
+        let reader = Reader::new(subscription, requester.clone(), self.gate().clone(), at, end);
+        Body::stream(Credited::new(reader, self.credit(requester)))
     }
 
     /// Asks whether the requester's repository holds a blob that a fill for another has joined, if that is not known.
@@ -515,17 +584,29 @@ impl Blobs {
         }
     }
 
-    /// Fetches a blob that no client waits for, and waits until it is here.
-    pub(crate) async fn fetch_ahead(&self, requester: &Requester, digest: &Digest) -> Result<(), CacheError> {
+    /// Fetches a blob that no client waits for, and waits until it is here. One that turns out longer than `most`, or than any
+    /// that is kept, is given up: nothing more of it is read, and nothing of it is kept.
+    pub(crate) async fn fetch_ahead(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        most: Option<u64>,
+    ) -> Result<(), CacheError> {
         if digest.algorithm() == Algorithm::Other {
             return Err(CacheError::Bypass(BypassReason::UnknownAlgorithm));
         }
         if self.is_here(digest) {
             return self.check_member(requester, digest, true).await;
         }
+        let most = most.unwrap_or(u64::MAX).min(self.store().largest_kept());
         let (mut subscription, joined) =
-            self.downloads.join(&self.key(digest), requester, Priority::Background)?;
-        subscription.head().await?;
+            self.downloads.join(&self.key(digest), requester, Demand::background(most))?;
+        let head = subscription.head().await?;
+        if head.total.is_some_and(|total| total > most) {
+            return Err(CacheError::unusable(
+                "a blob that is longer than its manifest says, or than any that is kept",
+            ));
+        }
         self.check_member(requester, digest, joined).await?;
         if subscription.done().await {
             Ok(())
@@ -543,6 +624,11 @@ impl Blobs {
     /// Returns the number of fills that clients wait for.
     pub(crate) fn wanted(&self) -> usize {
         self.fills().wanted(&self.upstream)
+    }
+
+    /// Returns the credit from which is paid what is fetched because `requester` named it.
+    pub(crate) fn credit(&self, requester: &Requester) -> Credit {
+        self.credits.of(requester)
     }
 
     /// Returns the gate to the upstream.
@@ -580,7 +666,7 @@ fn is_unproved(refusal: &CacheError) -> bool {
 fn blob(head: &Head, span: Option<Span>, body: Body, joined: bool) -> Blob {
     let outcome = if joined { CacheStatus::Fill } else { CacheStatus::Miss };
     let content_type = head.content_type.clone();
-    Blob { total: head.total, span, multipart: None, content_type, body, outcome }
+    Blob { total: head.total, span, multipart: None, content_type, body, outcome, bypass: None }
 }
 
 fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -> Result<Blob, CacheError> {
@@ -591,7 +677,7 @@ fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -
         Asked::Part(span) => Some(span),
     };
     let (content_type, body) = (held.content_type(), Body::empty());
-    Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome })
+    Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome, bypass: None })
 }
 
 /// Returns the part that `range` asks for. Of several ranges this is the span that covers them all, for the callers that know

@@ -1,6 +1,7 @@
 //! Blobs: reads, fills, prefetch and the copies of uploads.
 
 pub(crate) mod blob;
+pub(crate) mod credit;
 pub(crate) mod file_body;
 pub(crate) mod fill;
 pub(crate) mod multipart;

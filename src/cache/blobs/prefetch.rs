@@ -1,23 +1,31 @@
 //! Fetching the blobs of a pulled image ahead of the client.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::blobs::blob::Blobs;
+use crate::cache::blobs::credit::Holder;
+use crate::cache::manifests::document::Part;
 use crate::cache::origin::breaker::BreakerState;
-use crate::cache::origin::gate::Gate;
 use crate::cache::requester::Requester;
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName};
 
 /// The blobs of one upstream that wait to be fetched ahead, or are being fetched.
+///
+/// A client chooses by a manifest of some hundred bytes what is fetched for it. So the blobs of a manifest are counted, each is
+/// fetched ahead once in a while whatever becomes of it, none is longer than its manifest says, and the client has credit for it.
 pub(crate) struct Prefetch {
     blobs: Arc<Blobs>,
     queue: Mutex<Queue>,
+    /// The blobs that have been fetched ahead lately, or tried.
+    tried: Cache<Key, ()>,
 }
 
 #[derive(Default)]
@@ -25,6 +33,8 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// The blobs that wait and those under way: none is there twice.
     listed: HashSet<Key>,
+    /// How many of each client wait.
+    counts: HashMap<Holder, usize>,
     running: usize,
 }
 
@@ -33,17 +43,23 @@ type Key = (RepositoryName, Digest);
 struct Waiting {
     requester: Requester,
     digest: Digest,
+    /// The most bytes that it may have, which is what its manifest says, and what the client pays for it.
+    price: u64,
     since: Instant,
 }
 
 impl Queue {
-    /// Lists a blob. Where too many wait, the one that has waited longest is dropped.
-    fn list(&mut self, requester: &Requester, digest: &Digest) {
-        let (requester, digest) = (requester.clone(), digest.clone());
-        let waiting = Waiting { requester, digest, since: clock::now() };
-        if !self.listed.insert(waiting.key()) {
+    /// Lists a blob, unless as many wait for the client as may. Where too many wait for all, the one that has waited longest is
+    /// dropped.
+    fn list(&mut self, requester: &Requester, part: &Part) {
+        let (requester, digest) = (requester.clone(), part.digest.clone());
+        let price = part.size.unwrap_or(limits::PREFETCH_UNKNOWN_BYTES);
+        let waiting = Waiting { requester, digest, price, since: clock::now() };
+        let count = self.counts.get(&waiting.holder()).copied().unwrap_or_default();
+        if count >= limits::PREFETCH_CLIENT_WAITING || !self.listed.insert(waiting.key()) {
             return;
         }
+        self.counts.insert(waiting.holder(), count + 1);
         self.waiting.push_back(waiting);
         if self.waiting.len() > limits::PREFETCH_WAITING {
             self.drop_first();
@@ -59,15 +75,29 @@ impl Queue {
     }
 
     fn drop_first(&mut self) {
-        if let Some(first) = self.waiting.pop_front() {
+        if let Some(first) = self.remove(0) {
             self.listed.remove(&first.key());
         }
     }
 
-    /// Takes the first whose account the upstream does not limit.
-    fn take(&mut self, gate: &Gate) -> Option<Waiting> {
-        let position = self.waiting.iter().position(|waiting| !gate.is_limited(&waiting.requester))?;
-        self.waiting.remove(position)
+    /// Takes the first whose account the upstream does not limit, and whose client pays for it.
+    fn take(&mut self, blobs: &Blobs) -> Option<Waiting> {
+        let is_next = |Waiting { requester, price, .. }: &Waiting| {
+            !blobs.gate().is_limited(requester) && blobs.credit(requester).pay(*price)
+        };
+        let position = self.waiting.iter().position(is_next)?;
+        self.remove(position)
+    }
+
+    fn remove(&mut self, position: usize) -> Option<Waiting> {
+        let removed = self.waiting.remove(position)?;
+        if let Entry::Occupied(mut count) = self.counts.entry(removed.holder()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(removed)
     }
 }
 
@@ -75,26 +105,32 @@ impl Waiting {
     fn key(&self) -> Key {
         (self.requester.repository().clone(), self.digest.clone())
     }
+
+    /// Returns the client that it is fetched for.
+    fn holder(&self) -> Holder {
+        Holder::of(&self.requester)
+    }
 }
 
 impl Prefetch {
     /// Returns a prefetch of `blobs` that has nothing to do.
     pub(crate) fn new(blobs: Arc<Blobs>) -> Self {
-        Self { blobs, queue: Mutex::default() }
+        let tried = Cache::builder().max_capacity(limits::PREFETCH_REMEMBERED);
+        Self { blobs, queue: Mutex::default(), tried: tried.time_to_live(limits::PREFETCH_AGAIN).build() }
     }
 
-    /// Begins to fetch the blobs of an image that the requester has pulled, in its order, behind what clients ask for.
-    pub(crate) fn begin<'a>(
-        self: &Arc<Self>,
-        requester: &Requester,
-        digests: impl Iterator<Item = &'a Digest>,
-    ) {
+    /// Begins to fetch the first blobs of an image that the requester has pulled, in its order, behind what clients ask for.
+    pub(crate) fn begin(self: &Arc<Self>, requester: &Requester, parts: &[Part]) {
         if self.blobs.gate().held_only(requester).is_some() {
             return;
         }
-        let missing: Vec<_> = digests.filter(|digest| self.blobs.is_missing(requester, digest)).collect();
+        let untried = |part: &&Part| {
+            let key = (requester.repository().clone(), part.digest.clone());
+            !self.tried.contains_key(&key) && self.blobs.is_missing(requester, &part.digest)
+        };
+        let missing: Vec<_> = parts.iter().take(limits::PREFETCH_LAYERS).filter(untried).collect();
         let mut queue = self.queue();
-        missing.into_iter().for_each(|digest| queue.list(requester, digest));
+        missing.into_iter().for_each(|part| queue.list(requester, part));
         while queue.running < limits::PREFETCHES.min(queue.waiting.len()) {
             queue.running += 1;
             tokio::spawn(run(Runner { prefetch: self.clone(), ended: false }));
@@ -145,17 +181,20 @@ impl Runner {
             self.ended = true;
             return Next::End;
         }
-        let next = if may_go_on { queue.take(self.prefetch.blobs.gate()) } else { None };
+        let next = if may_go_on { queue.take(&self.prefetch.blobs) } else { None };
         next.map_or(Next::Pause, Next::Fetch)
     }
 
     async fn fetch(&self, waiting: Waiting) {
         let blobs = &self.prefetch.blobs;
         let _listed = Listed { prefetch: &self.prefetch, key: waiting.key() };
-        if blobs.is_missing(&waiting.requester, &waiting.digest) {
-            // The client asks for the blob itself, and hears why it does not come.
-            let _ = blobs.fetch_ahead(&waiting.requester, &waiting.digest).await;
+        if !blobs.is_missing(&waiting.requester, &waiting.digest) {
+            blobs.credit(&waiting.requester).add(waiting.price);
+            return;
         }
+        self.prefetch.tried.insert(waiting.key(), ());
+        // The client asks for the blob itself, and hears why it does not come.
+        let _ = blobs.fetch_ahead(&waiting.requester, &waiting.digest, Some(waiting.price)).await;
     }
 }
 
@@ -186,8 +225,11 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::budget::Client;
     use crate::cache::scripted_origin::{HOUR, Place, SECOND, name, settle};
     use crate::proto::{Accept, Reference, media_type};
+
+    const MIB: u64 = 1024 * 1024;
 
     fn digest(number: usize) -> String {
         format!("sha256:{number:064x}")
@@ -282,18 +324,76 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn missing_layers_are_tried_once() {
+        let place = Place::prefetching();
+        place.registry.push("v1", &image(3000));
+        for _ in 0..3 {
+            pull(&place, "v1", false).await;
+            for _ in 0..20 {
+                settle().await;
+            }
+        }
+        assert_eq!(place.registry.asked(), [""; 0]);
+        assert_eq!(
+            place.registry.with().begun,
+            2 + limits::PREFETCH_LAYERS,
+            "HEAD, GET and the first layers"
+        );
+    }
+
+    #[tokio::test]
+    async fn blobs_without_credit_wait_for_it() {
+        let place = Place::prefetching();
+        let part =
+            |number: usize, size| Part { digest: Digest::parse(&digest(number)).unwrap(), size: Some(size) };
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]]
+            .map(|address| place.repository_from("", Client::of(address.into())).requester);
+        let mut queue = Queue::default();
+        let parts = [part(1, limits::CREDIT_BYTES - MIB / 2), part(2, 2 * MIB), part(3, 1)];
+        parts.iter().for_each(|part| queue.list(&one, part));
+        queue.list(&other, &part(4, 2 * MIB));
+        let blobs = &place.upstream_cache.blobs;
+        let mut take = || queue.take(blobs).map(|waiting| waiting.digest.to_string());
+        assert_eq!(
+            [take(), take(), take()],
+            [1, 3, 4].map(|number| Some(digest(number))),
+            "each from its client's credit"
+        );
+        assert_eq!(take(), None);
+        blobs.credit(&one).add(2 * MIB);
+        assert_eq!([take(), take()], [Some(digest(2)), None]);
+        assert!(queue.counts.is_empty());
+    }
+
+    #[tokio::test]
     async fn where_too_many_wait_the_oldest_is_dropped() {
         let place = Place::prefetching();
-        let view = place.repository();
         let mut queue = Queue::default();
         for number in 0..=limits::PREFETCH_WAITING {
+            let client = Client::of([192, 0, 2, u8::try_from(number / 300).unwrap()].into());
             let digest = Digest::parse(&digest(number)).unwrap();
-            queue.list(&view.requester, &digest);
+            queue.list(&place.repository_from("", client).requester, &Part { digest, size: None });
         }
         assert_eq!(
             (queue.waiting.len(), queue.listed.len()),
             (limits::PREFETCH_WAITING, limits::PREFETCH_WAITING)
         );
         assert!(!queue.listed.contains(&(name(), Digest::parse(&digest(0)).unwrap())));
+    }
+
+    #[tokio::test]
+    async fn one_client_has_its_share_of_those_that_wait() {
+        let place = Place::prefetching();
+        let mut queue = Queue::default();
+        let mut list = |client, numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                let digest = Digest::parse(&digest(number)).unwrap();
+                let requester = place.repository_from("", Client::of([192, 0, 2, client].into())).requester;
+                queue.list(&requester, &Part { digest, size: None });
+            }
+            queue.waiting.len()
+        };
+        assert_eq!(list(1, 0..1000), limits::PREFETCH_CLIENT_WAITING);
+        assert_eq!(list(2, 1000..1010), limits::PREFETCH_CLIENT_WAITING + 10);
     }
 }

@@ -212,7 +212,7 @@ impl Warming<'_> {
     async fn blob(&self, blob: &Part) -> bool {
         let cache = self.upstream_cache.cache();
         let here = cache.store().has(Kind::Blob, &blob.digest);
-        let mut fetching = pin!(self.upstream_cache.blobs.fetch_ahead(self.requester, &blob.digest));
+        let mut fetching = pin!(self.upstream_cache.blobs.fetch_ahead(self.requester, &blob.digest, None));
         let fetched = loop {
             match tokio::time::timeout(PACE, &mut fetching).await {
                 Ok(fetched) => break fetched.map_err(|refusal| refusal.to_string()),

@@ -109,6 +109,7 @@ pub(crate) fn upstream_cache(
         path: directory.path().to_owned(),
         max_size: 1 << 30,
         min_free: config::MinFree::Bytes(0),
+        max_object: u64::MAX,
         verify_after: config::limits::VERIFY_AFTER,
         prefetch: false,
         keep: Vec::new(),

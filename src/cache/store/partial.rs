@@ -65,18 +65,35 @@ impl Partial {
     /// Writes `bytes` at `at`.
     ///
     /// # Errors
-    /// The system's. `StorageFull` if the length was not known and there is no room for more.
+    /// The system's. `StorageFull` if there is no room for more, `FileTooLarge` if the blob is longer than any that is kept.
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let end = at.saturating_add(bytes.len() as u64);
         let mut room = self.room();
         let more = end.saturating_sub(room.bytes());
-        if more > 0 && !room.grow(more.max(STEP)) && !room.grow(more) {
-            return Err(io::ErrorKind::StorageFull.into());
+        if more > 0 {
+            self.grow(&mut room, more, end)?;
         }
         let prepared = room.prepare(&self.file.file, at, bytes.len() as u64);
         drop(room);
         prepared.inspect_err(|error| self.partials.report_of_begin(error))?;
         files::write_all_at(&self.file.file, bytes, at).inspect_err(|error| self.report(error))
+    }
+
+    /// Takes room for `more` bytes up to `end`, and for some of those that are said to follow.
+    fn grow(&self, room: &mut Reservation, more: u64, end: u64) -> io::Result<()> {
+        if !self.partials.space.may_keep(end) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let total = self.file.head.total;
+        let rest = total.map_or(u64::MAX, |total| total.saturating_sub(room.bytes()));
+        let step = room.bytes().clamp(FIRST_STEP, LONGEST_STEP).min(rest);
+        if !room.grow(more.max(step)) && !room.grow(more) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if total.is_some() {
+            room.allocate_next();
+        }
+        Ok(())
     }
 
     /// Notes that all up to `at` has been written. Every now and then that is synced, behind this, so that it can be resumed.
@@ -201,7 +218,11 @@ impl Partials {
         if head.digest.algorithm() == Algorithm::Other || !self.contents.takes_new() {
             return None;
         }
-        let room = Reservation::new(&self.space, head.total.unwrap_or_default(), 0, unknown_digest)?;
+        if head.total.is_some_and(|total| !self.space.may_keep(total)) {
+            return None;
+        }
+        let first = head.total.unwrap_or_default().min(FIRST_STEP);
+        let room = Reservation::new(&self.space, first, 0, unknown_digest)?;
         match self.create(files::random_name(&head.stem()), head, room) {
             Ok(partial) => Some(partial),
             Err(error) => {
@@ -337,7 +358,9 @@ impl Partials {
     fn take_up(self: &Arc<Self>, file: &Arc<PartialFile>, bytes: u64) -> Option<Partial> {
         self.contents.index.remove_partial(&file.name);
         let whole = file.head.total.unwrap_or(bytes).max(bytes);
-        let Some(room) = Reservation::new(&self.space, whole, bytes, false) else {
+        let first = whole.min(bytes.saturating_add(FIRST_STEP));
+        let room = self.space.may_keep(whole).then(|| Reservation::new(&self.space, first, bytes, false));
+        let Some(room) = room.flatten() else {
             self.contents.index.found_partial(&file.name, bytes, now());
             return None;
         };
@@ -361,5 +384,7 @@ impl Partials {
 /// nothing, see [`Head::written`].
 const SYNC_EVERY: u64 = 64 << 20;
 
-/// The bytes that are reserved at once where the length is not known.
-const STEP: u64 = 16 << 20;
+/// The bytes that are reserved for the beginning of a blob. From there on as many are reserved ahead as have come: the length
+/// that an upstream only says evicts nothing.
+const FIRST_STEP: u64 = 256 << 10;
+const LONGEST_STEP: u64 = 16 << 20;

@@ -22,6 +22,7 @@ use crate::config::{MinFree, limits};
 /// The room that content may take, and what is evicted for it.
 pub(crate) struct Space {
     max_size: u64,
+    max_object: u64,
     min_free: MinFree,
     free: Box<FreeSpace>,
     layout: Arc<Layout>,
@@ -55,7 +56,9 @@ impl Space {
         counters: Arc<Counters>,
     ) -> Arc<Self> {
         let (max_size, min_free, told) = (settings.max_size, settings.min_free, AtomicBool::new(false));
-        let space = Self { max_size, min_free, free, layout, index, health, maintenance, counters, told };
+        let max_object = settings.max_object;
+        let space =
+            Self { max_size, max_object, min_free, free, layout, index, health, maintenance, counters, told };
         let (blobs, manifests) = (space.blob_limit() / 4 * 3, space.manifest_limit() / 4 * 3);
         space.index.limit_kept(blobs, manifests);
         Arc::new(space)
@@ -73,6 +76,17 @@ impl Space {
     /// Returns the most that is kept, in bytes.
     pub(crate) fn max_size(&self) -> u64 {
         self.max_size
+    }
+
+    /// Returns true if a blob of `total` bytes may be kept, whatever has to go for it. Its length is an upstream's word: the room
+    /// is taken as the bytes come.
+    pub(crate) fn may_keep(&self, total: u64) -> bool {
+        total <= self.largest_kept()
+    }
+
+    /// Returns the length in bytes of the largest blob that may be kept.
+    pub(crate) fn largest_kept(&self) -> u64 {
+        self.max_object.min(self.blob_limit())
     }
 
     /// Returns what manifests and records may take of it.
@@ -288,6 +302,11 @@ impl Reservation {
     /// Holds `more` bytes. Returns true if there was room.
     pub(crate) fn grow(&mut self, more: u64) -> bool {
         self.take(more, more)
+    }
+
+    /// Has the file system allocate what is held when the next bytes are written.
+    pub(crate) fn allocate_next(&mut self) {
+        self.asked = false;
     }
 
     /// Notes that the first `written` bytes are on the disk, which has not to keep room free for them any more.

@@ -198,6 +198,16 @@ impl Store {
         self.contents.peek(kind, digest)
     }
 
+    /// Returns true if a blob of `total` bytes is kept at all.
+    pub(crate) fn may_keep(&self, total: u64) -> bool {
+        self.space.may_keep(total)
+    }
+
+    /// Returns the length in bytes of the largest blob that is kept at all.
+    pub(crate) fn largest_kept(&self) -> u64 {
+        self.space.largest_kept()
+    }
+
     /// Returns true if content is there and can be trusted. Does not count as a use.
     pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
         self.contents.has(kind, digest)

@@ -52,6 +52,7 @@ impl Place {
             path,
             max_size: self.max_size,
             min_free: MinFree::Bytes(1000),
+            max_object: u64::MAX,
             verify_after: config::limits::VERIFY_AFTER,
             prefetch: false,
             keep: Vec::new(),
@@ -631,7 +632,7 @@ mod evicting {
         store.flush();
         assert!(!has_blob(&store, &blob));
         let error = partial.write(90_000, &bytes[..20_000]).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
         assert!(store.degraded_reason().is_none());
         partial.commit(&digest, 90_000).unwrap();
         store.flush();
@@ -810,6 +811,7 @@ mod others {
             path: place.path(),
             max_size: place.max_size,
             min_free: MinFree::Bytes(0),
+            max_object: u64::MAX,
             verify_after: config::limits::VERIFY_AFTER,
             prefetch: false,
             keep: Vec::new(),

@@ -50,12 +50,22 @@ fn a_table_without_keys_turns_the_cache_on_with_every_default() {
         path: "/var/lib/dockgate".into(),
         max_size: 100 << 30,
         min_free: MinFree::Percent(5),
+        max_object: 25 << 30,
         verify_after: Duration::from_secs(7 * 24 * HOUR),
         prefetch: true,
         keep: Vec::new(),
     };
     assert_eq!(config.cache, Some(expected));
     assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn the_largest_object_is_a_quarter_unless_written() {
+    let largest = |keys: &str| config(&format!("[cache]\n{keys}\n"), CACHED).cache.unwrap().max_object;
+    assert_eq!(largest("max_size = '8MiB'"), 2 << 20);
+    assert_eq!(largest("max_size = '8MiB'\nmax_object = '0'"), 2 << 20);
+    assert_eq!(largest("max_size = '8MiB'\nmax_object = '8MiB'"), 8 << 20);
+    assert_eq!(largest("max_object = '1GiB'"), 1 << 30);
 }
 
 #[test]

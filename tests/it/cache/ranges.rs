@@ -1,7 +1,7 @@
 //! Parts of blobs: of what is kept, of what is on its way, of what is not here.
 
-use super::{asking, gives, started, until_kept, word};
-use crate::harness::{Answer, BodyEnd, Gate, Gateway, Origin, Reply, Request, noise, sha256};
+use super::{asking, before, gives, started, until_kept, word};
+use crate::harness::{Answer, BodyEnd, Gate, Gateway, Origin, Reply, Request, blob_at, noise, sha256};
 
 const MIB: usize = 1024 * 1024;
 const SIZE: usize = 300_000;
@@ -332,4 +332,47 @@ async fn a_registry_without_ranges_still_gives_the_part() {
             is_part(answer, &bytes, at, end);
         }
     }
+}
+
+#[tokio::test]
+async fn ranges_at_an_upstream_without_them_cost_one_download() {
+    for (lines, kept) in [("prefetch = false", true), ("prefetch = false\nmax_object = \"1MiB\"", false)] {
+        let origin = Origin::start().await;
+        let gateway = before(&origin, "[upstream.cache]").cache(lines).start().await;
+        let bytes = noise(12 * MIB);
+        let target = blob_at("a", &bytes);
+        let whole = bytes.clone();
+        origin.upstream.always("GET", &*target, move |_| Reply::ok(&whole));
+        for (number, at) in [11 * MIB, 5 * MIB, 9 * MIB, 12 * MIB - 1].into_iter().enumerate() {
+            let request = Request::get(&target).header("Range", format!("bytes={at}-{at}"));
+            let answer = gateway.ask(request).await;
+            if kept {
+                assert!(answer.status == 206 && answer.body == bytes[at..=at], "{number}");
+            } else {
+                // Every byte that the upstream sends goes to the client.
+                assert!(answer.status == 200 && answer.body == bytes, "{number}");
+            }
+        }
+        // The first is where the upstream shows that it has no ranges.
+        let most = if kept { 2 } else { 5 };
+        assert_eq!(origin.count("GET", &target), most, "kept: {kept}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_download_no_more_than_a_client_may_have() {
+    let (origin, gateway) = started("").await;
+    for number in 0..6 {
+        let target = blob_at("a", format!("large {number}").as_bytes());
+        // Each says that it has 60 MB, of which a client that has taken nothing may have two downloaded.
+        origin.upstream.always("GET", &*target, |headers| match headers.get("range") {
+            Some(_) => Reply::status(206).header("Content-Range", "bytes 0-0/60000000").body("x"),
+            None => Reply::status(404),
+        });
+        let answer = gateway.ask(Request::get(&target).header("Range", "bytes=0-0")).await.is(206);
+        assert!(answer.body == b"x");
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let whole = origin.upstream.heard().into_iter().filter(|heard| heard.headers.get("range").is_none());
+    assert_eq!(whole.count(), 2);
 }

@@ -51,12 +51,71 @@ async fn oversized_content_is_shared_and_not_kept() {
     }
     assert_eq!(origin.requests(), [format!("GET {target}")]);
     assert!(taken(&gateway.path("cache")) < MIB as u64);
-    gives(gateway.get(&target).await, &bytes, "MISS");
+    gives(gateway.get(&target).await, &bytes, "BYPASS (too_large)");
     // What does fit is kept.
     let small = noise(100_000);
     let target = origin.blob("a", &small);
     gives(gateway.get(&target).await, &small, "MISS");
     until_kept(&gateway, &target).await;
+}
+
+#[tokio::test]
+async fn a_length_that_is_only_said_evicts_nothing() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"64MiB\"\nmax_object = \"60MiB\"").start().await;
+    let kept: Vec<_> = (0..12).map(|_| noise(4 * MIB)).collect();
+    let targets: Vec<_> = kept.iter().map(|bytes| origin.blob("a", bytes)).collect();
+    for target in &targets {
+        gateway.get(target).await.is(200);
+        until_kept(&gateway, target).await;
+    }
+    // Each says that it has nearly all that there is room for, and sends next to nothing of it.
+    let gate = Gate::shut();
+    let mut waiting = Vec::new();
+    for number in 0..8 {
+        let target = blob_at("a", format!("liar {number}").as_bytes());
+        let reply = Reply::ok(noise(300_000)).claim(58 * MIB).pause_after(300_000, &gate);
+        origin.upstream.expect("GET", &*target, reply);
+        let mut client = asking(&gateway, Request::get(&target)).await;
+        client.head().await.is(200);
+        waiting.push(client);
+    }
+    let mut hits = 0;
+    for (target, bytes) in targets.iter().zip(&kept) {
+        let answer = gateway.get(target).await.is(200);
+        assert!(answer.body == *bytes);
+        hits += usize::from(word(&answer) == "HIT");
+    }
+    // What has come of the eight, and as much ahead of it.
+    assert!(hits >= 11, "{hits} of {} are left", kept.len());
+    drop(waiting);
+    gate.open();
+}
+
+#[tokio::test]
+async fn only_objects_up_to_max_object_are_kept() {
+    let origin = Origin::start().await;
+    let gateway = with(&origin, "max_size = \"64MiB\"\nmax_object = \"1MiB\"").start().await;
+    let (fits, large) = (noise(MIB), noise(MIB + 1));
+    let (fitting, too_large) = (origin.blob("a", &fits), origin.blob("a", &large));
+    gives(gateway.get(&fitting).await, &fits, "MISS");
+    until_kept(&gateway, &fitting).await;
+    for _ in 0..2 {
+        gives(gateway.get(&too_large).await, &large, "BYPASS (too_large)");
+        let part = gateway.ask(Request::get(&too_large).header("Range", "bytes=9-19")).await.is(206);
+        assert!(part.body == large[9..20] && word(&part) == "BYPASS (too_large)");
+    }
+    // One of which the upstream does not say the length.
+    let unsaid = noise(3 * MIB);
+    let target = blob_at("a", &unsaid);
+    for _ in 0..2 {
+        origin.upstream.expect("GET", &*target, Reply::ok(&unsaid).chunked(100_000));
+        gives(gateway.get(&target).await, &unsaid, "MISS");
+    }
+    assert!(taken(&gateway.path("cache")) < 2 * MIB as u64);
+    let metrics = gateway.admin("/metrics").await.is(200).text();
+    assert!(metrics.contains("dockgate_cache_bypasses_total{reason=\"too_large\"} 4"), "{metrics}");
+    assert!(!metrics.contains("cause=\"disk\"} 1") && !metrics.contains("cause=\"disk\"} 2"), "{metrics}");
 }
 
 #[tokio::test]
@@ -161,7 +220,7 @@ async fn the_cache_never_exceeds_its_size() {
 #[tokio::test]
 async fn a_blob_in_use_is_not_evicted() {
     let origin = Origin::start().await;
-    let gateway = with(&origin, "max_size = \"32MiB\"").start().await;
+    let gateway = with(&origin, "max_size = \"32MiB\"\nmax_object = \"30MiB\"").start().await;
     let bytes = noise(24 * MIB);
     let target = origin.blob("a", &bytes);
     gateway.get(&target).await.is(200);

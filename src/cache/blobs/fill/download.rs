@@ -3,17 +3,18 @@
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 
 use crate::body::{Body, BodyError};
 use crate::budget::Client;
 use crate::cache::blobs::fill::answer::{exactly, extent};
 use crate::cache::blobs::fill::fills::Fills;
 use crate::cache::blobs::fill::ring::Ring;
-use crate::cache::blobs::fill::state::{End, Fill, Head, Key};
+use crate::cache::blobs::fill::state::{Demand, End, Fill, Head, Key};
 use crate::cache::blobs::fill::subscription::Subscription;
 use crate::cache::counters::{Cause, Counters};
 use crate::cache::error::{BypassReason, CacheError};
@@ -40,6 +41,22 @@ pub(crate) struct Downloads {
     pub(crate) gate: Arc<Gate>,
     pub(crate) membership: Arc<BlobMembership>,
     pub(crate) metadata: Arc<UpstreamMetadata>,
+    pub(crate) ranges: Ranges,
+}
+
+/// Whether the upstream serves ranges, as far as is known.
+#[derive(Default)]
+pub(crate) struct Ranges(Mutex<Option<Instant>>);
+
+impl Ranges {
+    /// Returns true if the upstream has lately sent the whole of a blob of which a part was asked for.
+    pub(crate) fn are_ignored(&self) -> bool {
+        self.0.lock().is_some_and(|since| clock::now() - since < limits::RANGES_IGNORED)
+    }
+
+    fn note_ignored(&self) {
+        *self.0.lock() = Some(clock::now());
+    }
 }
 
 impl Downloads {
@@ -51,9 +68,9 @@ impl Downloads {
         self: &Arc<Self>,
         key: &Key,
         requester: &Requester,
-        priority: Priority,
+        demand: Demand,
     ) -> Result<(Subscription, bool), CacheError> {
-        self.fills.join(key, requester, priority, |key, share| {
+        self.fills.join(key, requester, demand, |key, share| {
             let fill = Fill::new(key, self.counters.clone(), share);
             tokio::spawn(run(fill.clone(), self.clone()));
             fill
@@ -71,6 +88,7 @@ async fn run(fill: Arc<Fill>, downloads: Arc<Downloads>) {
         batch: Vec::new(),
         batched: 0,
         announced: 0,
+        is_news: false,
     };
     if let Err(Some(cause)) = task.download().await {
         fill.fail(cause);
@@ -133,6 +151,8 @@ struct Task<'a> {
     batched: usize,
     /// Up to where the readers have been told.
     announced: u64,
+    /// Nothing but this download says that the repository holds the blob.
+    is_news: bool,
 }
 
 /// The cause of an early end; none if that is no failure, or has been counted.
@@ -155,11 +175,22 @@ impl Task<'_> {
         let resumed = Resumed(self.resume());
         let opened = self.unless_stopping(self.open(resumed.0.as_ref())).await;
         let mut flow = opened.flatten().ok_or(None)?;
+        if self.close_too_long(&flow.head) {
+            return Err(Some(self.too_long()));
+        }
         let mut item = self.unless_stopping(self.first(&mut flow)).await.unwrap_or(Err(None))?;
         self.begin(resumed.behind(flow.head.first), &flow);
         loop {
             match self.flow(item, &mut flow).await {
                 Flowed::Whole => break,
+                Flowed::Unwanted if self.fill.state().is_too_long(&flow.head) => {
+                    if self.is_news {
+                        self.downloads
+                            .membership
+                            .unconfirm(flow.requester.repository(), &self.fill.key.digest);
+                    }
+                    return Err(Some(self.too_long()));
+                }
                 Flowed::Unwanted => {
                     self.leave().await;
                     return Err(None);
@@ -190,6 +221,21 @@ impl Task<'_> {
             self.downloads.membership.unconfirm(flow.requester.repository(), digest);
         }
         finished
+    }
+
+    /// Closes the fill if the blob is longer than any requester wants it. Those that come from then on begin another.
+    fn close_too_long(&self, head: &Head) -> bool {
+        let mut state = self.fill.state();
+        state.closed |= state.is_too_long(head);
+        state.is_too_long(head)
+    }
+
+    /// Tells the requesters that the blob is longer than they want it. Returns the cause that is counted.
+    fn too_long(&self) -> Cause {
+        let Key { upstream, digest, .. } = &self.fill.key;
+        tracing::info!(upstream = &**upstream, %digest, "a blob is longer than its manifest says; it is not fetched ahead");
+        self.refuse(None, &CacheError::unusable("a blob that is longer than its manifest says"));
+        Cause::Length
     }
 
     /// Waits for an answer of the upstream, unless the gateway stops before it has come.
@@ -322,9 +368,9 @@ impl Task<'_> {
             let untried = |requester: &Requester| !tried.iter().any(|view| view.has(requester));
             state.subscribers.iter().filter(move |subscriber| untried(&subscriber.requester))
         };
-        let required = left().find(|subscriber| subscriber.priority == Priority::Required);
+        let required = left().find(|subscriber| subscriber.demand.is_required());
         let subscriber = required.or_else(|| left().next());
-        subscriber.map(|subscriber| (subscriber.requester.clone(), subscriber.priority))
+        subscriber.map(|subscriber| (subscriber.requester.clone(), subscriber.demand.priority))
     }
 
     /// Tells all subscribers, or those of one view, that the upstream refuses.
@@ -367,6 +413,14 @@ impl Task<'_> {
         {
             // A server that ignores ranges sends the whole. The part is not in it.
             return Err(Some(CacheError::Unsatisfiable(whole)));
+        }
+        if self.is_part()
+            && answer.status == StatusCode::OK
+            && bytes.is_some_and(|part| part.first > limits::SKIPPED_BYTES)
+        {
+            // All that comes before would be thrown away, for each part that is asked for.
+            self.downloads.ranges.note_ignored();
+            return Err(Some(CacheError::Bypass(BypassReason::NoRanges)));
         }
         if total.is_some() && whole != total {
             return Err(None);
@@ -430,11 +484,12 @@ impl Task<'_> {
     }
 
     /// Records that the repository holds the blob, as the upstream has served it there.
-    fn confirm(&self, flow: &Flow) {
+    fn confirm(&mut self, flow: &Flow) {
         let text = flow.head.content_type.as_ref().and_then(|value| value.to_str().ok());
         let media_type = text.and_then(|text| MediaType::parse(text).ok());
         let (repository, digest) = (flow.requester.repository(), &self.fill.key.digest);
         let membership = &self.downloads.membership;
+        self.is_news = membership.recorded(repository, digest).is_none();
         membership.confirm(repository, flow.generation, digest, media_type, flow.head.total);
     }
 
@@ -553,11 +608,9 @@ impl Task<'_> {
     /// Returns true if no subscriber is left, and too much is missing for finishing it all the same. Then it is closed.
     fn is_unwanted(&self, head: &Head) -> bool {
         let mut state = self.fill.state();
-        let wanted = match state.kept {
-            true => !state.subscribers.is_empty(),
-            false => state.subscribers.iter().any(|subscriber| subscriber.priority != Priority::Background),
-        };
+        let wanted = state.is_wanted(head);
         let little = state.kept
+            && !state.is_too_long(head)
             && head.total.is_some_and(|total| total - state.ring.end() <= FINISHED_BYTES.max(total / 10));
         let trickles = state.trickles_unwatched(clock::now());
         state.closed = state.stopping || (!wanted && !little) || trickles;

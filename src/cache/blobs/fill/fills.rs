@@ -7,10 +7,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::blobs::fill::memory::{FillMemory, Share};
-use crate::cache::blobs::fill::state::{Fill, Key};
+use crate::cache::blobs::fill::state::{Demand, Fill, Key};
 use crate::cache::blobs::fill::subscription::Subscription;
 use crate::cache::error::{BypassReason, CacheError};
-use crate::cache::origin::gate::Priority;
 use crate::cache::requester::Requester;
 use crate::proto::Digest;
 
@@ -30,19 +29,19 @@ impl Fills {
         &self,
         key: &Key,
         requester: &Requester,
-        priority: Priority,
+        demand: Demand,
         begin: impl FnOnce(Key, Share) -> Arc<Fill>,
     ) -> Result<(Subscription, bool), CacheError> {
         let mut fills = self.fills();
         let entry = fills.entry(key.clone());
         if let Entry::Occupied(entry) = &entry
-            && let Some(subscription) = Subscription::join(entry.get(), requester, priority)
+            && let Some(subscription) = Subscription::join(entry.get(), requester, demand)
         {
             return Ok((subscription, true));
         }
         let share = self.memory.take().ok_or(CacheError::Bypass(BypassReason::NoMemory))?;
         let fill = begin(key.clone(), share);
-        let subscription = Subscription::first(&fill, requester, priority);
+        let subscription = Subscription::first(&fill, requester, demand);
         entry.insert_entry(fill);
         Ok((subscription, false))
     }
@@ -55,7 +54,7 @@ impl Fills {
     /// Subscribes to the fill of `key` if there is one.
     pub(crate) fn follow(&self, key: &Key, requester: &Requester) -> Option<Subscription> {
         let fill = self.fills().get(key).cloned();
-        fill.and_then(|fill| Subscription::join(&fill, requester, Priority::Required))
+        fill.and_then(|fill| Subscription::join(&fill, requester, Demand::REQUIRED))
     }
 
     /// Returns true if a blob is on its way, for any requester.
@@ -79,9 +78,8 @@ impl Fills {
     pub(crate) fn wanted(&self, upstream: &str) -> usize {
         let fills = self.fills();
         let of_it = fills.iter().filter(|(key, _)| &*key.upstream == upstream);
-        let required = |fill: &Fill| {
-            fill.state().subscribers.iter().any(|subscriber| subscriber.priority == Priority::Required)
-        };
+        let required =
+            |fill: &Fill| fill.state().subscribers.iter().any(|subscriber| subscriber.demand.is_required());
         of_it.filter(|(_, fill)| required(fill)).count()
     }
 

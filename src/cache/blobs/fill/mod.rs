@@ -13,10 +13,10 @@ pub(crate) mod ring;
 pub(crate) mod state;
 pub(crate) mod subscription;
 
-pub(crate) use download::Downloads;
+pub(crate) use download::{Downloads, Ranges};
 pub(crate) use fills::Fills;
 pub(crate) use reader::{Reader, rest};
-pub(crate) use state::{Head, Key};
+pub(crate) use state::{Demand, Head, Key};
 pub(crate) use subscription::Subscription;
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ pub(crate) struct FillState {
     /// The requesters, in the order of their arrival: the upstream may be asked by the account of any of them.
     pub(crate) subscribers: Vec<Subscriber>,
     pub(crate) next: u64,
+    /// The length of the longest blob that a requester has wanted, also one that has left.
+    pub(crate) most: u64,
     /// The offset of the furthest reader.
     pub(crate) furthest: u64,
     pub(crate) closed: bool,
@@ -93,11 +95,34 @@ pub(crate) enum End {
     Failed,
 }
 
+/// How urgently a requester wants a blob, and up to which length.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Demand {
+    pub(crate) priority: Priority,
+    /// The length in bytes of the longest blob that is wanted.
+    pub(crate) most: u64,
+}
+
+impl Demand {
+    /// The demand of a client, which takes a blob of any length.
+    pub(crate) const REQUIRED: Self = Self { priority: Priority::Required, most: u64::MAX };
+
+    /// Returns the demand of background work, which gives up a blob that turns out longer than `most`.
+    pub(crate) fn background(most: u64) -> Self {
+        Self { priority: Priority::Background, most }
+    }
+
+    /// Returns true if a client waits for the blob.
+    pub(crate) fn is_required(self) -> bool {
+        self.priority == Priority::Required
+    }
+}
+
 /// A requester that wants a fill.
 pub(crate) struct Subscriber {
     pub(crate) number: u64,
     pub(crate) requester: Requester,
-    pub(crate) priority: Priority,
+    pub(crate) demand: Demand,
     /// The channel by which the requester gets the head.
     pub(crate) opened: Option<oneshot::Sender<Result<Arc<Head>, CacheError>>>,
 }
@@ -151,6 +176,7 @@ impl FillState {
             waiting: Waiting::default(),
             subscribers: Vec::new(),
             next: 0,
+            most: 0,
             furthest: 0,
             closed: false,
             unwatched: None,
@@ -186,9 +212,26 @@ impl FillState {
         }
     }
 
+    /// Returns the length of the blob as far as it is known: by the upstream's word, or by what has come if that is more.
+    fn length(&self, head: &Head) -> u64 {
+        head.total.unwrap_or_default().max(self.ring.end())
+    }
+
+    /// Returns true if the blob is longer than any requester has wanted it: its manifest says less.
+    pub(crate) fn is_too_long(&self, head: &Head) -> bool {
+        self.length(head) > self.most
+    }
+
+    /// Returns true if a requester still wants the blob. One that is not kept is of no use to background work.
+    pub(crate) fn is_wanted(&self, head: &Head) -> bool {
+        let length = self.length(head);
+        let mut demands = self.subscribers.iter().map(|subscriber| subscriber.demand);
+        demands.any(|demand| (self.kept || demand.is_required()) && length <= demand.most)
+    }
+
     /// Returns true if the upstream trickles, and no client waits for the blob: the download would take a connection for ever.
     pub(crate) fn trickles_unwatched(&mut self, now: Instant) -> bool {
-        if self.subscribers.iter().any(|subscriber| subscriber.priority != Priority::Background) {
+        if self.subscribers.iter().any(|subscriber| subscriber.demand.is_required()) {
             self.unwatched = None;
             return false;
         }
@@ -230,8 +273,12 @@ impl Observer for Fill {
 
     fn disk_failed(&self, error: &io::Error) {
         let digest = &self.key.digest;
-        tracing::warn!(%digest, %error, "the cache's disk failed; the blob is passed on without being kept");
-        self.counters.fill_failed(Cause::Disk);
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            tracing::info!(%digest, "a blob is longer than any that is kept (cache.max_object); it is passed on");
+        } else {
+            tracing::warn!(%digest, %error, "the cache's disk failed; the blob is passed on without being kept");
+            self.counters.fill_failed(Cause::Disk);
+        }
         self.state().kept = false;
         self.wake.notify_one();
     }

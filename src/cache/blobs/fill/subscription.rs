@@ -8,9 +8,8 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use crate::cache::blobs::fill::ring::Place;
-use crate::cache::blobs::fill::state::{End, Fill, FillState, Head, Subscriber};
+use crate::cache::blobs::fill::state::{Demand, End, Fill, FillState, Head, Subscriber};
 use crate::cache::error::CacheError;
-use crate::cache::origin::gate::Priority;
 use crate::cache::requester::Requester;
 use crate::proto::Digest;
 
@@ -18,34 +17,37 @@ use crate::proto::Digest;
 pub(crate) struct Subscription {
     pub(crate) fill: Arc<Fill>,
     number: u64,
+    /// The length of the longest blob that is wanted.
+    most: u64,
     opened: Option<oneshot::Receiver<Result<Arc<Head>, CacheError>>>,
 }
 
 impl Subscription {
     /// Subscribes to `fill`; none if it has been closed, has failed, or no longer has its first bytes.
-    pub(crate) fn join(fill: &Arc<Fill>, requester: &Requester, priority: Priority) -> Option<Self> {
+    pub(crate) fn join(fill: &Arc<Fill>, requester: &Requester, demand: Demand) -> Option<Self> {
         let mut state = fill.state();
         let usable = !state.closed && !matches!(state.end, End::Failed);
         // A fill that is not kept in a file may have dropped its first bytes.
         let begins = state.head.as_ref().map_or(0, |head| head.first);
         let whole = state.kept || state.ring.look(begins) != Place::Before;
-        (usable && whole).then(|| Self::enter(fill, &mut state, requester, priority))
+        (usable && whole).then(|| Self::enter(fill, &mut state, requester, demand))
     }
 
     /// Subscribes to a fill that has just been made.
-    pub(crate) fn first(fill: &Arc<Fill>, requester: &Requester, priority: Priority) -> Self {
-        Self::enter(fill, &mut fill.state(), requester, priority)
+    pub(crate) fn first(fill: &Arc<Fill>, requester: &Requester, demand: Demand) -> Self {
+        Self::enter(fill, &mut fill.state(), requester, demand)
     }
 
-    fn enter(fill: &Arc<Fill>, state: &mut FillState, requester: &Requester, priority: Priority) -> Self {
+    fn enter(fill: &Arc<Fill>, state: &mut FillState, requester: &Requester, demand: Demand) -> Self {
         let number = state.next;
         state.next += 1;
+        state.most = state.most.max(demand.most);
         let (sender, receiver) = oneshot::channel();
         let requester = requester.clone();
-        state.subscribers.push(Subscriber { number, requester, priority, opened: Some(sender) });
+        state.subscribers.push(Subscriber { number, requester, demand, opened: Some(sender) });
         state.open();
         fill.wake.notify_one();
-        Self { fill: fill.clone(), number, opened: Some(receiver) }
+        Self { fill: fill.clone(), number, most: demand.most, opened: Some(receiver) }
     }
 
     /// Waits until the upstream has answered with a success.
@@ -73,14 +75,28 @@ impl Subscription {
         at <= self.fill.state().ring.end().saturating_add(NEAR_BYTES)
     }
 
-    /// Waits until the fill is over. Returns true if the blob came whole and has its digest.
+    /// Returns true if what comes is kept in a file.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.fill.state().kept
+    }
+
+    /// Returns true if background work has the fill finished, also when all clients leave.
+    pub(crate) fn is_finished_anyway(&self) -> bool {
+        self.fill.state().subscribers.iter().any(|subscriber| !subscriber.demand.is_required())
+    }
+
+    /// Waits until the fill is over, or longer than it is wanted. Returns true if the blob came whole and has its digest.
     pub(crate) async fn done(&self) -> bool {
         loop {
             let changed = Change::of(&self.fill);
-            match self.fill.state().end {
-                End::Verified { .. } => return true,
-                End::Failed => return false,
-                End::NotYet => {}
+            {
+                let state = self.fill.state();
+                match state.end {
+                    End::Verified { .. } => return true,
+                    End::Failed => return false,
+                    End::NotYet if state.ring.end() > self.most => return false,
+                    End::NotYet => {}
+                }
             }
             changed.await;
         }

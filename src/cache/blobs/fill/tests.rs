@@ -149,6 +149,7 @@ fn upstream_cache(path: &std::path::Path) -> Arc<UpstreamCache> {
         path: path.to_owned(),
         max_size: 1 << 30,
         min_free: MinFree::Bytes(0),
+        max_object: u64::MAX,
         verify_after: config::limits::VERIFY_AFTER,
         prefetch: true,
         keep: Vec::new(),

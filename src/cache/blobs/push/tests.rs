@@ -19,6 +19,7 @@ fn upstream_cache() -> (TempDir, Arc<UpstreamCache>) {
         path: dir.path().to_owned(),
         max_size: 1 << 30,
         min_free: MinFree::Bytes(0),
+        max_object: u64::MAX,
         verify_after: limits::VERIFY_AFTER,
         prefetch: false,
         keep: Vec::new(),

@@ -29,7 +29,15 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache");
         let (min_free, verify_after, keep) = (MinFree::Bytes(0), limits::VERIFY_AFTER, Vec::new());
-        let settings = config::Cache { path, max_size, min_free, verify_after, prefetch: false, keep };
+        let settings = config::Cache {
+            path,
+            max_size,
+            min_free,
+            max_object: u64::MAX,
+            verify_after,
+            prefetch: false,
+            keep,
+        };
         let store = Store::open(&settings, Arc::new(Counters::default()));
         store.flush();
         Self { dir, store, pool: Arc::default(), backlog: Arc::default() }
