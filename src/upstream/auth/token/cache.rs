@@ -98,16 +98,13 @@ impl<F: FetchToken> TokenCache<F> {
 
     /// Returns the token for `key`. A valid one costs a look-up; a missing one is asked for once for all who wait.
     pub(crate) async fn get(&self, key: TokenKey, fetch: F) -> Result<Arc<AccessToken>, Missing> {
-        let now = clock::now();
-        match self.0.entries.get(&key) {
-            Some(Entry::Kept(kept)) if !kept.token.is_expired(now) => {
-                kept.token.note_use();
-                return Ok(kept.token.clone());
+        match self.known(&key) {
+            Some(Ok(token)) => {
+                token.note_use();
+                return Ok(token);
             }
-            Some(Entry::Failed(error, until)) if now < until => {
-                return Err(Missing { error, is_news: false });
-            }
-            _ => {}
+            Some(Err(error)) => return Err(Missing { error, is_news: false }),
+            None => {}
         }
         loop {
             let ask = || self.clone().ask_and_keep(key.clone(), fetch.clone());
@@ -125,6 +122,16 @@ impl<F: FetchToken> TokenCache<F> {
                 Err(error) if joined && error.spent().is_some() => {}
                 Err(error) => return Err(Missing { error, is_news: !joined }),
             }
+        }
+    }
+
+    /// Returns the token for `key` if it is valid, or the failure whose pause is not over.
+    fn known(&self, key: &TokenKey) -> Option<Outcome> {
+        let now = clock::now();
+        match self.0.entries.get(key)? {
+            Entry::Kept(kept) if !kept.token.is_expired(now) => Some(Ok(kept.token.clone())),
+            Entry::Failed(error, until) if now < until => Some(Err(error)),
+            Entry::Kept(_) | Entry::Failed(..) => None,
         }
     }
 
@@ -202,7 +209,11 @@ impl<F: FetchToken> TokenCache<F> {
     }
 
     async fn ask_and_keep(self, key: TokenKey, fetch: F) -> Option<Outcome> {
-        // Kept before the flight ends: a request that finds no flight finds the token.
+        // Another flight may have ended between the requester's look and this one's begin.
+        if let Some(outcome) = self.known(&key) {
+            return Some(outcome);
+        }
+        // Kept before the flight ends: a later flight finds the token.
         Some(match self.ask(&fetch).await? {
             Ok(token) => {
                 let token = Arc::new(token);

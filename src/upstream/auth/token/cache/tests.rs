@@ -69,6 +69,19 @@ fn shown(outcome: &Outcome) -> HeaderValue {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flight_that_begins_late_finds_what_the_last_one_brought() {
+    let (tokens, endpoint) = (tokens(), Endpoint::default());
+    endpoint.get(&tokens, key("a")).await.unwrap();
+    let late = tokens.clone().ask_and_keep(key("a"), endpoint.clone()).await.unwrap();
+    assert_eq!((shown(&late), endpoint.asked()), (HeaderValue::from_static("Bearer 0"), 1));
+
+    endpoint.failing.store(true, Ordering::SeqCst);
+    endpoint.get(&tokens, key("b")).await.unwrap_err();
+    tokens.clone().ask_and_keep(key("b"), endpoint.clone()).await.unwrap().unwrap_err();
+    assert_eq!(endpoint.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hundred_callers_cost_one_token_request() {
     let (tokens, endpoint) = (tokens(), Endpoint::default());
     let all = (0..100).map(|_| endpoint.get(&tokens, key("a")));
