@@ -96,7 +96,7 @@ impl CacheSnapshot {
                 ("record", cache.record_usage()),
             ],
             max_bytes: cache.max_size(),
-            memory: cache.downloads_memory(),
+            memory: cache.downloads_memory().usage(None).in_use,
             degraded: cache.store().degraded_reason().is_some(),
         }
     }

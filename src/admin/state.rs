@@ -67,8 +67,10 @@ impl AdminState {
             upstream.budgets().map(|budget| budget.usage(Some(name)))
         });
         let own = std::iter::once(self.connections.usage(None)).chain(core.budgets());
-        let spools = cache(&core).map(|cache| cache.spools().usage(None));
-        own.chain(spools).chain(of_upstreams).collect()
+        let of_cache = cache(&core)
+            .into_iter()
+            .flat_map(|cache| [cache.downloads_memory(), cache.spools()].map(|budget| budget.usage(None)));
+        own.chain(of_cache).chain(of_upstreams).collect()
     }
 
     /// Takes a slot for a job, until the permit is dropped. `None` while all slots are taken.

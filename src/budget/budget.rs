@@ -118,6 +118,15 @@ impl Budget {
         self.used.load(Ordering::SeqCst).saturating_add(amount) > self.limit
     }
 
+    /// Returns the units that are left for `client`, within its share.
+    pub(crate) fn left(&self, client: Client) -> u64 {
+        let left = self.limit.saturating_sub(self.used.load(Ordering::SeqCst));
+        if !self.counts(client) {
+            return left;
+        }
+        left.min(self.share.saturating_sub(self.shares.of(client)))
+    }
+
     /// Returns the most units that can be taken.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
@@ -307,7 +316,6 @@ impl Lease {
     }
 
     /// Returns the amount.
-    #[cfg(test)]
     pub(crate) fn amount(&self) -> u64 {
         self.amount
     }

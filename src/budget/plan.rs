@@ -26,7 +26,11 @@ pub(crate) struct Plan {
 pub(crate) fn all(config: &Config) -> Vec<Plan> {
     let upstreams = config.upstreams.iter().map(Plan::upstream_connections);
     let own = [Plan::connections(&config.server), Plan::held_bytes(&config.server)];
-    let fixed = config.cache.iter().map(|_| Plan::spools()).chain([Plan::token_requests()]);
+    let fixed = config
+        .cache
+        .iter()
+        .flat_map(|_| [Plan::fill_bytes(), Plan::spools()])
+        .chain([Plan::token_requests()]);
     own.into_iter().chain(upstreams).chain(fixed).collect()
 }
 
@@ -57,6 +61,20 @@ impl Plan {
             wait: limits::HELD_WAIT,
             shown: size_text,
             key: "server.max_held_bytes",
+        }
+    }
+
+    /// Returns the budget of the bytes that downloads into the cache hold in memory. Nothing waits for it: a blob without its
+    /// part passes by the cache.
+    pub(crate) fn fill_bytes() -> Self {
+        Self {
+            name: "fill_bytes",
+            upstream: None,
+            limit: limits::FILLS_BYTES,
+            share: limits::FILLS_BYTES / 4 * 3,
+            wait: Duration::ZERO,
+            shown: size_text,
+            key: "fixed",
         }
     }
 

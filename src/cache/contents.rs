@@ -94,9 +94,9 @@ impl Cache {
         &self.counters
     }
 
-    /// Returns the memory that the downloads under way may take, in bytes.
-    pub(crate) fn downloads_memory(&self) -> u64 {
-        self.fills.memory_used()
+    /// Returns the budget of the bytes that downloads under way hold in memory.
+    pub(crate) fn downloads_memory(&self) -> &Budget {
+        self.fills.memory()
     }
 
     /// Returns the records on the disk.

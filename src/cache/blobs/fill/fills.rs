@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::budget::Budget;
 use crate::cache::blobs::fill::memory::{FillMemory, Share};
 use crate::cache::blobs::fill::state::{Demand, Fill, Key};
 use crate::cache::blobs::fill::subscription::Subscription;
@@ -17,7 +18,7 @@ use crate::proto::Digest;
 #[derive(Default)]
 pub(crate) struct Fills {
     fills: Mutex<HashMap<Key, Arc<Fill>>>,
-    memory: Arc<FillMemory>,
+    memory: FillMemory,
 }
 
 impl Fills {
@@ -46,9 +47,9 @@ impl Fills {
         Ok((subscription, false))
     }
 
-    /// Returns the bytes that fills may hold in memory now, together.
-    pub(crate) fn memory_used(&self) -> u64 {
-        self.memory.used()
+    /// Returns the budget of the bytes that fills hold in memory.
+    pub(crate) fn memory(&self) -> &Budget {
+        self.memory.budget()
     }
 
     /// Subscribes to the fill of `key` if there is one.

@@ -1,43 +1,45 @@
 //! The memory of fills: the bytes of their streams that all of them together may hold.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::budget::plan::Plan;
+use crate::budget::{Budget, Client, Lease, payer};
 use crate::config::limits;
 
-/// The bytes that no fill has a share of.
+/// The budget of the bytes that fills hold.
 pub(crate) struct FillMemory {
-    free: AtomicU64,
+    budget: Arc<Budget>,
 }
 
 /// The bytes that one fill may hold, until this is dropped. A fill takes it when it begins and keeps it: a ring that got
 /// smaller meanwhile would lose bytes that its readers have not had.
 pub(crate) struct Share {
-    memory: Arc<FillMemory>,
-    bytes: u64,
+    lease: Lease,
     /// True if the ring has room for the whole stream.
     holds_all: bool,
 }
 
 impl Default for FillMemory {
     fn default() -> Self {
-        Self { free: AtomicU64::new(limits::FILLS_BYTES) }
+        Self { budget: Plan::fill_bytes().budget() }
     }
 }
 
 impl FillMemory {
-    /// Returns the bytes of all shares.
-    pub(crate) fn used(&self) -> u64 {
-        limits::FILLS_BYTES.saturating_sub(self.free.load(Ordering::Relaxed))
+    /// Returns the budget.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
-    /// Takes a share, the smaller the less is left; none if nothing that is worth it is left.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Share> {
-        let share = |free: u64| (free / PARTS).clamp(limits::FILL_LEAST_BYTES, limits::FILL_BYTES);
-        let taken =
-            self.free.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |free| free.checked_sub(share(free)));
-        let before = taken.ok()?;
-        Some(Share { memory: self.clone(), bytes: share(before), holds_all: false })
+    /// Takes a share for the client that pays, the smaller the less is left; none if nothing that is worth it is left.
+    pub(crate) fn take(&self) -> Option<Share> {
+        self.take_for(payer::current())
+    }
+
+    fn take_for(&self, client: Client) -> Option<Share> {
+        let part = self.budget.left(client) / PARTS;
+        let lease = self.budget.try_take(client, part.clamp(limits::FILL_LEAST_BYTES, limits::FILL_BYTES))?;
+        Some(Share { lease, holds_all: false })
     }
 }
 
@@ -45,14 +47,12 @@ impl Share {
     /// Gives back what a stream of `length` bytes does not need.
     pub(crate) fn shrink(&mut self, length: u64) {
         self.holds_all = length <= self.ring();
-        let more = self.bytes.saturating_sub(length.saturating_mul(THIRDS).max(KEPT));
-        self.bytes -= more;
-        self.memory.free.fetch_add(more, Ordering::AcqRel);
+        self.lease.shrink_to(length.saturating_mul(THIRDS).max(KEPT));
     }
 
     /// Returns the most bytes of the ring, from which readers read.
     pub(crate) fn ring(&self) -> u64 {
-        self.bytes / THIRDS
+        self.lease.amount() / THIRDS
     }
 
     /// Returns the most bytes by which the stream may be ahead of its furthest reader. Half of the ring is left for the others,
@@ -63,18 +63,12 @@ impl Share {
 
     /// Returns the most bytes that wait to be written and hashed.
     pub(crate) fn trail(&self) -> u64 {
-        self.bytes - self.ring()
+        self.lease.amount() - self.ring()
     }
 }
 
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.memory.free.fetch_add(self.bytes, Ordering::AcqRel);
-    }
-}
-
-/// A fill gets this part of what is left: those that come later get less, and some hundred have one.
-const PARTS: u64 = 32;
+/// A fill gets this part of what is left: those that come later get less, and some eighty have one.
+const PARTS: u64 = 24;
 
 /// The least that a stream keeps, in bytes: frames take more than their content.
 const KEPT: u64 = 192 * 1024;
@@ -86,29 +80,42 @@ const THIRDS: u64 = 3;
 mod tests {
     use super::*;
 
+    fn used(memory: &FillMemory) -> u64 {
+        memory.budget().usage(None).in_use
+    }
+
     #[test]
     fn shares_shrink_until_there_is_none() {
-        let memory = Arc::<FillMemory>::default();
+        let memory = FillMemory::default();
         let shares: Vec<_> = std::iter::from_fn(|| memory.take()).collect();
-        let bytes: Vec<_> = shares.iter().map(|share| share.bytes).collect();
+        let bytes: Vec<_> = shares.iter().map(|share| share.lease.amount()).collect();
         assert!(bytes.is_sorted_by(|a, b| a >= b), "{bytes:?}");
         assert!(bytes.iter().all(|bytes| (limits::FILL_LEAST_BYTES..=limits::FILL_BYTES).contains(bytes)));
-        assert!(shares.len() > 100, "{}", shares.len());
-        assert!(memory.used() <= limits::FILLS_BYTES && bytes.iter().sum::<u64>() == memory.used());
+        assert!(shares.len() > 80, "{}", shares.len());
+        assert!(used(&memory) <= limits::FILLS_BYTES && bytes.iter().sum::<u64>() == used(&memory));
         drop(shares);
-        assert_eq!(memory.used(), 0);
+        assert_eq!(used(&memory), 0);
+    }
+
+    #[test]
+    fn one_client_leaves_memory_for_another() {
+        let memory = FillMemory::default();
+        let (one, other) = (Client::V4([192, 0, 2, 1]), Client::V4([192, 0, 2, 2]));
+        let shares: Vec<_> = std::iter::from_fn(|| memory.take_for(one)).collect();
+        assert!(shares.len() > 50 && used(&memory) <= limits::FILLS_BYTES / 4 * 3, "{}", shares.len());
+        assert!(memory.take_for(other).is_some_and(|share| share.lease.amount() > limits::FILL_LEAST_BYTES));
     }
 
     #[test]
     fn a_short_stream_gives_back_the_rest() {
-        let memory = Arc::<FillMemory>::default();
+        let memory = FillMemory::default();
         let mut share = memory.take().unwrap();
         share.shrink(limits::FILLS_BYTES);
         assert_eq!(share.ahead(), share.ring() / 2);
         share.shrink(100_000);
-        assert_eq!((memory.used(), share.ring(), share.trail()), (300_000, 100_000, 200_000));
+        assert_eq!((used(&memory), share.ring(), share.trail()), (300_000, 100_000, 200_000));
         assert_eq!(share.ahead(), u64::MAX, "no reader can fall behind");
         share.shrink(10);
-        assert_eq!(memory.used(), KEPT);
+        assert_eq!(used(&memory), KEPT);
     }
 }

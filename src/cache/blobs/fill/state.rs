@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_trickle_that_no_client_waits_for_ends() {
-        let mut state = FillState::new(true, Arc::<FillMemory>::default().take().unwrap());
+        let mut state = FillState::new(true, FillMemory::default().take().unwrap());
         let (begun, period) = (clock::now(), limits::UNWATCHED_PERIOD);
         let enough = vec![0; limits::UNWATCHED_LEAST_BYTES as usize];
         for (after, more, ends) in [
