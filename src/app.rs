@@ -21,14 +21,14 @@ use crate::cache::{Cache, UpstreamCache};
 use crate::config;
 use crate::config::{Address, Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
-use crate::gateway::{Core, Gateway, KnownHosts, SealError, Settings, SharedState, TrustedProxies};
+use crate::gateway::{Core, Gateway, KnownHosts, Logs, SealError, Settings, SharedState, TrustedProxies};
 use crate::net::Peer;
 use crate::origin::attach;
 use crate::proto::authority::scheme_port;
 use crate::proto::htpasswd::Warning;
 use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
 use crate::server::{CertificateError, Certificates, Handler, ListenError, Listener, Server, Service};
-use crate::telemetry::AccessLog;
+use crate::telemetry::{AccessLog, AuditError, AuditLog};
 use crate::upstream::{GatewayNames, TlsSettingsError, Upstream};
 
 /// A gateway that can't start.
@@ -60,6 +60,9 @@ pub enum StartError {
     /// The machine gives no randomness.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The audit log can't be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The machine gives no threads.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
@@ -78,6 +81,7 @@ pub struct App {
     admin_listener: Option<AdminListener>,
     /// The logins of the admin listener.
     operators: Option<Arc<Authenticator>>,
+    audit_log: Option<AuditLog>,
     workers: usize,
 }
 
@@ -123,7 +127,8 @@ impl App {
             config.server.addresses.iter().map(Listener::bind).collect::<Result<_, _>>()?;
         let addresses: Vec<_> = listeners.iter().filter_map(Listener::local_address).collect();
         tell_names(&config, &core.load().settings, &addresses);
-        let gateway = Gateway::new(core.clone(), access_log);
+        let audit_log = open_audit_log(&config)?;
+        let gateway = Gateway::new(core.clone(), Logs { access: access_log, audit: audit_log.clone() });
         let connections = Plan::connections(&config.server).budget();
         let server = Server::new(workers, connections.clone(), gateway)?;
         let state = Arc::new(AdminState::new(core.clone(), connections));
@@ -149,6 +154,7 @@ impl App {
             addresses,
             admin_listener,
             operators,
+            audit_log,
             workers,
         })
     }
@@ -188,8 +194,11 @@ impl App {
         }
     }
 
-    /// Reloads everything, on SIGHUP.
+    /// Reloads everything, on SIGHUP, and opens the audit log anew.
     pub fn reload(&self) {
+        if let Some(audit_log) = &self.audit_log {
+            audit_log.reopen();
+        }
         self.reload_certificates();
         self.note_htpasswd("htpasswd", self.core.load().settings.authenticator.reload());
         if let Some(operators) = &self.operators {
@@ -207,6 +216,9 @@ impl App {
         if let Some(cache) = cache {
             // A disk that hangs must not keep the process alive.
             let _ = tokio::time::timeout(limits::CACHE_CLOSE_DEADLINE, cache.close()).await;
+        }
+        if let Some(audit_log) = &self.audit_log {
+            audit_log.flush(limits::AUDIT_FLUSH_DEADLINE);
         }
         drained
     }
@@ -461,6 +473,11 @@ fn names_of(config: &Config, hosts: KnownHosts, addresses: &[SocketAddr]) -> Gat
 /// Returns true if an upstream judges the passwords of clients.
 fn forwards(config: &Config) -> bool {
     config.upstreams.iter().any(|upstream| upstream.credentials.source == CredentialSource::Forward)
+}
+
+fn open_audit_log(config: &Config) -> Result<Option<AuditLog>, AuditError> {
+    let log = &config.log;
+    log.audit.as_deref().map(|path| AuditLog::open(path, log.audit_pulls)).transpose()
 }
 
 fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {

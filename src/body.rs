@@ -338,6 +338,8 @@ pub(crate) struct RequestBody {
     source: Sending,
     /// Bytes still to come, if Content-Length says.
     left: Option<u64>,
+    /// Bytes that were taken from the client.
+    taken: u64,
     begun: bool,
     /// The good end was reached.
     ended: bool,
@@ -389,7 +391,16 @@ impl RequestBody {
 
     fn of(source: Sending, left: Option<u64>, stall: Duration) -> Self {
         let stall_watch = Stall::new(stall);
-        Self { source, left, begun: false, ended: false, tap: None, stall: stall_watch, limit: stall }
+        Self {
+            source,
+            left,
+            taken: 0,
+            begun: false,
+            ended: false,
+            tap: None,
+            stall: stall_watch,
+            limit: stall,
+        }
     }
 
     /// Replaces the observer of what the client sends.
@@ -420,6 +431,11 @@ impl RequestBody {
     /// Returns the number of bytes still to come, if the client said.
     pub(crate) fn remaining(&self) -> Option<u64> {
         self.left
+    }
+
+    /// Returns the number of bytes that have been taken from the client.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Polls for the next piece. Trailers are dropped: no part of the registry API has any, and merging them is unsafe.
@@ -453,6 +469,7 @@ impl RequestBody {
 
     fn take(&mut self, data: Bytes) -> Bytes {
         self.begun = true;
+        self.taken += data.len() as u64;
         // hyper holds the sender to its Content-Length; saturating keeps a miscount here from ever being a panic.
         self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
         if let Some(tap) = &self.tap {

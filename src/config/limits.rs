@@ -381,6 +381,8 @@ pub(crate) const CACHE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const SKIPPED_BYTES: u64 = MIB as u64;
 /// The time for which an upstream that has ignored a range is asked for none.
 pub(crate) const RANGES_IGNORED: Duration = Duration::from_secs(60 * 60);
+/// How long the end of the process waits for the audit log.
+pub(crate) const AUDIT_FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 /// A blob of which only a part is asked for begins to fill besides, up to this size.
 pub(crate) const FILLED_BESIDES_BYTES: u64 = 64 * MIB as u64;
 /// How long an upstream's word that a repository holds something is believed: what was removed there, or made private,

@@ -1,9 +1,11 @@
 //! `[log]`: the level and the format of log lines.
 
+use std::path::PathBuf;
+
 use tracing_subscriber::filter::Targets;
 
 use crate::config::reader::Reader;
-use crate::config::schema::{EMPTY_TEXT, Key, Kind, Plain, key, nearest};
+use crate::config::schema::{Key, Kind, key, nearest};
 use crate::config::value_error::ValueError;
 
 /// The options of logging.
@@ -15,14 +17,18 @@ pub struct Log {
     pub level: String,
     /// True for a line per request.
     pub access: bool,
+    /// The file of the audit log.
+    pub audit: Option<PathBuf>,
+    /// True if the audit log has pulls too.
+    pub audit_pulls: bool,
 }
 
 pub(super) const KEYS: &[Key] = &[
     key("format", Kind::Text),
     key("level", Kind::Text),
     key("access", Kind::Flag),
-    key("audit", Kind::Later(EMPTY_TEXT)),
-    key("audit_pulls", Kind::Later(&[Plain::Flag(false)])),
+    key("audit", Kind::Text),
+    key("audit_pulls", Kind::Flag),
 ];
 
 pub(super) fn read(log: &Reader<'_>) -> Log {
@@ -30,7 +36,17 @@ pub(super) fn read(log: &Reader<'_>) -> Log {
         json: log.choice("format", &["text", "json"]) == Some("json"),
         level: log.parsed("level", level).unwrap_or_else(|| "info".to_owned()),
         access: log.flag("access", true),
+        audit: audit(log),
+        audit_pulls: log.flag("audit_pulls", false),
     }
+}
+
+fn audit(log: &Reader<'_>) -> Option<PathBuf> {
+    let file = log.text("audit").map(|item| item.path());
+    if file.is_none() && log.flag("audit_pulls", false) {
+        log.wrong("audit_pulls", "needs log.audit, the file to write them to");
+    }
+    file
 }
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -34,7 +34,6 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) enum Plain {
     Text(&'static str),
-    Flag(bool),
     NoItems,
 }
 
@@ -152,7 +151,6 @@ impl Plain {
     fn is(&self, value: &Value) -> bool {
         match (self, value) {
             (Self::Text(plain), Value::Text(text)) => text.written == *plain,
-            (Self::Flag(plain), Value::Flag(flag)) => plain == flag,
             (Self::NoItems, Value::List(items)) => items.is_empty(),
             _ => false,
         }

@@ -170,7 +170,6 @@ impl Variable<'_> {
     /// Reads the value in the kind that the key will have, to see whether it is set to anything.
     fn later(&self, plain: &[Plain]) -> Value {
         match plain {
-            [Plain::Flag(_)] => self.written.parse().map_or_else(|_| text(self.written), Value::Flag),
             [Plain::NoItems] if self.written.is_empty() => Value::List(Vec::new()),
             _ => text(self.written),
         }

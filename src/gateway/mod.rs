@@ -1,6 +1,7 @@
 //! The gateway: a request's phases in [`pipeline`], and one file per resource.
 
 mod answer;
+mod audited;
 mod authorized;
 mod blob;
 mod cached;
@@ -32,3 +33,4 @@ pub(crate) use handle::SealError;
 pub(crate) use host::{KnownHosts, TrustedProxies};
 pub(crate) use image_resolver::{ImageResolver, Location};
 pub(crate) use pipeline::Gateway;
+pub(crate) use record::Logs;

@@ -20,26 +20,26 @@ use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
 use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
-use crate::gateway::record::RequestRecord;
+use crate::gateway::record::{Logs, RequestRecord};
 use crate::gateway::respond::{Problem, accesses, log_failure};
 use crate::gateway::route::{Addressing, ResolvedRepository, Route, RouteError};
 use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, upload};
 use crate::net::Peer;
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName, Target};
-use crate::telemetry::{AccessLog, RequestId};
+use crate::telemetry::RequestId;
 
 /// The handler of the registry's requests. All workers share one [`Core`].
 #[derive(Clone)]
 pub(crate) struct Gateway {
     core: Arc<ArcSwap<Core>>,
-    access_log: Option<AccessLog>,
+    logs: Logs,
 }
 
 impl Gateway {
     /// Returns a gateway that answers each request by what `core` holds at the time.
-    pub(crate) fn new(core: Arc<ArcSwap<Core>>, access_log: Option<AccessLog>) -> Self {
-        Self { core, access_log }
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>, logs: Logs) -> Self {
+        Self { core, logs }
     }
 
     /// Answers one request. Never fails: every problem becomes a response of the registry's kind.
@@ -51,16 +51,18 @@ impl Gateway {
         let head_request = parts.method == Method::HEAD;
         let mut body = RequestBody::new(incoming, http2, core.settings.stall_timeout);
         let client = core.settings.proxies.client(peer, &parts.headers);
-        let mut record = RequestRecord::new(self.access_log, client, &parts);
+        let mut record = RequestRecord::new(self.logs, client, &parts);
 
         let request = IncomingRequest { core: &core, parts: &parts, peer, client };
         let mut response = match request.answer(&mut body, &mut record).await {
             Ok(answer) => answer_response(answer, &mut record),
             Err(problem) => {
+                record.set_problem(&problem);
                 problem.log(record.id.as_str());
                 problem.respond(&core.challenge)
             }
         };
+        record.set_received(body.taken());
         if !head_request {
             response = counted(&core, Client::of(client), response, record.id.as_str());
         }

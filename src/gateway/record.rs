@@ -1,4 +1,4 @@
-//! The access record of a request, filled in as the request is understood.
+//! The record of a request for the access log and the audit log, filled in as the request is understood.
 
 use std::net::IpAddr;
 
@@ -8,33 +8,47 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 use crate::body::Body;
 use crate::cache::{BypassReason, CacheStatus};
 use crate::gateway::answer::Answer;
+use crate::gateway::audited::AuditedRequest;
 use crate::gateway::host::HostError;
+use crate::gateway::respond::Problem;
 use crate::gateway::route::ResolvedRepository;
 use crate::proto::identity::Identity;
 use crate::proto::{Authorization, Operation};
-use crate::telemetry::{AccessLog, AccessRecord, RequestId, Subject};
+use crate::telemetry::{AccessLog, AccessRecord, AuditLog, RequestId, Subject, shortened};
 
-/// The id of a request, and its access record where there is an access log.
+/// The logs that a gateway writes of requests.
+#[derive(Clone)]
+pub(crate) struct Logs {
+    pub(crate) access: Option<AccessLog>,
+    pub(crate) audit: Option<AuditLog>,
+}
+
+/// The id of a request, and its records for the logs that there are.
 pub(super) struct RequestRecord {
     pub(super) id: RequestId,
     access: Option<Box<AccessRecord>>,
+    audit: Option<Box<AuditedRequest>>,
 }
 
 impl RequestRecord {
-    pub(super) fn new(log: Option<AccessLog>, client: IpAddr, parts: &Parts) -> Self {
+    pub(super) fn new(logs: Logs, client: IpAddr, parts: &Parts) -> Self {
         let id = RequestId::next();
-        let access = log.map(|log| {
+        let access = logs.access.map(|log| {
             let mut access = log.record(id, client);
             access.operation = method_word(&parts.method);
             access.agent = parts.headers.get(header::USER_AGENT).cloned();
             access
         });
-        Self { id, access }
+        let audit = logs.audit.map(|log| Box::new(AuditedRequest::new(log, client)));
+        Self { id, access, audit }
     }
 
     pub(super) fn set_identity(&mut self, identity: &Identity) {
         if let Some(access) = &mut self.access {
             access.user = Some(identity.shared_name());
+        }
+        if let Some(audit) = &mut self.audit {
+            audit.user = Some(identity.shared_name());
         }
     }
 
@@ -46,14 +60,20 @@ impl RequestRecord {
 
     /// Records the user name of a login that failed, if the request shows one.
     pub(super) fn set_failed_login(&mut self, headers: &HeaderMap) {
-        let Some(access) = &mut self.access else { return };
         let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).map(Authorization::parse);
-        if let Some(Ok(Authorization::Basic { user, .. })) = shown {
+        let Some(Ok(Authorization::Basic { user, .. })) = shown else { return };
+        if let Some(audit) = &mut self.audit {
+            audit.failed_login = Some(shortened(&user).to_owned());
+        }
+        if let Some(access) = &mut self.access {
             access.failed_login = Some(user);
         }
     }
 
     pub(super) fn set_operation(&mut self, operation: &Operation) {
+        if let Some(audit) = &mut self.audit {
+            audit.operation = Some(operation.clone());
+        }
         if let Some(access) = &mut self.access {
             access.operation = operation.label();
             access.subject = match operation {
@@ -70,6 +90,10 @@ impl RequestRecord {
             access.repository = Some(repository.canonical.clone());
             access.upstream = Some(repository.route.name.clone());
         }
+        if let Some(audit) = &mut self.audit {
+            audit.repository = Some(repository.canonical.clone());
+            audit.upstream = Some(repository.route.name.clone());
+        }
     }
 
     pub(super) fn set_answer(&mut self, answer: &Answer) {
@@ -77,10 +101,31 @@ impl RequestRecord {
             access.cache = answer.cache_status.map(CacheStatus::word);
             access.bypass = answer.bypass.map(BypassReason::as_str);
         }
+        if let Some(audit) = &mut self.audit {
+            audit.cache = answer.cache_status.map(CacheStatus::word);
+        }
     }
 
-    /// Hands the record to the response's body, which writes it to the access log when it ends.
+    /// Records why the request was refused.
+    pub(super) fn set_problem(&mut self, problem: &Problem) {
+        if let Some(audit) = &mut self.audit {
+            audit.set_problem(problem);
+        }
+    }
+
+    /// Records how many bytes came with the request.
+    pub(super) fn set_received(&mut self, bytes: u64) {
+        if let Some(audit) = &mut self.audit {
+            audit.received = bytes;
+        }
+    }
+
+    /// Writes the audit log's event, if the request was one, and hands the access record to the response's body, which
+    /// writes it when it ends.
     pub(super) fn attach(self, response: Response<Body>) -> Response<Body> {
+        if let Some(audit) = &self.audit {
+            audit.write(&self.id, &response);
+        }
         let Some(mut access) = self.access else { return response };
         access.status = response.status().as_u16();
         response.map(|body| body.observed(access))

@@ -155,7 +155,7 @@ impl Subject {
 }
 
 /// Cuts what a client says off at 200 bytes, or up to three before.
-fn shortened(text: &str) -> &str {
+pub(crate) fn shortened(text: &str) -> &str {
     let mut end = text.len().min(200);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -1,11 +1,13 @@
-//! Logs and the access log, both to standard error.
+//! Logs and the access log, both to standard error, and the audit log.
 
 mod access;
+mod audit;
 pub(crate) mod log;
 mod request_id;
 mod sink;
 mod time;
 
-pub(crate) use access::{AccessLog, AccessRecord, Subject};
+pub(crate) use access::{AccessLog, AccessRecord, Subject, shortened};
+pub(crate) use audit::{AuditError, AuditEvent, AuditKind, AuditLog};
 pub(crate) use log::{flush, start};
 pub(crate) use request_id::RequestId;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
 mod admin;
+mod audit;
 mod budgets;
 mod cache;
 mod cache_push;

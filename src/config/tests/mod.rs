@@ -48,7 +48,8 @@ fn the_least_configuration_has_every_default() {
     assert_eq!(config.server.max_connections_per_client, 1250);
     assert!(config.server.tls.is_none() && config.server.secret.is_none() && !config.server.plaintext);
     assert_eq!(config.admin.unwrap().address.to_string(), "127.0.0.1:5001");
-    assert_eq!(config.log, Log { json: false, level: "info".into(), access: true });
+    let log = Log { json: false, level: "info".into(), access: true, audit: None, audit_pulls: false };
+    assert_eq!(config.log, log);
     assert_eq!(config.auth.realm, "dockgate");
     assert_eq!(config.auth.htpasswd.as_deref(), Some(Path::new("/etc/dockgate/auth/htpasswd")));
     assert!(config.warnings.is_empty() && config.files.is_empty());
@@ -277,12 +278,11 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[log]\nformat = 'yaml'\nlevel = 'inof'\naudit = 'a.log'\naudit_pulls = true",
+        "[log]\nformat = 'yaml'\nlevel = 'inof'\naudit_pulls = true",
         &[
             r#"dockgate.toml:2: log.format: "yaml" is unknown; write "text" or "json""#,
             r#"dockgate.toml:3: log.level: "inof" is not a log level; write for example "info" or "info,hyper=debug""#,
-            r#"dockgate.toml:4: log.audit: "audit" is not available in this version; remove it"#,
-            r#"dockgate.toml:5: log.audit_pulls: "audit_pulls" is not available in this version; remove it"#,
+            "dockgate.toml:4: log.audit_pulls: needs log.audit, the file to write them to",
         ],
     ),
     (
@@ -546,14 +546,14 @@ fn wrong_variables_are_named() {
         ("DOCKGATE_UPSTREAM__3__URL", "https://a"),
         ("DOCKGATE_UPSTREAM__2__ULR", "https://a"),
         ("DOCKGATE_AUTH__TOKEN__TTL", "5m"),
-        ("DOCKGATE_LOG__AUDIT", "x"),
+        ("DOCKGATE_LOG__AUDIT_PULLS", "x"),
         ("DOCKGATE_LOG__ACCESS", "no"),
         ("DOCKGATE_WHAT", ""),
     ]);
     let expected = [
         "environment: DOCKGATE_AUTH__TOKEN__TTL: \"token\" is not available in this version; remove it",
         "environment: DOCKGATE_LOG__ACCESS: \"no\" is not a boolean; write true or false",
-        "environment: DOCKGATE_LOG__AUDIT: \"audit\" is not available in this version; remove it",
+        "environment: DOCKGATE_LOG__AUDIT_PULLS: \"x\" is not a boolean; write true or false",
         "environment: DOCKGATE_SERVER__ADDRESS__0: unknown variable; the nearest is DOCKGATE_SERVER__ADDRESS",
         "environment: DOCKGATE_SERVER__ADRESS: unknown variable; the nearest is DOCKGATE_SERVER__ADDRESS",
         "environment: DOCKGATE_SERVER__HEADER_TIMEOUT: \"10 parsecs\" is not a duration; write for example \"10s\", \"5m\" or \"1h30m\"",

@@ -27,6 +27,8 @@ pub(crate) struct Builder {
     admin: Option<String>,
     operators: Vec<(String, String)>,
     log: Option<String>,
+    /// With an audit log; true if it has pulls.
+    audit: Option<bool>,
     rules: String,
     upstreams: String,
     cache: String,
@@ -64,6 +66,7 @@ impl Gateway {
             admin: None,
             operators: Vec::new(),
             log: std::env::var(LOGGING).ok(),
+            audit: None,
             rules: String::new(),
             upstreams: String::new(),
             cache: String::new(),
@@ -238,6 +241,12 @@ impl Builder {
         self
     }
 
+    /// Writes an audit log, to the path `audit.log`.
+    pub(crate) fn audit(mut self, pulls: bool) -> Self {
+        self.audit = Some(pulls);
+        self
+    }
+
     /// Logs at this level, with an access log; other gateways log nothing.
     pub(crate) fn logging(mut self, level: &str) -> Self {
         self.log = Some(level.to_owned());
@@ -317,8 +326,12 @@ impl Builder {
         for (name, _) in sni {
             text += &format!("[[server.tls.sni]]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n\n");
         }
+        text += "[log]\n";
         if let Some(level) = &self.log {
-            text += &format!("[log]\nlevel = {level:?}\n\n");
+            text += &format!("level = {level:?}\n");
+        }
+        if let Some(pulls) = self.audit {
+            text += &format!("audit = \"audit.log\"\naudit_pulls = {pulls}\n");
         }
         let admin = self.admin.as_deref().unwrap_or_default();
         let operators = if self.operators.is_empty() { "" } else { "operators" };
