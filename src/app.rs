@@ -131,7 +131,7 @@ impl App {
         let gateway = Gateway::new(core.clone(), Logs { access: access_log, audit: audit_log.clone() });
         let connections = Plan::connections(&config.server).budget();
         let server = Server::new(workers, connections.clone(), gateway)?;
-        let state = Arc::new(AdminState::new(core.clone(), connections));
+        let state = Arc::new(AdminState::new(core.clone(), connections, server.beats().cloned()));
         let operators = operators(&config)?;
         let admin_listener = config.admin.as_ref();
         let admin_listener = admin_listener

@@ -69,7 +69,8 @@
 //! imports and fails on any other, and on files within a module that import in a circle.
 //!
 //! ```text
-//! base      proto, x509, meaning, config, budget, clock, file_stamp, read_size, worker_id, single_flight, body, telemetry, net
+//! base      proto, x509, meaning, config, budget, clock, file_stamp, read_size, worker_id, watchdog, single_flight, body,
+//!           telemetry, net
 //! decide    authn      base                  who asks
 //!           authz      base                  what they may do; makes the Permit
 //! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
@@ -87,8 +88,9 @@
 //!
 //! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. The content of
 //! blobs is written and hashed on other threads. Records, manifests and the beginnings of downloads are still read and
-//! written on the workers, which a hanging disk can hold up. Content that is passed on is never held whole, except manifests,
-//! tokens, error bodies, referrers and catalogs, each with a limit in `config/limits`.
+//! written on the workers, which a hanging disk can hold up; [`watchdog`] tells what a worker that stops was polling. Content
+//! that is passed on is never held whole, except manifests, tokens, error bodies, referrers and catalogs, each with a limit in
+//! `config/limits`.
 
 pub(crate) mod admin;
 pub(crate) mod app;
@@ -115,6 +117,7 @@ pub(crate) mod server;
 pub(crate) mod single_flight;
 pub(crate) mod telemetry;
 pub(crate) mod upstream;
+pub(crate) mod watchdog;
 pub(crate) mod worker_id;
 pub(crate) mod x509;
 

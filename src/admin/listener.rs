@@ -16,6 +16,7 @@ use crate::budget::Budget;
 use crate::config::{Address, limits};
 use crate::net::Peer;
 use crate::server::{Handler, ListenError, Listener, Server, Service};
+use crate::watchdog::Stall;
 
 /// Connections that the admin listener has at a time.
 const CONNECTIONS: u64 = 64;
@@ -66,6 +67,15 @@ impl AdminListener {
     }
 }
 
+/// Returns the health of a gateway, of which a worker may have stopped.
+fn health(stall: Option<Stall>) -> Response<Body> {
+    let Some(Stall { worker, time, polled }) = stall else { return response::text(StatusCode::OK, "ok\n") };
+    let (seconds, polled) = (time.as_secs(), polled.as_str());
+    let text =
+        format!("worker {worker} has not gone on with its requests for {seconds} s: it polls {polled}\n");
+    response::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", Body::full(text))
+}
+
 #[derive(Clone)]
 struct Admin {
     authenticator: Option<Arc<Authenticator>>,
@@ -92,10 +102,23 @@ impl Handler for Admin {
             return response::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         }
         match path {
-            "/healthz" => response::text(StatusCode::OK, "ok\n"),
+            "/healthz" => health(state.stall()),
             "/readyz" => readiness::answer(state, is_allowed),
             "/metrics" => metrics::answer(&request, state),
             _ => response::text(StatusCode::NOT_FOUND, "not found\n"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watchdog::Polled;
+
+    #[test]
+    fn a_stopped_worker_makes_the_gateway_unhealthy() {
+        assert_eq!(health(None).status(), StatusCode::OK);
+        let stall = Stall { worker: 1, time: Duration::from_secs(12), polled: Polled::Blob };
+        assert_eq!(health(Some(stall)).status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -10,6 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::budget::{Budget, Usage};
 use crate::cache::Cache;
 use crate::gateway::Core;
+use crate::watchdog;
+use crate::watchdog::{Beats, Stall};
 
 /// The most jobs that run at a time: each may read the whole disk.
 const JOBS: usize = 4;
@@ -23,13 +25,20 @@ pub(crate) struct AdminState {
     /// The parts that could not be reloaded, with the reasons.
     problems: Mutex<Vec<(&'static str, String)>>,
     jobs: Arc<Semaphore>,
+    beats: Option<Beats>,
 }
 
 impl AdminState {
-    /// Returns the state of a gateway that serves requests by `core`, on connections out of `connections`.
-    pub(crate) fn new(core: Arc<ArcSwap<Core>>, connections: Arc<Budget>) -> Self {
+    /// Returns the state of a gateway that serves requests by `core`, on connections out of `connections`, on workers with these
+    /// beats.
+    pub(crate) fn new(core: Arc<ArcSwap<Core>>, connections: Arc<Budget>, beats: Option<Beats>) -> Self {
         let (draining, jobs) = (AtomicBool::new(false), Arc::new(Semaphore::new(JOBS)));
-        Self { core, connections, draining, problems: Mutex::default(), jobs }
+        Self { core, connections, draining, problems: Mutex::default(), jobs, beats }
+    }
+
+    /// Returns the worker that has stopped for so long that the gateway must be restarted, if there is one.
+    pub(super) fn stall(&self) -> Option<Stall> {
+        self.beats.as_ref()?.stall(watchdog::UNHEALTHY)
     }
 
     /// Makes the gateway unready for good, because it is shutting down.

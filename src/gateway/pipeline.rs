@@ -28,6 +28,7 @@ use crate::net::Peer;
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName, Target};
 use crate::telemetry::RequestId;
+use crate::watchdog::{Polled, noted};
 
 /// The handler of the registry's requests. All workers share one [`Core`].
 #[derive(Clone)]
@@ -346,12 +347,30 @@ async fn serve_repository(
     if matches!(action, Some(Action::Push | Action::Delete)) && request.upstream().settings().read_only {
         return Err(Problem::ReadOnly);
     }
-    let mut answer = handle(request, body).await?;
+    let polled = polled(&request.request.operation);
+    let mut answer = noted(polled, handle(request, body)).await?;
     // A read that the cache could have answered and did not.
     if action == Some(Action::Pull) && request.upstream_cache().is_some() {
         answer.cache_status.get_or_insert(CacheStatus::Miss);
     }
     Ok(answer)
+}
+
+/// Returns the word for a worker that polls an operation.
+fn polled(operation: &Operation) -> Polled {
+    match operation {
+        Operation::GetManifest { .. } | Operation::PutManifest { .. } | Operation::DeleteManifest { .. } => {
+            Polled::Manifest
+        }
+        Operation::GetBlob { .. } | Operation::DeleteBlob { .. } => Polled::Blob,
+        Operation::ListTags { .. } | Operation::Referrers { .. } | Operation::Catalog { .. } => Polled::List,
+        Operation::StartUpload { .. }
+        | Operation::UploadStatus { .. }
+        | Operation::PatchUpload { .. }
+        | Operation::FinishUpload { .. }
+        | Operation::CancelUpload { .. } => Polled::Upload,
+        Operation::Version => Polled::Connection,
+    }
 }
 
 /// Handles a request for a repository. Awaiting a future moves it, whole, into the one that waits: all but the pulls are

@@ -13,6 +13,7 @@ use crate::server::admission::Admission;
 use crate::server::connection::{Handler, Service};
 use crate::server::listener::Listener;
 use crate::server::worker::Workers;
+use crate::watchdog::Beats;
 
 /// A server: accepts on listeners until it is drained or dropped, and has the connections served.
 pub(crate) struct Server {
@@ -20,6 +21,8 @@ pub(crate) struct Server {
     assign: Arc<dyn Fn(Accepted) + Send + Sync>,
     admission: Arc<Admission>,
     drain: watch::Sender<bool>,
+    /// None without workers.
+    beats: Option<Beats>,
 }
 
 impl Server {
@@ -29,8 +32,10 @@ impl Server {
     /// The system's, when it gives no thread.
     pub(crate) fn new(workers: usize, budget: Arc<Budget>, handler: impl Handler) -> io::Result<Self> {
         let (drain, draining) = watch::channel(false);
-        let workers = Workers::start(workers, handler, &draining)?;
-        Ok(Self::assigning(budget, drain, move |accepted| workers.assign(accepted)))
+        let beats = Beats::watched(workers);
+        let workers = Workers::start(workers, handler, &draining, &beats)?;
+        let server = Self::assigning(budget, drain, move |accepted| workers.assign(accepted));
+        Ok(Self { beats: Some(beats), ..server })
     }
 
     /// Returns a server without workers: connections are served on the runtime that accepts them.
@@ -46,7 +51,12 @@ impl Server {
         drain: watch::Sender<bool>,
         assign: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
-        Self { assign: Arc::new(assign), admission: Arc::new(Admission::new(budget)), drain }
+        Self { assign: Arc::new(assign), admission: Arc::new(Admission::new(budget)), drain, beats: None }
+    }
+
+    /// Returns the beats of its workers.
+    pub(crate) fn beats(&self) -> Option<&Beats> {
+        self.beats.as_ref()
     }
 
     /// Begins to accept on `listener`.

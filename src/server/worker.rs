@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::server::accepted::Accepted;
 use crate::server::connection::Handler;
+use crate::watchdog::{Beats, Polled, noted};
 use crate::worker_id;
 
 /// All workers, among which the accepting task distributes connections.
@@ -29,8 +30,9 @@ impl Workers {
         count: usize,
         handler: impl Handler,
         drain: &watch::Receiver<bool>,
+        beats: &Beats,
     ) -> io::Result<Self> {
-        let start = |number| Worker::start(number, handler.clone(), drain.clone());
+        let start = |number| Worker::start(number, handler.clone(), drain.clone(), beats.clone());
         Ok(Self((0..count).map(start).collect::<io::Result<Vec<_>>>()?.into()))
     }
 
@@ -46,20 +48,30 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, handler: impl Handler, drain: watch::Receiver<bool>) -> io::Result<Self> {
+    fn start(
+        number: usize,
+        handler: impl Handler,
+        drain: watch::Receiver<bool>,
+        beats: Beats,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (inbox, mut accepted) = mpsc::unbounded_channel::<Accepted>();
         let load = Arc::new(AtomicUsize::new(0));
         let shared = load.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             worker_id::enter(number);
+            let beat = beats.enter(number);
+            // With the last holder the watchdog ends, and with the worker its beats.
+            drop(beats);
             runtime.block_on(async move {
+                tokio::spawn(beat);
                 while let Some(accepted) = accepted.recv().await {
                     let (load, handler, drain) = (Load(shared.clone()), handler.clone(), drain.clone());
-                    tokio::spawn(async move {
+                    let serving = async move {
                         accepted.serve(handler, drain).await;
                         drop(load);
-                    });
+                    };
+                    tokio::spawn(noted(Polled::Connection, serving));
                 }
             });
         })?;

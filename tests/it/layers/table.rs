@@ -11,6 +11,7 @@ pub(super) const BASE: &[&str] = &[
     "file_stamp",
     "read_size",
     "worker_id",
+    "watchdog",
     "single_flight",
     "body",
     "telemetry",
