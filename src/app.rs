@@ -215,7 +215,10 @@ impl App {
         let cache = self.cache.lock().clone();
         if let Some(cache) = cache {
             // A disk that hangs must not keep the process alive.
-            let _ = tokio::time::timeout(limits::CACHE_CLOSE_DEADLINE, cache.close()).await;
+            if tokio::time::timeout(limits::CACHE_CLOSE_DEADLINE, cache.close()).await.is_err() {
+                tracing::warn!("the cache's disk does not answer; what it has not taken yet is left");
+                cache.abandon();
+            }
         }
         if let Some(audit_log) = &self.audit_log {
             audit_log.flush(limits::AUDIT_FLUSH_DEADLINE);

@@ -86,10 +86,18 @@
 //! A [`budget`] gives out what clients could take without end: connections, requests to an upstream and for its tokens.
 //! A permit says which client is charged. Work whose last client has left is cancelled: a [`single_flight`], a download.
 //!
-//! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. The content of
-//! blobs is written and hashed on other threads. Records, manifests and the beginnings of downloads are still read and
-//! written on the workers, which a hanging disk can hold up; [`watchdog`] tells what a worker that stops was polling. Content
-//! that is passed on is never held whole, except manifests, tokens, error bodies, referrers and catalogs, each with a limit in
+//! Each worker is one thread with its own runtime and upstream connections, so that no frame crosses threads. The cache's files
+//! are read and written on other threads, each wait with a deadline: a disk that hangs holds up no worker, and is passed by.
+//! Should a worker stop all the same, [`watchdog`] tells what it was polling. Three things are decided so:
+//!
+//! - What a killed process had written is trusted as long as the machine has not booted since. The mark of that is the
+//!   machine's, not the volume's: where a volume is put back to an earlier state under a running machine, `dockgate cache verify`
+//!   finds what was lost, and so does the hourly scrub in time.
+//! - A process whose threads wait in the kernel for a frozen file system has ended for its clients after SIGTERM, but stays as a
+//!   zombie until the file system goes on: nothing can kill it before.
+//! - Records that the disk cannot take in time are in memory alone, and are asked of the upstream again after a restart.
+//!
+//! Content that is passed on is never held whole, except manifests, tokens, error bodies, referrers and catalogs, each with a limit in
 //! `config/limits`.
 
 pub(crate) mod admin;

@@ -7,11 +7,23 @@ use std::cell::Cell;
 
 thread_local! {
     static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+    static ANSWERS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Makes the current thread that of worker `number`, counted from 0.
 pub(crate) fn enter(number: usize) {
     CURRENT.set(Some(number));
+    answer();
+}
+
+/// Marks the current thread as one that answers requests, and so must never wait for a disk.
+pub(crate) fn answer() {
+    ANSWERS.set(true);
+}
+
+/// Returns true on a thread that answers requests.
+pub(crate) fn is_worker() -> bool {
+    ANSWERS.get()
 }
 
 /// Returns the current thread's place among `count` places (at least 1), the last of which is for threads that are no

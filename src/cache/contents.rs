@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use crate::budget::Budget;
 use crate::cache::blobs::blob::SmallBlobs;
 use crate::cache::blobs::fill::Fills;
@@ -57,7 +59,8 @@ impl Cache {
     }
 
     fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Arc<Self> {
-        let records = Records::new(settings.path.join("records"), store.access(), settings.max_size);
+        let (root, disk) = (settings.path.join("records"), store.disk().clone());
+        let records = Records::on(root, store.access(), settings.max_size, disk);
         let pool = Arc::<HashPool>::default();
         let pushes = Arc::new(PushSpools::new(store.clone(), pool.clone()));
         let manifests = Arc::new(ManifestMemory::new(store.clone()));
@@ -80,8 +83,20 @@ impl Cache {
         while self.fills.stop() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        let cache = self.clone();
-        let _ = tokio::task::spawn_blocking(move || cache.store.close()).await;
+        let (cache, (sender, closed)) = (self.clone(), oneshot::channel());
+        // On a thread of its own: a runtime would wait for it at its end, for as long as the disk hangs.
+        let closing = std::thread::Builder::new().name("cache-close".to_owned()).spawn(move || {
+            cache.store.close();
+            let _ = sender.send(());
+        });
+        if closing.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    /// Waits for the disk no more: the process is to end.
+    pub(crate) fn abandon(&self) {
+        self.store.abandon();
     }
 
     /// Returns the budget of copies of uploads.

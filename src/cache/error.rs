@@ -135,6 +135,18 @@ impl BypassReason {
         Self::DiskBusy,
     ];
 
+    /// Returns true if `X-Cache` tells the client the reason: the cache is too small or too busy for what it understands.
+    pub(crate) fn is_passing(self) -> bool {
+        match self {
+            Self::TooLarge | Self::NoMemory | Self::DiskBusy => true,
+            Self::UnknownAlgorithm
+            | Self::UnknownLength
+            | Self::NoRanges
+            | Self::MayPush
+            | Self::Unsettled => false,
+        }
+    }
+
     /// Returns the reason as it stands in logs and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

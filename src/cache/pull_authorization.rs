@@ -191,6 +191,7 @@ impl PullAuthorizer {
         })?;
         self.grants.give(grant);
         if let Resource::Blob(digest) = resource {
+            self.membership.load(requester.repository(), digest).await;
             self.membership.confirm_by(requester.repository(), digest, &answer, generation);
         }
         Ok(())

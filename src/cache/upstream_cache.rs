@@ -25,6 +25,7 @@ use crate::cache::origin::gate::Gate;
 use crate::cache::origin::{Asking, Origin, OriginRequest, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::Requester;
+use crate::cache::store::disk_pool::Use;
 use crate::config;
 use crate::meaning::{Ends, Meaning, UpstreamFailure};
 use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
@@ -289,8 +290,9 @@ impl UpstreamCache {
     /// that it has lost.
     pub(crate) async fn doubt_blobs(&self, repository: &RepositoryName) {
         let (ledger, repository) = (self.ledger.clone(), repository.clone());
-        // This fails only when the runtime ends.
-        let _ = tokio::task::spawn_blocking(move || ledger.release_blobs(&repository)).await;
+        let release = move || ledger.release_blobs(&repository);
+        // Where the disk does not answer in time, it is done once that does.
+        let _ = self.cache.store.disk().run(Use::Write, "forgetting records", release).await;
     }
 
     /// Calls [`Gate::refrains`].

@@ -10,6 +10,7 @@ use crate::app::{App, Origin};
 use crate::cli::exit::fail;
 use crate::config::{Config, Environment};
 use crate::telemetry;
+use crate::worker_id;
 
 /// Run the gateway (what dockgate does without a command)
 #[derive(Args, Debug, Default)]
@@ -42,6 +43,8 @@ async fn serve(config: Config, origin: Origin) -> Result<(), Box<dyn std::error:
     }
     let admin = config.admin.as_ref().map(|admin| admin.address.clone());
     let app = App::start(config, Some(origin), access_log).await?;
+    // This thread accepts connections and answers the admin listener.
+    worker_id::answer();
     for address in app.addresses() {
         tracing::info!(%address, "listening");
     }
@@ -81,7 +84,11 @@ pub(super) async fn serve_until_signal(app: &App) -> std::io::Result<()> {
 pub(super) fn block_on<T>(
     work: impl Future<Output = Result<T, Box<dyn std::error::Error>>>,
 ) -> Result<T, Box<dyn std::error::Error>> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    // Threads that wait for a disk that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    done
 }
 
 /// The signals that end the process.

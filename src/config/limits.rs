@@ -360,6 +360,15 @@ pub(crate) const SMALL_BLOB_BYTES: u64 = 64 * KIB as u64;
 pub(crate) const SMALL_BLOBS_BYTES: u64 = 64 * MIB as u64;
 /// Blobs up to this size are written and hashed ahead of larger ones.
 pub(crate) const CACHE_SMALL_BYTES: u64 = MIB as u64;
+/// The time after which a request passes the cache's disk by.
+pub(crate) const DISK_DEADLINE: Duration = Duration::from_secs(3);
+/// The most threads that wait for the cache's disk.
+pub(crate) const DISK_THREADS: usize = 32;
+/// The most jobs that wait for such a thread.
+pub(crate) const DISK_WAITING: usize = 1024;
+/// The most records and manifests that wait to be written, and their memory.
+pub(crate) const DISK_LATER: usize = 16 * 1024;
+pub(crate) const DISK_LATER_BYTES: usize = 64 * MIB;
 /// The bytes of downloads that the cache holds in memory, for readers and until they are written. Beyond that blobs pass by:
 /// the upstream is asked for each client. Not a key: twice as much made no download faster.
 pub(crate) const FILLS_BYTES: u64 = 256 * MIB as u64;

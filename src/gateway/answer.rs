@@ -43,11 +43,9 @@ pub(super) fn set_cache_status(
     cache_status: CacheStatus,
     bypass: Option<BypassReason>,
 ) {
-    let word = match bypass {
-        Some(BypassReason::TooLarge) => "BYPASS (too_large)",
-        _ => cache_status.as_str(),
-    };
-    headers.insert(X_CACHE, HeaderValue::from_static(word));
+    let reason = bypass.filter(|reason| reason.is_passing());
+    let told = reason.and_then(|reason| HeaderValue::try_from(format!("BYPASS ({})", reason.as_str())).ok());
+    headers.insert(X_CACHE, told.unwrap_or_else(|| HeaderValue::from_static(cache_status.as_str())));
     if cache_status == CacheStatus::Stale {
         let warning = "299 - \"the upstream can't be asked; this is what it had when it was asked last\"";
         headers.insert(header::WARNING, HeaderValue::from_static(warning));

@@ -22,7 +22,8 @@ use crate::cache::origin::gate::Gate;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::Requester;
-use crate::cache::store::{Content, Kind, Store};
+use crate::cache::store::disk_pool::Use;
+use crate::cache::store::{Content, Kind, Store, disk_pool};
 use crate::config::limits;
 use crate::meaning::Meaning;
 use crate::proto::range::Resolved;
@@ -109,9 +110,41 @@ enum Asked {
 pub(crate) struct Blobs {
     upstream: Arc<str>,
     downloads: Arc<Downloads>,
-    small: Arc<SmallBlobs>,
+    places: Arc<Places>,
     authorizer: Arc<PullAuthorizer>,
     credits: Credits,
+}
+
+/// The places in which a blob may be that this upstream has served.
+struct Places {
+    ledger: Ledger,
+    small: Arc<SmallBlobs>,
+    store: Arc<Store>,
+}
+
+impl Places {
+    fn has(&self, digest: &Digest) -> bool {
+        // All is looked up, whatever the first says: the time that takes must not tell.
+        let served = self.ledger.served(digest);
+        let stored = self.small.get(digest).is_some() | self.store.has(Kind::Blob, digest);
+        served && stored
+    }
+
+    fn find(&self, digest: &Digest) -> Option<Here> {
+        if !self.ledger.served(digest) {
+            return None;
+        }
+        if let Some(bytes) = self.small.get(digest) {
+            return Some(Here::Memory(bytes));
+        }
+        let content = self.store.content(Kind::Blob, digest)?;
+        if content.length > limits::SMALL_BLOB_BYTES {
+            return Some(Here::Disk(Arc::new(content)));
+        }
+        let bytes = content.bytes()?;
+        self.small.keep(digest, &bytes);
+        Some(Here::Memory(bytes))
+    }
 }
 
 impl Blobs {
@@ -122,7 +155,9 @@ impl Blobs {
         small: Arc<SmallBlobs>,
         authorizer: Arc<PullAuthorizer>,
     ) -> Self {
-        Self { upstream, downloads: Arc::new(downloads), small, authorizer, credits: Credits::default() }
+        let (ledger, store) = (downloads.metadata.ledger().clone(), downloads.store.clone());
+        let places = Arc::new(Places { ledger, small, store });
+        Self { upstream, downloads: Arc::new(downloads), places, authorizer, credits: Credits::default() }
     }
 
     /// Returns the blob `digest`, or what `range` asks for of it; of HEAD, which has `head`, never more than what is known of it.
@@ -156,7 +191,10 @@ impl Blobs {
         range: &ByteRange,
     ) -> Result<Blob, CacheError> {
         let held = self.membership().holds(requester, digest).await?;
-        let total = held.size.or_else(|| self.here(digest).map(|here| here.length()));
+        let total = match held.size {
+            Some(size) => Some(size),
+            None => self.here_or_pass(requester, digest).await?.map(|here| here.length()),
+        };
         let Some(total) = total else { return self.one(requester, digest, None, false).await };
         let spans = match range.resolve(total) {
             Resolved::Ignore => return self.one(requester, digest, None, false).await,
@@ -164,7 +202,7 @@ impl Blobs {
             Resolved::Spans(spans) => spans,
         };
         let content_type = held.content_type().unwrap_or(OCTET_STREAM);
-        if self.downloads.ranges.are_ignored() && self.here(digest).is_none() {
+        if self.downloads.ranges.are_ignored() && self.here_or_pass(requester, digest).await?.is_none() {
             return self.one(requester, digest, None, false).await;
         }
         let parts = Multipart::new(&spans, total, content_type);
@@ -240,6 +278,7 @@ impl Blobs {
     ) -> Result<Blob, CacheError> {
         let key = self.key(digest);
         let held_only = self.gate().held_only(requester);
+        self.membership().load(requester.repository(), digest).await;
         let record = self.membership().recorded(requester.repository(), digest);
         let mut known = record.clone().filter(BlobMembership::is_believed);
         let mut asked = false;
@@ -247,7 +286,7 @@ impl Blobs {
             let proof = if head || held_only.is_some() {
                 Some(self.membership().holds(requester, digest).await)
             } else {
-                self.prove(requester, &key, record).await
+                self.prove(requester, &key, record).await?
             };
             asked = proof.is_some();
             match proof {
@@ -259,7 +298,7 @@ impl Blobs {
             }
         }
         if let Some(held) = &known {
-            if let Some(here) = self.here(digest) {
+            if let Some(here) = self.here(digest).await? {
                 self.note_length(requester, &here, digest, held);
                 let outcome = if asked { CacheStatus::Revalidated } else { CacheStatus::Hit };
                 return self.serve(requester, digest, here, (held, range), head, outcome);
@@ -290,16 +329,15 @@ impl Blobs {
         requester: &Requester,
         key: &Key,
         old: Option<Membership>,
-    ) -> Option<Result<Membership, CacheError>> {
+    ) -> Result<Option<Result<Membership, CacheError>>, CacheError> {
         let digest = &key.digest;
-        let served = self.ledger().served(digest);
-        let stored = self.small.get(digest).is_some() | self.store().has(Kind::Blob, digest);
+        let here = self.is_here(digest).await?;
         // A fill for other repositories alone says nothing of this one.
         let foreign = self.fills().is_foreign(key, requester);
-        if !(served && stored || foreign) {
-            return None;
+        if !(here || foreign) {
+            return Ok(None);
         }
-        Some(self.membership().holds_by_get(requester, digest, old).await)
+        Ok(Some(self.membership().holds_by_get(requester, digest, old).await))
     }
 
     fn key(&self, digest: &Digest) -> Key {
@@ -308,25 +346,41 @@ impl Blobs {
 
     /// Returns true if the blob is here, by this upstream: that another has served it says nothing of what this one would, and
     /// its word for having it is not enough.
-    fn is_here(&self, digest: &Digest) -> bool {
-        self.ledger().served(digest)
-            && (self.small.get(digest).is_some() || self.store().has(Kind::Blob, digest))
+    async fn is_here(&self, digest: &Digest) -> Result<bool, CacheError> {
+        self.find(digest, Places::has).await
     }
 
-    fn here(&self, digest: &Digest) -> Option<Here> {
-        if !self.ledger().served(digest) {
-            return None;
+    async fn here(&self, digest: &Digest) -> Result<Option<Here>, CacheError> {
+        self.find(digest, Places::find).await
+    }
+
+    /// Returns the blob if it is here. Where the disk does not answer, the requester may have to do without the upstream too.
+    async fn here_or_pass(&self, requester: &Requester, digest: &Digest) -> Result<Option<Here>, CacheError> {
+        self.here(digest).await.map_err(|error| match error {
+            CacheError::Bypass(reason) => self.bypass(requester, reason),
+            error => error,
+        })
+    }
+
+    /// Looks for a blob: in memory, else on the disk.
+    async fn find<T: Send + 'static>(
+        &self,
+        digest: &Digest,
+        look: fn(&Places, &Digest) -> T,
+    ) -> Result<T, CacheError> {
+        let (found, missed) = disk_pool::in_memory(|| look(&self.places, digest));
+        if !missed {
+            return Ok(found);
         }
-        if let Some(bytes) = self.small.get(digest) {
-            return Some(Here::Memory(bytes));
-        }
-        let content = self.store().content(Kind::Blob, digest)?;
-        if content.length > limits::SMALL_BLOB_BYTES {
-            return Some(Here::Disk(Arc::new(content)));
-        }
-        let bytes = content.bytes()?;
-        self.small.keep(digest, &bytes);
-        Some(Here::Memory(bytes))
+        let (places, digest) = (self.places.clone(), digest.clone());
+        let found = self.store().disk().run(Use::Read, "looking for a blob", move || look(&places, &digest));
+        found.await.map_err(|_| CacheError::Bypass(BypassReason::DiskBusy))
+    }
+
+    /// Returns the record of a blob that the requester's repository holds.
+    async fn known(&self, requester: &Requester, digest: &Digest) -> Option<Membership> {
+        self.membership().load(requester.repository(), digest).await;
+        self.membership().known(requester.repository(), digest)
     }
 
     /// Notes how long the blob is, if the record says another length: that is a head's word, and what is here was proved by
@@ -336,7 +390,7 @@ impl Blobs {
             return;
         }
         tracing::warn!(%digest, "a blob in the cache is not as long as the upstream's HEAD says; it is hashed again");
-        self.small.remove(digest);
+        self.places.small.remove(digest);
         self.store().schedule_verify(Kind::Blob, digest);
         let proved = Membership { size: Some(here.length()), ..held.clone() };
         self.ledger().hold(requester.repository(), Kind::Blob, digest, &proved);
@@ -561,7 +615,8 @@ impl Blobs {
     }
 
     fn reader(&self, subscription: Subscription, requester: &Requester, at: u64, end: Option<u64>) -> Body {
-        let reader = Reader::new(subscription, requester.clone(), self.gate().clone(), at, end);
+        let (gate, disk) = (self.gate().clone(), self.store().disk().clone());
+        let reader = Reader::new(subscription, requester.clone(), gate, disk, at, end);
         Body::stream(Credited::new(reader, self.credit(requester)))
     }
 
@@ -572,7 +627,7 @@ impl Blobs {
         digest: &Digest,
         joined: bool,
     ) -> Result<(), CacheError> {
-        if joined && self.membership().known(requester.repository(), digest).is_none() {
+        if joined && self.known(requester, digest).await.is_none() {
             self.membership().holds(requester, digest).await?;
         }
         Ok(())
@@ -595,7 +650,7 @@ impl Blobs {
         if digest.algorithm() == Algorithm::Other {
             return Err(CacheError::Bypass(BypassReason::UnknownAlgorithm));
         }
-        if self.is_here(digest) {
+        if self.is_here(digest).await? {
             return self.check_member(requester, digest, true).await;
         }
         let most = most.unwrap_or(u64::MAX).min(self.store().largest_kept());
@@ -713,7 +768,7 @@ mod tests {
         let blobs = &place.upstream_cache.blobs;
         let (here, absent) = (Digest::sha256_of(b"here"), Digest::sha256_of(b"not here"));
         // The registry has neither in this repository.
-        blobs.small.keep(&here, &Bytes::from_static(b"here"));
+        blobs.places.small.keep(&here, &Bytes::from_static(b"here"));
         blobs.ledger().note_served(&here);
         let requester = place.repository().requester;
         for range in [None, Some(ByteRange::parse(b"bytes=0-0")), Some(ByteRange::parse(b"bytes=-1"))] {

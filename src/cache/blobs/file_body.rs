@@ -1,6 +1,7 @@
 //! Files as bodies, read without waiting on a worker's thread.
 //!
-//! Pages that the system has in memory are read at once (`preadv2` with `RWF_NOWAIT`), others on the blocking pool.
+//! Pages that the system has in memory are read at once (`preadv2` with `RWF_NOWAIT`), others on the threads that wait
+//! for the disk.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -11,9 +12,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use rustix::io::Errno;
-use tokio::task::JoinHandle;
 
 use crate::body::{Body, BodyError, Stream};
+use crate::cache::store::disk_pool::{DiskPool, Use};
 use crate::cache::store::{Content, files};
 use crate::read_size::ReadSize;
 
@@ -91,8 +92,9 @@ impl Drop for Piece {
 
 /// Reads pieces of a file.
 pub(crate) struct FileReader {
+    disk: Arc<DiskPool>,
     file: Option<Arc<File>>,
-    pending: Option<JoinHandle<io::Result<Bytes>>>,
+    pending: Option<Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>>,
     read_size: ReadSize,
 }
 
@@ -104,13 +106,12 @@ pub(crate) enum Read {
     Later,
 }
 
-impl Default for FileReader {
-    fn default() -> Self {
-        Self { file: None, pending: None, read_size: ReadSize::of_file() }
-    }
-}
-
 impl FileReader {
+    /// Returns a reader that has no file yet, and waits for the disk on these threads.
+    pub(crate) fn new(disk: Arc<DiskPool>) -> Self {
+        Self { disk, file: None, pending: None, read_size: ReadSize::of_file() }
+    }
+
     pub(crate) fn file(&self) -> Option<&Arc<File>> {
         self.file.as_ref()
     }
@@ -122,13 +123,11 @@ impl FileReader {
     /// Polls the read that goes on, if there is one.
     pub(crate) fn poll_pending(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<Bytes>>> {
         let pending = self.pending.as_mut()?;
-        Some(match Pin::new(pending).poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(read) => {
-                self.pending = None;
-                Poll::Ready(read.unwrap_or_else(|error| Err(io::Error::other(error))))
-            }
-        })
+        let read = pending.as_mut().poll(cx);
+        if read.is_ready() {
+            self.pending = None;
+        }
+        Some(read)
     }
 
     /// Reads from `at`, up to `to` and no more than a piece. `at` must be before `to`.
@@ -149,13 +148,15 @@ impl FileReader {
 
     fn read_later(&mut self, mut piece: Piece, at: u64, to: u64) -> Read {
         let Some(file) = self.file.clone() else { return Read::Now(Err(io::ErrorKind::NotFound.into())) };
-        self.pending = Some(tokio::task::spawn_blocking(move || {
+        let read = move || {
             let length = files::read_at(&file, piece.room(to - at), at)?;
             if length == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             Ok(piece.freeze(length))
-        }));
+        };
+        let disk = self.disk.clone();
+        self.pending = Some(Box::pin(async move { disk.run(Use::Read, "reading a blob", read).await? }));
         Read::Later
     }
 }
@@ -187,7 +188,7 @@ impl FileBody {
     /// Returns the bytes from `at` up to `end`, both within the content. If the file cannot be read, `rest` asks for those that
     /// are missing.
     pub(crate) fn new(content: Arc<Content>, at: u64, end: u64, rest: RestRequest) -> Self {
-        let mut reader = FileReader::default();
+        let mut reader = FileReader::new(content.disk().clone());
         reader.set(content.file.clone());
         Self { reader, content, at, end, rest: Rest::Unneeded(rest) }
     }

@@ -13,7 +13,8 @@ use crate::cache::maintenance::platform::{Declared, Listed, Platform, Platforms}
 use crate::cache::maintenance::reachable::Links;
 use crate::cache::manifests::document::{Document, Part};
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
+use crate::cache::store::disk_pool::Use;
+use crate::cache::store::{Kind, Store};
 use crate::cache::upstream_cache::UpstreamCache;
 use crate::proto::{Accept, Digest, MediaType, Reference};
 
@@ -72,7 +73,10 @@ async fn one(goal: &WarmTarget, platforms: &Platforms, tell: Tell<'_>) -> bool {
     match warming.contents(reference).await {
         Ok(contents) => {
             let fetched = warming.fetch(contents.blobs).await;
-            let suited = contents.config.is_none_or(|config| warming.suits(&config));
+            let suited = match contents.config {
+                Some(config) => warming.suits(&config).await,
+                None => true,
+            };
             fetched && suited && contents.is_whole
         }
         Err(why) => {
@@ -178,10 +182,9 @@ impl Warming<'_> {
     }
 
     /// Returns true if an image that no index leads to is for all platforms that the operator has named.
-    fn suits(&self, config: &Digest) -> bool {
-        let store = self.upstream_cache.cache().store();
-        let config =
-            store.peek(Kind::Blob, config).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    async fn suits(&self, config: &Digest) -> bool {
+        let config = self.on_disk(config, |store, config| store.peek(Kind::Blob, config)).await.flatten();
+        let config = config.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let Some(own) = config.as_ref().and_then(Platform::of) else { return true };
         let unsuited = self.platforms.unsuited(&own);
         unsuited
@@ -210,8 +213,8 @@ impl Warming<'_> {
 
     /// Fetches a blob, also if it is here: the repository must be known to hold it. Returns true if it is here.
     async fn blob(&self, blob: &Part) -> bool {
-        let cache = self.upstream_cache.cache();
-        let here = cache.store().has(Kind::Blob, &blob.digest);
+        let has = |store: &Store, digest: &Digest| store.has(Kind::Blob, digest);
+        let here = self.on_disk(&blob.digest, has).await.unwrap_or_default();
         let mut fetching = pin!(self.upstream_cache.blobs.fetch_ahead(self.requester, &blob.digest, None));
         let fetched = loop {
             match tokio::time::timeout(PACE, &mut fetching).await {
@@ -219,7 +222,11 @@ impl Warming<'_> {
                 Err(_) => self.coming(blob),
             }
         };
-        match fetched.and_then(|()| self.is_kept(&blob.digest)) {
+        let kept = match fetched {
+            Ok(()) => self.is_kept(&blob.digest).await,
+            Err(why) => Err(why),
+        };
+        match kept {
             Ok(size) => {
                 self.layer(blob, size, if here { Progress::Here } else { Progress::Fetched });
                 true
@@ -243,10 +250,18 @@ impl Warming<'_> {
     }
 
     /// Returns the length of a blob that has come, unless it passed without being kept.
-    fn is_kept(&self, digest: &Digest) -> Result<u64, String> {
-        let store = self.upstream_cache.cache().store();
+    async fn is_kept(&self, digest: &Digest) -> Result<u64, String> {
+        let length = self.on_disk(digest, |store, digest| store.length(Kind::Blob, digest)).await.flatten();
+        let store = &self.upstream_cache.cache().store;
         let why = || store.degraded_reason().unwrap_or_else(|| "there was no room for it".to_owned());
-        store.length(Kind::Blob, digest).ok_or_else(|| format!("it was not kept: {}", why()))
+        length.ok_or_else(|| format!("it was not kept: {}", why()))
+    }
+
+    /// Returns what a look at the disk finds; none where it does not answer in time.
+    async fn on_disk<T: Send + 'static>(&self, digest: &Digest, look: fn(&Store, &Digest) -> T) -> Option<T> {
+        let (store, digest) = (self.upstream_cache.cache().store.clone(), digest.clone());
+        let disk = store.disk().clone();
+        disk.run(Use::Read, "looking for a blob", move || look(&store, &digest)).await.ok()
     }
 }
 

@@ -60,6 +60,20 @@ impl ManifestFetcher {
         &self.metadata
     }
 
+    /// Reads what is known of `reference` into memory, and its manifest, as far as they are not there. Where the disk does not
+    /// answer in time, they count as missing.
+    pub(crate) async fn load(&self, repository: &RepositoryName, reference: &Reference) {
+        let (repository, reference) = (repository.clone(), reference.clone());
+        let (metadata, memory) = (self.metadata.clone(), self.memory.clone());
+        let read = move || look(&metadata, &memory, &repository, &reference);
+        let _ = self.metadata.disk().look("reading a manifest", read).await;
+    }
+
+    /// Does the same for a digest.
+    pub(crate) async fn load_digest(&self, repository: &RepositoryName, digest: &Digest) {
+        self.load(repository, &Reference::Digest(digest.clone())).await;
+    }
+
     /// Returns how long a tag's digest is used without asking the upstream.
     pub(crate) fn life(&self, tag: &Tag) -> std::time::Duration {
         life(tag, self.options.tag_ttl)
@@ -205,10 +219,13 @@ impl ManifestFetcher {
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
         let found = match self.ask_head(requester, reference, priority).await {
-            Ok(mut answer) => {
-                let digest = answer.digest.take();
-                digest.and_then(|digest| self.confirm(requester.repository(), &digest, answer))
-            }
+            Ok(mut answer) => match answer.digest.take() {
+                Some(digest) => {
+                    self.load_digest(requester.repository(), &digest).await;
+                    self.confirm(requester.repository(), &digest, answer)
+                }
+                None => None,
+            },
             Err(refusal) if is_last_word(requester, &refusal, true) => return Err(refusal),
             Err(_) => None,
         };
@@ -228,6 +245,7 @@ impl ManifestFetcher {
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
         let reference = Reference::Digest(digest.clone());
+        self.load(requester.repository(), &reference).await;
         if head || self.is_served(digest) {
             match self.ask_head(requester, &reference, priority).await {
                 Ok(answer) if !answer.denies(digest) => {
@@ -463,6 +481,25 @@ impl ManifestFetcher {
         if let Some(tag) = self.pending.take_target(repository, digest) {
             self.arrived(repository, &tag, digest);
         }
+    }
+}
+
+/// Looks for the records of `reference`, and for its manifest.
+fn look(
+    metadata: &UpstreamMetadata,
+    memory: &ManifestMemory,
+    repository: &RepositoryName,
+    reference: &Reference,
+) {
+    let ledger = metadata.ledger();
+    let digest = match reference {
+        Reference::Digest(digest) => Some(digest.clone()),
+        Reference::Tag(tag) => ledger.tag(repository, tag).map(|record| record.digest),
+    };
+    let Some(digest) = digest else { return };
+    let held = ledger.held(repository, Kind::Manifest, &digest);
+    if ledger.served(&digest) {
+        memory.load(&digest, held.and_then(|held| held.media_type).as_ref());
     }
 }
 

@@ -16,6 +16,7 @@ use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
 use crate::cache::origin::gate::Gate;
 use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::Requester;
+use crate::cache::store::disk_pool::Use;
 use crate::clock;
 use crate::proto::{Digest, Reference, RepositoryName, Tag};
 
@@ -82,7 +83,8 @@ impl Listings {
     /// Keeps a list, unless the repository has been written to since it was asked for. Does so in the background.
     pub(crate) fn keep(self: &Arc<Self>, listed: Listed, list: KeptList) {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.write(&listed, list));
+        // Where too much waits to be written, the list is not kept.
+        self.metadata.disk().later(list.body.len(), move || this.write(&listed, list));
     }
 
     fn write(&self, listed: &Listed, list: KeptList) {
@@ -110,7 +112,7 @@ impl Listings {
         subject: Option<&Digest>,
     ) -> Result<Option<KeptList>, CacheError> {
         let (this, listed) = (self.clone(), listed.clone());
-        let read = tokio::task::spawn_blocking(move || this.read(&listed)).await;
+        let read = self.metadata.disk().run(Use::Read, "reading a list", move || this.read(&listed)).await;
         let Some(list) = read.ok().flatten() else { return Ok(None) };
         let reference = match subject {
             Some(subject) => Some(Reference::Digest(subject.clone())),

@@ -21,7 +21,7 @@ use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::origin::gate::Priority;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
+use crate::cache::store::{Kind, disk_pool};
 use crate::config::limits;
 use crate::meaning::{Meaning, OtherWay};
 use crate::proto::media_type::FULL_ACCEPT;
@@ -139,16 +139,20 @@ impl ManifestPulls {
         head: bool,
     ) -> Result<Manifest, CacheError> {
         let gate = self.fetcher.gate();
-        let known = self.known(requester.repository(), reference);
+        let ((known, hit), missed) = disk_pool::in_memory(|| self.hit(requester, reference, head));
+        let (known, hit) = if missed {
+            self.fetcher.load(requester.repository(), reference).await;
+            self.hit(requester, reference, head)
+        } else {
+            (known, hit)
+        };
+        if let Some(manifest) = hit {
+            return Ok(manifest);
+        }
         let serve = |outcome| {
             let digest = known.digest(reference)?;
             self.fetcher.serve(requester, digest, known.held.as_ref()?, head, outcome)
         };
-        if (known.age < known.ttl || gate.is_offline())
-            && let Some(manifest) = serve(CacheStatus::Hit)
-        {
-            return Ok(manifest);
-        }
         let here = || serve(CacheStatus::Stale).is_some();
         self.fetcher.check_askable(requester, reference, here)?;
         let old = gate.may_serve_stale(known.age, known.ttl).then(|| serve(CacheStatus::Stale)).flatten();
@@ -202,6 +206,19 @@ impl ManifestPulls {
             }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// Returns the records that answer, and the manifest if they are young enough for that.
+    fn hit(&self, requester: &Requester, reference: &Reference, head: bool) -> (Known, Option<Manifest>) {
+        let known = self.known(requester.repository(), reference);
+        let is_young = known.age < known.ttl || self.fetcher.gate().is_offline();
+        let hit = match (known.digest(reference), &known.held) {
+            (Some(digest), Some(held)) if is_young => {
+                self.fetcher.serve(requester, digest, held, head, CacheStatus::Hit)
+            }
+            _ => None,
+        };
+        (known, hit)
     }
 
     fn known(&self, repository: &RepositoryName, reference: &Reference) -> Known {
@@ -288,7 +305,7 @@ impl Pull<'_> {
                         return Ok(Manifest::of_head(head, CacheStatus::Hit));
                     }
                     // The manifest may have been pulled by digest since: docker asks for a tag with HEAD first.
-                    Some(head) => match fetcher.believed(self.requester, &head.digest) {
+                    Some(head) => match self.believed(&head.digest).await {
                         Some(manifest) => State::Record(manifest, head.generation),
                         None if may_fetch => State::Fetch(head.digest, head.generation),
                         None => State::Resolve(Form::Head),
@@ -326,6 +343,13 @@ impl Pull<'_> {
                 }
             }
         }
+    }
+
+    /// Calls [`ManifestFetcher::believed`], with what is on the disk.
+    async fn believed(&self, digest: &Digest) -> Option<Manifest> {
+        let fetcher = &self.pulls.fetcher;
+        fetcher.load_digest(self.requester.repository(), digest).await;
+        fetcher.believed(self.requester, digest)
     }
 
     /// Returns true if GET may give the manifest of which HEAD was refused.
@@ -374,6 +398,7 @@ impl Pull<'_> {
             .share(&self.pulls.digests, (digest.clone(), self.head), |pulls, requester, (digest, head)| {
                 async move {
                     let fetcher = &pulls.fetcher;
+                    fetcher.load_digest(requester.repository(), &digest).await;
                     // Another request may have fetched the manifest since the last lookup.
                     if let Some(manifest) = fetcher.believed(&requester, &digest) {
                         return Ok(manifest);

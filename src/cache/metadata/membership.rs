@@ -11,7 +11,8 @@ use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
 use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{OriginRequest, OriginResponse};
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
+use crate::cache::store::disk_pool::Use;
+use crate::cache::store::{Kind, disk_pool};
 use crate::clock;
 use crate::config::limits;
 use crate::meaning::Ends;
@@ -47,6 +48,17 @@ impl BlobMembership {
         Self { gate, metadata, lookups: SingleFlight::default() }
     }
 
+    /// Reads the record of a blob into memory, where it is not there. Where the disk does not answer in time, there is none.
+    pub(crate) async fn load(&self, repository: &RepositoryName, digest: &Digest) {
+        let (_, missed) = disk_pool::in_memory(|| self.recorded(repository, digest));
+        if missed {
+            let (ledger, repository, digest) =
+                (self.metadata.ledger().clone(), repository.clone(), digest.clone());
+            let read = move || ledger.held(&repository, Kind::Blob, &digest);
+            let _ = self.metadata.disk().run(Use::Read, "reading a record", read).await;
+        }
+    }
+
     /// Returns the record of a blob, if it is not too old to be believed. Asks nothing.
     pub(crate) fn known(&self, repository: &RepositoryName, digest: &Digest) -> Option<Membership> {
         self.recorded(repository, digest).filter(Self::is_believed)
@@ -62,6 +74,7 @@ impl BlobMembership {
         requester: &Requester,
         digest: &Digest,
     ) -> Result<Membership, CacheError> {
+        self.load(requester.repository(), digest).await;
         let old = match self.recorded(requester.repository(), digest) {
             Some(held) if Self::is_believed(&held) => return Ok(held),
             old => old,
@@ -213,7 +226,10 @@ impl BlobMembership {
             Proof::FirstByte => OriginRequest::BlobFirstByte(digest.clone()),
         };
         let result = match self.gate.ask(requester, priority, request).await {
-            Ok(answer) => Ok(self.confirm_by(repository, digest, &answer, generation)),
+            Ok(answer) => {
+                self.load(repository, digest).await;
+                Ok(self.confirm_by(repository, digest, &answer, generation))
+            }
             Err(refusal) => {
                 // Where nothing was believed, a refused download looks for no record either.
                 let is_recorded = proof == Proof::Head || priority == Priority::Refresh;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cache::metadata::generation::{Generation, Generations};
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::metadata::records::Ledger;
+use crate::cache::store::disk_pool::DiskPool;
 use crate::cache::store::{Kind, Store};
 use crate::clock;
 use crate::config;
@@ -56,6 +57,11 @@ impl UpstreamMetadata {
     ) -> Self {
         let (name, prefix) = (upstream.name.as_str().into(), upstream.prefix.as_str().into());
         Self { upstream: name, prefix, keep: keep.to_vec(), ledger, generations, store }
+    }
+
+    /// Returns the threads that wait for the disk.
+    pub(crate) fn disk(&self) -> &Arc<DiskPool> {
+        self.store.disk()
     }
 
     /// Returns the records.

@@ -6,7 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::cache::counters::{Counters, Damage};
+use crate::cache::store::disk_pool;
+use crate::cache::store::disk_pool::{DiskPool, Use};
 use crate::cache::store::health::{Health, is_of_a_place};
 use crate::cache::store::index::Index;
 use crate::cache::store::integrity::LostWrites;
@@ -18,12 +22,14 @@ use crate::cache::store::verification_queue::VerificationQueue;
 use crate::cache::store::{files, integrity};
 use crate::config::limits;
 use crate::proto::Digest;
+use crate::worker_id;
 
 /// The content in its place.
 pub(crate) struct Contents {
     pub(crate) layout: Arc<Layout>,
     pub(crate) index: Arc<Index>,
     pub(crate) health: Arc<Health>,
+    pub(crate) disk: Arc<DiskPool>,
     pub(crate) sync: Arc<SyncQueue>,
     pub(crate) maintenance: Arc<MaintenanceQueue>,
     pub(crate) verification: Arc<VerificationQueue>,
@@ -45,8 +51,16 @@ pub(crate) struct Content {
 impl Content {
     /// Returns all of it, where it is small. It stays in memory for long, so it is hashed first: what is damaged or cannot be read
     /// is taken out of use, and none is returned.
-    pub(crate) fn bytes(&self) -> Option<bytes::Bytes> {
+    pub(crate) fn bytes(&self) -> Option<Bytes> {
         let mut bytes = vec![0; usize::try_from(self.length).ok()?];
+        if worker_id::is_worker() {
+            let read = files::read_cached(&self.file, &mut bytes, 0).is_ok_and(|read| read == bytes.len());
+            if !read || !self.pin.digest.is_of(&bytes) {
+                disk_pool::note_missed();
+                return None;
+            }
+            return Some(bytes.into());
+        }
         files::read_exact_at(&self.file, &mut bytes, 0).inspect_err(|error| self.failed(error)).ok()?;
         if !self.pin.digest.is_of(&bytes) {
             self.pin.contents.remove_damaged(self.pin.kind, &self.pin.digest, &self.file);
@@ -58,6 +72,11 @@ impl Content {
     /// Takes the content out of use, as its file could not be read.
     pub(crate) fn failed(&self, error: &io::Error) {
         self.pin.contents.doubt(self.pin.kind, &self.pin.digest, error);
+    }
+
+    /// Returns the pool that reads what is not in memory.
+    pub(crate) fn disk(&self) -> &Arc<DiskPool> {
+        &self.pin.contents.disk
     }
 
     /// Returns content that is in its place, open as `file`, and pinned in the index with `number`.
@@ -93,8 +112,12 @@ impl Contents {
             return None;
         }
         let path = self.layout.content(kind, digest)?;
-        let file = match files::open(&path) {
+        let file = match Self::open_file(&path) {
             Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                disk_pool::note_missed();
+                return None;
+            }
             Err(error) => {
                 if error.kind() == io::ErrorKind::NotFound {
                     self.index.remove(kind, digest);
@@ -123,6 +146,24 @@ impl Contents {
         Some(Content::pinned(self, kind, digest, pin, file, metadata.len()))
     }
 
+    /// Opens a file; on a worker's thread only if that does not wait.
+    fn open_file(path: &Path) -> io::Result<File> {
+        if worker_id::is_worker() { files::open_cached(path) } else { files::open(path) }
+    }
+
+    /// Returns what is known of a file; on a worker's thread only if that does not wait.
+    fn look_at(path: &Path) -> io::Result<Metadata> {
+        if !worker_id::is_worker() {
+            return files::metadata(path);
+        }
+        let opened = files::open_cached(path).and_then(|file| file.metadata());
+        opened.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                disk_pool::note_missed();
+            }
+        })
+    }
+
     /// Returns true if content is there and can be trusted. Does not count as a use.
     pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
         let readable = self.layout.is_readable() && !self.quarantine.refuses(kind, digest);
@@ -134,7 +175,7 @@ impl Contents {
                 && self.layout.is_ours(metadata)
                 && (!integrity::is_doubtful(metadata) || self.index.is_pending(kind, digest))
         };
-        let look = || files::metadata(&path).is_ok_and(|metadata| trusted(&metadata));
+        let look = || Self::look_at(&path).is_ok_and(|metadata| trusted(&metadata));
         // The file may have been synced between reading its metadata and the index.
         look() || look()
     }
@@ -156,10 +197,22 @@ impl Contents {
 
     /// Keeps a manifest, whose bytes have been checked against `digest`; see
     /// [`Store::keep_manifest`](crate::cache::store::Store::keep_manifest).
-    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8], limit: u64) {
+    pub(crate) fn keep_manifest(self: &Arc<Self>, digest: &Digest, bytes: &[u8], limit: u64) {
         let Some(path) = self.layout.content(Kind::Manifest, digest) else { return };
         let length = bytes.len() as u64;
-        if !self.takes_new() || length > limit || self.has(Kind::Manifest, digest) {
+        if !self.takes_new() || length > limit {
+            return;
+        }
+        if worker_id::is_worker() {
+            let (this, digest, bytes) = (self.clone(), digest.clone(), bytes.to_vec());
+            let bytes_held = bytes.len();
+            let keep = move || this.keep_manifest(&digest, &bytes, limit);
+            if !self.disk.later(bytes_held, keep) {
+                self.disk.note_hanging(Use::Write, "writing manifests and records");
+            }
+            return;
+        }
+        if self.has(Kind::Manifest, digest) {
             return;
         }
         let written = self.layout.create_partial_for(&files::random_name("manifest"), |file, part| {

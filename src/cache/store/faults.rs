@@ -105,7 +105,12 @@ pub(crate) fn meet_open(file: &File, access: Access) -> io::Result<()> {
     path_of(file).map_or(Ok(()), |path| meet(&path, access))
 }
 
-/// Returns true if an access to an open file would meet a fault: it cannot be done at once.
+/// Returns true if an access to a path would meet a fault: it cannot be done at once.
+pub(crate) fn is_met(path: &Path, access: Access) -> bool {
+    ANY.load(Ordering::Acquire) && find(path, access).is_some()
+}
+
+/// Returns true likewise for an open file.
 pub(crate) fn is_met_open(file: &File, access: Access) -> bool {
     ANY.load(Ordering::Acquire) && path_of(file).is_some_and(|path| find(&path, access).is_some())
 }

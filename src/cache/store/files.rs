@@ -1,6 +1,7 @@
 //! Every access to a file below the cache's directory.
 //!
-//! [`read_cached`] reads, without a wait, bytes that the system has in memory already.
+//! The workers' threads never wait for a disk: a debug build asserts at each access that it comes from another thread. What
+//! the system has in memory already is no access in this sense, see [`open_cached`] and [`read_cached`].
 
 use std::fs::{self, DirBuilder, DirEntry, File, Metadata, OpenOptions};
 use std::io;
@@ -9,19 +10,22 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, Timestamps};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, ResolveFlags, Timestamps};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::cache::store::faults;
-use crate::cache::store::faults::Access;
+pub(crate) use crate::cache::store::faults::Access;
 use crate::clock;
+use crate::worker_id;
 
 /// Begins an access to `path`.
 pub(crate) fn touch(path: &Path, access: Access) -> io::Result<()> {
+    debug_assert!(!worker_id::is_worker(), "a worker waits for the disk: {access:?} {}", path.display());
     faults::meet(path, access)
 }
 
 fn touch_open(file: &File, access: Access) -> io::Result<()> {
+    debug_assert!(!worker_id::is_worker(), "a worker waits for the disk: {access:?} {file:?}");
     faults::meet_open(file, access)
 }
 
@@ -48,6 +52,22 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     touch(path, Access::Open)?;
     OpenOptions::new().read(true).custom_flags(NO_LINK).open(path)
+}
+
+/// Opens a file for reading if that takes no look at the disk: the system has all of the path in memory.
+///
+/// # Errors
+/// `EAGAIN` if it has not, or knows no such thing (Linux before 5.12, sandboxes).
+pub(crate) fn open_cached(path: &Path) -> io::Result<File> {
+    if faults::is_met(path, Access::Open) {
+        return Err(Errno::AGAIN.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+        Ok(file) => Ok(file.into()),
+        Err(Errno::NOENT) => Err(Errno::NOENT.into()),
+        Err(_) => Err(Errno::AGAIN.into()),
+    }
 }
 
 /// Opens a file for reading and writing, with the error `LOOP` for a link.

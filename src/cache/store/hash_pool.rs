@@ -3,12 +3,16 @@
 //! The store's other threads, sync and maintenance, are not of this pool: each is one thread with jobs in order, which is waited
 //! for when the store closes, and runs at a lower priority.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::clock;
+use crate::config::limits;
 
 /// A pool whose threads end when it is dropped.
 #[derive(Default)]
@@ -39,8 +43,10 @@ struct Queue {
     usual: VecDeque<Job>,
     /// Small jobs that have gone ahead of a usual one in a row.
     ahead: usize,
-    /// Usual jobs that are running.
-    running: usize,
+    /// The jobs that are running, and since when.
+    running: HashMap<u64, (Urgency, Instant)>,
+    /// The number of the next job.
+    next: u64,
     idle: usize,
     threads: usize,
     closed: bool,
@@ -57,16 +63,31 @@ impl HashPool {
         }
         if queue.idle > 0 {
             self.0.ready.notify_one();
-        } else if queue.threads < most() + 1 && start(&self.0, queue.threads).is_ok() {
+        } else if queue.threads < queue.most_threads() && start(&self.0, queue.threads).is_ok() {
             queue.threads += 1;
         }
     }
 }
 
 impl Queue {
-    /// Takes the next job, if one may run now.
-    fn take(&mut self) -> Option<(Urgency, Job)> {
-        let may_run_usual = self.running < most();
+    /// Returns the most threads there may be: those of which the disk holds up the job are replaced, up to a limit.
+    fn most_threads(&self) -> usize {
+        let held_up = self.running.values().filter(|(_, since)| is_held_up(*since)).count();
+        most() + 1 + held_up.min(HELD_UP)
+    }
+
+    /// Takes the next job, if one may run now, and its number.
+    fn take(&mut self) -> Option<(u64, Job)> {
+        let (urgency, job) = self.choose()?;
+        self.next += 1;
+        self.running.insert(self.next, (urgency, clock::now()));
+        Some((self.next, job))
+    }
+
+    fn choose(&mut self) -> Option<(Urgency, Job)> {
+        let is_usual =
+            |(urgency, since): &&(Urgency, Instant)| *urgency == Urgency::Usual && !is_held_up(*since);
+        let may_run_usual = self.running.values().filter(is_usual).count() < most();
         let usual_first = self.ahead >= AHEAD && may_run_usual && !self.usual.is_empty();
         if !usual_first && let Some(job) = self.small.pop_front() {
             self.ahead += 1;
@@ -77,7 +98,6 @@ impl Queue {
         }
         let job = self.usual.pop_front()?;
         self.ahead = 0;
-        self.running += 1;
         Some((Urgency::Usual, job))
     }
 }
@@ -87,6 +107,11 @@ impl Drop for HashPool {
         self.0.queue().closed = true;
         self.0.ready.notify_all();
     }
+}
+
+/// Returns true if a job has been running so long that the disk must hold it up.
+fn is_held_up(since: Instant) -> bool {
+    clock::now().duration_since(since) >= limits::DISK_DEADLINE
 }
 
 fn most() -> usize {
@@ -107,12 +132,12 @@ impl Shared {
     fn work(&self) {
         let mut queue = self.queue();
         loop {
-            if let Some((turn, job)) = queue.take() {
+            if let Some((number, job)) = queue.take() {
                 drop(queue);
                 // A job that panics must not end the thread. Its results are told of by what it drops.
                 let _ = catch_unwind(AssertUnwindSafe(job));
                 queue = self.queue();
-                queue.running -= usize::from(turn == Urgency::Usual);
+                queue.running.remove(&number);
             } else if queue.closed {
                 return;
             } else {
@@ -123,6 +148,9 @@ impl Shared {
         }
     }
 }
+
+/// The most threads that are replaced.
+const HELD_UP: usize = 64;
 
 /// Small jobs that go ahead in a row: many of them must not stop all others.
 const AHEAD: usize = 16;
@@ -182,8 +210,8 @@ mod tests {
         let mut queue = Queue::default();
         (0..100).for_each(|_| queue.small.push_back(Box::new(|| ())));
         queue.usual.push_back(Box::new(|| ()));
-        let taken: Vec<_> = std::iter::from_fn(|| queue.take()).map(|(turn, _)| turn).collect();
-        assert_eq!(taken.iter().position(|turn| *turn == Urgency::Usual), Some(AHEAD));
+        let taken: Vec<_> = std::iter::from_fn(|| queue.choose()).map(|(urgency, _)| urgency).collect();
+        assert_eq!(taken.iter().position(|urgency| *urgency == Urgency::Usual), Some(AHEAD));
         assert_eq!(taken.len(), 101);
     }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 #[derive(Default)]
 pub(crate) struct Health {
     degraded: AtomicBool,
+    hung: AtomicBool,
     reason: Mutex<Option<String>>,
 }
 
@@ -18,6 +19,17 @@ impl Health {
     /// Returns true if nothing can be kept now.
     pub(crate) fn is_degraded(&self) -> bool {
         self.degraded.load(Ordering::Acquire)
+    }
+
+    /// Returns true if not even what is kept can be read now: requests pass it by.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Acquire)
+    }
+
+    /// Stops all keeping and reading until [`recover`](Self::recover).
+    pub(crate) fn hang(&self, reason: String) {
+        self.hung.store(true, Ordering::Release);
+        self.degrade(reason);
     }
 
     /// Returns the reason why nothing can be kept now, if that is so.
@@ -56,6 +68,7 @@ impl Health {
             tracing::info!("cache storage recovered; caching resumed");
         }
         self.degraded.store(false, Ordering::Release);
+        self.hung.store(false, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {

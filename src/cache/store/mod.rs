@@ -18,10 +18,12 @@
 //!
 //! Each part owns its state: [`index`] what is there, [`space`] the room, [`content`] the files in place, [`partial`] those on
 //! their way, [`health`] whether the disk works, [`quarantine`] what cannot be read. [`sync`], [`maintenance`] and
-//! [`verification`] are the threads, and [`store`] composes them.
+//! [`verification`] are the threads, [`disk_pool`] has those on which requests wait for the disk, and [`store`] composes them.
+//! All access to files is in [`files`].
 //! A [`verifying_writer`] writes and hashes what comes, on the [`hash_pool`].
 
 pub(crate) mod content;
+pub(crate) mod disk_pool;
 pub(crate) mod eviction;
 pub(crate) mod faults;
 pub(crate) mod files;

@@ -9,6 +9,8 @@ use http::HeaderValue;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::store::content::{Content, Contents};
+use crate::cache::store::disk_pool;
+use crate::cache::store::disk_pool::DiskPool;
 use crate::cache::store::files::{now, read_small, seconds, truncate};
 use crate::cache::store::head::Head;
 use crate::cache::store::layout::{Kind, NOTE};
@@ -54,6 +56,11 @@ impl Partial {
     /// Returns what the upstream said when it was begun: the blob's length and strong validator.
     pub(crate) fn head(&self) -> (Option<u64>, Option<HeaderValue>) {
         (self.file.head.total, self.file.head.etag.clone())
+    }
+
+    /// Returns the threads that wait for the disk.
+    pub(crate) fn disk(&self) -> &Arc<DiskPool> {
+        &self.partials.contents.disk
     }
 
     /// Returns the note of lost writes, for tests of disks that lose some.
@@ -201,9 +208,12 @@ impl Drop for Partial {
         if self.left {
             return;
         }
-        if let Err(error) = self.file.remove(&self.partials.contents.layout) {
-            self.report(&error);
-        }
+        let (file, partials) = (self.file.clone(), self.partials.clone());
+        disk_pool::off_worker(&self.partials.contents.disk, move || {
+            if let Err(error) = file.remove(&partials.contents.layout) {
+                partials.contents.health.report(&error);
+            }
+        });
     }
 }
 

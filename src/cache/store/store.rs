@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,6 +11,7 @@ use http::HeaderValue;
 
 use crate::cache::Counters;
 use crate::cache::store::content::{Content, Contents};
+use crate::cache::store::disk_pool::{DiskPool, Use};
 use crate::cache::store::files;
 use crate::cache::store::head::Head;
 use crate::cache::store::health::Health;
@@ -27,6 +30,7 @@ use crate::cache::store::sync::{SyncQueue, Syncer};
 use crate::cache::store::verification::Verification;
 use crate::cache::store::verification_queue::VerificationQueue;
 use crate::config;
+use crate::config::limits;
 use crate::proto::Digest;
 
 /// The content on disk. Dropping it waits until everything is synced.
@@ -34,6 +38,7 @@ pub(crate) struct Store {
     pub(crate) index: Arc<Index>,
     layout: Arc<Layout>,
     health: Arc<Health>,
+    disk: Arc<DiskPool>,
     pub(crate) contents: Arc<Contents>,
     partials: Arc<Partials>,
     pub(crate) space: Arc<Space>,
@@ -43,6 +48,8 @@ pub(crate) struct Store {
     sync: Arc<SyncQueue>,
     left: Arc<LeftPartials>,
     threads: Vec<JoinHandle<()>>,
+    /// True once it is known that its threads may never end, as the disk hangs.
+    abandoned: AtomicBool,
 }
 
 /// The use of the store's space.
@@ -97,8 +104,8 @@ impl Store {
         free: Box<FreeSpace>,
     ) -> Arc<Self> {
         let mut store = Self::new(settings, counters, free, false);
-        store.maintenance.prepare();
         store.queue.schedule_probe();
+        let (prepared, is_prepared) = std::sync::mpsc::channel();
         let maintenance = store.maintenance.clone();
         let syncer = Syncer {
             queue: store.sync.clone(),
@@ -112,10 +119,18 @@ impl Store {
         let verification = Verification::new(store.contents.clone());
         let threads: [_; THREADS] = [
             store.start("cache-verify", move || verification.run()),
-            store.start("cache-upkeep", move || maintenance.run()),
+            store.start("cache-upkeep", move || {
+                maintenance.prepare();
+                let _ = prepared.send(());
+                maintenance.run();
+            }),
             store.start("cache-sync", move || syncer.run()),
         ];
         store.threads = threads.into_iter().flatten().collect();
+        // A disk that hangs must not keep the gateway from starting.
+        if is_prepared.recv_timeout(limits::DISK_DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            store.disk.note_hanging(Use::Read, "preparing the directory");
+        }
         Arc::new(store)
     }
 
@@ -125,6 +140,7 @@ impl Store {
         let (health, queue) = (Arc::<Health>::default(), Arc::<MaintenanceQueue>::default());
         let (sync, left) = (Arc::<SyncQueue>::default(), Arc::<LeftPartials>::default());
         let verification = Arc::<VerificationQueue>::default();
+        let disk = Arc::new(DiskPool::new(health.clone(), queue.clone()));
         let space = Space::new(
             settings,
             free,
@@ -138,6 +154,7 @@ impl Store {
             layout: layout.clone(),
             index: index.clone(),
             health: health.clone(),
+            disk: disk.clone(),
             sync: sync.clone(),
             maintenance: queue.clone(),
             verification: verification.clone(),
@@ -152,6 +169,7 @@ impl Store {
             index,
             layout,
             health,
+            disk,
             contents,
             partials,
             space,
@@ -161,6 +179,7 @@ impl Store {
             sync,
             left,
             threads,
+            abandoned: AtomicBool::new(false),
         }
     }
 
@@ -267,6 +286,16 @@ impl Store {
         self.partials.begin(Head::new(upstream, &Digest::sha256(&random), None, None), true)
     }
 
+    /// Returns the threads on which requests wait for the disk.
+    pub(crate) fn disk(&self) -> &Arc<DiskPool> {
+        &self.disk
+    }
+
+    /// Returns true if a new blob may be kept now.
+    pub(crate) fn takes_new(&self) -> bool {
+        self.contents.takes_new()
+    }
+
     /// Removes content. Returns true if it was there.
     pub(crate) fn remove(&self, kind: Kind, digest: &Digest) -> bool {
         self.contents.remove(kind, digest)
@@ -338,13 +367,20 @@ impl Store {
     pub(crate) fn close(&self) {
         self.queue.close();
         self.verification.close();
+        self.disk.flush(limits::CACHE_CLOSE_DEADLINE);
         if self.threads.len() == THREADS {
             self.sync.flush();
         }
     }
 
+    /// Waits for nothing any more: the disk hangs, and the process is to end.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
     /// Waits until all complete content is synced and the disk has been scanned.
     pub(crate) fn flush(&self) {
+        self.disk.flush(limits::CACHE_CLOSE_DEADLINE);
         // If a thread could not be started, the wait would never end.
         if self.threads.len() == THREADS {
             self.sync.flush();
@@ -363,6 +399,10 @@ impl Drop for Store {
         self.queue.close();
         self.verification.close();
         self.sync.close();
+        if self.abandoned.load(Ordering::Acquire) {
+            return;
+        }
+        self.disk.flush(limits::CACHE_CLOSE_DEADLINE);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }

@@ -7,14 +7,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cache::store::content::Content;
+use crate::cache::store::disk_pool::DiskBusy;
 use crate::cache::store::files;
 use crate::cache::store::hash_pool::{HashPool, Urgency};
 use crate::cache::store::partial::Partial;
+use crate::clock;
 use crate::config::limits;
 use crate::proto::{Algorithm, Digest, Hasher};
 
@@ -81,7 +84,8 @@ struct Shared {
     source: Source,
     observer: Arc<dyn Observer>,
     queue: Mutex<Queue>,
-    work: Mutex<Work>,
+    /// Replaced where a turn waits for the disk too long: it goes on without a file.
+    work: Mutex<Arc<Mutex<Work>>>,
 }
 
 #[derive(Default)]
@@ -98,6 +102,21 @@ struct Queue {
     given_up: bool,
     closed: bool,
     close: Option<Close>,
+    /// Since when the turn waits for the disk.
+    waits_since: Option<Instant>,
+    /// What was hashed before that, and how many bytes that is.
+    hashed: Option<(Hasher, u64)>,
+    /// What the turn does last, when nothing else is left to do.
+    last: Option<Last>,
+}
+
+/// The last that a writer does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// The blob has its digest, and is put into its place.
+    Places,
+    /// What has come is left for a later fill.
+    Leaves,
 }
 
 /// The end of the stream.
@@ -132,7 +151,8 @@ impl VerifyingWriter {
             Target::Begun(Some(partial)) => partial.resumed_at(),
             Target::Begun(None) | Target::Later(_) => 0,
         };
-        let work = Mutex::new(Work { target, hasher: Some(hasher), written, hashed: 0 });
+        let work = Work { target, hasher: Some(hasher), written, hashed: 0 };
+        let work = Mutex::new(Arc::new(Mutex::new(work)));
         let shared = Arc::new(Shared { source, observer, queue: Mutex::default(), work });
         Self { input: WriterInput { pool: pool.clone(), shared } }
     }
@@ -206,6 +226,31 @@ impl WriterInput {
         }
         self.wake(queue);
         has_room
+    }
+
+    /// Goes on without the disk, if it has kept a writer whose source waits from going on for [`limits::DISK_DEADLINE`]: the blob
+    /// is not kept. Returns true if that is so now.
+    pub(crate) fn pass_by(&self) -> bool {
+        let shared = &self.shared;
+        let mut queue = shared.queue();
+        let since = queue.waits_since.filter(|_| shared.waits());
+        if since.is_none_or(|since| clock::now().duration_since(since) < limits::DISK_DEADLINE) {
+            return false;
+        }
+        let (hasher, at) = queue.hashed.take().map_or((None, 0), |(hasher, at)| (Some(hasher), at));
+        // What the turn holds stays with it, until the disk answers.
+        *shared.work.lock() =
+            Arc::new(Mutex::new(Work { target: Target::Begun(None), hasher, written: at, hashed: at }));
+        (queue.taken, queue.waits_since) = (0, None);
+        let last = queue.last.take();
+        drop(queue);
+        shared.observer.disk_failed(&DiskBusy.into());
+        match last {
+            Some(Last::Places) => shared.observer.verified(Verified::Right(None)),
+            Some(Last::Leaves) => shared.observer.left(),
+            None => Shared::give(shared, &self.pool),
+        }
+        true
     }
 
     fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
@@ -286,18 +331,23 @@ impl Shared {
 
     /// Does what waits. Returns true if there is more.
     fn turn(&self) -> bool {
-        let mut work = self.work.lock();
+        let own = self.work.lock().clone();
+        let mut work = own.lock();
         if self.waits() && work.is_behind() {
+            self.begin_waiting(None);
             self.catch_up(&mut work);
-            return true;
+            return self.ends_waiting(&own, &mut work);
         }
         let turn = self.take();
         if turn.given_up {
             work.give_up();
         } else {
-            self.write_and_hash(&mut work, &turn);
+            self.write_and_hash(&own, &mut work, &turn);
         }
         drop(turn);
+        if !self.ends_waiting(&own, &mut work) {
+            return false;
+        }
         let mut queue = self.queue();
         let was_full = self.is_full(&queue);
         queue.taken = 0;
@@ -316,17 +366,41 @@ impl Shared {
         match close {
             Some(Close::Whole(digest)) => {
                 let result = self.conclude(&mut work, &digest);
-                self.observer.verified(result);
+                if self.ends_waiting(&own, &mut work) {
+                    self.observer.verified(result);
+                }
             }
             Some(Close::Short) => {
+                self.begin_waiting(Some(Last::Leaves));
                 if let Target::Begun(Some(partial)) = work.take_target() {
                     partial.leave(work.written);
                 }
-                self.observer.left();
+                if self.ends_waiting(&own, &mut work) {
+                    self.observer.left();
+                }
             }
             None => {}
         }
         more
+    }
+
+    /// Notes that this turn waits for the disk from now on.
+    fn begin_waiting(&self, last: Option<Last>) {
+        let mut queue = self.queue();
+        (queue.waits_since, queue.last) = (Some(clock::now()), last);
+    }
+
+    /// Notes that this turn waits for the disk no more. Returns false if it has been passed by: then its file is not wanted.
+    fn ends_waiting(&self, own: &Arc<Mutex<Work>>, work: &mut Work) -> bool {
+        let mut queue = self.queue();
+        let is_wanted = self.is_wanted(own);
+        if is_wanted {
+            (queue.waits_since, queue.hashed, queue.last) = (None, None, None);
+        } else {
+            drop(queue);
+            work.give_up();
+        }
+        is_wanted
     }
 
     fn take(&self) -> Turn {
@@ -346,13 +420,27 @@ impl Shared {
         Turn { frames, given_up: queue.given_up, light: queue.weight <= limits::PUSH_BACKLOG_BYTES / 4 }
     }
 
-    fn write_and_hash(&self, work: &mut Work, turn: &Turn) {
+    fn write_and_hash(&self, own: &Arc<Mutex<Work>>, work: &mut Work, turn: &Turn) {
         if turn.frames.is_empty() && self.waits() {
             return;
         }
         let follows = self.waits() || (turn.light && !work.is_behind());
-        let written = work.write(&turn.frames);
-        work.written += turn.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        let end = work.written + turn.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        // Hashed first: if the disk hangs, what is hashed is enough to go on.
+        if follows {
+            if let Some(hasher) = &mut work.hasher {
+                turn.frames.iter().for_each(|frame| hasher.update(frame));
+            }
+            work.hashed = end;
+        }
+        if self.waits() {
+            self.queue().hashed = work.hasher.clone().map(|hasher| (hasher, end));
+        }
+        let written = work.write(&turn.frames, || self.begin_waiting(None));
+        work.written = end;
+        if !self.is_wanted(own) {
+            return;
+        }
         match (written, &self.source) {
             (Ok(()), _) => self.note_written(work),
             (Err(error), Source::Waits { .. }) => {
@@ -364,14 +452,13 @@ impl Shared {
                 return self.abandon(work);
             }
         }
-        if follows {
-            if let Some(hasher) = &mut work.hasher {
-                turn.frames.iter().for_each(|frame| hasher.update(frame));
-            }
-            work.hashed = work.written;
-        } else if turn.frames.is_empty() {
+        if !follows && turn.frames.is_empty() {
             self.catch_up(work);
         }
+    }
+
+    fn is_wanted(&self, own: &Arc<Mutex<Work>>) -> bool {
+        Arc::ptr_eq(own, &self.work.lock())
     }
 
     fn note_written(&self, work: &mut Work) {
@@ -411,6 +498,7 @@ impl Shared {
         if hasher.finish() != *digest {
             return Verified::Wrong;
         }
+        self.begin_waiting(Some(Last::Places));
         let kept = partial.map(|partial| partial.commit(digest, work.written)).transpose();
         Verified::Right(kept.unwrap_or_else(|error| {
             self.observer.disk_failed(&error);
@@ -452,7 +540,7 @@ impl Work {
     }
 
     /// Writes frames behind what is written, if there is a file.
-    fn write(&mut self, frames: &[Bytes]) -> io::Result<()> {
+    fn write(&mut self, frames: &[Bytes], begin_waiting: impl Fn()) -> io::Result<()> {
         self.target = match self.take_target() {
             Target::Later(begin) => Target::Begun(Some(begin().ok_or(io::ErrorKind::StorageFull)?)),
             begun @ Target::Begun(_) => begun,
@@ -460,6 +548,8 @@ impl Work {
         let Target::Begun(Some(partial)) = &self.target else { return Ok(()) };
         let mut at = self.written;
         for frame in frames {
+            // Each write has the deadline for itself: a slow disk does not hang.
+            begin_waiting();
             partial.write(at, frame)?;
             at += frame.len() as u64;
         }

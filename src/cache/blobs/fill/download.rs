@@ -24,13 +24,16 @@ use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
 use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse};
 use crate::cache::requester::Requester;
+use crate::cache::store::disk_pool;
+use crate::cache::store::disk_pool::Use;
 use crate::cache::store::hash_pool::HashPool;
-use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter};
+use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter, WriterInput};
 use crate::cache::store::{Partial, Store};
 use crate::clock;
 use crate::config::limits;
 use crate::meaning::Meaning;
 use crate::proto::{Coding, Hasher, MediaType, RepositoryName};
+use crate::watchdog::{Polled, noted};
 
 /// The downloads from one upstream: where they are asked for, and where they go.
 pub(crate) struct Downloads {
@@ -72,7 +75,7 @@ impl Downloads {
     ) -> Result<(Subscription, bool), CacheError> {
         self.fills.join(key, requester, demand, |key, share| {
             let fill = Fill::new(key, self.counters.clone(), share);
-            tokio::spawn(run(fill.clone(), self.clone()));
+            tokio::spawn(noted(Polled::Download, run(fill.clone(), self.clone())));
             fill
         })
     }
@@ -137,7 +140,8 @@ impl Resumed {
 impl Drop for Resumed {
     fn drop(&mut self) {
         if let Some(partial) = self.0.take() {
-            partial.put_back();
+            let disk = partial.disk().clone();
+            disk_pool::off_worker(&disk, move || partial.put_back());
         }
     }
 }
@@ -172,14 +176,24 @@ struct Flow {
 
 impl Task<'_> {
     async fn download(&mut self) -> Result<(), Stopped> {
-        let resumed = Resumed(self.resume());
-        let opened = self.unless_stopping(self.open(resumed.0.as_ref())).await;
-        let mut flow = opened.flatten().ok_or(None)?;
-        if self.close_too_long(&flow.head) {
-            return Err(Some(self.too_long()));
-        }
-        let mut item = self.unless_stopping(self.first(&mut flow)).await.unwrap_or(Err(None))?;
-        self.begin(resumed.behind(flow.head.first), &flow);
+        let resumed = self.resume().await;
+        let (mut flow, mut item) = match self.begun(resumed.0.as_ref()).await {
+            Ok(begun) => begun,
+            Err(stopped) => {
+                self.put_back(resumed).await;
+                return Err(stopped);
+            }
+        };
+        let repository = flow.requester.repository().clone();
+        self.downloads.membership.load(&repository, &self.fill.key.digest).await;
+        let partial = match resumed.behind(flow.head.first) {
+            None if flow.head.first == 0 && !self.is_part() => {
+                let begin = self.begin_partial(&flow.head);
+                begin.await
+            }
+            partial => partial,
+        };
+        self.begin(partial, &flow);
         loop {
             match self.flow(item, &mut flow).await {
                 Flowed::Whole => break,
@@ -238,6 +252,17 @@ impl Task<'_> {
         Cause::Length
     }
 
+    /// Waits for the stream and its first item.
+    async fn begun(&self, resumed: Option<&Partial>) -> Result<(Flow, Item), Stopped> {
+        let opened = self.unless_stopping(self.open(resumed)).await;
+        let mut flow = opened.flatten().ok_or(None)?;
+        if self.close_too_long(&flow.head) {
+            return Err(Some(self.too_long()));
+        }
+        let item = self.unless_stopping(self.first(&mut flow)).await.unwrap_or(Err(None))?;
+        Ok((flow, item))
+    }
+
     /// Waits for an answer of the upstream, unless the gateway stops before it has come.
     async fn unless_stopping<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(answer);
@@ -279,11 +304,23 @@ impl Task<'_> {
     }
 
     /// Resumes what an earlier fill has left.
-    fn resume(&self) -> Option<Partial> {
-        if self.is_part() {
-            return None;
+    async fn resume(&self) -> Resumed {
+        let store = self.downloads.store.clone();
+        if self.is_part() || !store.takes_new() {
+            return Resumed(None);
         }
-        self.downloads.store.resume(&self.fill.key.upstream, &self.fill.key.digest)
+        let (disk, Key { upstream, digest, .. }) = (store.disk().clone(), self.fill.key.clone());
+        let resume = move || Resumed(store.resume(&upstream, &digest));
+        disk.run(Use::Write, "resuming a download", resume).await.unwrap_or(Resumed(None))
+    }
+
+    /// Puts back what was resumed, before the next fill can look for it.
+    async fn put_back(&self, resumed: Resumed) {
+        if resumed.0.is_some() {
+            let disk = self.downloads.store.disk();
+            // Where the disk hangs, that is done once it answers.
+            let _ = disk.run(Use::Write, "leaving a download", move || drop(resumed)).await;
+        }
     }
 
     /// Asks for the stream, behind what `partial` has, as one subscriber after the other.
@@ -453,12 +490,7 @@ impl Task<'_> {
     fn begin(&mut self, partial: Option<Partial>, flow: &Flow) {
         let head = Arc::new(flow.head.clone());
         self.confirm(flow);
-        let Key { upstream, digest, .. } = &self.fill.key;
-        let partial = partial.or_else(|| {
-            let whole = head.first == 0 && !self.is_part();
-            let begun = || self.downloads.store.begin(upstream, digest, head.total, head.etag.as_ref());
-            whole.then(begun).flatten()
-        });
+        let digest = &self.fill.key.digest;
         self.announced = head.first;
         let mut state = self.fill.state();
         state.ring = Ring::at(head.first);
@@ -481,6 +513,18 @@ impl Task<'_> {
                 VerifyingWriter::new(&self.downloads.pool, hasher, target, source, observer)
             });
         }
+    }
+
+    /// Begins to keep the blob, if it can be kept.
+    async fn begin_partial(&self, head: &Head) -> Option<Partial> {
+        let store = self.downloads.store.clone();
+        let Head { total, etag, .. } = head.clone();
+        if !store.takes_new() {
+            return None;
+        }
+        let (disk, Key { upstream, digest, .. }) = (store.disk().clone(), self.fill.key.clone());
+        let begin = move || store.begin(&upstream, &digest, total, etag.as_ref());
+        disk.run(Use::Write, "beginning a download", begin).await.ok().flatten()
     }
 
     /// Records that the repository holds the blob, as the upstream has served it there.
@@ -521,7 +565,8 @@ impl Task<'_> {
                 if self.must_wait() {
                     self.flush();
                     self.announce();
-                    self.fill.wake.notified().await;
+                    let input = self.writer.as_ref().map(VerifyingWriter::input);
+                    self.wait_for_writer(input.as_ref()).await;
                     continue;
                 }
                 if let Poll::Ready(item) = poll_fn(|cx| Poll::Ready(flow.body.poll_data(cx))).await {
@@ -635,14 +680,24 @@ impl Task<'_> {
     async fn leave(&mut self) {
         self.flush();
         let Some(writer) = self.writer.take() else { return };
+        let input = writer.input();
         writer.leave();
         while !self.fill.state().left {
-            self.fill.wake.notified().await;
+            self.wait_for_writer(Some(&input)).await;
+        }
+    }
+
+    /// Waits until the writer has done something. Where it waits for the disk too long, it goes on without.
+    async fn wait_for_writer(&self, input: Option<&WriterInput>) {
+        let woken = tokio::time::timeout(limits::DISK_DEADLINE, self.fill.wake.notified()).await;
+        if woken.is_err() && input.is_some_and(WriterInput::pass_by) {
+            self.downloads.store.disk().note_hanging(Use::Write, "writing a blob");
         }
     }
 
     /// Waits until what came is verified.
     async fn finish(&mut self) -> Result<(), Stopped> {
+        let input = self.writer.as_ref().map(VerifyingWriter::input);
         match self.writer.take() {
             Some(writer) => writer.finish(self.fill.key.digest.clone()),
             None => self.fill.state().end = End::Verified { kept: None },
@@ -654,7 +709,7 @@ impl Task<'_> {
                 End::Failed => return Err(None),
                 End::NotYet => {}
             }
-            self.fill.wake.notified().await;
+            self.wait_for_writer(input.as_ref()).await;
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::cache::blobs::fill::subscription::Subscription;
 use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{ByteSpan, OriginRequest};
 use crate::cache::requester::Requester;
+use crate::cache::store::disk_pool::DiskPool;
 use crate::proto::Digest;
 
 /// A body of bytes of a blob that is being downloaded.
@@ -57,6 +58,7 @@ impl Reader {
         subscription: Subscription,
         requester: Requester,
         gate: Arc<Gate>,
+        disk: Arc<DiskPool>,
         at: u64,
         end: Option<u64>,
     ) -> Self {
@@ -67,7 +69,7 @@ impl Reader {
             state.waiting.enter()
         };
         subscription.fill.wake.notify_one();
-        let (file, alone) = (FileReader::default(), Alone::No);
+        let (file, alone) = (FileReader::new(disk), Alone::No);
         Self { subscription, requester, gate, at, end, place, file, alone }
     }
 

@@ -28,7 +28,7 @@ use rustix::fs::OFlags;
 
 use crate::cache::metadata::records::place::{Name, Place, SHARD};
 use crate::cache::metadata::records::room::{RecordRoom, amount_of, rounded};
-use crate::cache::store::{Access, Amount};
+use crate::cache::store::{Access, Amount, files};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName, Tag};
@@ -248,6 +248,7 @@ impl Directory {
 
     /// Removes a file. Returns true if there was one.
     fn unlink(&self, path: &Path) -> io::Result<bool> {
+        files::touch(path, files::Access::Change)?;
         let before = amount_of(path);
         match fs::remove_file(path) {
             Ok(()) => {
@@ -315,6 +316,7 @@ impl Directory {
     /// Writes these bytes to a new temporary file, beside the records.
     fn temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {
         let path = self.path.join(TEMPORARY).join(unique());
+        files::touch(&path, files::Access::Write)?;
         let mut file =
             in_directory(&path, || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path))?;
         if let Err(error) = file.write_all(bytes) {
@@ -352,6 +354,7 @@ pub(crate) fn remove_aside(aside: Vec<PathBuf>) -> io::Result<()> {
 }
 
 fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    files::touch(path, files::Access::Read)?;
     // A link is no record.
     let no_link = OFlags::NOFOLLOW.bits() as i32;
     let file = match OpenOptions::new().read(true).custom_flags(no_link).open(path) {
@@ -365,6 +368,7 @@ fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
 }
 
 fn put(temporary: &Path, path: &Path) -> io::Result<()> {
+    files::touch(path, files::Access::Change)?;
     in_directory(path, || fs::rename(temporary, path))
 }
 

@@ -34,6 +34,29 @@ pub(crate) struct Look<'a, N> {
     pub(crate) name: &'a N,
 }
 
+/// A [`Look`] of its own.
+pub(crate) struct OwnedLook<N>(Key<N>);
+
+impl<N: Clone> Look<'_, N> {
+    /// Returns the same for another thread.
+    pub(crate) fn owned(&self) -> OwnedLook<N> {
+        OwnedLook(self.key())
+    }
+
+    fn key(&self) -> Key<N> {
+        let Look { ledger, place, repository, name } = *self;
+        Key { ledger, place, repository: repository.cloned(), name: name.clone() }
+    }
+}
+
+impl<N> OwnedLook<N> {
+    /// Returns it as it was.
+    pub(crate) fn look(&self) -> Look<'_, N> {
+        let Key { ledger, place, repository, name } = &self.0;
+        Look { ledger: *ledger, place: *place, repository: repository.as_ref(), name }
+    }
+}
+
 impl<N: Eq> Equivalent<Key<N>> for Look<'_, N> {
     fn equivalent(&self, key: &Key<N>) -> bool {
         self.name == &key.name
@@ -83,9 +106,7 @@ where
     }
 
     pub(crate) fn put(&self, look: &Look<'_, N>, kept: Kept<T>) {
-        let Look { ledger, place, repository, name } = *look;
-        let key = Key { ledger, place, repository: repository.cloned(), name: name.clone() };
-        self.0.insert(key, kept);
+        self.0.insert(look.key(), kept);
     }
 
     pub(crate) fn remove(&self, look: &Look<'_, N>) {

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::metadata::record::{Membership, TagRecord};
-use crate::cache::store::{Access, Amount, Kind};
+use crate::cache::store::disk_pool::{DiskPool, Use};
+use crate::cache::store::{Access, Amount, Kind, disk_pool};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Digest, RepositoryName, Tag};
+use crate::worker_id;
 
 mod directory;
 mod memory;
@@ -61,6 +63,8 @@ struct Shared {
     tags: Memory<Tag, TagRecord>,
     served: Memory<Digest, Membership>,
     locks: Locks,
+    /// What a worker's thread records or forgets goes to the disk here, behind it.
+    disk: Arc<DiskPool>,
     /// The number of ledgers so far.
     ledgers: AtomicU64,
     room: Arc<RecordRoom>,
@@ -72,12 +76,19 @@ struct Shared {
 impl Records {
     /// Returns the records below `root`, which need not exist yet, in a cache of `max_size`. Files are touched there only as
     /// `access` says.
+    #[cfg(test)]
     pub(crate) fn new(root: PathBuf, access: Access, max_size: u64) -> Self {
+        Self::on(root, access, max_size, Arc::default())
+    }
+
+    /// Returns the same, which workers' threads read and write on `disk`.
+    pub(crate) fn on(root: PathBuf, access: Access, max_size: u64, disk: Arc<DiskPool>) -> Self {
         let shared = Shared {
             held: Memory::new(),
             tags: Memory::new(),
             served: Memory::new(),
             locks: Locks::default(),
+            disk,
             ledgers: AtomicU64::new(0),
             room: Arc::new(RecordRoom::new(max_size)),
             #[cfg(test)]
@@ -197,7 +208,7 @@ impl Ledger {
 
     /// Records that the upstream served or confirmed it there.
     pub(crate) fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Membership) {
-        self.put(&self.shared.held, &self.look(kind.into(), repository, digest), held, &held.render());
+        self.put(|shared| &shared.held, &self.look(kind.into(), repository, digest), held, held.render());
     }
 
     /// Forgets all blobs that a repository is known to hold, also those whose records no disk took.
@@ -210,7 +221,7 @@ impl Ledger {
 
     /// Forgets that it is there.
     pub(crate) fn release(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) {
-        self.strike(&self.shared.held, &self.look(kind.into(), repository, digest));
+        self.strike(|shared| &shared.held, &self.look(kind.into(), repository, digest));
     }
 
     /// Returns true if this upstream has served these very bytes, in any repository, and they were verified: only then is its
@@ -232,7 +243,7 @@ impl Ledger {
 
     fn write_served(&self, digest: &Digest) {
         let served = Membership { media_type: None, size: None, confirmed: clock::wall() };
-        self.put(&self.shared.served, &self.look_served(digest), &served, &served.render());
+        self.put(|shared| &shared.served, &self.look_served(digest), &served, served.render());
     }
 
     /// Returns the record of a tag.
@@ -242,12 +253,12 @@ impl Ledger {
 
     /// Records where the upstream said that a tag points.
     pub(crate) fn point(&self, repository: &RepositoryName, tag: &Tag, pointer: &TagRecord) {
-        self.put(&self.shared.tags, &self.look(Place::Tags, repository, tag), pointer, &pointer.render());
+        self.put(|shared| &shared.tags, &self.look(Place::Tags, repository, tag), pointer, pointer.render());
     }
 
     /// Forgets where a tag points.
     pub(crate) fn forget_tag(&self, repository: &RepositoryName, tag: &Tag) {
-        self.strike(&self.shared.tags, &self.look(Place::Tags, repository, tag));
+        self.strike(|shared| &shared.tags, &self.look(Place::Tags, repository, tag));
     }
 
     /// Returns the tags of a repository that are known, in ASCII order.
@@ -270,7 +281,20 @@ impl Ledger {
 
     /// Forgets the lists of a repository.
     pub(crate) fn forget_lists(&self, repository: &RepositoryName) {
+        if worker_id::is_worker() {
+            let repository = repository.clone();
+            return self.later(0, move |ledger| ledger.forget_lists(&repository));
+        }
         self.directory.remove_lists(repository);
+    }
+
+    /// Does something on the disk after all that was to be done before. Where too much waits, what is in memory counts as long as
+    /// it is there.
+    fn later(&self, bytes: usize, work: impl FnOnce(&Self) + Send + 'static) {
+        let ledger = self.clone();
+        if !self.shared.disk.later(bytes, move || work(&ledger)) {
+            self.shared.disk.note_hanging(Use::Write, "writing records");
+        }
     }
 
     /// Returns the manifests that a repository is known to hold.
@@ -321,8 +345,13 @@ impl Ledger {
     {
         #[cfg(test)]
         self.shared.lookups.fetch_add(1, Ordering::Relaxed);
-        if let Some(kept) = memory.get(look).filter(Kept::is_fresh) {
-            return kept.value;
+        let kept = memory.get(look);
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.is_fresh()) {
+            return kept.value.clone();
+        }
+        if worker_id::is_worker() {
+            disk_pool::note_missed();
+            return kept.and_then(|kept| kept.value);
         }
         let _alone = self.shared.locks.one(look);
         // Another thread may have read it meanwhile.
@@ -360,24 +389,36 @@ impl Ledger {
         value
     }
 
-    fn put<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>, value: &T, bytes: &[u8])
+    fn put<N, T>(&self, memory: Selector<N, T>, look: &Look<'_, N>, value: &T, bytes: Vec<u8>)
     where
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
         T: Clone + Send + Sync + 'static,
     {
+        if worker_id::is_worker() {
+            memory(&self.shared).put(look, Kept::alone(Some(value.clone())));
+            let (own, value) = (look.owned(), value.clone());
+            return self.later(bytes.len(), move |ledger| ledger.put(memory, &own.look(), &value, bytes));
+        }
+        let memory = memory(&self.shared);
         let _alone = self.shared.locks.one(look);
-        let written = self.directory.write(look.repository, look.place, look.name, bytes).is_ok();
+        let written = self.directory.write(look.repository, look.place, look.name, &bytes).is_ok();
         let value = value.clone();
         memory.put(look, if written { Kept::on_disk(value) } else { Kept::alone(Some(value)) });
     }
 
-    fn strike<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>)
+    fn strike<N, T>(&self, memory: Selector<N, T>, look: &Look<'_, N>)
     where
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
         T: Clone + Send + Sync + 'static,
     {
         #[cfg(test)]
         self.shared.lookups.fetch_add(1, Ordering::Relaxed);
+        if worker_id::is_worker() {
+            memory(&self.shared).put(look, Kept::alone(None));
+            let own = look.owned();
+            return self.later(0, move |ledger| ledger.strike(memory, &own.look()));
+        }
+        let memory = memory(&self.shared);
         let _alone = self.shared.locks.one(look);
         match self.directory.remove(look.repository, look.place, look.name) {
             Ok(_) => memory.remove(look),
@@ -386,6 +427,9 @@ impl Ledger {
         }
     }
 }
+
+/// Selects the records of a kind.
+type Selector<N, T> = fn(&Shared) -> &Memory<N, T>;
 
 impl From<Kind> for Place {
     fn from(kind: Kind) -> Self {
