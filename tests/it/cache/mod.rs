@@ -7,6 +7,7 @@ use crate::harness::{Answer, Builder, Client, Gateway, Origin, Request, soon};
 
 mod blobs;
 mod crash;
+mod disks;
 mod downloads;
 mod each;
 mod herd;
