@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::authz::Permit;
@@ -185,7 +186,7 @@ impl UpstreamCache {
         further_tags: &[(Tag, bool)],
         digest: &Digest,
         media_type: Option<MediaType>,
-        bytes: &[u8],
+        bytes: &Bytes,
     ) {
         let fetcher = self.manifests.fetcher();
         fetcher.pushed(writing, reference, further_tags, digest, media_type, bytes);

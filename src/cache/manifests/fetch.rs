@@ -66,7 +66,7 @@ impl ManifestFetcher {
         let (repository, reference) = (repository.clone(), reference.clone());
         let (metadata, memory) = (self.metadata.clone(), self.memory.clone());
         let read = move || look(&metadata, &memory, &repository, &reference);
-        let _ = self.metadata.disk().look("reading a manifest", read).await;
+        self.metadata.disk().look("reading a manifest", read).await;
     }
 
     /// Does the same for a digest.
@@ -375,7 +375,7 @@ impl ManifestFetcher {
         further_tags: &[(Tag, bool)],
         digest: &Digest,
         media_type: Option<MediaType>,
-        bytes: &[u8],
+        bytes: &Bytes,
     ) {
         let repository = writing.repository();
         let document = Document::parse(bytes, media_type.as_ref()).ok().filter(|_| digest.is_of(bytes));

@@ -54,13 +54,17 @@ impl ManifestMemory {
     }
 
     fn read(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
+        let bytes = self.store.waiting(digest).or_else(|| self.read_file(digest))?;
+        let document = Document::read(&bytes, media_type);
+        Some(Kept { bytes, document })
+    }
+
+    fn read_file(&self, digest: &Digest) -> Option<Bytes> {
         let content = self.store.content(Kind::Manifest, digest)?;
         if content.length > limits::MANIFEST_BYTES as u64 {
             return None;
         }
-        let bytes = content.bytes()?;
-        let document = Document::read(&bytes, media_type);
-        Some(Kept { bytes, document })
+        content.bytes()
     }
 
     /// Returns true if the manifest is here. Does not count as a use.

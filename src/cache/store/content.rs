@@ -1,5 +1,6 @@
 //! Content in its place, and content that is being read.
 
+use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::cache::counters::{Counters, Damage};
 use crate::cache::store::disk_pool;
@@ -35,6 +37,8 @@ pub(crate) struct Contents {
     pub(crate) verification: Arc<VerificationQueue>,
     pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) counters: Arc<Counters>,
+    /// Manifests that wait to be written. They count as kept.
+    pub(crate) waiting: Mutex<HashMap<Digest, Bytes>>,
     /// The time after which content is hashed again, in seconds.
     pub(crate) verify_after: u64,
 }
@@ -166,6 +170,10 @@ impl Contents {
 
     /// Returns true if content is there and can be trusted. Does not count as a use.
     pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
+        self.waiting(kind, digest).is_some() || self.is_there(kind, digest)
+    }
+
+    fn is_there(&self, kind: Kind, digest: &Digest) -> bool {
         let readable = self.layout.is_readable() && !self.quarantine.refuses(kind, digest);
         let Some(path) = self.layout.content(kind, digest).filter(|_| readable) else {
             return false;
@@ -182,6 +190,9 @@ impl Contents {
 
     /// Returns the bytes of small content unchecked. Does not count as a use.
     pub(crate) fn peek(&self, kind: Kind, digest: &Digest) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.waiting(kind, digest) {
+            return Some(bytes.into());
+        }
         let path = self.layout.content(kind, digest).filter(|_| self.layout.is_readable())?;
         let file = files::open_without_atime(&path).ok()?;
         let most = limits::MANIFEST_BYTES as u64;
@@ -191,28 +202,47 @@ impl Contents {
 
     /// Returns the length of content. Does not count as a use.
     pub(crate) fn length(&self, kind: Kind, digest: &Digest) -> Option<u64> {
+        if let Some(bytes) = self.waiting(kind, digest) {
+            return Some(bytes.len() as u64);
+        }
         let path = self.layout.content(kind, digest).filter(|_| self.layout.is_readable())?;
         files::metadata(&path).ok().map(|metadata| metadata.len())
     }
 
+    /// Returns the bytes of content that waits to be written: a manifest's. They have its digest.
+    pub(crate) fn waiting(&self, kind: Kind, digest: &Digest) -> Option<Bytes> {
+        if kind == Kind::Manifest { self.waiting.lock().get(digest).cloned() } else { None }
+    }
+
     /// Keeps a manifest, whose bytes have been checked against `digest`; see
     /// [`Store::keep_manifest`](crate::cache::store::Store::keep_manifest).
-    pub(crate) fn keep_manifest(self: &Arc<Self>, digest: &Digest, bytes: &[u8], limit: u64) {
+    pub(crate) fn keep_manifest(self: &Arc<Self>, digest: &Digest, bytes: &Bytes, limit: u64) {
+        if !self.takes_new() || bytes.len() as u64 > limit {
+            return;
+        }
+        if !worker_id::is_worker() {
+            return self.write_manifest(digest, bytes);
+        }
+        if self.waiting.lock().insert(digest.clone(), bytes.clone()).is_some() {
+            return;
+        }
+        let (this, own) = (self.clone(), digest.clone());
+        let write = move || {
+            if let Some(bytes) = this.waiting(Kind::Manifest, &own) {
+                this.write_manifest(&own, &bytes);
+                this.waiting.lock().remove(&own);
+            }
+        };
+        if !self.disk.later(bytes.len(), write) {
+            self.waiting.lock().remove(digest);
+            self.disk.note_hanging(Use::Write, "writing manifests and records");
+        }
+    }
+
+    fn write_manifest(self: &Arc<Self>, digest: &Digest, bytes: &[u8]) {
         let Some(path) = self.layout.content(Kind::Manifest, digest) else { return };
         let length = bytes.len() as u64;
-        if !self.takes_new() || length > limit {
-            return;
-        }
-        if worker_id::is_worker() {
-            let (this, digest, bytes) = (self.clone(), digest.clone(), bytes.to_vec());
-            let bytes_held = bytes.len();
-            let keep = move || this.keep_manifest(&digest, &bytes, limit);
-            if !self.disk.later(bytes_held, keep) {
-                self.disk.note_hanging(Use::Write, "writing manifests and records");
-            }
-            return;
-        }
-        if self.has(Kind::Manifest, digest) {
+        if !self.takes_new() || self.is_there(Kind::Manifest, digest) {
             return;
         }
         let written = self.layout.create_partial_for(&files::random_name("manifest"), |file, part| {
@@ -240,6 +270,9 @@ impl Contents {
         let Some(path) = self.layout.content(kind, digest).filter(|_| writable) else {
             return false;
         };
+        if kind == Kind::Manifest {
+            self.waiting.lock().remove(digest);
+        }
         self.index.remove(kind, digest);
         files::remove_there(&path).inspect_err(|error| self.health.report(error)).is_ok()
     }

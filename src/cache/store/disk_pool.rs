@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::cache::store::health::Health;
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
+use crate::clock;
 use crate::config::limits;
 use crate::worker_id;
 
@@ -74,6 +75,8 @@ struct LaneState {
     /// Bytes of the jobs.
     weight: usize,
     running: bool,
+    /// When the job began that is being done.
+    since: Option<Instant>,
 }
 
 thread_local! {
@@ -98,17 +101,14 @@ impl DiskPool {
         Self { shared: Arc::default(), lane: Arc::default(), health, maintenance }
     }
 
-    /// Returns what `look` finds: in memory, else on the disk.
-    ///
-    /// # Errors
-    /// [`DiskBusy`].
+    /// Returns what `look` finds: in memory, else on the disk. Where the disk does not answer in time, what memory has counts.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         what: &'static str,
         look: impl Fn() -> T + Send + 'static,
-    ) -> Result<T, DiskBusy> {
+    ) -> T {
         let (found, missed) = in_memory(&look);
-        if missed { self.run(Use::Read, what, look).await } else { Ok(found) }
+        if missed { self.run(Use::Read, what, look).await.unwrap_or(found) } else { found }
     }
 
     /// Runs `work` on a thread of the pool where this one is a worker's, and waits for it. `what` it does stands in the log.
@@ -152,6 +152,10 @@ impl DiskPool {
     /// false if too much waits: then it is not done.
     pub(crate) fn later(&self, weight: usize, work: impl FnOnce() + Send + 'static) -> bool {
         let mut state = self.lane.state.lock();
+        let hangs = state.since.is_some_and(|since| clock::now() - since > limits::DISK_DEADLINE);
+        if hangs && !self.health.is_degraded() {
+            self.note_hanging(Use::Write, "writing records and manifests");
+        }
         if state.jobs.len() >= limits::DISK_LATER || state.weight + weight > limits::DISK_LATER_BYTES {
             return false;
         }
@@ -256,9 +260,12 @@ impl Lane {
                 self.changed.notify_all();
                 return;
             };
+            state.since = Some(clock::now());
             drop(state);
             let _ = catch_unwind(AssertUnwindSafe(job));
-            self.state.lock().weight -= weight;
+            let mut state = self.state.lock();
+            state.since = None;
+            state.weight -= weight;
         }
     }
 }
@@ -271,10 +278,8 @@ pub(crate) fn off_worker(disk: &DiskPool, work: impl FnOnce() + Send + 'static) 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Instant;
 
     use super::*;
-    use crate::clock;
 
     /// A gate that jobs wait for.
     #[derive(Clone, Default)]
@@ -351,17 +356,32 @@ mod tests {
         assert!(!pool.later(limits::DISK_LATER_BYTES + 1, || ()), "it would take too much memory");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_takes_nothing_later_is_told() {
+        let (health, shut) = (Arc::<Health>::default(), Shut::default());
+        let pool = DiskPool::new(health.clone(), Arc::default());
+        let gate = shut.clone();
+        assert!(pool.later(1, move || gate.pass()));
+        while pool.lane.state.lock().since.is_none() {
+            std::thread::yield_now();
+        }
+        assert!(pool.later(1, || ()) && !health.is_degraded());
+        tokio::time::advance(limits::DISK_DEADLINE * 2).await;
+        assert!(pool.later(1, || ()) && health.is_degraded());
+        shut.open();
+    }
+
     #[tokio::test]
     async fn only_a_look_that_misses_something_goes_to_the_disk() {
         worker_id::answer();
         let pool = DiskPool::default();
         let here = std::thread::current().id();
         let find = || std::thread::current().id();
-        assert_eq!(pool.look("a test", find).await, Ok(here));
+        assert_eq!(pool.look("a test", find).await, here);
         let miss = || {
             note_missed();
             std::thread::current().id()
         };
-        assert_ne!(pool.look("a test", miss).await, Ok(here));
+        assert_ne!(pool.look("a test", miss).await, here);
     }
 }

@@ -7,7 +7,9 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::HeaderValue;
+use parking_lot::Mutex;
 
 use crate::cache::Counters;
 use crate::cache::store::content::{Content, Contents};
@@ -160,6 +162,7 @@ impl Store {
             verification: verification.clone(),
             quarantine: Arc::new(Quarantine::new(layout.quarantine(), settings.max_size / 100)),
             counters,
+            waiting: Mutex::default(),
             verify_after: settings.verify_after.as_secs(),
         });
         let partials = Partials::new(contents.clone(), space.clone(), left.clone());
@@ -227,6 +230,11 @@ impl Store {
         self.space.largest_kept()
     }
 
+    /// Returns the bytes of a manifest that waits to be written.
+    pub(crate) fn waiting(&self, digest: &Digest) -> Option<Bytes> {
+        self.contents.waiting(Kind::Manifest, digest)
+    }
+
     /// Returns true if content is there and can be trusted. Does not count as a use.
     pub(crate) fn has(&self, kind: Kind, digest: &Digest) -> bool {
         self.contents.has(kind, digest)
@@ -238,7 +246,7 @@ impl Store {
     }
 
     /// Keeps a manifest, whose bytes the caller has checked against `digest`. Does nothing if it cannot be kept.
-    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &[u8]) {
+    pub(crate) fn keep_manifest(&self, digest: &Digest, bytes: &Bytes) {
         self.contents.keep_manifest(digest, bytes, self.space.manifest_limit());
     }
 

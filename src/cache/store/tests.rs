@@ -140,6 +140,7 @@ mod broken_places;
 mod damaged;
 mod leaving;
 mod unsynced;
+mod waiting;
 mod keeping {
     use super::*;
 
@@ -215,7 +216,7 @@ mod keeping {
         let place = Place::new();
         let store = place.open();
         let (digest, bytes) = content(1, 100);
-        store.keep_manifest(&digest, &bytes);
+        store.keep_manifest(&digest, &bytes.clone().into());
         assert_eq!(read(&store.content(Kind::Manifest, &digest).unwrap()), bytes);
         assert!(!store.has(Kind::Blob, &digest) && store.has(Kind::Manifest, &digest));
         assert!(place.partials().is_empty());
@@ -294,7 +295,7 @@ mod keeping {
         let store = place.open();
         let digests = [put(&store, 1, 10), put(&store, 2, 20)];
         let (manifest, bytes) = content(3, 30);
-        store.keep_manifest(&manifest, &bytes);
+        store.keep_manifest(&manifest, &bytes.clone().into());
         let (left, bytes) = content(4, 40);
         leave(&store, &left, 100, &bytes);
         let expected = Usage {
@@ -567,7 +568,7 @@ mod evicting {
         let store = place.open();
         let manifests: Vec<_> = (0..9).map(|seed| content(seed, 1000)).collect();
         for (digest, bytes) in &manifests {
-            store.keep_manifest(digest, bytes);
+            store.keep_manifest(digest, &bytes.clone().into());
         }
         let blobs: Vec<_> = (100..140).map(|seed| put(&store, seed, 10_000)).collect();
         store.flush();
@@ -576,7 +577,7 @@ mod evicting {
         assert!(store.content(Kind::Manifest, &manifests[0].0).is_some());
         for seed in 10..15 {
             let (digest, bytes) = content(seed, 1000);
-            store.keep_manifest(&digest, &bytes);
+            store.keep_manifest(&digest, &bytes.clone().into());
         }
         store.flush();
         assert_eq!(store.usage().manifests.bytes, 10_000);
@@ -684,7 +685,7 @@ mod two_processes {
         first.flush();
         let (digest, bytes) = content(20, 1000);
         assert!(begin(&second, &digest, 1000).is_none());
-        second.keep_manifest(&digest, &bytes);
+        second.keep_manifest(&digest, &bytes.clone().into());
         assert!(!second.has(Kind::Manifest, &digest));
         assert!(has_blob(&second, &blobs[0]), "it serves what is there");
         drop(first);
@@ -1057,7 +1058,7 @@ mod degraded {
         assert!(reason.starts_with("something else is in the place of the cache's directory"), "{reason}");
         let (digest, bytes) = content(1, 10);
         assert!(begin(&store, &digest, 10).is_none() && store.resume("hub", &digest).is_none());
-        store.keep_manifest(&digest, &bytes);
+        store.keep_manifest(&digest, &bytes.clone().into());
         assert!(store.content(Kind::Manifest, &digest).is_none() && !store.has(Kind::Blob, &digest));
         store.for_each(Kind::Blob, |_| panic!("there is nothing")).unwrap();
         fs::remove_file(&file).unwrap();

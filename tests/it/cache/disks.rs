@@ -6,9 +6,13 @@ use dockgate::internals::disk::{Access, Fault, order};
 use tokio::time::Instant;
 
 use super::{asking, before, gives, until, until_kept, word};
-use crate::harness::{BodyEnd, Builder, Gate, Gateway, Image, Origin, Request, noise, soon};
+use crate::harness::{
+    BodyEnd, Builder, Gate, Gateway, Image, OCI_IMAGE, Origin, Reply, Request, manifest_at, noise, soon,
+};
 
 const MIB: usize = 1024 * 1024;
+
+const TAG: &str = "/v2/a/manifests/x";
 
 /// What waits on a frozen file system.
 const WRITING: [Access; 3] = [Access::Write, Access::Sync, Access::Change];
@@ -101,6 +105,34 @@ async fn a_frozen_disk_still_serves_what_it_has() {
     }
     drop(fault);
     until_kept(&gateway, &missing).await;
+}
+
+#[tokio::test]
+async fn a_push_counts_before_the_disk_has_it() {
+    let origin = Origin::start().await;
+    let lines = "read_only = false\n[upstream.cache]\ntag_ttl = \"1h\"";
+    let gateway = before(&origin, lines).cache("prefetch = false").start().await;
+    let (old, new) = (Image::empty("old"), Image::empty("new"));
+    let list = "/v2/a/tags/list";
+    origin.manifest("a", "x", OCI_IMAGE, &old.manifest);
+    origin.upstream.expect("GET", list, Reply::ok(r#"{"name":"a","tags":["x"]}"#));
+    asked(&gateway, TAG, &old.manifest).await;
+    gateway.get(list).await.is(200);
+    origin.falls_ill(503);
+    until("the list to be kept", &gateway, Request::get(list), |answer| answer.status == 200).await;
+
+    let fault = order(&gateway.path("cache"), &WRITING, Fault::Hang);
+    let begun = Instant::now();
+    origin.upstream.expect("PUT", TAG, Reply::status(201));
+    let put = Request::put(TAG).header("Content-Type", OCI_IMAGE).body(new.manifest.clone());
+    gateway.ask(put).await.is(201);
+    for target in [TAG, &manifest_at("a", &new.digest)] {
+        gives(gateway.get(target).await, &new.manifest, "HIT");
+    }
+    gateway.get(list).await.refuses(502, "UNAVAILABLE");
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop(fault);
+    gives(gateway.get(TAG).await, &new.manifest, "HIT");
 }
 
 #[tokio::test]

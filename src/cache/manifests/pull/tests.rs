@@ -481,14 +481,7 @@ async fn a_404_overtaken_by_a_push_is_forgotten() {
     let tag = Tag::parse("v1").unwrap();
     let digest = Digest::sha256_of(image("a").as_bytes());
     let writing = place.upstream_cache.begin_write(&name());
-    place.upstream_cache.pushed_manifest(
-        &writing,
-        &reference("v1"),
-        &[],
-        &digest,
-        None,
-        image("a").as_bytes(),
-    );
+    place.upstream_cache.pushed_manifest(&writing, &reference("v1"), &[], &digest, None, &image("a").into());
     gate.add_permits(1000);
     assert!(asking.await.unwrap().is_err());
     assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag).unwrap().digest, digest);
@@ -508,7 +501,7 @@ async fn concurrent_pushes_leave_the_tag_unknown() {
             &[],
             &digest,
             None,
-            image(mark).as_bytes(),
+            &image(mark).into(),
         );
         assert!(place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).is_some());
     }
@@ -516,14 +509,7 @@ async fn concurrent_pushes_leave_the_tag_unknown() {
     assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag), None);
     let digest = Digest::sha256_of(image("c").as_bytes());
     let writing = place.upstream_cache.begin_write(&name());
-    place.upstream_cache.pushed_manifest(
-        &writing,
-        &reference("v1"),
-        &[],
-        &digest,
-        None,
-        image("c").as_bytes(),
-    );
+    place.upstream_cache.pushed_manifest(&writing, &reference("v1"), &[], &digest, None, &image("c").into());
     assert_eq!(place.upstream_cache.ledger.tag(&name(), &tag).unwrap().digest, digest);
 }
 
@@ -538,7 +524,7 @@ async fn a_push_without_its_digest_is_not_kept() {
         &[],
         &digest,
         None,
-        image("b").as_bytes(),
+        &image("b").into(),
     );
     assert!(place.upstream_cache.ledger.held(&name(), Kind::Manifest, &digest).is_none());
     assert!(!place.upstream_cache.cache.manifests.has(&digest));

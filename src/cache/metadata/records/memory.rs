@@ -1,21 +1,41 @@
-//! Records that have been looked at lately.
+//! Records that have been looked at lately, and those that wait to be written.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::Equivalent;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::cache::metadata::records::place::Place;
 use crate::clock;
 use crate::proto::RepositoryName;
 
 /// Records of one kind, of all upstreams. A name is a digest or a tag.
-pub(crate) struct Memory<N, T>(Cache<Key<N>, Kept<T>>);
+pub(crate) struct Memory<N, T> {
+    lately: Cache<Key<N>, Kept<T>>,
+    /// Changes that are not on the disk yet. They go before all else, and are not evicted: the file says something older.
+    waiting: RwLock<HashMap<Key<N>, Waiting<T>>>,
+    /// The number of those, so that a look costs no lock as long as there are none.
+    waits: AtomicUsize,
+    /// The number of changes so far.
+    changes: AtomicU64,
+}
 
-#[derive(PartialEq, Eq, Hash)]
+/// A change that waits to be written.
+#[derive(Clone)]
+pub(crate) struct Waiting<T> {
+    /// None if the record is to be removed.
+    pub(crate) value: Option<T>,
+    /// Tells a newer change from the one that was written.
+    change: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key<N> {
     ledger: u64,
     place: Place,
@@ -98,36 +118,121 @@ where
     T: Clone + Send + Sync + 'static,
 {
     pub(crate) fn new() -> Self {
-        Self(Cache::builder().max_capacity(ENTRIES).eviction_policy(EvictionPolicy::lru()).build())
+        let lately = Cache::builder().max_capacity(ENTRIES).eviction_policy(EvictionPolicy::lru()).build();
+        Self { lately, waiting: RwLock::default(), waits: AtomicUsize::new(0), changes: AtomicU64::new(0) }
     }
 
     pub(crate) fn get(&self, look: &Look<'_, N>) -> Option<Kept<T>> {
-        self.0.get(look)
+        match self.waiting(look) {
+            Some(waiting) => Some(Kept::alone(waiting.value)),
+            None => self.lately.get(look),
+        }
     }
 
-    pub(crate) fn put(&self, look: &Look<'_, N>, kept: Kept<T>) {
-        self.0.insert(look.key(), kept);
+    /// Lets a change count from now on, which is to be written. Returns true if no change of the record has waited before:
+    /// then its writing must be seen to.
+    pub(crate) fn wait(&self, look: &Look<'_, N>, value: Option<T>) -> bool {
+        let mut waiting = self.waiting.write();
+        let change = self.changes.fetch_add(1, Ordering::Relaxed);
+        let before = waiting.insert(look.key(), Waiting { value, change });
+        self.waits.store(waiting.len(), Ordering::Release);
+        before.is_none()
     }
 
-    pub(crate) fn remove(&self, look: &Look<'_, N>) {
-        self.0.invalidate(look);
+    /// Returns the newest change of a record that waits to be written.
+    pub(crate) fn waiting(&self, look: &Look<'_, N>) -> Option<Waiting<T>> {
+        if self.waits.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.waiting.read().get(&look.key()).cloned()
+    }
+
+    /// Notes what has become of a change: `kept` counts from now on, or nothing, unless a newer change waits.
+    pub(crate) fn settle(&self, look: &Look<'_, N>, change: &Waiting<T>, kept: Option<Kept<T>>) {
+        let mut waiting = self.waiting.write();
+        let key = look.key();
+        if waiting.get(&key).is_some_and(|newest| newest.change == change.change) {
+            self.remember(key.clone(), kept);
+            waiting.remove(&key);
+            self.waits.store(waiting.len(), Ordering::Release);
+        }
+    }
+
+    /// Lets the newest change of a record count for this process alone: nothing writes it.
+    pub(crate) fn give_up(&self, look: &Look<'_, N>) {
+        let mut waiting = self.waiting.write();
+        let key = look.key();
+        if let Some(newest) = waiting.remove(&key) {
+            self.remember(key, Some(Kept::alone(newest.value)));
+            self.waits.store(waiting.len(), Ordering::Release);
+        }
+    }
+
+    fn remember(&self, key: Key<N>, kept: Option<Kept<T>>) {
+        // One at a time with `learn`, which an insertion would not be.
+        self.lately.entry(key).and_compute_with(|entry| match (kept, entry) {
+            (Some(kept), _) => Op::Put(kept),
+            (None, Some(_)) => Op::Remove,
+            (None, None) => Op::Nop,
+        });
+    }
+
+    /// Puts what a file said when it was read, unless something newer has been put meanwhile.
+    pub(crate) fn learn(&self, look: &Look<'_, N>, value: Option<T>) {
+        self.lately.entry(look.key()).and_compute_with(|entry| match (entry, value) {
+            (Some(entry), _) if entry.value().is_fresh() => Op::Nop,
+            (_, Some(value)) => Op::Put(Kept::on_disk(value)),
+            (Some(_), None) => Op::Remove,
+            (None, None) => Op::Nop,
+        });
     }
 
     /// Returns the names of a repository's records at `place` that are in memory: a scan.
     pub(crate) fn names(&self, ledger: u64, repository: &RepositoryName, place: Place) -> Vec<N> {
-        let of = |key: &Key<N>| {
-            key.ledger == ledger && key.place == place && key.repository.as_ref() == Some(repository)
-        };
-        self.0.iter().filter(|(key, _)| of(key)).map(|(key, _)| key.name.clone()).collect()
+        let of = |key: &Key<N>| key.is_at(ledger, repository, place);
+        let lately = self.lately.iter().filter(|(key, _)| of(key)).map(|(key, _)| key.name.clone());
+        let waiting = self.waiting.read();
+        lately.chain(waiting.keys().filter(|key| of(key)).map(|key| key.name.clone())).collect()
+    }
+
+    /// Returns the changes of a repository's records at `place` that wait to be written: each name, and true if there is such a
+    /// record.
+    pub(crate) fn changes(&self, ledger: u64, repository: &RepositoryName, place: Place) -> Vec<(N, bool)> {
+        let waiting = self.waiting.read();
+        let of = waiting.iter().filter(|(key, _)| key.is_at(ledger, repository, place));
+        of.map(|(key, waiting)| (key.name.clone(), waiting.value.is_some())).collect()
+    }
+
+    /// Returns the repositories of which records wait to be written.
+    pub(crate) fn repositories(&self, ledger: u64) -> Vec<RepositoryName> {
+        let waiting = self.waiting.read();
+        let new = waiting.iter().filter(|(key, waiting)| key.ledger == ledger && waiting.value.is_some());
+        new.filter_map(|(key, _)| key.repository.clone()).collect()
+    }
+
+    /// Drops the changes of a repository that wait to be written.
+    pub(crate) fn drop_waiting(&self, ledger: u64, repository: &RepositoryName) {
+        let mut waiting = self.waiting.write();
+        waiting.retain(|key, _| !key.is_of(ledger, repository));
+        self.waits.store(waiting.len(), Ordering::Release);
     }
 
     /// Drops all of a repository: a scan, for what an operator does by hand.
     pub(crate) fn remove_repository(&self, ledger: u64, repository: &RepositoryName) {
-        let of = |key: &Key<N>| key.ledger == ledger && key.repository.as_ref() == Some(repository);
-        let keys = self.0.iter().map(|(key, _)| key).filter(|key| of(key)).collect::<Vec<_>>();
-        for key in keys {
-            self.0.invalidate(&*key);
+        let keys = self.lately.iter().map(|(key, _)| key).filter(|key| key.is_of(ledger, repository));
+        for key in keys.collect::<Vec<_>>() {
+            self.lately.invalidate(&*key);
         }
+    }
+}
+
+impl<N> Key<N> {
+    fn is_of(&self, ledger: u64, repository: &RepositoryName) -> bool {
+        self.ledger == ledger && self.repository.as_ref() == Some(repository)
+    }
+
+    fn is_at(&self, ledger: u64, repository: &RepositoryName, place: Place) -> bool {
+        self.place == place && self.is_of(ledger, repository)
     }
 }
 

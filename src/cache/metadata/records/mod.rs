@@ -18,6 +18,7 @@ use crate::proto::{Digest, RepositoryName, Tag};
 use crate::worker_id;
 
 mod directory;
+mod forgotten;
 mod memory;
 mod place;
 mod room;
@@ -26,6 +27,7 @@ mod sweep;
 mod tests;
 
 use directory::Directory;
+use forgotten::Forgotten;
 use memory::{Kept, Locks, Look, Memory};
 pub(crate) use place::ListName;
 use place::{Name, Place};
@@ -63,6 +65,7 @@ struct Shared {
     tags: Memory<Tag, TagRecord>,
     served: Memory<Digest, Membership>,
     locks: Locks,
+    forgotten: Forgotten,
     /// What a worker's thread records or forgets goes to the disk here, behind it.
     disk: Arc<DiskPool>,
     /// The number of ledgers so far.
@@ -88,6 +91,7 @@ impl Records {
             tags: Memory::new(),
             served: Memory::new(),
             locks: Locks::default(),
+            forgotten: Forgotten::default(),
             disk,
             ledgers: AtomicU64::new(0),
             room: Arc::new(RecordRoom::new(max_size)),
@@ -196,6 +200,11 @@ impl Ledger {
         self.shared.lookups.load(Ordering::Relaxed)
     }
 
+    fn count_lookup(&self) {
+        #[cfg(test)]
+        self.shared.lookups.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Returns the record that a repository holds something, by its upstream's word there.
     pub(crate) fn held(
         &self,
@@ -208,7 +217,7 @@ impl Ledger {
 
     /// Records that the upstream served or confirmed it there.
     pub(crate) fn hold(&self, repository: &RepositoryName, kind: Kind, digest: &Digest, held: &Membership) {
-        self.put(|shared| &shared.held, &self.look(kind.into(), repository, digest), held, held.render());
+        self.change(|shared| &shared.held, &self.look(kind.into(), repository, digest), Some(held.clone()));
     }
 
     /// Forgets all blobs that a repository is known to hold, also those whose records no disk took.
@@ -221,7 +230,8 @@ impl Ledger {
 
     /// Forgets that it is there.
     pub(crate) fn release(&self, repository: &RepositoryName, kind: Kind, digest: &Digest) {
-        self.strike(|shared| &shared.held, &self.look(kind.into(), repository, digest));
+        self.count_lookup();
+        self.change(|shared| &shared.held, &self.look(kind.into(), repository, digest), None);
     }
 
     /// Returns true if this upstream has served these very bytes, in any repository, and they were verified: only then is its
@@ -243,7 +253,7 @@ impl Ledger {
 
     fn write_served(&self, digest: &Digest) {
         let served = Membership { media_type: None, size: None, confirmed: clock::wall() };
-        self.put(|shared| &shared.served, &self.look_served(digest), &served, served.render());
+        self.change(|shared| &shared.served, &self.look_served(digest), Some(served));
     }
 
     /// Returns the record of a tag.
@@ -253,21 +263,26 @@ impl Ledger {
 
     /// Records where the upstream said that a tag points.
     pub(crate) fn point(&self, repository: &RepositoryName, tag: &Tag, pointer: &TagRecord) {
-        self.put(|shared| &shared.tags, &self.look(Place::Tags, repository, tag), pointer, pointer.render());
+        self.change(|shared| &shared.tags, &self.look(Place::Tags, repository, tag), Some(pointer.clone()));
     }
 
     /// Forgets where a tag points.
     pub(crate) fn forget_tag(&self, repository: &RepositoryName, tag: &Tag) {
-        self.strike(|shared| &shared.tags, &self.look(Place::Tags, repository, tag));
+        self.count_lookup();
+        self.change(|shared| &shared.tags, &self.look(Place::Tags, repository, tag), None);
     }
 
     /// Returns the tags of a repository that are known, in ASCII order.
     pub(crate) fn tags(&self, repository: &RepositoryName) -> Vec<Tag> {
-        sorted(self.directory.tags(repository))
+        let changes = self.shared.tags.changes(self.number, repository, Place::Tags);
+        changed(self.directory.tags(repository), changes)
     }
 
     /// Returns the list of a repository that is kept under `name`. Reads a file of some length: not for a worker's thread.
     pub(crate) fn list(&self, repository: &RepositoryName, name: &ListName) -> Option<Vec<u8>> {
+        if self.shared.forgotten.has(self.number, repository) {
+            return None;
+        }
         self.directory.read(Some(repository), Place::Lists, name).ok().flatten()
     }
 
@@ -279,37 +294,51 @@ impl Ledger {
         }
     }
 
-    /// Forgets the lists of a repository.
+    /// Forgets the lists of a repository: at once, and on the disk behind a worker. Lists that are kept later are kept after that.
     pub(crate) fn forget_lists(&self, repository: &RepositoryName) {
-        if worker_id::is_worker() {
-            let repository = repository.clone();
-            return self.later(0, move |ledger| ledger.forget_lists(&repository));
+        if !worker_id::is_worker() {
+            return self.directory.remove_lists(repository);
         }
-        self.directory.remove_lists(repository);
+        self.shared.forgotten.add(self.number, repository);
+        let forgotten = repository.clone();
+        // Where too much waits, the lists of this repository do not count as long as this process runs.
+        self.later(WAITING_BYTES, move |ledger| {
+            ledger.directory.remove_lists(&forgotten);
+            ledger.shared.forgotten.remove(ledger.number, &forgotten);
+        });
     }
 
-    /// Does something on the disk after all that was to be done before. Where too much waits, what is in memory counts as long as
-    /// it is there.
-    fn later(&self, bytes: usize, work: impl FnOnce(&Self) + Send + 'static) {
+    /// Does something on the disk after all that was to be done before. Returns false where too much waits; then it is not done.
+    fn later(&self, bytes: usize, work: impl FnOnce(&Self) + Send + 'static) -> bool {
         let ledger = self.clone();
-        if !self.shared.disk.later(bytes, move || work(&ledger)) {
+        let given = self.shared.disk.later(bytes, move || work(&ledger));
+        if !given {
             self.shared.disk.note_hanging(Use::Write, "writing records");
         }
+        given
     }
 
     /// Returns the manifests that a repository is known to hold.
     pub(crate) fn manifests(&self, repository: &RepositoryName) -> Vec<Digest> {
-        sorted(self.directory.digests(repository, Place::Manifests))
+        self.digests(repository, Place::Manifests)
     }
 
     /// Returns the blobs that a repository is known to hold.
     pub(crate) fn blobs(&self, repository: &RepositoryName) -> Vec<Digest> {
-        sorted(self.directory.digests(repository, Place::Blobs))
+        self.digests(repository, Place::Blobs)
+    }
+
+    fn digests(&self, repository: &RepositoryName, place: Place) -> Vec<Digest> {
+        let changes = self.shared.held.changes(self.number, repository, place);
+        changed(self.directory.digests(repository, place), changes)
     }
 
     /// Returns the repositories that have records, in ASCII order. Reads every directory.
     pub(crate) fn repositories(&self) -> Vec<RepositoryName> {
-        sorted(self.directory.repositories())
+        let mut repositories = self.shared.held.repositories(self.number);
+        repositories.extend(self.shared.tags.repositories(self.number));
+        repositories.extend(self.directory.repositories());
+        sorted(repositories)
     }
 
     /// Drops all that is known of a repository, and returns the number of records. For what an operator does by hand.
@@ -320,6 +349,10 @@ impl Ledger {
         let records =
             self.blobs(repository).len() + self.manifests(repository).len() + self.tags(repository).len();
         let gone = Amount { count: records as u64, bytes: records as u64 * RECORD_BYTES };
+        self.shared.held.drop_waiting(self.number, repository);
+        self.shared.tags.drop_waiting(self.number, repository);
+        // What is being written is there before it is put aside.
+        self.shared.locks.pass();
         let aside = self.directory.put_aside(repository);
         // A thread that has read a record before puts it into memory before this is over.
         self.shared.locks.pass();
@@ -343,8 +376,7 @@ impl Ledger {
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
         T: Clone + Send + Sync + 'static,
     {
-        #[cfg(test)]
-        self.shared.lookups.fetch_add(1, Ordering::Relaxed);
+        self.count_lookup();
         let kept = memory.get(look);
         if let Some(kept) = kept.as_ref().filter(|kept| kept.is_fresh()) {
             return kept.value.clone();
@@ -378,53 +410,73 @@ impl Ledger {
         T: Clone + Send + Sync + 'static,
     {
         let value = bytes.and_then(parse);
-        match &value {
-            Some(value) => memory.put(look, Kept::on_disk(value.clone())),
-            None => memory.remove(look),
-        }
+        memory.learn(look, value.clone());
         if bytes.is_some() && value.is_none() {
             // Where that fails, it is read, and is no record, again.
             let _ = self.directory.remove(look.repository, look.place, look.name);
         }
-        value
+        memory.get(look).map_or(value, |newest| newest.value)
     }
 
-    fn put<N, T>(&self, memory: Selector<N, T>, look: &Look<'_, N>, value: &T, bytes: Vec<u8>)
+    /// Lets a record be `value` from now on, or be none, and has that written: behind a worker, which waits for no disk.
+    fn change<N, T>(&self, memory: Selector<N, T>, look: &Look<'_, N>, value: Option<T>)
     where
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
-        T: Clone + Send + Sync + 'static,
+        T: Rendered + Clone + Send + Sync + 'static,
     {
-        if worker_id::is_worker() {
-            memory(&self.shared).put(look, Kept::alone(Some(value.clone())));
-            let (own, value) = (look.owned(), value.clone());
-            return self.later(bytes.len(), move |ledger| ledger.put(memory, &own.look(), &value, bytes));
+        let is_first = memory(&self.shared).wait(look, value);
+        if !worker_id::is_worker() {
+            return self.settle(memory(&self.shared), look);
         }
-        let memory = memory(&self.shared);
-        let _alone = self.shared.locks.one(look);
-        let written = self.directory.write(look.repository, look.place, look.name, &bytes).is_ok();
-        let value = value.clone();
-        memory.put(look, if written { Kept::on_disk(value) } else { Kept::alone(Some(value)) });
+        let own = look.owned();
+        let settle = move |ledger: &Self| ledger.settle(memory(&ledger.shared), &own.look());
+        // Where a change of this record waits already, this one is written in its stead.
+        if is_first && !self.later(WAITING_BYTES, settle) {
+            memory(&self.shared).give_up(look);
+        }
     }
 
-    fn strike<N, T>(&self, memory: Selector<N, T>, look: &Look<'_, N>)
+    /// Writes what waits to be written of a record. One that could not be written is of this process alone, and one whose file
+    /// could not be removed does not count as long as it runs.
+    fn settle<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>)
     where
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
-        T: Clone + Send + Sync + 'static,
+        T: Rendered + Clone + Send + Sync + 'static,
     {
-        #[cfg(test)]
-        self.shared.lookups.fetch_add(1, Ordering::Relaxed);
-        if worker_id::is_worker() {
-            memory(&self.shared).put(look, Kept::alone(None));
-            let own = look.owned();
-            return self.later(0, move |ledger| ledger.strike(memory, &own.look()));
-        }
-        let memory = memory(&self.shared);
         let _alone = self.shared.locks.one(look);
-        match self.directory.remove(look.repository, look.place, look.name) {
-            Ok(_) => memory.remove(look),
-            // The file says what is no longer so.
-            Err(_) => memory.put(look, Kept::alone(None)),
+        while let Some(change) = memory.waiting(look) {
+            let kept = match change.value.clone() {
+                Some(value) => {
+                    let bytes = value.rendered();
+                    match self.directory.write(look.repository, look.place, look.name, &bytes) {
+                        Ok(()) => Some(Kept::on_disk(value)),
+                        Err(_) => Some(Kept::alone(Some(value))),
+                    }
+                }
+                None => match self.directory.remove(look.repository, look.place, look.name) {
+                    Ok(_) => None,
+                    Err(_) => Some(Kept::alone(None)),
+                },
+            };
+            memory.settle(look, &change, kept);
         }
+    }
+}
+
+/// A record as its file has it.
+trait Rendered {
+    fn rendered(&self) -> Vec<u8>;
+}
+
+impl Rendered for Membership {
+    fn rendered(&self) -> Vec<u8> {
+        self.render()
+    }
+}
+
+impl Rendered for TagRecord {
+    fn rendered(&self) -> Vec<u8> {
+        self.render()
     }
 }
 
@@ -440,12 +492,22 @@ impl From<Kind> for Place {
     }
 }
 
+/// Returns the records of a directory as they will be once all that waited before it was read has been written.
+fn changed<N: Ord>(mut on_disk: Vec<N>, changes: Vec<(N, bool)>) -> Vec<N> {
+    on_disk.retain(|name| !changes.iter().any(|(gone, is_there)| !is_there && gone == name));
+    on_disk.extend(changes.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name));
+    sorted(on_disk)
+}
+
 fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items.sort_unstable();
     // A record may be in its shard and, from an earlier version, outside.
     items.dedup();
     items
 }
+
+/// About what a change that waits to be written takes in memory.
+const WAITING_BYTES: usize = 512;
 
 /// A small file: a block of most file systems.
 const RECORD_BYTES: u64 = 4096;

@@ -541,3 +541,5 @@ fn blobs_that_no_disk_took_are_released_too() {
     assert_eq!(ledger.held(&repository("alpine"), Kind::Blob, &digest(1)), None);
     assert!(ledger.held(&repository("other"), Kind::Blob, &digest(1)).is_some());
 }
+
+mod waiting;

@@ -43,7 +43,7 @@ fn a_shard_that_takes_nothing_stops_nothing_else() {
     let manifest_shard = place.path().join("manifests/sha256").join(&digest.encoded()[..2]);
     fs::create_dir_all(manifest_shard.parent().unwrap()).unwrap();
     fs::write(&manifest_shard, "in the way").unwrap();
-    store.keep_manifest(&digest, &bytes);
+    store.keep_manifest(&digest, &bytes.clone().into());
     store.flush();
     assert_eq!(store.degraded_reason(), None);
     assert!(place.partials().is_empty());

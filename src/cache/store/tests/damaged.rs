@@ -39,7 +39,7 @@ fn the_scrub_hashes_what_no_client_reads() {
     let store = place.open();
     let [bad, recent] = [1, 2].map(|seed| put(&store, seed, 5000));
     let (manifest, bytes) = content(3, 100);
-    store.keep_manifest(&manifest, &bytes);
+    store.keep_manifest(&manifest, &bytes.clone().into());
     store.flush();
     spoil(&place, &bad, WEEK);
     spoil(&place, &recent, WEEK - 60);
