@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, ResolveFlags, Timestamps};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, ResolveFlags, StatVfs, Timestamps};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::cache::store::faults;
@@ -19,7 +19,7 @@ use crate::clock;
 use crate::worker_id;
 
 /// Begins an access to `path`.
-pub(crate) fn touch(path: &Path, access: Access) -> io::Result<()> {
+fn touch(path: &Path, access: Access) -> io::Result<()> {
     debug_assert!(!worker_id::is_worker(), "a worker waits for the disk: {access:?} {}", path.display());
     faults::meet(path, access)
 }
@@ -200,6 +200,18 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes an empty directory.
+pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
+    touch(path, Access::Change)?;
+    fs::remove_dir(path)
+}
+
+/// Removes a directory with all that is in it.
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
+    touch(path, Access::Change)?;
+    fs::remove_dir_all(path)
+}
+
 /// Makes a file this long.
 pub(crate) fn set_length(file: &File, length: u64) -> io::Result<()> {
     touch_open(file, Access::Write)?;
@@ -265,6 +277,12 @@ pub(crate) fn entries(path: &Path) -> io::Result<Vec<DirEntry>> {
 pub(crate) fn entries_there(path: &Path) -> io::Result<Vec<DirEntry>> {
     touch(path, Access::Read)?;
     fs::read_dir(path)?.collect()
+}
+
+/// Returns what the file system at a path has room for.
+pub(crate) fn file_system(path: &Path) -> io::Result<StatVfs> {
+    touch(path, Access::Read)?;
+    Ok(rustix::fs::statvfs(path)?)
 }
 
 /// Returns a name for a new file that begins with `stem`.

@@ -10,7 +10,6 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::cache::Counters;
-use crate::cache::store::faults::Access;
 use crate::cache::store::files;
 use crate::cache::store::health::Health;
 use crate::cache::store::index::{Held, Index, Victim};
@@ -39,8 +38,7 @@ pub(crate) type FreeSpace = dyn Fn(&Path) -> io::Result<(u64, u64)> + Send + Syn
 
 /// Asks the system for the free space.
 pub(crate) fn free_space(path: &Path) -> io::Result<(u64, u64)> {
-    files::touch(path, Access::Read)?;
-    let system = rustix::fs::statvfs(path)?;
+    let system = files::file_system(path)?;
     Ok((system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize))
 }
 

@@ -16,15 +16,13 @@
 //!
 //! Earlier versions had no shards (`+ab`). Such records are read where they are; a later write, or the next count, moves them.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::DirEntry;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 
 use crate::cache::metadata::records::place::{Name, Place, SHARD};
 use crate::cache::metadata::records::room::{RecordRoom, amount_of, rounded};
@@ -118,7 +116,7 @@ impl Directory {
         if !self.may_write() {
             return;
         }
-        let written = |path: &Path| path.symlink_metadata().and_then(|metadata| metadata.modified()).ok();
+        let written = |path: &Path| files::metadata(path).and_then(|metadata| metadata.modified()).ok();
         let lists = self.children(&self.place(Some(repository), Place::Lists));
         let mut lists: Vec<_> = lists.into_iter().map(|(_, path)| (written(&path), path)).collect();
         lists.sort_unstable();
@@ -149,7 +147,7 @@ impl Directory {
         let below = self.place(repository, place);
         let path = below.join(name.path());
         let before = amount_of(&path);
-        let missing = path.ancestors().skip(1).take_while(|path| !path.exists()).count() as u64;
+        let missing = path.ancestors().skip(1).take_while(|path| !files::exists(path)).count() as u64;
         let room = rounded(bytes.len() as u64) + missing * rounded(1);
         if !self.room.admits(room.saturating_sub(before.bytes)) {
             return Err(ErrorKind::StorageFull.into());
@@ -165,7 +163,7 @@ impl Directory {
                 Ok(())
             }
             Err(error) => {
-                let _ = fs::remove_file(&temporary);
+                let _ = files::remove_there(&temporary);
                 Err(error)
             }
         }
@@ -201,7 +199,7 @@ impl Directory {
         let path = self.path.join(repository.as_str());
         for place in Place::OF_REPOSITORY {
             let gone = self.path.with_file_name(format!("{GONE}{}", unique()));
-            match fs::rename(path.join(place.as_str()), &gone) {
+            match files::rename(&path.join(place.as_str()), &gone) {
                 Ok(()) => aside.push(gone),
                 Err(error) if is_absence(&error) => {}
                 Err(error) => return Err(error),
@@ -248,9 +246,8 @@ impl Directory {
 
     /// Removes a file. Returns true if there was one.
     fn unlink(&self, path: &Path) -> io::Result<bool> {
-        files::touch(path, files::Access::Change)?;
         let before = amount_of(path);
-        match fs::remove_file(path) {
+        match files::remove_there(path) {
             Ok(()) => {
                 self.room.replace(before, Amount::default());
                 Ok(true)
@@ -275,7 +272,7 @@ impl Directory {
     /// Removes the directory of a repository and those above it, as far as they are empty.
     fn prune(&self, path: &Path) {
         for path in path.ancestors().take_while(|path| *path != self.path) {
-            if fs::remove_dir(path).is_err() {
+            if files::remove_dir(path).is_err() {
                 return;
             }
         }
@@ -298,13 +295,13 @@ impl Directory {
     /// Puts another registry's records aside.
     fn take_over(&self) -> io::Result<()> {
         let aside = self.path.with_file_name(format!("{GONE}{}", unique()));
-        match fs::rename(&self.path, &aside) {
+        match files::rename(&self.path, &aside) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => self.own(Owner::Us),
         }
         // There may be many records, so a thread removes them. If it is interrupted, the next count removes the rest.
         let removal = std::thread::Builder::new().name("dropped-records".to_owned());
-        let _ = removal.spawn(move || fs::remove_dir_all(aside));
+        let _ = removal.spawn(move || files::remove_all(&aside));
         Ok(())
     }
 
@@ -316,11 +313,9 @@ impl Directory {
     /// Writes these bytes to a new temporary file, beside the records.
     fn temporary(&self, bytes: &[u8]) -> io::Result<PathBuf> {
         let path = self.path.join(TEMPORARY).join(unique());
-        files::touch(&path, files::Access::Write)?;
-        let mut file =
-            in_directory(&path, || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path))?;
-        if let Err(error) = file.write_all(bytes) {
-            let _ = fs::remove_file(&path);
+        let file = in_directory(&path, || files::create_new(&path))?;
+        if let Err(error) = files::write_all(&file, bytes) {
+            let _ = files::remove_there(&path);
             return Err(error);
         }
         Ok(path)
@@ -345,7 +340,7 @@ pub(crate) fn upstreams(root: &Path) -> Vec<(String, String)> {
 /// Removes what was put aside. What is left, the next count removes.
 pub(crate) fn remove_aside(aside: Vec<PathBuf>) -> io::Result<()> {
     for path in aside {
-        match fs::remove_dir_all(path) {
+        match files::remove_all(&path) {
             Err(error) if !is_absence(&error) => return Err(error),
             _ => {}
         }
@@ -354,22 +349,16 @@ pub(crate) fn remove_aside(aside: Vec<PathBuf>) -> io::Result<()> {
 }
 
 fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    files::touch(path, files::Access::Read)?;
-    // A link is no record.
-    let no_link = OFlags::NOFOLLOW.bits() as i32;
-    let file = match OpenOptions::new().read(true).custom_flags(no_link).open(path) {
+    let file = match files::open(path) {
         Ok(file) => file,
         Err(error) if is_absence(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut bytes = Vec::with_capacity(256);
-    file.take(most).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    files::read_first(&file, most).map(Some)
 }
 
 fn put(temporary: &Path, path: &Path) -> io::Result<()> {
-    files::touch(path, files::Access::Change)?;
-    in_directory(path, || fs::rename(temporary, path))
+    in_directory(path, || files::rename(temporary, path))
 }
 
 /// Does something with the file at `path`, for which its directory is made if need be. A count removes empty directories, so
@@ -379,7 +368,7 @@ pub(super) fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> i
     for _ in 0..MAKE_TRIES {
         match (&done, path.parent()) {
             (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+                files::make_dir(parent)?;
                 done = act();
             }
             _ => break,
@@ -393,13 +382,16 @@ const MAKE_TRIES: usize = 3;
 
 /// Returns the names in a directory; none if it cannot be read.
 pub(super) fn children(path: &Path) -> Vec<(String, PathBuf)> {
-    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    let entries = entries(path).into_iter();
     entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
 }
 
+fn entries(path: &Path) -> Vec<DirEntry> {
+    files::entries(path).unwrap_or_default()
+}
+
 fn has_files(path: &Path) -> bool {
-    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-    entries.into_iter().any(|entry| match entry.file_type() {
+    entries(path).into_iter().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => has_files(&entry.path()),
         kind => kind.is_ok(),
     })

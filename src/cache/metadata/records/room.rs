@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::cache::store::Amount;
+use crate::cache::store::{Amount, files};
 use crate::config::limits;
 
 /// The records of all upstreams on the disk, and how much of it they may take: exact after each count, and close to it in between.
@@ -75,7 +75,7 @@ fn share(max_size: u64) -> u64 {
 
 /// Returns the file at a path, if there is one, and what it takes of the disk.
 pub(super) fn amount_of(path: &Path) -> Amount {
-    path.symlink_metadata().map_or_else(|_| Amount::default(), |metadata| amount(&metadata))
+    files::metadata(path).map_or_else(|_| Amount::default(), |metadata| amount(&metadata))
 }
 
 /// Returns a file or a directory as it takes of the disk. Some file systems keep small files beside their names.

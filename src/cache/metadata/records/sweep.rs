@@ -1,13 +1,13 @@
 //! The sweep over all records: counts them, and removes those that are too old or too many.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::metadata::records::directory::{GONE, TEMPORARY, UPSTREAM, children, in_directory};
 use crate::cache::metadata::records::place::{Name, Place, SHARD};
 use crate::cache::metadata::records::room::amount;
-use crate::cache::store::Amount;
+use crate::cache::store::{Amount, files};
 use crate::clock;
 use crate::proto::{Digest, Tag};
 
@@ -27,7 +27,7 @@ impl Sweep<'_> {
     pub(super) fn count(&self) -> Option<Sum> {
         for (name, path) in children(self.root) {
             if name.starts_with(GONE) {
-                let _ = fs::remove_dir_all(path);
+                let _ = files::remove_all(&path);
             } else {
                 tidy(&path.join(TEMPORARY));
             }
@@ -36,7 +36,7 @@ impl Sweep<'_> {
         let (mut all, mut is_exact) = (Amount::default(), true);
         self.each(|path, metadata| {
             let is_old = oldest.is_some_and(|oldest| written(metadata).is_some_and(|time| time < oldest));
-            if is_old && fs::remove_file(path).is_ok() {
+            if is_old && files::remove_there(path).is_ok() {
                 return;
             }
             is_exact &= !into_shard(path);
@@ -64,7 +64,7 @@ impl Sweep<'_> {
         let (last, _) = reached?;
         self.each(|path, metadata| {
             let goes = excess > 0 && written(metadata).is_some_and(|time| time <= last);
-            if goes && fs::remove_file(path).is_ok() {
+            if goes && files::remove_there(path).is_ok() {
                 excess = excess.saturating_sub(amount(metadata).bytes);
             }
         })
@@ -82,16 +82,16 @@ impl Sweep<'_> {
             }
             let path = match step {
                 // A record may be put there at this moment: then it is not empty, or is made again.
-                Step::Leave(path) if fs::remove_dir(&path).is_ok() => continue,
+                Step::Leave(path) if files::remove_dir(&path).is_ok() => continue,
                 Step::Leave(path) => {
-                    overhead += path.symlink_metadata().map_or(0, |metadata| amount(&metadata).bytes);
+                    overhead += files::metadata(&path).map_or(0, |metadata| amount(&metadata).bytes);
                     continue;
                 }
                 Step::Enter(path) => path,
             };
             waiting.push(Step::Leave(path.clone()));
             for (name, path) in children(&path) {
-                match path.symlink_metadata() {
+                match files::metadata(&path) {
                     Ok(metadata) if name == TEMPORARY || name == UPSTREAM => {
                         overhead += amount(&metadata).bytes
                     }
@@ -122,9 +122,9 @@ enum Step {
 fn into_shard(path: &Path) -> bool {
     match sharded(path) {
         // Where that fails, it is read where it is.
-        Some(to) if !to.exists() => in_directory(&to, || fs::rename(path, &to)).is_ok(),
+        Some(to) if !files::exists(&to) => in_directory(&to, || files::rename(path, &to)).is_ok(),
         // The record has been written to its shard since.
-        Some(_) => fs::remove_file(path).is_ok(),
+        Some(_) => files::remove_there(path).is_ok(),
         None => false,
     }
 }
@@ -148,10 +148,10 @@ fn sharded(path: &Path) -> Option<PathBuf> {
 /// Removes temporary files that are no longer being written.
 fn tidy(temporary: &Path) {
     for (_, path) in children(temporary) {
-        let written = path.symlink_metadata().ok().and_then(|metadata| written(&metadata));
+        let written = files::metadata(&path).ok().and_then(|metadata| written(&metadata));
         let age = written.and_then(|written| clock::wall().duration_since(written).ok());
         if age.is_some_and(|age| age > WRITING_MOST) {
-            let _ = fs::remove_file(path);
+            let _ = files::remove_there(&path);
         }
     }
 }
