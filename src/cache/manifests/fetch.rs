@@ -60,18 +60,10 @@ impl ManifestFetcher {
         &self.metadata
     }
 
-    /// Reads what is known of `reference` into memory, and its manifest, as far as they are not there. Where the disk does not
-    /// answer in time, they count as missing.
-    pub(crate) async fn load(&self, repository: &RepositoryName, reference: &Reference) {
-        let (repository, reference) = (repository.clone(), reference.clone());
-        let (metadata, memory) = (self.metadata.clone(), self.memory.clone());
-        let read = move || look(&metadata, &memory, &repository, &reference);
-        self.metadata.disk().look("reading a manifest", read).await;
-    }
-
-    /// Does the same for a digest.
-    pub(crate) async fn load_digest(&self, repository: &RepositoryName, digest: &Digest) {
-        self.load(repository, &Reference::Digest(digest.clone())).await;
+    /// Returns what `look` finds: in memory, else on the disk. Where the disk does not answer in time, what memory has counts.
+    async fn look<T: Send + 'static>(self: &Arc<Self>, look: impl Fn(&Self) -> T + Send + 'static) -> T {
+        let this = self.clone();
+        self.metadata.disk().look("reading a manifest", move || look(&this)).await
     }
 
     /// Returns how long a tag's digest is used without asking the upstream.
@@ -80,10 +72,19 @@ impl ManifestFetcher {
     }
 
     /// Returns a manifest that is held, if the upstream has confirmed lately that the repository has it.
-    pub(crate) fn believed(&self, requester: &Requester, digest: &Digest) -> Option<Manifest> {
-        let held = self.metadata.ledger().held(requester.repository(), Kind::Manifest, digest)?;
-        let is_young = held.age() < limits::RECORD_BELIEVED;
-        is_young.then(|| self.serve(requester, digest, &held, false, CacheStatus::Hit)).flatten()
+    pub(crate) async fn believed(
+        self: &Arc<Self>,
+        requester: &Requester,
+        digest: &Digest,
+    ) -> Option<Manifest> {
+        let (requester, digest) = (requester.clone(), digest.clone());
+        let believed = move |this: &Self| {
+            let ledger = this.metadata.ledger();
+            let held = ledger.held(requester.repository(), Kind::Manifest, &digest)?;
+            let is_young = held.age() < limits::RECORD_BELIEVED;
+            is_young.then(|| this.serve(&requester, &digest, &held, false, CacheStatus::Hit)).flatten()
+        };
+        self.look(believed).await
     }
 
     /// Returns the manifest of the record `held`, if its bytes are held. For HEAD the record alone may be enough.
@@ -136,10 +137,10 @@ impl ManifestFetcher {
         &self,
         requester: &Requester,
         reference: &Reference,
-        here: impl FnOnce() -> bool,
+        here: bool,
     ) -> Result<(), CacheError> {
         match self.gate.held_only(requester) {
-            Some(CacheError::FetchForbidden) if here() => {}
+            Some(CacheError::FetchForbidden) if here => {}
             Some(refusal) => return Err(refusal),
             None => {}
         }
@@ -213,17 +214,14 @@ impl ManifestFetcher {
     /// Asks the upstream where a tag points. The result has the manifest's bytes if they are held already, or if the HEAD
     /// was not enough and a GET followed.
     pub(crate) async fn ask_tag(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         reference: &Reference,
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
         let found = match self.ask_head(requester, reference, priority).await {
             Ok(mut answer) => match answer.digest.take() {
-                Some(digest) => {
-                    self.load_digest(requester.repository(), &digest).await;
-                    self.confirm(requester.repository(), &digest, answer)
-                }
+                Some(digest) => self.confirm(requester.repository(), &digest, answer).await,
                 None => None,
             },
             Err(refusal) if is_last_word(requester, &refusal, true) => return Err(refusal),
@@ -238,18 +236,18 @@ impl ManifestFetcher {
     /// Asks for a manifest by its digest: by HEAD if the client sent HEAD, or if the manifest is held and the upstream must
     /// only confirm that the repository has it.
     pub(crate) async fn ask_digest(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         digest: &Digest,
         head: bool,
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
         let reference = Reference::Digest(digest.clone());
-        self.load(requester.repository(), &reference).await;
-        if head || self.is_served(digest) {
+        let own = digest.clone();
+        if head || self.look(move |this| this.is_served(&own)).await {
             match self.ask_head(requester, &reference, priority).await {
                 Ok(answer) if !answer.denies(digest) => {
-                    let found = self.confirm(requester.repository(), digest, answer);
+                    let found = self.confirm(requester.repository(), digest, answer).await;
                     if let Some(manifest) = found.filter(|found| head || found.bytes.is_some()) {
                         return Ok(manifest);
                     }
@@ -263,26 +261,42 @@ impl ManifestFetcher {
 
     /// Records that the repository holds `digest`, as the upstream's HEAD confirms. Returns the manifest if it is held, or
     /// its head if type and length are known.
-    fn confirm(
-        &self,
+    async fn confirm(
+        self: &Arc<Self>,
         repository: &RepositoryName,
         digest: &Digest,
         answer: ManifestHead,
     ) -> Option<Manifest> {
+        let ManifestHead { media_type, length, generation, .. } = answer;
+        let (name, digest) = (repository.clone(), digest.clone());
+        let confirmed = move |this: &Self| this.confirmed(&name, &digest, media_type.clone(), length);
+        let found = self.look(confirmed).await?;
+        self.record(repository, &found, generation);
+        Some(found)
+    }
+
+    /// Returns the manifest of which the upstream's HEAD gave this type and length.
+    fn confirmed(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        media_type: Option<MediaType>,
+        length: Option<u64>,
+    ) -> Option<Manifest> {
         let before = self.metadata.ledger().held(repository, Kind::Manifest, digest);
-        let media_type = answer.media_type.or_else(|| before?.media_type);
-        let found = match self.kept(digest, media_type.as_ref()) {
-            Some((kept, media_type)) => Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated),
-            None => Manifest {
+        let media_type = media_type.or_else(|| before?.media_type);
+        match self.kept(digest, media_type.as_ref()) {
+            Some((kept, media_type)) => {
+                Some(Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated))
+            }
+            None => Some(Manifest {
                 digest: digest.clone(),
                 media_type: media_type?,
-                length: answer.length?,
+                length: length?,
                 bytes: None,
                 outcome: CacheStatus::Miss,
-            },
-        };
-        self.record(repository, &found, answer.generation);
-        Some(found)
+            }),
+        }
     }
 
     /// Asks for a manifest whole, and keeps it.
@@ -481,25 +495,6 @@ impl ManifestFetcher {
         if let Some(tag) = self.pending.take_target(repository, digest) {
             self.arrived(repository, &tag, digest);
         }
-    }
-}
-
-/// Looks for the records of `reference`, and for its manifest.
-fn look(
-    metadata: &UpstreamMetadata,
-    memory: &ManifestMemory,
-    repository: &RepositoryName,
-    reference: &Reference,
-) {
-    let ledger = metadata.ledger();
-    let digest = match reference {
-        Reference::Digest(digest) => Some(digest.clone()),
-        Reference::Tag(tag) => ledger.tag(repository, tag).map(|record| record.digest),
-    };
-    let Some(digest) = digest else { return };
-    let held = ledger.held(repository, Kind::Manifest, &digest);
-    if ledger.served(&digest) {
-        memory.load(&digest, held.and_then(|held| held.media_type).as_ref());
     }
 }
 

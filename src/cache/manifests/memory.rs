@@ -7,9 +7,10 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::cache::manifests::document::Document;
-use crate::cache::store::{Kind, Store};
+use crate::cache::store::{Kind, Store, disk_pool};
 use crate::config::limits;
 use crate::proto::{Digest, MediaType};
+use crate::worker_id;
 
 /// The manifests in memory, in front of those on disk, by digest, whatever repository they came through.
 pub(crate) struct ManifestMemory {
@@ -45,7 +46,8 @@ impl ManifestMemory {
     }
 
     /// Returns the manifest, from memory or from disk; `media_type` is what a repository calls it, for one that does not say
-    /// so itself. One that the disk has spoilt is removed.
+    /// so itself. One that the disk has spoilt is removed. A worker gets it from memory alone: what is read is hashed and parsed
+    /// as well, which takes long for a large one.
     pub(crate) fn load(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Arc<Kept>> {
         if let Some(kept) = self.manifests.get(digest) {
             return Some(kept);
@@ -54,6 +56,10 @@ impl ManifestMemory {
     }
 
     fn read(&self, digest: &Digest, media_type: Option<&MediaType>) -> Option<Kept> {
+        if worker_id::is_worker() {
+            disk_pool::note_missed();
+            return None;
+        }
         let bytes = self.store.waiting(digest).or_else(|| self.read_file(digest))?;
         let document = Document::read(&bytes, media_type);
         Some(Kept { bytes, document })
@@ -86,5 +92,41 @@ impl Kept {
         const ENTRY: usize = 512;
         const BLOB: usize = 128;
         ENTRY + self.bytes.len() + BLOB * self.document.blobs.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Counters;
+    use crate::cache::store::disk_pool;
+    use crate::config::{Cache as Settings, MinFree};
+
+    #[test]
+    fn a_worker_reads_and_hashes_no_manifest() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            path: directory.path().join("cache"),
+            max_size: 1 << 30,
+            max_object: u64::MAX,
+            min_free: MinFree::Bytes(0),
+            verify_after: limits::VERIFY_AFTER,
+            prefetch: false,
+            keep: Vec::new(),
+        };
+        let store = Store::open(&settings, Arc::new(Counters::default()));
+        let memory = ManifestMemory::new(store.clone());
+        let bytes = Bytes::from_static(br#"{"schemaVersion":2}"#);
+        let digest = Digest::sha256_of(&bytes);
+        store.keep_manifest(&digest, &bytes);
+        let on_worker = || {
+            worker_id::answer();
+            let (found, missed) = disk_pool::in_memory(|| memory.load(&digest, None));
+            (found.map(|kept| kept.bytes.clone()), missed)
+        };
+        let look = || std::thread::scope(|scope| scope.spawn(on_worker).join().unwrap());
+        assert_eq!(look(), (None, true));
+        assert!(memory.load(&digest, None).is_some());
+        assert_eq!(look(), (Some(bytes.clone()), false), "what another thread has read");
     }
 }

@@ -21,6 +21,7 @@ use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::origin::gate::Priority;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
+use crate::cache::store::disk_pool::Use;
 use crate::cache::store::{Kind, disk_pool};
 use crate::config::limits;
 use crate::meaning::{Meaning, OtherWay};
@@ -30,7 +31,7 @@ use crate::single_flight::{Abandoned, SingleFlight};
 
 /// The pulls of manifests from one upstream.
 pub(crate) struct ManifestPulls {
-    fetcher: ManifestFetcher,
+    fetcher: Arc<ManifestFetcher>,
     /// The flights for tags.
     tags: SingleFlight<Flight<(Tag, Form)>, Landed<Resolved>>,
     /// The flights for digests. The flag is true if a head is enough.
@@ -88,6 +89,16 @@ enum State {
     Record(Manifest, Generation),
 }
 
+/// The manifest that the cache has for a reference.
+struct Found {
+    /// A hit, or a stale one that the upstream is asked about first.
+    manifest: Option<Manifest>,
+    /// The time since the upstream confirmed it.
+    age: Duration,
+    /// The time for which it is used without asking the upstream.
+    ttl: Duration,
+}
+
 /// The records that answer for a reference.
 struct Known {
     /// The tag's record, if the reference is a tag.
@@ -113,7 +124,7 @@ impl ManifestPulls {
     /// Returns pulls that use `fetcher`.
     pub(crate) fn new(fetcher: ManifestFetcher) -> Self {
         Self {
-            fetcher,
+            fetcher: Arc::new(fetcher),
             tags: SingleFlight::default(),
             digests: SingleFlight::default(),
             accepted: SingleFlight::default(),
@@ -139,23 +150,13 @@ impl ManifestPulls {
         head: bool,
     ) -> Result<Manifest, CacheError> {
         let gate = self.fetcher.gate();
-        let ((known, hit), missed) = disk_pool::in_memory(|| self.hit(requester, reference, head));
-        let (known, hit) = if missed {
-            self.fetcher.load(requester.repository(), reference).await;
-            self.hit(requester, reference, head)
-        } else {
-            (known, hit)
+        let Found { manifest, age, ttl } = self.find(requester, reference, head).await;
+        let old = match manifest {
+            Some(manifest) if manifest.outcome == CacheStatus::Hit => return Ok(manifest),
+            manifest => manifest,
         };
-        if let Some(manifest) = hit {
-            return Ok(manifest);
-        }
-        let serve = |outcome| {
-            let digest = known.digest(reference)?;
-            self.fetcher.serve(requester, digest, known.held.as_ref()?, head, outcome)
-        };
-        let here = || serve(CacheStatus::Stale).is_some();
-        self.fetcher.check_askable(requester, reference, here)?;
-        let old = gate.may_serve_stale(known.age, known.ttl).then(|| serve(CacheStatus::Stale)).flatten();
+        self.fetcher.check_askable(requester, reference, old.is_some())?;
+        let old = old.filter(|_| gate.may_serve_stale(age, ttl));
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
         let pull = Pull { pulls: self, requester, accept, head, priority };
         // Boxed, so that a hit does not copy room for it.
@@ -208,17 +209,26 @@ impl ManifestPulls {
         }
     }
 
-    /// Returns the records that answer, and the manifest if they are young enough for that.
-    fn hit(&self, requester: &Requester, reference: &Reference, head: bool) -> (Known, Option<Manifest>) {
+    /// Looks for the manifest in memory, else on the disk. Where the disk does not answer in time, what memory has counts.
+    async fn find(self: &Arc<Self>, requester: &Requester, reference: &Reference, head: bool) -> Found {
+        let (found, missed) = disk_pool::in_memory(|| self.look(requester, reference, head));
+        if !missed {
+            return found;
+        }
+        let (this, requester, reference) = (self.clone(), requester.clone(), reference.clone());
+        let look = move || this.look(&requester, &reference, head);
+        let disk = self.fetcher.metadata().disk();
+        disk.run(Use::Read, "reading a manifest", look).await.unwrap_or(found)
+    }
+
+    fn look(&self, requester: &Requester, reference: &Reference, head: bool) -> Found {
         let known = self.known(requester.repository(), reference);
         let is_young = known.age < known.ttl || self.fetcher.gate().is_offline();
-        let hit = match (known.digest(reference), &known.held) {
-            (Some(digest), Some(held)) if is_young => {
-                self.fetcher.serve(requester, digest, held, head, CacheStatus::Hit)
-            }
-            _ => None,
-        };
-        (known, hit)
+        let outcome = if is_young { CacheStatus::Hit } else { CacheStatus::Stale };
+        let serve = |digest, held| self.fetcher.serve(requester, digest, held, head, outcome);
+        let manifest = known.digest(reference).zip(known.held.as_ref());
+        let manifest = manifest.and_then(|(digest, held)| serve(digest, held));
+        Found { manifest, age: known.age, ttl: known.ttl }
     }
 
     fn known(&self, repository: &RepositoryName, reference: &Reference) -> Known {
@@ -305,7 +315,7 @@ impl Pull<'_> {
                         return Ok(Manifest::of_head(head, CacheStatus::Hit));
                     }
                     // The manifest may have been pulled by digest since: docker asks for a tag with HEAD first.
-                    Some(head) => match self.believed(&head.digest).await {
+                    Some(head) => match fetcher.believed(self.requester, &head.digest).await {
                         Some(manifest) => State::Record(manifest, head.generation),
                         None if may_fetch => State::Fetch(head.digest, head.generation),
                         None => State::Resolve(Form::Head),
@@ -343,13 +353,6 @@ impl Pull<'_> {
                 }
             }
         }
-    }
-
-    /// Calls [`ManifestFetcher::believed`], with what is on the disk.
-    async fn believed(&self, digest: &Digest) -> Option<Manifest> {
-        let fetcher = &self.pulls.fetcher;
-        fetcher.load_digest(self.requester.repository(), digest).await;
-        fetcher.believed(self.requester, digest)
     }
 
     /// Returns true if GET may give the manifest of which HEAD was refused.
@@ -398,9 +401,8 @@ impl Pull<'_> {
             .share(&self.pulls.digests, (digest.clone(), self.head), |pulls, requester, (digest, head)| {
                 async move {
                     let fetcher = &pulls.fetcher;
-                    fetcher.load_digest(requester.repository(), &digest).await;
                     // Another request may have fetched the manifest since the last lookup.
-                    if let Some(manifest) = fetcher.believed(&requester, &digest) {
+                    if let Some(manifest) = fetcher.believed(&requester, &digest).await {
                         return Ok(manifest);
                     }
                     let manifest = fetcher.ask_digest(&requester, &digest, head, priority).await?;
