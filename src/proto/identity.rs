@@ -14,7 +14,36 @@ pub enum Identity {
     User(UserName),
     /// A client whose password an upstream accepted.
     Forwarded(Arc<Forwarded>),
+    /// A robot, whose token the operator has minted.
+    Robot(RobotName),
 }
+
+/// The name of a robot as rules and logs know it: `robot:NAME`, where NAME is one that htpasswd could have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RobotName(Arc<str>);
+
+impl RobotName {
+    /// Returns the robot called `name`.
+    ///
+    /// # Errors
+    /// [`UserNameError`], as for a user of htpasswd.
+    pub fn new(name: &str) -> Result<Self, UserNameError> {
+        UserName::parse(name).map(|name| Self(format!("{ROBOT}{name}").into()))
+    }
+
+    /// Reads the whole name, `robot:NAME`.
+    pub fn parse(whole: &str) -> Option<Self> {
+        Self::new(whole.strip_prefix(ROBOT)?).ok()
+    }
+
+    /// Returns the whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The beginning of the names of robots.
+pub(crate) const ROBOT: &str = "robot:";
 
 /// A client that is known to one upstream, and what it showed for it. Equal where upstream, name and password are.
 #[derive(Clone)]
@@ -98,6 +127,7 @@ impl Identity {
             Self::Anonymous => ANONYMOUS,
             Self::User(name) => name.as_str(),
             Self::Forwarded(client) => &client.name,
+            Self::Robot(name) => name.as_str(),
         }
     }
 
@@ -108,6 +138,7 @@ impl Identity {
             Self::Anonymous => SHARED_ANONYMOUS.clone(),
             Self::User(name) => name.0.clone(),
             Self::Forwarded(client) => client.name.clone(),
+            Self::Robot(name) => name.0.clone(),
         }
     }
 

@@ -8,3 +8,4 @@ mod pem;
 
 pub(crate) use certificate::Certificate;
 pub(crate) use pair::{Chain, Keys, PairError, pair};
+pub(crate) use pem::{Block, blocks};

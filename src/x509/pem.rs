@@ -9,21 +9,21 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 /// One block.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// The words behind `BEGIN`: `CERTIFICATE`.
-    pub(super) label: String,
+    pub(crate) label: String,
     /// The line of its `BEGIN`, from 1.
-    pub(super) line: usize,
-    pub(super) der: Vec<u8>,
+    pub(crate) line: usize,
+    pub(crate) der: Vec<u8>,
     /// True if it is encrypted in the way of old keys (RFC 1421 section 4.6.1.1).
-    pub(super) encrypted: bool,
+    pub(crate) encrypted: bool,
 }
 
 /// Returns the blocks of a file in their order. Text around them is skipped, and so is a byte order mark.
 ///
 /// # Errors
 /// What is wrong with the file, as the end of a sentence that begins with its name.
-pub(super) fn blocks(file: &[u8]) -> Result<Vec<Block>, String> {
+pub(crate) fn blocks(file: &[u8]) -> Result<Vec<Block>, String> {
     let text = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     let mut blocks = Vec::new();
     let mut open: Option<Open> = None;
