@@ -10,6 +10,7 @@ use crate::authn::verifier::{Outcome, Verifier};
 use crate::budget::Usage;
 use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
+use crate::proto::htpasswd::{Fingerprint, Line};
 use crate::proto::identity::{Forwarded, Identity};
 
 /// Decides the identity of a request. Without an htpasswd file or an upstream that judges, no login succeeds.
@@ -64,6 +65,12 @@ impl Authenticator {
         }
         let is_local = self.verifier.as_ref().is_some_and(|verifier| verifier.names(&user));
         (!is_local).then(|| Arc::new(Forwarded::new(upstream, user, password)))
+    }
+
+    /// Returns the fingerprint of a user's line in the htpasswd file, if the user can log in by it.
+    pub(crate) fn fingerprint(&self, user: &str) -> Option<Fingerprint> {
+        let verifier = self.verifier.as_ref()?;
+        verifier.file().table().line(user).map(Line::fingerprint)
     }
 
     /// Returns the least time of the answer to a wrong pair: zero without an htpasswd file.

@@ -5,7 +5,10 @@
 //! threads. Passwords are expensive, requests are not.
 //!
 //! Where an upstream judges, [`UpstreamLogins`] does the same with its judgement in place of the check.
+//!
+//! [`AccessTokens`] issues the gateway's own tokens and verifies them.
 
+mod access_tokens;
 mod authenticator;
 mod bcrypt_pool;
 pub(crate) mod htpasswd;
@@ -17,6 +20,9 @@ mod upstream_logins;
 mod verifier;
 
 pub(crate) use crate::authn::upstream_logins::{Judgement, Undecided, UpstreamLogins};
+pub(crate) use access_tokens::{
+    AccessTokens, Holder, Issued, OpenError, Proof, ROBOT_PREFIX, Refusal, Reread,
+};
 pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;

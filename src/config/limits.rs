@@ -143,6 +143,24 @@ pub(crate) const REFUSED_UPLOAD_DEADLINE: Duration = Duration::from_secs(2);
 
 /// An htpasswd file: 200 000 users. A larger one is most likely another file.
 pub(crate) const HTPASSWD_BYTES: u64 = 16 * 1024 * 1024;
+/// A file of revoked tokens' ids: some 700 000.
+pub(crate) const REVOKED_BYTES: u64 = 16 * 1024 * 1024;
+/// The lifetime of access tokens; clients get a new one without asking a person.
+pub(crate) const TOKEN_TTL: Duration = Duration::from_secs(5 * 60);
+/// The least lifetime (token auth, token.md: clients must be able to rely on 60 s).
+pub(crate) const TOKEN_TTL_LEAST: Duration = Duration::from_secs(60);
+/// The longest lifetime: a leaked token is good for as long.
+pub(crate) const TOKEN_TTL_MOST: Duration = Duration::from_secs(24 * 3600);
+/// The difference of clocks, of replicas and of other registries, that is put up with.
+pub(crate) const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
+/// The time after its death in which an access token is still good for an upload that began before.
+pub(crate) const TOKEN_UPLOAD_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// The memory for tokens that were found good, in bytes: some 5000.
+pub(crate) const TOKEN_MEMORY_BYTES: u64 = 16 * MIB as u64;
+/// The longest form of a token request by POST. Some passwords are keys of several KiB.
+pub(crate) const TOKEN_FORM_BYTES: usize = 64 * KIB;
+/// The time for such a form to arrive.
+pub(crate) const TOKEN_FORM_DEADLINE: Duration = Duration::from_secs(10);
 /// The time for which an upstream's acceptance of a password is believed: after a change there the old one works here
 /// for as long.
 pub(crate) const FORWARDED_LOGIN_LIFE: Duration = Duration::from_secs(5 * 60);
