@@ -4,6 +4,8 @@
 //! nowhere else, and whatever touches an upstream needs one: a route that forgot to ask does not compile.
 
 mod explanation;
+mod limits;
+mod region;
 mod subject;
 
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
 
 pub(crate) use explanation::{Explanation, Obstacle, Wish};
+pub(crate) use limits::Limits;
+pub(crate) use region::Region;
 pub use subject::Subject;
 
 /// The proof that an operation is allowed. Its fields are private and only [`Rules`] makes one,
@@ -78,15 +82,17 @@ pub struct Denied {
     pub repository: Option<RepositoryName>,
     /// The action that was asked for; none for `/v2/`, which needs a login only.
     pub action: Option<Action>,
+    /// The side that does not grant it.
+    pub by: Side,
 }
 
-/// The repositories of one upstream: those below its prefix, all if that is empty, but not those of other upstreams.
-#[derive(Debug)]
-pub struct Region<'a> {
-    /// The upstream's prefix.
-    pub prefix: &'a str,
-    /// The prefixes of the other upstreams.
-    pub others: Vec<&'a str>,
+/// A side that must grant an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The rules, or a robot's own limits: no token helps.
+    Rules,
+    /// The access token that was shown: another one may.
+    Token,
 }
 
 /// The access rules in force. Cheap to clone.
@@ -110,23 +116,44 @@ impl Rules {
     pub fn authorize(&self, subject: &Subject, operation: &Operation) -> Result<Permit, Denied> {
         let (repository, action) = (operation.repository(), operation.action());
         let may_fetch = match (action, repository) {
-            (None, _) => (!self.logins || !subject.identity.is_anonymous()).then_some(true),
+            // An anonymous client with a token has been asked to log in, and has decided.
+            (None, _) => {
+                (!self.logins || !subject.identity.is_anonymous() || subject.access.is_some()).then_some(true)
+            }
             (Some(Action::Pull), Some(name)) => self.reads(subject, name, operation.is_head()),
             (Some(action), _) => self.allows(subject, repository, action).then_some(true),
         };
+        let granted = action.is_none_or(|action| subject.is_granted(repository, action, operation.is_head()));
         let repository = repository.cloned();
         match may_fetch {
-            Some(may_fetch) => {
+            Some(may_fetch) if granted => {
                 let client = Client::Trusted;
                 Ok(Permit { subject: subject.clone(), repository, may_fetch, client })
             }
-            None => Err(Denied { repository, action }),
+            Some(_) => Err(Denied { repository, action, by: Side::Token }),
+            None => Err(Denied { repository, action, by: Side::Rules }),
         }
+    }
+
+    /// Returns true if an access token of the subject may grant `action`: the rules allow it, and a robot's own limits.
+    pub(crate) fn grant(
+        &self,
+        subject: &Subject,
+        repository: Option<&RepositoryName>,
+        action: Action,
+    ) -> bool {
+        self.allows(subject, repository, action)
+    }
+
+    /// Returns true if a rule allows something to clients that have not logged in.
+    pub(crate) fn know_anonymous(&self) -> bool {
+        self.rules.iter().any(|rule| rule.allows() && rule.users.contains(&UserPattern::Anonymous))
     }
 
     /// Returns true if the holder of `permit`, which is for pushing, may also read `from`, the source of a mount.
     pub fn may_mount(&self, permit: &Permit, from: &RepositoryName) -> bool {
-        self.allows(&permit.subject, Some(from), Action::Pull)
+        permit.subject.is_granted(Some(from), Action::Pull, false)
+            && self.allows(&permit.subject, Some(from), Action::Pull)
     }
 
     /// Returns true if the holder of `permit`, which is for reading its repository, may also push there.
@@ -134,13 +161,17 @@ impl Rules {
         self.allows(&permit.subject, permit.repository.as_ref(), Action::Push)
     }
 
-    /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists.
+    /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists. A token need not
+    /// name it: the catalog shows what one could get a token for.
     pub fn may_list(&self, permit: &Permit, repository: &RepositoryName) -> bool {
         self.allows(&permit.subject, Some(repository), Action::Pull)
     }
 
     /// Returns true if the holder of `permit`, which is for the catalog, may learn of every repository that exists.
     pub fn may_list_all(&self, permit: &Permit) -> bool {
+        if permit.subject.limits.is_some() {
+            return false;
+        }
         let mut rules = self.rules.iter().filter(|rule| rule.actions.contains(Action::Pull));
         let every = |rule: &&AccessRule| rule.repositories.iter().any(RepositoryPattern::is_every);
         let is_for = |rule: &&AccessRule| is_for(rule, &permit.subject);
@@ -149,7 +180,10 @@ impl Rules {
 
     /// Returns true if the rules may allow `action` to the subject at some repository of `region`. Where they may not, it
     /// must not even learn that the region exists.
-    pub fn may_anywhere(&self, subject: &Subject, region: &Region<'_>, action: Action) -> bool {
+    pub(crate) fn may_anywhere(&self, subject: &Subject, region: &Region<'_>, action: Action) -> bool {
+        if subject.limits.as_ref().is_some_and(|limits| !limits.may_allow(region, action)) {
+            return false;
+        }
         let rules = self.rules.iter().filter(|rule| rule.actions.contains(action));
         for rule in rules.filter(|rule| is_for(rule, subject)) {
             let mut patterns = rule.repositories.iter();
@@ -166,6 +200,7 @@ impl Rules {
     /// Returns whether the subject may read, and if so, whether it may cause a first download.
     fn reads(&self, subject: &Subject, repository: &RepositoryName, is_head: bool) -> Option<bool> {
         let pulls = self.pulls(subject, repository);
+        let pulls = pulls.filter(|_| subject.is_within_limits(Some(repository), Action::Pull));
         // Clients look before they upload: who may push may see whether it is there already, and only the upstream
         // knows.
         if is_head && pulls != Some(true) && self.allows(subject, Some(repository), Action::Push) {
@@ -193,7 +228,8 @@ impl Rules {
     /// Returns true if the rules allow `action`. `repository` is `None` for the catalog, which users and actions alone
     /// decide.
     fn allows(&self, subject: &Subject, repository: Option<&RepositoryName>, action: Action) -> bool {
-        self.first(subject, repository, action).is_some_and(AccessRule::allows)
+        subject.is_within_limits(repository, action)
+            && self.first(subject, repository, action).is_some_and(AccessRule::allows)
     }
 
     /// Returns the first rule for `action` that matches.
@@ -208,15 +244,6 @@ impl Rules {
             None => rule.covers_catalog(),
         };
         self.rules.iter().filter(decides).find(|rule| matches(rule, subject, repository))
-    }
-}
-
-impl Region<'_> {
-    fn may_match(&self, pattern: &RepositoryPattern) -> bool {
-        // Another upstream's prefix above this one's says nothing about it.
-        let below = |other: &&&str| other.len() > self.prefix.len();
-        pattern.may_match_below(self.prefix)
-            && !self.others.iter().filter(below).any(|other| pattern.is_below(other))
     }
 }
 

@@ -1,8 +1,11 @@
 //! The subject of a decision.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use crate::authz::limits::Limits;
 use crate::proto::identity::Identity;
+use crate::proto::{Action, Grant, RepositoryName};
 
 /// The requester as rules see it.
 #[derive(Clone, Debug)]
@@ -13,12 +16,16 @@ pub struct Subject {
     pub address: Option<IpAddr>,
     /// The groups that its identity provider says it is in, besides those of the configuration.
     pub groups: Vec<Box<str>>,
+    /// What its access token grants; none for a client that came without one.
+    pub(crate) access: Option<Arc<[Grant]>>,
+    /// What it may do at most, whatever the rules say: a robot's own.
+    pub(crate) limits: Option<Arc<Limits>>,
 }
 
 impl From<Identity> for Subject {
     /// Returns an identity without an address.
     fn from(identity: Identity) -> Self {
-        Self { identity, address: None, groups: Vec::new() }
+        Self { identity, address: None, groups: Vec::new(), access: None, limits: None }
     }
 }
 
@@ -31,6 +38,25 @@ impl Subject {
     /// Returns the name of a user; none for an anonymous client.
     pub fn user(&self) -> Option<&str> {
         (!self.identity.is_anonymous()).then(|| self.identity.name())
+    }
+
+    /// Returns true if its access token, where it has one, grants the action. Clients that may push may look before they
+    /// upload.
+    pub(super) fn is_granted(
+        &self,
+        repository: Option<&RepositoryName>,
+        action: Action,
+        is_head: bool,
+    ) -> bool {
+        let Some(access) = &self.access else { return true };
+        let Some(name) = repository else { return access.iter().any(Grant::is_catalog) };
+        let mut own = access.iter().filter(|grant| grant.is_of_repository() && grant.name == name.as_str());
+        own.any(|grant| grant.contains(action) || is_head && grant.contains(Action::Push))
+    }
+
+    /// Returns true if its own limits, where it has some, contain the action.
+    pub(super) fn is_within_limits(&self, repository: Option<&RepositoryName>, action: Action) -> bool {
+        self.limits.as_ref().is_none_or(|limits| limits.allow(repository, action))
     }
 
     /// Returns true if its identity provider says that it is in a group.

@@ -2,8 +2,8 @@
 
 use crate::authz::*;
 use crate::config::{Config, Environment};
-use crate::proto::identity::UserName;
-use crate::proto::{Digest, Page, Reference, UploadStart};
+use crate::proto::identity::{RobotName, UserName};
+use crate::proto::{Digest, Grant, Page, Reference, UploadStart};
 
 /// A rule as it is written: effect, users, repositories, actions.
 type Written<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
@@ -72,7 +72,10 @@ fn the_first_rule_that_matches_decides() {
     assert_eq!(asks(&rules, &bob, &get("public/plan")), Some(true));
     assert_eq!(asks(&rules, &Identity::Anonymous, &get("public/plan")), None);
     let denied = rules.authorize(&Subject::from(bob.clone()), &get("secret/plan")).unwrap_err();
-    assert_eq!(denied, Denied { repository: Some(name("secret/plan")), action: Some(Action::Pull) });
+    assert_eq!(
+        denied,
+        Denied { repository: Some(name("secret/plan")), action: Some(Action::Pull), by: Side::Rules }
+    );
 }
 
 #[test]
@@ -277,4 +280,44 @@ fn a_home_is_its_users_own() {
         );
     }
     assert_eq!(asks(&rules, &Identity::Anonymous, &get("home/anonymous/app")), None);
+}
+
+#[test]
+fn a_token_grants_no_more_than_it_says() {
+    let rules = rules(&[("allow", &["*"], ALL, &["*"])]);
+    let access: Arc<[Grant]> = [Grant::repository("team/app", [Action::Push])].into();
+    let subject = Subject { access: Some(access), ..Subject::from(user("alice")) };
+    let side =
+        |operation: &Operation| rules.authorize(&subject, operation).map(drop).map_err(|denied| denied.by);
+    assert_eq!(side(&push("team/app")), Ok(()));
+    assert_eq!(side(&get("team/app")), Err(Side::Token));
+    assert_eq!(side(&push("team/app2")), Err(Side::Token));
+    assert_eq!(side(&push("team")), Err(Side::Token));
+    assert_eq!(side(&Operation::Version), Ok(()));
+    assert_eq!(side(&catalog()), Err(Side::Token));
+    let permit = rules.authorize(&subject, &push("team/app")).unwrap();
+    assert!(!rules.may_mount(&permit, &name("team/app")), "the token does not let the source be pulled");
+}
+
+#[test]
+fn a_robot_does_no_more_than_it_was_minted_for() {
+    let all = rules(&[("allow", &["*"], ALL, &["*"])]);
+    let limits = [Grant::repository("team/**", [Action::Pull])];
+    let subject =
+        |identity| Subject { limits: Some(Arc::new(Limits::of(&limits))), ..Subject::from(identity) };
+    let robot = subject(Identity::Robot(RobotName::new("ci").unwrap()));
+    let side = |rules: &Rules, operation: &Operation| {
+        rules.authorize(&robot, operation).map(drop).map_err(|denied| denied.by)
+    };
+    assert_eq!(side(&all, &get("team/app")), Ok(()));
+    for refused in [push("team/app"), get("other/app"), get("team"), catalog()] {
+        assert_eq!(side(&all, &refused), Err(Side::Rules), "{refused:?}");
+    }
+    assert_eq!(side(&rules(&[("allow", &["alice"], ALL, &["*"])]), &get("team/app")), Err(Side::Rules));
+    assert_eq!(side(&rules(&[("allow", &["robot:ci"], &["team/app"], &["pull"])]), &get("team/app")), Ok(()));
+    assert_eq!(
+        side(&rules(&[("allow", &["ci"], ALL, &["*"])]), &get("team/app")),
+        Err(Side::Rules),
+        "no user of htpasswd"
+    );
 }
