@@ -15,6 +15,7 @@ use crate::config::server;
 use crate::config::upstream::Upstream;
 use crate::config::value_error::ValueError;
 use crate::proto::Action;
+use crate::proto::identity::ROBOT;
 
 /// An access rule. The first rule that matches who, where from, repository and action decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,14 +270,17 @@ impl Rules<'_> {
         let htpasswd = root.section("auth").has("htpasswd");
         let judges: Vec<&str> =
             upstreams.iter().filter(forwards).map(|upstream| upstream.name.as_str()).collect();
-        if !htpasswd && judges.is_empty() {
+        let robots = root.section("auth").has("token");
+        if !htpasswd && judges.is_empty() && !robots {
             return self.warn_of_people(root);
         }
         let groups = root.section("auth").section("groups");
         let members = groups.names().flat_map(|name| groups.texts(name));
         let users = root.tables("access").into_iter().flat_map(|table| table.texts("users"));
         for item in users.chain(members) {
-            if let Some(why) = stranger(item.value(), htpasswd, &judges) {
+            if let Some(why) =
+                stranger(item.value(), htpasswd, &judges).filter(|_| !robots || !may_be_robot(item.value()))
+            {
                 root.context.warn(format!("{}: no user is called {:?}: {why}", item.place(), item.value()));
             }
         }
@@ -361,6 +365,12 @@ fn uncached<'a>(table: &Reader<'_>, upstreams: &'a [Upstream]) -> Vec<&'a str> {
         upstream.cache.is_none() && patterns.iter().any(is_for)
     };
     upstreams.iter().filter(concerned).map(|upstream| upstream.name.as_str()).collect()
+}
+
+/// Returns true if a robot may have such a name.
+fn may_be_robot(name: &str) -> bool {
+    let provider = name.split_once(':').map_or(name, |(provider, _)| provider);
+    name == "*" || name.starts_with(ROBOT) || provider.contains(['*', '?'])
 }
 
 fn forwards(upstream: &&Upstream) -> bool {

@@ -93,7 +93,8 @@ pub(super) fn forward<'a>(root: &Reader<'a>) -> Option<Reader<'a>> {
 /// Returns the key that lets users log in, if one is set.
 pub(super) fn login_key(root: &Reader<'_>) -> Option<&'static str> {
     let htpasswd = root.section("auth").has("htpasswd").then_some("auth.htpasswd");
-    htpasswd.or_else(|| forward(root).map(|_| "upstream.credentials.forward"))
+    let token = || root.section("auth").has("token").then_some("auth.token");
+    htpasswd.or_else(|| forward(root).map(|_| "upstream.credentials.forward")).or_else(token)
 }
 
 /// Reports upstreams among several that forward and that no host says a password is for.

@@ -7,11 +7,11 @@ use std::path::Path;
 use rustls::RootCertStore;
 
 use crate::config::context::Context;
-use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES};
+use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES, REVOKED_BYTES};
 use crate::config::private_folder;
 use crate::config::reference::{Located, Reference};
 use crate::proto::Htpasswd;
-use crate::x509::{Chain, Keys, PairError, pair};
+use crate::x509::{Chain, Keys, PairError, blocks, pair};
 
 /// Reports every file that cannot serve.
 pub(super) fn check(context: &Context) {
@@ -23,6 +23,8 @@ pub(super) fn check(context: &Context) {
 fn check_one(context: &Context, reference: &Reference) {
     let (file, result) = match reference {
         Reference::Htpasswd(file) => (file, check_htpasswd(context, &file.path)),
+        Reference::TokenKey(file) => (file, check_token_key(&file.path)),
+        Reference::Revoked(file) => (file, check_revoked(&file.path)),
         Reference::Ca(file) => (file, check_ca(&file.path)),
         Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
         Reference::Folder(folder) => (folder, check_folder(&folder.path)),
@@ -71,6 +73,28 @@ const DEFECTS: usize = 3;
 /// Adds the command that makes a missing file.
 fn with_command(path: &Path, why: Why, command: impl Fn() -> String) -> Why {
     if path.exists() { why } else { format!("{why}; {}", command()) }
+}
+
+/// Checks the token service's keys, if they are there yet: whether there is one to sign with.
+fn check_token_key(path: &Path) -> Result<(), Why> {
+    if !path.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    let blocks = blocks(&read(path, PEM_BYTES)?)?;
+    let signs = blocks.iter().any(|block| ["PRIVATE KEY", "EC PRIVATE KEY"].contains(&block.label.as_str()));
+    if signs {
+        Ok(())
+    } else {
+        Err("holds no private key of the curve P-256; remove it, and the gateway makes one".to_owned())
+    }
+}
+
+fn check_revoked(path: &Path) -> Result<(), Why> {
+    read(path, REVOKED_BYTES).map(drop).map_err(|why| {
+        with_command(path, why, || {
+            "make an empty file, and write to it the id of each token that is revoked".to_owned()
+        })
+    })
 }
 
 fn check_ca(path: &Path) -> Result<(), Why> {

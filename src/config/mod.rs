@@ -43,7 +43,7 @@ pub use access::AccessRule;
 pub(crate) use access::Group;
 pub(crate) use address::{Address, UnixSocket};
 pub(crate) use admin::{Admin, LocalAddress};
-pub(crate) use auth::Auth;
+pub(crate) use auth::{Auth, TokenService};
 pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCacheOptions};
 pub(crate) use cors::Cors;
 pub(crate) use credentials::{CredentialSource, Credentials, Login, UserCredentials};
@@ -134,6 +134,16 @@ impl Config {
     }
 }
 
+/// Reads a duration that is not zero, as the configuration has them. The error says what is wrong, without the text.
+///
+/// # Errors
+/// The end of a sentence about the text.
+pub(crate) fn parse_duration(written: &str) -> Result<std::time::Duration, String> {
+    duration::parse_positive(written).map_err(|wrong| match wrong {
+        value_error::ValueError::Value(why) | value_error::ValueError::Hidden(why) => why,
+    })
+}
+
 fn assemble(source: Option<&Source>, environment: &Environment, look: Look) -> Result<Config, ConfigErrors> {
     let Some(source) = source else {
         return build("", Context::new(None, PathBuf::new()), environment, look);
@@ -171,12 +181,12 @@ fn build(
 fn read(root: &Reader<'_>) -> Config {
     let server = server::read(&root.section("server"));
     let rules = access::read(root);
-    auth::check(root, &rules);
+    let auth = auth::read(root, &rules);
     let upstreams = upstream::read(root);
     Config {
         admin: admin::read(&root.section("admin"), &server),
         log: log::read(&root.section("log")),
-        auth: auth::read(&root.section("auth")),
+        auth,
         access: rules.or_default(root, &upstreams),
         cache: cache::read(root, upstreams.iter().any(|upstream| upstream.cache.is_some())),
         upstreams,

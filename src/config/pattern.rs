@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::config::value_error::ValueError;
 use crate::proto::RepositoryName;
+use crate::proto::identity::ROBOT;
 
 /// The users that a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +33,9 @@ impl UserPattern {
         if written.contains(['[', ']', '{', '}']) {
             return Err(ValueError::value("has brackets or braces; only * and ? stand for other characters"));
         }
-        if written.contains(':') && !written.starts_with(FORWARDED) {
-            let why = "is not available in this version; names from htpasswd contain no \":\", and those that an \
-                       upstream knows are \"forward/UPSTREAM:NAME\"";
+        if written.contains(':') && !written.starts_with(FORWARDED) && !written.starts_with(ROBOT) {
+            let why = "is not available in this version; names from htpasswd contain no \":\", those that an upstream \
+                       knows are \"forward/UPSTREAM:NAME\", and robots are \"robot:NAME\"";
             return Err(ValueError::value(why));
         }
         if written.is_empty() || written.trim() != written || written.contains(char::is_control) {

@@ -16,6 +16,9 @@ pub(super) struct Located {
 #[derive(Debug, Clone)]
 pub(super) enum Reference {
     Htpasswd(Located),
+    /// The token service's keys, which are made when they are missing.
+    TokenKey(Located),
+    Revoked(Located),
     Ca(Located),
     Pair {
         certificate: Located,
@@ -39,7 +42,12 @@ impl Reference {
         match self {
             Self::Ca(file) | Self::DockerConfig(file) => vec![file],
             Self::ClientPair { certificate, key } => vec![certificate, key],
-            Self::Htpasswd(_) | Self::Pair { .. } | Self::Folder(_) | Self::PrivateFolder(_) => Vec::new(),
+            Self::Htpasswd(_)
+            | Self::TokenKey(_)
+            | Self::Revoked(_)
+            | Self::Pair { .. }
+            | Self::Folder(_)
+            | Self::PrivateFolder(_) => Vec::new(),
         }
     }
 }

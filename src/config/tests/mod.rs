@@ -286,20 +286,22 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[auth]\nchallenge = 'bearer'\nrealm = 'Für uns'\n[auth.token]\nttl = '5m'\n[[auth.oidc]]\nname = 'x'\n[auth.client_certificate]\nuser = 'cn'",
+        "[auth]\nchallenge = 'digest'\nrealm = 'Für uns'\n[auth.token]\nttl = '59s'\nservice = ''\n[[auth.oidc]]\nname = 'x'\n[auth.client_certificate]\nuser = 'cn'",
         &[
-            r#"dockgate.toml:2: auth.challenge: "bearer" is not available in this version; write "basic""#,
+            r#"dockgate.toml:2: auth.challenge: "digest" is unknown; write "auto" or "basic" or "bearer""#,
             r#"dockgate.toml:3: auth.realm: "Für uns" is not printable ASCII; write for example "dockgate""#,
-            r#"dockgate.toml:4: auth.token: "token" is not available in this version; remove it"#,
-            r#"dockgate.toml:6: auth.oidc: "oidc" is not available in this version; remove it"#,
-            r#"dockgate.toml:8: auth.client_certificate: "client_certificate" is not available in this version; remove it"#,
+            r#"dockgate.toml:5: auth.token.ttl: "59s" is out of range; write at least "1m", which clients rely on, and at most "24h""#,
+            r#"dockgate.toml:6: auth.token.service: "" is not printable ASCII; write for example "dockgate""#,
+            r#"dockgate.toml:7: auth.oidc: "oidc" is not available in this version; remove it"#,
+            r#"dockgate.toml:9: auth.client_certificate: "client_certificate" is not available in this version; remove it"#,
         ],
     ),
     (
-        "[[access]]\nusers = ['anonymous']\nrepositories = ['**']\nactions = ['pull']",
+        "[server]\naddress = ':5000'\nplaintext = true\n[[access]]\nusers = ['anonymous']\nrepositories = ['**']\nactions = ['pull']",
         &[concat!(
-            r#"dockgate.toml:2: access[0].users[0]: "anonymous" beside auth.htpasswd needs the bearer challenge, which is "#,
-            "not available in this version; add `challenge = \"basic\"` to [auth]"
+            "dockgate.toml:8: auth.challenge: the bearer challenge tells clients the URL of the token service, and no name of ",
+            "this gateway is known; add `external_url = \"https://registry.example.com\"` to [server], or `challenge = ",
+            "\"basic\"` to [auth]"
         )],
     ),
     (
@@ -428,13 +430,23 @@ fn keys_of_later_versions_may_say_what_is_so_anyway() {
 }
 
 #[test]
-fn anonymous_pulls_need_the_basic_challenge_beside_passwords() {
+fn anonymous_pulls_beside_passwords_ask_for_tokens() {
     let rule = "[[access]]\nusers = ['anonymous']\nrepositories = ['**']\nactions = ['pull']\n";
-    assert!(read(&format!("[auth]\nchallenge = 'basic'\n{rule}{REST}")).is_ok());
+    let auth = |lines: &str| read(&format!("[auth]\n{lines}\n{rule}{REST}")).unwrap().auth;
+    assert!(!auth("challenge = 'basic'").bearer && auth("challenge = 'basic'").token.is_none());
+    for lines in ["challenge = 'auto'", "challenge = 'bearer'", ""] {
+        assert!(auth(lines).bearer, "{lines}");
+    }
+    let token = auth("").token.unwrap();
+    assert_eq!(
+        (token.issuer.as_str(), token.service.as_str(), token.ttl.as_secs()),
+        ("dockgate", "dockgate", 300)
+    );
+    assert!(token.key.ends_with("auth/token-key.pem") && token.revoked.is_none());
+    assert!(!read(REST).unwrap().auth.bearer, "no rule is for anonymous clients");
     let alone = format!("{rule}[[upstream]]\nname = 'docker.io'\n");
     let config = read(&alone).unwrap();
-    assert!(config.auth.htpasswd.is_none());
-    assert!(read(&format!("[auth]\nchallenge = 'auto'\n{rule}{REST}")).is_err());
+    assert!(config.auth.htpasswd.is_none() && !config.auth.bearer && config.auth.token.is_none());
 }
 
 #[test]
@@ -545,13 +557,13 @@ fn wrong_variables_are_named() {
         ("DOCKGATE_SERVER__ADDRESS__0", ":1"),
         ("DOCKGATE_UPSTREAM__3__URL", "https://a"),
         ("DOCKGATE_UPSTREAM__2__ULR", "https://a"),
-        ("DOCKGATE_AUTH__TOKEN__TTL", "5m"),
+        ("DOCKGATE_AUTH__TOKEN__TTL", "5d"),
         ("DOCKGATE_LOG__AUDIT_PULLS", "x"),
         ("DOCKGATE_LOG__ACCESS", "no"),
         ("DOCKGATE_WHAT", ""),
     ]);
     let expected = [
-        "environment: DOCKGATE_AUTH__TOKEN__TTL: \"token\" is not available in this version; remove it",
+        "environment: DOCKGATE_AUTH__TOKEN__TTL: \"5d\" is out of range; write at least \"1m\", which clients rely on, and at most \"24h\"",
         "environment: DOCKGATE_LOG__ACCESS: \"no\" is not a boolean; write true or false",
         "environment: DOCKGATE_LOG__AUDIT_PULLS: \"x\" is not a boolean; write true or false",
         "environment: DOCKGATE_SERVER__ADDRESS__0: unknown variable; the nearest is DOCKGATE_SERVER__ADDRESS",

@@ -302,8 +302,9 @@ fn forwarding_needs_rules_and_is_a_way_to_log_in() {
     assert_eq!(
         refusal(&format!("{anonymous}{forward}")),
         [concat!(
-            r#"dockgate.toml:2: access[0].users[0]: "anonymous" beside upstream.credentials.forward needs the bearer "#,
-            "challenge, which is not available in this version; add `challenge = \"basic\"` to [auth]"
+            r#"dockgate.toml:2: access[0].users[0]: "anonymous" beside upstream.credentials.forward asks for the bearer "#,
+            "challenge, but the upstream needs each client's own password with every request, which no token holds; ",
+            "add `challenge = \"basic\"` to [auth]"
         )]
     );
     assert!(read(&format!("auth.challenge = 'basic'\n{anonymous}{forward}")).is_ok());
