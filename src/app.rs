@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::admin::{AdminListener, AdminState};
 use crate::authn::htpasswd::LoadError;
-use crate::authn::{Authenticator, HtpasswdFile, Reload};
+use crate::authn::{AccessTokens, Authenticator, HtpasswdFile, OpenError, Reload, Reread};
 use crate::authz::Rules;
 use crate::body::Body;
 use crate::budget::plan::Plan;
@@ -49,6 +49,9 @@ pub enum StartError {
     /// The admin listener's htpasswd file can't be used.
     #[error("admin.htpasswd: {0}")]
     AdminHtpasswd(#[source] LoadError),
+    /// The token service's files can't be used.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// An upstream's TLS settings can't be used.
     #[error("upstream \"{name}\": {source}")]
     Upstream {
@@ -67,6 +70,11 @@ pub enum StartError {
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
+
+/// Files of the token service that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct TokensError(#[from] OpenError);
 
 /// A running gateway.
 pub struct App {
@@ -114,12 +122,15 @@ impl App {
         let certificates = config.server.tls.as_ref().map(Certificates::open).transpose()?.map(Arc::new);
         let authenticator = Authenticator::new(open_htpasswd(&config)?)?.forwarding(forwards(&config));
         let authenticator = Arc::new(authenticator);
+        let tokens = open_tokens(&config)?;
         let upstreams = upstreams(&config, &[], workers)?;
-        let shared =
-            SharedState::new(config.server.secret.as_ref(), Plan::held_bytes(&config.server).budget())?;
+        let secret = config.server.secret.clone();
+        let secret = secret.or_else(|| tokens.as_ref().and_then(|tokens| tokens.derived_secret()));
+        let shared = SharedState::new(secret.as_ref(), Plan::held_bytes(&config.server).budget())?;
         let cache = config.cache.as_ref().map(Cache::open);
         let upstream_caches = attach(upstream_caches(&config, &[], cache.as_ref()), &upstreams);
-        let settings = settings(&config, authenticator, upstreams, upstream_caches, certificates.as_deref());
+        let logins = Logins { authenticator, tokens };
+        let settings = settings(&config, logins, upstreams, upstream_caches, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, shared)));
         tokio::spawn(maintain(Arc::downgrade(&core)));
 
@@ -178,6 +189,9 @@ impl App {
             let authenticator = self.core.load().settings.authenticator.clone();
             let reload = tokio::task::spawn_blocking(move || authenticator.reload_if_changed()).await;
             self.note_htpasswd("htpasswd", reload.unwrap_or(Reload::Unchanged));
+            let tokens = self.core.load().settings.tokens.clone();
+            let read = tokio::task::spawn_blocking(move || tokens.map(|tokens| tokens.reload(false))).await;
+            self.note_tokens(read.ok().flatten().unwrap_or_default());
             if let Some(operators) = self.operators.clone() {
                 let reload = tokio::task::spawn_blocking(move || operators.reload_if_changed()).await;
                 self.note_htpasswd("admin.htpasswd", reload.unwrap_or(Reload::Unchanged));
@@ -201,6 +215,9 @@ impl App {
         }
         self.reload_certificates();
         self.note_htpasswd("htpasswd", self.core.load().settings.authenticator.reload());
+        if let Some(tokens) = &self.core.load().settings.tokens {
+            self.note_tokens(tokens.reload(true));
+        }
         if let Some(operators) = &self.operators {
             self.note_htpasswd("admin.htpasswd", operators.reload());
         }
@@ -272,6 +289,15 @@ impl App {
         }
     }
 
+    fn note_tokens(&self, read: Vec<Reread>) {
+        for (key, problem) in read {
+            if let Some(error) = &problem {
+                tracing::error!(key, %error, "cannot use the new file; what was read before stays in force");
+            }
+            self.state.note(key, problem);
+        }
+    }
+
     /// Reads the configuration again and applies rules and upstreams. Keys of sockets and threads need a restart; a warning
     /// names them.
     fn reload_config(&self) {
@@ -306,13 +332,18 @@ impl App {
             let authenticator = Authenticator::new(file).map_err(|error| error.to_string())?;
             Arc::new(authenticator.forwarding(forwards(&config)))
         };
+        let tokens = if config.auth.token == before.auth.token {
+            core.settings.tokens.clone()
+        } else {
+            open_tokens(&config).map_err(|error| error.to_string())?
+        };
+        let logins = Logins { authenticator, tokens };
         let upstreams =
             upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
         let upstream_caches =
             upstream_caches(&config, &core.settings.upstream_caches, self.cache(&config).as_ref());
         let upstream_caches = attach(upstream_caches, &upstreams);
-        let settings =
-            settings(&config, authenticator, upstreams, upstream_caches, self.certificates.as_deref());
+        let settings = settings(&config, logins, upstreams, upstream_caches, self.certificates.as_deref());
         tell_names(&config, &settings, &self.addresses);
         let mut shared = core.shared();
         if config.upstreams != before.upstreams {
@@ -411,16 +442,25 @@ fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
     }
 }
 
+/// The ways to log in.
+struct Logins {
+    authenticator: Arc<Authenticator>,
+    tokens: Option<Arc<AccessTokens>>,
+}
+
 fn settings(
     config: &Config,
-    authenticator: Arc<Authenticator>,
+    Logins { authenticator, tokens }: Logins,
     upstreams: Vec<Arc<Upstream>>,
     upstream_caches: Vec<Arc<UpstreamCache>>,
     certificates: Option<&Certificates>,
 ) -> Settings {
-    let logins = authenticator.has_logins();
+    let logins = authenticator.has_logins() || tokens.is_some();
     Settings {
         authenticator,
+        tokens,
+        bearer: config.auth.bearer,
+        external_url: config.server.external_url.as_ref().map(ToString::to_string),
         rules: Rules::new(config.access.clone(), logins),
         upstreams,
         upstream_caches,
@@ -487,6 +527,11 @@ fn open_htpasswd(config: &Config) -> Result<Option<HtpasswdFile>, LoadError> {
     let Some(path) = &config.auth.htpasswd else { return Ok(None) };
     // The lines that count for nothing are among the warnings of the configuration.
     Ok(Some(HtpasswdFile::open(path)?))
+}
+
+fn open_tokens(config: &Config) -> Result<Option<Arc<AccessTokens>>, TokensError> {
+    let tokens = config.auth.token.as_ref().map(AccessTokens::open).transpose()?;
+    Ok(tokens.map(Arc::new))
 }
 
 /// Returns the logins of the admin listener, if it needs one.

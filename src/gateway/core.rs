@@ -1,52 +1,27 @@
 //! The state by which requests are served.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::HeaderValue;
-
-use crate::authn::{Authenticator, UpstreamLogins};
+use crate::authn::UpstreamLogins;
 use crate::authz::Rules;
 use crate::budget::{Budget, Usage};
-use crate::cache::UpstreamCache;
-use crate::config::Cors;
+use crate::gateway::challenge::Challenges;
 use crate::gateway::handle::{SealError, Sealer};
-use crate::gateway::host::{KnownHosts, TrustedProxies};
 use crate::gateway::rewrite::Via;
 use crate::gateway::route::Routes;
+use crate::gateway::settings::Settings;
 use crate::gateway::upload_location::UploadDirectories;
-use crate::proto::{Challenge, Secret};
+use crate::proto::Secret;
 use crate::upstream;
-use crate::upstream::Upstream;
 
 /// The state by which requests are served. A reload creates a new one and swaps it in as a whole.
 pub(crate) struct Core {
     pub(super) rules: Rules,
     pub(super) routes: Routes,
-    /// The value of `WWW-Authenticate`.
-    pub(super) challenge: HeaderValue,
+    pub(super) challenges: Challenges,
     /// The settings it was made from.
     pub settings: Settings,
     pub(super) shared: SharedState,
-}
-
-/// The parts of a [`Core`] that come from the configuration.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub authenticator: Arc<Authenticator>,
-    pub rules: Rules,
-    pub upstreams: Vec<Arc<Upstream>>,
-    /// The caches of those upstreams that have one.
-    pub upstream_caches: Vec<Arc<UpstreamCache>>,
-    /// The hosts that are served.
-    pub hosts: KnownHosts,
-    pub proxies: TrustedProxies,
-    /// The web pages that may use the registry.
-    pub cors: Option<Cors>,
-    /// The realm of challenges.
-    pub realm: String,
-    /// How long a client may send no byte of a body.
-    pub stall_timeout: Duration,
 }
 
 /// The state that outlives a reload: the key of the handles that clients hold, the places to which they lead, the mark by which loops are known, and the
@@ -89,13 +64,10 @@ impl Core {
     /// Returns a core of `settings`, with the state of the one before it.
     pub(crate) fn new(settings: Settings, shared: SharedState) -> Self {
         settings.upstreams.iter().for_each(|upstream| upstream.set_held_bytes(shared.held_bytes.clone()));
-        let challenge = HeaderValue::try_from(Challenge::basic(&settings.realm).to_string());
-        // The renderer drops control characters; what is left is always a header's value.
-        let challenge = challenge.unwrap_or_else(|_| HeaderValue::from_static("Basic realm=\"dockgate\""));
         Self {
             rules: settings.rules.clone(),
             routes: Routes::new(&settings.upstreams, &settings.upstream_caches),
-            challenge,
+            challenges: Challenges::new(&settings),
             settings,
             shared,
         }

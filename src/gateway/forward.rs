@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::{Body, RequestBody};
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
-use crate::gateway::respond::{Problem, accesses, code_for};
+use crate::gateway::respond::{Problem, code_for};
 use crate::gateway::rewrite;
 use crate::meaning::{Meaning, UpstreamFailure};
 use crate::proto::identity::Identity;
@@ -74,7 +74,7 @@ impl AuthorizedRequest<'_> {
         }
         let name = RepositoryName::parse(self.locations.name()).ok();
         let asked = name.map(|name| self.operation.clone().with_repository(name));
-        Problem::Unauthorized(accesses(asked.as_ref().unwrap_or(&self.operation)))
+        Problem::unauthorized(Some(asked.as_ref().unwrap_or(&self.operation)), None)
     }
 }
 

@@ -100,13 +100,14 @@ impl KnownHosts {
     ) -> Result<RequestHost, HostError> {
         let said =
             if proxies.may_forward(peer) { Forwarding::read(&parts.headers) } else { Forwarding::default() };
-        let scheme_port = scheme_port(said.https.unwrap_or(peer.tls));
+        let https = said.https.unwrap_or(peer.tls);
+        let scheme_port = scheme_port(https);
         let named = named(parts, scheme_port)?;
         let Some(text) = said.host.as_deref().or(named) else {
-            return Ok(RequestHost { name: String::new(), port: scheme_port });
+            return Ok(RequestHost { name: String::new(), port: scheme_port, https });
         };
         let (name, port) = parse_host(text).ok_or(HostError::Malformed)?;
-        let host = RequestHost { name, port: port.or(said.port).unwrap_or(scheme_port) };
+        let host = RequestHost { name, port: port.or(said.port).unwrap_or(scheme_port), https };
         if self.is_empty() || self.contains(&host) {
             return Ok(host);
         }
@@ -168,6 +169,19 @@ pub(super) struct RequestHost {
     pub(super) name: String,
     /// The port that is written, else the scheme's own.
     pub(super) port: u16,
+    /// True if the client speaks TLS.
+    pub(super) https: bool,
+}
+
+impl RequestHost {
+    /// Returns the origin as the client knows it, `https://HOST:PORT` without the scheme's own port; none without a name.
+    pub(super) fn origin(&self) -> Option<String> {
+        let scheme = if self.https { "https" } else { "http" };
+        let name = if self.name.contains(':') { format!("[{}]", self.name) } else { self.name.clone() };
+        let port =
+            if self.port == scheme_port(self.https) { String::new() } else { format!(":{}", self.port) };
+        (!self.name.is_empty()).then(|| format!("{scheme}://{name}{port}"))
+    }
 }
 
 /// The proxies that may speak for a client.
@@ -342,13 +356,22 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_what_the_client_typed() {
+        let origin = |name: &str, port, https| RequestHost { name: name.to_owned(), port, https }.origin();
+        assert_eq!(origin("a.example", 443, true).as_deref(), Some("https://a.example"));
+        assert_eq!(origin("a.example", 443, false).as_deref(), Some("http://a.example:443"));
+        assert_eq!(origin("::1", 5000, false).as_deref(), Some("http://[::1]:5000"));
+        assert_eq!(origin("", 80, false), None);
+    }
+
+    #[test]
     fn http_1_0_needs_no_host() {
         let known = KnownHosts::new(["registry.example.com"]);
         let check = |hosts: &[&str]| {
             let request = request(Version::HTTP_10, "/v2/", hosts);
             known.host_of(&TrustedProxies::default(), peer("192.0.2.1"), &request)
         };
-        let unnamed = Ok(RequestHost { name: String::new(), port: 443 });
+        let unnamed = Ok(RequestHost { name: String::new(), port: 443, https: true });
         assert_eq!((check(&[]), check(&[""])), (unnamed.clone(), unnamed));
         assert_eq!(check(&["evil"]), Err(HostError::Misdirected("evil".to_owned())));
         assert_eq!(check(&["a", "a"]), Err(HostError::NotOne));

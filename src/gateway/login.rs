@@ -1,23 +1,143 @@
-//! Clients whose names and passwords an upstream judges.
+//! Who asks: by password, by token, by the judgement of an upstream.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header};
 
-use crate::authn::{Failure, Judgement, Undecided};
-use crate::authz::{Denied, Subject};
+use crate::authn::{AccessTokens, Failure, Judgement, Proof, ROBOT_PREFIX, Refusal, Undecided};
+use crate::authz::{Denied, Limits, Side, Subject};
 use crate::budget::Client;
+use crate::clock;
 use crate::gateway::core::Core;
+use crate::gateway::host::RequestHost;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
+use crate::gateway::upload_handle;
 use crate::proto::identity::{Forwarded, Identity};
-use crate::proto::{Action, Operation};
+use crate::proto::{Action, Authorization, BearerError, Operation, Secret};
 use crate::upstream;
 use crate::upstream::LoginAnswer;
 
+/// The sender of a request, before it has been authenticated.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    /// The host that the request is for.
+    pub(super) host: &'a RequestHost,
+    /// The address that it comes from.
+    pub(super) address: IpAddr,
+    /// The headers.
+    pub(super) headers: &'a HeaderMap,
+}
+
+/// A requester that has been authenticated.
+pub(super) struct Requester {
+    /// Its identity.
+    pub(super) identity: Identity,
+    /// What its token proves, if it has one.
+    pub(super) proof: Option<Arc<Proof>>,
+}
+
+impl Requester {
+    /// Returns the requester as rules see it, with what its access token grants.
+    pub(super) fn subject(self, address: IpAddr) -> Subject {
+        let subject = Subject::at(self.identity, address);
+        let Some(proof) = self.proof else { return subject };
+        let limits = proof.limits.as_deref().map(|limits| Arc::new(Limits::of(limits)));
+        Subject { groups: proof.groups.clone(), access: proof.access.clone(), limits, ..subject }
+    }
+}
+
+impl From<Identity> for Requester {
+    fn from(identity: Identity) -> Self {
+        Self { identity, proof: None }
+    }
+}
+
+/// Returns the value of the `Authorization` field, of which there must be one at most.
+pub(super) fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, Problem> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let field = fields.next().map(HeaderValue::as_bytes);
+    if fields.next().is_some() { Err(Problem::Malformed("two Authorization fields")) } else { Ok(field) }
+}
+
+/// Authenticates the sender of a request by the value of its `Authorization` field.
+pub(super) async fn authenticate(
+    core: &Core,
+    sender: Sender<'_>,
+    field: Option<&[u8]>,
+    operation: Option<&Operation>,
+) -> Result<Requester, Problem> {
+    let authenticator = &core.settings.authenticator;
+    // What the credentials are decides who judges them, before anything is checked.
+    if let (Some(tokens), Some(value)) = (&core.settings.tokens, field) {
+        match Authorization::parse(value) {
+            Ok(Authorization::Bearer(token)) => return by_token(core, tokens, &token, operation),
+            Ok(Authorization::Basic { password, .. }) if password.expose().starts_with(ROBOT_PREFIX) => {
+                return Box::pin(by_robot(core, tokens, &password, operation)).await;
+            }
+            _ => {}
+        }
+    }
+    if let Some(judge) = core.routes.judge(&sender.host.name, sender.host.port)
+        && let Some(client) = authenticator.for_upstream(field, &judge.name)
+    {
+        let login = log_in(core, judge, client, sender.address, sender.headers, operation);
+        return Box::pin(login).await.map(Requester::from);
+    }
+    let result = match authenticator.remembered(field) {
+        Some(result) => result,
+        None => Box::pin(authenticator.authenticate(field, sender.address)).await,
+    };
+    result.map(Requester::from).map_err(|failure| Problem::authentication(failure, operation))
+}
+
+/// Authenticates by an access token. One that died on the way is still good for an upload that its holder began.
+fn by_token(
+    core: &Core,
+    tokens: &AccessTokens,
+    token: &Secret,
+    operation: Option<&Operation>,
+) -> Result<Requester, Problem> {
+    let refusal = match tokens.verify(token, &core.settings.authenticator) {
+        Ok(proof) => return Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
+        Err(Refusal::Expired(Some(proof)))
+            if operation.is_some_and(|operation| {
+                upload_handle::goes_on(&core.shared.sealer, operation, &proof.identity)
+            }) =>
+        {
+            return Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) });
+        }
+        Err(refusal) => refusal,
+    };
+    match refusal {
+        // Every client meets it every few minutes.
+        Refusal::Expired(_) => tracing::debug!(reason = %refusal, "refused an access token"),
+        _ => tracing::info!(reason = %refusal, "refused an access token"),
+    }
+    Err(Problem::unauthorized(operation, Some(BearerError::InvalidToken)))
+}
+
+/// Authenticates by a robot's token, which is shown as a password. A wrong one is answered as late as a wrong password.
+async fn by_robot(
+    core: &Core,
+    tokens: &AccessTokens,
+    password: &Secret,
+    operation: Option<&Operation>,
+) -> Result<Requester, Problem> {
+    let arrived = clock::now();
+    match tokens.verify_robot(password) {
+        Ok(proof) => Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
+        Err(refusal) => {
+            tracing::info!(reason = %refusal, "refused a robot's token");
+            tokio::time::sleep_until((arrived + core.settings.authenticator.floor()).into()).await;
+            Err(Problem::unauthorized(operation, None))
+        }
+    }
+}
+
 /// Returns the identity of a client if the upstream of `judge` takes its name and password. `headers` are the client's.
-pub(super) async fn log_in(
+async fn log_in(
     core: &Core,
     judge: &Route,
     client: Arc<Forwarded>,
@@ -60,7 +180,7 @@ fn decide(answer: Result<LoginAnswer, upstream::Error>) -> Result<bool, Undecide
 pub(super) fn may_enter(identity: &Identity, upstream: &str) -> bool {
     match identity {
         Identity::Forwarded(client) => client.upstream() == upstream,
-        Identity::Anonymous | Identity::User(_) => true,
+        Identity::Anonymous | Identity::User(_) | Identity::Robot(_) => true,
     }
 }
 
@@ -77,7 +197,7 @@ pub(super) const ANY_ACTION: &[Action] = &[Action::Pull, Action::Push, Action::D
 
 /// Returns the denial of a client that another upstream knows.
 pub(super) fn stranger(operation: &Operation) -> Denied {
-    Denied { repository: operation.repository().cloned(), action: operation.action() }
+    Denied { repository: operation.repository().cloned(), action: operation.action(), by: Side::Rules }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
-use crate::authz::{Denied, Subject};
+use crate::authz::{Denied, Side, Subject};
 use crate::body::{Body, RequestBody};
 use crate::budget::Client;
 use crate::cache::CacheStatus;
@@ -20,13 +20,15 @@ use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
 use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
+use crate::gateway::login::Sender;
 use crate::gateway::record::{Logs, RequestRecord};
-use crate::gateway::respond::{Problem, accesses, log_failure};
+use crate::gateway::respond::{Problem, Unauthorized, log_failure};
 use crate::gateway::route::{Addressing, ResolvedRepository, Route, RouteError};
-use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, upload};
+use crate::gateway::token::TokenEndpoint;
+use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, token, upload};
 use crate::net::Peer;
 use crate::proto::identity::Identity;
-use crate::proto::{Action, Operation, RepositoryName, Target};
+use crate::proto::{Action, BearerError, Operation, RepositoryName, Scope, ScopeSet, Target, TargetError};
 use crate::telemetry::RequestId;
 use crate::watchdog::{Polled, noted};
 
@@ -60,7 +62,7 @@ impl Gateway {
             Err(problem) => {
                 record.set_problem(&problem);
                 problem.log(record.id.as_str());
-                problem.respond(&core.challenge)
+                problem.respond(core.challenges.basic())
             }
         };
         record.set_received(body.taken());
@@ -130,7 +132,7 @@ fn counted(core: &Core, client: Client, response: Response<Body>, id: &str) -> R
     }
     let problem = Problem::Spent(core.shared.held_bytes.spent());
     problem.log(id);
-    problem.respond(&core.challenge)
+    problem.respond(core.challenges.basic())
 }
 
 /// Reads for a little while what a client still sends after its answer is made, so that a client which sends first and
@@ -179,20 +181,44 @@ impl IncomingRequest<'_> {
         if let Some(answer) = cors::preflight(settings.cors.as_ref(), &self.parts.method, headers) {
             return Ok(answer);
         }
-        let target = Target::parse(self.parts.method.as_str(), uri.path(), uri.query());
+        if let Some(tokens) = &self.core.settings.tokens
+            && let Some(endpoint) = TokenEndpoint::parse(uri.path())
+        {
+            self.core.shared.via.check(headers)?;
+            let sender = Sender { host: &host, address: self.client, headers };
+            let request = token::Request { core: self.core, tokens, sender, parts: self.parts };
+            return Box::pin(request.answer(&endpoint, body, record)).await.map(Answer::from);
+        }
+        let served = self.serve(&host, body, record).await;
+        served.map_err(|problem| match problem {
+            Problem::Unauthorized(unauthorized) => self.challenged(&host, unauthorized),
+            problem => problem,
+        })
+    }
+
+    async fn serve(
+        &self,
+        host: &RequestHost,
+        body: &mut RequestBody,
+        record: &mut RequestRecord,
+    ) -> Result<Answer, Problem> {
+        let headers = &self.parts.headers;
+        let target = self.target();
         if let Ok(target) = &target {
             record.set_operation(&target.operation);
         }
         // Before authentication, which may ask an upstream: that could be this gateway.
         self.core.shared.via.check(headers)?;
         let operation = target.as_ref().ok().map(|target| &target.operation);
-        let identity = self.authenticate(&host, operation).await;
-        let identity = identity.inspect_err(|_| record.set_failed_login(headers))?;
-        record.set_identity(&identity);
+        let field = login::authorization(headers)?;
+        let sender = Sender { host, address: self.client, headers };
+        let requester = login::authenticate(self.core, sender, field, operation).await;
+        let requester = requester.inspect_err(|_| record.set_failed_login(headers))?;
+        record.set_identity(&requester.identity);
         let Target { prefix, ns, operation } = target.map_err(Problem::Target)?;
         let addressing =
             Addressing { host: &host.name, port: host.port, prefix: prefix.as_ref(), ns: ns.as_deref() };
-        let subject = Subject::at(identity, self.client);
+        let subject = requester.subject(self.client);
         let mut answer = match self.authorize(addressing, &subject, operation, record)? {
             Authorized::Registry(request) => serve_registry(&request).await?,
             Authorized::Repository(request) => serve_repository(&request, body).await?,
@@ -203,29 +229,41 @@ impl IncomingRequest<'_> {
         Ok(answer)
     }
 
-    async fn authenticate(
-        &self,
-        host: &RequestHost,
-        operation: Option<&Operation>,
-    ) -> Result<Identity, Problem> {
-        let mut fields = self.parts.headers.get_all(header::AUTHORIZATION).iter();
-        let field = fields.next().map(HeaderValue::as_bytes);
-        if fields.next().is_some() {
-            return Err(Problem::Malformed("two Authorization fields"));
-        }
-        let authenticator = &self.core.settings.authenticator;
-        if let Some(judge) = self.core.routes.judge(&host.name, host.port)
-            && let Some(client) = authenticator.for_upstream(field, &judge.name)
+    fn target(&self) -> Result<Target, TargetError> {
+        let Parts { method, uri, .. } = self.parts;
+        Target::parse(method.as_str(), uri.path(), uri.query())
+    }
+
+    /// Completes a refusal with the challenge that this request gets. Its scope is in the client's own names, but for a
+    /// request with `ns`: a client's name for a repository does not say there which upstream it thinks of.
+    fn challenged(&self, host: &RequestHost, mut unauthorized: Box<Unauthorized>) -> Problem {
+        let target = self.target().ok();
+        let addressing = |ns, prefix| Addressing { host: &host.name, port: host.port, prefix, ns };
+        let (prefix, ns) =
+            target.as_ref().map_or((None, None), |target| (target.prefix.as_ref(), target.ns.as_deref()));
+        let mut scopes = ScopeSet::default();
+        if let Some(operation) = target.as_ref().map(|target| &target.operation)
+            && let Some(action) = operation.action()
         {
-            let headers = &self.parts.headers;
-            let login = login::log_in(self.core, judge, client, self.client, headers, operation);
-            return Box::pin(login).await;
+            let name = operation.repository().map(|name| match ns {
+                Some(_) => self.canonical(addressing(ns, prefix), name),
+                None => name.clone(),
+            });
+            scopes.insert(Scope::repository(name.as_ref().map_or("", RepositoryName::as_str), action));
         }
-        let result = match authenticator.remembered(field) {
-            Some(result) => result,
-            None => Box::pin(authenticator.authenticate(field, self.client)).await,
-        };
-        result.map_err(|failure| Problem::authentication(failure, operation))
+        let prefix = prefix.filter(|_| ns.is_none());
+        let is_virtual = self.core.routes.is_virtual(&host.name, host.port);
+        unauthorized.challenge =
+            self.core.challenges.bearer(host, is_virtual, prefix, &scopes, unauthorized.error);
+        Problem::Unauthorized(unauthorized)
+    }
+
+    /// Returns a repository's canonical name; of one that no upstream has, the name by which rules would know it.
+    fn canonical(&self, addressing: Addressing<'_>, name: &RepositoryName) -> RepositoryName {
+        match self.core.routes.find(addressing, name, |_| false) {
+            Ok(found) => found.canonical,
+            Err(_) => unrouted_name(addressing, name).unwrap_or_else(|| name.clone()),
+        }
     }
 
     /// Asks the rules about a repository that no upstream has, as if one had it: a client that may not do this anywhere
@@ -243,7 +281,11 @@ impl IncomingRequest<'_> {
         if self.core.routes.iter().any(|route| !login::may_enter(&subject.identity, &route.name)) {
             return Err(login::stranger(&operation));
         }
-        self.core.rules.authorize(subject, &operation).map(drop)
+        match self.core.rules.authorize(subject, &operation) {
+            // No token can name it.
+            Ok(_) | Err(Denied { by: Side::Token, .. }) => Ok(()),
+            Err(denied) => Err(denied),
+        }
     }
 
     /// Finds the repository and asks the rules. An anonymous request that is not allowed is answered with a challenge
@@ -256,11 +298,15 @@ impl IncomingRequest<'_> {
         record: &mut RequestRecord,
     ) -> Result<Authorized<'a>, Problem> {
         let (core, headers, identity) = (self.core, &self.parts.headers, &subject.identity);
+        let narrow = || subject.access.is_some().then_some(BearerError::InsufficientScope);
         let login = || {
-            let asks = identity.is_anonymous() && core.settings.authenticator.has_logins();
-            asks.then(|| Problem::Unauthorized(accesses(&operation)))
+            let asks = identity.is_anonymous() && core.settings.has_logins();
+            asks.then(|| Problem::unauthorized(Some(&operation), narrow()))
         };
-        let denied = |denied: Denied| login().unwrap_or_else(|| denial(identity, &denied));
+        let denied = |denied: Denied| match denied.by {
+            Side::Token => Problem::unauthorized(Some(&operation), narrow()),
+            Side::Rules => login().unwrap_or_else(|| denial(identity, &denied)),
+        };
         let Some(name) = operation.repository() else {
             let permit = core.rules.authorize(subject, &operation).map_err(denied)?;
             let permit = permit.charged_to(Client::of(self.client));

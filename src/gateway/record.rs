@@ -52,6 +52,20 @@ impl RequestRecord {
         }
     }
 
+    /// Records what a request that is no operation on a registry asks for.
+    pub(super) fn set_label(&mut self, label: &'static str) {
+        if let Some(access) = &mut self.access {
+            access.operation = label;
+        }
+    }
+
+    /// Records the user name of a login by a form that failed.
+    pub(super) fn set_failed_name(&mut self, name: &str) {
+        if let Some(access) = &mut self.access {
+            access.failed_login = Some(name.to_owned());
+        }
+    }
+
     pub(super) fn set_host_error(&mut self, error: &HostError) {
         if let (Some(access), HostError::Misdirected(host)) = (&mut self.access, error) {
             access.misdirected = Some(host.clone());

@@ -16,7 +16,7 @@ use crate::gateway::handle::SealError;
 use crate::gateway::host::HostError;
 use crate::gateway::route::RouteError;
 use crate::meaning::{Meaning, UpstreamFailure, Words};
-use crate::proto::{Access, Action, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
+use crate::proto::{Access, Action, BearerError, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
 
 /// A request that is not answered with what it asked for.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub(super) enum Problem {
     Loop,
     /// A request outside the registry's grammar.
     Target(TargetError),
-    /// A login is needed. Holds the accesses that were asked for, in the client's own names.
-    Unauthorized(Vec<Access>),
+    /// A login is needed, or another token.
+    Unauthorized(Box<Unauthorized>),
     /// Too many logins failed.
     Throttled(Duration),
     /// The rules do not allow it. Holds the text that says what was missing.
@@ -65,10 +65,27 @@ pub(super) enum Problem {
     Seal(SealError),
 }
 
+/// A refusal for want of a login.
+#[derive(Debug, Default)]
+pub(super) struct Unauthorized {
+    /// The accesses that were asked for, in the client's own names.
+    pub(super) accesses: Vec<Access>,
+    /// What is wrong with the token that was shown.
+    pub(super) error: Option<BearerError>,
+    /// The value of `WWW-Authenticate`, where it is not the Basic challenge.
+    pub(super) challenge: Option<HeaderValue>,
+}
+
 impl Problem {
+    /// Returns the refusal of an operation for want of a login, or for what is wrong with the token.
+    pub(super) fn unauthorized(operation: Option<&Operation>, error: Option<BearerError>) -> Self {
+        let accesses = operation.map(accesses).unwrap_or_default();
+        Self::Unauthorized(Box::new(Unauthorized { accesses, error, challenge: None }))
+    }
+
     pub(super) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
         match failure {
-            Failure::Invalid => Self::Unauthorized(operation.map(accesses).unwrap_or_default()),
+            Failure::Invalid => Self::unauthorized(operation, None),
             Failure::Throttled { retry_after } => Self::Throttled(retry_after),
         }
     }
@@ -91,7 +108,7 @@ impl Problem {
         Self::Upstream { upstream: upstream.into(), failure, code: ErrorCode::Unavailable }
     }
 
-    /// Returns the response. `challenge` is the value of `WWW-Authenticate` in a 401.
+    /// Returns the response. `challenge` is the value of `WWW-Authenticate` in a 401 that has none of its own.
     pub(super) fn respond(&self, challenge: &HeaderValue) -> Response<Body> {
         let (status, body) = self.status_and_body();
         let mut response = Response::new(Body::full(body.render()));
@@ -106,7 +123,9 @@ impl Problem {
 
     fn header(&self, challenge: &HeaderValue) -> Option<(header::HeaderName, HeaderValue)> {
         match self {
-            Self::Unauthorized(_) => Some((header::WWW_AUTHENTICATE, challenge.clone())),
+            Self::Unauthorized(unauthorized) => {
+                Some((header::WWW_AUTHENTICATE, unauthorized.challenge.as_ref().unwrap_or(challenge).clone()))
+            }
             Self::Throttled(after) => Some((header::RETRY_AFTER, after.as_secs().max(1).into())),
             Self::RateLimited { wait, .. } => Some(later(*wait)),
             Self::Spent(spent) => Some(later(spent.retry_after)),
@@ -142,7 +161,9 @@ impl Problem {
                 let status = S::from_u16(error.status()).unwrap_or(S::NOT_FOUND);
                 (status, text(error.code(), error.to_string()))
             }
-            Self::Unauthorized(accesses) => (S::UNAUTHORIZED, ErrorBody::unauthorized(accesses.clone())),
+            Self::Unauthorized(unauthorized) => {
+                (S::UNAUTHORIZED, ErrorBody::unauthorized(unauthorized.accesses.clone()))
+            }
             Self::Throttled(_) => {
                 (S::TOO_MANY_REQUESTS, text(ErrorCode::TooManyRequests, "too many failed logins"))
             }
@@ -279,7 +300,7 @@ fn route(error: &RouteError) -> (StatusCode, ErrorBody) {
 
 /// Returns the accesses that an operation asks for, as the body of a 401 lists them. Writing is asked for together with
 /// reading, as distribution does.
-pub(super) fn accesses(operation: &Operation) -> Vec<Access> {
+fn accesses(operation: &Operation) -> Vec<Access> {
     let actions: &[Action] = match operation.action() {
         None => &[],
         Some(Action::Catalog) => return vec![Access::catalog()],

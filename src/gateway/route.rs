@@ -162,6 +162,11 @@ impl Routes {
         named.find(|route| sees(route)).map(Some).ok_or(RouteError::Unknown)
     }
 
+    /// Returns true if a host is one upstream's own.
+    pub(super) fn is_virtual(&self, host: &str, port: u16) -> bool {
+        self.by_host(host, port).is_some()
+    }
+
     /// Returns the route of a virtual host. One that is written with its port wins.
     fn by_host(&self, host: &str, port: u16) -> Option<&Route> {
         let at = |port| self.hosts.get(&(host.to_owned(), port));

@@ -3,14 +3,10 @@
 //! The upstream's location is sealed into the client's URL, together with the repository and the identity that it is for.
 //! Only the same identity, in the same repository, may go on with it, and only to where the upstream has uploads.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use http::{Method, Response, StatusCode, header};
-use serde::{Deserialize, Serialize};
 
 use crate::body::{Body, RequestBody};
 use crate::cache::Push;
-use crate::clock;
 use crate::config::limits;
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::forward::set;
@@ -19,6 +15,7 @@ use crate::gateway::login;
 use crate::gateway::manifest::{is_named, made};
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
+use crate::gateway::upload_handle::{Handle, now};
 use crate::gateway::write_guard::WriteGuard;
 use crate::meaning::Meaning;
 use crate::proto::upload::{MAX_SESSION_LENGTH, with_digest};
@@ -26,29 +23,8 @@ use crate::proto::{Digest, Operation, RepositoryName, UploadRange, UploadStart};
 use crate::upstream;
 use crate::upstream::{Purpose, RequiredScope};
 
-/// The lifetime of a handle. Registries forget an upload sooner.
-const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// The longest location of an upload at the upstream: with the digest behind it, it is still a URL that is dialled.
 const LONGEST_LOCATION: usize = limits::URL_BYTES - 256;
-
-/// The content of a handle.
-#[derive(Debug, Serialize, Deserialize)]
-struct Handle {
-    /// The upstream's name.
-    u: String,
-    /// The repository's canonical name.
-    r: String,
-    /// The name of the identity that began it.
-    i: String,
-    /// When it began, in seconds since 1970.
-    t: u64,
-    /// Path and query at the upstream, byte for byte; or the URL at another host that the upload has been sent to.
-    l: String,
-    /// The id of its copy in the cache, if it has one. Handles of earlier versions have no such field.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    c: Option<String>,
-}
 
 /// Begins an upload, or mounts a blob from another repository.
 ///
@@ -299,17 +275,10 @@ async fn send_own(
 /// Unseals a handle of this client, for this repository.
 fn unsealed(request: &AuthorizedRepository<'_>, session: &str) -> Result<Handle, Problem> {
     let AuthorizedRepository { request: AuthorizedRequest { core, permit, .. }, repository } = request;
-    let handle: Option<Handle> = core.shared.sealer.open(HandleKind::Upload, session);
-    let handle = handle.ok_or(Problem::UploadUnknown)?;
-    let same = handle.u == *repository.route.name
-        && handle.r == repository.canonical.as_str()
-        && handle.i == permit.identity().name();
-    let young = now().saturating_sub(handle.t) <= LIFETIME.as_secs();
-    if same && young { Ok(handle) } else { Err(Problem::UploadUnknown) }
-}
-
-fn now() -> u64 {
-    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    let handle =
+        Handle::open(&core.shared.sealer, session, permit.identity()).ok_or(Problem::UploadUnknown)?;
+    let same = handle.u == *repository.route.name && handle.r == repository.canonical.as_str();
+    if same { Ok(handle) } else { Err(Problem::UploadUnknown) }
 }
 
 fn without_location(mut response: Response<Body>) -> Response<Body> {
@@ -370,21 +339,4 @@ fn sealed(
         _ => StatusCode::ACCEPTED,
     };
     Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_handle_of_an_earlier_version_opens() {
-        let earlier = r#"{"u":"up","r":"a","i":"alice","t":1,"l":"/v2/a/blobs/uploads/1"}"#;
-        let handle: Handle = serde_json::from_str(earlier).unwrap();
-        assert_eq!((handle.l.as_str(), handle.c.as_ref()), ("/v2/a/blobs/uploads/1", None));
-        assert_eq!(
-            serde_json::to_string(&handle).unwrap(),
-            earlier,
-            "a handle without a copy must look as before"
-        );
-    }
 }

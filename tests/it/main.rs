@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
+mod access_tokens;
 mod admin;
 mod audit;
 mod budgets;
@@ -35,6 +36,7 @@ mod redirects;
 mod refusals;
 mod reload;
 mod resume;
+mod robots;
 mod routing;
 mod secrets;
 mod tokens;

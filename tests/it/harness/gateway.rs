@@ -29,6 +29,7 @@ pub(crate) struct Builder {
     log: Option<String>,
     /// With an audit log; true if it has pulls.
     audit: Option<bool>,
+    auth: String,
     rules: String,
     upstreams: String,
     cache: String,
@@ -67,6 +68,7 @@ impl Gateway {
             operators: Vec::new(),
             log: std::env::var(LOGGING).ok(),
             audit: None,
+            auth: "challenge = \"basic\"".to_owned(),
             rules: String::new(),
             upstreams: String::new(),
             cache: String::new(),
@@ -226,6 +228,12 @@ impl Builder {
         self
     }
 
+    /// The lines of `[auth]`, in place of those that ask for passwords.
+    pub(crate) fn auth(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.auth);
+        self
+    }
+
     pub(crate) fn admin_listener(self) -> Self {
         self.admin_at("127.0.0.1:0")
     }
@@ -336,7 +344,7 @@ impl Builder {
         let admin = self.admin.as_deref().unwrap_or_default();
         let operators = if self.operators.is_empty() { "" } else { "operators" };
         text += &format!("[admin]\naddress = \"{admin}\"\nhtpasswd = \"{operators}\"\n\n");
-        text += "[auth]\nchallenge = \"basic\"\n\n";
+        text += &format!("[auth]\n{}\n\n", self.auth);
         if !self.users.is_empty() {
             text += "[auth.htpasswd]\npath = \"htpasswd\"\n\n";
         }

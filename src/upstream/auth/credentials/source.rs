@@ -51,6 +51,7 @@ impl Credentials {
         match identity {
             Identity::Forwarded(client) if self.knows(client) => UpstreamIdentity::Client(client.clone()),
             Identity::User(name) => self.identify_user(Some(name.as_str())),
+            Identity::Robot(name) => self.identify_user(Some(name.as_str())),
             // A login for another upstream counts for nothing here.
             Identity::Anonymous | Identity::Forwarded(_) => self.identify_user(None),
         }
