@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::authz::{Explanation, Obstacle, Rules, Subject, Wish};
 use crate::config::{self, AccessRule, Config, ConfigErrors, Environment};
 use crate::gateway::{ImageResolver, Location};
-use crate::proto::identity::{Forwarded, Identity, UserName, UserNameError};
+use crate::proto::identity::{Forwarded, Identity, ROBOT, RobotName, UserName, UserNameError};
 use crate::proto::{Action, Secret};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::{RequiredScope, TlsSettingsError, Upstream};
@@ -21,7 +21,8 @@ use crate::upstream::{RequiredScope, TlsSettingsError, Upstream};
     Examples:\n  dockgate explain --user alice push team/app\n  \
     dockgate explain --user anonymous --from 10.1.2.3 pull docker.io/library/alpine")]
 pub(crate) struct ExplainArgs {
-    /// The user; "anonymous" is a client without a login, forward/UPSTREAM:NAME one that an upstream knows
+    /// The user; "anonymous" is a client without a login, forward/UPSTREAM:NAME one that an upstream knows,
+    /// robot:NAME a robot
     #[arg(long, value_name = "NAME")]
     user: String,
     /// A group that an identity provider says the user is in, besides those of [auth.groups]
@@ -179,12 +180,16 @@ fn subject(args: &ExplainArgs) -> Result<Subject, ExplainError> {
         (_, Some((upstream, name))) => {
             Identity::Forwarded(Forwarded::new(upstream, name.to_owned(), Secret::new("")).into())
         }
+        (name, None) if name.starts_with(ROBOT) => {
+            let robot = RobotName::new(&name[ROBOT.len()..]);
+            Identity::Robot(robot.map_err(|why| ExplainError::User { name: name.to_owned(), why })?)
+        }
         (name, None) => Identity::User(
             UserName::parse(name).map_err(|why| ExplainError::User { name: name.to_owned(), why })?,
         ),
     };
     let groups = args.group.iter().map(|group| group.as_str().into()).collect();
-    Ok(Subject { identity, address: args.from, groups })
+    Ok(Subject { address: args.from, groups, ..Subject::from(identity) })
 }
 
 fn locate(config: &Config, name: &str) -> Result<Location, ExplainError> {

@@ -21,6 +21,7 @@ mod plain_output;
 pub(crate) mod probe;
 pub(crate) mod secret;
 pub(crate) mod serve;
+pub(crate) mod token;
 pub(crate) mod user;
 
 /// An authenticating gateway in front of container registries
@@ -49,6 +50,7 @@ enum Command {
     Probe(probe::ProbeArgs),
     Explain(explain::ExplainArgs),
     Cache(cache::CacheArgs),
+    Token(token::TokenArgs),
     Secret(secret::SecretArgs),
     /// Commands of a later version, which are refused by name.
     #[command(external_subcommand)]
@@ -65,7 +67,7 @@ struct CheckArgs {
 }
 
 /// Commands that are named in the documentation and come with a later version.
-const LATER: [&str; 3] = ["token", "client-config", "completions"];
+const LATER: [&str; 2] = ["client-config", "completions"];
 
 /// Runs what the command line asks for. The answer is the exit code: 0 done, 1 it failed while running, 2 the command
 /// line or the configuration is wrong.
@@ -122,6 +124,10 @@ fn dispatch(cli: Cli) -> u8 {
             let terminal = terminal && environment.get("TERM") != Some("dumb");
             let done = cache::run(&args, &environment, terminal, &mut input, &mut output, &mut messages);
             done.unwrap_or_else(|error| fail(&error, error.exit_code()))
+        }
+        Command::Token(args) => {
+            let done = token::run(&args, &environment, &mut output, &mut messages);
+            done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
         Command::Secret(secret::SecretArgs {}) => {
             secret::run(&mut output).map_or_else(|error| fail(&error, 1), |()| 0)
