@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# The gateway's own token service: docker, containerd, podman, skopeo, buildah and crane pull anonymously beside others that
+# log in, push and mount, with a password and as a robot. Then docker-registry 2.8 and distribution 3, without a gateway
+# before them, take the gateway's tokens.
+source "$(dirname "$0")/lib.sh"
+source "$CLIENTS/upstreams.sh"
+
+need_crane
+need_distribution
+start_registry
+start_gateway
+make_image "$WORK/image" 8
+DIGEST=$(manifest_digest "$WORK/image")
+LOGIN=$USER_NAME:$PASSWORD
+TRUST=$(trust_dir)
+export SSL_CERT_FILE=$CA
+
+# All may pull from public, the user may do everything, the robot only push to ci.
+cat >>"$WORK/dockgate.toml" <<END
+
+[auth.token]
+service = "$SERVICE"
+issuer = "$ISSUER"
+
+[[access]]
+users = ["anonymous"]
+repositories = ["public/**"]
+actions = ["pull"]
+
+[[access]]
+users = ["$USER_NAME", "robot:ci"]
+repositories = ["**"]
+actions = ["*"]
+END
+stop "$GATEWAY"
+run_gateway
+"$DOCKGATE" token mint --config "$WORK/dockgate.toml" --user ci --access 'ci/**:pull,push' --ttl 1h >"$WORK/robot" 2>"$WORK/robot.said"
+ROBOT=$(cat "$WORK/robot")
+skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "$LOGIN" "oci:$WORK/image:1" "docker://$HOST/public/web:1"
+skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "$LOGIN" "oci:$WORK/image:1" "docker://$HOST/shop/web:1"
+start_dockerd
+start_containerd
+hosts_toml "$HOST" "https://$HOST" "https://$HOST"
+
+## Clients
+
+asks_for_tokens() {
+    has "^www-authenticate: Bearer realm=\"https://$HOST/token\",service=\"$SERVICE\"" \
+        "$(curl -sS --cacert "$CA" -D - -o /dev/null "https://$HOST/v2/" | tr -d '\r' | sed 's/^W/w/; s/-A/-a/')"
+}
+
+docker_pulls_what_is_public() {
+    docker pull "$HOST/public/web:1"
+    : >"$WORK/dockerd.log"
+    refused '' docker pull "$HOST/shop/web:1"
+    grep -qE 'unauthorized|authentication required|denied' "$WORK/dockerd.log"
+}
+
+docker_pushes_and_mounts() {
+    docker login --username "$USER_NAME" --password-stdin "$HOST" <<<"$PASSWORD"
+    docker pull "$HOST/shop/web:1"
+    docker tag "$HOST/shop/web:1" "$HOST/shop/docker:1"
+    says 'digest: sha256' docker push "$HOST/shop/docker:1"
+    docker tag "$HOST/shop/web:1" "$HOST/shop/mounted:1"
+    says 'Mounted from|Layer already exists' docker push "$HOST/shop/mounted:1"
+    docker logout "$HOST"
+}
+
+docker_is_a_robot() {
+    docker login --username robot --password-stdin "$HOST" <"$WORK/robot"
+    docker tag "$HOST/shop/docker:1" "$HOST/ci/docker:1"
+    says 'digest: sha256' docker push "$HOST/ci/docker:1"
+    docker tag "$HOST/shop/docker:1" "$HOST/shop/robot:1"
+    refused 'denied|unauthorized' docker push "$HOST/shop/robot:1"
+    docker logout "$HOST"
+}
+
+containerd_pulls_and_pushes() {
+    tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" "$HOST/public/web:1"
+    refused 'unauthorized|insufficient_scope|authorization failed|401' \
+        tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" "$HOST/shop/web:1"
+    tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" --user "$LOGIN" "$HOST/shop/web:1"
+    tr_ images tag "$HOST/shop/web:1" "$HOST/shop/containerd:1"
+    tr_ images push --hosts-dir "$WORK/hosts" --user "$LOGIN" "$HOST/shop/containerd:1"
+}
+
+podman_pulls_and_pushes() {
+    pod pull --quiet --cert-dir "$TRUST" "$HOST/public/web:1"
+    refused 'unauthorized|authentication required|denied|insufficient_scope' pod pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
+    refused 'invalid username/password|unauthorized' pod login --cert-dir "$TRUST" -u "$USER_NAME" --password-stdin "$HOST" <<<wrong
+    pod login --cert-dir "$TRUST" -u "$USER_NAME" --password-stdin "$HOST" <<<"$PASSWORD"
+    pod pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
+    pod push --quiet --cert-dir "$TRUST" "$HOST/shop/web:1" "$HOST/shop/podman:1"
+    pod logout "$HOST"
+}
+
+skopeo_copies_and_deletes() {
+    says "$DIGEST" skopeo inspect --cert-dir "$TRUST" "docker://$HOST/public/web:1"
+    refused 'unauthorized|authentication required|denied|insufficient_scope' skopeo inspect --cert-dir "$TRUST" "docker://$HOST/shop/web:1"
+    skopeo copy --quiet --src-cert-dir "$TRUST" --dest-cert-dir "$TRUST" --src-creds "$LOGIN" --dest-creds "$LOGIN" \
+        "docker://$HOST/shop/web:1" "docker://$HOST/shop/skopeo:1"
+    skopeo delete --cert-dir "$TRUST" --creds "$LOGIN" "docker://$HOST/shop/skopeo:1"
+    skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "any:$ROBOT" "oci:$WORK/image:1" "docker://$HOST/ci/skopeo:1"
+    refused 'denied|unauthorized' \
+        skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "any:$ROBOT" "oci:$WORK/image:1" "docker://$HOST/shop/robot:1"
+}
+
+crane_pulls_copies_and_lists() {
+    same "$DIGEST" "$(crane digest "$HOST/public/web:1")"
+    refused 'UNAUTHORIZED|401' crane digest "$HOST/shop/web:1"
+    crane auth login "$HOST" --username "$USER_NAME" --password-stdin <<<"$PASSWORD"
+    same "$DIGEST" "$(crane digest "$HOST/shop/web:1")"
+    crane copy "$HOST/shop/web:1" "$HOST/shop/crane:1"
+    crane catalog "$HOST" | grep -qx shop/crane
+    crane auth logout "$HOST"
+}
+
+# revoke: in the script's own shell.
+revoke() {
+    sed -nE 's/^robot:ci, id ([^,]+),.*/\1/p' "$WORK/robot.said" >"$WORK/revoked"
+    sed -i "s|^issuer = .*|&\nrevoked = \"revoked\"|" "$WORK/dockgate.toml"
+    kill -HUP "$GATEWAY"
+}
+
+robot_status() { curl -sS --cacert "$CA" -o /dev/null -w '%{http_code}' -u "any:$ROBOT" "https://$HOST/v2/"; }
+robot_gets() { [ "$(robot_status)" = "$1" ]; }
+
+check "the challenge names the token service" asks_for_tokens
+check "docker pulls public images alone without a login" docker_pulls_what_is_public
+check "docker logs in, pushes and mounts" docker_pushes_and_mounts
+check "docker logs in as a robot, which does what it was minted for" docker_is_a_robot
+check "containerd pulls without a login, and pushes with one" containerd_pulls_and_pushes
+check "podman pulls without a login, and pushes with one" podman_pulls_and_pushes
+check "skopeo inspects without a login, copies and deletes with one" skopeo_copies_and_deletes
+check "crane pulls without a login, and copies with one" crane_pulls_copies_and_lists
+check "a robot is somebody" same 200 "$(robot_status)"
+revoke
+check "a robot that is revoked is nobody" within 10 robot_gets 401
+check "the key is its owner's alone" same 600 "$(stat -c %a "$WORK/auth/token-key.pem")"
+
+## Registries that take the gateway's tokens
+
+openssl x509 -in "$WORK/auth/token-key.pem" -out "$WORK/token.crt"
+curl -sS --cacert "$CA" "https://$HOST/.well-known/jwks.json" >"$WORK/jwks.json"
+
+# backend PROGRAM KEYS NAME: a registry on BACKEND that takes the tokens, by the certificate or by the key set.
+backend() {
+    BACKEND=127.0.0.1:$(free_port)
+    cat >"$WORK/$3.yml" <<END
+version: 0.1
+log: {level: info}
+storage: {filesystem: {rootdirectory: "$WORK/$3.data"}, delete: {enabled: true}}
+http: {addr: "$BACKEND"}
+auth:
+  token: {realm: "https://$HOST/token", service: $SERVICE, issuer: $ISSUER, $2}
+END
+    OTEL_TRACES_EXPORTER=none start "$3" env -u REGISTRY_AUTH_FILE "$1" serve "$WORK/$3.yml"
+    started "$STARTED" 10 backend_answers
+}
+
+backend_answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://$BACKEND/v2/")" = 401 ]; }
+
+backend_status() { # SCOPE PATH [LOGIN]
+    local token
+    token=$(curl -sS --cacert "$CA" ${3:+-u "$3"} "https://$HOST/token?service=$SERVICE&scope=$1" | jq -r .token)
+    curl -sS -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $token" "http://$BACKEND$2"
+}
+
+takes_our_tokens() {
+    crane auth login "$BACKEND" --insecure --username "$USER_NAME" --password-stdin <<<"$PASSWORD"
+    crane push --insecure "$WORK/image" "$BACKEND/public/web:1"
+    crane auth logout "$BACKEND"
+    same 200 "$(backend_status repository:public/web:pull /v2/public/web/tags/list)"
+    same 200 "$(backend_status repository:shop/web:pull /v2/ "$LOGIN")"
+    same 401 "$(backend_status repository:shop/web:pull /v2/shop/web/tags/list)"
+    same 200 "$(backend_status repository:public/web:pull /v2/public/web/tags/list "$LOGIN")"
+    same 401 "$(backend_status repository:public/web:pull /v2/other/web/tags/list "$LOGIN")"
+}
+
+backend docker-registry "rootcertbundle: \"$WORK/token.crt\"" registry28
+check "docker-registry 2.8 takes the tokens by the certificate" takes_our_tokens
+backend "$TOOLS/bin/registry" "rootcertbundle: \"$WORK/token.crt\"" distribution3
+check "distribution 3 takes the tokens by the certificate" takes_our_tokens
+backend "$TOOLS/bin/registry" "jwks: \"$WORK/jwks.json\"" distribution3keys
+check "distribution 3 takes the tokens by the key set" takes_our_tokens
+
+done_checking
