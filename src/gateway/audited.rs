@@ -25,6 +25,8 @@ pub(super) struct AuditedRequest {
     pub(super) upstream: Option<Arc<str>>,
     /// The cache's result.
     pub(super) cache: Option<&'static str>,
+    /// The id of the token that was issued, and what it grants.
+    pub(super) minted: Option<(String, String)>,
     refusal: Option<(AuditKind, Option<String>)>,
     /// Bytes that came with the request.
     pub(super) received: u64,
@@ -41,6 +43,7 @@ impl AuditedRequest {
             repository: None,
             upstream: None,
             cache: None,
+            minted: None,
             refusal: None,
             received: 0,
         }
@@ -52,7 +55,10 @@ impl AuditedRequest {
             Problem::Denied(reason) => Some((AuditKind::Denied, Some(reason.clone()))),
             Problem::Throttled(_) => Some((AuditKind::LoginThrottled, None)),
             // One that shows no credentials is told to, which is how every login begins.
-            Problem::Unauthorized(_) if self.user.is_none() => Some((AuditKind::LoginFailed, None)),
+            // So does one whose token has expired: clients meet that every few minutes.
+            Problem::Unauthorized(refused) if self.user.is_none() && !refused.expired => {
+                Some((AuditKind::LoginFailed, refused.reason.clone()))
+            }
             _ => None,
         };
     }
@@ -77,6 +83,8 @@ impl AuditedRequest {
             size: self.size(),
             upstream: self.upstream.as_deref(),
             cache: self.cache,
+            token: self.minted.as_ref().map(|(id, _)| id.as_str()),
+            scope: self.minted.as_ref().map(|(_, scope)| scope.as_str()),
             reason: self.refusal.as_ref().and_then(|(_, reason)| reason.as_deref()),
             status: response.status().as_u16(),
         });
@@ -85,6 +93,9 @@ impl AuditedRequest {
     fn kind(&self, status: StatusCode) -> Option<AuditKind> {
         if let Some((kind, _)) = &self.refusal {
             return Some(*kind);
+        }
+        if self.minted.is_some() {
+            return Some(AuditKind::TokenMinted);
         }
         match self.operation.as_ref()? {
             Operation::GetManifest { head: false, .. } if status == StatusCode::OK => Some(AuditKind::Pull),

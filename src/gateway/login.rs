@@ -99,23 +99,17 @@ fn by_token(
     token: &Secret,
     operation: Option<&Operation>,
 ) -> Result<Requester, Problem> {
-    let refusal = match tokens.verify(token, &core.settings.authenticator) {
-        Ok(proof) => return Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
+    match tokens.verify(token, &core.settings.authenticator) {
+        Ok(proof) => Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
         Err(Refusal::Expired(Some(proof)))
             if operation.is_some_and(|operation| {
                 upload_handle::goes_on(&core.shared.sealer, operation, &proof.identity)
             }) =>
         {
-            return Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) });
+            Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) })
         }
-        Err(refusal) => refusal,
-    };
-    match refusal {
-        // Every client meets it every few minutes.
-        Refusal::Expired(_) => tracing::debug!(reason = %refusal, "refused an access token"),
-        _ => tracing::info!(reason = %refusal, "refused an access token"),
+        Err(refusal) => Err(Problem::refused_token(operation, Some(BearerError::InvalidToken), &refusal)),
     }
-    Err(Problem::unauthorized(operation, Some(BearerError::InvalidToken)))
 }
 
 /// Authenticates by a robot's token, which is shown as a password. A wrong one is answered as late as a wrong password.
@@ -129,9 +123,8 @@ async fn by_robot(
     match tokens.verify_robot(password) {
         Ok(proof) => Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
         Err(refusal) => {
-            tracing::info!(reason = %refusal, "refused a robot's token");
             tokio::time::sleep_until((arrived + core.settings.authenticator.floor()).into()).await;
-            Err(Problem::unauthorized(operation, None))
+            Err(Problem::refused_token(operation, None, &refusal))
         }
     }
 }

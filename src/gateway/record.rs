@@ -61,8 +61,18 @@ impl RequestRecord {
 
     /// Records the user name of a login by a form that failed.
     pub(super) fn set_failed_name(&mut self, name: &str) {
+        if let Some(audit) = &mut self.audit {
+            audit.failed_login = Some(shortened(name).to_owned());
+        }
         if let Some(access) = &mut self.access {
             access.failed_login = Some(name.to_owned());
+        }
+    }
+
+    /// Records the id of a token that was issued, and what it grants.
+    pub(super) fn set_minted(&mut self, id: &str, scope: &str) {
+        if let Some(audit) = &mut self.audit {
+            audit.minted = Some((id.to_owned(), scope.to_owned()));
         }
     }
 

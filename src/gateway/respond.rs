@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::authn::Failure;
+use crate::authn::{Failure, Refusal};
 use crate::body::Body;
 use crate::budget::Spent;
 use crate::config::limits;
@@ -72,6 +72,10 @@ pub(super) struct Unauthorized {
     pub(super) accesses: Vec<Access>,
     /// What is wrong with the token that was shown.
     pub(super) error: Option<BearerError>,
+    /// The reason why the token or the robot does not count, which the client is not told.
+    pub(super) reason: Option<String>,
+    /// True if the token was good once.
+    pub(super) expired: bool,
     /// The value of `WWW-Authenticate`, where it is not the Basic challenge.
     pub(super) challenge: Option<HeaderValue>,
 }
@@ -80,7 +84,18 @@ impl Problem {
     /// Returns the refusal of an operation for want of a login, or for what is wrong with the token.
     pub(super) fn unauthorized(operation: Option<&Operation>, error: Option<BearerError>) -> Self {
         let accesses = operation.map(accesses).unwrap_or_default();
-        Self::Unauthorized(Box::new(Unauthorized { accesses, error, challenge: None }))
+        Self::Unauthorized(Box::new(Unauthorized { accesses, error, ..Unauthorized::default() }))
+    }
+
+    /// Returns the refusal of a token, or of a robot's, for the reason `refusal`.
+    pub(super) fn refused_token(
+        operation: Option<&Operation>,
+        error: Option<BearerError>,
+        refusal: &Refusal,
+    ) -> Self {
+        let accesses = operation.map(accesses).unwrap_or_default();
+        let (reason, expired) = (Some(refusal.to_string()), matches!(refusal, Refusal::Expired(_)));
+        Self::Unauthorized(Box::new(Unauthorized { accesses, error, reason, expired, challenge: None }))
     }
 
     pub(super) fn authentication(failure: Failure, operation: Option<&Operation>) -> Self {
@@ -238,6 +253,10 @@ impl Problem {
             }
             Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
             Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),
+            Self::Unauthorized(refused) if refused.reason.is_some() && !refused.expired => {
+                let reason = refused.reason.as_deref();
+                tracing::info!(request_id, reason, "refused a token");
+            }
             _ => tracing::debug!(request_id, problem = ?self, "refused"),
         }
     }

@@ -94,10 +94,10 @@ impl Request<'_> {
         let field = login::authorization(self.sender.headers)?;
         let requester = self.authenticate(field).await;
         let requester = requester.inspect_err(|_| record.set_failed_login(self.sender.headers))?;
-        record.set_identity(&requester.identity);
+        self.admit(&requester, record)?;
         let asked =
             TokenRequest::parse(self.parts.uri.query().unwrap_or_default()).map_err(Problem::Target)?;
-        let (answer, _) = self.issue(requester, prefix, &asked.scopes)?;
+        let (answer, _) = self.issue(requester, prefix, &asked.scopes, record)?;
         Ok(json_response(&answer, NOT_STORED))
     }
 
@@ -125,9 +125,9 @@ impl Request<'_> {
             self.authenticate(field.as_ref().map(|field| field.expose().as_bytes())).await
         };
         let requester = requester.inspect_err(|_| record.set_failed_name(&username))?;
-        record.set_identity(&requester.identity);
-        let (mut answer, granted) = self.issue(requester, prefix, &asked.scopes)?;
-        answer["scope"] = granted.to_string().into();
+        self.admit(&requester, record)?;
+        let (mut answer, granted) = self.issue(requester, prefix, &asked.scopes, record)?;
+        answer["scope"] = granted.into();
         Ok(json_response(&answer, NOT_STORED))
     }
 
@@ -149,14 +149,19 @@ impl Request<'_> {
         if field.is_some_and(|value| matches!(Authorization::parse(value), Ok(Authorization::Bearer(_)))) {
             return Err(Problem::unauthorized(None, None));
         }
-        let requester = login::authenticate(self.core, self.sender, field, None).await?;
+        login::authenticate(self.core, self.sender, field, None).await
+    }
+
+    /// Refuses a requester that can have no token.
+    fn admit(&self, requester: &Requester, record: &mut RequestRecord) -> Result<(), Problem> {
+        record.set_identity(&requester.identity);
         match &requester.identity {
             Identity::Anonymous if !self.core.rules.know_anonymous() => {
                 Err(Problem::unauthorized(None, None))
             }
             // Its upstream needs its password with every request.
             Identity::Forwarded(_) => Err(Problem::Target(TargetError::NotFound)),
-            _ => Ok(requester),
+            _ => Ok(()),
         }
     }
 
@@ -166,7 +171,8 @@ impl Request<'_> {
         requester: Requester,
         prefix: Option<&RepositoryName>,
         asked: &ScopeSet,
-    ) -> Result<(Value, ScopeSet), Problem> {
+        record: &mut RequestRecord,
+    ) -> Result<(Value, String), Problem> {
         let (identity, robot) = (requester.identity.clone(), requester.proof.clone());
         let subject = requester.subject(self.sender.address);
         let (mut access, mut granted) = (Vec::new(), ScopeSet::default());
@@ -180,7 +186,9 @@ impl Request<'_> {
         }
         let holder = Holder { identity: &identity, robot: robot.as_deref() };
         let issued = self.tokens.issue(&holder, &self.core.settings.authenticator, access);
-        Ok((answer(&issued.ok_or(Problem::Seal(SealError))?)?, granted))
+        let (issued, granted) = (issued.ok_or(Problem::Seal(SealError))?, granted.to_string());
+        record.set_minted(&issued.id, &granted);
+        Ok((answer(&issued)?, granted))
     }
 
     /// Returns what the rules grant of one scope. A scope that names nothing here is granted nothing: clients ask for what

@@ -70,6 +70,8 @@ pub(crate) enum AuditKind {
     Delete,
     /// A manifest that was sent to a client.
     Pull,
+    /// An access token that was issued.
+    TokenMinted,
 }
 
 /// An event, as its line has it.
@@ -108,7 +110,13 @@ pub(crate) struct AuditEvent<'a> {
     /// The cache's result: the word of `X-Cache`, in lower case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cache: Option<&'static str>,
-    /// The reason of a denial, as the client was told.
+    /// The id of the token that was issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<&'a str>,
+    /// What that token grants, in the client's own names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<&'a str>,
+    /// The reason of a denial, as the client was told, or of the refusal of a token, which it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'a str>,
     /// The status of the answer.
@@ -301,6 +309,8 @@ mod tests {
             size: Some(7),
             upstream: None,
             cache: None,
+            token: None,
+            scope: None,
             reason: None,
             status: 201,
         }

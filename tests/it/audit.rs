@@ -127,3 +127,26 @@ async fn a_rotated_audit_log_goes_on_in_a_new_file() {
     fail().await.is(401);
     events(&gateway, 1).await;
 }
+
+#[tokio::test]
+async fn tokens_are_audited_by_their_id_and_scope() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().auth("challenge = \"bearer\"").user("alice", "t0psecret").audit(false);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    gateway.get("/token").await.is(401);
+    let answer = gateway.ask(alice(Request::get("/token?scope=repository:a:pull"))).await.is(200);
+    let token = answer.json()["token"].as_str().expect("a token").to_owned();
+    let form = "grant_type=password&username=mallory&password=gue55";
+    gateway.ask(Request::post("/token").body(form)).await.is(401);
+    let bad = format!("Bearer {}", token.replacen('.', ".x", 1));
+    gateway.ask(Request::get("/v2/").header("Authorization", bad)).await.is(401);
+    let events = events(&gateway, 3).await;
+    assert_eq!((field(&events[0], "event"), field(&events[0], "user")), ("token_minted", "alice"));
+    assert_eq!(field(&events[0], "scope"), "repository:a:pull");
+    assert_eq!((field(&events[1], "event"), field(&events[1], "failed_login")), ("login_failed", "mallory"));
+    assert_eq!(field(&events[2], "reason"), "its signature is wrong");
+    let signature = token.rsplit('.').next().expect("a signature");
+    for secret in ["gue55", "t0psecret", signature] {
+        assert!(!text(&gateway).contains(secret), "{secret} was written");
+    }
+}
