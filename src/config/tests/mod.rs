@@ -323,7 +323,7 @@ const WRONG: &[(&str, &[&str])] = &[
         &[
             "dockgate.toml:1: access[0].repositories: a rule without repositories matches nothing; add `repositories = [\"team/**\"]` to [[access]]",
             r#"dockgate.toml:2: access[0].users[0]: "a[bc]" has brackets or braces; only * and ? stand for other characters"#,
-            r#"dockgate.toml:2: access[0].users[1]: "repo:acme/*" is not available in this version; names from htpasswd contain no ":", and those that an upstream knows are "forward/UPSTREAM:NAME""#,
+            r#"dockgate.toml:2: access[0].users[1]: "repo:acme/*" is not available in this version; names from htpasswd contain no ":", those that an upstream knows are "forward/UPSTREAM:NAME", and robots are "robot:NAME""#,
         ],
     ),
     (
