@@ -450,6 +450,18 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_value_may_end_like_a_parameter() {
+        for line in [
+            r#"Bearer error="a,realm=",realm="https://a/t""#,
+            r#"Bearer realm="https://a/t",error="a,realm=""#,
+            r#"Bearer error="a, realm=" ; realm="https://a/t""#,
+        ] {
+            assert_eq!(one(line).param("realm"), Some("https://a/t"), "{line}");
+            assert!(!parse(line.as_bytes()).is_partial(), "{line}");
+        }
+    }
+
+    #[test]
     fn no_prefix_of_a_line_invents_a_challenge() {
         let line = br#"Basic realm="a \"b\"", charset="UTF-8", Bearer realm="https://x/t",service=y, Negotiate YWJj=="#;
         let whole = parse(line).challenges;

@@ -146,8 +146,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a `quoted-string`. One that ends with `,KEY=` of another parameter was not closed: its end is that one's
-    /// beginning.
+    /// Reads a `quoted-string`. One that ends with `,KEY=` of another parameter, and a value right behind it, was not closed: its
+    /// end is that one's beginning.
     fn lenient_quoted(&mut self, keys: &[&str]) -> Result<(String, bool), Stop> {
         self.position += 1;
         let (start, mut bytes) = (self.position, Vec::new());
@@ -166,7 +166,8 @@ impl<'a> Scanner<'a> {
         };
         let comma = bytes.iter().rposition(|&byte| byte == b',');
         let rest = comma.map(|at| bytes[at + 1..].trim_ascii_start()).unwrap_or_default();
-        let swallowed = keys.iter().any(|key| rest.len() == key.len() + 1 && is_key(rest, key));
+        let goes_on = !matches!(self.peek(), None | Some(b' ' | b'\t' | b',' | b';'));
+        let swallowed = goes_on && keys.iter().any(|key| rest.len() == key.len() + 1 && is_key(rest, key));
         let raw = &self.text[start..self.position - usize::from(closed)];
         if swallowed && let Some(raw_comma) = raw.iter().rposition(|&byte| byte == b',') {
             bytes.truncate(comma.unwrap_or_default());
