@@ -1,28 +1,23 @@
-//! The task of a fill: asks the upstream, reads, and hands on.
+//! The task of a fill: reads what the upstream sends, and hands it on.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
-use parking_lot::Mutex;
 
-use crate::body::{Body, BodyError};
-use crate::budget::Client;
-use crate::cache::blobs::fill::answer::{exactly, extent};
+use crate::body::Body;
 use crate::cache::blobs::fill::fills::Fills;
+use crate::cache::blobs::fill::opening::{Flow, Item, Opener, Ranges, Stopped};
 use crate::cache::blobs::fill::ring::Ring;
 use crate::cache::blobs::fill::state::{Demand, End, Fill, Head, Key};
 use crate::cache::blobs::fill::subscription::Subscription;
 use crate::cache::counters::{Cause, Counters};
-use crate::cache::error::{BypassReason, CacheError};
-use crate::cache::metadata::generation::Generation;
+use crate::cache::error::CacheError;
 use crate::cache::metadata::membership::BlobMembership;
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
-use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse};
+use crate::cache::origin::gate::Gate;
 use crate::cache::requester::Requester;
 use crate::cache::store::disk_pool;
 use crate::cache::store::disk_pool::Use;
@@ -31,8 +26,7 @@ use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingW
 use crate::cache::store::{Partial, Store};
 use crate::clock;
 use crate::config::limits;
-use crate::meaning::Meaning;
-use crate::proto::{Coding, Hasher, MediaType, RepositoryName};
+use crate::proto::{Coding, Hasher, MediaType};
 use crate::watchdog::{Polled, noted};
 
 /// The downloads from one upstream: where they are asked for, and where they go.
@@ -45,21 +39,6 @@ pub(crate) struct Downloads {
     pub(crate) membership: Arc<BlobMembership>,
     pub(crate) metadata: Arc<UpstreamMetadata>,
     pub(crate) ranges: Ranges,
-}
-
-/// Whether the upstream serves ranges, as far as is known.
-#[derive(Default)]
-pub(crate) struct Ranges(Mutex<Option<Instant>>);
-
-impl Ranges {
-    /// Returns true if the upstream has lately sent the whole of a blob of which a part was asked for.
-    pub(crate) fn are_ignored(&self) -> bool {
-        self.0.lock().is_some_and(|since| clock::now() - since < limits::RANGES_IGNORED)
-    }
-
-    fn note_ignored(&self) {
-        *self.0.lock() = Some(clock::now());
-    }
 }
 
 impl Downloads {
@@ -84,9 +63,11 @@ impl Downloads {
 /// Downloads what `fill` is of, until it is verified, or has no subscriber.
 async fn run(fill: Arc<Fill>, downloads: Arc<Downloads>) {
     let over = Over { fill: &fill, fills: &downloads.fills };
+    let Downloads { gate, metadata, ranges, .. } = &*downloads;
     let mut task = Task {
         fill: &fill,
         downloads: &downloads,
+        opener: Opener { fill: &fill, gate, metadata, ranges },
         writer: None,
         batch: Vec::new(),
         batched: 0,
@@ -149,6 +130,7 @@ impl Drop for Resumed {
 struct Task<'a> {
     fill: &'a Arc<Fill>,
     downloads: &'a Downloads,
+    opener: Opener<'a>,
     writer: Option<VerifyingWriter>,
     /// Frames for the writer.
     batch: Vec<Bytes>,
@@ -159,25 +141,10 @@ struct Task<'a> {
     is_news: bool,
 }
 
-/// The cause of an early end; none if that is no failure, or has been counted.
-type Stopped = Option<Cause>;
-
-/// Bytes on their way, and where they begin.
-struct Flow {
-    body: Body,
-    head: Head,
-    /// The coding that the upstream says.
-    coding: Coding,
-    /// The requester as which the upstream was asked.
-    requester: Requester,
-    /// The repository's, when that was asked.
-    generation: Generation,
-}
-
 impl Task<'_> {
     async fn download(&mut self) -> Result<(), Stopped> {
         let resumed = self.resume().await;
-        let (mut flow, mut item) = match self.begun(resumed.0.as_ref()).await {
+        let (mut flow, mut item) = match self.opener.begun(resumed.0.as_ref()).await {
             Ok(begun) => begun,
             Err(stopped) => {
                 self.put_back(resumed).await;
@@ -203,7 +170,7 @@ impl Task<'_> {
                             .membership
                             .unconfirm(flow.requester.repository(), &self.fill.key.digest);
                     }
-                    return Err(Some(self.too_long()));
+                    return Err(Some(self.opener.too_long()));
                 }
                 Flowed::Unwanted => {
                     self.leave().await;
@@ -211,7 +178,10 @@ impl Task<'_> {
                 }
                 Flowed::Broke => {
                     let at = self.fill.state().ring.end();
-                    let next = self.unless_stopping(self.reopen(&flow.requester, &flow.head, at)).await;
+                    let next = self
+                        .opener
+                        .unless_stopping(self.opener.reopen(&flow.requester, &flow.head, at))
+                        .await;
                     let Some(Some(next)) = next else {
                         self.leave().await;
                         return Err(next.map(|_| Cause::Upstream));
@@ -237,68 +207,6 @@ impl Task<'_> {
         finished
     }
 
-    /// Closes the fill if the blob is longer than any requester wants it. Those that come from then on begin another.
-    fn close_too_long(&self, head: &Head) -> bool {
-        let mut state = self.fill.state();
-        state.closed |= state.is_too_long(head);
-        state.is_too_long(head)
-    }
-
-    /// Tells the requesters that the blob is longer than they want it. Returns the cause that is counted.
-    fn too_long(&self) -> Cause {
-        let Key { upstream, digest, .. } = &self.fill.key;
-        tracing::info!(upstream = &**upstream, %digest, "a blob is longer than its manifest says; it is not fetched ahead");
-        self.refuse(None, &CacheError::unusable("a blob that is longer than its manifest says"));
-        Cause::Length
-    }
-
-    /// Waits for the stream and its first item.
-    async fn begun(&self, resumed: Option<&Partial>) -> Result<(Flow, Item), Stopped> {
-        let opened = self.unless_stopping(self.open(resumed)).await;
-        let mut flow = opened.flatten().ok_or(None)?;
-        if self.close_too_long(&flow.head) {
-            return Err(Some(self.too_long()));
-        }
-        let item = self.unless_stopping(self.first(&mut flow)).await.unwrap_or(Err(None))?;
-        Ok((flow, item))
-    }
-
-    /// Waits for an answer of the upstream, unless the gateway stops before it has come.
-    async fn unless_stopping<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        tokio::pin!(answer);
-        while !self.fill.state().stopping {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return Some(answer),
-                () = self.fill.wake.notified() => {}
-            }
-        }
-        None
-    }
-
-    /// Waits for the first bytes: requesters are told of an answer once they are there.
-    async fn first(&self, flow: &mut Flow) -> Result<Item, Stopped> {
-        loop {
-            let first = tokio::select! {
-                biased;
-                item = poll_fn(|cx| flow.body.poll_data(cx)) => item,
-                () = self.abandoned() => return Err(None),
-            };
-            match first {
-                Some(Err(error)) => {
-                    let Key { upstream, digest, .. } = &self.fill.key;
-                    tracing::info!(upstream = &**upstream, %digest, %error, "a download broke off before its first byte; asking again");
-                    let next = self.reopen(&flow.requester, &flow.head, flow.head.first).await;
-                    *flow = next.ok_or_else(|| {
-                        self.refuse(None, &CacheError::unusable("an answer, and then nothing"));
-                        Some(Cause::Upstream)
-                    })?;
-                }
-                item => return Ok(item),
-            }
-        }
-    }
-
     fn is_part(&self) -> bool {
         self.fill.key.part.is_some()
     }
@@ -321,169 +229,6 @@ impl Task<'_> {
             // Where the disk hangs, that is done once it answers.
             let _ = disk.run(Use::Write, "leaving a download", move || drop(resumed)).await;
         }
-    }
-
-    /// Asks for the stream, behind what `partial` has, as one subscriber after the other.
-    async fn open(&self, partial: Option<&Partial>) -> Option<Flow> {
-        let resumed = partial.map(|partial| (partial.resumed_at(), partial.head()));
-        let behind = resumed.as_ref().filter(|(at, _)| *at > 0);
-        let bytes = match (&self.fill.key.part, behind) {
-            (Some(part), _) => Some(*part),
-            (None, Some((at, _))) => Some(ByteSpan { first: *at, last: None }),
-            (None, None) => None,
-        };
-        let validator = behind.and_then(|(_, (_, etag))| etag.clone());
-        let total = behind.and_then(|(_, (total, _))| *total);
-        match self.ask(bytes, validator, total, &mut Vec::new()).await {
-            Ok(flow) => Some(flow),
-            Err(Unopened::Refused) => None,
-            // The kept part does not match the upstream's blob of today.
-            Err(Unopened::OtherBytes) => match behind {
-                Some(_) => self.ask(None, None, None, &mut Vec::new()).await.ok(),
-                None => {
-                    self.refuse(None, &CacheError::unusable("other bytes of a blob than were asked for"));
-                    None
-                }
-            },
-        }
-    }
-
-    /// Asks for the rest from `at` on, as another subscriber than before.
-    async fn reopen(&self, before: &Requester, head: &Head, at: u64) -> Option<Flow> {
-        let part = ByteSpan { first: at, last: head.end.map(|end| end.saturating_sub(1)) };
-        let mut tried = vec![View::of(before)];
-        self.ask(Some(part), None, head.total, &mut tried).await.ok()
-    }
-
-    async fn ask(
-        &self,
-        bytes: Option<ByteSpan>,
-        validator: Option<HeaderValue>,
-        total: Option<u64>,
-        tried: &mut Vec<View>,
-    ) -> Result<Flow, Unopened> {
-        loop {
-            let (requester, priority) = self.candidate(tried).ok_or(Unopened::Refused)?;
-            let digest = self.fill.key.digest.clone();
-            let request = OriginRequest::Blob { digest, bytes, validator: validator.clone() };
-            let generation = self.downloads.metadata.generation(requester.repository());
-            let asked = tokio::select! {
-                biased;
-                asked = self.downloads.gate.ask(&requester, priority, request) => asked,
-                () = self.abandoned() => return Err(Unopened::Refused),
-            };
-            let error = match asked {
-                Ok(answer) => match self.usable(answer, bytes, total, &requester, generation) {
-                    Ok(flow) => return Ok(flow),
-                    Err(Some(error)) => error,
-                    Err(None) => return Err(Unopened::OtherBytes),
-                },
-                Err(error) => error,
-            };
-            if bytes.is_some() && !self.is_part() && error.meaning().is_some_and(Meaning::is_about_the_form) {
-                // The upstream rejects the request for the rest.
-                return Err(Unopened::OtherBytes);
-            }
-            let own = concerns_requester(&error);
-            let view =
-                || if error.is_busy() { View::Client(requester.client()) } else { View::of(&requester) };
-            self.refuse(own.then(view), &error);
-            if !own {
-                if !matches!(error, CacheError::Unsatisfiable(_)) {
-                    self.fill.counters.fill_failed(Cause::Upstream);
-                }
-                return Err(Unopened::Refused);
-            }
-            tried.push(view());
-        }
-    }
-
-    /// Returns the first subscriber that has not been tried. What a client waits for may be asked when background work may not.
-    fn candidate(&self, tried: &[View]) -> Option<(Requester, Priority)> {
-        let state = self.fill.state();
-        let left = || {
-            let untried = |requester: &Requester| !tried.iter().any(|view| view.has(requester));
-            state.subscribers.iter().filter(move |subscriber| untried(&subscriber.requester))
-        };
-        let required = left().find(|subscriber| subscriber.demand.is_required());
-        let subscriber = required.or_else(|| left().next());
-        subscriber.map(|subscriber| (subscriber.requester.clone(), subscriber.demand.priority))
-    }
-
-    /// Tells all subscribers, or those of one view, that the upstream refuses.
-    fn refuse(&self, view: Option<View>, error: &CacheError) {
-        let mut state = self.fill.state();
-        for subscriber in &mut state.subscribers {
-            if view.as_ref().is_none_or(|view| view.has(&subscriber.requester))
-                && let Some(opened) = subscriber.opened.take()
-            {
-                let _ = opened.send(Err(error.clone()));
-            }
-        }
-    }
-
-    /// Returns the stream of an answer. None in the error: it does not go on where it should.
-    fn usable(
-        &self,
-        answer: OriginResponse,
-        bytes: Option<ByteSpan>,
-        total: Option<u64>,
-        requester: &Requester,
-        generation: Generation,
-    ) -> Result<Flow, Option<CacheError>> {
-        // Of the whole the digest decides: a coding that is only said does no harm. Of a part nothing else would tell.
-        if self.is_part() && Coding::of(&answer.headers) == Coding::Unasked {
-            self.fill.counters.fill_failed(Cause::Coding);
-            return Err(Some(CacheError::unusable(
-                "a part of a blob in a content coding that was not asked for",
-            )));
-        }
-        let extent = extent(&answer);
-        if bytes.is_some() && extent.is_none() {
-            // A server that knows neither ranges nor lengths: it is not for the cache.
-            let unknown = self.is_part() && answer.status == StatusCode::OK;
-            return Err(unknown.then_some(CacheError::Bypass(BypassReason::NoRanges)));
-        }
-        let whole = extent.map(|(.., total)| total);
-        if let (Some(part), true, Some(whole)) = (bytes, self.is_part(), whole)
-            && part.first >= whole
-        {
-            // A server that ignores ranges sends the whole. The part is not in it.
-            return Err(Some(CacheError::Unsatisfiable(whole)));
-        }
-        if self.is_part()
-            && answer.status == StatusCode::OK
-            && bytes.is_some_and(|part| part.first > limits::SKIPPED_BYTES)
-        {
-            // All that comes before would be thrown away, for each part that is asked for.
-            self.downloads.ranges.note_ignored();
-            return Err(Some(CacheError::Bypass(BypassReason::NoRanges)));
-        }
-        if total.is_some() && whole != total {
-            return Err(None);
-        }
-        if whole == Some(0) && !self.fill.key.digest.is_of(b"") {
-            // There is no last byte to withhold.
-            self.fill.counters.fill_failed(Cause::Length);
-            return Err(Some(CacheError::unusable("nothing for a blob that has bytes")));
-        }
-        let coding = Coding::of(&answer.headers);
-        let content_type = answer.headers.get(header::CONTENT_TYPE).cloned();
-        let etag = answer.headers.get(header::ETAG).cloned();
-        let (first, end) = match bytes {
-            None => (0, whole),
-            Some(part) => {
-                let end =
-                    whole.map(|whole| part.last.map_or(whole, |last| whole.min(last.saturating_add(1))));
-                (part.first, end)
-            }
-        };
-        let body = match bytes {
-            None => answer.body,
-            Some(_) => exactly(answer, first, end).ok_or(None)?,
-        };
-        let head = Head { total: whole, first, end, content_type, etag };
-        Ok(Flow { body, head, coding, requester: requester.clone(), generation })
     }
 
     /// Begins to hand on, as the first bytes are there: the subscribers are sent the head.
@@ -662,20 +407,6 @@ impl Task<'_> {
         state.closed
     }
 
-    /// Waits until no subscriber is left while nothing has come yet, and closes the fill.
-    async fn abandoned(&self) {
-        loop {
-            {
-                let mut state = self.fill.state();
-                state.closed |= state.stopping || state.subscribers.is_empty();
-                if state.closed {
-                    return;
-                }
-            }
-            self.fill.wake.notified().await;
-        }
-    }
-
     /// Leaves what is there for a later fill, which finds it as soon as this one is off the list.
     async fn leave(&mut self) {
         self.flush();
@@ -714,57 +445,10 @@ impl Task<'_> {
     }
 }
 
-/// The reason why there is no stream.
-enum Unopened {
-    /// The upstream refuses, and all subscribers have been told why.
-    Refused,
-    /// The upstream gives other bytes than were asked for.
-    OtherBytes,
-}
-
-type Item = Option<Result<Bytes, BodyError>>;
-
 enum Flowed {
     Whole,
     Unwanted,
     Broke,
-}
-
-/// The requesters that get the same refusal.
-enum View {
-    /// Those of a repository and an account there.
-    Account(RepositoryName, Arc<str>),
-    /// Those of a client that has its share of what the upstream may be asked.
-    Client(Client),
-}
-
-impl View {
-    fn of(requester: &Requester) -> Self {
-        Self::Account(requester.repository().clone(), requester.account())
-    }
-
-    fn has(&self, requester: &Requester) -> bool {
-        match self {
-            Self::Account(repository, account) => {
-                requester.repository() == repository && requester.account() == *account
-            }
-            Self::Client(client) => requester.client() == *client,
-        }
-    }
-}
-
-/// Returns true if a refusal is about the requester, so that another might get it.
-fn concerns_requester(error: &CacheError) -> bool {
-    match error {
-        CacheError::Origin(failure) => failure.meaning.is_about_requester(),
-        CacheError::FetchForbidden | CacheError::RateLimited(_) => true,
-        CacheError::NotFound(_)
-        | CacheError::Offline
-        | CacheError::CircuitOpen
-        | CacheError::Unsatisfiable(_)
-        | CacheError::Bypass(_)
-        | CacheError::Retry => false,
-    }
 }
 
 /// Frames smaller than this, in bytes, are put together.

@@ -8,13 +8,15 @@ pub(crate) mod answer;
 pub(crate) mod download;
 pub(crate) mod fills;
 pub(crate) mod memory;
+pub(crate) mod opening;
 pub(crate) mod reader;
 pub(crate) mod ring;
 pub(crate) mod state;
 pub(crate) mod subscription;
 
-pub(crate) use download::{Downloads, Ranges};
+pub(crate) use download::Downloads;
 pub(crate) use fills::Fills;
+pub(crate) use opening::Ranges;
 pub(crate) use reader::{Reader, rest};
 pub(crate) use state::{Demand, Head, Key};
 pub(crate) use subscription::Subscription;
