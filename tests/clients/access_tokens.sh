@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The gateway's own token service: docker, containerd, podman, skopeo, buildah and crane pull anonymously beside others that
-# log in, push and mount, with a password and as a robot. Then docker-registry 2.8 and distribution 3, without a gateway
+# The gateway's own token service: docker, containerd, podman, skopeo, buildah, crane and oras pull anonymously beside others
+# that log in, push and mount, with a password and as a robot. Then docker-registry 2.8 and distribution 3, without a gateway
 # before them, take the gateway's tokens.
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 
 need_crane
+need_artifact
 need_distribution
 start_registry
 start_gateway
@@ -101,8 +102,32 @@ skopeo_copies_and_deletes() {
         "docker://$HOST/shop/web:1" "docker://$HOST/shop/skopeo:1"
     skopeo delete --cert-dir "$TRUST" --creds "$LOGIN" "docker://$HOST/shop/skopeo:1"
     skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "any:$ROBOT" "oci:$WORK/image:1" "docker://$HOST/ci/skopeo:1"
-    refused 'denied|unauthorized' \
+    refused 'denied|unauthorized|Forbidden' \
         skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "any:$ROBOT" "oci:$WORK/image:1" "docker://$HOST/shop/robot:1"
+}
+
+bud() { buildah --storage-driver vfs --root "$WORK/built" --runroot "$SHORT/built" "$@"; }
+
+buildah_pulls_and_pushes() {
+    bud pull --quiet --cert-dir "$TRUST" "$HOST/public/web:1"
+    refused 'unauthorized|authentication required|denied|insufficient_scope' bud pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
+    bud login --cert-dir "$TRUST" -u "$USER_NAME" --password-stdin "$HOST" <<<"$PASSWORD"
+    bud pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
+    bud push --quiet --cert-dir "$TRUST" "$HOST/shop/web:1" "docker://$HOST/shop/buildah:1"
+    bud logout "$HOST"
+}
+
+# art USER PASSWORD WORD...: oras' library.
+art() { ARTIFACT_USER=$1 ARTIFACT_PASSWORD=$2 artifact "${@:3}"; }
+
+oras_pulls_pushes_and_copies() {
+    has '^1$' "$(art '' '' tags "$HOST/public/web")"
+    refused 'unauthorized|401|denied' art '' '' tags "$HOST/shop/web"
+    echo artifact >"$WORK/artifact.txt"
+    (cd "$WORK" && art "$USER_NAME" "$PASSWORD" push "$HOST/shop/tool:1" application/vnd.example.tool artifact.txt=text/plain)
+    art "$USER_NAME" "$PASSWORD" copy "$HOST/shop/tool:1" "$HOST/shop/tool2:1"
+    (cd "$WORK" && art any "$ROBOT" push "$HOST/ci/tool:1" application/vnd.example.tool artifact.txt=text/plain)
+    refused 'denied|403' art any "$ROBOT" tags "$HOST/shop/tool"
 }
 
 crane_pulls_copies_and_lists() {
@@ -132,6 +157,8 @@ check "docker logs in as a robot, which does what it was minted for" docker_is_a
 check "containerd pulls without a login, and pushes with one" containerd_pulls_and_pushes
 check "podman pulls without a login, and pushes with one" podman_pulls_and_pushes
 check "skopeo inspects without a login, copies and deletes with one" skopeo_copies_and_deletes
+check "buildah pulls without a login, and pushes with one" buildah_pulls_and_pushes
+check "oras lists without a login, pushes and copies with one" oras_pulls_pushes_and_copies
 check "crane pulls without a login, and copies with one" crane_pulls_copies_and_lists
 check "a robot is somebody" same 200 "$(robot_status)"
 revoke
@@ -181,6 +208,10 @@ backend docker-registry "rootcertbundle: \"$WORK/token.crt\"" registry28
 check "docker-registry 2.8 takes the tokens by the certificate" takes_our_tokens
 backend "$TOOLS/bin/registry" "rootcertbundle: \"$WORK/token.crt\"" distribution3
 check "distribution 3 takes the tokens by the certificate" takes_our_tokens
+# Without a certificate in the key file the tokens have none either, and distribution 3 goes by the key's id.
+openssl pkey -in "$WORK/auth/token-key.pem" -out "$WORK/key.pem"
+cp "$WORK/key.pem" "$WORK/auth/token-key.pem"
+kill -HUP "$GATEWAY"
 backend "$TOOLS/bin/registry" "jwks: \"$WORK/jwks.json\"" distribution3keys
 check "distribution 3 takes the tokens by the key set" takes_our_tokens
 
