@@ -17,11 +17,13 @@ mod docker_config;
 mod http1;
 mod manifest;
 mod proxy_protocol;
+mod token;
 
 pub use docker_config::docker_config;
 pub use http1::{http1_chunks, http1_response};
 pub use manifest::manifest;
 pub use proxy_protocol::proxy_protocol;
+pub use token::token;
 
 /// A function that takes any bytes.
 pub type FuzzTarget = fn(&[u8]);
@@ -37,6 +39,7 @@ pub const TARGETS: &[(&str, FuzzTarget)] = &[
     ("proxy_protocol", proxy_protocol),
     ("range", range),
     ("request_target", request_target),
+    ("token", token),
 ];
 
 /// Reads `data` as a `WWW-Authenticate` header (RFC 9110 section 11.6.1).
