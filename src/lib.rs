@@ -8,8 +8,9 @@
 //! accept        server/accept          a connection permit; a worker of its own thread takes the connection
 //! TLS, HTTP     server/connection      handshake deadline, header, idle and stall limits, graceful end
 //! screen        gateway/screen, host   a request that could be read in two ways, or is for another host: 400, 421
+//! tokens        gateway/token          /token and /.well-known/jwks.json end here
 //! parse         proto/target           (method, path, query) -> Operation, strictly: 404, 405
-//! authenticate  authn                  Authorization -> Identity: 401 with one challenge, 429
+//! authenticate  gateway/login, authn   Authorization -> Identity, and what its token grants: 401 with one challenge, 429
 //! route         gateway/route          the repository's name -> upstream, and its one canonical name: 404
 //! authorize     authz                  (Identity, Operation) -> Permit: 403, or 401 to an anonymous client
 //! handle        gateway/blob, ...      one file per resource; asks the cache, else the upstream
@@ -62,6 +63,15 @@
 //! 6. A manifest is read whole first: one that is too large never reaches the upstream.
 //! 7. A client that leaves in the middle of a write counts as having written: what the write may have ended is not
 //!    believed any more.
+//!
+//! # A token
+//!
+//! 1. A 401 names `/token` and the scope, where clients are asked for tokens (`gateway/challenge`).
+//! 2. `gateway/token` authenticates the client as every other path does, and reads its scopes: names as the client means
+//!    them become canonical ones. The rules say what of them is granted.
+//! 3. [`authn`] signs who, what and until when, with the fingerprint of the user's htpasswd line.
+//! 4. With each request that shows the token [`authn`] looks it up among those that it has verified, and looks at its end, at
+//!    the revoked ids and at the htpasswd line. [`authz`] asks the rules as for a password, and then what the token grants.
 //!
 //! # The rooms
 //!

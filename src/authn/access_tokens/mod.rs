@@ -172,7 +172,7 @@ impl AccessTokens {
         let (ring, stamp) = key_file::open_or_make(&settings.key)?;
         let revoked = settings.revoked.as_deref().map(open_revoked).transpose()?;
         let weigh =
-            |_: &[u8; 32], proof: &Arc<Proof>| u32::try_from(2 * proof.length + 512).unwrap_or(u32::MAX);
+            |_: &[u8; 32], proof: &Arc<Proof>| u32::try_from(4 * proof.length + 512).unwrap_or(u32::MAX);
         Ok(Self {
             settings: settings.clone(),
             keys: ArcSwap::from_pointee(Keys { ring, retired: Vec::new() }),
