@@ -40,6 +40,34 @@ fn neither_passwords_nor_handles_are_logged_at_any_level() {
     }
 }
 
+/// Runs every test of the gateway's own tokens once more, and searches the log for them and for the key.
+#[test]
+fn neither_tokens_nor_keys_are_logged_at_any_level() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["access_tokens::", "robots::", "--nocapture"])
+        .env(LOGGING, "trace")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(log.contains("access: token 200") && log.contains("TRACE"), "too little was logged");
+    // The beginning of every header that names its algorithm first, a robot's prefix before it, and a PEM block.
+    for secret in ["eyJhbGci", "dgr_ey", "PRIVATE KEY-----"] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret} was logged");
+    }
+    // What the operator is told instead.
+    for told in [
+        "its signature is wrong",
+        "its algorithm is not ES256",
+        "it is revoked",
+        "made the key of the token service",
+    ] {
+        assert!(log.contains(told), "{told}");
+    }
+}
+
 /// Runs every test of secrets between the gateway and its upstreams once more, and searches the log, at the
 /// level at which everything is logged.
 #[test]

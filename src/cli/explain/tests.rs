@@ -116,3 +116,10 @@ fn a_client_of_one_upstream_is_a_stranger_elsewhere() {
 fn secrets_are_not_shown() {
     assert!(!explained("--user builder-7 pull docker.io/alpine").1.contains("hidden-word"));
 }
+
+#[test]
+fn a_robot_is_explained_by_its_whole_name() {
+    let (allowed, text) = explained("--user robot:bob push docker.io/library/alpine");
+    assert!(!allowed && text.starts_with("denied: robot:bob pushes to docker.io/library/alpine"), "{text}");
+    assert!(text.contains("would allow it to bob, carol"), "no rule denies it as bob: {text}");
+}
