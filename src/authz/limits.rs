@@ -1,4 +1,4 @@
-//! What a robot may do at most.
+//! The limits of robots.
 
 use crate::authz::region::Region;
 use crate::config::RepositoryPattern;

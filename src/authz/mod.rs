@@ -162,7 +162,7 @@ impl Rules {
     }
 
     /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists. A token need not
-    /// name it: the catalog shows what one could get a token for.
+    /// name it: the catalog lists all repositories for which the holder could get a token.
     pub fn may_list(&self, permit: &Permit, repository: &RepositoryName) -> bool {
         self.allows(&permit.subject, Some(repository), Action::Pull)
     }

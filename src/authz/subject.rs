@@ -16,9 +16,9 @@ pub struct Subject {
     pub address: Option<IpAddr>,
     /// The groups that its identity provider says it is in, besides those of the configuration.
     pub groups: Vec<Box<str>>,
-    /// What its access token grants; none for a client that came without one.
+    /// The grants of its access token; none for a client that came without one.
     pub(crate) access: Option<Arc<[Grant]>>,
-    /// What it may do at most, whatever the rules say: a robot's own.
+    /// The limits of a robot, whatever the rules say.
     pub(crate) limits: Option<Arc<Limits>>,
 }
 

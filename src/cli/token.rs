@@ -25,7 +25,7 @@ pub(crate) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print a new token, which is a password (with any user name) for what it was minted for and the rules allow robot:NAME
+    /// Print a new token: a password, with any user name, for the access that is named and that the rules allow robot:NAME
     #[command(
         after_help = "The id on standard error revokes it: write it to the file of auth.token.revoked.\n\n\
         Examples:\n  dockgate token mint --user ci --access 'team/**:pull,push' --ttl 30d\n  \
@@ -40,10 +40,10 @@ struct Mint {
     /// The robot's name, which rules and logs know as robot:NAME
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// What it may do at most: a repository or a pattern, and pull, push, delete, catalog or *
+    /// The access: a repository or a pattern, and pull, push, delete, catalog or *
     #[arg(long, value_name = "REPOSITORY:ACTIONS", required = true)]
     access: Vec<String>,
-    /// How long the token lives, at most 365d
+    /// The lifetime of the token, at most 365d
     #[arg(long, value_name = "DURATION")]
     ttl: String,
     /// The configuration; else as for serve
@@ -68,7 +68,7 @@ pub(crate) enum TokenError {
     Access {
         /// The access as written.
         written: String,
-        /// What to write.
+        /// The correction.
         why: String,
     },
     /// The lifetime is malformed.
@@ -95,7 +95,7 @@ impl TokenError {
     }
 }
 
-/// Runs a `token` command. The token alone goes to `output`, what there is to say about it to `messages`.
+/// Runs a `token` command. The token alone goes to `output`, its id and warnings to `messages`.
 ///
 /// # Errors
 /// [`TokenError`].
@@ -125,7 +125,7 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Returns what the rules do not allow of an access, where it names single repositories.
+/// Returns the part of an access that the rules do not allow, where it names single repositories.
 fn denied(rules: &Rules, subject: &Subject, access: &[Grant]) -> Vec<(Action, String)> {
     let mut denied = Vec::new();
     for grant in access.iter().filter(|grant| grant.is_of_repository()) {

@@ -134,7 +134,7 @@ impl Config {
     }
 }
 
-/// Reads a duration that is not zero, as the configuration has them. The error says what is wrong, without the text.
+/// Reads a duration that is not zero, as the configuration has them.
 ///
 /// # Errors
 /// The end of a sentence about the text.

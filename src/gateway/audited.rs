@@ -25,7 +25,7 @@ pub(super) struct AuditedRequest {
     pub(super) upstream: Option<Arc<str>>,
     /// The cache's result.
     pub(super) cache: Option<&'static str>,
-    /// The id of the token that was issued, and what it grants.
+    /// The id of the token that was issued, and its scope.
     pub(super) minted: Option<(String, String)>,
     refusal: Option<(AuditKind, Option<String>)>,
     /// Bytes that came with the request.

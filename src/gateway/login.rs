@@ -1,4 +1,4 @@
-//! Who asks: by password, by token, by the judgement of an upstream.
+//! Authentication of requests: by password, by token, by the judgement of an upstream.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) struct Sender<'a> {
 pub(super) struct Requester {
     /// Its identity.
     pub(super) identity: Identity,
-    /// What its token proves, if it has one.
+    /// The proof that its token is, if it has one.
     pub(super) proof: Option<Arc<Proof>>,
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn authenticate(
     operation: Option<&Operation>,
 ) -> Result<Requester, Problem> {
     let authenticator = &core.settings.authenticator;
-    // What the credentials are decides who judges them, before anything is checked.
+    // The form of the credentials decides which provider judges them, before anything is checked.
     if let (Some(tokens), Some(value)) = (&core.settings.tokens, field) {
         match Authorization::parse(value) {
             Ok(Authorization::Bearer(token)) => return by_token(core, tokens, &token, operation),

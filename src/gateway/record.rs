@@ -52,7 +52,7 @@ impl RequestRecord {
         }
     }
 
-    /// Records what a request that is no operation on a registry asks for.
+    /// Records the name of a request that is no operation on a registry.
     pub(super) fn set_label(&mut self, label: &'static str) {
         if let Some(access) = &mut self.access {
             access.operation = label;
@@ -69,7 +69,7 @@ impl RequestRecord {
         }
     }
 
-    /// Records the id of a token that was issued, and what it grants.
+    /// Records the id of a token that was issued, and its scope.
     pub(super) fn set_minted(&mut self, id: &str, scope: &str) {
         if let Some(audit) = &mut self.audit {
             audit.minted = Some((id.to_owned(), scope.to_owned()));

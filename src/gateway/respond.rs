@@ -70,7 +70,7 @@ pub(super) enum Problem {
 pub(super) struct Unauthorized {
     /// The accesses that were asked for, in the client's own names.
     pub(super) accesses: Vec<Access>,
-    /// What is wrong with the token that was shown.
+    /// The defect of the token that was shown.
     pub(super) error: Option<BearerError>,
     /// The reason why the token or the robot does not count, which the client is not told.
     pub(super) reason: Option<String>,
@@ -81,7 +81,7 @@ pub(super) struct Unauthorized {
 }
 
 impl Problem {
-    /// Returns the refusal of an operation for want of a login, or for what is wrong with the token.
+    /// Returns the refusal of an operation for want of a login, or for a defect of the token.
     pub(super) fn unauthorized(operation: Option<&Operation>, error: Option<BearerError>) -> Self {
         let accesses = operation.map(accesses).unwrap_or_default();
         Self::Unauthorized(Box::new(Unauthorized { accesses, error, ..Unauthorized::default() }))

@@ -1,7 +1,7 @@
 //! The token service: `/token` and `/.well-known/jwks.json` (token auth, token.md and oauth.md).
 //!
-//! A token says who its holder is and what it may do where, by canonical names. What is granted is what was asked for as far as
-//! the rules allow it; the rules are asked again with every request that shows the token.
+//! A token names its holder and the actions that it grants, by canonical names. Of the scopes that were asked for it grants what
+//! the rules allow; the rules are asked again with every request that shows the token.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -28,7 +28,7 @@ use crate::proto::{
     Action, Authority, Authorization, Grant, RepositoryName, ResourceScope, Scope, ScopeSet, TargetError,
 };
 
-/// What a path of the token service names.
+/// A resource of the token service.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum TokenEndpoint {
     /// The tokens. Names in scopes are below the prefix, as they are in requests to `/PREFIX/v2/`.
@@ -165,7 +165,7 @@ impl Request<'_> {
         }
     }
 
-    /// Issues a token for what is granted of what is asked. Returns the answer, and what is granted in the client's names.
+    /// Issues a token for the scopes that are granted. Returns the answer, and these scopes in the client's names.
     fn issue(
         &self,
         requester: Requester,
@@ -191,8 +191,8 @@ impl Request<'_> {
         Ok((answer(&issued)?, granted))
     }
 
-    /// Returns what the rules grant of one scope. A scope that names nothing here is granted nothing: clients ask for what
-    /// other registries know, too.
+    /// Returns the grant of one scope, as far as the rules allow it. A scope that names nothing here is granted nothing:
+    /// clients ask for repositories of other registries, too.
     fn grant(
         &self,
         subject: &Subject,

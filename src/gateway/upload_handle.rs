@@ -1,4 +1,4 @@
-//! The handle of an upload: what the client holds of it, sealed.
+//! The handle of an upload: the part of it that the client holds, sealed.
 
 use std::time::{Duration, UNIX_EPOCH};
 

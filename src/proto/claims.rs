@@ -13,17 +13,17 @@ pub(crate) struct Claims {
     pub(crate) sub: String,
     /// The service that it is for.
     pub(crate) aud: String,
-    /// When it dies, in seconds since 1970, as the two that follow.
+    /// The time of its death, in seconds since 1970, as the two that follow.
     pub(crate) exp: u64,
-    /// Before which it is not good.
+    /// The time before which it is not good.
     pub(crate) nbf: u64,
-    /// When it was issued.
+    /// The time when it was issued.
     pub(crate) iat: u64,
     /// The token's id.
     pub(crate) jti: String,
-    /// What it grants. Canonical names in an access token, patterns in a robot's.
+    /// The grants: canonical names in an access token, patterns in a robot's.
     pub(crate) access: Vec<Grant>,
-    /// What this gateway alone reads.
+    /// The claims that this gateway alone reads.
     pub(crate) dockgate: Login,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Login {
     /// The id of the robot's token: this one ends with that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) robot: Option<String>,
-    /// What the robot may do at most.
+    /// The limits of the robot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limits: Option<Vec<Grant>>,
 }

@@ -1,4 +1,4 @@
-//! What clients ask of the token service (token auth, token.md and oauth.md).
+//! Requests to the token service (token auth, token.md and oauth.md).
 
 use crate::proto::query::Query;
 use crate::proto::scope::{Scope, ScopeSet};
@@ -22,7 +22,7 @@ pub(crate) enum TokenForm {
         username: String,
         /// The password.
         password: Secret,
-        /// What is asked for.
+        /// The scopes.
         request: TokenRequest,
     },
     /// Another grant, which is not offered.

@@ -113,7 +113,7 @@ pub(crate) struct AuditEvent<'a> {
     /// The id of the token that was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<&'a str>,
-    /// What that token grants, in the client's own names.
+    /// The grants of that token, in the client's own names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scope: Option<&'a str>,
     /// The reason of a denial, as the client was told, or of the refusal of a token, which it was not.

@@ -160,9 +160,9 @@ check "skopeo inspects without a login, copies and deletes with one" skopeo_copi
 check "buildah pulls without a login, and pushes with one" buildah_pulls_and_pushes
 check "oras lists without a login, pushes and copies with one" oras_pulls_pushes_and_copies
 check "crane pulls without a login, and copies with one" crane_pulls_copies_and_lists
-check "a robot is somebody" same 200 "$(robot_status)"
+check "a robot logs in" same 200 "$(robot_status)"
 revoke
-check "a robot that is revoked is nobody" within 10 robot_gets 401
+check "a robot that is revoked does not" within 10 robot_gets 401
 check "the key is its owner's alone" same 600 "$(stat -c %a "$WORK/auth/token-key.pem")"
 
 ## Registries that take the gateway's tokens

@@ -1,4 +1,4 @@
-//! The token service: what is asked of clients, what they get, and what is refused of what they show.
+//! The token service: its challenges, its answers, and the tokens that are refused.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -32,7 +32,7 @@ async fn both() -> (Upstream, Gateway) {
     (upstream, gateway)
 }
 
-/// Asks for a token; an empty user is nobody.
+/// Asks for a token; with an empty user, anonymously.
 async fn ask(gateway: &Gateway, user: &str, scopes: &str) -> Answer {
     let request = Request::get(format!("/token?service=dockgate&{scopes}"));
     let request = match user {
@@ -183,7 +183,7 @@ async fn anonymous_clients_get_tokens_for_what_is_public() {
 }
 
 #[tokio::test]
-async fn without_public_repositories_nobody_gets_a_token() {
+async fn without_public_repositories_anonymous_clients_get_no_token() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::builder().auth("challenge = \"bearer\"").user("alice", "secret");
     let gateway = gateway.upstream("up", "", upstream.address).start().await;
@@ -326,9 +326,9 @@ async fn tokens_hold_canonical_names_however_they_were_asked() {
     ] {
         assert_eq!(granted(path, host, name).await, canonical, "{path} {host} {name}");
     }
-    // Without a catch-all, a name without prefix is nobody's.
+    // Without a catch-all, a name without prefix is no repository.
     assert_eq!(granted("/token", "localhost", "library/nginx").await, json!([]));
-    // What each way is asked for leads there.
+    // The challenge of each way leads there.
     for (target, host, realm, scope) in [
         ("/v2/hub/nginx/manifests/1", "localhost", "http://localhost/token", "hub/nginx"),
         (
@@ -410,7 +410,7 @@ async fn forged_tokens_are_invalid() {
         invalid(&gateway, &format!("{}.", unsigned(algorithm)), algorithm).await;
         invalid(&gateway, &format!("{}.{signature}", unsigned(algorithm)), algorithm).await;
     }
-    // HS256 with what everybody knows of the key.
+    // HS256 with the public parts of the key as its secret.
     let jwks = gateway.get("/.well-known/jwks.json").await.is(200).json();
     let certificate = STANDARD.decode(jwks["keys"][0]["x5c"][0].as_str().unwrap()).unwrap();
     let pem = std::fs::read(gateway.path(KEY_FILE)).unwrap();

@@ -33,7 +33,7 @@ pub(crate) enum KeyFileError {
         #[source]
         error: io::Error,
     },
-    /// The file does not hold what it should.
+    /// The file holds no usable keys.
     #[error("{}: {why}", path.display())]
     Content {
         /// The file.

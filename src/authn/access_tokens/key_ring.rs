@@ -44,7 +44,7 @@ impl KeyRing {
     /// certificate. All are keys of the curve P-256.
     ///
     /// # Errors
-    /// What is wrong with the file, as the end of a sentence that begins with its name.
+    /// The defect of the file, as the end of a sentence that begins with its name.
     pub(super) fn parse(file: &[u8]) -> Result<Self, String> {
         let (mut signing, mut verifying, mut certificates) = (None, Vec::new(), Vec::new());
         for block in blocks(file)? {
@@ -106,7 +106,7 @@ impl KeyRing {
         json!({ "keys": self.verifying.iter().chain(further).map(VerifyingKey::jwk).collect::<Vec<_>>() })
     }
 
-    /// Returns a secret that whoever has the private key can derive, and nobody else.
+    /// Returns a secret that can be derived from the private key alone.
     pub(super) fn derived_secret(&self, purpose: &str) -> Option<Secret> {
         use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
         let private: EcPrivateKeyBin<'_> = self.signing.pair.private_key().as_be_bytes().ok()?;

@@ -37,7 +37,7 @@ pub(crate) use key_file::KeyFileError;
 /// The beginning of a robot's token, by which a password is known to be one.
 pub(crate) const ROBOT_PREFIX: &str = "dgr_";
 
-/// The token service: its keys, and what it remembers.
+/// The token service: its keys, and the tokens that it has verified.
 pub(crate) struct AccessTokens {
     settings: TokenService,
     keys: ArcSwap<Keys>,
@@ -61,16 +61,16 @@ enum Kind {
     Robot,
 }
 
-/// What a token proves.
+/// The proof that a token is: of an identity, and of its rights.
 #[derive(Debug)]
 pub(crate) struct Proof {
     /// The identity of its holder.
     pub(crate) identity: Identity,
     /// The groups that the holder's provider says it is in.
     pub(crate) groups: Vec<Box<str>>,
-    /// What an access token grants; none for a robot's token.
+    /// The grants of an access token; none for a robot's token.
     pub(crate) access: Option<Arc<[Grant]>>,
-    /// What a robot may do at most.
+    /// The limits of a robot.
     pub(crate) limits: Option<Arc<[Grant]>>,
     line: Option<Fingerprint>,
     id: Box<str>,
@@ -86,10 +86,10 @@ pub(crate) enum Refusal {
     /// No token in the form of RFC 7515.
     #[error("it is malformed")]
     Malformed,
-    /// It names another algorithm.
+    /// The header names another algorithm.
     #[error("its algorithm is not {ALGORITHM}")]
     Algorithm,
-    /// It is of another kind.
+    /// A token of another kind.
     #[error("its type is another")]
     Kind,
     /// No key has its `kid`.
@@ -98,22 +98,22 @@ pub(crate) enum Refusal {
     /// The signature is wrong.
     #[error("its signature is wrong")]
     Signature,
-    /// Its claims are not those of such a token.
+    /// The claims are not those of such a token.
     #[error("its claims are malformed")]
     Claims,
-    /// It is of another issuer.
+    /// A token of another issuer.
     #[error("its issuer is another")]
     Issuer,
-    /// It is for another service.
+    /// A token for another service.
     #[error("its audience is another")]
     Audience,
-    /// It is not good yet.
+    /// A token that is not good yet.
     #[error("it is not valid yet")]
     Early,
-    /// It has died. What it proved is still good for uploads that it began, unless it died long ago.
+    /// A token that has died. The proof is still good for uploads that it began, unless it died long ago.
     #[error("it has expired")]
     Expired(Option<Arc<Proof>>),
-    /// Its id, or that of the robot's token by which it was got, is revoked.
+    /// A token whose id is revoked, or that of the robot's token by which it was got.
     #[error("it is revoked")]
     Revoked,
     /// The user's password was set anew, or the user is gone.
@@ -160,7 +160,7 @@ pub(crate) enum OpenError {
     },
 }
 
-/// What reading a file again has come to: the configuration's key of the file, and what is wrong with it.
+/// The result of reading a file again: the configuration's key of the file, and its defect.
 pub(crate) type Reread = (&'static str, Option<String>);
 
 impl AccessTokens {
@@ -199,7 +199,7 @@ impl AccessTokens {
         self.keys.load().ring.derived_secret("dockgate server.secret v1")
     }
 
-    /// Returns what an access token proves.
+    /// Returns the proof that an access token is.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -219,7 +219,7 @@ impl AccessTokens {
         self.in_time(proof)
     }
 
-    /// Returns what a password proves that begins with [`ROBOT_PREFIX`].
+    /// Returns the proof that a robot's token is, a password that begins with [`ROBOT_PREFIX`].
     ///
     /// # Errors
     /// [`Refusal`].
@@ -308,7 +308,7 @@ impl AccessTokens {
         let retired: Vec<_> = retired.filter(|(key, _)| !ring.verifying().contains(key)).collect();
         let changed = ring.verifying() != before.ring.verifying() || retired != before.retired;
         self.keys.store(Arc::new(Keys { ring, retired }));
-        // What a key signed that is gone is not to be believed any more.
+        // Tokens that a removed key signed are not to be believed any more.
         self.known.invalidate_all();
         if changed {
             tracing::info!(file = %self.settings.key.display(), "the token service's keys reloaded");
@@ -316,7 +316,7 @@ impl AccessTokens {
         Some(("auth.token.key", None))
     }
 
-    /// Returns what a token says that is signed, of this issuer, and of this kind, whether or not it has died.
+    /// Returns the proof of a token that is signed, of this issuer and of this kind, whether or not it has died.
     fn proof(&self, token: &str, kind: Kind) -> Result<Arc<Proof>, Refusal> {
         if token.len() > jwt::MAX_LENGTH {
             return Err(Refusal::Malformed);

@@ -32,8 +32,8 @@ impl RevokedFile {
         self.ids.load().contains(id)
     }
 
-    /// Reads the file again, if it has changed or in any case. Returns how many ids it has, if it was read; what was revoked
-    /// stays so if it can't be.
+    /// Reads the file again, if it has changed or in any case. Returns how many ids it has, if it was read; revoked ids
+    /// stay revoked if it can't be.
     pub(super) fn reload(&self, in_any_case: bool) -> Option<Result<usize, io::Error>> {
         let now = Stamp::of(&self.path);
         let mut seen = self.seen.lock();
