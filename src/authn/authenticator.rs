@@ -11,7 +11,7 @@ use crate::budget::Usage;
 use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
 use crate::proto::htpasswd::{Fingerprint, Line};
-use crate::proto::identity::{Forwarded, Identity};
+use crate::proto::identity::{Forwarded, Identity, ROBOT_PREFIX};
 
 /// Decides the identity of a request. Without an htpasswd file or an upstream that judges, no login succeeds.
 pub struct Authenticator {
@@ -60,7 +60,8 @@ impl Authenticator {
         let Ok(Authorization::Basic { user, password }) = Authorization::parse(authorization?) else {
             return None;
         };
-        if is_blank(&user, &password) {
+        // A robot's token is for this gateway alone, also when it has no token service any more.
+        if is_blank(&user, &password) || password.expose().starts_with(ROBOT_PREFIX) {
             return None;
         }
         let is_local = self.verifier.as_ref().is_some_and(|verifier| verifier.names(&user));
@@ -244,6 +245,7 @@ mod tests {
         assert_eq!((client.upstream(), client.username(), client.password().expose()), ("hub", "bo", "p:w"));
         assert_eq!(Identity::Forwarded(client).name(), "forward/hub:bo");
         assert!(forwarded(b"Bearer abc").is_none() && forwarded(b"Basic !").is_none());
+        assert_eq!(forwarded(&basic("bo:dgr_x")), None, "a robot's token");
         assert_eq!(authenticator.for_upstream(None, "hub"), None);
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::authn::{AccessTokens, Failure, Judgement, Proof, ROBOT_PREFIX, Refusal, Undecided};
+use crate::authn::{AccessTokens, Failure, Judgement, Proof, Refusal, Undecided};
 use crate::authz::{Denied, Limits, Side, Subject};
 use crate::budget::Client;
 use crate::clock;
@@ -14,7 +14,7 @@ use crate::gateway::host::RequestHost;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::gateway::upload_handle;
-use crate::proto::identity::{Forwarded, Identity};
+use crate::proto::identity::{Forwarded, Identity, ROBOT_PREFIX};
 use crate::proto::{Action, Authorization, BearerError, Operation, Secret};
 use crate::upstream;
 use crate::upstream::LoginAnswer;

@@ -42,6 +42,9 @@ impl RobotName {
     }
 }
 
+/// The beginning of every robot's token: by it a password is known to be one, whatever the user name beside it.
+pub(crate) const ROBOT_PREFIX: &str = "dgr_";
+
 /// The beginning of the names of robots.
 pub(crate) const ROBOT: &str = "robot:";
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use moka::sync::Cache;
@@ -28,14 +27,11 @@ use crate::config::{TokenService, limits};
 use crate::file_stamp::Stamp;
 use crate::proto::claims::{Claims, Login, Provider};
 use crate::proto::htpasswd::Fingerprint;
-use crate::proto::identity::{Identity, RobotName, UserName};
+use crate::proto::identity::{Identity, ROBOT_PREFIX, RobotName, UserName};
 use crate::proto::jwt::{self, OwnHeader, Unverified};
 use crate::proto::{Grant, Secret};
 
 pub(crate) use key_file::KeyFileError;
-
-/// The beginning of a robot's token, by which a password is known to be one.
-pub(crate) const ROBOT_PREFIX: &str = "dgr_";
 
 /// The token service: its keys, and the tokens that it has verified.
 pub(crate) struct AccessTokens {
@@ -43,8 +39,9 @@ pub(crate) struct AccessTokens {
     keys: ArcSwap<Keys>,
     seen: Mutex<Stamp>,
     revoked: Option<RevokedFile>,
-    /// Tokens whose signature and claims were found right, by their hash.
-    known: Cache<[u8; 32], Arc<Proof>>,
+    /// Tokens whose signature and claims were found right, by their signature: hashing all of a token would cost more than the
+    /// rest of a small request's check.
+    known: Cache<Arc<str>, Arc<Proof>>,
 }
 
 /// The keys in force.
@@ -77,7 +74,9 @@ pub(crate) struct Proof {
     robot: Option<Box<str>>,
     not_before: u64,
     expires: u64,
-    length: usize,
+    kind: Kind,
+    /// The token itself, without a prefix.
+    token: Secret,
 }
 
 /// The reason why a token does not count. The client is not told.
@@ -171,8 +170,9 @@ impl AccessTokens {
     pub(crate) fn open(settings: &TokenService) -> Result<Self, OpenError> {
         let (ring, stamp) = key_file::open_or_make(&settings.key)?;
         let revoked = settings.revoked.as_deref().map(open_revoked).transpose()?;
-        let weigh =
-            |_: &[u8; 32], proof: &Arc<Proof>| u32::try_from(4 * proof.length + 512).unwrap_or(u32::MAX);
+        let weigh = |_: &Arc<str>, proof: &Arc<Proof>| {
+            u32::try_from(5 * proof.token.expose().len() + 512).unwrap_or(u32::MAX)
+        };
         Ok(Self {
             settings: settings.clone(),
             keys: ArcSwap::from_pointee(Keys { ring, retired: Vec::new() }),
@@ -318,11 +318,11 @@ impl AccessTokens {
 
     /// Returns the proof of a token that is signed, of this issuer and of this kind, whether or not it has died.
     fn proof(&self, token: &str, kind: Kind) -> Result<Arc<Proof>, Refusal> {
-        if token.len() > jwt::MAX_LENGTH {
-            return Err(Refusal::Malformed);
-        }
-        let key = hash(kind, token);
-        if let Some(proof) = self.known.get(&key) {
+        let (_, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
+        if let Some(proof) = self.known.get(signature)
+            && proof.kind == kind
+            && proof.token.expose() == token
+        {
             return Ok(proof);
         }
         let read = Unverified::parse(token).ok_or(Refusal::Malformed)?;
@@ -341,8 +341,8 @@ impl AccessTokens {
         if claims.aud != self.audience(kind) {
             return Err(Refusal::Audience);
         }
-        let proof = Arc::new(Proof::of(claims, kind, token.len()).ok_or(Refusal::Claims)?);
-        self.known.insert(key, proof.clone());
+        let proof = Arc::new(Proof::of(claims, kind, token).ok_or(Refusal::Claims)?);
+        self.known.insert(signature.into(), proof.clone());
         Ok(proof)
     }
 
@@ -425,7 +425,7 @@ impl Kind {
 }
 
 impl Proof {
-    fn of(claims: Claims, kind: Kind, length: usize) -> Option<Self> {
+    fn of(claims: Claims, kind: Kind, token: &str) -> Option<Self> {
         let Login { provider, groups, line, robot, limits } = claims.dockgate;
         let identity = match (provider, kind) {
             (Provider::Anonymous, Kind::Access) if claims.sub.is_empty() => Identity::Anonymous,
@@ -455,7 +455,8 @@ impl Proof {
             robot: robot.map(Into::into),
             not_before: claims.nbf,
             expires: claims.exp,
-            length,
+            kind,
+            token: Secret::new(token),
         })
     }
 }
@@ -473,13 +474,6 @@ fn provider(identity: &Identity) -> Option<Provider> {
         // Each request to the upstream needs the client's own password.
         Identity::Forwarded(_) => None,
     }
-}
-
-fn hash(kind: Kind, token: &str) -> [u8; 32] {
-    let mut own = [0; 32];
-    let text = [kind.typ(), ".", token].concat();
-    own.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-    own
 }
 
 fn now() -> u64 {

@@ -153,6 +153,13 @@ fn a_token_is_remembered_and_still_ends_with_the_password() {
     let token = service.issue(&user());
     assert!(service.verify(&token).is_ok());
     assert_eq!(service.tokens.known.iter().count(), 1);
+    assert!(service.verify(&token).is_ok());
+    // Its signature alone opens nothing.
+    let (_, signature) = token.expose().rsplit_once('.').unwrap();
+    let other = service.forge("JWT", |claims| claims["sub"] = json!("root"));
+    let (signed, _) = other.expose().rsplit_once('.').unwrap();
+    assert_eq!(service.refusal(&Secret::new(format!("{signed}.{signature}"))), "its signature is wrong");
+    assert_eq!(service.refusal(&Secret::new(signature)), "it is malformed");
     write_user(service.dir.path(), "other");
     service.authenticator.reload();
     assert_eq!(service.refusal(&token), "the user's password has changed");
