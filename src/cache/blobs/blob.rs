@@ -656,7 +656,13 @@ impl Blobs {
         let most = most.unwrap_or(u64::MAX).min(self.store().largest_kept());
         let (mut subscription, joined) =
             self.downloads.join(&self.key(digest), requester, Demand::background(most))?;
-        let head = subscription.head().await?;
+        let head = match subscription.head().await {
+            // It has come between the look and this.
+            Err(CacheError::Retry) if self.is_here(digest).await? => {
+                return self.check_member(requester, digest, true).await;
+            }
+            head => head?,
+        };
         if head.total.is_some_and(|total| total > most) {
             return Err(CacheError::unusable(
                 "a blob that is longer than its manifest says, or than any that is kept",
@@ -760,7 +766,27 @@ fn bytes_of(span: Span) -> ByteSpan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::scripted_origin::Place;
+    use crate::cache::scripted_origin::{Place, name};
+    use crate::clock;
+
+    #[tokio::test]
+    async fn a_blob_that_has_just_come_is_not_fetched_again() {
+        let place = Place::new();
+        let blobs = &place.upstream_cache.blobs;
+        let (bytes, requester) = (b"it came between the look and the download", place.repository().requester);
+        let (digest, length) = (Digest::sha256_of(bytes), bytes.len() as u64);
+        let partial = blobs.store().begin(&blobs.upstream, &digest, Some(length), None).unwrap();
+        partial.write(0, bytes).unwrap();
+        partial.commit(&digest, length).unwrap();
+        blobs.ledger().note_served(&digest);
+        let held = Membership { media_type: None, size: Some(length), confirmed: clock::wall() };
+        blobs.ledger().hold(&name(), Kind::Blob, &digest, &held);
+        let fetched = blobs.whole(&requester, blobs.key(&digest)).await;
+        assert!(matches!(fetched, Err(CacheError::Retry)));
+        blobs.fetch_ahead(&requester, &digest, None).await.unwrap();
+        assert_eq!(place.registry.asked(), [""; 0]);
+        assert_eq!(blobs.blob(&requester, &digest, None, false).await.unwrap().outcome, CacheStatus::Hit);
+    }
 
     #[tokio::test]
     async fn a_refusal_looks_up_the_same_whatever_is_here() {

@@ -23,7 +23,7 @@ use crate::cache::store::disk_pool;
 use crate::cache::store::disk_pool::Use;
 use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::verifying_writer::{Observer, Source, Target, VerifyingWriter, WriterInput};
-use crate::cache::store::{Partial, Store};
+use crate::cache::store::{Kind, Partial, Store};
 use crate::clock;
 use crate::config::limits;
 use crate::proto::{Coding, Hasher, MediaType};
@@ -143,7 +143,7 @@ struct Task<'a> {
 
 impl Task<'_> {
     async fn download(&mut self) -> Result<(), Stopped> {
-        let resumed = self.resume().await;
+        let Some(resumed) = self.resume().await else { return Err(None) };
         let (mut flow, mut item) = match self.opener.begun(resumed.0.as_ref()).await {
             Ok(begun) => begun,
             Err(stopped) => {
@@ -211,15 +211,27 @@ impl Task<'_> {
         self.fill.key.part.is_some()
     }
 
-    /// Resumes what an earlier fill has left.
-    async fn resume(&self) -> Resumed {
+    /// Resumes what an earlier fill has left. None if it left the whole, between the look of the first requester and this: then
+    /// all who wait ask anew.
+    async fn resume(&self) -> Option<Resumed> {
         let store = self.downloads.store.clone();
         if self.is_part() || !store.takes_new() {
-            return Resumed(None);
+            return Some(Resumed(None));
         }
         let (disk, Key { upstream, digest, .. }) = (store.disk().clone(), self.fill.key.clone());
-        let resume = move || Resumed(store.resume(&upstream, &digest));
-        disk.run(Use::Write, "resuming a download", resume).await.unwrap_or(Resumed(None))
+        let (membership, ledger) =
+            (self.downloads.membership.clone(), self.downloads.metadata.ledger().clone());
+        let repository =
+            self.fill.state().subscribers.first().map(|first| first.requester.repository().clone());
+        let resume = move || {
+            // Content is looked for first: what is absent costs no look at a record that what is here would not cost.
+            let is_known = |repository| membership.known(repository, &digest).is_some();
+            let is_here = store.content(Kind::Blob, &digest).is_some()
+                && repository.as_ref().is_some_and(is_known)
+                && ledger.served(&digest);
+            (!is_here).then(|| Resumed(store.resume(&upstream, &digest)))
+        };
+        disk.run(Use::Write, "resuming a download", resume).await.unwrap_or(Some(Resumed(None)))
     }
 
     /// Puts back what was resumed, before the next fill can look for it.
