@@ -2,51 +2,14 @@
 # A cache whose disk is too small, full, filled up in the middle of a download, read-only: the gateway goes on, says what is
 # wrong, and keeps content again as soon as it can. The disk is a tmpfs of its own, so what fails is the system, not a stand-in.
 source "$(dirname "$0")/lib.sh"
+source "$CLIENTS/disks.sh"
 
-LOGIN=$USER_NAME:$PASSWORD
-DISK=$WORK/disk
 MIB=1048576
-
-# REGISTRY is what the gateway asks, at no more than SLOW_RATE bytes a second for a repository in `slow/`.
-SLOW_RATE=${SLOW_RATE:-6m}
 
 mount_disk() {
     mkdir -p "$DISK"
     mount -t tmpfs -o size=24m none "$DISK" || { echo "  a tmpfs cannot be mounted here, and a full disk is not to be had without"; exit 1; }
     on_exit+=("umount -q '$DISK'")
-}
-
-start_slow_way() {
-    UPSTREAM=127.0.0.1:$(free_port)
-    mkdir -p "$WORK/nginx"
-    slow_way >"$WORK/slow.conf"
-    start slow nginx -c "$WORK/slow.conf"
-    started "$STARTED" 10 curl -fsS "http://$UPSTREAM/v2/"
-}
-
-slow_way() {
-    cat <<TEXT
-daemon off;
-user root;
-worker_processes 1;
-pid "$WORK/nginx/pid";
-error_log stderr;
-events {}
-http {
-    client_body_temp_path "$WORK/nginx/body";
-    proxy_temp_path "$WORK/nginx/proxy";
-    fastcgi_temp_path "$WORK/nginx/fastcgi";
-    uwsgi_temp_path "$WORK/nginx/uwsgi";
-    scgi_temp_path "$WORK/nginx/scgi";
-    access_log "$WORK/asked.log";
-    proxy_max_temp_file_size 0;
-    server {
-        listen $UPSTREAM;
-        location / { proxy_pass http://$REGISTRY; }
-        location ~ ^/v2/slow/.*/blobs/ { limit_rate $SLOW_RATE; proxy_pass http://$REGISTRY; }
-    }
-}
-TEXT
 }
 
 gateway_config() {
@@ -67,28 +30,11 @@ min_free = "0%"
 TOML
 }
 
-put_image() { skopeo copy --quiet --dest-tls-verify=false "oci:$1:1" "docker://$REGISTRY/$2:1"; }
-
-# pulls NAME LAYOUT: the same bytes, whatever the cache makes of it.
-pulls() {
-    rm -rf "$WORK/back"
-    skopeo copy --quiet --src-cert-dir "$TRUST" --src-creds "$LOGIN" "docker://$HOST/$1:1" "oci:$WORK/back:1"
-    diff -r "$2/blobs" "$WORK/back/blobs"
-}
-
-layer() { jq -r '.layers[-1].digest' "$1/blobs/sha256/$(manifest_digest "$1" | cut -d: -f2)"; }
-
-# blob NAME LAYOUT OPTIONS...: its largest layer to stdout.
-blob() { gateway_curl -u "$LOGIN" "${@:3}" "/v2/$1/blobs/$(layer "$2")"; }
-
 cache_says() { blob "$1" "$2" -D - -o /dev/null | tr -d '\r' | sed -nE 's/^[Xx]-[Cc]ache: //p'; }
 
 is_kept() { same HIT "$(cache_says "$1" "$2")"; }
 is_not_kept() { same MISS "$(cache_says "$1" "$2" | sed 's/FILL/MISS/')"; }
 
-problems() { curl -sS "http://$ADMIN/readyz" | jq -r '.problems[]' | grep '^cache' || true; }
-readyz_names() { has "$1" "$(problems)"; }
-is_not_degraded() { problems; [ -z "$(problems)" ]; }
 is_ready() { same 200 "$(curl -sS -o /dev/null -w '%{http_code}' "http://$ADMIN/readyz")"; }
 
 fill_up() { ! head -c $((64 * MIB)) /dev/zero >"$DISK/ballast" 2>/dev/null; }
@@ -106,13 +52,6 @@ pulls_three_at_once() {
         same "$(layer "$WORK/middle")" "sha256:$(sha256sum <"$WORK/blob.$number" | cut -d' ' -f1)"
     done
     same 1 "$(grep -c "GET /v2/slow/web/blobs/$(layer "$WORK/middle") " "$WORK/asked.log")"
-}
-
-nothing_is_left_over() {
-    local found
-    found=$(find "$DISK/cache/partial" -type f -name '*.part' -size +64k 2>/dev/null)
-    echo "$found"
-    [ -z "$found" ]
 }
 
 mount_disk
