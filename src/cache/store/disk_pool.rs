@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -133,7 +133,10 @@ impl DiskPool {
             return Ok(work());
         }
         let (sender, receiver) = oneshot::channel();
+        let begun = Arc::new(OnceLock::new());
+        let begins = begun.clone();
         self.give(move || {
+            let _ = begins.set(clock::now());
             if !sender.is_closed() {
                 // What comes too late is dropped here, where that may wait for the disk.
                 let _ = sender.send(work());
@@ -142,7 +145,11 @@ impl DiskPool {
         match tokio::time::timeout(limits::DISK_DEADLINE, receiver).await {
             Ok(done) => done.map_err(|_| DiskBusy),
             Err(_) => {
-                self.note_hanging(how, what);
+                // One that has waited for a thread all the time says nothing of the disk.
+                let half = limits::DISK_DEADLINE / 2;
+                if begun.get().is_some_and(|begun| clock::now().duration_since(*begun) > half) {
+                    self.note_hanging(how, what);
+                }
                 Err(DiskBusy)
             }
         }
@@ -329,6 +336,21 @@ mod tests {
         assert_eq!(pool.run(Use::Read, "a test", || 7).await, Ok(7));
         assert!(health.is_degraded() && !health.is_hung());
         shut.open();
+    }
+
+    #[tokio::test]
+    async fn a_long_queue_is_no_hanging_disk() {
+        worker_id::answer();
+        let (health, shut) = (Arc::<Health>::default(), Shut::default());
+        let pool = DiskPool::new(health.clone(), Arc::default());
+        for _ in 0..limits::DISK_THREADS {
+            let gate = shut.clone();
+            pool.give(move || gate.pass()).unwrap();
+        }
+        assert_eq!(pool.run(Use::Read, "a test", || ()).await, Err(DiskBusy));
+        assert!(!health.is_hung() && !health.is_degraded());
+        shut.open();
+        assert_eq!(pool.run(Use::Read, "a test", || 7).await, Ok(7));
     }
 
     #[tokio::test]
