@@ -76,9 +76,8 @@ impl AdminState {
             upstream.budgets().map(|budget| budget.usage(Some(name)))
         });
         let own = std::iter::once(self.connections.usage(None)).chain(core.budgets());
-        let of_cache = cache(&core)
-            .into_iter()
-            .flat_map(|cache| [cache.downloads_memory(), cache.spools()].map(|budget| budget.usage(None)));
+        let of_cache =
+            cache(&core).into_iter().flat_map(|cache| cache.budgets().map(|budget| budget.usage(None)));
         own.chain(of_cache).chain(of_upstreams).collect()
     }
 

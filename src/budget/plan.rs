@@ -29,7 +29,7 @@ pub(crate) fn all(config: &Config) -> Vec<Plan> {
     let fixed = config
         .cache
         .iter()
-        .flat_map(|_| [Plan::fill_bytes(), Plan::spools()])
+        .flat_map(|_| [Plan::manifest_reads(), Plan::fill_bytes(), Plan::spools()])
         .chain([Plan::token_requests()]);
     own.into_iter().chain(upstreams).chain(fixed).collect()
 }
@@ -61,6 +61,19 @@ impl Plan {
             wait: limits::HELD_WAIT,
             shown: size_text,
             key: "server.max_held_bytes",
+        }
+    }
+
+    /// Returns the budget of the large manifests that are read from the cache's disk, hashed and parsed at a time.
+    pub(crate) fn manifest_reads() -> Self {
+        Self {
+            name: "manifest_reads",
+            upstream: None,
+            limit: limits::LARGE_MANIFEST_READS,
+            share: limits::LARGE_MANIFEST_READS / 2,
+            wait: limits::HELD_WAIT,
+            shown: number,
+            key: "fixed",
         }
     }
 

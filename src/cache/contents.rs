@@ -99,9 +99,9 @@ impl Cache {
         self.store.abandon();
     }
 
-    /// Returns the budget of copies of uploads.
-    pub(crate) fn spools(&self) -> &Budget {
-        self.pushes.budget()
+    /// Returns its budgets.
+    pub(crate) fn budgets(&self) -> [&Budget; 3] {
+        [self.manifests.reads(), self.downloads_memory(), self.pushes.budget()]
     }
 
     /// Returns the counters.

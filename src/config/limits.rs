@@ -262,6 +262,10 @@ pub(crate) const HEAD_USELESS: Duration = Duration::from_secs(60 * 60);
 pub(crate) const HEAD_REFUSAL_FRESH: Duration = Duration::from_secs(5);
 /// Manifests in memory, in bytes: some ten thousand.
 pub(crate) const HOT_MANIFEST_BYTES: u64 = 64 * MIB as u64;
+/// Manifests of more than this are large: to hash one and to parse it takes milliseconds. They are read from the disk a few at a
+/// time, so that cores are left for all else.
+pub(crate) const LARGE_MANIFEST_BYTES: u64 = 256 * KIB as u64;
+pub(crate) const LARGE_MANIFEST_READS: u64 = 2;
 /// How long a manifest stays in memory: so often the store hears that it is in use, and so late memory hears that it
 /// was removed there.
 pub(crate) const HOT_MANIFEST_LIFE: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 
+use crate::budget::{Lease, Spent};
 use crate::cache::error::CacheError;
 use crate::cache::manifests::document::Document;
 use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type};
@@ -18,7 +19,7 @@ use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{OriginRequest, OriginResponse};
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
-use crate::cache::store::Kind;
+use crate::cache::store::{Kind, disk_pool};
 use crate::clock;
 use crate::config::{UpstreamCacheOptions, limits};
 use crate::meaning::{Ends, Meaning, OtherWay};
@@ -60,10 +61,41 @@ impl ManifestFetcher {
         &self.metadata
     }
 
-    /// Returns what `look` finds: in memory, else on the disk. Where the disk does not answer in time, what memory has counts.
-    async fn look<T: Send + 'static>(self: &Arc<Self>, look: impl Fn(&Self) -> T + Send + 'static) -> T {
+    /// Returns what `look` finds of a manifest of `size`: in memory, else on the disk. Where neither that nor the turn of the
+    /// requester's client comes in time, what memory has counts.
+    pub(crate) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        requester: &Requester,
+        size: Option<u64>,
+        look: impl Fn(&Self) -> T + Send + 'static,
+    ) -> T {
+        let (found, missed) = disk_pool::in_memory(|| look(self));
+        if !missed {
+            return found;
+        }
+        let Ok(turn) = self.turn(requester, size).await else { return found };
         let this = self.clone();
-        self.metadata.disk().look("reading a manifest", move || look(&this)).await
+        let look = move || {
+            // The turn lasts as long as this, also where no client waits for it any more.
+            let _turn = &turn;
+            look(&this)
+        };
+        // Another may have read it meanwhile.
+        self.metadata.disk().look("reading a manifest", look).await
+    }
+
+    /// Waits until it is the turn of the requester's client to read a large manifest.
+    pub(crate) async fn turn(
+        &self,
+        requester: &Requester,
+        size: Option<u64>,
+    ) -> Result<Option<Lease>, Spent> {
+        match size {
+            Some(size) if size > limits::LARGE_MANIFEST_BYTES => {
+                self.memory.reads().take(requester.client(), 1).await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Returns how long a tag's digest is used without asking the upstream.
@@ -77,14 +109,14 @@ impl ManifestFetcher {
         requester: &Requester,
         digest: &Digest,
     ) -> Option<Manifest> {
-        let (requester, digest) = (requester.clone(), digest.clone());
+        let held = self.metadata.ledger().held(requester.repository(), Kind::Manifest, digest);
+        let (own, digest) = (requester.clone(), digest.clone());
         let believed = move |this: &Self| {
-            let ledger = this.metadata.ledger();
-            let held = ledger.held(requester.repository(), Kind::Manifest, &digest)?;
+            let held = this.metadata.ledger().held(own.repository(), Kind::Manifest, &digest)?;
             let is_young = held.age() < limits::RECORD_BELIEVED;
-            is_young.then(|| this.serve(&requester, &digest, &held, false, CacheStatus::Hit)).flatten()
+            is_young.then(|| this.serve(&own, &digest, &held, false, CacheStatus::Hit)).flatten()
         };
-        self.look(believed).await
+        self.look(requester, held.and_then(|held| held.size), believed).await
     }
 
     /// Returns the manifest of the record `held`, if its bytes are held. For HEAD the record alone may be enough.
@@ -221,7 +253,7 @@ impl ManifestFetcher {
     ) -> Result<Manifest, CacheError> {
         let found = match self.ask_head(requester, reference, priority).await {
             Ok(mut answer) => match answer.digest.take() {
-                Some(digest) => self.confirm(requester.repository(), &digest, answer).await,
+                Some(digest) => self.confirm(requester, &digest, answer).await,
                 None => None,
             },
             Err(refusal) if is_last_word(requester, &refusal, true) => return Err(refusal),
@@ -244,10 +276,10 @@ impl ManifestFetcher {
     ) -> Result<Manifest, CacheError> {
         let reference = Reference::Digest(digest.clone());
         let own = digest.clone();
-        if head || self.look(move |this| this.is_served(&own)).await {
+        if head || self.look(requester, None, move |this| this.is_served(&own)).await {
             match self.ask_head(requester, &reference, priority).await {
                 Ok(answer) if !answer.denies(digest) => {
-                    let found = self.confirm(requester.repository(), digest, answer).await;
+                    let found = self.confirm(requester, digest, answer).await;
                     if let Some(manifest) = found.filter(|found| head || found.bytes.is_some()) {
                         return Ok(manifest);
                     }
@@ -263,14 +295,15 @@ impl ManifestFetcher {
     /// its head if type and length are known.
     async fn confirm(
         self: &Arc<Self>,
-        repository: &RepositoryName,
+        requester: &Requester,
         digest: &Digest,
         answer: ManifestHead,
     ) -> Option<Manifest> {
         let ManifestHead { media_type, length, generation, .. } = answer;
+        let repository = requester.repository();
         let (name, digest) = (repository.clone(), digest.clone());
         let confirmed = move |this: &Self| this.confirmed(&name, &digest, media_type.clone(), length);
-        let found = self.look(confirmed).await?;
+        let found = self.look(requester, length, confirmed).await?;
         self.record(repository, &found, generation);
         Some(found)
     }

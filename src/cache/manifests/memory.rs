@@ -6,6 +6,8 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use crate::budget::Budget;
+use crate::budget::plan::Plan;
 use crate::cache::manifests::document::Document;
 use crate::cache::store::{Kind, Store, disk_pool};
 use crate::config::limits;
@@ -16,6 +18,8 @@ use crate::worker_id;
 pub(crate) struct ManifestMemory {
     manifests: Cache<Digest, Arc<Kept>>,
     store: Arc<Store>,
+    /// The large ones that are read at a time.
+    reads: Arc<Budget>,
 }
 
 /// A manifest that is held.
@@ -37,7 +41,12 @@ impl ManifestMemory {
             .time_to_live(limits::HOT_MANIFEST_LIFE)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { manifests, store }
+        Self { manifests, store, reads: Plan::manifest_reads().budget() }
+    }
+
+    /// Returns the budget of large manifests that are read from the disk at a time.
+    pub(crate) fn reads(&self) -> &Arc<Budget> {
+        &self.reads
     }
 
     /// Returns where manifests are on disk.

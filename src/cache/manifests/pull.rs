@@ -21,7 +21,6 @@ use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::origin::gate::Priority;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
-use crate::cache::store::disk_pool::Use;
 use crate::cache::store::{Kind, disk_pool};
 use crate::config::limits;
 use crate::meaning::{Meaning, OtherWay};
@@ -93,6 +92,8 @@ enum State {
 struct Found {
     /// A hit, or a stale one that the upstream is asked about first.
     manifest: Option<Manifest>,
+    /// Its length by its record.
+    size: Option<u64>,
     /// The time since the upstream confirmed it.
     age: Duration,
     /// The time for which it is used without asking the upstream.
@@ -150,7 +151,7 @@ impl ManifestPulls {
         head: bool,
     ) -> Result<Manifest, CacheError> {
         let gate = self.fetcher.gate();
-        let Found { manifest, age, ttl } = self.find(requester, reference, head).await;
+        let Found { manifest, age, ttl, .. } = self.find(requester, reference, head).await;
         let old = match manifest {
             Some(manifest) if manifest.outcome == CacheStatus::Hit => return Ok(manifest),
             manifest => manifest,
@@ -209,16 +210,15 @@ impl ManifestPulls {
         }
     }
 
-    /// Looks for the manifest in memory, else on the disk. Where the disk does not answer in time, what memory has counts.
+    /// Looks for the manifest in memory, else on the disk: see [`ManifestFetcher::look`].
     async fn find(self: &Arc<Self>, requester: &Requester, reference: &Reference, head: bool) -> Found {
         let (found, missed) = disk_pool::in_memory(|| self.look(requester, reference, head));
         if !missed {
             return found;
         }
-        let (this, requester, reference) = (self.clone(), requester.clone(), reference.clone());
-        let look = move || this.look(&requester, &reference, head);
-        let disk = self.fetcher.metadata().disk();
-        disk.run(Use::Read, "reading a manifest", look).await.unwrap_or(found)
+        let (this, own, reference) = (self.clone(), requester.clone(), reference.clone());
+        let look = move |_: &ManifestFetcher| this.look(&own, &reference, head);
+        self.fetcher.look(requester, found.size, look).await
     }
 
     fn look(&self, requester: &Requester, reference: &Reference, head: bool) -> Found {
@@ -228,7 +228,7 @@ impl ManifestPulls {
         let serve = |digest, held| self.fetcher.serve(requester, digest, held, head, outcome);
         let manifest = known.digest(reference).zip(known.held.as_ref());
         let manifest = manifest.and_then(|(digest, held)| serve(digest, held));
-        Found { manifest, age: known.age, ttl: known.ttl }
+        Found { manifest, size: known.held.and_then(|held| held.size), age: known.age, ttl: known.ttl }
     }
 
     fn known(&self, repository: &RepositoryName, reference: &Reference) -> Known {

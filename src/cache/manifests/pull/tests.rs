@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::budget::Client;
 use crate::cache::manifests::pull::*;
 use crate::cache::scripted_origin::{HOUR, Place, SECOND, image, name};
 use crate::clock;
@@ -413,6 +414,23 @@ async fn a_manifest_spoilt_on_disk_is_fetched_again() {
     assert_eq!(got(&place, digest.as_str()).await, (CacheStatus::Miss, image("a"), expected));
     let place = place.restarted();
     assert_eq!(got(&place, "v1").await, (CacheStatus::Hit, image("a"), vec![]));
+}
+
+#[tokio::test]
+async fn large_manifests_are_read_one_at_a_time_for_a_client() {
+    let place = Place::new();
+    let fetcher = place.upstream_cache.manifests.fetcher();
+    let of = |last| place.repository_from("", Client::of([192, 0, 2, last].into())).requester;
+    let large = Some(limits::LARGE_MANIFEST_BYTES + 1);
+    let (one, other) = (of(1), of(2));
+    let first = fetcher.turn(&one, large).await.unwrap();
+    assert!(first.is_some());
+    let second = tokio::time::timeout(Duration::from_millis(50), fetcher.turn(&one, large));
+    assert!(second.await.is_err(), "it waits");
+    assert!(fetcher.turn(&one, Some(limits::LARGE_MANIFEST_BYTES)).await.unwrap().is_none());
+    assert!(fetcher.turn(&other, large).await.unwrap().is_some(), "another client");
+    drop(first);
+    assert!(fetcher.turn(&one, large).await.unwrap().is_some());
 }
 
 #[tokio::test]
