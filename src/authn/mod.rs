@@ -20,7 +20,9 @@ mod upstream_logins;
 mod verifier;
 
 pub(crate) use crate::authn::upstream_logins::{Judgement, Undecided, UpstreamLogins};
-pub(crate) use access_tokens::{AccessTokens, Holder, Issued, OpenError, Proof, Refusal, Reread};
+pub(crate) use access_tokens::{
+    AccessTokens, Holder, Issued, KeyFileError, OpenError, Proof, Refusal, Reread, rotate,
+};
 pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;

@@ -1,4 +1,4 @@
-//! `dockgate token`: tokens of robots.
+//! `dockgate token`: tokens of robots, and the key that signs them.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
-use crate::authn::{AccessTokens, OpenError};
+use crate::authn::{AccessTokens, KeyFileError, OpenError, rotate};
 use crate::authz::{Rules, Subject, Wish};
 use crate::clock;
 use crate::config::{Config, ConfigErrors, Environment, PatternError, RepositoryPattern, parse_duration};
@@ -15,7 +15,7 @@ use crate::proto::claims::ANY;
 use crate::proto::identity::{Identity, RobotName, UserNameError};
 use crate::proto::{Action, Grant, RepositoryName};
 
-/// Mint tokens for robots
+/// Mint tokens for robots, and rotate the key of the token service
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  dockgate token mint --user ci --access 'team/**:pull,push' --ttl 30d")]
 pub(crate) struct TokenArgs {
@@ -33,6 +33,19 @@ enum Command {
         docker login registry.example.com -u robot --password-stdin < robot.token"
     )]
     Mint(Mint),
+    /// Put a new key into the token service's key file; the keys before it verify as long as they stand there
+    #[command(
+        after_help = "The gateway reads the file within seconds. Remove an old key from it when the tokens of all robots that it \
+        signed have died.\n\nExample:\n  dockgate token rotate --config /etc/dockgate/dockgate.toml"
+    )]
+    Rotate(Rotate),
+}
+
+#[derive(Args, Debug)]
+struct Rotate {
+    /// The configuration; else as for serve
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -77,6 +90,9 @@ pub(crate) enum TokenError {
     /// The key cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The key cannot be rotated.
+    #[error(transparent)]
+    Rotate(#[from] KeyFileError),
     /// The machine gives no randomness.
     #[error("the system gave no random bytes")]
     Random,
@@ -90,7 +106,7 @@ impl TokenError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoService | Self::Name(_) | Self::Access { .. } | Self::Ttl(_) => 2,
-            Self::Open(_) | Self::Random | Self::Output(_) => 1,
+            Self::Open(_) | Self::Rotate(_) | Self::Random | Self::Output(_) => 1,
         }
     }
 }
@@ -105,7 +121,24 @@ pub(crate) fn run(
     output: &mut dyn Write,
     messages: &mut dyn Write,
 ) -> Result<(), TokenError> {
-    let Command::Mint(args) = &args.command;
+    match &args.command {
+        Command::Mint(args) => mint(args, environment, output, messages),
+        Command::Rotate(args) => {
+            let config = Config::load(args.config.as_deref(), environment)?;
+            let key = config.auth.token.ok_or(TokenError::NoService)?.key;
+            let id = rotate(&key)?;
+            writeln!(output, "{}: the key {id} signs now, and those before it verify", key.display())?;
+            Ok(())
+        }
+    }
+}
+
+fn mint(
+    args: &Mint,
+    environment: &Environment,
+    output: &mut dyn Write,
+    messages: &mut dyn Write,
+) -> Result<(), TokenError> {
     let (robot, ttl) = (RobotName::new(&args.user)?, ttl(&args.ttl)?);
     let access: Vec<Grant> =
         args.access.iter().map(|written| grants(written)).collect::<Result<Vec<_>, _>>()?.concat();

@@ -599,6 +599,32 @@ async fn the_key_is_made_once_for_its_owner_and_can_be_rotated() {
 }
 
 #[tokio::test]
+async fn tokens_outlive_the_rotation_of_the_key_and_a_restart() {
+    let (upstream, gateway) = both().await;
+    let old = token(&gateway, "alice", "repository:team/app:pull").await;
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dockgate"));
+    command.args(["token", "rotate", "--config"]).arg(gateway.path("dockgate.toml"));
+    let output = command.env_clear().output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let rotated = std::fs::read_to_string(gateway.path(KEY_FILE)).unwrap();
+    gateway.rewrite(KEY_FILE, &rotated);
+    let new = token(&gateway, "alice", "repository:team/app:pull").await;
+    let keys = gateway.get("/.well-known/jwks.json").await.json()["keys"].clone();
+    assert_eq!((&keys[0]["kid"], &keys[1]["kid"]), (&part(&new, 0)["kid"], &part(&old, 0)["kid"]));
+    for token in [&old, &new] {
+        upstream.expect("GET", "/v2/team/app/manifests/x", Reply::ok(EMPTY_INDEX));
+        gateway.ask(with(Request::get("/v2/team/app/manifests/x"), token)).await.is(200);
+    }
+    // A gateway that starts with the file knows both.
+    let builder = ruled().upstream("up", "", upstream.address);
+    let restarted = builder
+        .auth("challenge = \"auto\"\n[auth.token]\nkey = \"rotated.pem\"")
+        .file("rotated.pem", &rotated);
+    let keys = restarted.start().await.get("/.well-known/jwks.json").await.json()["keys"].clone();
+    assert_eq!((&keys[0]["kid"], &keys[1]["kid"]), (&part(&new, 0)["kid"], &part(&old, 0)["kid"]));
+}
+
+#[tokio::test]
 async fn without_a_token_service_there_is_no_token_path() {
     let upstream = Upstream::start().await;
     let gateway =

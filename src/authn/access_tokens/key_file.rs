@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, DnType, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
@@ -18,6 +18,15 @@ pub(crate) enum KeyFileError {
     /// The file cannot be read.
     #[error("{}: cannot be read: {error}", path.display())]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        error: io::Error,
+    },
+    /// The file cannot be replaced.
+    #[error("{}: cannot be written: {error}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -105,6 +114,42 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Puts a new key in front of those of a file, which verify from then on and sign nothing. Returns the new key's id.
+///
+/// # Errors
+/// [`KeyFileError`]; the file is then as it was.
+pub(crate) fn rotate(path: &Path) -> Result<String, KeyFileError> {
+    let (ring, _) = open(path)?;
+    let failed = |error| KeyFileError::Write { path: path.to_owned(), error };
+    let public = ring.verifying().iter().map(|key| format!("# verifies\n{}", key.pem()));
+    let text = new_key().map_err(io::Error::other).map_err(failed)? + &public.collect::<String>();
+    let id = KeyRing::parse(text.as_bytes()).map(|ring| ring.id().to_owned());
+    let id = id.map_err(|why| KeyFileError::Content { path: path.to_owned(), why })?;
+    replace(path, text.as_bytes()).map_err(failed)?;
+    Ok(id)
+}
+
+/// Replaces a file whole or not at all. Its mode and owner stay, and a link stays a link.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let before = path.metadata()?;
+    let beside = path.with_file_name(format!(".token-key.{}.new", RequestId::next().as_str()));
+    let keep_owner = || {
+        let now = beside.metadata()?;
+        if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
+            chown(&beside, Some(before.uid()), Some(before.gid()))?;
+        }
+        std::fs::set_permissions(&beside, before.permissions())
+    };
+    let written =
+        write(&beside, content).and_then(|()| keep_owner()).and_then(|()| std::fs::rename(&beside, &path));
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
 /// Returns a new key with a certificate that it signed itself, for registries that trust certificates.
 pub(super) fn new_key() -> Result<String, rcgen::Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -115,8 +160,7 @@ pub(super) fn new_key() -> Result<String, rcgen::Error> {
     params.not_after = rcgen::date_time_ymd(2120, 1, 1);
     let certificate = params.self_signed(&key)?;
     Ok(format!(
-        "# dockgate's token service. The first private key signs. Keep the ones before it below until their tokens have died.\n\
-         {}{}",
+        "# dockgate's token service. The private key signs. `dockgate token rotate` puts a new one here.\n{}{}",
         certificate.pem(),
         key.serialize_pem()
     ))
@@ -150,6 +194,26 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(ids.windows(2).all(|two| two[0] == two[1]), "{ids:?}");
+    }
+
+    #[test]
+    fn a_rotated_file_signs_with_a_new_key_and_verifies_with_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("key.pem"), dir.path().join("link"));
+        let first = open_or_make(&path).unwrap().0;
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let second = rotate(&link).unwrap();
+        let third = rotate(&link).unwrap();
+        let ring = open(&path).unwrap().0;
+        let ids: Vec<_> = ring.verifying().iter().map(|key| key.id()).collect();
+        assert_eq!((ring.id(), &ids[..]), (third.as_str(), &[&*third, &*second, first.id()][..]));
+        assert_eq!(ring.chain().len(), 1, "the certificate is the new key's");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches("PRIVATE KEY-----").count(), 2, "one private key: {text}");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 2, "nothing is left beside it");
+        assert!(rotate(&dir.path().join("missing")).is_err());
     }
 
     #[test]

@@ -131,6 +131,13 @@ impl VerifyingKey {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.point).verify(bytes, signature).is_ok()
     }
 
+    /// Returns it as a block of a key file.
+    pub(super) fn pem(&self) -> String {
+        let lines = STANDARD.encode(key_info(&self.point));
+        let lines: Vec<_> = lines.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+    }
+
     /// Returns true if a certificate is this key's.
     fn is_in(&self, certificate: &[u8]) -> bool {
         let info = key_info(&self.point);

@@ -31,7 +31,7 @@ use crate::proto::identity::{Identity, ROBOT_PREFIX, RobotName, UserName};
 use crate::proto::jwt::{self, OwnHeader, Unverified};
 use crate::proto::{Grant, Secret};
 
-pub(crate) use key_file::KeyFileError;
+pub(crate) use key_file::{KeyFileError, rotate};
 
 /// The token service: its keys, and the tokens that it has verified.
 pub(crate) struct AccessTokens {
