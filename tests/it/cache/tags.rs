@@ -321,3 +321,19 @@ async fn rate_limits_come_through_the_cache() {
     let head = gateway.ask(Request::head(manifest_at("a", &image.digest))).await.is(200);
     assert_eq!(head.header("ratelimit-remaining"), Some("76;w=21600"));
 }
+
+#[tokio::test]
+async fn a_manifest_that_drips_frees_its_tag() {
+    let (origin, gateway) = started_without_retries("tag_ttl = \"1h\"").await;
+    let image = image(&origin, "one");
+    let by_digest = manifest_at("a", &image.digest);
+    let gate = Gate::shut();
+    let drips = Reply::ok(&image.manifest).header("Content-Type", OCI_IMAGE).pause_after(10, &gate);
+    let _dripping = origin.upstream.expect("GET", by_digest.as_str(), drips);
+    let mut clients = [asking(&gateway, Request::get(TAG)).await, asking(&gateway, Request::get(TAG)).await];
+    // It is given up for its slowness, and asked for once more.
+    for client in &mut clients {
+        assert_eq!(client.answer().await.is(200).body, image.manifest);
+    }
+    gives(gateway.get(TAG).await, &image.manifest, "HIT");
+}
