@@ -66,6 +66,10 @@ pub(crate) fn is_marked(metadata: &std::fs::Metadata) -> bool {
 
 /// Returns true if a file may have lost bytes: it is marked, and the machine has booted since. Until then the system has what
 /// was written, whatever became of the process.
+///
+/// The mark tells boots of the machine apart, not states of the volume: a snapshot that is restored under a running machine
+/// counts as written. Nothing on the volume could tell, since it is as it was. Its content is hashed again after
+/// `verify_after` like any other, and README says to run `dockgate cache verify` after restoring one.
 pub(crate) fn is_doubtful(metadata: &std::fs::Metadata) -> bool {
     is_marked(metadata) && (metadata.mtime() == 0 || metadata.mtime() != boot())
 }
