@@ -81,10 +81,11 @@ impl Drop for Listener {
     }
 }
 
-/// Sets the options of a connection: a small answer must not wait for the acknowledgement of the last, and a client that
-/// has vanished must be noticed.
+/// Sets the options of a connection: a small answer must not wait for the acknowledgement of the last, a client that has
+/// vanished must be noticed, and one that reads nothing must not have megabytes encrypted into the kernel's buffer.
 fn prepare(stream: &std::net::TcpStream) {
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(limits::UNSENT_BYTES);
     let _ = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)));
 }
 
