@@ -39,6 +39,16 @@ pub(crate) struct Certificate {
     signature: Vec<u8>,
 }
 
+/// The names of a certificate's owner that can stand in a rule and in a line of a log; others are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct SubjectNames {
+    pub(super) common: Vec<String>,
+    /// In lower case.
+    pub(super) dns: Vec<String>,
+    pub(super) uris: Vec<String>,
+    pub(super) emails: Vec<String>,
+}
+
 impl Certificate {
     /// Reads the DER of a certificate. `None` where it is malformed.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
@@ -69,6 +79,26 @@ impl Certificate {
             algorithm: algorithm.content.to_vec(),
             signature: signature.to_vec(),
         })
+    }
+
+    /// Reads the DER of a client's certificate, and the names of its owner.
+    pub(super) fn parse_with_names(der: &[u8]) -> Option<(Self, SubjectNames)> {
+        let certificate = Self::parse(der)?;
+        let signed = Element::only(&certificate.signed)?;
+        let subject = Element::only(&certificate.subject_der)?;
+        let named = |tag: u8| {
+            let extensions = signed.parts().find(|field| field.tag == EXTENSIONS);
+            let names = alternatives(extensions).into_iter().flat_map(Element::parts);
+            let texts = names.filter(move |name| name.tag == tag).map(|name| nameable(name.content));
+            texts.flatten().collect::<Vec<String>>()
+        };
+        let names = SubjectNames {
+            common: common_names(&subject).filter_map(nameable).collect(),
+            dns: named(DNS_NAME).iter().map(|name| name.to_ascii_lowercase()).collect(),
+            uris: named(URI),
+            emails: named(EMAIL),
+        };
+        Some((certificate, names))
     }
 
     /// Returns true if `issuer` may have signed it: by the names (RFC 5280 section 6.1.3).
@@ -122,6 +152,16 @@ fn names(subject: &Element<'_>, extensions: Option<Element<'_>>) -> Vec<String> 
 
 /// Returns the DNS names and addresses of the subjectAltName (RFC 5280 section 4.2.1.6).
 fn alternative_names(extensions: Option<Element<'_>>) -> Option<Vec<String>> {
+    let names = alternatives(extensions)?.parts().filter_map(|name| match name.tag {
+        DNS_NAME => host_name(&String::from_utf8_lossy(name.content)),
+        IP_ADDRESS => address(name.content).map(|address| address.to_string()),
+        _ => None,
+    });
+    Some(names.collect())
+}
+
+/// Returns the sequence of names of the subjectAltName.
+fn alternatives(extensions: Option<Element<'_>>) -> Option<Element<'_>> {
     let list = extensions?.parts().next()?;
     let extension = list.parts().find(|extension| {
         extension
@@ -130,16 +170,34 @@ fn alternative_names(extensions: Option<Element<'_>>) -> Option<Vec<String>> {
             .is_some_and(|id| id.tag == OBJECT_IDENTIFIER && id.content == SUBJECT_ALT_NAME)
     })?;
     let value = extension.parts().find(|part| part.tag == OCTET_STRING)?;
-    let names = Element::only(value.content)?.parts().filter_map(|name| match name.tag {
-        DNS_NAME => host_name(&String::from_utf8_lossy(name.content)),
-        IP_ADDRESS => address(name.content).map(|address| address.to_string()),
-        _ => None,
-    });
-    Some(names.collect())
+    Element::only(value.content)
 }
 
+/// Returns the bytes of the common names of a name.
+fn common_names<'a>(name: &Element<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = Elements(name.content).flat_map(Element::parts);
+    pairs.filter_map(|pair| {
+        let mut pair = pair.parts();
+        let (kind, value) = (pair.next()?, pair.next()?);
+        (attribute(&kind)? == "CN").then_some(value.content)
+    })
+}
+
+/// Returns a name as it is, if no rule reads any of it as a pattern, and it stays on one line.
+fn nameable(bytes: &[u8]) -> Option<String> {
+    let text =
+        std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty() && text.len() <= LONGEST_NAME)?;
+    let odd = |c: char| c.is_control() || matches!(c, '*' | '?' | '[' | ']' | '{' | '}');
+    (!text.contains(odd)).then(|| text.to_owned())
+}
+
+/// The longest name of a client, in bytes.
+const LONGEST_NAME: usize = 512;
+
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+const EMAIL: u8 = 0x81;
 const DNS_NAME: u8 = 0x82;
+const URI: u8 = 0x86;
 const IP_ADDRESS: u8 = 0x87;
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
