@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::admin::{AdminListener, AdminState};
 use crate::authn::htpasswd::LoadError;
-use crate::authn::{AccessTokens, Authenticator, HtpasswdFile, OpenError, Reload, Reread};
+use crate::authn::{AccessTokens, Authenticator, HtpasswdFile, OpenError, Reload, Reread, Workloads};
 use crate::authz::Rules;
 use crate::body::Body;
 use crate::budget::plan::Plan;
@@ -22,6 +22,7 @@ use crate::config;
 use crate::config::{Address, Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
 use crate::gateway::{Core, Gateway, KnownHosts, Logs, SealError, Settings, SharedState, TrustedProxies};
+use crate::issuer;
 use crate::net::Peer;
 use crate::origin::attach;
 use crate::proto::authority::scheme_port;
@@ -60,6 +61,9 @@ pub enum StartError {
         /// The error.
         source: TlsSettingsError,
     },
+    /// The CA of an issuer can't be used.
+    #[error("auth.oidc: {0}")]
+    Issuer(#[from] TlsSettingsError),
     /// The machine gives no randomness.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -129,7 +133,8 @@ impl App {
         let shared = SharedState::new(secret.as_ref(), Plan::held_bytes(&config.server).budget())?;
         let cache = config.cache.as_ref().map(Cache::open);
         let upstream_caches = attach(upstream_caches(&config, &[], cache.as_ref()), &upstreams);
-        let logins = Logins { authenticator, tokens };
+        let workloads = Arc::new(issuer::workloads(&config.auth.oidc)?);
+        let logins = Logins { authenticator, tokens, workloads };
         let settings = settings(&config, logins, upstreams, upstream_caches, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, shared)));
         tokio::spawn(maintain(Arc::downgrade(&core)));
@@ -337,7 +342,14 @@ impl App {
         } else {
             open_tokens(&config).map_err(|error| error.to_string())?
         };
-        let logins = Logins { authenticator, tokens };
+        let workloads = if config.auth.oidc == before.auth.oidc {
+            // A file of keys may have changed.
+            core.settings.workloads.forget();
+            core.settings.workloads.clone()
+        } else {
+            Arc::new(issuer::workloads(&config.auth.oidc).map_err(|error| error.to_string())?)
+        };
+        let logins = Logins { authenticator, tokens, workloads };
         let upstreams =
             upstreams(&config, &core.settings.upstreams, self.workers).map_err(|error| error.to_string())?;
         let upstream_caches =
@@ -446,18 +458,23 @@ fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
 struct Logins {
     authenticator: Arc<Authenticator>,
     tokens: Option<Arc<AccessTokens>>,
+    workloads: Arc<Workloads>,
 }
 
 fn settings(
     config: &Config,
-    Logins { authenticator, tokens }: Logins,
+    Logins { authenticator, tokens, workloads }: Logins,
     upstreams: Vec<Arc<Upstream>>,
     upstream_caches: Vec<Arc<UpstreamCache>>,
     certificates: Option<&Certificates>,
 ) -> Settings {
-    let logins = authenticator.has_logins() || tokens.is_some();
+    let certificate_names = config.auth.client_certificate;
+    let others = !workloads.is_empty() || certificate_names.is_some();
+    let logins = authenticator.has_logins() || tokens.is_some() || others;
     Settings {
         authenticator,
+        workloads,
+        certificate_names,
         tokens,
         bearer: config.auth.bearer,
         external_url: config.server.external_url.as_ref().map(ToString::to_string),

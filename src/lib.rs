@@ -86,6 +86,7 @@
 //! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
 //!           cache      base, Permit          content by digest, tags, who may read what; asks an Origin
 //!           origin     upstream, cache       the adapter by which the cache asks an upstream
+//!           issuer     upstream, authn       the adapter by which issuers are asked for the keys of their tokens
 //! request   gateway    all above             the pipeline
 //! edge      server     base                  TCP, TLS, HTTP; knows nothing of registries
 //! top       admin      authn, cache, gateway, server    health, metrics, operators' commands
@@ -126,6 +127,7 @@ pub(crate) mod file_stamp;
 #[doc(hidden)]
 pub mod fuzz;
 pub(crate) mod gateway;
+pub(crate) mod issuer;
 pub(crate) mod meaning;
 pub(crate) mod net;
 pub(crate) mod origin;

@@ -34,7 +34,7 @@ pub(super) async fn refusal<B>(
     };
     match result {
         Ok(Identity::User(_)) => None,
-        Ok(Identity::Anonymous | Identity::Forwarded(_) | Identity::Robot(_)) => Some(challenge()),
+        Ok(_) => Some(challenge()),
         Err(failure) => {
             tracing::warn!(client = %peer.address, reason = %failure, "a login at the admin listener failed");
             Some(refused(failure))

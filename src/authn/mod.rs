@@ -6,7 +6,7 @@
 //!
 //! Where an upstream judges, [`UpstreamLogins`] does the same with its judgement in place of the check.
 //!
-//! [`AccessTokens`] issues the gateway's own tokens and verifies them.
+//! [`AccessTokens`] issues the gateway's own tokens and verifies them. [`Workloads`] verifies those of other issuers.
 
 mod access_tokens;
 mod authenticator;
@@ -14,6 +14,7 @@ mod bcrypt_pool;
 pub(crate) mod htpasswd;
 mod login_addresses;
 mod memory;
+mod oidc;
 mod rejection_floor;
 mod throttle;
 mod upstream_logins;
@@ -27,3 +28,4 @@ pub use authenticator::Authenticator;
 pub(crate) use authenticator::Failure;
 pub use htpasswd::HtpasswdFile;
 pub(crate) use htpasswd::Reload;
+pub(crate) use oidc::{FetchKeys, Provider, TokenRefusal, Workload, Workloads};

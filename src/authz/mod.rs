@@ -64,6 +64,11 @@ impl Permit {
         &self.subject.identity
     }
 
+    /// Returns the groups that its provider says the identity is in.
+    pub(crate) fn groups(&self) -> &[Box<str>] {
+        &self.subject.groups
+    }
+
     /// Returns true if it may cause a first download, beyond what is held already.
     pub fn may_fetch(&self) -> bool {
         self.may_fetch

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::authz::{Explanation, Obstacle, Rules, Subject, Wish};
 use crate::config::{self, AccessRule, Config, ConfigErrors, Environment};
 use crate::gateway::{ImageResolver, Location};
-use crate::proto::identity::{Forwarded, Identity, ROBOT, RobotName, UserName, UserNameError};
+use crate::proto::identity::{Forwarded, Identity, ProvidedName, ROBOT, RobotName, UserName, UserNameError};
 use crate::proto::{Action, Secret};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::{RequiredScope, TlsSettingsError, Upstream};
@@ -64,6 +64,12 @@ pub(crate) enum ExplainError {
         name: String,
         /// The reason.
         why: UserNameError,
+    },
+    /// No provider gives such names.
+    #[error("--user {name:?}: there is nothing before or behind the \":\"")]
+    Provided {
+        /// The name.
+        name: String,
     },
     /// No upstream serves the repository.
     #[error("{name}: {why}")]
@@ -126,7 +132,7 @@ pub(crate) fn run(
         tell_rule(output, &explanation)?;
     }
     if let Some(location) = &location {
-        tell_upstream(output, location, &subject.identity, args.action)?;
+        tell_upstream(output, location, &subject, args.action)?;
     }
     if args.action == ActionArg::Push
         && allowed
@@ -183,6 +189,10 @@ fn subject(args: &ExplainArgs) -> Result<Subject, ExplainError> {
         (name, None) if name.starts_with(ROBOT) => {
             let robot = RobotName::new(&name[ROBOT.len()..]);
             Identity::Robot(robot.map_err(|why| ExplainError::User { name: name.to_owned(), why })?)
+        }
+        (name, None) if name.contains(':') => {
+            let provided = ProvidedName::new(name);
+            Identity::Workload(provided.ok_or_else(|| ExplainError::Provided { name: name.to_owned() })?)
         }
         (name, None) => Identity::User(
             UserName::parse(name).map_err(|why| ExplainError::User { name: name.to_owned(), why })?,
@@ -242,7 +252,7 @@ fn condition(rule: &AccessRule, obstacle: Obstacle) -> String {
 fn tell_upstream(
     output: &mut dyn Write,
     location: &Location,
-    identity: &Identity,
+    subject: &Subject,
     action: ActionArg,
 ) -> io::Result<()> {
     let settings = location.upstream.settings();
@@ -251,7 +261,7 @@ fn tell_upstream(
         "upstream",
         &format!("{} ({}), where it is {}", settings.name, settings.url, location.remote),
     )?;
-    let there = match location.upstream.credentials().identify(identity) {
+    let there = match location.upstream.credentials().identify(&subject.identity, &subject.groups) {
         UpstreamIdentity::Anonymous => "anonymous".to_owned(),
         UpstreamIdentity::Gateway => "the gateway's own credentials".to_owned(),
         UpstreamIdentity::User(number) => format!("upstream.credentials.users[{number}]"),

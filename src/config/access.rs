@@ -7,6 +7,8 @@ use ipnet::IpNet;
 
 use crate::config::credentials;
 use crate::config::credentials::CredentialSource;
+use crate::config::group::Group;
+use crate::config::group_list::groups_of;
 use crate::config::mistake::Place;
 use crate::config::pattern::{FORWARDED, PatternError, RepositoryPattern, UserPattern};
 use crate::config::reader::{Item, Reader};
@@ -34,15 +36,6 @@ pub struct AccessRule {
     pub effect: Effect,
     /// Where it is written; none for the rule in force where none is written.
     pub place: Option<Place>,
-}
-
-/// A group of users who have logged in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// Its name.
-    pub name: String,
-    /// Its members, as `[auth.groups]` lists them.
-    pub members: Vec<UserPattern>,
 }
 
 /// The decision of a rule.
@@ -225,8 +218,8 @@ pub(super) struct Rules<'a> {
 
 pub(super) fn read<'a>(root: &Reader<'a>) -> Rules<'a> {
     let tables = root.tables("access");
-    let groups = groups(root);
-    let rules: Vec<AccessRule> = tables.iter().filter_map(|table| rule(table, &groups)).collect();
+    root.context.set_groups(&groups(root));
+    let rules: Vec<AccessRule> = tables.iter().filter_map(rule).collect();
     let denies = |table: &&Reader<'_>| table.text("effect").is_some_and(|item| item.value() == "deny");
     let users = tables.iter().filter(|table| !denies(table)).flat_map(|table| table.texts("users"));
     let anonymous = users.into_iter().find(|item| item.value() == "anonymous");
@@ -270,17 +263,15 @@ impl Rules<'_> {
         let htpasswd = root.section("auth").has("htpasswd");
         let judges: Vec<&str> =
             upstreams.iter().filter(forwards).map(|upstream| upstream.name.as_str()).collect();
-        let robots = root.section("auth").has("token");
-        if !htpasswd && judges.is_empty() && !robots {
+        let providers = providers(root);
+        if !htpasswd && judges.is_empty() && providers.is_empty() {
             return self.warn_of_people(root);
         }
         let groups = root.section("auth").section("groups");
         let members = groups.names().flat_map(|name| groups.texts(name));
         let users = root.tables("access").into_iter().flat_map(|table| table.texts("users"));
         for item in users.chain(members) {
-            if let Some(why) =
-                stranger(item.value(), htpasswd, &judges).filter(|_| !robots || !may_be_robot(item.value()))
-            {
+            if let Some(why) = stranger(item.value(), htpasswd, &judges, &providers) {
                 root.context.warn(format!("{}: no user is called {:?}: {why}", item.place(), item.value()));
             }
         }
@@ -367,18 +358,25 @@ fn uncached<'a>(table: &Reader<'_>, upstreams: &'a [Upstream]) -> Vec<&'a str> {
     upstreams.iter().filter(concerned).map(|upstream| upstream.name.as_str()).collect()
 }
 
-/// Returns true if a robot may have such a name.
-fn may_be_robot(name: &str) -> bool {
-    let provider = name.split_once(':').map_or(name, |(provider, _)| provider);
-    name == "*" || name.starts_with(ROBOT) || provider.contains(['*', '?'])
-}
-
 fn forwards(upstream: &&Upstream) -> bool {
     upstream.credentials.source == CredentialSource::Forward
 }
 
+/// Returns the words with which the names of providers other than htpasswd begin.
+fn providers(root: &Reader<'_>) -> Vec<String> {
+    let auth = root.section("auth");
+    let robots = auth.has("token").then(|| ROBOT.trim_end_matches(':').to_owned());
+    let platforms = auth.tables("oidc").into_iter().filter_map(|table| {
+        let user = table.text("user")?;
+        user.value().split_once(':').map(|(word, _)| word.to_owned())
+    });
+    let certificates = auth.section("client_certificate").text("user");
+    let certificates = certificates.map(|user| user.value().trim_start_matches("san:").to_owned());
+    robots.into_iter().chain(platforms).chain(certificates).collect()
+}
+
 /// Returns why no user can have a name, where that is plain.
-fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
+fn stranger(name: &str, htpasswd: bool, judges: &[&str], providers: &[String]) -> Option<String> {
     let (provider, _) = name.split_once(':').unwrap_or((name, ""));
     // A pattern that begins with a star was perhaps meant for the users of every provider.
     let leading = provider.starts_with(['*', '?']) && name != "*";
@@ -391,7 +389,11 @@ fn stranger(name: &str, htpasswd: bool, judges: &[&str]) -> Option<String> {
             let unknown = || "no upstream of that name has credentials with `forward = true`".to_owned();
             (!judges.iter().any(judged)).then(unknown)
         }
-        None if htpasswd => None,
+        None if name.contains(':') => {
+            let unknown = || format!("no provider's names begin with \"{provider}:\"");
+            (!providers.iter().any(|known| known == provider)).then(unknown)
+        }
+        None if htpasswd || !providers.is_empty() => None,
         None => {
             judges.first().map(|judge| format!("users of an upstream are called \"{FORWARDED}{judge}:NAME\""))
         }
@@ -428,25 +430,14 @@ fn member(written: &str) -> Result<UserPattern, ValueError> {
     }
 }
 
-/// Returns the groups of a rule; none if there is no group of a name that it has.
-fn groups_of(table: &Reader<'_>, groups: &[Group]) -> Option<Vec<Group>> {
-    let find = |written: &str| {
-        let found = groups.iter().find(|group| group.name == written);
-        found.cloned().ok_or_else(|| ValueError::value("is no group; write it to [auth.groups]"))
-    };
-    let items = table.texts("groups");
-    let found: Vec<Group> = items.iter().filter_map(|item| item.parsed(find)).collect();
-    (found.len() == items.len()).then_some(found)
-}
-
 fn networks(table: &Reader<'_>) -> Option<Vec<IpNet>> {
     let items = table.texts("networks");
     let networks: Vec<IpNet> = items.iter().filter_map(|item| item.parsed(server::network)).collect();
     (networks.len() == items.len()).then_some(networks)
 }
 
-fn rule(table: &Reader<'_>, groups: &[Group]) -> Option<AccessRule> {
-    let groups = groups_of(table, groups);
+fn rule(table: &Reader<'_>) -> Option<AccessRule> {
+    let groups = groups_of(table);
     let users = match table.texts("groups").is_empty() || table.has("users") {
         false => Some(Vec::new()),
         true => table.all("users", "a rule", "users = [\"alice\"]", UserPattern::parse),

@@ -8,11 +8,14 @@ use crate::config::address::Address;
 use crate::config::credentials;
 use crate::config::duration;
 use crate::config::limits;
+use crate::config::oidc;
+use crate::config::oidc::OidcProvider;
 use crate::config::reader::Reader;
 use crate::config::reference::{Located, Reference};
-use crate::config::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::schema::{Key, Kind, key};
 use crate::config::server::DEFAULT_ADDRESS;
 use crate::config::value_error::ValueError;
+use crate::x509::NameKind;
 
 /// The ways to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,10 @@ pub struct Auth {
     pub bearer: bool,
     /// The gateway's token service; there is one wherever [`bearer`](Self::bearer) is true.
     pub token: Option<TokenService>,
+    /// The platforms whose workloads log in by their tokens.
+    pub oidc: Vec<OidcProvider>,
+    /// The names by which clients' certificates are logins; none: they are none.
+    pub client_certificate: Option<NameKind>,
 }
 
 /// `[auth.token]`: the token service.
@@ -49,9 +56,9 @@ pub(super) const KEYS: &[Key] = &[
     key("challenge", Kind::Text),
     key("htpasswd", Kind::Table(&[key("path", Kind::Text)])),
     key("token", Kind::Table(TOKEN_KEYS)),
-    key("oidc", Kind::Later(NO_ITEMS)),
-    key("client_certificate", Kind::Later(&[])),
-    key("groups", Kind::Lists),
+    key("oidc", Kind::Tables(oidc::KEYS)),
+    key("client_certificate", Kind::Table(&[key("user", Kind::Text)])),
+    key("groups", Kind::Lists(&Kind::Texts)),
 ];
 
 const TOKEN_KEYS: &[Key] = &[
@@ -81,6 +88,10 @@ pub(super) fn read(root: &Reader<'_>, rules: &Rules<'_>) -> Auth {
         htpasswd: auth.optional("htpasswd").and_then(|table| htpasswd(&table)),
         bearer,
         token: (bearer || auth.has("token")).then(|| token(root, &auth.section("token"))),
+        oidc: oidc::read(&auth),
+        client_certificate: auth
+            .optional("client_certificate")
+            .and_then(|table| client_certificate(root, &table)),
     }
 }
 
@@ -157,6 +168,26 @@ fn token(root: &Reader<'_>, table: &Reader<'_>) -> TokenService {
     };
     table.context.refer(Reference::TokenKey(key));
     service
+}
+
+/// Reads by which name a client's certificate is a login.
+fn client_certificate(root: &Reader<'_>, table: &Reader<'_>) -> Option<NameKind> {
+    if root.section("server").section("tls").text("client_ca").is_none() {
+        let advice = root.section("server").section("tls").advice("client_ca = \"certs/clients-ca.crt\"");
+        table.wrong_itself(format!("no client is asked for a certificate; {advice}"));
+    }
+    match table.choice("user", &["cn", "san:dns", "san:uri", "san:email"]) {
+        Some("cn") => Some(NameKind::Common),
+        Some("san:dns") => Some(NameKind::Dns),
+        Some("san:uri") => Some(NameKind::Uri),
+        Some(_) => Some(NameKind::Email),
+        None => {
+            if !table.has("user") {
+                table.wrong("user", format!("is needed; {}", table.advice("user = \"san:dns\"")));
+            }
+            None
+        }
+    }
 }
 
 fn ttl(written: &str) -> Result<Duration, ValueError> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::group::Group;
 use crate::config::mistake::{ConfigErrors, Mistake, Place};
 use crate::config::reference::Reference;
 
@@ -21,6 +22,7 @@ pub(super) struct Context {
     warnings: RefCell<Vec<String>>,
     references: RefCell<Vec<Reference>>,
     interpolated: RefCell<Vec<PathBuf>>,
+    groups: RefCell<Vec<Group>>,
     /// Finds the `registry` image's variable for a key, where those variables configure.
     image: Cell<Option<VariableOf>>,
 }
@@ -38,6 +40,7 @@ impl Context {
             warnings: RefCell::default(),
             references: RefCell::default(),
             interpolated: RefCell::default(),
+            groups: RefCell::default(),
             image: Cell::default(),
         }
     }
@@ -45,6 +48,16 @@ impl Context {
     pub(super) fn mistake(&self, place: &Place, key: &str, text: impl Into<String>) {
         let mistake = Mistake { place: place.clone(), key: key.to_owned(), text: text.into() };
         self.mistakes.borrow_mut().push(mistake);
+    }
+
+    /// Remembers the groups of `[auth.groups]`, which several sections name.
+    pub(super) fn set_groups(&self, groups: &[Group]) {
+        self.groups.replace(groups.to_vec());
+    }
+
+    /// Returns the group of a name.
+    pub(super) fn group(&self, name: &str) -> Option<Group> {
+        self.groups.borrow().iter().find(|group| group.name == name).cloned()
     }
 
     pub(super) fn warn(&self, text: impl Into<String>) {

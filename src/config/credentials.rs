@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::config::group::Group;
+use crate::config::group_list::groups_of;
 use crate::config::pattern::UserPattern;
 use crate::config::reader::{Item, Reader};
 use crate::config::reference::Reference;
-use crate::config::schema::{Key, Kind, NO_ITEMS, key};
+use crate::config::schema::{Key, Kind, key};
 use crate::config::value_error::ValueError;
 use crate::proto::Secret;
 
@@ -54,8 +56,10 @@ impl Eq for Login {}
 /// `[[upstream.credentials.users]]`: another identity at the upstream for some clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserCredentials {
-    /// The clients that it serves; at least one pattern.
+    /// The clients that it serves, by name.
     pub users: Vec<UserPattern>,
+    /// And by group.
+    pub groups: Vec<Group>,
     /// The login of their requests at the upstream.
     pub login: Login,
 }
@@ -73,7 +77,7 @@ const USER_KEYS: &[Key] = &[
     key("users", Kind::Texts),
     key("username", Kind::Text),
     key("password", Kind::Text),
-    key("groups", Kind::Later(NO_ITEMS)),
+    key("groups", Kind::Texts),
 ];
 
 /// Reads the credentials of an upstream's table.
@@ -93,8 +97,11 @@ pub(super) fn forward<'a>(root: &Reader<'a>) -> Option<Reader<'a>> {
 /// Returns the key that lets users log in, if one is set.
 pub(super) fn login_key(root: &Reader<'_>) -> Option<&'static str> {
     let htpasswd = root.section("auth").has("htpasswd").then_some("auth.htpasswd");
-    let token = || root.section("auth").has("token").then_some("auth.token");
-    htpasswd.or_else(|| forward(root).map(|_| "upstream.credentials.forward")).or_else(token)
+    let auth = root.section("auth");
+    let others =
+        [("token", "auth.token"), ("oidc", "auth.oidc"), ("client_certificate", "auth.client_certificate")];
+    let others = || others.into_iter().find(|(key, _)| auth.has(key)).map(|(_, whole)| whole);
+    htpasswd.or_else(|| forward(root).map(|_| "upstream.credentials.forward")).or_else(others)
 }
 
 /// Reports upstreams among several that forward and that no host says a password is for.
@@ -180,9 +187,13 @@ fn users(table: &Reader<'_>) -> Vec<UserCredentials> {
 }
 
 fn user(table: &Reader<'_>) -> Option<UserCredentials> {
-    let users = table.all("users", "an entry", "users = [\"alice\"]", UserPattern::parse);
+    let groups = groups_of(table);
+    let users = match table.texts("groups").is_empty() || table.has("users") {
+        false => Some(Vec::new()),
+        true => table.all("users", "an entry", "users = [\"alice\"]", UserPattern::parse),
+    };
     let login = login(table);
-    Some(UserCredentials { users: users?, login: login? })
+    Some(UserCredentials { users: users?, groups: groups?, login: login? })
 }
 
 /// Returns a name and its password, if both are there and can be sent.

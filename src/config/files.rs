@@ -7,10 +7,11 @@ use std::path::Path;
 use rustls::RootCertStore;
 
 use crate::config::context::Context;
-use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, PEM_BYTES, REVOKED_BYTES};
+use crate::config::limits::{DOCKER_CONFIG_BYTES, HTPASSWD_BYTES, KEY_SET_BYTES, PEM_BYTES, REVOKED_BYTES};
 use crate::config::private_folder;
 use crate::config::reference::{Located, Reference};
 use crate::proto::Htpasswd;
+use crate::proto::jwk::PublicKey;
 use crate::x509::{Chain, Keys, PairError, blocks, pair};
 
 /// Reports every file that cannot serve.
@@ -25,7 +26,8 @@ fn check_one(context: &Context, reference: &Reference) {
         Reference::Htpasswd(file) => (file, check_htpasswd(context, &file.path)),
         Reference::TokenKey(file) => (file, check_token_key(&file.path)),
         Reference::Revoked(file) => (file, check_revoked(&file.path)),
-        Reference::Ca(file) => (file, check_ca(&file.path)),
+        Reference::Ca(file) | Reference::ClientCa(file) => (file, check_ca(&file.path)),
+        Reference::KeySet(file) => (file, check_key_set(&file.path)),
         Reference::DockerConfig(file) => (file, check_docker_config(&file.path)),
         Reference::Folder(folder) => (folder, check_folder(&folder.path)),
         Reference::PrivateFolder(folder) => (folder, check_private_folder(&folder.path)),
@@ -95,6 +97,11 @@ fn check_revoked(path: &Path) -> Result<(), Why> {
             "make an empty file, and write to it the id of each token that is revoked".to_owned()
         })
     })
+}
+
+fn check_key_set(path: &Path) -> Result<(), Why> {
+    let text = read(path, KEY_SET_BYTES)?;
+    PublicKey::parse_set(&text).map(drop).map_err(|error| error.to_string())
 }
 
 fn check_ca(path: &Path) -> Result<(), Why> {

@@ -457,3 +457,12 @@ pub(crate) const PUSH_BACKLOG_ALL_BYTES: usize = 128 * MIB;
 /// How long the answer to a push waits for its copy to be checked and in place. Mostly it is already; a client that
 /// pulls at once should find it.
 pub(crate) const PUSH_SETTLED: Duration = Duration::from_millis(500);
+
+/// Between two requests for the keys of an OIDC issuer: a token may name any key.
+pub(crate) const OIDC_REFETCH_PAUSE: Duration = Duration::from_secs(30);
+/// The longest file of an issuer's keys, in bytes.
+pub(crate) const KEY_SET_BYTES: u64 = 256 * KIB as u64;
+/// The longest document of an issuer, in bytes.
+pub(crate) const OIDC_DOCUMENT_BYTES: usize = 256 * KIB;
+/// How long a login waits for them.
+pub(crate) const OIDC_FETCH_DEADLINE: Duration = Duration::from_secs(10);

@@ -15,12 +15,15 @@ mod credentials;
 mod duration;
 mod environment;
 mod files;
+mod group;
+mod group_list;
 mod host;
 mod host_pattern;
 mod interpolate;
 pub(crate) mod limits;
 mod log;
 mod mistake;
+mod oidc;
 mod pattern;
 pub(crate) mod private_folder;
 mod proxy;
@@ -40,7 +43,6 @@ mod variables;
 use std::path::{Path, PathBuf};
 
 pub use access::AccessRule;
-pub(crate) use access::Group;
 pub(crate) use address::{Address, UnixSocket};
 pub(crate) use admin::{Admin, LocalAddress};
 pub(crate) use auth::{Auth, TokenService};
@@ -48,9 +50,11 @@ pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCacheOptions};
 pub(crate) use cors::Cors;
 pub(crate) use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
+pub(crate) use group::Group;
 pub(crate) use host_pattern::HostPattern;
 pub(crate) use log::Log;
 pub(crate) use mistake::ConfigErrors;
+pub(crate) use oidc::{IssuerKeys, OidcProvider, RequiredClaim};
 pub use pattern::RepositoryPattern;
 pub(crate) use pattern::{Glob, PatternError, UserPattern};
 pub(crate) use proxy::{NoProxy, Proxy};
@@ -172,6 +176,7 @@ fn build(
     interpolate::fill(&mut table, "", environment, &context);
     let mut config = read(&Reader::root(&table, &context));
     upstream::take_proxy(&mut config.upstreams, environment, &context);
+    oidc::take_proxy(&mut config.auth.oidc, environment, &context);
     if look == Look::AtFiles {
         files::check(&context);
     }

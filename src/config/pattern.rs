@@ -5,7 +5,6 @@ use std::fmt;
 
 use crate::config::value_error::ValueError;
 use crate::proto::RepositoryName;
-use crate::proto::identity::ROBOT;
 
 /// The users that a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +32,10 @@ impl UserPattern {
         if written.contains(['[', ']', '{', '}']) {
             return Err(ValueError::value("has brackets or braces; only * and ? stand for other characters"));
         }
-        if written.contains(':') && !written.starts_with(FORWARDED) && !written.starts_with(ROBOT) {
-            let why = "is not available in this version; names from htpasswd contain no \":\", those that an upstream \
-                       knows are \"forward/UPSTREAM:NAME\", and robots are \"robot:NAME\"";
+        let provider = written.split_once(':').map(|(provider, _)| provider);
+        let is_open = |provider: &str| provider.contains(['*', '?']) && !provider.starts_with(FORWARDED);
+        if provider.is_some_and(|provider| provider.is_empty() || is_open(provider)) {
+            let why = "does not say whose names it is over: write the provider before the \":\", as in \"repo:acme/*\"";
             return Err(ValueError::value(why));
         }
         if written.is_empty() || written.trim() != written || written.contains(char::is_control) {
@@ -413,6 +413,8 @@ mod tests {
             ("forward/hub:*", "forward/hub/x:evil"),
             ("forward/hub:*-admin", "forward/hub:team/evil-admin"),
             ("build*", "build/evil"),
+            ("repo:acme/*", "repo:acme/app/x"),
+            ("repo:*", "repo:acme/app"),
         ] {
             assert!(!matches(pattern, user), "{pattern} {user}");
         }
@@ -423,6 +425,8 @@ mod tests {
             ("forward/*:bob", "forward/hub:bob"),
             ("*/*", "build/alice"),
             ("*", "forward/hub:anyone"),
+            ("repo:acme/*", "repo:acme/app"),
+            ("robot:*", "robot:ci"),
         ] {
             assert!(matches(pattern, user), "{pattern} {user}");
         }
@@ -430,7 +434,7 @@ mod tests {
 
     #[test]
     fn names_that_no_user_can_have_are_refused() {
-        for written in ["", "a[b]", "{user}", "repo:acme/app", " alice", "a\nb"] {
+        for written in ["", "a[b]", "{user}", ":a", "*:a", "re?o:acme/app", " alice", "a\nb"] {
             assert!(UserPattern::parse(written).is_err(), "{written:?}");
         }
     }

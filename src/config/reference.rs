@@ -20,6 +20,10 @@ pub(super) enum Reference {
     TokenKey(Located),
     Revoked(Located),
     Ca(Located),
+    /// The keys of an issuer.
+    KeySet(Located),
+    /// The authorities of clients.
+    ClientCa(Located),
     Pair {
         certificate: Located,
         key: Located,
@@ -40,11 +44,12 @@ impl Reference {
     /// Returns the files, if it is an upstream that they are for. The others are watched by those who use them.
     pub(super) fn of_upstream(&self) -> Vec<&Located> {
         match self {
-            Self::Ca(file) | Self::DockerConfig(file) => vec![file],
+            Self::Ca(file) | Self::KeySet(file) | Self::DockerConfig(file) => vec![file],
             Self::ClientPair { certificate, key } => vec![certificate, key],
             Self::Htpasswd(_)
             | Self::TokenKey(_)
             | Self::Revoked(_)
+            | Self::ClientCa(_)
             | Self::Pair { .. }
             | Self::Folder(_)
             | Self::PrivateFolder(_) => Vec::new(),

@@ -1,4 +1,4 @@
-//! Which keys there are, what kind each is, and which are not available in this version.
+//! Which keys there are, and what kind each is.
 
 use crate::config::context::Context;
 use crate::config::tree::{Node, Table, Value};
@@ -22,25 +22,11 @@ pub(super) enum Kind {
     Number,
     Table(&'static [Key]),
     Tables(&'static [Key]),
-    /// A table of lists of strings, whose keys are names of the operator's own.
-    Lists,
+    /// A table whose keys are names of the operator's own, each of this kind.
+    Lists(&'static Self),
     /// A table that asks for something by being there, whatever is in it.
     Switch(&'static [Key]),
-    /// Documented, but not available in this version: refused by name, unless it says what is so anyway.
-    Later(&'static [Plain]),
 }
-
-/// A value that a key of a later version may have, since it asks for nothing.
-#[derive(Debug)]
-pub(super) enum Plain {
-    Text(&'static str),
-    NoItems,
-}
-
-/// The empty string: what most keys of later versions may be.
-pub(super) const EMPTY_TEXT: &[Plain] = &[Plain::Text("")];
-/// The empty list.
-pub(super) const NO_ITEMS: &[Plain] = &[Plain::NoItems];
 
 /// Makes the constants of the sections short.
 pub(super) const fn key(name: &'static str, kind: Kind) -> Key {
@@ -49,11 +35,6 @@ pub(super) const fn key(name: &'static str, kind: Kind) -> Key {
 
 pub(super) fn find<'a>(keys: &'a [Key], name: &str) -> Option<&'a Key> {
     keys.iter().find(|key| key.name == name)
-}
-
-/// Returns the keys that this version has.
-pub(super) fn available(keys: &[Key]) -> impl Iterator<Item = &Key> {
-    keys.iter().filter(|key| !matches!(key.kind, Kind::Later(_)))
 }
 
 /// Reports every key that is unknown, not available or of the wrong kind, and takes it out, so that what is left
@@ -74,12 +55,6 @@ fn check_field(name: &str, node: &mut Node, keys: &[Key], path: &str, context: &
         context.mistake(&node.place, &path, unknown(name, keys));
         return false;
     };
-    if let Kind::Later(plain) = key.kind {
-        if !plain.iter().any(|plain| plain.is(&node.value)) {
-            context.mistake(&node.place, &path, unavailable(name));
-        }
-        return false;
-    }
     check_kind(node, &key.kind, &path, context);
     true
 }
@@ -94,9 +69,9 @@ fn check_kind(node: &mut Node, kind: &Kind, path: &str, context: &Context) {
         (Kind::Tables(_) | Kind::Texts | Kind::OneOrMore, Value::List(items)) => {
             check_items(items, kind, path, context);
         }
-        (Kind::Lists, Value::Table(table)) => {
+        (Kind::Lists(kind), Value::Table(table)) => {
             for (name, node) in table {
-                check_kind(node, &Kind::Texts, &below(path, name), context);
+                check_kind(node, kind, &below(path, name), context);
             }
         }
         (kind, value) => {
@@ -117,13 +92,8 @@ fn check_items(items: &mut [Node], kind: &Kind, path: &str, context: &Context) {
     }
 }
 
-/// Returns the message for a key, or variable, of a later version.
-pub(super) fn unavailable(name: &str) -> String {
-    format!("\"{name}\" is not available in this version; remove it")
-}
-
 fn unknown(name: &str, keys: &[Key]) -> String {
-    let known = nearest(name, available(keys).map(|key| key.name)).unwrap_or_default();
+    let known = nearest(name, keys.iter().map(|key| key.name)).unwrap_or_default();
     format!("unknown key; the nearest is \"{known}\"")
 }
 
@@ -140,19 +110,8 @@ impl Kind {
             Self::OneOrMore => "a string in quotes, or a list of them",
             Self::Flag => "true or false",
             Self::Number => "a whole number",
-            Self::Table(_) | Self::Switch(_) | Self::Lists => "it as a [table]",
+            Self::Table(_) | Self::Switch(_) | Self::Lists(_) => "it as a [table]",
             Self::Tables(_) => "it as [[tables]] in double brackets",
-            Self::Later(_) => "nothing",
-        }
-    }
-}
-
-impl Plain {
-    fn is(&self, value: &Value) -> bool {
-        match (self, value) {
-            (Self::Text(plain), Value::Text(text)) => text.written == *plain,
-            (Self::NoItems, Value::List(items)) => items.is_empty(),
-            _ => false,
         }
     }
 }

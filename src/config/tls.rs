@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::reader::Reader;
 use crate::config::reference::{Located, Reference};
-use crate::config::schema::{EMPTY_TEXT, Key, Kind, key};
+use crate::config::schema::{Key, Kind, key};
 
 /// The gateway's certificate, and the CA of its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Tls {
     pub default: KeyPair,
     /// Further certificates, chosen by server name.
     pub sni: Vec<KeyPair>,
+    /// PEM of the authorities whose certificates clients may show; none: none are asked for.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// A certificate with the key that belongs to it, both PEM files.
@@ -28,14 +30,19 @@ pub(super) const KEYS: &[Key] = &[
     key("certificate", Kind::Text),
     key("key", Kind::Text),
     key("sni", Kind::Tables(PAIR_KEYS)),
-    key("client_ca", Kind::Later(EMPTY_TEXT)),
+    key("client_ca", Kind::Text),
 ];
 
 const PAIR_KEYS: &[Key] = &[key("certificate", Kind::Text), key("key", Kind::Text)];
 
 pub(super) fn read(tls: &Reader<'_>) -> Option<Tls> {
     let sni = tls.tables("sni").iter().filter_map(pair).collect();
-    pair(tls).map(|default| Tls { default, sni })
+    let client_ca = tls.file("client_ca").map(|file| {
+        let path = file.path.clone();
+        tls.context.refer(Reference::ClientCa(file));
+        path
+    });
+    pair(tls).map(|default| Tls { default, sni, client_ca })
 }
 
 fn pair(table: &Reader<'_>) -> Option<KeyPair> {

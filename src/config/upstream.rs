@@ -88,6 +88,26 @@ impl Upstream {
         take_proxy(std::slice::from_mut(&mut upstream), environment, &context);
         context.finish().map(|_| upstream).map_err(|errors| errors.to_string())
     }
+
+    /// Returns the host of `url`, which is no registry's, to fetch documents from. Reports a URL that has none.
+    pub(super) fn of_documents(url: &str, ca: Option<PathBuf>, table: &Reader<'_>) -> Option<Self> {
+        let end = url.find("://").map_or(0, |scheme| scheme + 3);
+        let host = url[end..].find('/').map_or(url, |path| &url[..end + path]);
+        match Url::parse_registry(host) {
+            Ok(parsed) => {
+                let name = default_name(&parsed).to_owned();
+                let upstream = Self::read(&Reader::root(&EMPTY, table.context), name, parsed, String::new());
+                Some(Self { ca, ..upstream })
+            }
+            Err(wrong) => {
+                let text = match wrong {
+                    ValueError::Value(text) | ValueError::Hidden(text) => text,
+                };
+                table.wrong_itself(format!("{url:?} {text}"));
+                None
+            }
+        }
+    }
 }
 
 /// The requests that go over HTTP/2 where the server offers it by ALPN.

@@ -3,7 +3,7 @@
 use crate::config::context::Context;
 use crate::config::environment::{Environment, is_service_variable};
 use crate::config::mistake::Place;
-use crate::config::schema::{Key, Kind, Plain, available, find, nearest, unavailable};
+use crate::config::schema::{Key, Kind, find, nearest};
 use crate::config::tree;
 use crate::config::tree::{Node, Table, Text, Value};
 
@@ -67,10 +67,10 @@ impl Variable<'_> {
                 self.set_below(node, keys, rest)
             }
             (Kind::Switch(_), []) => self.switch(table, key.name),
-            (Kind::Lists, [name]) => {
+            (Kind::Lists(kind), [name]) => {
                 let node = table.entry(key.name.to_owned()).or_insert_with(|| self.empty());
                 if let Value::Table(lists) = &mut node.value {
-                    lists.insert((*name).to_owned(), self.node(&Kind::Texts)?);
+                    lists.insert((*name).to_owned(), self.node(kind)?);
                 }
                 Ok(())
             }
@@ -78,8 +78,7 @@ impl Variable<'_> {
                 let node = self.element(table, key.name, index)?;
                 self.set_below(node, keys, rest)
             }
-            (Kind::Later(_), [_, ..]) => Err(Why::Says(unavailable(key.name))),
-            (Kind::Table(_) | Kind::Tables(_) | Kind::Lists, _) | (_, [_, ..]) => Err(Why::Unknown),
+            (Kind::Table(_) | Kind::Tables(_) | Kind::Lists(_), _) | (_, [_, ..]) => Err(Why::Unknown),
             (kind, []) => {
                 table.insert(key.name.to_owned(), self.node(kind)?);
                 Ok(())
@@ -128,8 +127,7 @@ impl Variable<'_> {
                 Value::Number(self.written.parse().map_err(|_| says("whole number; write for example 100"))?)
             }
             Kind::Texts | Kind::OneOrMore => Value::List(self.items()?),
-            Kind::Later(plain) => self.later(plain),
-            Kind::Text | Kind::Table(_) | Kind::Tables(_) | Kind::Lists | Kind::Switch(_) => {
+            Kind::Text | Kind::Table(_) | Kind::Tables(_) | Kind::Lists(_) | Kind::Switch(_) => {
                 text(self.written)
             }
         };
@@ -167,14 +165,6 @@ impl Variable<'_> {
         }
     }
 
-    /// Reads the value in the kind that the key will have, to see whether it is set to anything.
-    fn later(&self, plain: &[Plain]) -> Value {
-        match plain {
-            [Plain::NoItems] if self.written.is_empty() => Value::List(Vec::new()),
-            _ => text(self.written),
-        }
-    }
-
     fn place(&self) -> Place {
         Place::variable(self.name)
     }
@@ -200,12 +190,12 @@ fn text(written: &str) -> Value {
 
 /// Lists every variable, array elements with this index.
 fn list(keys: &'static [Key], prefix: &str, index: &str, names: &mut Vec<String>) {
-    for key in available(keys) {
+    for key in keys {
         let name = format!("{prefix}{}", key.name.to_ascii_uppercase());
         match &key.kind {
             Kind::Table(keys) => list(keys, &format!("{name}__"), index, names),
             Kind::Tables(keys) => list(keys, &format!("{name}__{index}__"), index, names),
-            Kind::Lists => names.push(format!("{name}__NAME")),
+            Kind::Lists(_) => names.push(format!("{name}__NAME")),
             Kind::Switch(keys) => {
                 list(keys, &format!("{name}__"), index, names);
                 names.push(name);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::authn::{AccessTokens, Failure, Judgement, Proof, Refusal, Undecided};
+use crate::authn::{
+    AccessTokens, Failure, Judgement, Proof, Provider, Refusal, TokenRefusal, Undecided, Workload,
+};
 use crate::authz::{Denied, Limits, Side, Subject};
 use crate::budget::Client;
 use crate::clock;
@@ -14,10 +16,11 @@ use crate::gateway::host::RequestHost;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::gateway::upload_handle;
-use crate::proto::identity::{Forwarded, Identity, ROBOT_PREFIX};
+use crate::proto::identity::{Forwarded, Identity, ProvidedName, ROBOT_PREFIX};
 use crate::proto::{Action, Authorization, BearerError, Operation, Secret};
 use crate::upstream;
 use crate::upstream::LoginAnswer;
+use crate::x509::{ClientCertificate, NameKind};
 
 /// The sender of a request, before it has been authenticated.
 #[derive(Clone, Copy)]
@@ -28,29 +31,45 @@ pub(super) struct Sender<'a> {
     pub(super) address: IpAddr,
     /// The headers.
     pub(super) headers: &'a HeaderMap,
+    /// The certificate that its connection has shown.
+    pub(super) certificate: Option<&'a ClientCertificate>,
 }
 
 /// A requester that has been authenticated.
 pub(super) struct Requester {
     /// Its identity.
     pub(super) identity: Identity,
-    /// The proof that its token is, if it has one.
+    /// The proof that its token of this gateway is, if it has one.
     pub(super) proof: Option<Arc<Proof>>,
+    /// The groups that the provider of its identity says it is in.
+    pub(super) groups: Vec<Box<str>>,
+    /// When its credential dies, in seconds since 1970, where it says so.
+    pub(super) until: Option<u64>,
 }
 
 impl Requester {
     /// Returns the requester as rules see it, with what its access token grants.
     pub(super) fn subject(self, address: IpAddr) -> Subject {
-        let subject = Subject::at(self.identity, address);
+        let subject = Subject { groups: self.groups, ..Subject::at(self.identity, address) };
         let Some(proof) = self.proof else { return subject };
         let limits = proof.limits.as_deref().map(|limits| Arc::new(Limits::of(limits)));
-        Subject { groups: proof.groups.clone(), access: proof.access.clone(), limits, ..subject }
+        Subject { access: proof.access.clone(), limits, ..subject }
+    }
+
+    fn by_proof(proof: Arc<Proof>) -> Self {
+        let (identity, groups) = (proof.identity.clone(), proof.groups.clone());
+        Self { identity, proof: Some(proof), groups, until: None }
+    }
+
+    fn by_workload(workload: &Workload) -> Self {
+        let (identity, groups) = (Identity::Workload(workload.name.clone()), workload.groups.clone());
+        Self { identity, proof: None, groups, until: Some(workload.expires) }
     }
 }
 
 impl From<Identity> for Requester {
     fn from(identity: Identity) -> Self {
-        Self { identity, proof: None }
+        Self { identity, proof: None, groups: Vec::new(), until: None }
     }
 }
 
@@ -70,14 +89,27 @@ pub(super) async fn authenticate(
 ) -> Result<Requester, Problem> {
     let authenticator = &core.settings.authenticator;
     // The form of the credentials decides which provider judges them, before anything is checked.
-    if let (Some(tokens), Some(value)) = (&core.settings.tokens, field) {
-        match Authorization::parse(value) {
-            Ok(Authorization::Bearer(token)) => return by_token(core, tokens, &token, operation),
-            Ok(Authorization::Basic { password, .. }) if password.expose().starts_with(ROBOT_PREFIX) => {
+    let (tokens, workloads) = (&core.settings.tokens, &core.settings.workloads);
+    if let Some(value) = field.filter(|_| tokens.is_some() || !workloads.is_empty()) {
+        match (Authorization::parse(value), tokens) {
+            (Ok(Authorization::Bearer(token)), _) => return by_bearer(core, &token, operation).await,
+            (Ok(Authorization::Basic { password, .. }), Some(tokens))
+                if password.expose().starts_with(ROBOT_PREFIX) =>
+            {
                 return Box::pin(by_robot(core, tokens, &password, operation)).await;
+            }
+            (Ok(Authorization::Basic { user, password }), _) => {
+                if let Some(provider) = workloads.named(&user) {
+                    return Box::pin(by_workload(core, provider, &password, operation, None)).await;
+                }
             }
             _ => {}
         }
+    }
+    if let (None, Some(certificate)) = (field, sender.certificate)
+        && let Some(kind) = core.settings.certificate_names
+    {
+        return by_certificate(certificate, kind, operation);
     }
     if let Some(judge) = core.routes.judge(&sender.host.name, sender.host.port)
         && let Some(client) = authenticator.for_upstream(field, &judge.name)
@@ -92,6 +124,72 @@ pub(super) async fn authenticate(
     result.map(Requester::from).map_err(|failure| Problem::authentication(failure, operation))
 }
 
+/// Authenticates by a bearer token: this gateway's own, or a platform's.
+async fn by_bearer(core: &Core, token: &Secret, operation: Option<&Operation>) -> Result<Requester, Problem> {
+    let own = core.settings.tokens.as_ref().map(|tokens| by_token(core, tokens, token, operation));
+    match own {
+        Some(Ok(requester)) => return Ok(requester),
+        Some(Err(problem)) if core.settings.workloads.is_empty() => return Err(problem),
+        _ => {}
+    }
+    let error = Some(BearerError::InvalidToken);
+    match (core.settings.workloads.issuer_of(token), own) {
+        (Some(provider), _) => Box::pin(by_workload(core, provider, token, operation, error)).await,
+        (None, Some(refused)) => refused,
+        (None, None) => Err(Problem::unauthorized(operation, error)),
+    }
+}
+
+/// Authenticates by the token of a workload's platform. One that died on the way is still good for an upload that its holder
+/// began.
+async fn by_workload(
+    core: &Core,
+    provider: &Provider,
+    token: &Secret,
+    operation: Option<&Operation>,
+    error: Option<BearerError>,
+) -> Result<Requester, Problem> {
+    match provider.verify(token).await {
+        Ok(workload) => Ok(Requester::by_workload(&workload)),
+        Err(TokenRefusal::Expired(Some(workload)))
+            if goes_on(core, operation, &Identity::Workload(workload.name.clone())) =>
+        {
+            Ok(Requester::by_workload(&workload))
+        }
+        Err(TokenRefusal::NoKeys(why)) => {
+            Err(Problem::IssuerSilent { provider: provider.name().to_owned(), why })
+        }
+        Err(refusal) => {
+            let expired = matches!(refusal, TokenRefusal::Expired(_));
+            let reason = format!("a token for {}: {refusal}", provider.name());
+            Err(Problem::refused_token(operation, error, reason, expired))
+        }
+    }
+}
+
+/// Authenticates by the certificate that the connection has shown.
+fn by_certificate(
+    certificate: &ClientCertificate,
+    kind: NameKind,
+    operation: Option<&Operation>,
+) -> Result<Requester, Problem> {
+    let refused = |reason: &str| Problem::refused_token(operation, None, reason.to_owned(), false);
+    if !certificate.is_valid(clock::wall()) {
+        return Err(refused("the client's certificate is not valid any more"));
+    }
+    let name = certificate.name(kind).and_then(|name| ProvidedName::new(&format!("{}:{name}", kind.word())));
+    let name = name.ok_or_else(|| {
+        refused(
+            "the client's certificate has not one name of the kind that auth.client_certificate.user says",
+        )
+    })?;
+    Ok(Requester::from(Identity::Certificate(name)))
+}
+
+fn goes_on(core: &Core, operation: Option<&Operation>, identity: &Identity) -> bool {
+    operation.is_some_and(|operation| upload_handle::goes_on(&core.shared.sealer, operation, identity))
+}
+
 /// Authenticates by an access token. One that died on the way is still good for an upload that its holder began.
 fn by_token(
     core: &Core,
@@ -100,15 +198,34 @@ fn by_token(
     operation: Option<&Operation>,
 ) -> Result<Requester, Problem> {
     match tokens.verify(token, &core.settings.authenticator) {
-        Ok(proof) => Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
-        Err(Refusal::Expired(Some(proof)))
-            if operation.is_some_and(|operation| {
-                upload_handle::goes_on(&core.shared.sealer, operation, &proof.identity)
-            }) =>
-        {
-            Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) })
+        Ok(proof) if is_configured(core, &proof.identity) => Ok(Requester::by_proof(proof)),
+        Ok(_) => {
+            let reason = "its provider is not configured any more".to_owned();
+            Err(Problem::refused_token(operation, Some(BearerError::InvalidToken), reason, false))
         }
-        Err(refusal) => Err(Problem::refused_token(operation, Some(BearerError::InvalidToken), &refusal)),
+        Err(Refusal::Expired(Some(proof))) if goes_on(core, operation, &proof.identity) => {
+            Ok(Requester::by_proof(proof))
+        }
+        Err(refusal) => {
+            let expired = matches!(refusal, Refusal::Expired(_));
+            Err(Problem::refused_token(
+                operation,
+                Some(BearerError::InvalidToken),
+                refusal.to_string(),
+                expired,
+            ))
+        }
+    }
+}
+
+/// Returns true if the provider of an identity is still configured: a token that it once got ends with it.
+fn is_configured(core: &Core, identity: &Identity) -> bool {
+    match identity {
+        Identity::Workload(name) => core.settings.workloads.give(name),
+        Identity::Certificate(name) => {
+            core.settings.certificate_names.is_some_and(|kind| kind.word() == name.provider())
+        }
+        Identity::Anonymous | Identity::User(_) | Identity::Forwarded(_) | Identity::Robot(_) => true,
     }
 }
 
@@ -121,10 +238,11 @@ async fn by_robot(
 ) -> Result<Requester, Problem> {
     let arrived = clock::now();
     match tokens.verify_robot(password) {
-        Ok(proof) => Ok(Requester { identity: proof.identity.clone(), proof: Some(proof) }),
+        Ok(proof) => Ok(Requester::by_proof(proof)),
         Err(refusal) => {
             tokio::time::sleep_until((arrived + core.settings.authenticator.floor()).into()).await;
-            Err(Problem::refused_token(operation, None, &refusal))
+            let expired = matches!(refusal, Refusal::Expired(_));
+            Err(Problem::refused_token(operation, None, refusal.to_string(), expired))
         }
     }
 }
@@ -173,7 +291,11 @@ fn decide(answer: Result<LoginAnswer, upstream::Error>) -> Result<bool, Undecide
 pub(super) fn may_enter(identity: &Identity, upstream: &str) -> bool {
     match identity {
         Identity::Forwarded(client) => client.upstream() == upstream,
-        Identity::Anonymous | Identity::User(_) | Identity::Robot(_) => true,
+        Identity::Anonymous
+        | Identity::User(_)
+        | Identity::Robot(_)
+        | Identity::Workload(_)
+        | Identity::Certificate(_) => true,
     }
 }
 

@@ -31,6 +31,7 @@ use crate::proto::identity::Identity;
 use crate::proto::{Action, BearerError, Operation, RepositoryName, Scope, ScopeSet, Target, TargetError};
 use crate::telemetry::RequestId;
 use crate::watchdog::{Polled, noted};
+use crate::x509::ClientCertificate;
 
 /// The handler of the registry's requests. All workers share one [`Core`].
 #[derive(Clone)]
@@ -185,7 +186,7 @@ impl IncomingRequest<'_> {
             && let Some(endpoint) = TokenEndpoint::parse(uri.path())
         {
             self.core.shared.via.check(headers)?;
-            let sender = Sender { host: &host, address: self.client, headers };
+            let sender = self.sender(&host);
             let request = token::Request { core: self.core, tokens, sender, parts: self.parts };
             return Box::pin(request.answer(&endpoint, body, record)).await.map(Answer::from);
         }
@@ -211,7 +212,7 @@ impl IncomingRequest<'_> {
         self.core.shared.via.check(headers)?;
         let operation = target.as_ref().ok().map(|target| &target.operation);
         let field = login::authorization(headers)?;
-        let sender = Sender { host, address: self.client, headers };
+        let sender = self.sender(host);
         let requester = login::authenticate(self.core, sender, field, operation).await;
         let requester = requester.inspect_err(|_| record.set_failed_login(headers))?;
         record.set_identity(&requester.identity);
@@ -227,6 +228,11 @@ impl IncomingRequest<'_> {
             answer.response.headers_mut().insert("oci-namespace", ns);
         }
         Ok(answer)
+    }
+
+    fn sender<'a>(&'a self, host: &'a RequestHost) -> Sender<'a> {
+        let certificate = self.parts.extensions.get::<Arc<ClientCertificate>>().map(Arc::as_ref);
+        Sender { host, address: self.client, headers: &self.parts.headers, certificate }
     }
 
     fn target(&self) -> Result<Target, TargetError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::authn::{Failure, Refusal};
+use crate::authn::Failure;
 use crate::body::Body;
 use crate::budget::Spent;
 use crate::config::limits;
@@ -63,6 +63,8 @@ pub(super) enum Problem {
     CircuitOpen { upstream: Arc<str>, cause: Option<Arc<str>> },
     /// A handle could not be sealed.
     Seal(SealError),
+    /// The keys of a token's issuer cannot be had: whether the token is good is not known.
+    IssuerSilent { provider: String, why: Arc<str> },
 }
 
 /// A refusal for want of a login.
@@ -87,14 +89,14 @@ impl Problem {
         Self::Unauthorized(Box::new(Unauthorized { accesses, error, ..Unauthorized::default() }))
     }
 
-    /// Returns the refusal of a token, or of a robot's, for the reason `refusal`.
+    /// Returns the refusal of a token or certificate, for a reason that the log has.
     pub(super) fn refused_token(
         operation: Option<&Operation>,
         error: Option<BearerError>,
-        refusal: &Refusal,
+        reason: String,
+        expired: bool,
     ) -> Self {
-        let accesses = operation.map(accesses).unwrap_or_default();
-        let (reason, expired) = (Some(refusal.to_string()), matches!(refusal, Refusal::Expired(_)));
+        let (accesses, reason) = (operation.map(accesses).unwrap_or_default(), Some(reason));
         Self::Unauthorized(Box::new(Unauthorized { accesses, error, reason, expired, challenge: None }))
     }
 
@@ -151,6 +153,7 @@ impl Problem {
             },
             Self::Unsatisfiable(total) => unsatisfied(*total),
             Self::CircuitOpen { .. } => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            Self::IssuerSilent { .. } => Some(later(limits::OIDC_REFETCH_PAUSE)),
             Self::Target(TargetError::MethodNotAllowed { allow }) => {
                 Some((header::ALLOW, HeaderValue::from_static(allow)))
             }
@@ -219,6 +222,10 @@ impl Problem {
                     "the upstream has failed several times and is left alone for a moment",
                 ),
             ),
+            Self::IssuerSilent { .. } => (
+                S::SERVICE_UNAVAILABLE,
+                text(ErrorCode::Unavailable, "the keys of the token's issuer cannot be had now; try again"),
+            ),
             Self::Seal(_) => (S::INTERNAL_SERVER_ERROR, ErrorBody::new(ErrorCode::Unknown)),
         }
     }
@@ -250,6 +257,9 @@ impl Problem {
             }
             Self::Spent(spent) => {
                 tracing::info!(request_id, budget = spent.budget, "refused: the budget is spent")
+            }
+            Self::IssuerSilent { provider, why } => {
+                tracing::warn!(request_id, provider, error = %why, "cannot check a token: its issuer's keys cannot be had");
             }
             Self::Seal(error) => tracing::error!(request_id, %error, "cannot seal a handle"),
             Self::Loop => tracing::warn!(request_id, "the gateway is its own upstream"),

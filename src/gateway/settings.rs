@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::authn::{AccessTokens, Authenticator};
+use crate::authn::{AccessTokens, Authenticator, Workloads};
 use crate::authz::Rules;
 use crate::cache::UpstreamCache;
 use crate::config::Cors;
 use crate::gateway::host::{KnownHosts, TrustedProxies};
 use crate::upstream::Upstream;
+use crate::x509::NameKind;
 
 /// The parts of a [`Core`](super::Core) that come from the configuration.
 #[derive(Clone)]
@@ -25,6 +26,10 @@ pub(crate) struct Settings {
     pub cors: Option<Cors>,
     /// The realm of Basic challenges.
     pub realm: String,
+    /// The platforms whose tokens are logins.
+    pub workloads: Arc<Workloads>,
+    /// The names by which clients' certificates are logins; none: they are none.
+    pub certificate_names: Option<NameKind>,
     /// The token service, if there is one.
     pub tokens: Option<Arc<AccessTokens>>,
     /// True if clients are to be asked for tokens.
@@ -38,6 +43,9 @@ pub(crate) struct Settings {
 impl Settings {
     /// Returns true if a client can log in.
     pub(super) fn has_logins(&self) -> bool {
-        self.authenticator.has_logins() || self.tokens.is_some()
+        self.authenticator.has_logins()
+            || self.tokens.is_some()
+            || !self.workloads.is_empty()
+            || self.certificate_names.is_some()
     }
 }

@@ -174,6 +174,7 @@ impl Request<'_> {
         record: &mut RequestRecord,
     ) -> Result<(Value, String), Problem> {
         let (identity, robot) = (requester.identity.clone(), requester.proof.clone());
+        let (groups, until) = (requester.groups.clone(), requester.until);
         let subject = requester.subject(self.sender.address);
         let (mut access, mut granted) = (Vec::new(), ScopeSet::default());
         for scope in asked.iter() {
@@ -184,7 +185,7 @@ impl Request<'_> {
                 access.push(grant);
             }
         }
-        let holder = Holder { identity: &identity, robot: robot.as_deref() };
+        let holder = Holder { identity: &identity, robot: robot.as_deref(), groups: &groups, until };
         let issued = self.tokens.issue(&holder, &self.core.settings.authenticator, access);
         let (issued, granted) = (issued.ok_or(Problem::Seal(SealError))?, granted.to_string());
         record.set_minted(&issued.id, &granted);

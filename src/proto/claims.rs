@@ -56,6 +56,10 @@ pub(crate) enum Provider {
     Htpasswd,
     /// A robot's token.
     Robot,
+    /// A platform's token.
+    Oidc,
+    /// A client's certificate.
+    Certificate,
 }
 
 /// An element of `access`: actions on one resource.

@@ -16,6 +16,32 @@ pub enum Identity {
     Forwarded(Arc<Forwarded>),
     /// A robot, whose token the operator has minted.
     Robot(RobotName),
+    /// A workload, for which its platform vouches by a token.
+    Workload(ProvidedName),
+    /// A client that has shown a certificate.
+    Certificate(ProvidedName),
+}
+
+/// A name that a provider of identities has given: `PROVIDER:NAME`. No other provider's names begin so.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProvidedName(Arc<str>);
+
+impl ProvidedName {
+    /// Returns the name that a template or a certificate has made. `None` without a provider's word and a colon.
+    pub(crate) fn new(name: &str) -> Option<Self> {
+        let (provider, rest) = name.split_once(':')?;
+        (!provider.is_empty() && !rest.is_empty()).then(|| Self(name.into()))
+    }
+
+    /// Returns the whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the word before the first colon.
+    pub(crate) fn provider(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
 }
 
 /// The name of a robot as rules and logs know it: `robot:NAME`, where NAME is one that htpasswd could have.
@@ -131,6 +157,7 @@ impl Identity {
             Self::User(name) => name.as_str(),
             Self::Forwarded(client) => &client.name,
             Self::Robot(name) => name.as_str(),
+            Self::Workload(name) | Self::Certificate(name) => name.as_str(),
         }
     }
 
@@ -142,6 +169,7 @@ impl Identity {
             Self::User(name) => name.0.clone(),
             Self::Forwarded(client) => client.name.clone(),
             Self::Robot(name) => name.0.clone(),
+            Self::Workload(name) | Self::Certificate(name) => name.0.clone(),
         }
     }
 

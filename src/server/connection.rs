@@ -17,7 +17,7 @@ use hyper::{Request, Response, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
-use rustls::ServerConfig;
+use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -25,11 +25,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::body::Body;
 use crate::budget::Client;
+use crate::clock;
 use crate::config::limits;
 use crate::net::{Abortable, AddressSource, BothLengths, Peer, Socket, WriteStall};
 use crate::server::activity::{Activity, ActivityIo, TrackedBody};
 use crate::server::admission::{HalfOpenEntry, Seat};
 use crate::server::proxy_protocol;
+use crate::server::tls::TlsSettings;
+use crate::x509::ClientCertificate;
 
 /// A handler of requests. Cloned for each connection.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
@@ -41,7 +44,7 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     /// TLS, if it ends here.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<TlsSettings>,
     /// The whole answer to a client that speaks plain HTTP to a TLS port, byte for byte.
     pub not_tls: Bytes,
     /// Proxies that must begin with a PROXY header.
@@ -122,20 +125,41 @@ async fn serve_client(
 ) -> io::Result<()> {
     let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
     let Some(tls) = &service.tls else {
-        return http_1(socket, peer, entry, &service, handler, drain).await;
+        return http_1(socket, Remote { peer, certificate: None }, entry, &service, handler, drain).await;
     };
     let deadline = Instant::now() + limits::HANDSHAKE_DEADLINE;
     let plain = tokio::time::timeout_at(deadline, is_plain_http(&socket));
     if plain.await.map_err(timed_out)? {
         return refuse_plain(socket, &service.not_tls).await;
     }
-    let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(tls.clone()).accept(socket));
+    let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(tls.load_full()).accept(socket));
     let stream = stream.await.map_err(timed_out)??;
     peer.tls = true;
-    match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => http_2(stream, peer, entry, &service, handler, drain).await,
-        _ => http_1(stream, peer, entry, &service, handler, drain).await,
+    let session = stream.get_ref().1;
+    let remote = Remote { peer, certificate: shown_certificate(session)? };
+    match session.alpn_protocol() {
+        Some(b"h2") => http_2(stream, remote, entry, &service, handler, drain).await,
+        _ => http_1(stream, remote, entry, &service, handler, drain).await,
     }
+}
+
+/// The other end of a connection, and the certificate that it has shown.
+#[derive(Clone)]
+struct Remote {
+    peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// Returns the certificate that the client has shown, in this session or in the one that it resumes.
+///
+/// # Errors
+/// If it is not valid now: a resumed session does not look.
+fn shown_certificate(session: &ServerConnection) -> io::Result<Option<Arc<ClientCertificate>>> {
+    let Some(shown) = session.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
+    let certificate =
+        ClientCertificate::parse(shown).filter(|certificate| certificate.is_valid(clock::wall()));
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the client's certificate is not valid now");
+    certificate.map(|certificate| Some(Arc::new(certificate))).ok_or_else(invalid)
 }
 
 /// Returns the client's address: the one that a trusted proxy names, else the socket's. A unix socket is local.
@@ -181,7 +205,7 @@ async fn refuse_plain(mut socket: Socket, answer: &[u8]) -> io::Result<()> {
 /// limits, as the last resort, and [`Guard`] enforces each.
 async fn http_1(
     io: impl AsyncRead + AsyncWrite + Abortable + Unpin + Send + 'static,
-    peer: Peer,
+    remote: Remote,
     entry: Arc<HalfOpenEntry>,
     service: &Service,
     handler: impl Handler,
@@ -195,13 +219,13 @@ async fn http_1(
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::UPLOAD_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(io), answering(handler, peer, entry, activity.clone(), true));
+        .serve_connection(TokioIo::new(io), answering(handler, remote, entry, activity.clone(), true));
     Guard::new(pin!(connection), activity, service, Some(service.header_timeout)).run(drain).await
 }
 
 async fn http_2(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
+    remote: Remote,
     entry: Arc<HalfOpenEntry>,
     service: &Service,
     handler: impl Handler,
@@ -221,13 +245,13 @@ async fn http_2(
         .max_local_error_reset_streams(limits::H2_LOCAL_RESETS)
         .keep_alive_interval(limits::H2_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::H2_KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(io), answering(handler, peer, entry, activity.clone(), false));
+        .serve_connection(TokioIo::new(io), answering(handler, remote, entry, activity.clone(), false));
     Guard::new(pin!(connection), activity, service, None).run(drain).await
 }
 
 fn answering<H: Handler>(
     handler: H,
-    peer: Peer,
+    remote: Remote,
     entry: Arc<HalfOpenEntry>,
     activity: Activity,
     paced: bool,
@@ -239,11 +263,14 @@ fn answering<H: Handler>(
 > {
     service_fn(move |mut request: Request<Incoming>| {
         entry.leave();
-        let (handler, guard) = (handler.clone(), activity.begin());
+        let (handler, guard, peer) = (handler.clone(), activity.begin(), remote.peer);
         // Of HTTP/1.0, a body without a length has no chunks that could be missing.
         let is_old = request.version() < Version::HTTP_11;
         if activity.take_both_lengths() {
             request.extensions_mut().insert(BothLengths);
+        }
+        if let Some(certificate) = &remote.certificate {
+            request.extensions_mut().insert(certificate.clone());
         }
         async move {
             let response = handler.answer(request, peer).await;

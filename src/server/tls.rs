@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::{KeyPair, Tls};
 use crate::file_stamp::Stamp;
@@ -26,12 +27,23 @@ pub struct CertificateError {
 
 /// The certificates that are served, and the TLS settings around them.
 ///
-/// The settings outlive a change of the certificates, and with them the key of the session tickets.
+/// The settings outlive a change of the certificates, and with them the key of the session tickets. A change of the authorities
+/// of clients makes new ones: a resumed session would show no certificate again.
 pub(crate) struct Certificates {
     files: Tls,
-    stamps: Mutex<Vec<Stamp>>,
+    stamps: Mutex<Stamps>,
     table: Arc<Table>,
-    config: Arc<ServerConfig>,
+    config: TlsSettings,
+}
+
+/// The settings for handshakes, as they are in force.
+pub(crate) type TlsSettings = Arc<ArcSwap<ServerConfig>>;
+
+/// The state of the files when they were read.
+#[derive(PartialEq, Eq)]
+struct Stamps {
+    pairs: Vec<Stamp>,
+    client_ca: Option<Stamp>,
 }
 
 impl Certificates {
@@ -40,17 +52,14 @@ impl Certificates {
     /// # Errors
     /// Names the file that can't be read, or whose key does not fit.
     pub(crate) fn open(files: &Tls) -> Result<Self, CertificateError> {
-        let stamps = Mutex::new(stamps(files));
+        let stamps = Mutex::new(Stamps::of(files));
         let table = Arc::new(Table(ArcSwap::from_pointee(Entries::load(files)?)));
-        let config = server_config(table.clone()).map_err(|error| CertificateError {
-            path: files.default.certificate.clone(),
-            reason: format!("cannot be used: {error}"),
-        })?;
-        Ok(Self { files: files.clone(), stamps, table, config: Arc::new(config) })
+        let config = Arc::new(ArcSwap::from_pointee(settings(files, &table)?));
+        Ok(Self { files: files.clone(), stamps, table, config })
     }
 
-    /// Returns the settings for a handshake.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+    /// Returns the settings for handshakes.
+    pub(crate) fn config(&self) -> TlsSettings {
         self.config.clone()
     }
 
@@ -66,15 +75,20 @@ impl Certificates {
     /// # Errors
     /// When the new ones can't be used. The old stay in force, and the same files are not tried again.
     pub(crate) fn reload_if_changed(&self) -> Result<bool, CertificateError> {
-        let now = stamps(&self.files);
-        {
+        let now = Stamps::of(&self.files);
+        let same_client_ca = {
             let mut known = self.stamps.lock();
             if *known == now {
                 return Ok(false);
             }
-            *known = now;
+            std::mem::replace(&mut *known, now).client_ca == known.client_ca
+        };
+        let entries = Entries::load(&self.files)?;
+        let settings = if same_client_ca { None } else { Some(settings(&self.files, &self.table)?) };
+        self.table.0.store(Arc::new(entries));
+        if let Some(settings) = settings {
+            self.config.store(Arc::new(settings));
         }
-        self.table.0.store(Arc::new(Entries::load(&self.files)?));
         Ok(true)
     }
 }
@@ -85,22 +99,54 @@ impl fmt::Debug for Certificates {
     }
 }
 
-fn stamps(files: &Tls) -> Vec<Stamp> {
-    let pairs = std::iter::once(&files.default).chain(&files.sni);
-    pairs.flat_map(|pair| [Stamp::of(&pair.certificate), Stamp::of(&pair.key)]).collect()
+impl Stamps {
+    fn of(files: &Tls) -> Self {
+        let pairs = std::iter::once(&files.default).chain(&files.sni);
+        Self {
+            pairs: pairs.flat_map(|pair| [Stamp::of(&pair.certificate), Stamp::of(&pair.key)]).collect(),
+            client_ca: files.client_ca.as_deref().map(Stamp::of),
+        }
+    }
+}
+
+fn settings(files: &Tls, table: &Arc<Table>) -> Result<ServerConfig, CertificateError> {
+    let verifier = files.client_ca.as_ref().map(client_verifier).transpose()?;
+    server_config(table.clone(), verifier).map_err(|error| CertificateError {
+        path: files.default.certificate.clone(),
+        reason: format!("cannot be used: {error}"),
+    })
 }
 
 /// Returns the settings: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, session tickets.
-fn server_config(table: Arc<Table>) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(table);
+fn server_config(
+    table: Arc<Table>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(clients),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(table);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A record with its overhead then fills 16 KiB exactly. One byte more would cost a slow reader another buffer.
     config.max_fragment_size = Some(16 * 1024 - 17);
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(config)
+}
+
+/// Returns the verifier of clients' certificates. A client may show none: then its requests say who it is.
+fn client_verifier(path: &PathBuf) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+    let wrong = |reason: String| CertificateError { path: path.clone(), reason };
+    let file = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let mut roots = RootCertStore::empty();
+    for (line, certificate) in Chain::parse(&file).map_err(wrong)?.into_certificates() {
+        roots.add(certificate).map_err(|error| wrong(format!("cannot be used: line {line}: {error}")))?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    builder.allow_unauthenticated().build().map_err(|error| wrong(format!("cannot be used: {error}")))
 }
 
 /// The certificates, chosen by the name that the client asks for (RFC 6066 section 3).

@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod auth;
+mod documents;
 pub(crate) mod egress;
 pub(crate) mod error;
 pub(crate) mod exchange;
@@ -19,6 +20,7 @@ pub(crate) mod transport;
 pub(crate) use crate::upstream::auth::credentials::CredentialError;
 pub(crate) use crate::upstream::auth::login::LoginAnswer;
 pub(crate) use crate::upstream::auth::scope::RequiredScope;
+pub(crate) use crate::upstream::documents::DocumentClient;
 pub(crate) use crate::upstream::egress::{EgressError, GatewayNames};
 pub(crate) use crate::upstream::transport::backoff::retry_after;
 pub(crate) use crate::upstream::transport::connect::{CertificateFault, DialError, TlsSettingsError};

@@ -149,7 +149,7 @@ impl Upstream {
 
     /// Returns the identity that the upstream sees for the holder of `permit`.
     pub(crate) fn identity_of(&self, permit: &Permit) -> UpstreamIdentity {
-        self.credentials.identify(permit.identity())
+        self.credentials.identify(permit.identity(), permit.groups())
     }
 
     /// Returns a name, unique within this process, for the account that the upstream sees for the holder of `permit`.

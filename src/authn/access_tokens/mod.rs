@@ -27,7 +27,7 @@ use crate::config::{TokenService, limits};
 use crate::file_stamp::Stamp;
 use crate::proto::claims::{Claims, Login, Provider};
 use crate::proto::htpasswd::Fingerprint;
-use crate::proto::identity::{Identity, ROBOT_PREFIX, RobotName, UserName};
+use crate::proto::identity::{Identity, ProvidedName, ROBOT_PREFIX, RobotName, UserName};
 use crate::proto::jwt::{self, OwnHeader, Unverified};
 use crate::proto::{Grant, Secret};
 
@@ -127,6 +127,10 @@ pub(crate) struct Holder<'a> {
     pub(crate) identity: &'a Identity,
     /// The robot's token, if it is one.
     pub(crate) robot: Option<&'a Proof>,
+    /// The groups that the provider says it is in.
+    pub(crate) groups: &'a [Box<str>],
+    /// When its own credential dies, in seconds since 1970.
+    pub(crate) until: Option<u64>,
 }
 
 /// A token that was issued.
@@ -244,13 +248,14 @@ impl AccessTokens {
         };
         let login = Login {
             provider: provider(identity)?,
-            groups: holder.robot.map(|robot| robot.groups.clone()).unwrap_or_default(),
+            groups: holder.groups.to_vec(),
             line,
             robot: holder.robot.map(|robot| robot.id.to_string()),
             limits: holder.robot.and_then(|robot| robot.limits.as_deref()).map(<[Grant]>::to_vec),
         };
         let dies = now + self.settings.ttl.as_secs();
         let dies = holder.robot.map_or(dies, |robot| dies.min(robot.expires));
+        let dies = holder.until.map_or(dies, |until| dies.min(until.max(now)));
         let name = if identity.is_anonymous() { "" } else { identity.name() };
         let issued = self.sign(Kind::Access, name, (now, dies), access, login)?;
         // Clients must be able to rely on 60 s; so much is forgiven when it is verified.
@@ -431,7 +436,11 @@ impl Proof {
             (Provider::Anonymous, Kind::Access) if claims.sub.is_empty() => Identity::Anonymous,
             (Provider::Htpasswd, Kind::Access) => Identity::User(UserName::parse(&claims.sub).ok()?),
             (Provider::Robot, _) => Identity::Robot(RobotName::parse(&claims.sub)?),
-            (Provider::Anonymous | Provider::Htpasswd, _) => return None,
+            (Provider::Oidc, Kind::Access) => Identity::Workload(ProvidedName::new(&claims.sub)?),
+            (Provider::Certificate, Kind::Access) => Identity::Certificate(ProvidedName::new(&claims.sub)?),
+            (Provider::Anonymous | Provider::Htpasswd | Provider::Oidc | Provider::Certificate, _) => {
+                return None;
+            }
         };
         let (access, limits) = match kind {
             Kind::Access => (Some(claims.access.into()), limits.map(Into::into)),
@@ -471,6 +480,8 @@ fn provider(identity: &Identity) -> Option<Provider> {
         Identity::Anonymous => Some(Provider::Anonymous),
         Identity::User(_) => Some(Provider::Htpasswd),
         Identity::Robot(_) => Some(Provider::Robot),
+        Identity::Workload(_) => Some(Provider::Oidc),
+        Identity::Certificate(_) => Some(Provider::Certificate),
         // Each request to the upstream needs the client's own password.
         Identity::Forwarded(_) => None,
     }

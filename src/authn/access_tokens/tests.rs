@@ -24,7 +24,10 @@ impl Service {
 
     fn issue(&self, identity: &Identity) -> Secret {
         let grants = vec![Grant::repository("a", [Action::Pull])];
-        self.tokens.issue(&Holder { identity, robot: None }, &self.authenticator, grants).unwrap().token
+        self.tokens
+            .issue(&Holder { identity, robot: None, groups: &[], until: None }, &self.authenticator, grants)
+            .unwrap()
+            .token
     }
 
     fn verify(&self, token: &Secret) -> Result<Arc<Proof>, Refusal> {
@@ -177,7 +180,7 @@ fn revoking_ends_a_robot_and_the_tokens_that_it_got() {
     let minted = minted.unwrap();
     let proof = service.tokens.verify_robot(&minted.token).unwrap();
     assert_eq!((proof.identity.name(), proof.access.is_none()), ("robot:ci", true));
-    let holder = Holder { identity: &proof.identity, robot: Some(&proof) };
+    let holder = Holder { identity: &proof.identity, robot: Some(&proof), groups: &[], until: None };
     let token = service.tokens.issue(&holder, &service.authenticator, Vec::new()).unwrap();
     assert_eq!(token.expires_in, 60, "clients rely on it, though the robot has less");
     let access = service.verify(&token.token).unwrap();

@@ -43,9 +43,7 @@ impl Holder {
     pub(crate) fn of(requester: &Requester) -> Self {
         match requester.identity() {
             Identity::Anonymous => Self::Address(requester.client()),
-            user @ (Identity::User(_) | Identity::Forwarded(_) | Identity::Robot(_)) => {
-                Self::User(user.clone())
-            }
+            user => Self::User(user.clone()),
         }
     }
 }

@@ -242,7 +242,6 @@ const WRONG: &[(&str, &[&str])] = &[
         "[server.tls]\ncertificate = 'a.crt'\nclient_ca = 'ca.pem'\n[[server.tls.sni]]\nkey = 'b.key'",
         &[
             "dockgate.toml:1: server.tls.key: a file is needed; add `key = \"certs/domain.key\"` to [server.tls]",
-            r#"dockgate.toml:3: server.tls.client_ca: "client_ca" is not available in this version; remove it"#,
             "dockgate.toml:4: server.tls.sni[0].certificate: a file is needed; add `certificate = \"certs/domain.crt\"` to [[server.tls.sni]]",
         ],
     ),
@@ -292,8 +291,14 @@ const WRONG: &[(&str, &[&str])] = &[
             r#"dockgate.toml:3: auth.realm: "Für uns" is not printable ASCII; write for example "dockgate""#,
             r#"dockgate.toml:5: auth.token.ttl: "59s" is out of range; write at least "1m", which clients rely on, and at most "24h""#,
             r#"dockgate.toml:6: auth.token.service: "" is not printable ASCII; write for example "dockgate""#,
-            r#"dockgate.toml:7: auth.oidc: "oidc" is not available in this version; remove it"#,
-            r#"dockgate.toml:9: auth.client_certificate: "client_certificate" is not available in this version; remove it"#,
+            r#"dockgate.toml:7: auth.oidc[0].issuer: is needed; add `issuer = "https://token.actions.githubusercontent.com"` to [[auth.oidc]]"#,
+            r#"dockgate.toml:7: auth.oidc[0].audience: is needed; add `audience = "dockgate"` to [[auth.oidc]]"#,
+            r#"dockgate.toml:7: auth.oidc[0].user: is needed; add `user = "repo:{repository}"` to [[auth.oidc]]"#,
+            concat!(
+                "dockgate.toml:7: auth.oidc[0].require: everyone who can get a token of this issuer could log in; write for ",
+                r#"example require = { repository_owner = "acme" }, or open = true if that is meant"#
+            ),
+            r#"dockgate.toml:9: auth.client_certificate: no client is asked for a certificate; add `client_ca = "certs/clients-ca.crt"` to [server.tls]"#,
         ],
     ),
     (
@@ -319,11 +324,11 @@ const WRONG: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "[[access]]\nusers = ['a[bc]', 'repo:acme/*']\nactions = ['pull']",
+        "[[access]]\nusers = ['a[bc]', '*:acme']\nactions = ['pull']",
         &[
             "dockgate.toml:1: access[0].repositories: a rule without repositories matches nothing; add `repositories = [\"team/**\"]` to [[access]]",
             r#"dockgate.toml:2: access[0].users[0]: "a[bc]" has brackets or braces; only * and ? stand for other characters"#,
-            r#"dockgate.toml:2: access[0].users[1]: "repo:acme/*" is not available in this version; names from htpasswd contain no ":", those that an upstream knows are "forward/UPSTREAM:NAME", and robots are "robot:NAME""#,
+            r#"dockgate.toml:2: access[0].users[1]: "*:acme" does not say whose names it is over: write the provider before the ":", as in "repo:acme/*""#,
         ],
     ),
     (
@@ -343,7 +348,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (
         "[[upstream]]\nname = 'a'\nurl = 'https://a'\n[[upstream.credentials.users]]\nusers = ['a']\ngroups = ['ci']\nusername = 'x'\npassword = 'y'",
         &[
-            r#"dockgate.toml:6: upstream[0].credentials.users[0].groups: "groups" is not available in this version; remove it"#,
+            r#"dockgate.toml:6: upstream[0].credentials.users[0].groups[0]: "ci" is no group; write it to [auth.groups]"#,
         ],
     ),
     (

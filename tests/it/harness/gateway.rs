@@ -29,6 +29,7 @@ pub(crate) struct Builder {
     log: Option<String>,
     /// With an audit log; true if it has pulls.
     audit: Option<bool>,
+    client_ca: bool,
     auth: String,
     rules: String,
     upstreams: String,
@@ -68,6 +69,7 @@ impl Gateway {
             operators: Vec::new(),
             log: std::env::var(LOGGING).ok(),
             audit: None,
+            client_ca: false,
             auth: "challenge = \"basic\"".to_owned(),
             rules: String::new(),
             upstreams: String::new(),
@@ -217,6 +219,12 @@ impl Builder {
         self
     }
 
+    /// Asks clients for certificates of this authority, to the path `clients.crt`.
+    pub(crate) fn client_ca(mut self, pem: &str) -> Self {
+        self.client_ca = true;
+        self.file("clients.crt", pem)
+    }
+
     /// A further certificate, chosen by server name.
     pub(crate) fn sni(mut self, names: &[&str]) -> Self {
         self.sni.push(names.iter().map(ToString::to_string).collect());
@@ -258,6 +266,15 @@ impl Builder {
     /// Logs at this level, with an access log; other gateways log nothing.
     pub(crate) fn logging(mut self, level: &str) -> Self {
         self.log = Some(level.to_owned());
+        self
+    }
+
+    /// Adds an `[[access]]` rule for the members of groups.
+    pub(crate) fn rule_of_groups(mut self, groups: &[&str], repositories: &[&str], actions: &[&str]) -> Self {
+        let _ = write!(
+            self.rules,
+            "[[access]]\ngroups = {groups:?}\nrepositories = {repositories:?}\nactions = {actions:?}\n\n"
+        );
         self
     }
 
@@ -329,7 +346,8 @@ impl Builder {
         let Self { addresses, server, rules, upstreams, .. } = self;
         let mut text = format!("[server]\naddress = {addresses:?}\n{server}\n");
         if tls {
-            text += "[server.tls]\ncertificate = \"domain.crt\"\nkey = \"domain.key\"\n\n";
+            text += "[server.tls]\ncertificate = \"domain.crt\"\nkey = \"domain.key\"\n";
+            text += if self.client_ca { "client_ca = \"clients.crt\"\n\n" } else { "\n" };
         }
         for (name, _) in sni {
             text += &format!("[[server.tls.sni]]\ncertificate = \"{name}.crt\"\nkey = \"{name}.key\"\n\n");

@@ -33,11 +33,16 @@ pub(super) const TABLE: &[Row] = &[
     row("upstream", &[], &["authz::Permit"]),
     row("cache", &[], &["authz::Permit"]),
     row("origin", &["upstream", "cache"], &["authz::Permit"]),
+    row("issuer", &["authn", "upstream"], &[]),
     row("gateway", &["authn", "authz", "upstream", "cache"], &[]),
     row("server", &[], &[]),
     row("demo", &[], &[]),
     row("admin", &["authn", "cache", "gateway", "server"], &[]),
-    row("app", &["authn", "authz", "upstream", "cache", "origin", "gateway", "server", "admin"], &[]),
+    row(
+        "app",
+        &["authn", "authz", "upstream", "cache", "origin", "issuer", "gateway", "server", "admin"],
+        &[],
+    ),
     row("cli", &["authn", "authz", "upstream", "cache", "origin", "gateway", "demo", "admin", "app"], &[]),
     row("internals", &["authn", "authz", "cache", "demo", "app", "cli"], &[]),
 ];

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config;
-use crate::config::{CredentialSource, Login, UserCredentials};
+use crate::config::{CredentialSource, Group, Login, UserCredentials};
 use crate::proto::identity::{Forwarded, Identity};
 use crate::upstream::auth::credentials::credential::Credential;
 use crate::upstream::auth::credentials::credential_helper::CredentialHelper;
@@ -46,14 +46,16 @@ impl Credentials {
         Self { upstream: String::new(), users: Vec::new(), source: Source::Helper(helper) }
     }
 
-    /// Returns the identity that the upstream sees for `identity`. Costs no more than matching its name.
-    pub(crate) fn identify(&self, identity: &Identity) -> UpstreamIdentity {
+    /// Returns the identity that the upstream sees for `identity`, which its provider says is in `groups`. Costs no more than
+    /// matching its name.
+    pub(crate) fn identify(&self, identity: &Identity, groups: &[Box<str>]) -> UpstreamIdentity {
         match identity {
             Identity::Forwarded(client) if self.knows(client) => UpstreamIdentity::Client(client.clone()),
-            Identity::User(name) => self.identify_user(Some(name.as_str())),
-            Identity::Robot(name) => self.identify_user(Some(name.as_str())),
+            Identity::User(_) | Identity::Robot(_) | Identity::Workload(_) | Identity::Certificate(_) => {
+                self.identify_user(Some(identity.name()), groups)
+            }
             // A login for another upstream counts for nothing here.
-            Identity::Anonymous | Identity::Forwarded(_) => self.identify_user(None),
+            Identity::Anonymous | Identity::Forwarded(_) => self.identify_user(None, &[]),
         }
     }
 
@@ -93,8 +95,13 @@ impl Credentials {
     }
 
     /// Returns the identity of the first entry that is for the user; `None` is an anonymous client.
-    fn identify_user(&self, user: Option<&str>) -> UpstreamIdentity {
-        let is_for = |entry: &UserCredentials| entry.users.iter().any(|pattern| pattern.matches(user));
+    fn identify_user(&self, user: Option<&str>, groups: &[Box<str>]) -> UpstreamIdentity {
+        let is_member = |group: &Group| {
+            groups.iter().any(|own| **own == *group.name) || group.members.iter().any(|one| one.matches(user))
+        };
+        let is_for = |entry: &UserCredentials| {
+            entry.users.iter().any(|pattern| pattern.matches(user)) || entry.groups.iter().any(is_member)
+        };
         self.users.iter().position(is_for).map_or_else(|| self.source.identity(), UpstreamIdentity::User)
     }
 }

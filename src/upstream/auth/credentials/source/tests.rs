@@ -12,6 +12,7 @@ fn credentials(source: CredentialSource, users: &[(UserPattern, &str)]) -> Crede
     let config = Config::from_toml(toml, "x.toml", Path::new("/"), &Environment::default()).unwrap();
     let mut settings = config.upstreams[0].clone();
     let users = users.iter().map(|(pattern, name)| UserCredentials {
+        groups: Vec::new(),
         users: vec![pattern.clone()],
         login: Login { username: (*name).into(), password: Secret::new(format!("hunter2-{name}")) },
     });
@@ -49,8 +50,8 @@ fn without_an_entry_the_source_gives_the_identity() {
         (CredentialSource::DockerConfig("/x".into()), UpstreamIdentity::Gateway),
     ] {
         let credentials = credentials(source, &[]);
-        assert_eq!(credentials.identify(&Identity::Anonymous), expected);
-        assert_eq!(credentials.identify(&user("alice")), expected);
+        assert_eq!(credentials.identify(&Identity::Anonymous, &[]), expected);
+        assert_eq!(credentials.identify(&user("alice"), &[]), expected);
     }
 }
 
@@ -70,7 +71,7 @@ fn the_first_matching_entry_decides() {
         (Identity::Anonymous, UpstreamIdentity::User(2)),
         (user("bob"), UpstreamIdentity::Gateway),
     ] {
-        assert_eq!(credentials.identify(&identity), expected, "{identity}");
+        assert_eq!(credentials.identify(&identity, &[]), expected, "{identity}");
     }
 }
 
@@ -80,14 +81,14 @@ fn a_forwarded_client_is_anonymous_at_other_upstreams() {
     let own = Identity::Forwarded(client("internal"));
     let other = Identity::Forwarded(client("elsewhere"));
     let forwards = credentials(CredentialSource::Forward, &everyone);
-    assert_eq!(forwards.identify(&own), UpstreamIdentity::Client(client("internal")));
-    assert_eq!(forwards.identify(&other), UpstreamIdentity::Anonymous);
+    assert_eq!(forwards.identify(&own, &[]), UpstreamIdentity::Client(client("internal")));
+    assert_eq!(forwards.identify(&other, &[]), UpstreamIdentity::Anonymous);
     let keeps = credentials(robot(), &everyone);
     assert_eq!(
-        (keeps.identify(&own), keeps.identify(&other)),
+        (keeps.identify(&own, &[]), keeps.identify(&other, &[])),
         (UpstreamIdentity::Gateway, UpstreamIdentity::Gateway)
     );
-    assert_eq!(keeps.identify(&user("alice")), UpstreamIdentity::User(0));
+    assert_eq!(keeps.identify(&user("alice"), &[]), UpstreamIdentity::User(0));
 }
 
 #[tokio::test]

@@ -1,0 +1,147 @@
+//! The keys of an issuer: fetched when they are needed, kept when they cannot be fetched again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::config::limits;
+use crate::proto::jwk::PublicKey;
+use crate::single_flight::{Abandoned, SingleFlight};
+
+/// The way to an issuer's key set.
+pub(crate) trait FetchKeys: Send + Sync + 'static {
+    /// Returns the JSON Web Key Set, or why it cannot be had.
+    fn fetch(&self) -> Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + '_>>;
+}
+
+/// The keys of one issuer. A token of an unknown key has them fetched anew, no more often than every
+/// [`limits::OIDC_REFETCH_PAUSE`].
+pub(super) struct IssuerKeyring {
+    shared: Arc<Shared>,
+    flights: SingleFlight<(), ()>,
+}
+
+struct Shared {
+    fetch: Arc<dyn FetchKeys>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    keys: Arc<[PublicKey]>,
+    /// When they came.
+    fetched: Option<Instant>,
+    /// When they were asked for last.
+    asked: Option<Instant>,
+    /// Why they did not come.
+    failure: Option<Arc<str>>,
+}
+
+impl IssuerKeyring {
+    pub(super) fn new(fetch: Arc<dyn FetchKeys>) -> Self {
+        Self { shared: Arc::new(Shared { fetch, state: Mutex::default() }), flights: SingleFlight::default() }
+    }
+
+    /// Returns the keys by which a token may be signed that names `kid` and `algorithm`; those of the algorithm where it
+    /// names no key.
+    ///
+    /// # Errors
+    /// The reason why there are no keys at all.
+    pub(super) async fn candidates(
+        &self,
+        kid: Option<&str>,
+        algorithm: &str,
+    ) -> Result<Vec<PublicKey>, Arc<str>> {
+        let found = self.shared.find(kid, algorithm);
+        if (found.is_empty() || self.shared.is_forgotten()) && self.shared.may_ask() {
+            self.refetch().await;
+        } else if self.shared.is_old() && self.shared.may_ask() {
+            // Those that are known serve meanwhile.
+            let shared = self.shared.clone();
+            self.flights.start((), || async move { shared.refetch().await });
+            return Ok(found);
+        } else {
+            return self.shared.or_failure(found);
+        }
+        let found = self.shared.find(kid, algorithm);
+        self.shared.or_failure(found)
+    }
+
+    /// Has the keys asked for again before the next login. Those that are known serve if that fails.
+    pub(super) fn expire(&self) {
+        let mut state = self.shared.state.lock();
+        (state.fetched, state.asked) = (None, None);
+    }
+
+    async fn refetch(&self) {
+        let shared = self.shared.clone();
+        self.flights.join((), Abandoned::Lasts, || async move { shared.refetch().await }).await;
+    }
+}
+
+impl Shared {
+    fn find(&self, kid: Option<&str>, algorithm: &str) -> Vec<PublicKey> {
+        let keys = self.state.lock().keys.clone();
+        let fits = |key: &&PublicKey| {
+            key.algorithm() == algorithm && kid.is_none_or(|kid| key.id().is_none_or(|id| id == kid))
+        };
+        keys.iter().filter(fits).cloned().collect()
+    }
+
+    fn may_ask(&self) -> bool {
+        let asked = self.state.lock().asked;
+        asked.is_none_or(|asked| clock::now().duration_since(asked) >= limits::OIDC_REFETCH_PAUSE)
+    }
+
+    /// Returns true if they may be others by now, whatever their ids.
+    fn is_forgotten(&self) -> bool {
+        self.state.lock().fetched.is_none()
+    }
+
+    fn is_old(&self) -> bool {
+        let fetched = self.state.lock().fetched;
+        fetched.is_none_or(|fetched| clock::now().duration_since(fetched) >= KEYS_BELIEVED)
+    }
+
+    /// Returns what was found; the failure where there is no key at all.
+    fn or_failure(&self, found: Vec<PublicKey>) -> Result<Vec<PublicKey>, Arc<str>> {
+        let state = self.state.lock();
+        match &state.failure {
+            Some(failure) if state.keys.is_empty() => Err(failure.clone()),
+            _ => Ok(found),
+        }
+    }
+
+    async fn refetch(&self) {
+        // Another flight may have ended a moment ago.
+        if !self.may_ask() {
+            return;
+        }
+        self.state.lock().asked = Some(clock::now());
+        let answer = tokio::time::timeout(limits::OIDC_FETCH_DEADLINE, self.fetch.fetch()).await;
+        let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let keys = answer
+            .and_then(|text| PublicKey::parse_set(&text).map_err(|error| format!("its key set {error}")));
+        let mut state = self.state.lock();
+        match keys {
+            Ok(keys) => {
+                (state.keys, state.fetched, state.failure) = (keys.into(), Some(clock::now()), None);
+            }
+            Err(why) => {
+                tracing::warn!(
+                    error = why,
+                    kept = state.keys.len(),
+                    "cannot fetch the keys of an OIDC issuer"
+                );
+                state.failure = Some(why.into());
+            }
+        }
+    }
+}
+
+/// How long keys serve before they are asked for again: a key that the issuer has withdrawn goes.
+const KEYS_BELIEVED: Duration = Duration::from_secs(60 * 60);

@@ -1,0 +1,214 @@
+//! Workloads that log in by the tokens of their platform.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dockgate::internals::clock;
+use serde_json::{Value, json};
+
+use crate::harness::{Builder, EMPTY_INDEX, Gateway, Reply, Request, Upstream};
+
+const MANIFEST: &str = "/v2/team/app/manifests/1.0";
+
+/// A platform that signs tokens, and serves its keys.
+struct Platform {
+    upstream: Upstream,
+    issuer: String,
+    key: Arc<Mutex<EcdsaKeyPair>>,
+}
+
+fn new_key() -> EcdsaKeyPair {
+    EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key")
+}
+
+fn key_set(key: &EcdsaKeyPair) -> String {
+    let point = key.public_key().as_ref();
+    let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+    json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "k", "use": "sig", "x": x, "y": y }] }).to_string()
+}
+
+fn now() -> u64 {
+    clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Platform {
+    async fn start() -> Self {
+        let upstream = Upstream::start().await;
+        let issuer = format!("http://{}", upstream.address);
+        let key = Arc::new(Mutex::new(new_key()));
+        let (shown, own) = (key.clone(), issuer.clone());
+        upstream.always("GET", "/.well-known/openid-configuration", move |_| {
+            let document = json!({ "issuer": own, "jwks_uri": format!("{own}/keys") });
+            Reply::ok(document.to_string())
+        });
+        upstream.always("GET", "/keys", move |_| Reply::ok(key_set(&shown.lock().expect("a key"))));
+        Self { upstream, issuer, key }
+    }
+
+    fn claims(&self) -> Value {
+        json!({
+            "iss": self.issuer, "aud": "dockgate", "exp": now() + 300, "iat": now(), "sub": "x",
+            "repository": "acme/app", "repository_owner": "acme",
+        })
+    }
+
+    fn token(&self) -> String {
+        self.sign(&self.claims())
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = json!({ "alg": "ES256", "kid": "k", "typ": "JWT" });
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let key = self.key.lock().expect("a key");
+        let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn provider(&self) -> String {
+        format!(
+            "[[auth.oidc]]\nname = 'github'\nissuer = '{}'\naudience = 'dockgate'\nuser = 'repo:{{repository}}'\n\
+             groups = ['org:{{repository_owner}}']\nrequire = {{ repository_owner = 'acme' }}\n",
+            self.issuer
+        )
+    }
+
+    /// A gateway that asks for passwords, or tokens, besides those of this platform.
+    fn before(&self, more: &str) -> Builder {
+        let auth = format!("challenge = \"basic\"\n{more}\n{}", self.provider());
+        let builder = Gateway::builder().user("alice", "secret").auth(&auth);
+        builder.rule(&["repo:acme/*"], &["team/**"], &["pull", "push"])
+    }
+}
+
+fn served(upstream: &Upstream) {
+    upstream.always("GET", MANIFEST, |_| Reply::ok(EMPTY_INDEX));
+}
+
+fn bearer(token: &str) -> Request {
+    Request::get(MANIFEST).header("Authorization", format!("Bearer {token}"))
+}
+
+#[tokio::test]
+async fn a_job_pulls_by_its_token_as_password_or_bearer() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let gateway = platform.before("").upstream("up", "", upstream.address).start().await;
+    served(&upstream);
+    let token = platform.token();
+    gateway.ask(Request::get(MANIFEST).login("github", &token)).await.is(200);
+    gateway.ask(bearer(&token)).await.is(200);
+    gateway.ask(Request::get("/v2/other/app/manifests/1.0").login("github", &token)).await.is(403);
+    let heard = platform.upstream.heard();
+    let asked: Vec<_> = heard.iter().map(|heard| heard.target.as_str()).collect();
+    assert_eq!(asked, ["/.well-known/openid-configuration", "/keys"], "its keys are asked for once");
+    for heard in upstream.heard() {
+        assert_eq!(heard.headers.get("authorization"), None, "no upstream sees the token");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_refused_and_not_anonymous() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let builder = platform.before("").rule(&["anonymous"], &["team/**"], &["pull"]);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    served(&upstream);
+    let with = |name: &str, value: Value| {
+        let mut claims = platform.claims();
+        claims[name] = value;
+        platform.sign(&claims)
+    };
+    let mut forged = platform.token();
+    forged.replace_range(forged.len() - 8.., "AAAAAAAA");
+    for token in [
+        with("aud", json!("other")),
+        with("repository_owner", json!("evil")),
+        with("exp", json!(now() - 300)),
+        with("repository", json!("acme/*")),
+        forged,
+        "x".to_owned(),
+    ] {
+        gateway.ask(Request::get(MANIFEST).login("github", &token)).await.is(401);
+        gateway.ask(bearer(&token)).await.is(401);
+    }
+    // Only under the provider's name, and only a token.
+    gateway.ask(Request::get(MANIFEST).login("alice", &platform.token())).await.is(401);
+    gateway.ask(Request::get(MANIFEST).login("github", "secret")).await.is(401);
+    gateway.ask(Request::get(MANIFEST)).await.is(200);
+}
+
+#[tokio::test]
+async fn a_job_gets_an_access_token_that_ends_with_its_own() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let gateway = platform.before("[auth.token]").upstream("up", "", upstream.address).start().await;
+    served(&upstream);
+    let mut claims = platform.claims();
+    claims["exp"] = json!(now() + 90);
+    let ask = Request::get("/token?service=dockgate&scope=repository:team/app:pull,push,delete");
+    let answer = gateway.ask(ask.login("github", &platform.sign(&claims))).await.is(200).json();
+    let token = answer["token"].as_str().expect("a token");
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("claims")).expect("base64url");
+    let payload: Value = serde_json::from_slice(&payload).expect("JSON");
+    assert_eq!(payload["sub"], "repo:acme/app");
+    assert_eq!(payload["access"][0]["actions"], json!(["pull", "push"]));
+    assert!(payload["exp"].as_u64().expect("a time") <= now() + 91, "{payload}");
+    gateway.ask(bearer(token)).await.is(200);
+    // The provider is removed: so is what was got by it.
+    gateway.reconfigure(&platform.provider(), "");
+    gateway.ask(bearer(token)).await.is(401);
+}
+
+#[tokio::test]
+async fn groups_of_a_token_count_in_rules() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let auth =
+        format!("challenge = \"basic\"\n{}[auth.groups]\n\"org:acme\" = ['nobody']\n", platform.provider());
+    let builder = Gateway::builder().user("alice", "secret").auth(&auth);
+    let builder = builder.rule_of_groups(&["org:acme"], &["team/**"], &["pull"]);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    served(&upstream);
+    gateway.ask(Request::get(MANIFEST).login("github", &platform.token())).await.is(200);
+    gateway.ask(Request::get(MANIFEST).login("alice", "secret")).await.is(403);
+}
+
+#[tokio::test]
+async fn keys_in_a_file_are_read_again_when_it_changes() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let set = key_set(&platform.key.lock().expect("a key"));
+    let auth = platform.provider().replace("audience", "jwks = 'keys.json'\naudience");
+    let builder = Gateway::builder().auth(&format!("challenge = \"basic\"\n{auth}")).file("keys.json", &set);
+    let builder = builder.rule(&["repo:acme/*"], &["team/**"], &["pull"]);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    served(&upstream);
+    let old = platform.token();
+    gateway.ask(bearer(&old)).await.is(200);
+    *platform.key.lock().expect("a key") = new_key();
+    let set = key_set(&platform.key.lock().expect("a key"));
+    gateway.rewrite("keys.json", &set);
+    gateway.ask(bearer(&platform.token())).await.is(200);
+    gateway.ask(bearer(&old)).await.is(401);
+    assert_eq!(platform.upstream.heard().len(), 0, "no issuer is asked");
+}
+
+#[tokio::test]
+async fn an_issuer_without_keys_is_503_and_not_401() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let silent = Upstream::start().await;
+    silent.always("GET", "/.well-known/openid-configuration", |_| Reply::status(404));
+    let mut claims = platform.claims();
+    claims["iss"] = json!(format!("http://{}", silent.address));
+    let provider = platform.provider().replace(&platform.issuer, &format!("http://{}", silent.address));
+    let builder = Gateway::builder().auth(&format!("challenge = \"basic\"\n{provider}"));
+    let builder = builder.rule(&["repo:acme/*"], &["team/**"], &["pull"]);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    let begun = clock::now();
+    for _ in 0..5 {
+        let answer = gateway.ask(bearer(&platform.sign(&claims))).await.is(503);
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert!(clock::now() - begun < Duration::from_secs(15));
+    assert_eq!(silent.heard().len(), 1, "it is not asked again at once");
+}
