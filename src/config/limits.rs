@@ -291,7 +291,7 @@ pub(crate) const PREFETCH_CLIENT_WAITING: usize = PREFETCH_WAITING / 8;
 /// The credit of a client that is new: the bytes that may be fetched because it named them, before it has taken any itself. Most
 /// images have less; of larger ones the client takes some, which it is credited with.
 pub(crate) const CREDIT_BYTES: u64 = 128 * MIB as u64;
-/// What a client's credit grows by each second, up to [`CREDIT_BYTES`].
+/// The bytes by which a client's credit grows each second, up to [`CREDIT_BYTES`].
 pub(crate) const CREDIT_BYTES_A_SECOND: u64 = 64 * KIB as u64;
 /// The most credit that a client has from what it took: a layer of this size is fetched ahead.
 pub(crate) const CREDIT_MOST_BYTES: u64 = 16 * 1024 * MIB as u64;

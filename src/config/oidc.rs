@@ -29,7 +29,7 @@ pub struct OidcProvider {
     pub user: ClaimTemplate,
     /// The groups of a workload.
     pub groups: Vec<ClaimTemplate>,
-    /// What its claims must be.
+    /// The claims that must match.
     pub require: Vec<RequiredClaim>,
 }
 

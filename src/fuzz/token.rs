@@ -11,7 +11,7 @@ pub fn token(data: &[u8]) {
         assert!(text.len() <= MAX_LENGTH && text.matches('.').count() == 2);
         assert!(text.strip_prefix(read.signed).is_some_and(|rest| rest.starts_with('.')));
         assert!(read.header.crit.is_none());
-        // One text alone stands for these bytes: what is remembered by its text is remembered once.
+        // These bytes have one text alone, so that a token is remembered once.
         assert_eq!(joined(read.signed.to_owned(), &read.signature), text);
         if let Some(claims) = read.claims::<Claims>() {
             let header = OwnHeader { alg: "ES256", typ: "JWT", kid: "kid", x5c: &[] };

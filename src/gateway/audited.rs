@@ -1,4 +1,4 @@
-//! What the audit log has to know of a request.
+//! The record of a request for the audit log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl AuditedRequest {
         self.refusal = match problem {
             Problem::Denied(reason) => Some((AuditKind::Denied, Some(reason.clone()))),
             Problem::Throttled(_) => Some((AuditKind::LoginThrottled, None)),
-            // One that shows no credentials is told to, which is how every login begins.
+            // A request without credentials is told to show some: every login begins so.
             // So does one whose token has expired: clients meet that every few minutes.
             Problem::Unauthorized(refused) if self.user.is_none() && !refused.expired => {
                 Some((AuditKind::LoginFailed, refused.reason.clone()))

@@ -23,7 +23,7 @@ enum Part {
 /// A text that is no template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TemplateError {
-    /// It does not begin as names of a provider do.
+    /// A beginning that is not a provider's word and a colon.
     #[error("does not begin with a word and \":\"")]
     NoProvider,
     /// A brace without its other half, or with nothing in it.

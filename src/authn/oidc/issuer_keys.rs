@@ -60,7 +60,7 @@ impl IssuerKeyring {
         if (found.is_empty() || self.shared.is_forgotten()) && self.shared.may_ask() {
             self.refetch().await;
         } else if self.shared.is_old() && self.shared.may_ask() {
-            // Those that are known serve meanwhile.
+            // The known keys serve meanwhile.
             let shared = self.shared.clone();
             self.flights.start((), || async move { shared.refetch().await });
             return Ok(found);

@@ -657,7 +657,7 @@ impl Blobs {
         let (mut subscription, joined) =
             self.downloads.join(&self.key(digest), requester, Demand::background(most))?;
         let head = match subscription.head().await {
-            // It has come between the look and this.
+            // Another download has ended since the cache was looked into.
             Err(CacheError::Retry) if self.is_here(digest).await? => {
                 return self.check_member(requester, digest, true).await;
             }

@@ -138,14 +138,14 @@ impl DiskPool {
         self.give(move || {
             let _ = begins.set(clock::now());
             if !sender.is_closed() {
-                // What comes too late is dropped here, where that may wait for the disk.
+                // Drops a late result on this thread, since closing its file may wait for the disk.
                 let _ = sender.send(work());
             }
         })?;
         match tokio::time::timeout(limits::DISK_DEADLINE, receiver).await {
             Ok(done) => done.map_err(|_| DiskBusy),
             Err(_) => {
-                // One that has waited for a thread all the time says nothing of the disk.
+                // A job that has waited for a thread all the time says nothing of the disk.
                 let half = limits::DISK_DEADLINE / 2;
                 if begun.get().is_some_and(|begun| clock::now().duration_since(*begun) > half) {
                     self.note_hanging(how, what);

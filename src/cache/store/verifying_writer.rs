@@ -104,9 +104,9 @@ struct Queue {
     close: Option<Close>,
     /// Since when the turn waits for the disk.
     waits_since: Option<Instant>,
-    /// What was hashed before that, and how many bytes that is.
+    /// The hash of the bytes before that, and their number.
     hashed: Option<(Hasher, u64)>,
-    /// What the turn does last, when nothing else is left to do.
+    /// The last step of the turn, when nothing else is left to do.
     last: Option<Last>,
 }
 
@@ -115,7 +115,7 @@ struct Queue {
 enum Last {
     /// The blob has its digest, and is put into its place.
     Places,
-    /// What has come is left for a later fill.
+    /// The bytes that have come stay for a later fill.
     Leaves,
 }
 
@@ -238,7 +238,7 @@ impl WriterInput {
             return false;
         }
         let (hasher, at) = queue.hashed.take().map_or((None, 0), |(hasher, at)| (Some(hasher), at));
-        // What the turn holds stays with it, until the disk answers.
+        // The turn keeps its bytes until the disk answers.
         *shared.work.lock() =
             Arc::new(Mutex::new(Work { target: Target::Begun(None), hasher, written: at, hashed: at }));
         (queue.taken, queue.waits_since) = (0, None);

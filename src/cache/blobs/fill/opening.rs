@@ -25,7 +25,7 @@ use crate::config::limits;
 use crate::meaning::Meaning;
 use crate::proto::{Coding, RepositoryName};
 
-/// Whether the upstream serves ranges, as far as is known.
+/// The knowledge of whether an upstream serves ranges.
 #[derive(Default)]
 pub(crate) struct Ranges(Mutex<Option<Instant>>);
 
@@ -320,9 +320,9 @@ enum Unopened {
 
 /// The requesters that get the same refusal.
 enum View {
-    /// Those of a repository and an account there.
+    /// The requesters of a repository with one account there.
     Account(RepositoryName, Arc<str>),
-    /// Those of a client that has its share of what the upstream may be asked.
+    /// The requesters of a client that has its share of the upstream's budget.
     Client(Client),
 }
 

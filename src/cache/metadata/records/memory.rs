@@ -169,7 +169,7 @@ where
     }
 
     fn remember(&self, key: Key<N>, kept: Option<Kept<T>>) {
-        // One at a time with `learn`, which an insertion would not be.
+        // Takes turns with `learn` for this key, which a plain insertion would not.
         self.lately.entry(key).and_compute_with(|entry| match (kept, entry) {
             (Some(kept), _) => Op::Put(kept),
             (None, Some(_)) => Op::Remove,

@@ -66,7 +66,7 @@ struct Shared {
     served: Memory<Digest, Membership>,
     locks: Locks,
     forgotten: Forgotten,
-    /// What a worker's thread records or forgets goes to the disk here, behind it.
+    /// Writes changes that a worker's thread makes to the disk, behind it.
     disk: Arc<DiskPool>,
     /// The number of ledgers so far.
     ledgers: AtomicU64,
@@ -351,7 +351,7 @@ impl Ledger {
         let gone = Amount { count: records as u64, bytes: records as u64 * RECORD_BYTES };
         self.shared.held.drop_waiting(self.number, repository);
         self.shared.tags.drop_waiting(self.number, repository);
-        // What is being written is there before it is put aside.
+        // Waits for changes that are being written: they belong to the directory that is put aside.
         self.shared.locks.pass();
         let aside = self.directory.put_aside(repository);
         // A thread that has read a record before puts it into memory before this is over.

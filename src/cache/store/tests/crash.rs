@@ -1,4 +1,4 @@
-//! What a crash leaves, and what the next start makes of it.
+//! Tests the files that a crash leaves, and how the next start reads them.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is evicted, and what is not.
+//! Tests which content is evicted.
 
 use super::*;
 
