@@ -23,6 +23,7 @@ pub(super) struct Context {
     references: RefCell<Vec<Reference>>,
     interpolated: RefCell<Vec<PathBuf>>,
     groups: RefCell<Vec<Group>>,
+    providers: RefCell<Vec<String>>,
     /// Finds the `registry` image's variable for a key, where those variables configure.
     image: Cell<Option<VariableOf>>,
 }
@@ -41,6 +42,7 @@ impl Context {
             references: RefCell::default(),
             interpolated: RefCell::default(),
             groups: RefCell::default(),
+            providers: RefCell::default(),
             image: Cell::default(),
         }
     }
@@ -53,6 +55,16 @@ impl Context {
     /// Remembers the groups of `[auth.groups]`, which several sections name.
     pub(super) fn set_groups(&self, groups: &[Group]) {
         self.groups.replace(groups.to_vec());
+    }
+
+    /// Remembers the name of a provider of `[[auth.oidc]]`, which no user of the htpasswd file may have.
+    pub(super) fn add_provider(&self, name: &str) {
+        self.providers.borrow_mut().push(name.to_owned());
+    }
+
+    /// Returns the first provider whose name `is_taken`.
+    pub(super) fn provider(&self, is_taken: impl Fn(&str) -> bool) -> Option<String> {
+        self.providers.borrow().iter().find(|name| is_taken(name)).cloned()
     }
 
     /// Returns the group of a name.

@@ -23,7 +23,7 @@ pub(super) fn check(context: &Context) {
 
 fn check_one(context: &Context, reference: &Reference) {
     let (file, result) = match reference {
-        Reference::Htpasswd(file) => (file, check_htpasswd(context, &file.path)),
+        Reference::Htpasswd(file) => (file, check_htpasswd(context, file)),
         Reference::TokenKey(file) => (file, check_token_key(&file.path)),
         Reference::Revoked(file) => (file, check_revoked(&file.path)),
         Reference::Ca(file) | Reference::ClientCa(file) => (file, check_ca(&file.path)),
@@ -55,10 +55,17 @@ fn usable<T>(context: &Context, file: &Located, result: Result<T, Why>) -> Optio
 }
 
 /// Checks that a user can log in, and warns of the lines that count for nothing.
-fn check_htpasswd(context: &Context, path: &Path) -> Result<(), Why> {
+fn check_htpasswd(context: &Context, file: &Located) -> Result<(), Why> {
+    let path = file.path.as_path();
     let command = || format!("make it with `dockgate user add {} NAME`", path.display());
     let content = read(path, HTPASSWD_BYTES).map_err(|why| with_command(path, why, command))?;
     let table = Htpasswd::parse(&content);
+    let is_taken = |name: &str| table.names(name);
+    if let Some(name) = context.provider(is_taken).filter(|_| file.key.starts_with("auth.")) {
+        return Err(format!(
+            "has a user called {name:?} like a provider of [[auth.oidc]], for which passwords are tokens; rename one of them"
+        ));
+    }
     let defects = table.warnings().iter();
     if table.users() > 0 {
         defects.for_each(|defect| context.warn(format!("{}: {defect}", path.display())));

@@ -100,6 +100,7 @@ pub(super) fn read(auth: &Reader<'_>) -> Vec<OidcProvider> {
                 format!("begins as the names of a provider above; write another word than \"{prefix}\"");
             table.wrong("user", text);
         } else {
+            table.context.add_provider(&provider.name);
             providers.push(provider);
         }
     }
@@ -225,4 +226,61 @@ fn require(table: &Reader<'_>) -> Option<Vec<RequiredClaim>> {
         Some(RequiredClaim { path: claim.split('/').map(str::to_owned).collect(), patterns })
     });
     required.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Environment, IssuerKeys};
+
+    const PROVIDER: &str = "[[auth.oidc]]\nname = 'github'\nissuer = 'https://a.example'\naudience = 'd'\nuser = 'repo:{repository}'\n";
+    const REST: &str = "[[access]]\nusers = ['repo:acme/*']\nrepositories = ['**']\nactions = ['pull']\n[[upstream]]\nurl = 'http://127.0.0.1:1'\n";
+
+    /// Checks a configuration beside an htpasswd file.
+    fn checked(text: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dockgate.toml");
+        std::fs::write(folder.path().join("users"), "github:x\n").unwrap();
+        std::fs::write(&path, format!("{text}{REST}")).unwrap();
+        Config::check(Some(&path), &Environment::from([("", ""); 0])).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn each_mistake_of_a_provider_is_told() {
+        let closed = format!("{PROVIDER}require = {{ repository_owner = 'acme' }}\n");
+        for (text, told) in [
+            (PROVIDER.to_owned(), "everyone who can get a token of this issuer could log in"),
+            (format!("{PROVIDER}require = {{ ref = [] }}\n"), "needs a text that the claim must match"),
+            (format!("{closed}jwks = 'http://a.example/keys'\n"), "is no https:// URL, and no file"),
+            (
+                closed.replace("https://a.example", "http://a.example"),
+                "is no https:// URL; write one, or where",
+            ),
+            (closed.replace("repo:{repository}", "{repository}"), "does not begin with a word"),
+            (closed.replace("'github'", "'a:b'"), "is no name: a name may not contain `:`"),
+            (format!("{closed}{closed}"), "is the name of a provider above"),
+            (format!("{closed}{}", closed.replace("github", "other")), "has the same issuer and audience"),
+            (
+                format!("{closed}{}", closed.replace("github", "other").replace("'d'", "'e'")),
+                "begins as the names of a provider above",
+            ),
+            (
+                format!("[auth.htpasswd]\npath = 'users'\n{closed}"),
+                "has a user called \"github\" like a provider",
+            ),
+        ] {
+            let errors = checked(&text).expect_err(&text);
+            assert!(errors.contains(told), "{told:?} is not in {errors}");
+        }
+    }
+
+    #[test]
+    fn keys_are_where_the_configuration_says() {
+        let open = format!("{PROVIDER}open = true\n");
+        let keys = |text: &str| checked(text).unwrap().auth.oidc.remove(0).keys;
+        assert!(matches!(keys(&open), IssuerKeys::Discovered { .. }));
+        let url = keys(&format!("{open}jwks = 'https://a.example/keys'\n"));
+        assert!(matches!(url, IssuerKeys::Url { url, .. } if url == "https://a.example/keys"));
+        // Plain HTTP does not leave this machine.
+        assert!(matches!(keys(&format!("{open}jwks = 'http://127.0.0.1:8/k'\n")), IssuerKeys::Url { .. }));
+    }
 }
