@@ -147,28 +147,35 @@ fn now() -> u64 {
 /// A future that notes on its worker when it is polled.
 pub(crate) struct Noted<F> {
     polled: Polled,
-    future: Pin<Box<F>>,
+    future: F,
 }
 
-/// Returns `future`, noted as this part of the gateway while it is polled.
-pub(crate) fn noted<F: Future>(polled: Polled, future: F) -> Noted<F> {
-    Noted { polled, future: Box::pin(future) }
+/// Returns `future`, noted as this part of the gateway while it is polled. It is pinned by the caller: a box for each request
+/// would be of a size that nothing else has, and cost the allocator a page each time.
+pub(crate) fn noted<F: Future + Unpin>(polled: Polled, future: F) -> Noted<F> {
+    Noted { polled, future }
 }
 
-impl<F: Future> Future for Noted<F> {
+impl<F: Future + Unpin> Future for Noted<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let before = note(self.polled as u8);
-        let polled = self.future.as_mut().poll(cx);
+        let polled = Pin::new(&mut self.future).poll(cx);
         note(before);
         polled
     }
 }
 
-/// Notes what this worker polls from now on. Returns what it polled before.
+/// Notes what this worker polls from now on. Returns what it polled before. No other thread writes it.
 fn note(polled: u8) -> u8 {
-    OWN.with_borrow(|own| own.as_ref().map_or(0, |beat| beat.polled.swap(polled, Ordering::Relaxed)))
+    OWN.with_borrow(|own| {
+        own.as_ref().map_or(0, |beat| {
+            let before = beat.polled.load(Ordering::Relaxed);
+            beat.polled.store(polled, Ordering::Relaxed);
+            before
+        })
+    })
 }
 
 /// The time between two beats.
@@ -196,7 +203,7 @@ mod tests {
                 async fn hangs(long: Duration) {
                     std::thread::sleep(long);
                 }
-                noted(Polled::Blob, hangs(long)).await;
+                noted(Polled::Blob, std::pin::pin!(hangs(long))).await;
                 tokio::time::sleep(BEAT * 2).await;
                 assert_eq!(worker.stall(LOGGED).filter(|stall| stall.worker == 1), None, "it goes on");
             });

@@ -1,6 +1,7 @@
 //! The phases of a request: screen, parse, authenticate, route, authorize, handle.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -400,7 +401,7 @@ async fn serve_repository(
         return Err(Problem::ReadOnly);
     }
     let polled = polled(&request.request.operation);
-    let mut answer = noted(polled, handle(request, body)).await?;
+    let mut answer = noted(polled, pin!(handle(request, body))).await?;
     // A read that the cache could have answered and did not.
     if action == Some(Action::Pull) && request.upstream_cache().is_some() {
         answer.cache_status.get_or_insert(CacheStatus::Miss);

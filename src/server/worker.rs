@@ -71,7 +71,7 @@ impl Worker {
                         accepted.serve(handler, drain).await;
                         drop(load);
                     };
-                    tokio::spawn(noted(Polled::Connection, serving));
+                    tokio::spawn(noted(Polled::Connection, Box::pin(serving)));
                 }
             });
         })?;

@@ -54,7 +54,7 @@ impl Downloads {
     ) -> Result<(Subscription, bool), CacheError> {
         self.fills.join(key, requester, demand, |key, share| {
             let fill = Fill::new(key, self.counters.clone(), share);
-            tokio::spawn(noted(Polled::Download, run(fill.clone(), self.clone())));
+            tokio::spawn(noted(Polled::Download, Box::pin(run(fill.clone(), self.clone()))));
             fill
         })
     }
