@@ -22,6 +22,8 @@ pub(crate) struct Budget {
     limit: u64,
     /// The most that one client may have.
     share: u64,
+    /// A client may have less, the less is left.
+    tapers: bool,
     /// How long a request waits for its turn.
     wait: Duration,
     used: AtomicU64,
@@ -72,10 +74,22 @@ enum Short {
 impl Budget {
     /// Returns a budget of `limit` units, of which a client may have `share` and for which requests wait no longer than `wait`.
     pub(crate) fn new(name: &'static str, limit: u64, share: u64, wait: Duration) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::with(name, limit, share, wait))
+    }
+
+    /// Returns a budget of which no client may have more than a third of what is left then, in bytes: a quarter of all where
+    /// it is the only one. Each further client that takes all it may leaves three quarters of the rest, so that it takes some
+    /// dozens of them, not four, to leave nothing for others.
+    pub(crate) fn tapering(name: &'static str, limit: u64, wait: Duration) -> Arc<Self> {
+        Arc::new(Self { tapers: true, ..Self::with(name, limit, limit / (PARTS_LEFT + 1), wait) })
+    }
+
+    fn with(name: &'static str, limit: u64, share: u64, wait: Duration) -> Self {
+        Self {
             name,
             limit,
             share: share.min(limit),
+            tapers: false,
             wait,
             used: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -84,7 +98,7 @@ impl Budget {
             waiting: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             unused: Notify::new(),
-        })
+        }
     }
 
     /// Takes `amount` for `client`, and waits for its turn where there is too little.
@@ -241,8 +255,18 @@ impl Budget {
             return self.charge_all(amount);
         }
         self.shares.add(client, amount, |sum| {
-            if sum > self.share { Err(Short::OverShare) } else { self.charge_all(amount) }
+            if sum > self.share || !self.leaves_enough(sum, amount) {
+                return Err(Short::OverShare);
+            }
+            self.charge_all(amount)
         })
+    }
+
+    /// Returns true if a client may have `sum`, of which it takes `amount` now. A little may be had as long as there is any.
+    fn leaves_enough(&self, sum: u64, amount: u64) -> bool {
+        let used = self.used.load(Ordering::SeqCst).saturating_add(amount);
+        let left = self.limit.saturating_sub(used);
+        !self.tapers || sum <= limits::HELD_STEP_BYTES || sum.saturating_mul(PARTS_LEFT) <= left
     }
 
     fn charge_all(&self, amount: u64) -> Result<(), Short> {
@@ -267,6 +291,9 @@ impl Budget {
         }
     }
 }
+
+/// What is left of a tapering budget when a client has taken a part, in such parts.
+const PARTS_LEFT: u64 = 3;
 
 impl Lease {
     /// Takes `more` besides, and waits for it where there is too little.
@@ -506,6 +533,30 @@ mod tests {
         assert!(is_granted(&mut more).await.is_none());
         drop(mine);
         assert!(is_granted(&mut more).await.is_some());
+    }
+
+    #[test]
+    fn many_clients_are_needed_to_spend_a_tapering_budget() {
+        let (limit, step) = (256 << 20, limits::HELD_STEP_BYTES);
+        let budget = Budget::tapering("things", limit, WAIT);
+        let mut leases = Vec::new();
+        let client = |number: u8| Client::of([10, 0, 0, number].into());
+        let takes_all =
+            |number: u8| -> Vec<_> { std::iter::from_fn(|| budget.try_take(client(number), step)).collect() };
+        leases.extend(takes_all(1));
+        assert_eq!(numbers(&budget).0, limit / 4, "one alone has a quarter");
+        leases.extend(takes_all(2));
+        assert_eq!(numbers(&budget).0, limit / 16 * 7);
+        (3..=16).for_each(|number| leases.extend(takes_all(number)));
+        assert!(budget.try_take(client(17), 8 * step).is_some());
+        assert!(
+            budget.try_take(Client::Trusted, 16 * step).is_some(),
+            "a proxy that is trusted has no share"
+        );
+        (17..=40).for_each(|number| leases.extend(takes_all(number)));
+        assert!(budget.try_take(client(41), 1).is_none() && numbers(&budget).0 <= limit);
+        drop(leases);
+        assert_eq!((numbers(&budget).0, budget.shares.clients()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     upstream: Option<String>,
     limit: u64,
     share: u64,
+    /// A client may have less, the less is left.
+    tapers: bool,
     wait: Duration,
     /// Shows an amount.
     shown: fn(u64) -> String,
@@ -45,19 +47,22 @@ impl Plan {
             upstream: None,
             limit: server.max_connections as u64,
             share: server.max_connections_per_client as u64,
+            tapers: false,
             wait: limits::CONNECTION_WAIT,
             shown: number,
             key: "server.max_connections, server.max_connections_per_client",
         }
     }
 
-    /// Returns the budget of the bytes of bodies that are held whole, until they are sent. A client has a quarter.
+    /// Returns the budget of the bytes of bodies that are held whole, until they are sent. A client has a quarter, and no more
+    /// than a third of what is left: a response does not wait for room, and a few addresses must not take it all.
     pub(crate) fn held_bytes(server: &Server) -> Self {
         Self {
             name: Self::HELD_BYTES,
             upstream: None,
             limit: server.max_held_bytes,
             share: server.max_held_bytes / 4,
+            tapers: true,
             wait: limits::HELD_WAIT,
             shown: size_text,
             key: "server.max_held_bytes",
@@ -71,6 +76,7 @@ impl Plan {
             upstream: None,
             limit: limits::LARGE_MANIFEST_READS,
             share: limits::LARGE_MANIFEST_READS / 2,
+            tapers: false,
             wait: limits::HELD_WAIT,
             shown: number,
             key: "fixed",
@@ -85,6 +91,7 @@ impl Plan {
             upstream: None,
             limit: limits::FILLS_BYTES,
             share: limits::FILLS_BYTES / 4 * 3,
+            tapers: false,
             wait: Duration::ZERO,
             shown: size_text,
             key: "fixed",
@@ -99,6 +106,7 @@ impl Plan {
             upstream: None,
             limit: limits::PUSHES,
             share: limits::PUSHES / 4,
+            tapers: false,
             wait: Duration::ZERO,
             shown: number,
             key: "fixed",
@@ -112,6 +120,7 @@ impl Plan {
             upstream: None,
             limit: limits::TOKEN_REQUESTS,
             share: limits::TOKEN_REQUESTS / 2,
+            tapers: false,
             wait: limits::UPSTREAM_WAIT,
             shown: number,
             key: "fixed, for each upstream",
@@ -127,6 +136,7 @@ impl Plan {
             upstream: Some(upstream.name.clone()),
             limit,
             share: limit.div_ceil(2),
+            tapers: false,
             wait: limits::UPSTREAM_WAIT.min(upstream.response_timeout),
             shown: number,
             key: "upstream.max_connections",
@@ -135,6 +145,9 @@ impl Plan {
 
     /// Returns the budget.
     pub(crate) fn budget(&self) -> Arc<Budget> {
+        if self.tapers {
+            return Budget::tapering(self.name, self.limit, self.wait);
+        }
         Budget::new(self.name, self.limit, self.share, self.wait)
     }
 }
