@@ -147,6 +147,12 @@ impl Tending for RecordTending {
         self.records.must_be_counted()
     }
 
+    fn catch_up(&self, stop: &dyn Fn() -> bool) {
+        if self.records.must_be_written() {
+            self.records.write_unwritten(stop);
+        }
+    }
+
     fn tend(&self, stop: &dyn Fn() -> bool) {
         self.records.count(stop);
         self.space.note_records(self.records.amount().bytes);

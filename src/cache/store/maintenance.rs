@@ -35,6 +35,9 @@ pub(crate) trait Tending: Send + Sync {
     /// Returns true if there is something to do before the hour is over. Takes no time.
     fn is_due(&self) -> bool;
 
+    /// Does what the disk has refused before, until `stop` returns true. Called every few seconds while the disk works.
+    fn catch_up(&self, stop: &dyn Fn() -> bool);
+
     /// Does the work, until `stop` returns true.
     fn tend(&self, stop: &dyn Fn() -> bool);
 }
@@ -88,6 +91,9 @@ impl Maintenance {
             }
             // The work may take long, and must not be done while the lock is held.
             let tending = self.tending.lock().clone();
+            if let Some(tending) = tending.as_ref().filter(|_| !health.is_degraded()) {
+                tending.catch_up(&|| queue.is_closed());
+            }
             let is_hour = clock::now() >= hourly;
             if layout.is_readable()
                 && let Some(tending) = tending.filter(|tending| is_hour || tending.is_due())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dockgate::internals::disk::{Access, Fault, order};
 use tokio::time::Instant;
 
-use super::{asking, before, gives, until, until_kept, word};
+use super::{asking, before, cached_at, gives, until, until_kept, word};
 use crate::harness::{
     BodyEnd, Builder, Gate, Gateway, Image, OCI_IMAGE, Origin, Reply, Request, manifest_at, noise, soon,
 };
@@ -13,6 +13,9 @@ use crate::harness::{
 const MIB: usize = 1024 * 1024;
 
 const TAG: &str = "/v2/a/manifests/x";
+
+/// The error of a full disk.
+const ENOSPC: i32 = 28;
 
 /// What waits on a frozen file system.
 const WRITING: [Access; 3] = [Access::Write, Access::Sync, Access::Change];
@@ -40,6 +43,29 @@ async fn asked(gateway: &Gateway, target: &str, bytes: &[u8]) -> Duration {
     let answer = gateway.get(target).await.is(200);
     assert!(answer.body == bytes, "{target}");
     begun.elapsed()
+}
+
+#[tokio::test]
+async fn what_a_full_disk_refused_is_known_after_a_restart() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || cached_at(&origin, dir.path(), "tag_ttl = \"1h\"").admin_listener();
+    let gateway = builder().start().await;
+    let image = origin.image("a", "x", &Image::layers(&[MIB]));
+    let layer = origin.blob("a", &image.layers[0]);
+    let full = order(dir.path(), &[Access::Write, Access::Change], Fault::Fail(ENOSPC));
+    asked(&gateway, TAG, &image.manifest).await;
+    asked(&gateway, &layer, &image.layers[0]).await;
+    until_told(&gateway, "full").await;
+    drop(full);
+    gives(until_kept(&gateway, &layer).await, &image.layers[0], "HIT");
+    asked(&gateway, TAG, &image.manifest).await;
+    super::until_synced(dir.path()).await;
+    drop(gateway);
+    origin.forgets_requests();
+    let gateway = builder().start().await;
+    gives(gateway.get(&layer).await, &image.layers[0], "HIT");
+    assert_eq!(origin.requests(), [""; 0]);
 }
 
 #[tokio::test]

@@ -106,6 +106,11 @@ impl<T> Kept<T> {
         Self { value, looked: None }
     }
 
+    /// Returns true if the disk did not take it.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.looked.is_none()
+    }
+
     /// Returns true if it holds without a look at the disk, where another process may have changed it.
     pub(crate) fn is_fresh(&self) -> bool {
         self.looked.is_none_or(|looked| clock::now().duration_since(looked) < LOOKED)
@@ -166,6 +171,24 @@ where
             self.remember(key, Some(Kept::alone(newest.value)));
             self.waits.store(waiting.len(), Ordering::Release);
         }
+    }
+
+    /// Returns the records of a ledger that the disk did not take, as far as they are in memory: a scan.
+    pub(crate) fn alone(&self, ledger: u64) -> Vec<OwnedLook<N>> {
+        let lately = self.lately.iter().filter(|(key, kept)| key.ledger == ledger && kept.is_alone());
+        lately.map(|(key, _)| OwnedLook((*key).clone())).collect()
+    }
+
+    /// Lets a record that the disk did not take wait to be written again. Returns false if it has changed meanwhile.
+    pub(crate) fn wait_again(&self, look: &Look<'_, N>) -> bool {
+        let mut waiting = self.waiting.write();
+        let key = look.key();
+        let alone = self.lately.get(look).filter(Kept::is_alone);
+        let Some(kept) = alone.filter(|_| !waiting.contains_key(&key)) else { return false };
+        let change = self.changes.fetch_add(1, Ordering::Relaxed);
+        waiting.insert(key, Waiting { value: kept.value, change });
+        self.waits.store(waiting.len(), Ordering::Release);
+        true
     }
 
     fn remember(&self, key: Key<N>, kept: Option<Kept<T>>) {

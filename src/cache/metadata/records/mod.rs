@@ -44,6 +44,8 @@ pub(crate) struct Records {
     counted: AtomicBool,
     /// Until then no further count is due before its time.
     rest_until: Mutex<Instant>,
+    /// Until then records that the disk did not take are not written again.
+    rewrite_after: Mutex<Instant>,
     shared: Arc<Shared>,
     /// The ledger of each upstream, with the URL that it was opened for.
     ledgers: Mutex<HashMap<String, (String, Ledger)>>,
@@ -70,6 +72,8 @@ struct Shared {
     disk: Arc<DiskPool>,
     /// The number of ledgers so far.
     ledgers: AtomicU64,
+    /// Some changes are in memory alone, as the disk did not take them.
+    has_unwritten: AtomicBool,
     room: Arc<RecordRoom>,
     /// The look-ups and removals so far.
     #[cfg(test)]
@@ -94,6 +98,7 @@ impl Records {
             forgotten: Forgotten::default(),
             disk,
             ledgers: AtomicU64::new(0),
+            has_unwritten: AtomicBool::new(false),
             room: Arc::new(RecordRoom::new(max_size)),
             #[cfg(test)]
             lookups: AtomicU64::new(0),
@@ -105,6 +110,7 @@ impl Records {
             opened: clock::now(),
             counted: AtomicBool::new(false),
             rest_until: Mutex::new(clock::now()),
+            rewrite_after: Mutex::new(clock::now()),
             shared: Arc::new(shared),
             ledgers: Mutex::default(),
         }
@@ -157,6 +163,26 @@ impl Records {
     /// Keeps old records from now on: there is an upstream that is never asked.
     pub(crate) fn never_expire(&self) {
         self.lasting.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if some records are in memory alone, and the disk may take them by now.
+    pub(crate) fn must_be_written(&self) -> bool {
+        let is_due = || clock::now() >= *self.rewrite_after.lock();
+        self.shared.has_unwritten.load(Ordering::Relaxed) && self.access.is_writable() && is_due()
+    }
+
+    /// Writes the records that the disk did not take before. Without that they would be lost at the next start, and with them
+    /// the use of all content that was fetched while the disk was full. Not for a worker's thread. `stop` ends it.
+    pub(crate) fn write_unwritten(&self, stop: &dyn Fn() -> bool) {
+        let start = clock::now();
+        self.shared.has_unwritten.store(false, Ordering::Relaxed);
+        let ledgers: Vec<_> = self.ledgers.lock().values().map(|(_, ledger)| ledger.clone()).collect();
+        for ledger in ledgers {
+            ledger.write_unwritten(&self.shared.held, stop);
+            ledger.write_unwritten(&self.shared.tags, stop);
+            ledger.write_unwritten(&self.shared.served, stop);
+        }
+        *self.rewrite_after.lock() = clock::now() + (clock::now() - start) * REST;
     }
 
     /// Returns true if a [count](Self::count) is due: there was none, or there are too many records.
@@ -433,11 +459,27 @@ impl Ledger {
         // Where a change of this record waits already, this one is written in its stead.
         if is_first && !self.later(WAITING_BYTES, settle) {
             memory(&self.shared).give_up(look);
+            self.shared.has_unwritten.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Writes what waits to be written of a record. One that could not be written is of this process alone, and one whose file
-    /// could not be removed does not count as long as it runs.
+    fn write_unwritten<N, T>(&self, memory: &Memory<N, T>, stop: &dyn Fn() -> bool)
+    where
+        N: Name + Clone + Eq + Hash + Send + Sync + 'static,
+        T: Rendered + Clone + Send + Sync + 'static,
+    {
+        for own in memory.alone(self.number) {
+            if stop() {
+                return;
+            }
+            if memory.wait_again(&own.look()) {
+                self.settle(memory, &own.look());
+            }
+        }
+    }
+
+    /// Writes what waits to be written of a record. One that could not be written is of this process alone until it
+    /// [is](Records::write_unwritten), and one whose file could not be removed does not count.
     fn settle<N, T>(&self, memory: &Memory<N, T>, look: &Look<'_, N>)
     where
         N: Name + Clone + Eq + Hash + Send + Sync + 'static,
@@ -458,6 +500,9 @@ impl Ledger {
                     Err(_) => Some(Kept::alone(None)),
                 },
             };
+            if kept.as_ref().is_some_and(Kept::is_alone) {
+                self.shared.has_unwritten.store(true, Ordering::Relaxed);
+            }
             memory.settle(look, &change, kept);
         }
     }
@@ -518,5 +563,5 @@ const EXPIRY_AFTER: Duration = Duration::from_secs(60);
 /// The most rounds of removing the oldest records in one count: how many have to go is an estimate.
 const ROUNDS: usize = 4;
 
-/// How many times as long as a count took there is none before its time.
+/// How many times as long as a count took there is none before its time; likewise for writing again.
 const REST: u32 = 4;

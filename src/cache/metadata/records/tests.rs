@@ -5,10 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use crate::cache::metadata::records::*;
+use crate::cache::store::faults::{self, Fault};
+use crate::cache::store::files;
 use crate::clock;
 use crate::proto::MediaType;
 
 const GIB: u64 = 1 << 30;
+/// The error of a full disk.
+const ENOSPC: i32 = 28;
 const HUB: &str = "https://registry-1.docker.io";
 
 fn repository(name: &str) -> RepositoryName {
@@ -223,6 +227,34 @@ fn where_nothing_can_be_written_records_live_in_memory() {
     fs::remove_file(directory.path().join("records")).unwrap();
     ledger.hold(&alpine, Kind::Blob, &digest(1), &held(8));
     assert_eq!(open(&directory).held(&alpine, Kind::Blob, &digest(1)), Some(held(8)), "and recovers");
+}
+
+#[test]
+fn changes_that_the_disk_refused_are_written_later() {
+    let directory = TempDir::new().unwrap();
+    let records = Records::new(directory.path().join("records"), Access::full(), GIB);
+    let (ledger, alpine, latest) = (records.ledger("docker.io", HUB), repository("alpine"), tag("latest"));
+    ledger.hold(&alpine, Kind::Blob, &digest(1), &held(1));
+    assert!(!records.must_be_written());
+    let full =
+        faults::order(directory.path(), &[files::Access::Write, files::Access::Change], Fault::Fail(ENOSPC));
+    ledger.hold(&alpine, Kind::Blob, &digest(2), &held(2));
+    ledger.hold(&alpine, Kind::Blob, &digest(3), &held(3));
+    ledger.release(&alpine, Kind::Blob, &digest(1));
+    ledger.note_served(&digest(2));
+    ledger.point(&alpine, &latest, &pointer(2));
+    records.write_unwritten(&|| false);
+    assert!(records.shared.has_unwritten.load(Ordering::Relaxed), "the disk is full still");
+    assert_eq!(open(&directory).blobs(&alpine), [digest(1)]);
+    drop(full);
+    ledger.hold(&alpine, Kind::Blob, &digest(3), &held(4));
+    records.write_unwritten(&|| false);
+    assert!(!records.shared.has_unwritten.load(Ordering::Relaxed));
+    let next = open(&directory);
+    assert_eq!(next.held(&alpine, Kind::Blob, &digest(1)), None);
+    assert_eq!(next.held(&alpine, Kind::Blob, &digest(2)), Some(held(2)));
+    assert_eq!(next.held(&alpine, Kind::Blob, &digest(3)), Some(held(4)), "the newest");
+    assert_eq!((next.served(&digest(2)), next.tag(&alpine, &latest)), (true, Some(pointer(2))));
 }
 
 #[test]

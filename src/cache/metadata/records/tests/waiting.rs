@@ -3,8 +3,6 @@
 use std::thread;
 
 use super::*;
-use crate::cache::store::faults::{self, Fault};
-use crate::cache::store::files;
 use crate::worker_id;
 
 const PATIENCE: Duration = Duration::from_secs(20);
