@@ -20,7 +20,7 @@ struct UpstreamOrigin {
     permit: Permit,
     repository: RepositoryName,
     /// Sent with every request: `User-Agent` and `Via`.
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
 }
 
 /// The identity that the upstream sees.
@@ -40,7 +40,7 @@ impl cache::Origins for UpstreamOrigins {
         &self,
         permit: &Permit,
         repository: &RepositoryName,
-        headers: HeaderMap,
+        headers: Arc<HeaderMap>,
     ) -> Arc<dyn cache::Origin> {
         let (upstream, permit, repository) = (self.0.clone(), permit.clone(), repository.clone());
         Arc::new(UpstreamOrigin { upstream, permit, repository, headers })
@@ -82,7 +82,7 @@ impl UpstreamOrigin {
                 self.manifest_head(reference, Account::Anonymous).await
             }
             OriginRequest::Blob { digest, bytes, validator } => {
-                let mut headers = self.headers.clone();
+                let mut headers = HeaderMap::clone(&self.headers);
                 set_range(&mut headers, bytes, validator);
                 let operation = self.blob(digest, false);
                 self.send(Purpose::Blob, &operation, headers, Account::Requester).await.map(of)
@@ -146,7 +146,7 @@ impl UpstreamOrigin {
     }
 
     fn manifest_headers(&self, accept: HeaderValue) -> HeaderMap {
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::clone(&self.headers);
         headers.insert(header::ACCEPT, accept);
         headers
     }
@@ -156,7 +156,7 @@ impl UpstreamOrigin {
     /// says nothing: some registries redirect whatever is asked for.
     async fn blob_exists(&self, digest: Digest, account: Account) -> Result<OriginResponse, UpstreamFailure> {
         let by_head = self.blob(digest.clone(), true);
-        let sent = self.send(Purpose::Existence, &by_head, self.headers.clone(), account).await;
+        let sent = self.send(Purpose::Existence, &by_head, HeaderMap::clone(&self.headers), account).await;
         match sent.and_then(|answer| answer::blob_head(&digest, answer)) {
             Err(failure) if failure.meaning.other_way() != OtherWay::Useless => {}
             result => return result.map(of),
@@ -165,7 +165,7 @@ impl UpstreamOrigin {
     }
 
     async fn first_byte(&self, digest: Digest, account: Account) -> Result<OriginResponse, UpstreamFailure> {
-        let mut headers = self.headers.clone();
+        let mut headers = HeaderMap::clone(&self.headers);
         set_range(&mut headers, Some(cache::ByteSpan { first: 0, last: Some(0) }), None);
         let by_get = self.blob(digest.clone(), false);
         let answer = match self.send(Purpose::Existence, &by_get, headers, account).await {
@@ -217,7 +217,8 @@ impl UpstreamOrigin {
     /// Asks at `/v2/`. Every answer of the registry is one, but those that say that it is unavailable.
     async fn ping(&self) -> Result<OriginResponse, UpstreamFailure> {
         let operation = Operation::Version;
-        match self.send(Purpose::Other, &operation, self.headers.clone(), Account::Requester).await {
+        match self.send(Purpose::Other, &operation, HeaderMap::clone(&self.headers), Account::Requester).await
+        {
             Err(failure) if !failure.meaning.is_silence() => {
                 Ok(OriginResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() })
             }

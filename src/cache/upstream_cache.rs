@@ -157,7 +157,7 @@ impl UpstreamCache {
         &self,
         permit: &Permit,
         repository: &RepositoryName,
-        headers: HeaderMap,
+        headers: Arc<HeaderMap>,
     ) -> Requester {
         let origin = self.origins.origin(permit, repository, headers);
         Requester::new(permit.clone(), repository.clone(), origin)
@@ -326,7 +326,7 @@ impl UpstreamCache {
 struct Unattached;
 
 impl Origins for Unattached {
-    fn origin(&self, _: &Permit, _: &RepositoryName, _: HeaderMap) -> Arc<dyn Origin> {
+    fn origin(&self, _: &Permit, _: &RepositoryName, _: Arc<HeaderMap>) -> Arc<dyn Origin> {
         Arc::new(Self)
     }
 }

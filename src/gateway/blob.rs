@@ -11,6 +11,7 @@ use crate::gateway::forward::set;
 use crate::gateway::manifest::deleted;
 use crate::gateway::respond::Problem;
 use crate::gateway::write_guard::WriteGuard;
+use crate::proto::media_type::OCTET_STREAM;
 use crate::proto::range::Resolved;
 use crate::proto::{ByteRange, ContentRange, Digest, MediaType, Reference};
 use crate::upstream::answer;
@@ -117,10 +118,14 @@ fn judged(
 /// Returns the type under which a blob goes out: the upstream's, if it is one of the registry world, and never one that a
 /// browser runs.
 fn harmless(content_type: Option<&HeaderValue>) -> HeaderValue {
-    let text = content_type.and_then(|value| value.to_str().ok());
-    let kind = text.and_then(|text| MediaType::parse(text).ok()).filter(MediaType::is_of_registries);
-    let named = kind.and_then(|kind| HeaderValue::from_str(kind.as_str()).ok());
-    named.unwrap_or(HeaderValue::from_static("application/octet-stream"))
+    // Most blobs have this, or none.
+    let unknown = HeaderValue::from_static(OCTET_STREAM);
+    let Some(text) = content_type.filter(|given| *given != unknown).and_then(|given| given.to_str().ok())
+    else {
+        return unknown;
+    };
+    let kind = MediaType::parse(text).ok().filter(MediaType::is_of_registries);
+    kind.and_then(|kind| HeaderValue::from_str(kind.as_str()).ok()).unwrap_or(unknown)
 }
 
 /// Returns the part of a blob that is asked for. `If-Range` (RFC 9110 section 13.1.5) with anything but the blob's own

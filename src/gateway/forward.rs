@@ -99,7 +99,7 @@ impl AuthorizedRepository<'_> {
         let request = upstream::Request {
             method: upstream::method_of(&operation),
             target: self.upstream().target_of(&operation),
-            headers: self.request.core.shared.via.mark_own(self.request.headers),
+            headers: Arc::unwrap_or_clone(self.request.core.shared.via.mark_own(self.request.headers)),
             body: &mut RequestBody::empty(),
             scope: RequiredScope::of(&operation),
             purpose: Purpose::Existence,

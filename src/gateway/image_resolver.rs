@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use crate::authz::Permit;
 use crate::cache::UpstreamCache;
 use crate::cache::maintenance::WarmTarget;
@@ -81,7 +79,7 @@ impl Routes {
         let upstream_cache = route.upstream_cache.as_ref();
         let upstream_cache = upstream_cache.ok_or_else(|| format!("\"{}\" has no cache", route.name))?;
         let permit = Permit::operator_at(Identity::Anonymous, resolved.canonical);
-        let requester = upstream_cache.requester(&permit, &resolved.remote, HeaderMap::new());
+        let requester = upstream_cache.requester(&permit, &resolved.remote, Arc::default());
         let (image, upstream_cache) = (image.to_owned(), upstream_cache.clone());
         Ok(WarmTarget { image, upstream_cache, requester, reference: name.reference })
     }

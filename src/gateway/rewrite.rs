@@ -1,5 +1,7 @@
 //! Headers on their way through: an allow-list in each direction.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::gateway::respond::Problem;
@@ -47,6 +49,8 @@ const PASSED_FAMILIES: [&str; 4] = ["docker-", "oci-", "ratelimit", "x-ratelimit
 pub(super) struct Via {
     pseudonym: String,
     value: HeaderValue,
+    /// The headers of a request of the gateway's own which no other gateway has caused.
+    own: Arc<HeaderMap>,
 }
 
 impl Via {
@@ -58,7 +62,14 @@ impl Via {
         let pseudonym = format!("dockgate-{:016x}", u64::from_be_bytes(bytes));
         let value = HeaderValue::from_str(&format!("1.1 {pseudonym}"))
             .unwrap_or_else(|_| HeaderValue::from_static("1.1 dockgate"));
-        Self { pseudonym, value }
+        let mut own = HeaderMap::with_capacity(8);
+        own.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        own.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static(concat!("dockgate/", env!("CARGO_PKG_VERSION"))),
+        );
+        own.insert(header::VIA, value.clone());
+        Self { pseudonym, value, own: Arc::new(own) }
     }
 
     /// Adds the mark to `out`, which is sent on behalf of a request with `headers`.
@@ -71,20 +82,17 @@ impl Via {
 
     /// Returns the headers of a request that the gateway makes for all of its clients, caused by one with `headers`: of that
     /// one, only the marks of other gateways go along, by which a loop is recognised.
-    pub(super) fn mark_own(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut out = HeaderMap::with_capacity(8);
-        out.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        out.insert(
-            header::USER_AGENT,
-            HeaderValue::from_static(concat!("dockgate/", env!("CARGO_PKG_VERSION"))),
-        );
-        out.insert(header::VIA, self.value.clone());
+    pub(super) fn mark_own(&self, headers: &HeaderMap) -> Arc<HeaderMap> {
+        if !headers.contains_key(header::VIA) {
+            return self.own.clone();
+        }
+        let mut out = HeaderMap::clone(&self.own);
         let lines = headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
         let marks = lines.flat_map(|line| line.split(',')).map(str::trim).filter(|mark| is_mark(mark));
         for mark in marks.take(MARKS).filter_map(|mark| HeaderValue::from_str(mark).ok()) {
             out.append(header::VIA, mark);
         }
-        out
+        Arc::new(out)
     }
 
     /// Refuses a request that has been here already.
@@ -208,6 +216,9 @@ fn has_location(operation: &Operation) -> bool {
 /// becomes `application/octet-stream`. A page that was pushed as a blob must not run in a browser, with the login
 /// that the browser remembers for the gateway.
 pub(super) fn content_type(operation: &Operation, given: HeaderValue) -> HeaderValue {
+    if given == OCTET_STREAM {
+        return given;
+    }
     let known = given.to_str().ok().and_then(|text| MediaType::parse(text).ok());
     let is_blob = matches!(operation, Operation::GetBlob { .. });
     let harmless = |known: &MediaType| match known.as_str() {

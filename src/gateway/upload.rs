@@ -3,6 +3,8 @@
 //! The upstream's location is sealed into the client's URL, together with the repository and the identity that it is for.
 //! Only the same identity, in the same repository, may go on with it, and only to where the upstream has uploads.
 
+use std::sync::Arc;
+
 use http::{Method, Response, StatusCode, header};
 
 use crate::body::{Body, RequestBody};
@@ -264,7 +266,7 @@ async fn send_own(
     let AuthorizedRequest { core, permit, headers, .. } = &request.request;
     let repository = request.repository.remote.clone();
     let operation = Operation::StartUpload { repository, start: UploadStart::Session };
-    let headers = core.shared.via.mark_own(headers);
+    let headers = Arc::unwrap_or_clone(core.shared.via.mark_own(headers));
     let (scope, purpose) = (RequiredScope::of(&operation), Purpose::Other);
     let body = &mut RequestBody::empty();
     let sent = upstream::Request { method, target, headers, body, scope, purpose };

@@ -31,7 +31,12 @@ pub(crate) trait Origin: Send + Sync + 'static {
 /// A source of origins: an upstream, for which each request gets an origin with its own permit.
 pub(crate) trait Origins: Send + Sync + 'static {
     /// Returns the origin for `repository`, by the upstream's own name for it. `headers` are added to every request.
-    fn origin(&self, permit: &Permit, repository: &RepositoryName, headers: HeaderMap) -> Arc<dyn Origin>;
+    fn origin(
+        &self,
+        permit: &Permit,
+        repository: &RepositoryName,
+        headers: Arc<HeaderMap>,
+    ) -> Arc<dyn Origin>;
 }
 
 /// The answer to an [`OriginRequest`], under way.

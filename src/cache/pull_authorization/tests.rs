@@ -353,7 +353,7 @@ fn a_cache_is_of_one_configuration() {
 struct Scripted(Arc<Script>);
 
 impl Origins for Scripted {
-    fn origin(&self, _: &Permit, _: &RepositoryName, _: HeaderMap) -> Arc<dyn Origin> {
+    fn origin(&self, _: &Permit, _: &RepositoryName, _: Arc<HeaderMap>) -> Arc<dyn Origin> {
         self.0.clone()
     }
 }
@@ -364,7 +364,7 @@ async fn new_origins_keep_what_is_known() {
     let (before, after) = (reader("alice"), reader("alice"));
     assert!(view(&upstream_cache, "alice", &before).entitled(&latest()).await.is_ok());
     let upstream_cache = upstream_cache.with_origins(Arc::new(Scripted(after.clone())));
-    let requester = upstream_cache.requester(&permit("alice", true), &repository(), HeaderMap::new());
+    let requester = upstream_cache.requester(&permit("alice", true), &repository(), Arc::default());
     assert!(upstream_cache.authorizer.authorize_manifest(&requester, &latest()).await.is_ok());
     assert!(after.asked().is_empty());
     assert!(upstream_cache.blobs.membership().holds(&requester, &digest(1)).await.is_ok());
