@@ -1,6 +1,8 @@
 //! The explanation of a decision: the rule that made it, and what would have to be different.
 
-use crate::authz::{Rules, Subject, is_at, is_for_name, matches};
+use crate::authz::question::Question;
+use crate::authz::rule_list::Rule;
+use crate::authz::{Rules, Subject};
 use crate::config::AccessRule;
 use crate::proto::{Action, RepositoryName};
 
@@ -41,50 +43,46 @@ pub(crate) enum Obstacle {
 
 impl Rules {
     /// Explains what [`authorize`](Self::authorize) decides about `wish`. `repository` is none for the catalog.
-    pub(crate) fn explain(
-        &self,
+    pub(crate) fn explain<'a>(
+        &'a self,
         subject: &Subject,
         repository: Option<&RepositoryName>,
         wish: Wish,
-    ) -> Explanation<'_> {
-        let rule = match (wish, repository) {
-            (Wish::Do(action), _) => self.first(subject, repository, action),
-            (Wish::Fetch, _) => self.fetch_rule(subject, repository),
+    ) -> Explanation<'a> {
+        let question = Question::new(&self.rules, subject, repository);
+        let rule = match wish {
+            Wish::Do(action) => self.first(&question, action),
+            Wish::Fetch => self.fetch_rule(&question),
         };
-        let allowed = rule.is_some_and(AccessRule::allows);
-        let obstacle = |rule| Some((rule, obstacle(rule, subject, repository, wish)?));
+        let allowed = rule.is_some_and(|rule| rule.written.allows());
+        let obstacle = |rule: &'a Rule| Some((&rule.written, obstacle(rule, &question, wish)?));
         let near = if allowed { Vec::new() } else { self.rules.iter().filter_map(obstacle).collect() };
-        Explanation { allowed, rule, near }
+        Explanation { allowed, rule: rule.map(|rule| &rule.written), near }
     }
 
     /// Returns the rule that decides about a first download: that about pulling, where it denies.
-    fn fetch_rule(&self, subject: &Subject, repository: Option<&RepositoryName>) -> Option<&AccessRule> {
-        let pull = self.first(subject, repository, Action::Pull)?;
-        let fetches = |rule: &&AccessRule| rule.actions.decide_fetch() && matches(rule, subject, repository);
-        if pull.allows() { self.rules.iter().find(fetches) } else { Some(pull) }
+    fn fetch_rule(&self, question: &Question<'_>) -> Option<&Rule> {
+        let pull = self.first(question, Action::Pull)?;
+        let fetches = |rule: &&Rule| rule.written.actions.decide_fetch() && question.matches(rule);
+        if pull.written.allows() { self.rules.iter().find(fetches) } else { Some(pull) }
     }
 }
 
 /// Returns what alone keeps `rule` from allowing the wish; none if it denies, or if two things do.
-fn obstacle(
-    rule: &AccessRule,
-    subject: &Subject,
-    repository: Option<&RepositoryName>,
-    wish: Wish,
-) -> Option<Obstacle> {
-    let covers = match (wish, repository) {
-        (Wish::Do(Action::Catalog), _) => rule.covers_catalog(),
-        (Wish::Do(action), _) => rule.actions.contains(action),
-        (Wish::Fetch, _) => rule.actions.decide_fetch(),
+fn obstacle(rule: &Rule, question: &Question<'_>, wish: Wish) -> Option<Obstacle> {
+    let covers = match wish {
+        Wish::Do(Action::Catalog) => rule.written.covers_catalog(),
+        Wish::Do(action) => rule.written.actions.contains(action),
+        Wish::Fetch => rule.written.actions.decide_fetch(),
     };
     let checks = [
-        (is_for_name(rule, subject), Obstacle::Users),
-        (rule.covers_address(subject.address), Obstacle::Networks),
-        (is_at(rule, subject, repository), Obstacle::Repositories),
+        (question.is_by_name(rule), Obstacle::Users),
+        (question.is_from(rule), Obstacle::Networks),
+        (question.is_at(rule), Obstacle::Repositories),
         (covers, Obstacle::Actions),
     ];
     let mut failed = checks.into_iter().filter_map(|(holds, obstacle)| (!holds).then_some(obstacle));
-    match (rule.allows(), failed.next(), failed.next()) {
+    match (rule.written.allows(), failed.next(), failed.next()) {
         (false, ..) | (true, Some(_), Some(_)) => None,
         (true, Some(one), None) => Some(one),
         (true, None, _) => Some(Obstacle::Order),

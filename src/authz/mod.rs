@@ -5,13 +5,16 @@
 
 mod explanation;
 mod limits;
+mod networks;
+mod question;
 mod region;
+mod rule_list;
 mod subject;
 
-use std::sync::Arc;
-
+use crate::authz::question::Question;
+use crate::authz::rule_list::{Rule, RuleList};
 use crate::budget::Client;
-use crate::config::{AccessRule, Group, RepositoryPattern, UserPattern};
+use crate::config::{AccessRule, RepositoryPattern, UserPattern};
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
 
@@ -103,7 +106,7 @@ pub enum Side {
 /// The access rules in force. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    rules: Arc<[AccessRule]>,
+    rules: RuleList,
     logins: bool,
 }
 
@@ -111,7 +114,7 @@ impl Rules {
     /// Returns the rules of the configuration, in their order. `logins` says whether there is any way to log in: then
     /// `/v2/` asks for it, since clients decide there whether they will ever send credentials.
     pub fn new(rules: Vec<AccessRule>, logins: bool) -> Self {
-        Self { rules: rules.into(), logins }
+        Self { rules: RuleList::new(rules), logins }
     }
 
     /// Decides whether `subject` may do `operation`, whose names are canonical.
@@ -120,24 +123,46 @@ impl Rules {
     /// [`Denied`] names the access that was missing. It depends on the rules alone, never on what an upstream holds.
     pub fn authorize(&self, subject: &Subject, operation: &Operation) -> Result<Permit, Denied> {
         let (repository, action) = (operation.repository(), operation.action());
-        let may_fetch = match (action, repository) {
-            // An anonymous client with a token has been asked to log in, and has decided.
-            (None, _) => {
-                (!self.logins || !subject.identity.is_anonymous() || subject.access.is_some()).then_some(true)
+        let question = Question::new(&self.rules, subject, repository);
+        let (subject, repository) = (subject.clone(), repository.cloned());
+        match self.decide(&question, operation, |action| question.is_granted(action)) {
+            Some(may_fetch) => Ok(Permit { subject, repository, may_fetch, client: Client::Trusted }),
+            None => {
+                let lacks_grant =
+                    subject.access.is_some() && self.decide(&question, operation, |_| true).is_some();
+                let by = if lacks_grant { Side::Token } else { Side::Rules };
+                Err(Denied { repository, action, by })
             }
-            (Some(Action::Pull), Some(name)) => self.reads(subject, name, operation.is_head()),
-            (Some(action), _) => self.allows(subject, repository, action).then_some(true),
-        };
-        let granted = action.is_none_or(|action| subject.is_granted(repository, action, operation.is_head()));
-        let repository = repository.cloned();
-        match may_fetch {
-            Some(may_fetch) if granted => {
-                let client = Client::Trusted;
-                Ok(Permit { subject: subject.clone(), repository, may_fetch, client })
-            }
-            Some(_) => Err(Denied { repository, action, by: Side::Token }),
-            None => Err(Denied { repository, action, by: Side::Rules }),
         }
+    }
+
+    /// Returns whether the operation is allowed, and if so, whether it may cause a first download. Of the actions only those
+    /// count that `is_granted`.
+    fn decide(
+        &self,
+        question: &Question<'_>,
+        operation: &Operation,
+        is_granted: impl Fn(Action) -> bool,
+    ) -> Option<bool> {
+        match operation.action() {
+            None => self.may_come(question.subject()).then_some(true),
+            Some(Action::Pull) => {
+                let pulls = is_granted(Action::Pull).then(|| self.pulls(question)).flatten();
+                // Clients look before they upload: who may push may see whether it is there already, and only the
+                // upstream knows. Some look with a token that only pulls.
+                let looks = operation.is_head()
+                    && pulls != Some(true)
+                    && (pulls.is_some() || is_granted(Action::Push))
+                    && self.allows(question, Action::Push);
+                if looks { Some(true) } else { pulls }
+            }
+            Some(action) => (is_granted(action) && self.allows(question, action)).then_some(true),
+        }
+    }
+
+    /// Returns true if the subject need not log in first. An anonymous client with a token has been asked to, and has decided.
+    fn may_come(&self, subject: &Subject) -> bool {
+        !self.logins || !subject.identity.is_anonymous() || subject.access.is_some()
     }
 
     /// Returns true if an access token of the subject may grant `action`: the rules allow it, and a robot's own limits.
@@ -147,29 +172,31 @@ impl Rules {
         repository: Option<&RepositoryName>,
         action: Action,
     ) -> bool {
-        self.allows(subject, repository, action)
+        self.allows(&Question::new(&self.rules, subject, repository), action)
     }
 
     /// Returns true if a rule allows something to clients that have not logged in.
     pub(crate) fn know_anonymous(&self) -> bool {
-        self.rules.iter().any(|rule| rule.allows() && rule.users.contains(&UserPattern::Anonymous))
+        let mut written = self.rules.iter().map(|rule| &rule.written);
+        written.any(|rule| rule.allows() && rule.users.contains(&UserPattern::Anonymous))
     }
 
     /// Returns true if the holder of `permit`, which is for pushing, may also read `from`, the source of a mount.
     pub fn may_mount(&self, permit: &Permit, from: &RepositoryName) -> bool {
-        permit.subject.is_granted(Some(from), Action::Pull, false)
-            && self.allows(&permit.subject, Some(from), Action::Pull)
+        permit.subject.is_granted(Some(from), Action::Pull)
+            && self.grant(&permit.subject, Some(from), Action::Pull)
     }
 
-    /// Returns true if the holder of `permit`, which is for reading its repository, may also push there.
+    /// Returns true if the holder of `permit`, which is for reading its repository, may also push there, perhaps with another
+    /// token.
     pub fn may_push(&self, permit: &Permit) -> bool {
-        self.allows(&permit.subject, permit.repository.as_ref(), Action::Push)
+        self.grant(&permit.subject, permit.repository.as_ref(), Action::Push)
     }
 
     /// Returns true if the holder of `permit`, which is for the catalog, may learn that `repository` exists. A token need not
     /// name it: the catalog lists all repositories for which the holder could get a token.
     pub fn may_list(&self, permit: &Permit, repository: &RepositoryName) -> bool {
-        self.allows(&permit.subject, Some(repository), Action::Pull)
+        self.grant(&permit.subject, Some(repository), Action::Pull)
     }
 
     /// Returns true if the holder of `permit`, which is for the catalog, may learn of every repository that exists.
@@ -177,10 +204,12 @@ impl Rules {
         if permit.subject.limits.is_some() {
             return false;
         }
-        let mut rules = self.rules.iter().filter(|rule| rule.actions.contains(Action::Pull));
-        let every = |rule: &&AccessRule| rule.repositories.iter().any(RepositoryPattern::is_every);
-        let is_for = |rule: &&AccessRule| is_for(rule, &permit.subject);
-        rules.find(|rule| is_for(rule) && (every(rule) || !rule.allows())).is_some_and(AccessRule::allows)
+        let question = Question::new(&self.rules, &permit.subject, None);
+        let mut decisive = self.rules.iter().filter(|rule| {
+            let every = || rule.written.repositories.iter().any(RepositoryPattern::is_every);
+            rule.written.actions.contains(Action::Pull) && (!rule.written.allows() || every())
+        });
+        decisive.find(|rule| question.is_by(rule)).is_some_and(|rule| rule.written.allows())
     }
 
     /// Returns true if the rules may allow `action` to the subject at some repository of `region`. Where they may not, it
@@ -189,8 +218,9 @@ impl Rules {
         if subject.limits.as_ref().is_some_and(|limits| !limits.may_allow(region, action)) {
             return false;
         }
-        let rules = self.rules.iter().filter(|rule| rule.actions.contains(action));
-        for rule in rules.filter(|rule| is_for(rule, subject)) {
+        let question = Question::new(&self.rules, subject, None);
+        let rules = self.rules.iter().filter(|rule| rule.written.actions.contains(action));
+        for rule in rules.filter(|rule| question.is_by(rule)).map(|rule| &rule.written) {
             let mut patterns = rule.repositories.iter();
             if rule.allows() && patterns.any(|pattern| region.may_match(pattern)) {
                 return true;
@@ -202,89 +232,40 @@ impl Rules {
         false
     }
 
-    /// Returns whether the subject may read, and if so, whether it may cause a first download.
-    fn reads(&self, subject: &Subject, repository: &RepositoryName, is_head: bool) -> Option<bool> {
-        let pulls = self.pulls(subject, repository);
-        let pulls = pulls.filter(|_| subject.is_within_limits(Some(repository), Action::Pull));
-        // Clients look before they upload: who may push may see whether it is there already, and only the upstream
-        // knows.
-        if is_head && pulls != Some(true) && self.allows(subject, Some(repository), Action::Push) {
-            return Some(true);
+    /// Returns whether the subject may pull, and if so, whether it may cause a first download. The rule that decides about pulling
+    /// is never in front of the one that decides about fetching, since every rule for pulling is one for fetching: one
+    /// pass finds both.
+    fn pulls(&self, question: &Question<'_>) -> Option<bool> {
+        if !question.is_within_limits(Action::Pull) {
+            return None;
         }
-        pulls
-    }
-
-    /// Returns as [`reads`](Self::reads) does, for subjects that may pull. The rule that decides about pulling is
-    /// never in front of the
-    /// one that decides about fetching, since every rule for pulling is one for fetching: one pass finds both.
-    fn pulls(&self, subject: &Subject, repository: &RepositoryName) -> Option<bool> {
         let mut may_fetch = None;
         for rule in self.rules.iter() {
-            if rule.actions.decide_fetch() && matches(rule, subject, Some(repository)) {
-                let may_fetch = *may_fetch.get_or_insert_with(|| rule.allows());
-                if rule.actions.pull {
-                    return rule.allows().then_some(may_fetch);
+            let actions = rule.written.actions;
+            if actions.decide_fetch() && question.matches(rule) {
+                let may_fetch = *may_fetch.get_or_insert_with(|| rule.written.allows());
+                if actions.pull {
+                    return rule.written.allows().then_some(may_fetch);
                 }
             }
         }
         None
     }
 
-    /// Returns true if the rules allow `action`. `repository` is `None` for the catalog, which users and actions alone
-    /// decide.
-    fn allows(&self, subject: &Subject, repository: Option<&RepositoryName>, action: Action) -> bool {
-        subject.is_within_limits(repository, action)
-            && self.first(subject, repository, action).is_some_and(AccessRule::allows)
+    /// Returns true if the rules allow `action`, and the subject's own limits. Users and actions alone decide about the catalog.
+    fn allows(&self, question: &Question<'_>, action: Action) -> bool {
+        question.is_within_limits(action)
+            && self.first(question, action).is_some_and(|rule| rule.written.allows())
     }
 
     /// Returns the first rule for `action` that matches.
-    fn first(
-        &self,
-        subject: &Subject,
-        repository: Option<&RepositoryName>,
-        action: Action,
-    ) -> Option<&AccessRule> {
-        let decides = |rule: &&AccessRule| match repository {
-            Some(_) => rule.actions.contains(action),
-            None => rule.covers_catalog(),
+    fn first(&self, question: &Question<'_>, action: Action) -> Option<&Rule> {
+        let decides = |rule: &Rule| match action {
+            Action::Catalog => rule.written.covers_catalog(),
+            _ => rule.written.actions.contains(action),
         };
-        self.rules.iter().filter(decides).find(|rule| matches(rule, subject, repository))
+        self.rules.iter().find(|rule| decides(rule) && question.matches(rule))
     }
-}
-
-/// Returns true if the rule is for them, from there, at that repository.
-fn matches(rule: &AccessRule, subject: &Subject, repository: Option<&RepositoryName>) -> bool {
-    is_for(rule, subject) && is_at(rule, subject, repository)
-}
-
-/// Returns true if the rule is for the subject, where that comes from.
-fn is_for(rule: &AccessRule, subject: &Subject) -> bool {
-    is_for_name(rule, subject) && rule.covers_address(subject.address)
-}
-
-/// Returns true if the rule is for the subject, wherever that comes from.
-fn is_for_name(rule: &AccessRule, subject: &Subject) -> bool {
-    let identity = &subject.identity;
-    let is_member = |group: &Group| {
-        subject.is_in(&group.name)
-            || group.members.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
-    };
-    rule.users.iter().any(|pattern| matches_user(pattern, identity, rule.allows()))
-        || rule.groups.iter().any(is_member)
-}
-
-/// Returns true if the rule is for the repository, or for the catalog where there is none.
-fn is_at(rule: &AccessRule, subject: &Subject, repository: Option<&RepositoryName>) -> bool {
-    let matches = |name| rule.repositories.iter().any(|pattern| pattern.matches_for(name, subject.user()));
-    repository.is_none_or(matches)
-}
-
-/// Returns true if the pattern is for the identity. A rule that allows anonymous clients allows every user, who could
-/// come without a name; one that
-/// particular may *not* do is no matter of those who have logged in.
-fn matches_user(pattern: &UserPattern, identity: &Identity, allows: bool) -> bool {
-    allows && matches!(pattern, UserPattern::Anonymous)
-        || pattern.matches((!identity.is_anonymous()).then(|| identity.name()))
 }
 
 #[cfg(test)]

@@ -40,18 +40,12 @@ impl Subject {
         (!self.identity.is_anonymous()).then(|| self.identity.name())
     }
 
-    /// Returns true if its access token, where it has one, grants the action. Clients that may push may look before they
-    /// upload.
-    pub(super) fn is_granted(
-        &self,
-        repository: Option<&RepositoryName>,
-        action: Action,
-        is_head: bool,
-    ) -> bool {
+    /// Returns true if its access token, where it has one, grants the action.
+    pub(super) fn is_granted(&self, repository: Option<&RepositoryName>, action: Action) -> bool {
         let Some(access) = &self.access else { return true };
         let Some(name) = repository else { return access.iter().any(Grant::is_catalog) };
         let mut own = access.iter().filter(|grant| grant.is_of_repository() && grant.name == name.as_str());
-        own.any(|grant| grant.contains(action) || is_head && grant.contains(Action::Push))
+        own.any(|grant| grant.contains(action))
     }
 
     /// Returns true if its own limits, where it has some, contain the action.

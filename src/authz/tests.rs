@@ -1,5 +1,7 @@
 //! Tests of what rules decide.
 
+use std::sync::Arc;
+
 use crate::authz::*;
 use crate::config::{Config, Environment};
 use crate::proto::identity::{RobotName, UserName};

@@ -1,7 +1,6 @@
 //! `[[access]]`: who may do what, where.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -26,7 +25,7 @@ pub struct AccessRule {
     pub users: Vec<UserPattern>,
     /// The groups whose members it is for besides.
     pub groups: Vec<Group>,
-    /// The networks that it is for; every address if there is none.
+    /// The networks that it is for; every address if there is none. Without an address a client is in no network.
     pub networks: Vec<IpNet>,
     /// The repositories, by their canonical names; at least one pattern.
     pub repositories: Vec<RepositoryPattern>,
@@ -60,12 +59,6 @@ impl AccessRule {
             effect: Effect::Allow,
             place: None,
         }
-    }
-
-    /// Returns true if it is for clients at `address`. Without an address a client is in no network.
-    pub fn covers_address(&self, address: Option<IpAddr>) -> bool {
-        let at = |address: IpAddr| self.networks.iter().any(|network| network.contains(&address));
-        self.networks.is_empty() || address.is_some_and(|address| at(address.to_canonical()))
     }
 
     /// Returns the users and groups as they are written.

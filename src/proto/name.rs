@@ -58,6 +58,11 @@ impl RepositoryName {
         self.0.split('/')
     }
 
+    /// Returns the components by their numbers, for a matcher that compares them with many patterns.
+    pub(crate) fn indexed(&self) -> Components<'_> {
+        Components::of(&self.0)
+    }
+
     /// Returns what follows `prefix`, in whole components: `team` is no prefix of `teamx/app`. None when `prefix` is
     /// not there, or when nothing remains after it. The empty prefix leaves the name as it is.
     pub fn strip_prefix(&self, prefix: &str) -> Option<Self> {
@@ -73,6 +78,62 @@ impl RepositoryName {
     pub fn with_prefix(&self, prefix: &str) -> Result<Self, NameError> {
         if prefix.is_empty() { Ok(self.clone()) } else { Self::parse(&format!("{prefix}/{}", self.0)) }
     }
+}
+
+/// The components of a name, found once.
+#[derive(Clone, Debug)]
+pub(crate) struct Components<'a> {
+    name: &'a [u8],
+    /// The place behind each.
+    ends: [u8; MAX_COMPONENTS],
+    count: usize,
+    marks: u64,
+}
+
+/// The longest name has a slash between every two characters.
+const MAX_COMPONENTS: usize = MAX_NAME_LENGTH / 2 + 1;
+
+impl<'a> Components<'a> {
+    /// Finds the components of a name that has at most [`MAX_NAME_LENGTH`] bytes.
+    fn of(name: &'a str) -> Self {
+        let mut found = Self { name: name.as_bytes(), ends: [0; MAX_COMPONENTS], count: 0, marks: 0 };
+        for (place, byte) in (0..=u8::MAX).zip(name.bytes().chain([b'/'])) {
+            if byte == b'/' {
+                found.ends[found.count] = place;
+                found.count += 1;
+                found.marks |= mark(found.at(found.count - 1));
+            }
+        }
+        found
+    }
+
+    /// Returns the marks of all. A component whose mark is not among them is none of them.
+    pub(crate) fn marks(&self) -> u64 {
+        self.marks
+    }
+
+    /// Returns true if one of them is `component`.
+    pub(crate) fn contain(&self, component: &str) -> bool {
+        (0..self.count).any(|number| self.at(number) == component.as_bytes())
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Returns the one of a number, which is less than [`len`](Self::len).
+    pub(crate) fn at(&self, number: usize) -> &'a [u8] {
+        let start = number.checked_sub(1).map_or(0, |before| usize::from(self.ends[before]) + 1);
+        &self.name[start..usize::from(self.ends[number])]
+    }
+}
+
+/// Returns the mark of a component: one bit of 64, by its bytes.
+pub(crate) fn mark(component: &[u8]) -> u64 {
+    let sum = component.iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+    // The upper six bits of the product (Knuth's multiplicative hashing).
+    1 << (sum.wrapping_mul(0x9e37_79b9) >> 26)
 }
 
 impl fmt::Display for RepositoryName {
@@ -174,6 +235,25 @@ mod tests {
     fn a_name_has_at_most_255_bytes() {
         assert!(RepositoryName::parse(&"a".repeat(255)).is_ok());
         assert_eq!(RepositoryName::parse(&"a".repeat(256)), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn components_are_found_by_their_numbers() {
+        for name in [
+            "a".to_owned(),
+            "team/backend/api".to_owned(),
+            ["a"; MAX_COMPONENTS].join("/"),
+            "n".repeat(MAX_NAME_LENGTH),
+        ] {
+            let name = RepositoryName::parse(&name).unwrap();
+            let indexed = name.indexed();
+            let found: Vec<_> = (0..indexed.len()).map(|number| indexed.at(number)).collect();
+            assert_eq!(found, name.components().map(str::as_bytes).collect::<Vec<_>>());
+            for component in name.components() {
+                assert!(indexed.contain(component) && indexed.marks() & mark(component.as_bytes()) != 0);
+            }
+            assert!(!indexed.contain("b") && !indexed.contain("") && !indexed.contain("a/a"));
+        }
     }
 
     #[test]

@@ -16,8 +16,8 @@ use dockgate::internals::ScopeSet;
 use dockgate::internals::{
     Accept, Authorization, Challenge, ErrorBody, ErrorCode, Operation, RepositoryName, Secret,
 };
-use dockgate::internals::{AccessRule, Config, Environment, RepositoryPattern};
 use dockgate::internals::{Authenticator, HtpasswdFile, Identity, UserName, htpasswd};
+use dockgate::internals::{Config, Environment, RepositoryPattern};
 use dockgate::internals::{Rules, Subject};
 use dockgate::internals::{Target, challenge, link};
 
@@ -89,11 +89,52 @@ fn match_a_repository(bencher: Bencher<'_, '_>, pattern: &str) {
 }
 
 /// The last of so many rules is the one that matches.
-#[divan::bench(args = [1, 10, 100])]
+#[divan::bench(args = [1, 10, 100, 1000])]
 fn authorize_a_pull(bencher: Bencher<'_, '_>, rules: usize) {
-    let rules = Rules::new(access(rules), true);
-    let alice = Subject::from(Identity::User(UserName::parse("alice").unwrap()));
+    bench_decision(bencher, &configured(&others(rules, |number| team(number, "users = [\"ci-*\"]"))));
+}
+
+/// The last of 1000 rules is the one that matches, and the others fail for this reason at the latest. A decision must take less
+/// than 20 us on average.
+#[divan::bench(args = ["users", "groups", "networks", "stars", "runs", "home", "all"])]
+fn authorize_by_the_last_of_1000_rules(bencher: Bencher<'_, '_>, reason: &str) {
+    let rule = |number: usize| match reason {
+        "users" => {
+            format!(
+                "users = [\"builder-{number}\", \"*-{number}\", \"a*e{number}\"]\nrepositories = [\"**\"]"
+            )
+        }
+        "groups" => format!("groups = [\"others{}\"]\nrepositories = [\"**\"]", number % GROUPS),
+        "networks" => format!(
+            "users = [\"*\"]\nnetworks = [\"10.{}.0.0/16\", \"2001:db8:{number}::/48\"]\nrepositories = [\"**\"]",
+            number % 256
+        ),
+        "stars" => format!(
+            "users = [\"*\"]\nrepositories = [\"t*/b*/x{number}*\", \"*/*d/*{number}\", \"team/*k*{number}/*\"]"
+        ),
+        "runs" => format!(
+            "users = [\"*\"]\nrepositories = [\"**/team-{number}/**\", \"**/*end/**/x{number}\", \"team/**/x{number}\"]"
+        ),
+        "home" => {
+            format!(
+                "users = [\"*\"]\nrepositories = [\"home/{{user}}/**\", \"{{user}}/x{number}\", \"**/{{user}}/**\"]"
+            )
+        }
+        _ => format!(
+            "groups = [\"others{}\", \"own\"]\nnetworks = [\"10.{}.0.0/16\", \"192.0.2.0/24\"]\n\
+             repositories = [\"**/{{user}}/**\", \"team/**/*end/**/x{number}\", \"team/{{user}}/**\"]",
+            number % GROUPS,
+            number % 256
+        ),
+    };
+    let rule = |number: usize| format!("[[access]]\n{}\nactions = [\"pull\"]\n", rule(number));
+    bench_decision(bencher, &configured(&others(1000, rule)));
+}
+
+fn bench_decision(bencher: Bencher<'_, '_>, rules: &Rules) {
+    let alice = Subject::at(Identity::User(UserName::parse("alice").unwrap()), [192, 0, 2, 7].into());
     let pull: Operation = Target::parse("GET", BLOB, None).unwrap().operation;
+    assert!(rules.authorize(&alice, &pull).is_ok());
     bencher.bench_local(|| rules.authorize(black_box(&alice), black_box(&pull)).is_ok());
 }
 
@@ -113,19 +154,36 @@ fn name(name: &str) -> RepositoryName {
     RepositoryName::parse(name).unwrap()
 }
 
+/// So many rules, the last for the repository that is asked for, and the others as `rule` writes the one of a number.
+fn others(count: usize, rule: impl Fn(usize) -> String) -> String {
+    (1..count)
+        .map(rule)
+        .chain(["[[access]]\nusers = [\"*\"]\nrepositories = [\"team/**\"]\nactions = [\"pull\"]\n".into()])
+        .collect()
+}
+
+fn team(number: usize, users: &str) -> String {
+    format!("[[access]]\n{users}\nrepositories = [\"team-{number}/**\"]\nactions = [\"pull\"]\n")
+}
+
 /// Rules read as they are written, so that this measures what a configuration costs.
-fn access(count: usize) -> Vec<AccessRule> {
-    let rule = |users: &str, repositories: &str| {
-        format!("[[access]]\nusers = [{users:?}]\nrepositories = [{repositories:?}]\nactions = [\"pull\"]\n")
+fn configured(rules: &str) -> Rules {
+    let group = |number: usize| {
+        let members: Vec<_> = (0..20).map(|member| format!("user-{number}-{member}")).collect();
+        format!("others{number} = {members:?}\n")
     };
-    let others = (1..count).map(|number| rule("ci-*", &format!("team-{number}/**")));
-    let rules: String = others.chain([rule("*", "team/**")]).collect();
+    let groups: String = (0..GROUPS).map(group).collect();
     let text = format!(
-        "[auth.htpasswd]\npath = \"htpasswd\"\n[[upstream]]\nurl = \"http://127.0.0.1:1\"\nprefix = \"\"\n{rules}"
+        "[auth.htpasswd]\npath = \"htpasswd\"\n[auth.groups]\nown = [\"bob\", \"al*\"]\n{groups}\
+         [[upstream]]\nurl = \"http://127.0.0.1:1\"\nprefix = \"\"\n{rules}"
     );
     let folder = std::env::temp_dir();
-    Config::from_toml(&text, "bench.toml", &folder, &Environment::default()).unwrap().access
+    let config = Config::from_toml(&text, "bench.toml", &folder, &Environment::default()).unwrap();
+    Rules::new(config.access, true)
 }
+
+/// The groups that rules are for, of 20 members each.
+const GROUPS: usize = 50;
 
 /// An authenticator that has checked a password once, and the header that holds it.
 fn logged_in(folder: &std::path::Path) -> (Authenticator, String) {
