@@ -1,5 +1,10 @@
 //! Tests of what rules decide.
 
+mod agreement;
+mod case;
+mod decisions;
+mod naive;
+
 use std::sync::Arc;
 
 use crate::authz::*;

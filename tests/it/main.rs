@@ -39,6 +39,7 @@ mod reload;
 mod resume;
 mod robots;
 mod routing;
+mod rules;
 mod secrets;
 mod tokens;
 mod upstreams;
