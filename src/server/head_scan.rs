@@ -32,7 +32,7 @@ impl HeadScan {
         let mut both = false;
         let mut rest = bytes;
         while self.reading {
-            let Some(end) = rest.iter().position(|&byte| byte == b'\n') else {
+            let Some(end) = memchr::memchr(b'\n', rest) else {
                 self.keep(rest);
                 break;
             };
