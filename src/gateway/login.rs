@@ -174,6 +174,9 @@ fn by_certificate(
     operation: Option<&Operation>,
 ) -> Result<Requester, Problem> {
     let refused = |reason: &str| Problem::refused_token(operation, None, reason.to_owned(), false);
+    if certificate.is_withdrawn() {
+        return Err(refused("the authority of the client's certificate is not trusted any more"));
+    }
     if !certificate.is_valid(clock::wall()) {
         return Err(refused("the client's certificate is not valid any more"));
     }
@@ -183,7 +186,8 @@ fn by_certificate(
             "the client's certificate has not one name of the kind that auth.client_certificate.user says",
         )
     })?;
-    Ok(Requester::from(Identity::Certificate(name)))
+    let until = Some(certificate.expires());
+    Ok(Requester { until, ..Requester::from(Identity::Certificate(name)) })
 }
 
 fn goes_on(core: &Core, operation: Option<&Operation>, identity: &Identity) -> bool {

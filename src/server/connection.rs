@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -17,7 +18,6 @@ use hyper::{Request, Response, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
-use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -25,14 +25,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::body::Body;
 use crate::budget::Client;
-use crate::clock;
 use crate::config::limits;
 use crate::net::{Abortable, AddressSource, BothLengths, Peer, Socket, WriteStall};
 use crate::server::activity::{Activity, ActivityIo, TrackedBody};
 use crate::server::admission::{HalfOpenEntry, Seat};
 use crate::server::proxy_protocol;
+use crate::server::shown_certificate::ShownCertificate;
 use crate::server::tls::TlsSettings;
-use crate::x509::ClientCertificate;
 
 /// A handler of requests. Cloned for each connection.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
@@ -132,11 +131,12 @@ async fn serve_client(
     if plain.await.map_err(timed_out)? {
         return refuse_plain(socket, &service.not_tls).await;
     }
-    let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(tls.load_full()).accept(socket));
+    let settings = tls.load_full();
+    let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(settings.config()).accept(socket));
     let stream = stream.await.map_err(timed_out)??;
     peer.tls = true;
     let session = stream.get_ref().1;
-    let remote = Remote { peer, certificate: shown_certificate(session)? };
+    let remote = Remote { peer, certificate: ShownCertificate::of(session, tls, settings)? };
     match session.alpn_protocol() {
         Some(b"h2") => http_2(stream, remote, entry, &service, handler, drain).await,
         _ => http_1(stream, remote, entry, &service, handler, drain).await,
@@ -147,19 +147,7 @@ async fn serve_client(
 #[derive(Clone)]
 struct Remote {
     peer: Peer,
-    certificate: Option<Arc<ClientCertificate>>,
-}
-
-/// Returns the certificate that the client has shown, in this session or in the one that it resumes.
-///
-/// # Errors
-/// If it is not valid now: a resumed session does not look.
-fn shown_certificate(session: &ServerConnection) -> io::Result<Option<Arc<ClientCertificate>>> {
-    let Some(shown) = session.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
-    let certificate =
-        ClientCertificate::parse(shown).filter(|certificate| certificate.is_valid(clock::wall()));
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "the client's certificate is not valid now");
-    certificate.map(|certificate| Some(Arc::new(certificate))).ok_or_else(invalid)
+    certificate: Option<Arc<ShownCertificate>>,
 }
 
 /// Returns the client's address: the one that a trusted proxy names, else the socket's. A unix socket is local.
@@ -214,13 +202,16 @@ async fn http_1(
     let activity = Activity::default();
     let io = WriteStall::new(io, service.stall_timeout);
     let io = ActivityIo::new(io, activity.clone());
+    let certificate = remote.certificate.clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::UPLOAD_BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), answering(handler, remote, entry, activity.clone(), true));
-    Guard::new(pin!(connection), activity, service, Some(service.header_timeout)).run(drain).await
+    Guard::new(pin!(connection), activity, service, Some(service.header_timeout))
+        .run(drain, certificate)
+        .await
 }
 
 async fn http_2(
@@ -233,6 +224,7 @@ async fn http_2(
 ) -> io::Result<()> {
     let activity = Activity::default();
     let io = WriteStall::new(io, service.stall_timeout);
+    let certificate = remote.certificate.clone();
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::H2_STREAM_WINDOW_BYTES)
@@ -246,7 +238,7 @@ async fn http_2(
         .keep_alive_interval(limits::H2_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::H2_KEEP_ALIVE_TIMEOUT)
         .serve_connection(TokioIo::new(io), answering(handler, remote, entry, activity.clone(), false));
-    Guard::new(pin!(connection), activity, service, None).run(drain).await
+    Guard::new(pin!(connection), activity, service, None).run(drain, certificate).await
 }
 
 fn answering<H: Handler>(
@@ -270,10 +262,16 @@ fn answering<H: Handler>(
             request.extensions_mut().insert(BothLengths);
         }
         if let Some(certificate) = &remote.certificate {
-            request.extensions_mut().insert(certificate.clone());
+            request.extensions_mut().insert(certificate.for_request());
         }
+        // Of HTTP/2, the end of the connection is told in a frame.
+        let is_last =
+            paced && remote.certificate.as_ref().is_some_and(|certificate| certificate.is_withdrawn());
         async move {
-            let response = handler.answer(request, peer).await;
+            let mut response = handler.answer(request, peer).await;
+            if is_last {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             let is_measured = response.headers().contains_key(header::CONTENT_LENGTH)
                 || http_body::Body::size_hint(response.body()).exact().is_some();
             let response = response.map(|body| TrackedBody::new(body, guard, paced));
@@ -338,14 +336,21 @@ where
         }
     }
 
-    async fn run(mut self, mut drain: watch::Receiver<bool>) -> io::Result<()> {
+    /// Serves until the connection ends. It drains when `drain` is true, or a request has come with a `certificate` that is
+    /// withdrawn.
+    async fn run(
+        mut self,
+        mut drain: watch::Receiver<bool>,
+        certificate: Option<Arc<ShownCertificate>>,
+    ) -> io::Result<()> {
         let mut draining = pin!(async move { drain.wait_for(|drain| *drain).await.is_ok() });
         let mut drained = false;
         poll_fn(move |cx| {
             if let Poll::Ready(result) = self.connection.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(io::Error::other));
             }
-            if !drained && draining.as_mut().poll(cx).is_ready() {
+            let withdrawn = || certificate.as_ref().is_some_and(|certificate| certificate.is_withdrawn());
+            if !drained && (withdrawn() || draining.as_mut().poll(cx).is_ready()) {
                 drained = true;
                 self.end();
                 if let Poll::Ready(result) = self.connection.as_mut().poll(cx) {

@@ -11,6 +11,7 @@ mod connection;
 mod head_scan;
 mod listener;
 pub(crate) mod proxy_protocol;
+mod shown_certificate;
 mod tls;
 mod worker;
 

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::clock;
 use crate::config::{KeyPair, Tls};
 use crate::file_stamp::Stamp;
 use crate::x509::{Certificate, Chain, Keys, PairError, pair};
@@ -28,7 +30,8 @@ pub struct CertificateError {
 /// The certificates that are served, and the TLS settings around them.
 ///
 /// The settings outlive a change of the certificates, and with them the key of the session tickets. A change of the authorities
-/// of clients makes new ones: a resumed session would show no certificate again.
+/// of clients makes new ones: a resumed session would show no certificate again. Connections that have shown one are checked
+/// again with their next request.
 pub(crate) struct Certificates {
     files: Tls,
     stamps: Mutex<Stamps>,
@@ -37,7 +40,28 @@ pub(crate) struct Certificates {
 }
 
 /// The settings for handshakes, as they are in force.
-pub(crate) type TlsSettings = Arc<ArcSwap<ServerConfig>>;
+pub(crate) type TlsSettings = Arc<ArcSwap<Handshakes>>;
+
+/// The settings for handshakes, and the authorities of clients that are trusted by them.
+#[derive(Debug)]
+pub(crate) struct Handshakes {
+    config: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Handshakes {
+    /// Returns the settings.
+    pub(super) fn config(&self) -> Arc<ServerConfig> {
+        self.config.clone()
+    }
+
+    /// Returns true if a client that showed this chain in a handshake now would be let in.
+    pub(super) fn trust(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let (Some(clients), Some((own, above))) = (&self.clients, chain.split_first()) else { return false };
+        let Ok(since) = clock::wall().duration_since(UNIX_EPOCH) else { return false };
+        clients.verify_client_cert(own, above, UnixTime::since_unix_epoch(since)).is_ok()
+    }
+}
 
 /// The state of the files when they were read.
 #[derive(PartialEq, Eq)]
@@ -109,12 +133,13 @@ impl Stamps {
     }
 }
 
-fn settings(files: &Tls, table: &Arc<Table>) -> Result<ServerConfig, CertificateError> {
-    let verifier = files.client_ca.as_ref().map(client_verifier).transpose()?;
-    server_config(table.clone(), verifier).map_err(|error| CertificateError {
+fn settings(files: &Tls, table: &Arc<Table>) -> Result<Handshakes, CertificateError> {
+    let clients = files.client_ca.as_ref().map(client_verifier).transpose()?;
+    let config = server_config(table.clone(), clients.clone()).map_err(|error| CertificateError {
         path: files.default.certificate.clone(),
         reason: format!("cannot be used: {error}"),
-    })
+    })?;
+    Ok(Handshakes { config: Arc::new(config), clients })
 }
 
 /// Returns the settings: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, session tickets.

@@ -39,14 +39,14 @@ pub(crate) struct Certificate {
     signature: Vec<u8>,
 }
 
-/// The names of a certificate's owner that can stand in a rule and in a line of a log; others are left out.
+/// The names of a certificate's owner. `None` stands for each that cannot stand in a rule and in a line of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SubjectNames {
-    pub(super) common: Vec<String>,
+    pub(super) common: Vec<Option<String>>,
     /// In lower case.
-    pub(super) dns: Vec<String>,
-    pub(super) uris: Vec<String>,
-    pub(super) emails: Vec<String>,
+    pub(super) dns: Vec<Option<String>>,
+    pub(super) uris: Vec<Option<String>>,
+    pub(super) emails: Vec<Option<String>>,
 }
 
 impl Certificate {
@@ -89,12 +89,14 @@ impl Certificate {
         let named = |tag: u8| {
             let extensions = signed.parts().find(|field| field.tag == EXTENSIONS);
             let names = alternatives(extensions).into_iter().flat_map(Element::parts);
-            let texts = names.filter(move |name| name.tag == tag).map(|name| nameable(name.content));
-            texts.flatten().collect::<Vec<String>>()
+            // IA5String (RFC 5280 section 4.2.1.6).
+            let ascii = |name: Element<'_>| nameable(name.content).filter(|text| text.is_ascii());
+            names.filter(move |name| name.tag == tag).map(ascii).collect::<Vec<Option<String>>>()
         };
+        let lower = |name: Option<String>| name.map(|name| name.to_ascii_lowercase());
         let names = SubjectNames {
-            common: common_names(&subject).filter_map(nameable).collect(),
-            dns: named(DNS_NAME).iter().map(|name| name.to_ascii_lowercase()).collect(),
+            common: common_names(&subject).collect(),
+            dns: named(DNS_NAME).into_iter().map(lower).collect(),
             uris: named(URI),
             emails: named(EMAIL),
         };
@@ -173,15 +175,21 @@ fn alternatives(extensions: Option<Element<'_>>) -> Option<Element<'_>> {
     Element::only(value.content)
 }
 
-/// Returns the bytes of the common names of a name.
-fn common_names<'a>(name: &Element<'a>) -> impl Iterator<Item = &'a [u8]> {
+/// Returns the common names of a name; `None` for each that is in no coding of which UTF-8 is a superset: read as UTF-8 it would
+/// be another one than its authority has seen.
+fn common_names(name: &Element<'_>) -> impl Iterator<Item = Option<String>> {
     let pairs = Elements(name.content).flat_map(Element::parts);
     pairs.filter_map(|pair| {
         let mut pair = pair.parts();
         let (kind, value) = (pair.next()?, pair.next()?);
-        (attribute(&kind)? == "CN").then_some(value.content)
+        let plain = matches!(value.tag, UTF8_STRING | PRINTABLE_STRING | IA5_STRING);
+        (attribute(&kind)? == "CN").then(|| nameable(value.content).filter(|_| plain))
     })
 }
+
+const UTF8_STRING: u8 = 0x0c;
+const PRINTABLE_STRING: u8 = 0x13;
+const IA5_STRING: u8 = 0x16;
 
 /// Returns a name as it is, if no rule reads any of it as a pattern, and it stays on one line.
 fn nameable(bytes: &[u8]) -> Option<String> {

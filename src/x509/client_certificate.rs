@@ -3,7 +3,7 @@
 //! That it is good was proved by TLS (RFC 8446 section 4.4.3). A resumed session shows none, and keeps what the first one
 //! had shown: so its validity is looked at again here.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::x509::certificate::{Certificate, SubjectNames};
 
@@ -13,6 +13,7 @@ pub(crate) struct ClientCertificate {
     names: SubjectNames,
     not_before: SystemTime,
     not_after: SystemTime,
+    withdrawn: bool,
 }
 
 /// The kinds of names by which a certificate may name its owner.
@@ -44,7 +45,23 @@ impl ClientCertificate {
     /// Reads the DER of a certificate. `None` where it is malformed.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         let (certificate, names) = Certificate::parse_with_names(der)?;
-        Some(Self { names, not_before: certificate.not_before, not_after: certificate.not_after })
+        let (not_before, not_after) = (certificate.not_before, certificate.not_after);
+        Some(Self { names, not_before, not_after, withdrawn: false })
+    }
+
+    /// Returns it as one whose authority is not trusted any more.
+    pub(crate) fn withdrawn(&self) -> Self {
+        Self { withdrawn: true, ..self.clone() }
+    }
+
+    /// Returns true if its authority was trusted when it was shown, and is not any more.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn
+    }
+
+    /// Returns the last second of its validity, since 1970.
+    pub(crate) fn expires(&self) -> u64 {
+        self.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }
 
     /// Returns true if it is valid at `time` (RFC 5280 section 4.1.2.5).
@@ -52,7 +69,8 @@ impl ClientCertificate {
         (self.not_before..=self.not_after).contains(&time)
     }
 
-    /// Returns its one name of a kind; none if it has none, or several: which of them it means cannot be told.
+    /// Returns its one name of a kind; none if it has none, or several: which of them it means cannot be told, and the authority
+    /// may have looked at another one.
     pub(crate) fn name(&self, kind: NameKind) -> Option<&str> {
         let names = match kind {
             NameKind::Common => &self.names.common,
@@ -61,7 +79,7 @@ impl ClientCertificate {
             NameKind::Email => &self.names.emails,
         };
         match names.as_slice() {
-            [one] => Some(one),
+            [Some(one)] => Some(one),
             _ => None,
         }
     }
@@ -71,7 +89,7 @@ impl ClientCertificate {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use rcgen::{CertificateParams, DnType, KeyPair, SanType, date_time_ymd};
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair, SanType, date_time_ymd};
 
     use super::*;
 
@@ -122,8 +140,28 @@ mod tests {
         for common in ["a\nb", "a*", "{user}", "a\u{1b}[m", ""] {
             assert_eq!(certificate(common, Vec::new()).name(NameKind::Common), None, "{common:?}");
         }
-        let wild = certificate("a", vec![dns("*.example")]);
-        assert_eq!(wild.name(NameKind::Dns), None);
+        for names in [vec![dns("*.example")], vec![dns("*.example"), dns("a.example")]] {
+            assert_eq!(
+                certificate("a", names).name(NameKind::Dns),
+                None,
+                "a name that counts for nothing counts as one"
+            );
+        }
+    }
+
+    #[test]
+    fn a_common_name_in_another_coding_is_none() {
+        // In UTF-16, these bytes are two other letters; an authority has looked at those.
+        for kind in [
+            DnValue::BmpString("\u{6164}\u{6d69}".try_into().unwrap()),
+            DnValue::TeletexString("a".try_into().unwrap()),
+        ] {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, kind);
+            let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(ClientCertificate::parse(der.der()).unwrap().name(NameKind::Common), None);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Clients that show a certificate.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
@@ -8,7 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
-use crate::harness::{Client, EMPTY_INDEX, Gateway, Reply, Request, Upstream, soon};
+use crate::harness::{Client, EMPTY_INDEX, Gateway, Http2, Reply, Request, Upstream, soon};
+use crate::workloads::now;
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -28,8 +30,17 @@ impl Authority {
     }
 
     fn issue(&self, names: &[SanType]) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.issue_until(names, Duration::from_secs(3600))
+    }
+
+    fn issue_until(
+        &self,
+        names: &[SanType],
+        life: Duration,
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now()) + life;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
@@ -57,6 +68,14 @@ fn client(
     })
 }
 
+/// The same client, which speaks HTTP/2.
+async fn connect_http2(gateway: &Gateway, config: &Arc<ClientConfig>) -> Http2 {
+    let mut config = ClientConfig::clone(config);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let client = connect(gateway, &Arc::new(config)).await.unwrap();
+    Http2::over(client.into_io()).await
+}
+
 async fn connect(gateway: &Gateway, config: &Arc<ClientConfig>) -> std::io::Result<Client> {
     let server = ServerName::try_from("localhost".to_owned()).unwrap();
     let connecting = TlsConnector::from(config.clone()).connect(server, gateway.tcp().await);
@@ -65,7 +84,7 @@ async fn connect(gateway: &Gateway, config: &Arc<ClientConfig>) -> std::io::Resu
 
 async fn started(upstream: &Upstream, ca: &str) -> Gateway {
     upstream.always("GET", MANIFEST, |_| Reply::ok(EMPTY_INDEX));
-    let auth = "challenge = \"basic\"\n[auth.client_certificate]\nuser = \"san:dns\"\n";
+    let auth = "challenge = \"basic\"\n[auth.token]\n[auth.client_certificate]\nuser = \"san:dns\"\n";
     let builder = Gateway::builder().user("alice", "secret").tls(&["localhost"]).auth(auth);
     let builder = builder.client_ca(ca).rule(&["dns:node*.example"], &["team/**"], &["pull"]);
     builder.rule(&["alice"], &["home/**"], &["*"]).upstream("up", "", upstream.address).start().await
@@ -127,4 +146,49 @@ async fn a_withdrawn_authority_ends_resumed_sessions() {
     }
     let renewed = client(&gateway, Some(next.issue(&[dns("node7.example")])));
     connect(&gateway, &renewed).await.unwrap().ask(&Request::get(MANIFEST)).await.is(200);
+}
+
+#[tokio::test]
+async fn open_connections_end_with_a_withdrawn_authority() {
+    let (upstream, authority, next) = (Upstream::start().await, Authority::new(), Authority::new());
+    let gateway = started(&upstream, &authority.pem).await;
+    let node = client(&gateway, Some(authority.issue(&[dns("node7.example")])));
+    let mut connection = connect(&gateway, &node).await.unwrap();
+    let mut by_password = connect(&gateway, &node).await.unwrap();
+    let mut http2 = connect_http2(&gateway, &node).await;
+    connection.ask(&Request::get(MANIFEST)).await.is(200);
+    by_password.ask(&Request::get(MANIFEST)).await.is(200);
+    http2.ask(&Request::get(MANIFEST)).await.is(200);
+    // One more authority changes nothing for those whose own is still there.
+    gateway.rewrite("clients.crt", &format!("{}{}", next.pem, authority.pem));
+    connection.ask(&Request::get(MANIFEST)).await.is(200);
+    http2.ask(&Request::get(MANIFEST)).await.is(200);
+    gateway.rewrite("clients.crt", &next.pem);
+    let refused = connection.ask(&Request::get(MANIFEST)).await.is(401);
+    assert_eq!(refused.header("connection"), Some("close"), "the client has to connect anew");
+    assert!(connection.try_head_or_none().await.is_none());
+    by_password.ask(&Request::get("/v2/").login("alice", "secret")).await.is(200);
+    http2.ask(&Request::get(MANIFEST)).await.is(401);
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_is_no_login_any_more() {
+    let (upstream, authority) = (Upstream::start().await, Authority::new());
+    let gateway = started(&upstream, &authority.pem).await;
+    let brief = authority.issue_until(&[dns("node7.example")], Duration::from_secs(3));
+    let mut connection = connect(&gateway, &client(&gateway, Some(brief))).await.unwrap();
+    connection.ask(&Request::get(MANIFEST)).await.is(200);
+    // The clock of certificates is the machine's, which no test can advance.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    connection.ask(&Request::get(MANIFEST)).await.is(401);
+}
+
+#[tokio::test]
+async fn a_certificates_token_dies_with_it() {
+    let (upstream, authority) = (Upstream::start().await, Authority::new());
+    let gateway = started(&upstream, &authority.pem).await;
+    let brief = authority.issue_until(&[dns("node7.example")], Duration::from_secs(90));
+    let mut connection = connect(&gateway, &client(&gateway, Some(brief))).await.unwrap();
+    let answer = connection.ask(&Request::get("/token?scope=repository:team/app:pull")).await.is(200).json();
+    assert!(answer["expires_in"].as_u64().unwrap() <= 90, "{answer}");
 }

@@ -15,7 +15,7 @@ use crate::harness::{Builder, EMPTY_INDEX, Gateway, Reply, Request, Upstream};
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
 /// A platform that signs tokens, and serves its keys.
-struct Platform {
+pub(crate) struct Platform {
     upstream: Upstream,
     issuer: String,
     key: Arc<Mutex<EcdsaKeyPair>>,
@@ -31,12 +31,12 @@ fn key_set(key: &EcdsaKeyPair) -> String {
     json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "k", "use": "sig", "x": x, "y": y }] }).to_string()
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Platform {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let upstream = Upstream::start().await;
         let issuer = format!("http://{}", upstream.address);
         let key = Arc::new(Mutex::new(new_key()));
@@ -49,21 +49,24 @@ impl Platform {
         Self { upstream, issuer, key }
     }
 
-    fn claims(&self) -> Value {
+    pub(crate) fn claims(&self) -> Value {
         json!({
             "iss": self.issuer, "aud": "dockgate", "exp": now() + 300, "iat": now(), "sub": "x",
             "repository": "acme/app", "repository_owner": "acme",
         })
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         self.sign(&self.claims())
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        self.sign_as(&json!({ "alg": "ES256", "kid": "k", "typ": "JWT" }), claims)
+    }
+
+    pub(crate) fn sign_as(&self, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let header = json!({ "alg": "ES256", "kid": "k", "typ": "JWT" });
-        let signed = format!("{}.{}", part(&header), part(claims));
+        let signed = format!("{}.{}", part(header), part(claims));
         let key = self.key.lock().expect("a key");
         let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -78,7 +81,7 @@ impl Platform {
     }
 
     /// A gateway that asks for passwords, or tokens, besides those of this platform.
-    fn before(&self, more: &str) -> Builder {
+    pub(crate) fn before(&self, more: &str) -> Builder {
         let auth = format!("challenge = \"basic\"\n{more}\n{}", self.provider());
         let builder = Gateway::builder().user("alice", "secret").auth(&auth);
         builder.rule(&["repo:acme/*"], &["team/**"], &["pull", "push"])
@@ -211,4 +214,52 @@ async fn an_issuer_without_keys_is_503_and_not_401() {
     }
     assert!(clock::now() - begun < Duration::from_secs(15));
     assert_eq!(silent.heard().len(), 1, "it is not asked again at once");
+}
+
+/// A job that made many requests with one token, and others that flood the gateway with tokens of made-up keys.
+#[tokio::test]
+async fn tokens_of_unknown_keys_cost_the_issuer_little() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let gateway = platform.before("").upstream("up", "", upstream.address).start().await;
+    served(&upstream);
+    gateway.ask(bearer(&platform.token())).await.is(200);
+    let mut client = gateway.connect().await;
+    for number in 0..50 {
+        let header = json!({ "alg": "ES256", "kid": format!("made-up-{number}"), "typ": "JWT" });
+        client.ask(&bearer(&platform.sign_as(&header, &platform.claims()))).await.is(401);
+    }
+    let mut claims = platform.claims();
+    claims["jti"] = json!("another");
+    gateway.ask(bearer(&platform.sign(&claims))).await.is(200);
+    assert_eq!(platform.upstream.heard().len(), 2, "the keys were asked for once, in two steps");
+}
+
+#[tokio::test]
+async fn malformed_tokens_are_refused_however_they_are_shown() {
+    let (platform, upstream) = (Platform::start().await, Upstream::start().await);
+    let gateway = platform.before("[auth.token]").upstream("up", "", upstream.address).start().await;
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims = encode(&platform.claims().to_string());
+    let header = encode(r#"{"alg":"ES256","kid":"k"}"#);
+    let deep = encode(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)));
+    for token in [
+        format!("{header}.{deep}.AA"),
+        format!("{deep}.{claims}.AA"),
+        format!("{header}.{}.AA", "A".repeat(40_000)),
+        format!("{}.{claims}.AA", encode(r#"{"alg":"none"}"#)),
+        format!("{}.{claims}.", encode(r#"{"alg":"none"}"#)),
+        format!("{}.{claims}.AA", encode(r#"{"alg":"ES256","alg":"none","kid":"k"}"#)),
+        format!("{}.{claims}.AA", encode(r#"{"alg":"HS256","kid":"k"}"#)),
+        format!("{header}.{claims}.{}", encode(&"x".repeat(64))),
+        format!("{header}.{claims}.{claims}.AA"),
+        format!("{header}..AA"),
+        "...".to_owned(),
+    ] {
+        let shown = &token[..token.len().min(60)];
+        assert_eq!(gateway.ask(bearer(&token)).await.status, 401, "{shown}");
+        let form = format!("grant_type=password&username=github&password={token}");
+        assert_eq!(gateway.ask(Request::post("/token").body(form)).await.status, 401, "{shown}");
+        let basic = Request::get("/token").login("github", &token);
+        assert_eq!(gateway.ask(basic).await.status, 401, "{shown}");
+    }
 }
