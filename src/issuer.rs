@@ -1,6 +1,9 @@
 //! The adapter that lets logins of workloads have the keys of their issuers.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,6 +11,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::authn::{FetchKeys, Workloads};
+use crate::config::limits::KEY_SET_BYTES;
 use crate::config::{IssuerKeys, OidcProvider};
 use crate::upstream::{DocumentClient, TlsSettingsError};
 
@@ -38,11 +42,24 @@ impl FetchKeys for FileKeys {
         let path = self.0.clone();
         Box::pin(async move {
             let shown = path.display().to_string();
-            let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+            let read = tokio::task::spawn_blocking(move || read(&path)).await;
             let read = read.map_err(|_| "the gateway ends".to_owned())?;
             read.map(Bytes::from).map_err(|error| format!("{shown}: {error}"))
         })
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // To open a pipe would hold the thread until another process writes.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(KEY_SET_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > KEY_SET_BYTES {
+        return Err(io::Error::other(format!("it is longer than {KEY_SET_BYTES} bytes")));
+    }
+    Ok(bytes)
 }
 
 type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + 'a>>;
@@ -89,4 +106,20 @@ fn way_to_keys(provider: &OidcProvider) -> Result<Arc<dyn FetchKeys>, TlsSetting
         IssuerKeys::Discovered { server } => (server, Place::Discovered(provider.issuer.clone())),
     };
     Ok(Arc::new(RemoteKeys { documents: DocumentClient::new(server)?, place }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_keys_is_read_up_to_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.json");
+        std::fs::write(&path, "{}").unwrap();
+        assert_eq!(read(&path).unwrap(), b"{}");
+        File::create(&path).unwrap().set_len(KEY_SET_BYTES + 1).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("longer than"));
+        assert!(read(dir.path()).unwrap_err().to_string().contains("not a file"));
+    }
 }

@@ -73,6 +73,10 @@ pub(super) const KEYS: &[Key] = &[
     key("open", Kind::Flag),
 ];
 
+/// The words before the colon in the names of robots, of clients' certificates, and of clients that upstreams judge: a platform
+/// must not speak for them.
+const RESERVED: &[&str] = &["robot", "cn", "dns", "uri", "email", "forward", "anonymous"];
+
 /// Has the issuers' hosts asked by way of the proxy that the variables name.
 pub(super) fn take_proxy(providers: &mut [OidcProvider], environment: &Environment, context: &Context) {
     for provider in providers {
@@ -88,7 +92,10 @@ pub(super) fn read(auth: &Reader<'_>) -> Vec<OidcProvider> {
     for table in auth.tables("oidc") {
         let Some(provider) = provider(&table) else { continue };
         let prefix = provider.user.provider();
-        if providers.iter().any(|other| other.name == provider.name) {
+        if RESERVED.contains(&prefix) {
+            let text = format!("begins as the names of other logins; write another word than \"{prefix}\"");
+            table.wrong("user", text);
+        } else if providers.iter().any(|other| other.name == provider.name) {
             table.wrong("name", format!("\"{}\" is the name of a provider above", provider.name));
         } else if providers
             .iter()

@@ -25,6 +25,15 @@ pub(super) struct IssuerKeyring {
     flights: SingleFlight<(), ()>,
 }
 
+/// The keys that may have signed a token.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    /// The keys; none if no key of the issuer fits.
+    pub(super) keys: Vec<PublicKey>,
+    /// The generation of the issuer's keys that they are of.
+    pub(super) generation: u64,
+}
+
 struct Shared {
     fetch: Arc<dyn FetchKeys>,
     state: Mutex<State>,
@@ -33,6 +42,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     keys: Arc<[PublicKey]>,
+    /// How often they have changed.
+    generation: u64,
     /// When they came.
     fetched: Option<Instant>,
     /// When they were asked for last.
@@ -55,20 +66,29 @@ impl IssuerKeyring {
         &self,
         kid: Option<&str>,
         algorithm: &str,
-    ) -> Result<Vec<PublicKey>, Arc<str>> {
+    ) -> Result<Candidates, Arc<str>> {
         let found = self.shared.find(kid, algorithm);
-        if (found.is_empty() || self.shared.is_forgotten()) && self.shared.may_ask() {
+        if (found.keys.is_empty() || self.shared.is_forgotten()) && self.shared.may_ask() {
             self.refetch().await;
-        } else if self.shared.is_old() && self.shared.may_ask() {
-            // The known keys serve meanwhile.
-            let shared = self.shared.clone();
-            self.flights.start((), || async move { shared.refetch().await });
-            return Ok(found);
         } else {
+            self.renew_if_old();
             return self.shared.or_failure(found);
         }
         let found = self.shared.find(kid, algorithm);
         self.shared.or_failure(found)
+    }
+
+    /// Returns the generation of the keys: a token that one of an earlier generation has signed is to be checked again.
+    pub(super) fn generation(&self) -> u64 {
+        self.shared.state.lock().generation
+    }
+
+    /// Has the keys asked for again if they are old. Those that are known serve meanwhile.
+    pub(super) fn renew_if_old(&self) {
+        if self.shared.is_old() && self.shared.may_ask() {
+            let shared = self.shared.clone();
+            self.flights.start((), || async move { shared.refetch().await });
+        }
     }
 
     /// Has the keys asked for again before the next login. Those that are known serve if that fails.
@@ -84,12 +104,15 @@ impl IssuerKeyring {
 }
 
 impl Shared {
-    fn find(&self, kid: Option<&str>, algorithm: &str) -> Vec<PublicKey> {
-        let keys = self.state.lock().keys.clone();
+    fn find(&self, kid: Option<&str>, algorithm: &str) -> Candidates {
+        let (keys, generation) = {
+            let state = self.state.lock();
+            (state.keys.clone(), state.generation)
+        };
         let fits = |key: &&PublicKey| {
             key.algorithm() == algorithm && kid.is_none_or(|kid| key.id().is_none_or(|id| id == kid))
         };
-        keys.iter().filter(fits).cloned().collect()
+        Candidates { keys: keys.iter().filter(fits).cloned().collect(), generation }
     }
 
     fn may_ask(&self) -> bool {
@@ -108,7 +131,7 @@ impl Shared {
     }
 
     /// Returns what was found; the failure where there is no key at all.
-    fn or_failure(&self, found: Vec<PublicKey>) -> Result<Vec<PublicKey>, Arc<str>> {
+    fn or_failure(&self, found: Candidates) -> Result<Candidates, Arc<str>> {
         let state = self.state.lock();
         match &state.failure {
             Some(failure) if state.keys.is_empty() => Err(failure.clone()),
@@ -129,6 +152,7 @@ impl Shared {
         let mut state = self.state.lock();
         match keys {
             Ok(keys) => {
+                state.generation += u64::from(*state.keys != *keys);
                 (state.keys, state.fetched, state.failure) = (keys.into(), Some(clock::now()), None);
             }
             Err(why) => {

@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use moka::sync::Cache;
 use serde_json::{Map, Value};
 
-use crate::authn::oidc::issuer_keys::IssuerKeyring;
+use crate::authn::oidc::issuer_keys::{Candidates, IssuerKeyring};
 use crate::clock;
 use crate::config::{OidcProvider, RequiredClaim, limits};
 use crate::proto::Secret;
@@ -66,8 +66,8 @@ impl Workloads {
 pub(crate) struct Provider {
     settings: OidcProvider,
     keys: IssuerKeyring,
-    /// Tokens that were found right, by their hash.
-    known: Cache<[u8; 32], Arc<Workload>>,
+    /// Tokens that were found right, by their hash, each with the generation of the keys.
+    known: Cache<[u8; 32], (Arc<Workload>, u64)>,
 }
 
 /// A workload, as its token proves.
@@ -124,7 +124,7 @@ pub(crate) enum TokenRefusal {
 impl Provider {
     /// Returns the provider; its keys come by `fetch` when they are first needed.
     fn new(settings: OidcProvider, fetch: Arc<dyn FetchKeys>) -> Self {
-        let weigh = |_: &[u8; 32], workload: &Arc<Workload>| {
+        let weigh = |_: &[u8; 32], (workload, _): &(Arc<Workload>, u64)| {
             let groups: usize = workload.groups.iter().map(|group| group.len() + 16).sum();
             u32::try_from(256 + workload.name.as_str().len() + groups).unwrap_or(u32::MAX)
         };
@@ -142,10 +142,10 @@ impl Provider {
         self.settings.issuer == issuer && is_for(audience, &self.settings.audience)
     }
 
-    /// Returns the workload of a token that was looked at before and is still good.
+    /// Returns the workload of a token that was looked at before and is still good, and so is the key that signed it.
     fn remembered(&self, token: &Secret) -> Option<Arc<Workload>> {
-        let workload = self.known.get(&hash(token))?;
-        is_alive(workload.expires, now()).then_some(workload)
+        let (workload, generation) = self.known.get(&hash(token))?;
+        (is_alive(workload.expires, now()) && generation == self.keys.generation()).then_some(workload)
     }
 
     /// Returns the workload that a token proves.
@@ -154,17 +154,18 @@ impl Provider {
     /// [`TokenRefusal`].
     pub(crate) async fn verify(&self, token: &Secret) -> Result<Arc<Workload>, TokenRefusal> {
         if let Some(workload) = self.remembered(token) {
+            self.keys.renew_if_old();
             return Ok(workload);
         }
         let unverified = Unverified::parse(token.expose()).ok_or(TokenRefusal::Malformed)?;
-        self.check_signature(&unverified).await?;
+        let generation = self.check_signature(&unverified).await?;
         let claims = unverified.claims::<Map<String, Value>>().ok_or(TokenRefusal::Malformed)?;
         let (workload, now) = (Arc::new(self.workload(&claims, now())?), now());
         if !is_alive(workload.expires, now) {
             let recent = now - workload.expires <= limits::TOKEN_UPLOAD_GRACE.as_secs();
             return Err(TokenRefusal::Expired(recent.then_some(workload)));
         }
-        self.known.insert(hash(token), workload.clone());
+        self.known.insert(hash(token), (workload.clone(), generation));
         Ok(workload)
     }
 
@@ -174,16 +175,18 @@ impl Provider {
         self.keys.expire();
     }
 
-    async fn check_signature(&self, token: &Unverified<'_>) -> Result<(), TokenRefusal> {
+    /// Checks the signature. Returns the generation of the keys of which one has made it.
+    async fn check_signature(&self, token: &Unverified<'_>) -> Result<u64, TokenRefusal> {
         let (kid, algorithm) = (token.header.kid.as_deref(), token.header.alg.as_str());
-        let keys = self.keys.candidates(kid, algorithm).await.map_err(TokenRefusal::NoKeys)?;
+        let candidates = self.keys.candidates(kid, algorithm).await;
+        let Candidates { keys, generation } = candidates.map_err(TokenRefusal::NoKeys)?;
         if keys.is_empty() {
             let kid = kid.unwrap_or_default().chars().take(100).collect();
             let algorithm = algorithm.chars().take(20).collect();
             return Err(TokenRefusal::Key { kid, algorithm });
         }
         let verifies = keys.iter().any(|key| key.verifies(token.signed.as_bytes(), &token.signature));
-        if verifies { Ok(()) } else { Err(TokenRefusal::Signature) }
+        if verifies { Ok(generation) } else { Err(TokenRefusal::Signature) }
     }
 
     fn workload(&self, claims: &Map<String, Value>, now: u64) -> Result<Workload, TokenRefusal> {

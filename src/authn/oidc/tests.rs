@@ -222,3 +222,22 @@ async fn keys_are_kept_while_the_issuer_is_silent() {
     }
     assert!(issuer.asked() > 3, "keys that are old are asked for in the background");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_remembered_token_ends_with_its_key() {
+    let issuer = Issuer::new();
+    let provider = provider(&issuer);
+    let (old, claims) = (issuer.sign(&claims()), claims());
+    assert!(provider.verify(&old).await.is_ok());
+    issuer.rotate("two");
+    tokio::time::advance(Duration::from_secs(2 * 60 * 60)).await;
+    // It serves while the keys, which are old by now, are asked for in the background.
+    assert!(provider.verify(&old).await.is_ok());
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    let refused = provider.verify(&old).await;
+    assert!(matches!(refused, Err(TokenRefusal::Key { .. })), "{refused:?}");
+    assert!(provider.verify(&issuer.sign(&claims)).await.is_ok());
+    assert_eq!(issuer.asked(), 2);
+}

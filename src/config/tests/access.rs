@@ -149,3 +149,20 @@ fn a_denied_fetch_at_an_uncached_upstream_is_warned_about() {
         assert!(warnings(effect, repositories, actions).is_empty(), "{effect} {repositories} {actions}");
     }
 }
+
+#[test]
+fn a_platform_speaks_for_no_other_login() {
+    let platform = |user: &str| {
+        let keys = format!(
+            "name = 'ci'\nissuer = 'https://ci.example'\naudience = 'dockgate'\nuser = '{user}'\nopen = true\n"
+        );
+        refusal(&format!("[[auth.oidc]]\n{keys}{}{REST}", rule("allow", "'*'", "'**'", "'pull'")))
+    };
+    for word in ["robot", "cn", "dns", "uri", "email", "forward"] {
+        let told = format!(
+            "dockgate.toml:5: auth.oidc[0].user: begins as the names of other logins; write another word than \"{word}\""
+        );
+        assert_eq!(platform(&format!("{word}:{{sub}}")), [told]);
+    }
+    assert_eq!(platform("robots:{sub}"), [""; 0]);
+}
