@@ -23,11 +23,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Returns an empty memory with a key of its own, or `None` when the system has no random bytes.
-    pub(super) fn new() -> Option<Self> {
+    /// Returns an empty memory with a key of its own, which forgets after `wrong_life` that a pair was wrong. `None` when the
+    /// system has no random bytes.
+    pub(super) fn new(wrong_life: Duration) -> Option<Self> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &aws_lc_rs::rand::SystemRandom::new()).ok()?;
         let right = bounded(REMEMBERED_RIGHT).time_to_idle(RIGHT_IDLE).build();
-        let wrong = bounded(REMEMBERED_WRONG).time_to_live(WRONG_LIFE).build();
+        let wrong = bounded(REMEMBERED_WRONG).time_to_live(wrong_life).build();
         Some(Self { key, right, wrong })
     }
 
@@ -128,14 +129,12 @@ const REMEMBERED_WRONG: u64 = 4_000;
 /// The time without a request after which a right pair is checked again.
 const RIGHT_IDLE: Duration = Duration::from_secs(60 * 60);
 
-/// The time in which a wrong pair is checked, and counted as a failure, only once.
-const WRONG_LIFE: Duration = Duration::from_secs(5 * 60);
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::proto::Htpasswd;
 
+    const HOUR: Duration = Duration::from_secs(60 * 60);
     const HASH: &str = "$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC";
 
     fn print(memory: &Memory, user: &str, password: &str, line: Option<&Line>) -> [u8; 32] {
@@ -144,13 +143,13 @@ mod tests {
 
     #[test]
     fn the_border_between_name_and_password_counts() {
-        let memory = Memory::new().unwrap();
+        let memory = Memory::new(HOUR).unwrap();
         assert_ne!(print(&memory, "ab", "c", None), print(&memory, "a", "bc", None));
     }
 
     #[test]
     fn a_changed_line_is_another_fingerprint() {
-        let memory = Memory::new().unwrap();
+        let memory = Memory::new(HOUR).unwrap();
         let old = Htpasswd::parse(format!("a:{HASH}").as_bytes());
         let new = Htpasswd::parse(format!("a:{}", HASH.replace("$05$", "$06$")).as_bytes());
         let prints = [None, old.line("a"), new.line("a")].map(|line| print(&memory, "a", "p", line));
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_client_of_one_upstream_is_another_elsewhere() {
-        let memory = Memory::new().unwrap();
+        let memory = Memory::new(HOUR).unwrap();
         let of = |upstream: &str, user: &str, password: &str| {
             memory.fingerprint_of(&Forwarded::new(upstream, user.to_owned(), Secret::new(password)), 0).0
         };
@@ -172,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_last_check_counts() {
-        let (memory, pair) = (Memory::new().unwrap(), Fingerprint::numbered(1));
+        let (memory, pair) = (Memory::new(HOUR).unwrap(), Fingerprint::numbered(1));
         memory.keep(pair, true);
         memory.keep(pair, false);
         assert!(!memory.is_right(&pair) && memory.is_wrong(&pair));
@@ -183,14 +182,24 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_pair_is_forgotten_in_time() {
+        let pair = Fingerprint::numbered(1);
+        let (brief, long) = (Memory::new(Duration::from_millis(1)).unwrap(), Memory::new(HOUR).unwrap());
+        brief.keep(pair, false);
+        long.keep(pair, false);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!brief.is_wrong(&pair) && long.is_wrong(&pair));
+    }
+
+    #[test]
     fn two_processes_have_different_keys() {
-        let (one, two) = (Memory::new().unwrap(), Memory::new().unwrap());
+        let (one, two) = (Memory::new(HOUR).unwrap(), Memory::new(HOUR).unwrap());
         assert_ne!(print(&one, "a", "p", None), print(&two, "a", "p", None));
     }
 
     #[test]
     fn guesses_evict_no_login() {
-        let memory = Memory::new().unwrap();
+        let memory = Memory::new(HOUR).unwrap();
         memory.keep(Fingerprint::numbered(1), true);
         for n in 0..20_000 {
             let guess = memory.fingerprint("a", &Secret::new(n.to_string()), None);

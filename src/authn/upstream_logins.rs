@@ -85,7 +85,7 @@ impl<E: Send + Sync + 'static> UpstreamLogins<E> {
     /// # Errors
     /// When the system gives no random key.
     pub(crate) fn new() -> io::Result<Self> {
-        let memory = Memory::new().ok_or_else(|| io::Error::other("no random bytes"))?;
+        let memory = Memory::new(WRONG_LIFE).ok_or_else(|| io::Error::other("no random bytes"))?;
         let unproved = Cache::builder()
             .max_capacity(limits::UNPROVED_LOGINS)
             .time_to_live(limits::UNPROVED_LOGIN_LIFE)
@@ -304,6 +304,10 @@ fn has_room<E>(flights: &Flights<E>, peer: Client) -> bool {
     let own = flights.values().filter(|flight| flight.peer == peer).count();
     flights.len() < limits::FORWARDED_LOGINS && own < limits::FORWARDED_LOGINS_OF_ONE
 }
+
+/// The time in which a wrong pair is asked about, and counted as a failure, only once: a user who has just been made at the
+/// upstream can log in soon.
+const WRONG_LIFE: Duration = Duration::from_secs(5 * 60);
 
 /// Returns true for a login that no upstream need be asked about: no rule could be for such a name, and directories
 /// behind

@@ -46,7 +46,7 @@ impl Verifier {
     /// # Errors
     /// When the system gives no thread or no random key.
     pub fn new(file: HtpasswdFile) -> io::Result<Self> {
-        let memory = Memory::new().ok_or_else(|| io::Error::other("no random bytes"))?;
+        let memory = Memory::new(WRONG_LIFE).ok_or_else(|| io::Error::other("no random bytes"))?;
         let costliest = file.table().costliest();
         let book = Arc::new(Book {
             memory,
@@ -257,6 +257,11 @@ fn hopeless(user: &str, password: &Secret) -> bool {
 fn dummy_hash(cost: u32) -> Arc<str> {
     format!("$2b${cost:02}${}", ".".repeat(53)).into()
 }
+
+/// The time in which a wrong pair is checked, and counted as a failure, only once. A new line of the file ends it sooner. As
+/// long as this, since docker sends the password of Docker Hub to every mirror: an office of 600 people behind one address
+/// then stays below what is forgiven, and a new login from there is not kept waiting.
+const WRONG_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// The `Retry-After` while the threads are overloaded.
 const BUSY: Duration = Duration::from_secs(1);
