@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -100,7 +101,7 @@ pub(super) async fn authenticate(
             }
             (Ok(Authorization::Basic { user, password }), _) => {
                 if let Some(provider) = workloads.named(&user) {
-                    return Box::pin(by_workload(core, provider, &password, operation, None)).await;
+                    return Box::pin(by_platforms_name(core, provider, &password, operation)).await;
                 }
             }
             _ => {}
@@ -124,8 +125,45 @@ pub(super) async fn authenticate(
     result.map(Requester::from).map_err(|failure| Problem::authentication(failure, operation))
 }
 
-/// Authenticates by a bearer token: this gateway's own, or a platform's.
+/// Authenticates by a bearer token. One that is refused is answered as late as a wrong password, so that the time does not tell
+/// which check failed; but not one that was good once, which clients show every few minutes.
 async fn by_bearer(core: &Core, token: &Secret, operation: Option<&Operation>) -> Result<Requester, Problem> {
+    let arrived = clock::now();
+    let judged = judge_bearer(core, token, operation).await;
+    if let Err(Problem::Unauthorized(refused)) = &judged
+        && !refused.expired
+    {
+        Box::pin(wait_for_floor(core, arrived)).await;
+    }
+    judged
+}
+
+/// Authenticates by a platform's token, which is shown as a password. A wrong one is answered as late as a wrong password.
+async fn by_platforms_name(
+    core: &Core,
+    provider: &Provider,
+    password: &Secret,
+    operation: Option<&Operation>,
+) -> Result<Requester, Problem> {
+    let arrived = clock::now();
+    let judged = by_workload(core, provider, password, operation, None).await;
+    if let Err(Problem::Unauthorized(_)) = &judged {
+        wait_for_floor(core, arrived).await;
+    }
+    judged
+}
+
+/// Waits until the refusal of a login that arrived at `arrived` may be answered.
+pub(super) async fn wait_for_floor(core: &Core, arrived: Instant) {
+    tokio::time::sleep_until((arrived + core.settings.authenticator.floor()).into()).await;
+}
+
+/// Judges a bearer token: this gateway's own, or a platform's.
+async fn judge_bearer(
+    core: &Core,
+    token: &Secret,
+    operation: Option<&Operation>,
+) -> Result<Requester, Problem> {
     let own = core.settings.tokens.as_ref().map(|tokens| by_token(core, tokens, token, operation));
     match own {
         Some(Ok(requester)) => return Ok(requester),
@@ -244,7 +282,7 @@ async fn by_robot(
     match tokens.verify_robot(password) {
         Ok(proof) => Ok(Requester::by_proof(proof)),
         Err(refusal) => {
-            tokio::time::sleep_until((arrived + core.settings.authenticator.floor()).into()).await;
+            wait_for_floor(core, arrived).await;
             let expired = matches!(refusal, Refusal::Expired(_));
             Err(Problem::refused_token(operation, None, refusal.to_string(), expired))
         }

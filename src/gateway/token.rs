@@ -13,6 +13,7 @@ use crate::authn::{AccessTokens, Holder, Issued};
 use crate::authz::Subject;
 use crate::body::{Body, CollectError, RequestBody};
 use crate::budget::Client;
+use crate::clock;
 use crate::config::limits;
 use crate::gateway::core::Core;
 use crate::gateway::handle::SealError;
@@ -22,6 +23,7 @@ use crate::gateway::record::RequestRecord;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Addressing;
 use crate::proto::claims::{ANY, CATALOG, REGISTRY, REPOSITORY};
+use crate::proto::htpasswd::Fingerprint;
 use crate::proto::identity::Identity;
 use crate::proto::token_request::{TokenForm, TokenRequest};
 use crate::proto::{
@@ -60,6 +62,13 @@ pub(super) struct Request<'a> {
     pub(super) parts: &'a Parts,
 }
 
+/// A login that gets a token.
+struct TokenLogin {
+    requester: Requester,
+    /// The fingerprint of the user's line in the htpasswd file.
+    line: Option<Fingerprint>,
+}
+
 impl Request<'_> {
     /// Answers it.
     pub(super) async fn answer(
@@ -92,12 +101,12 @@ impl Request<'_> {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Problem> {
         let field = login::authorization(self.sender.headers)?;
-        let requester = self.authenticate(field).await;
-        let requester = requester.inspect_err(|_| record.set_failed_login(self.sender.headers))?;
-        self.admit(&requester, record)?;
+        let login = self.authenticate(field).await;
+        let login = login.inspect_err(|_| record.set_failed_login(self.sender.headers))?;
+        self.admit(&login.requester, record)?;
         let asked =
             TokenRequest::parse(self.parts.uri.query().unwrap_or_default()).map_err(Problem::Target)?;
-        let (answer, _) = self.issue(requester, prefix, &asked.scopes, record)?;
+        let (answer, _) = self.issue(login, prefix, &asked.scopes, record)?;
         Ok(json_response(&answer, NOT_STORED))
     }
 
@@ -118,15 +127,16 @@ impl Request<'_> {
         if login::authorization(self.sender.headers)?.is_some() {
             return Err(Problem::Malformed("credentials both in the form and in Authorization"));
         }
-        let requester = if username.contains(':') {
+        let login = if username.contains(':') {
+            login::wait_for_floor(self.core, clock::now()).await;
             Err(Problem::unauthorized(None, None))
         } else {
             let field = Authorization::Basic { user: username.clone(), password }.render();
             self.authenticate(field.as_ref().map(|field| field.expose().as_bytes())).await
         };
-        let requester = requester.inspect_err(|_| record.set_failed_name(&username))?;
-        self.admit(&requester, record)?;
-        let (mut answer, granted) = self.issue(requester, prefix, &asked.scopes, record)?;
+        let login = login.inspect_err(|_| record.set_failed_name(&username))?;
+        self.admit(&login.requester, record)?;
+        let (mut answer, granted) = self.issue(login, prefix, &asked.scopes, record)?;
         answer["scope"] = granted.into();
         Ok(json_response(&answer, NOT_STORED))
     }
@@ -145,11 +155,21 @@ impl Request<'_> {
     }
 
     /// Authenticates by a password. A token gets no other token.
-    async fn authenticate(&self, field: Option<&[u8]>) -> Result<Requester, Problem> {
-        if field.is_some_and(|value| matches!(Authorization::parse(value), Ok(Authorization::Bearer(_)))) {
+    async fn authenticate(&self, field: Option<&[u8]>) -> Result<TokenLogin, Problem> {
+        // Read before the password is checked: if it changes meanwhile, the token dies with the old one.
+        let line = match field.map(Authorization::parse) {
+            Some(Ok(Authorization::Bearer(_))) => return Err(Problem::unauthorized(None, None)),
+            Some(Ok(Authorization::Basic { user, .. })) => {
+                self.core.settings.authenticator.fingerprint(&user)
+            }
+            _ => None,
+        };
+        let requester = login::authenticate(self.core, self.sender, field, None).await?;
+        // The user was written into the file in between, and is known the next time.
+        if matches!(requester.identity, Identity::User(_)) && line.is_none() {
             return Err(Problem::unauthorized(None, None));
         }
-        login::authenticate(self.core, self.sender, field, None).await
+        Ok(TokenLogin { requester, line })
     }
 
     /// Refuses a requester that can have no token.
@@ -168,7 +188,7 @@ impl Request<'_> {
     /// Issues a token for the scopes that are granted. Returns the answer, and these scopes in the client's names.
     fn issue(
         &self,
-        requester: Requester,
+        TokenLogin { requester, line }: TokenLogin,
         prefix: Option<&RepositoryName>,
         asked: &ScopeSet,
         record: &mut RequestRecord,
@@ -185,8 +205,8 @@ impl Request<'_> {
                 access.push(grant);
             }
         }
-        let holder = Holder { identity: &identity, robot: robot.as_deref(), groups: &groups, until };
-        let issued = self.tokens.issue(&holder, &self.core.settings.authenticator, access);
+        let holder = Holder { identity: &identity, line, robot: robot.as_deref(), groups: &groups, until };
+        let issued = self.tokens.issue(&holder, access);
         let (issued, granted) = (issued.ok_or(Problem::Seal(SealError))?, granted.to_string());
         record.set_minted(&issued.id, &granted);
         Ok((answer(&issued)?, granted))

@@ -66,7 +66,7 @@ fn grant(name: &str, actions: &[&str]) -> Value {
 }
 
 /// Makes another token of this one, signed with the gateway's own key.
-fn forged(gateway: &Gateway, token: &str, change: impl FnOnce(&mut Value, &mut Value)) -> String {
+pub(crate) fn forged(gateway: &Gateway, token: &str, change: impl FnOnce(&mut Value, &mut Value)) -> String {
     let (mut header, mut claims) = (part(token, 0), part(token, 1));
     change(&mut header, &mut claims);
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -235,6 +235,73 @@ async fn guessing_by_post_is_slowed_down_too() {
         answer.is(401);
     }
     panic!("nothing slows guessing down");
+}
+
+/// docker sends the password of Docker Hub to a mirror, with every pull and from every machine of an office.
+#[tokio::test]
+async fn repeated_stray_passwords_lock_nobody_out() {
+    let (_upstream, gateway) = both().await;
+    let mut client = gateway.connect().await;
+    for _ in 0..15 {
+        for user in ["alice", "stranger"] {
+            let form = format!("grant_type=password&username={user}&password=of-the-hub");
+            client.ask(&Request::post("/token").body(form)).await.is(401);
+            client.ask(&Request::get("/token").login(user, "of-the-hub")).await.is(401);
+            client.ask(&Request::get("/v2/").login(user, "of-the-hub")).await.is(401);
+        }
+    }
+    let form = "grant_type=password&username=alice&password=secret";
+    client.ask(&Request::post("/token").body(form)).await.is(200);
+    client.ask(&Request::get("/token").login("bob", "hunter2")).await.is(200);
+}
+
+#[tokio::test]
+async fn guessing_at_tokens_throttles_no_other_address() {
+    let (_upstream, gateway) = both().await;
+    let mut guesser = gateway.connect_from([127, 0, 0, 3]).await;
+    let mut throttled = false;
+    for number in 0..20 {
+        let form = format!("grant_type=password&username=alice&password=guess{number}");
+        throttled |= guesser.ask(&Request::post("/token").body(form)).await.status == 429;
+    }
+    assert!(throttled);
+    let mut alice = gateway.connect_from([127, 0, 0, 4]).await;
+    alice.ask(&Request::get("/token").login("alice", "secret")).await.is(200);
+    // Nor is the guesser, once the password is known to be right, for the requests of that login.
+    guesser.ask(&Request::get("/token").login("alice", "secret")).await.is(200);
+}
+
+#[tokio::test]
+async fn odd_scopes_are_bounded_and_granted_nothing() {
+    let (_upstream, gateway) = both().await;
+    let many: String = (0..1500).map(|n| format!("&scope=repository:public/a{n}:pull")).collect();
+    let answer = gateway.get(&format!("/token?service=dockgate{many}")).await.is(200).json();
+    assert_eq!(access(answer["token"].as_str().unwrap()).as_array().map(Vec::len), Some(100));
+    let long = "a/".repeat(3000);
+    for scope in [
+        "repository:public/app%0d%0aX-Evil:pull",
+        "repository:public/app%00:pull",
+        "repository:public/%E2%80%AEapp:pull",
+        "repository:public/../team/app:pull",
+        "repository:public//app:pull",
+        "repository:Public/app:pull",
+        "repository:public/app:PULL",
+        "repository(a%0ab):public/app:pull",
+        "repository::pull",
+        ":::",
+        long.as_str(),
+    ] {
+        let answer = ask(&gateway, "alice", &format!("scope={scope}")).await.is(200).json();
+        assert_eq!(access(answer["token"].as_str().unwrap()), json!([]), "{scope}");
+    }
+    let form = format!(
+        "grant_type=password&username=alice&password=secret&scope=repository:team/app%0a:pull+{}",
+        "x:y:z+".repeat(9000)
+    );
+    let answer = gateway.ask(Request::post("/token").body(form)).await.is(200).json();
+    assert_eq!(answer["scope"], "");
+    let form = format!("grant_type=password&username=alice&password={}", "x".repeat(70_000));
+    gateway.ask(Request::post("/token").body(form)).await.is(400);
 }
 
 #[tokio::test]

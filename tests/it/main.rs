@@ -34,6 +34,7 @@ mod pull;
 mod push;
 mod quirks;
 mod redirects;
+mod refusal_times;
 mod refusals;
 mod reload;
 mod resume;

@@ -22,7 +22,7 @@ async fn both(builder: Builder) -> (Upstream, Gateway) {
 }
 
 /// A robot's token and its id.
-fn minted(gateway: &Gateway, access: &[&str]) -> (String, String) {
+pub(crate) fn minted(gateway: &Gateway, access: &[&str]) -> (String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dockgate"));
     command
         .args(["token", "mint", "--user", "ci", "--ttl", "1h", "--config"])

@@ -125,6 +125,8 @@ pub(crate) enum Refusal {
 pub(crate) struct Holder<'a> {
     /// The identity.
     pub(crate) identity: &'a Identity,
+    /// The fingerprint of a user's htpasswd line, as it was when the password was checked.
+    pub(crate) line: Option<Fingerprint>,
     /// The robot's token, if it is one.
     pub(crate) robot: Option<&'a Proof>,
     /// The groups that the provider says it is in.
@@ -235,15 +237,10 @@ impl AccessTokens {
     }
 
     /// Issues an access token. `None` if the machine has no randomness.
-    pub(crate) fn issue(
-        &self,
-        holder: &Holder<'_>,
-        authenticator: &Authenticator,
-        access: Vec<Grant>,
-    ) -> Option<Issued> {
+    pub(crate) fn issue(&self, holder: &Holder<'_>, access: Vec<Grant>) -> Option<Issued> {
         let (identity, now) = (holder.identity, now());
         let line = match identity {
-            Identity::User(name) => Some(authenticator.fingerprint(name.as_str())?.to_text()),
+            Identity::User(_) => Some(holder.line?.to_text()),
             _ => None,
         };
         let login = Login {

@@ -24,10 +24,9 @@ impl Service {
 
     fn issue(&self, identity: &Identity) -> Secret {
         let grants = vec![Grant::repository("a", [Action::Pull])];
-        self.tokens
-            .issue(&Holder { identity, robot: None, groups: &[], until: None }, &self.authenticator, grants)
-            .unwrap()
-            .token
+        let line = self.authenticator.fingerprint(identity.name());
+        let holder = Holder { identity, line, robot: None, groups: &[], until: None };
+        self.tokens.issue(&holder, grants).unwrap().token
     }
 
     fn verify(&self, token: &Secret) -> Result<Arc<Proof>, Refusal> {
@@ -180,8 +179,9 @@ fn revoking_ends_a_robot_and_the_tokens_that_it_got() {
     let minted = minted.unwrap();
     let proof = service.tokens.verify_robot(&minted.token).unwrap();
     assert_eq!((proof.identity.name(), proof.access.is_none()), ("robot:ci", true));
-    let holder = Holder { identity: &proof.identity, robot: Some(&proof), groups: &[], until: None };
-    let token = service.tokens.issue(&holder, &service.authenticator, Vec::new()).unwrap();
+    let holder =
+        Holder { identity: &proof.identity, line: None, robot: Some(&proof), groups: &[], until: None };
+    let token = service.tokens.issue(&holder, Vec::new()).unwrap();
     assert_eq!(token.expires_in, 60, "clients rely on it, though the robot has less");
     let access = service.verify(&token.token).unwrap();
     assert!(access.limits.as_ref().unwrap()[0].name == "a/**" && access.expires <= proof.expires);
@@ -242,4 +242,18 @@ fn a_token_that_died_today_still_says_whose_it_was() {
     let died = |ago: u64| service.verify(&service.forge("JWT", |claims| claims["exp"] = json!(now() - ago)));
     assert!(matches!(died(3600), Err(Refusal::Expired(Some(_)))));
     assert!(matches!(died(90_000), Err(Refusal::Expired(None))));
+}
+
+#[test]
+fn a_token_is_bound_to_the_password_that_was_checked() {
+    let service = Service::start();
+    let line = service.authenticator.fingerprint("al");
+    // The password changes while the old one is being checked.
+    write_user(service.dir.path(), "new");
+    service.authenticator.reload();
+    let user = user();
+    let holder = Holder { identity: &user, line, robot: None, groups: &[], until: None };
+    let issued = service.tokens.issue(&holder, Vec::new()).unwrap();
+    assert_eq!(service.refusal(&issued.token), "the user's password has changed");
+    assert_eq!(service.refusal(&service.issue(&user)), "none");
 }
