@@ -10,6 +10,7 @@ use crate::harness::{Gateway, LOGGING, MARK, PAIRS, Reply, Request, Upstream, ba
 const RIGHT: &str = "r1ght-pa55word";
 const WRONG: &str = "wr0ng-pa55word";
 const STATE: &str = "upstream-5tate-t0ken";
+const REFRESH: &str = "refre5h-t0ken";
 const SEALING: &str = "5ealing-5ecret-of-the-gateway-alone";
 
 /// Where the process that logs leaves what it was given to keep.
@@ -33,18 +34,26 @@ fn neither_passwords_nor_handles_are_logged_at_any_level() {
     let handles: Vec<_> = handles.lines().collect();
     assert_eq!(handles.len(), 2);
     let pair = |password: &str| BASE64_STANDARD.encode(format!("alice:{password}"));
-    let secrets = [RIGHT, WRONG, STATE, SEALING, "$2b$0", "$2y$0", &pair(RIGHT), &pair(WRONG)];
+    let secrets =
+        [RIGHT, WRONG, STATE, SEALING, REFRESH, "eyJhbGci", "$2b$0", "$2y$0", &pair(RIGHT), &pair(WRONG)];
     for secret in secrets.into_iter().chain(handles) {
         let line = log.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} was logged");
     }
 }
 
-/// Runs every test of the gateway's own tokens once more, and searches the log for them and for the key.
+/// Runs every test of tokens and certificates once more, and searches the log for them and for the keys.
 #[test]
 fn neither_tokens_nor_keys_are_logged_at_any_level() {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["access_tokens::", "robots::", "--nocapture"])
+        .args([
+            "access_tokens::",
+            "robots::",
+            "workloads::",
+            "client_certificates::",
+            "refusal_times::",
+            "--nocapture",
+        ])
         .env(LOGGING, "trace")
         .env("RUST_BACKTRACE", "0")
         .output()
@@ -63,6 +72,11 @@ fn neither_tokens_nor_keys_are_logged_at_any_level() {
         "its algorithm is not ES256",
         "it is revoked",
         "made the key of the token service",
+        "a token for github: its audience is another",
+        "no key of the issuer is called",
+        "cannot fetch the keys of an OIDC issuer",
+        "the authority of the client's certificate is not trusted any more",
+        "the client's certificate is not valid any more",
     ] {
         assert!(log.contains(told), "{told}");
     }
@@ -118,6 +132,7 @@ async fn everything_that_is_logged() {
     let gateway = Gateway::builder()
         .user("alice", RIGHT)
         .tls(&["localhost"])
+        .auth("challenge = \"basic\"\n[auth.token]")
         .server(&format!("secret = \"{SEALING}\""))
         .logging("trace")
         .upstream_with("up", "", upstream.address, "retries = 1")
@@ -128,6 +143,24 @@ async fn everything_that_is_logged() {
     gateway.ask(Request::get("/v2/").login("alice", WRONG)).await.is(401);
     gateway.http2().await.ask(&alice(Request::get("/v2/"))).await.is(200);
     gateway.ask(Request::get("/v2/").header("Authorization", format!("Bearer {WRONG}"))).await.is(401);
+
+    let form = |password: &str| {
+        let form = format!("grant_type=password&username=alice&password={password}&scope=repository:a:pull");
+        Request::post("/token").header("Content-Type", "application/x-www-form-urlencoded").body(form)
+    };
+    let issued = gateway.ask(form(RIGHT)).await.is(200).json();
+    let shown = format!("Bearer {}", issued["access_token"].as_str().unwrap());
+    gateway.ask(Request::get("/v2/").header("Authorization", shown)).await.is(200);
+    gateway.ask(form(WRONG)).await.is(401);
+    gateway.ask(form(&format!("dgr_{WRONG}"))).await.is(401);
+    gateway.ask(Request::get("/v2/").login("alice", &format!("dgr_{WRONG}"))).await.is(401);
+    let refresh = format!("grant_type=refresh_token&refresh_token={REFRESH}&client_id=x");
+    gateway.ask(Request::post("/token").body(refresh)).await.is(404);
+    gateway
+        .ask(Request::post("/token").body(format!("grant_type=password&password={WRONG}&password=%ff")))
+        .await
+        .is(400);
+    gateway.get(&format!("/token?refresh_token={REFRESH}&password={WRONG}")).await.is(401);
 
     let session = format!("/v2/a/blobs/uploads/1?_state={STATE}");
     upstream.expect("POST", "/v2/a/blobs/uploads/", Reply::status(202).header("Location", &session));
