@@ -15,12 +15,14 @@ use crate::proto::{
 
 mod docker_config;
 mod http1;
+mod identity;
 mod manifest;
 mod proxy_protocol;
 mod token;
 
 pub use docker_config::docker_config;
 pub use http1::{http1_chunks, http1_response};
+pub use identity::{client_certificate, key_set, scope};
 pub use manifest::manifest;
 pub use proxy_protocol::proxy_protocol;
 pub use token::token;
@@ -31,14 +33,17 @@ pub type FuzzTarget = fn(&[u8]);
 /// The targets by name. Each has a file in `fuzz_targets` and a folder in `corpus`.
 pub const TARGETS: &[(&str, FuzzTarget)] = &[
     ("challenge", challenge),
+    ("client_certificate", client_certificate),
     ("docker_config", docker_config),
     ("http1_chunks", http1_chunks),
     ("http1_response", http1_response),
+    ("key_set", key_set),
     ("link", link),
     ("manifest", manifest),
     ("proxy_protocol", proxy_protocol),
     ("range", range),
     ("request_target", request_target),
+    ("scope", scope),
     ("token", token),
 ];
 
