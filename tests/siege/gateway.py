@@ -166,8 +166,13 @@ address = "127.0.0.1:{admin}"
 [log]
 access = false
 
+[auth]
+challenge = "basic"
+
 [auth.htpasswd]
 path = "htpasswd"
+
+{auth}
 
 {access}
 
@@ -221,9 +226,9 @@ class Gateway(Process):
         self.begin(descriptors)
 
     def write_configuration(self, **keys: str) -> None:
-        names = ("server", "access", "origin", "upstream_cache", "cache")
-        filled = {name: keys.get(name, "") for name in names}
+        names = ("server", "auth", "access", "origin", "upstream_cache", "cache")
         url = f"http://127.0.0.1:{self.upstream.port}"
+        filled = {name: keys.get(name, "").replace("UPSTREAM", url) for name in names}
         text = CONFIGURATION.format(port=self.port, admin=self.admin, upstream=url, **filled)
         (self.work / "dockgate.toml").write_text(text)
 

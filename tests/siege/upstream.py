@@ -17,6 +17,7 @@ The first component of a repository decides:
 A blob is there once it was named: in a manifest that was served, or by `/_siege/blob?seed=S&size=N`, which answers with its
 digest. Pushes are accepted and forgotten. `/_siege/counters` tells what has been asked and sent, and how many sockets are
 open; questions below `/_siege/` are not counted. `/_siege/catalog`, with one name a line as body, sets the catalog.
+`/_siege/keys` is the key set of an issuer, which a body sets; `keys` counts how often it was read.
 """
 
 import asyncio
@@ -68,6 +69,7 @@ class Content:
         self.manifests: dict[str, bytes] = {}
         self.tags: dict[str, str] = {}
         self.catalog: list[str] = []
+        self.keys: dict = {}
 
     def blob(self, seed: str, size: int) -> Blob:
         blob = Blob(seed, size)
@@ -126,7 +128,7 @@ class Request:
 class Counters:
     def __init__(self):
         self.requests: dict[str, int] = {}
-        self.sent = self.received = self.open = self.peak = 0
+        self.sent = self.received = self.open = self.peak = self.keys = 0
 
     def opened(self, count: int) -> None:
         self.open += count
@@ -134,7 +136,7 @@ class Counters:
 
     def told(self) -> dict:
         asked = {"requests": self.requests, "total": sum(self.requests.values())}
-        return {**asked, "sent": self.sent, "received": self.received, "open": self.open, "peak": self.peak}
+        return {**asked, "sent": self.sent, "received": self.received, "open": self.open, "peak": self.peak, "keys": self.keys}
 
 
 class Exchange:
@@ -194,6 +196,12 @@ class Exchange:
         request = self.request
         if request.path == "/_siege/blob":
             return {"digest": self.content.blob(request.query["seed"], int(request.query["size"])).digest}
+        if request.path == "/_siege/keys":
+            if request.body:
+                self.content.keys = json.loads(request.body)
+            else:
+                self.counters.keys += 1
+            return self.content.keys
         if request.path == "/_siege/catalog":
             self.content.catalog = request.body.decode().split()
             return {}
