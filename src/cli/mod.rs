@@ -12,6 +12,7 @@ use crate::config::Environment;
 pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod check;
+pub(crate) mod credential_provider;
 pub(crate) mod demo;
 mod exit;
 pub(crate) mod explain;
@@ -52,6 +53,7 @@ enum Command {
     Cache(cache::CacheArgs),
     Token(token::TokenArgs),
     Secret(secret::SecretArgs),
+    CredentialProvider(credential_provider::CredentialProviderArgs),
     /// Commands of a later version, which are refused by name.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -131,6 +133,11 @@ fn dispatch(cli: Cli) -> u8 {
         }
         Command::Secret(secret::SecretArgs {}) => {
             secret::run(&mut output).map_or_else(|error| fail(&error, 1), |()| 0)
+        }
+        Command::CredentialProvider(args) => {
+            // JSON, for a program: no character of it may be escaped in another way.
+            let done = credential_provider::run(&args, &mut input, &mut io::stdout());
+            done.map_or_else(|error| fail(&error, 1), |()| 0)
         }
         Command::Other(words) => refuse(&words),
     }

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The longest token that is read, in bytes.
 pub(crate) const MAX_LENGTH: usize = 32 * 1024;
@@ -22,7 +23,7 @@ pub(crate) struct Header {
     pub(crate) kid: Option<String>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11). None is.
     #[serde(default)]
-    pub(crate) crit: Option<serde_json::Value>,
+    pub(crate) crit: Option<Value>,
 }
 
 /// The header that is written.
@@ -82,6 +83,14 @@ pub(crate) fn joined(signed: String, signature: &[u8]) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
+/// Reads a NumericDate (RFC 7519 section 2), which may have a fraction.
+pub(crate) fn numeric_date(claim: &Value) -> Option<u64> {
+    // A number of seconds that a u64 holds; the cast is exact up to the fraction that is dropped.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+    let whole = |time: f64| (time.is_finite() && (0.0..1e15).contains(&time)).then_some(time as u64);
+    claim.as_u64().or_else(|| claim.as_f64().and_then(whole))
+}
+
 fn decode(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
@@ -89,7 +98,7 @@ fn decode(part: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

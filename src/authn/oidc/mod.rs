@@ -16,7 +16,7 @@ use crate::config::{OidcProvider, RequiredClaim, limits};
 use crate::proto::Secret;
 use crate::proto::claim_template::{ClaimError, text_of};
 use crate::proto::identity::ProvidedName;
-use crate::proto::jwt::Unverified;
+use crate::proto::jwt::{Unverified, numeric_date};
 
 pub(crate) use issuer_keys::FetchKeys;
 
@@ -197,11 +197,11 @@ impl Provider {
         if !is_for(claims.get("aud"), &settings.audience) {
             return Err(TokenRefusal::Audience);
         }
-        let expires = seconds(claims.get("exp")).ok_or(TokenRefusal::Expired(None))?;
+        let expires = claims.get("exp").and_then(numeric_date).ok_or(TokenRefusal::Expired(None))?;
         for name in ["nbf", "iat"] {
             let early = claims
                 .get(name)
-                .is_some_and(|time| seconds(Some(time)).is_none_or(|time| time > now + LEEWAY));
+                .is_some_and(|time| numeric_date(time).is_none_or(|time| time > now + LEEWAY));
             if early {
                 return Err(TokenRefusal::Early);
             }
@@ -246,15 +246,6 @@ fn is_for(audience: Option<&Value>, wanted: &str) -> bool {
         Some(Value::Array(several)) => several.iter().any(|one| one.as_str() == Some(wanted)),
         _ => false,
     }
-}
-
-/// Reads a NumericDate (RFC 7519 section 2), which may have a fraction.
-fn seconds(time: Option<&Value>) -> Option<u64> {
-    let time = time?;
-    // A number of seconds that a u64 holds; the cast is exact up to the fraction that is dropped.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
-    let whole = |time: f64| (time.is_finite() && (0.0..1e15).contains(&time)).then_some(time as u64);
-    time.as_u64().or_else(|| time.as_f64().and_then(whole))
 }
 
 fn is_met(required: &RequiredClaim, claims: &Map<String, Value>) -> bool {
