@@ -23,6 +23,7 @@ mod front;
 mod harness;
 mod http;
 mod http2_upstream;
+mod kubelet;
 mod layers;
 mod limits;
 mod listing;

@@ -3,14 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dockgate::internals::clock;
 use serde_json::{Value, json};
 
-use crate::harness::{Builder, EMPTY_INDEX, Gateway, Reply, Request, Upstream};
+use crate::harness::{Builder, EMPTY_INDEX, Gateway, IssuerKey, Reply, Request, Upstream};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -18,17 +16,7 @@ const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 pub(crate) struct Platform {
     upstream: Upstream,
     issuer: String,
-    key: Arc<Mutex<EcdsaKeyPair>>,
-}
-
-fn new_key() -> EcdsaKeyPair {
-    EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key")
-}
-
-fn key_set(key: &EcdsaKeyPair) -> String {
-    let point = key.public_key().as_ref();
-    let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
-    json!({ "keys": [{ "kty": "EC", "crv": "P-256", "kid": "k", "use": "sig", "x": x, "y": y }] }).to_string()
+    key: Arc<Mutex<IssuerKey>>,
 }
 
 pub(crate) fn now() -> u64 {
@@ -39,13 +27,13 @@ impl Platform {
     pub(crate) async fn start() -> Self {
         let upstream = Upstream::start().await;
         let issuer = format!("http://{}", upstream.address);
-        let key = Arc::new(Mutex::new(new_key()));
+        let key = Arc::new(Mutex::new(IssuerKey::new()));
         let (shown, own) = (key.clone(), issuer.clone());
         upstream.always("GET", "/.well-known/openid-configuration", move |_| {
             let document = json!({ "issuer": own, "jwks_uri": format!("{own}/keys") });
             Reply::ok(document.to_string())
         });
-        upstream.always("GET", "/keys", move |_| Reply::ok(key_set(&shown.lock().expect("a key"))));
+        upstream.always("GET", "/keys", move |_| Reply::ok(shown.lock().expect("a key").key_set()));
         Self { upstream, issuer, key }
     }
 
@@ -61,15 +49,11 @@ impl Platform {
     }
 
     pub(crate) fn sign(&self, claims: &Value) -> String {
-        self.sign_as(&json!({ "alg": "ES256", "kid": "k", "typ": "JWT" }), claims)
+        self.key.lock().expect("a key").sign(claims)
     }
 
     pub(crate) fn sign_as(&self, header: &Value, claims: &Value) -> String {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", part(header), part(claims));
-        let key = self.key.lock().expect("a key");
-        let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+        self.key.lock().expect("a key").sign_as(header, claims)
     }
 
     fn provider(&self) -> String {
@@ -180,7 +164,7 @@ async fn groups_of_a_token_count_in_rules() {
 #[tokio::test]
 async fn keys_in_a_file_are_read_again_when_it_changes() {
     let (platform, upstream) = (Platform::start().await, Upstream::start().await);
-    let set = key_set(&platform.key.lock().expect("a key"));
+    let set = platform.key.lock().expect("a key").key_set();
     let auth = platform.provider().replace("audience", "jwks = 'keys.json'\naudience");
     let builder = Gateway::builder().auth(&format!("challenge = \"basic\"\n{auth}")).file("keys.json", &set);
     let builder = builder.rule(&["repo:acme/*"], &["team/**"], &["pull"]);
@@ -188,8 +172,8 @@ async fn keys_in_a_file_are_read_again_when_it_changes() {
     served(&upstream);
     let old = platform.token();
     gateway.ask(bearer(&old)).await.is(200);
-    *platform.key.lock().expect("a key") = new_key();
-    let set = key_set(&platform.key.lock().expect("a key"));
+    *platform.key.lock().expect("a key") = IssuerKey::new();
+    let set = platform.key.lock().expect("a key").key_set();
     gateway.rewrite("keys.json", &set);
     gateway.ask(bearer(&platform.token())).await.is(200);
     gateway.ask(bearer(&old)).await.is(401);

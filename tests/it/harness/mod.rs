@@ -7,6 +7,7 @@ mod client;
 mod gateway;
 mod guarded;
 mod http2;
+mod issuer_key;
 mod message;
 mod origin;
 mod process;
@@ -19,6 +20,7 @@ pub(crate) use client::{Client, Ending};
 pub(crate) use gateway::{Builder, Gateway, LOGGING, demo_registry, htpasswd, write_certificate};
 pub(crate) use guarded::{Guarded, account, asking, gift, refusal};
 pub(crate) use http2::{Frames, Http2, frame, frame_bytes, header_block};
+pub(crate) use issuer_key::IssuerKey;
 pub(crate) use message::{Answer, BodyEnd, Headers, read_head};
 pub(crate) use origin::{
     DOCKER_IMAGE, EMPTY_INDEX, Image, OCI_IMAGE, OCI_INDEX, Origin, blob_at, index_of, manifest_at,
