@@ -69,7 +69,14 @@ async fn mount(
     digest: &Digest,
     from: &RepositoryName,
 ) -> Result<Option<Response<Body>>, Problem> {
-    let Some(from) = mountable(request, from) else { return Ok(None) };
+    let Some(from) = mountable(request, from) else {
+        let from = from.as_str();
+        tracing::debug!(
+            from,
+            "no mount: the source may not be pulled, or is at another upstream; an upload begins"
+        );
+        return Ok(None);
+    };
     let source = from.clone();
     let start = UploadStart::Mount { digest: digest.clone(), from: Some(from) };
     let target = start_target(request, start);
