@@ -1,4 +1,6 @@
-"""Writes an OCI image layout: image.py DIR [MIB]. Its layers are small, 1 MiB and MIB (64), the last half zeros, half noise."""
+"""Writes an OCI image layout: image.py DIR [MIB [SEED]]. Its layers are small, 1 MiB and MIB (64), the last half zeros, half
+noise. Images of different seeds have no blob in common.
+"""
 
 import gzip
 import hashlib
@@ -28,12 +30,12 @@ def write(layout: pathlib.Path, media_type: str, content: bytes) -> dict:
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
 
-def main(directory: str, size: int = 64) -> None:
+def main(directory: str, size: int = 64, seed: int = 1) -> None:
     layout = pathlib.Path(directory)
     (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
-    noise = random.Random(1)
+    noise = random.Random(seed)
     tars = [
-        tar("hello.txt", b"hello\n"),
+        tar("hello.txt", b"hello\n" * seed),
         tar("noise", noise.randbytes(MIB)),
         tar("large", bytes(size // 2 * MIB) + noise.randbytes(size // 2 * MIB)),
     ]

@@ -195,7 +195,7 @@ start_registry() {
     REGISTRY=127.0.0.1:$(free_port)
     cat >"$WORK/registry.yml" <<END
 version: 0.1
-log: {level: error, accesslog: {disabled: true}}
+log: {level: error, accesslog: {disabled: ${REGISTRY_LOGS_NOTHING:-true}}}
 storage: {filesystem: {rootdirectory: "$WORK/registry"}, delete: {enabled: true}}
 http: {addr: "$REGISTRY"}
 END

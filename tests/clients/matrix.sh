@@ -4,21 +4,22 @@
 # oras' runs these alone.
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
+source "$CLIENTS/table.sh"
 
-UPSTREAMS=(registry distribution token htpasswd cdn cache)
-OPERATIONS=(login push pull list attach copy delete)
-MATRIX_CLIENTS=(docker containerd podman skopeo buildah crane oras regctl)
+VARIANTS=(registry distribution token htpasswd cdn cache)
+CASES=(login push pull list attach copy delete)
+ROWS=(docker containerd podman skopeo buildah crane oras regctl)
 LONG_CLIENTS=(containerd2 helm cosign)
 case ${MATRIX:-} in
     '') ;;
-    all) MATRIX_CLIENTS+=("${LONG_CLIENTS[@]}") ;;
-    *) read -ra MATRIX_CLIENTS <<<"$MATRIX" ;;
+    all) ROWS+=("${LONG_CLIENTS[@]}") ;;
+    *) read -ra ROWS <<<"$MATRIX" ;;
 esac
 
 # Clients that have their commands in common.
 declare -A FAMILY=([containerd]=ctr [containerd2]=ctr [podman]=containers [buildah]=containers)
 
-# CLIENT|OPERATIONS|REASON: what a client has no command for.
+# CLIENT|CASES|REASON: what a client has no command for.
 NO_COMMAND=(
     "docker|list attach delete|its commands know local images alone, and \`docker search\` Docker Hub"
     "containerd|login|ctr stores no password: every command brings it"
@@ -322,77 +323,19 @@ cosign_delete() {
     refused 'no signatures found|no matching signatures' cosign_pull "$1"
 }
 
-## The table
-
-# cell CLIENT OPERATION: what tests/README.md says when it passed with all upstreams, with some, or has no command.
-cell() {
-    local passes=${works["$1 $2"]:-}
-    if [ "$passes" = " ${UPSTREAMS[*]}" ]; then
-        echo all
-    elif has_no_command "$1" "$2"; then
-        echo -
-    else
-        # One space between the words, and none around them.
-        xargs <<<"${passes:-FAILED}"
-    fi
-}
-
-has_no_command() {
-    local entry client operations
-    for entry in "${NO_COMMAND[@]}"; do
-        IFS='|' read -r client operations _ <<<"$entry"
-        [[ $client != "$1" || " $operations " != *" $2 "* ]] || return 0
-    done
-    return 1
-}
-
-row() {
-    local operation
-    printf '| %s |' "$1"
-    for operation in "${OPERATIONS[@]}"; do printf ' %s |' "$(cell "$1" "$operation")"; done
-    echo
-}
-
-# The rows of the clients that were run, and why they lack what they lack.
-table() {
-    local client entry operations reason
-    printf '| client |'
-    printf ' %s |' "${OPERATIONS[@]}"
-    echo
-    for client in "${MATRIX_CLIENTS[@]}"; do row "$client"; done
-    for entry in "${NO_COMMAND[@]}"; do
-        IFS='|' read -r client operations reason <<<"$entry"
-        [[ " ${MATRIX_CLIENTS[*]} " != *" $client "* ]] || echo "- $client, ${operations// /, }: $reason"
-    done
-}
-
-# Each line of the table stands in tests/README.md.
-is_the_table_of_the_readme() {
-    local line status=0
-    while IFS= read -r line; do
-        grep -qxF -- "$line" "$ROOT/tests/README.md" || {
-            echo "tests/README.md lacks: $line"
-            status=1
-        }
-    done <"$WORK/table"
-    return $status
-}
-
-declare -A works=()
-
 # try CLIENT OPERATION UPSTREAM
 try() {
     local before=$failed
     HOST=${hosts[$3]}
     REPOSITORY=$HOST/shop/$1
     check "$1: $2, $3" "${FAMILY[$1]:-$1}_$2" "$REPOSITORY:1" "$REPOSITORY-copy:1"
-    [ "$failed" != "$before" ] || works["$1 $2"]="${works["$1 $2"]:-} $3"
+    [ "$failed" != "$before" ] || passes "$1" "$2" "$3"
 }
 
 try_all() {
     local upstream operation
-    for upstream in "${UPSTREAMS[@]}"; do
-        for operation in "${OPERATIONS[@]}"; do
+    for upstream in "${VARIANTS[@]}"; do
+        for operation in "${CASES[@]}"; do
             has_no_command "$1" "$operation" || try "$1" "$operation" "$upstream"
         done
     done
@@ -406,9 +349,9 @@ make_image "$WORK/image" 2
 DIGEST=$(manifest_digest "$WORK/image")
 skopeo copy --quiet "oci:$WORK/image:1" "docker-archive:$WORK/image.docker.tar:$LOCAL"
 skopeo copy --quiet "oci:$WORK/image:1" "oci-archive:$WORK/image.oci.tar:$LOCAL"
-for upstream in "${UPSTREAMS[@]}"; do start_upstream "$upstream"; done
+for upstream in "${VARIANTS[@]}"; do start_upstream "$upstream"; done
 export SSL_CERT_FILE=$CA
-for CLIENT in "${MATRIX_CLIENTS[@]}"; do
+for CLIENT in "${ROWS[@]}"; do
     if [ "$(type -t "prepare_$CLIENT")" = function ]; then "prepare_$CLIENT"; fi
     try_all "$CLIENT"
 done
