@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# The gateway's own token service: docker, containerd, podman, skopeo, buildah, crane and oras pull anonymously beside others
-# that log in, push and mount, with a password and as a robot. Then docker-registry 2.8 and distribution 3, without a gateway
-# before them, take the gateway's tokens.
+# The gateway's own token service: what identity.sh does not ask of its clients, tokens to delete and for the catalog, and a
+# robot that is revoked. Then docker-registry 2.8 and distribution 3, without a gateway before them, take the gateway's tokens.
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 
@@ -11,7 +10,6 @@ need_distribution
 start_registry
 start_gateway
 make_image "$WORK/image" 8
-DIGEST=$(manifest_digest "$WORK/image")
 LOGIN=$USER_NAME:$PASSWORD
 TRUST=$(trust_dir)
 export SSL_CERT_FILE=$CA
@@ -39,9 +37,6 @@ run_gateway
 ROBOT=$(cat "$WORK/robot")
 skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "$LOGIN" "oci:$WORK/image:1" "docker://$HOST/public/web:1"
 skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "$LOGIN" "oci:$WORK/image:1" "docker://$HOST/shop/web:1"
-start_dockerd
-start_containerd
-hosts_toml "$HOST" "https://$HOST" "https://$HOST"
 
 ## Clients
 
@@ -50,93 +45,26 @@ asks_for_tokens() {
         "$(curl -sS --cacert "$CA" -D - -o /dev/null "https://$HOST/v2/" | tr -d '\r' | sed 's/^W/w/; s/-A/-a/')"
 }
 
-docker_pulls_what_is_public() {
-    docker pull "$HOST/public/web:1"
-    : >"$WORK/dockerd.log"
-    refused '' docker pull "$HOST/shop/web:1"
-    grep -qE 'unauthorized|authentication required|denied' "$WORK/dockerd.log"
-}
-
-docker_pushes_and_mounts() {
-    docker login --username "$USER_NAME" --password-stdin "$HOST" <<<"$PASSWORD"
-    docker pull "$HOST/shop/web:1"
-    docker tag "$HOST/shop/web:1" "$HOST/shop/docker:1"
-    says 'digest: sha256' docker push "$HOST/shop/docker:1"
-    docker tag "$HOST/shop/web:1" "$HOST/shop/mounted:1"
-    says 'Mounted from|Layer already exists' docker push "$HOST/shop/mounted:1"
-    docker logout "$HOST"
-}
-
-docker_is_a_robot() {
-    docker login --username robot --password-stdin "$HOST" <"$WORK/robot"
-    docker tag "$HOST/shop/docker:1" "$HOST/ci/docker:1"
-    says 'digest: sha256' docker push "$HOST/ci/docker:1"
-    docker tag "$HOST/shop/docker:1" "$HOST/shop/robot:1"
-    refused 'denied|unauthorized' docker push "$HOST/shop/robot:1"
-    docker logout "$HOST"
-}
-
-containerd_pulls_and_pushes() {
-    tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" "$HOST/public/web:1"
-    refused 'unauthorized|insufficient_scope|authorization failed|401' \
-        tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" "$HOST/shop/web:1"
-    tr_ images pull --snapshotter native --hosts-dir "$WORK/hosts" --user "$LOGIN" "$HOST/shop/web:1"
-    tr_ images tag "$HOST/shop/web:1" "$HOST/shop/containerd:1"
-    tr_ images push --hosts-dir "$WORK/hosts" --user "$LOGIN" "$HOST/shop/containerd:1"
-}
-
-podman_pulls_and_pushes() {
-    pod pull --quiet --cert-dir "$TRUST" "$HOST/public/web:1"
-    refused 'unauthorized|authentication required|denied|insufficient_scope' pod pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
-    refused 'invalid username/password|unauthorized' pod login --cert-dir "$TRUST" -u "$USER_NAME" --password-stdin "$HOST" <<<wrong
-    pod login --cert-dir "$TRUST" -u "$USER_NAME" --password-stdin "$HOST" <<<"$PASSWORD"
-    pod pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
-    pod push --quiet --cert-dir "$TRUST" "$HOST/shop/web:1" "$HOST/shop/podman:1"
-    pod logout "$HOST"
-}
-
-skopeo_copies_and_deletes() {
-    says "$DIGEST" skopeo inspect --cert-dir "$TRUST" "docker://$HOST/public/web:1"
-    refused 'unauthorized|authentication required|denied|insufficient_scope' skopeo inspect --cert-dir "$TRUST" "docker://$HOST/shop/web:1"
-    skopeo copy --quiet --src-cert-dir "$TRUST" --dest-cert-dir "$TRUST" --src-creds "$LOGIN" --dest-creds "$LOGIN" \
-        "docker://$HOST/shop/web:1" "docker://$HOST/shop/skopeo:1"
+skopeo_deletes() {
+    skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "$LOGIN" "oci:$WORK/image:1" "docker://$HOST/shop/skopeo:1"
     skopeo delete --cert-dir "$TRUST" --creds "$LOGIN" "docker://$HOST/shop/skopeo:1"
-    skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "any:$ROBOT" "oci:$WORK/image:1" "docker://$HOST/ci/skopeo:1"
-    refused 'denied|unauthorized|Forbidden' \
-        skopeo copy --quiet --dest-cert-dir "$TRUST" --dest-creds "any:$ROBOT" "oci:$WORK/image:1" "docker://$HOST/shop/robot:1"
-}
-
-bud() { buildah --storage-driver vfs --root "$WORK/built" --runroot "$SHORT/built" "$@"; }
-
-buildah_pulls_and_pushes() {
-    bud pull --quiet --cert-dir "$TRUST" "$HOST/public/web:1"
-    refused 'unauthorized|authentication required|denied|insufficient_scope' bud pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
-    bud login --cert-dir "$TRUST" -u "$USER_NAME" --password-stdin "$HOST" <<<"$PASSWORD"
-    bud pull --quiet --cert-dir "$TRUST" "$HOST/shop/web:1"
-    bud push --quiet --cert-dir "$TRUST" "$HOST/shop/web:1" "docker://$HOST/shop/buildah:1"
-    bud logout "$HOST"
+    refused 'manifest unknown|not found' skopeo inspect --cert-dir "$TRUST" --creds "$LOGIN" "docker://$HOST/shop/skopeo:1"
 }
 
 # art USER PASSWORD WORD...: oras' library.
 art() { ARTIFACT_USER=$1 ARTIFACT_PASSWORD=$2 artifact "${@:3}"; }
 
-oras_pulls_pushes_and_copies() {
+oras_lists_and_pushes() {
     has '^1$' "$(art '' '' tags "$HOST/public/web")"
     refused 'unauthorized|401|denied' art '' '' tags "$HOST/shop/web"
     echo artifact >"$WORK/artifact.txt"
-    (cd "$WORK" && art "$USER_NAME" "$PASSWORD" push "$HOST/shop/tool:1" application/vnd.example.tool artifact.txt=text/plain)
-    art "$USER_NAME" "$PASSWORD" copy "$HOST/shop/tool:1" "$HOST/shop/tool2:1"
     (cd "$WORK" && art any "$ROBOT" push "$HOST/ci/tool:1" application/vnd.example.tool artifact.txt=text/plain)
     refused 'denied|403' art any "$ROBOT" tags "$HOST/shop/tool"
 }
 
-crane_pulls_copies_and_lists() {
-    same "$DIGEST" "$(crane digest "$HOST/public/web:1")"
-    refused 'UNAUTHORIZED|401' crane digest "$HOST/shop/web:1"
+crane_lists_the_catalog() {
     crane auth login "$HOST" --username "$USER_NAME" --password-stdin <<<"$PASSWORD"
-    same "$DIGEST" "$(crane digest "$HOST/shop/web:1")"
-    crane copy "$HOST/shop/web:1" "$HOST/shop/crane:1"
-    crane catalog "$HOST" | grep -qx shop/crane
+    says '^shop/web$' crane catalog "$HOST"
     crane auth logout "$HOST"
 }
 
@@ -151,15 +79,9 @@ robot_status() { curl -sS --cacert "$CA" -o /dev/null -w '%{http_code}' -u "any:
 robot_gets() { [ "$(robot_status)" = "$1" ]; }
 
 check "the challenge names the token service" asks_for_tokens
-check "docker pulls public images alone without a login" docker_pulls_what_is_public
-check "docker logs in, pushes and mounts" docker_pushes_and_mounts
-check "docker logs in as a robot, which does what it was minted for" docker_is_a_robot
-check "containerd pulls without a login, and pushes with one" containerd_pulls_and_pushes
-check "podman pulls without a login, and pushes with one" podman_pulls_and_pushes
-check "skopeo inspects without a login, copies and deletes with one" skopeo_copies_and_deletes
-check "buildah pulls without a login, and pushes with one" buildah_pulls_and_pushes
-check "oras lists without a login, pushes and copies with one" oras_pulls_pushes_and_copies
-check "crane pulls without a login, and copies with one" crane_pulls_copies_and_lists
+check "skopeo deletes" skopeo_deletes
+check "oras lists what is public, and pushes as a robot" oras_lists_and_pushes
+check "crane lists the catalog" crane_lists_the_catalog
 check "a robot logs in" same 200 "$(robot_status)"
 revoke
 check "a robot that is revoked does not" within 10 robot_gets 401
