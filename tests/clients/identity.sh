@@ -501,9 +501,9 @@ answers_to() {
 mounts_of() { answers_to "$1" POST | sed -nE 's/%2F/\//g; /^POST 201 .*mount=/p'; }
 
 # is_mounted REPOSITORY FROM
-is_mounted() { mounts_of "$1" | grep -q "from=$2"; }
+is_mounted() { mounts_of "$1" | grep "from=$2" >/dev/null; }
 
-is_uploaded() { answers_to "$1" PUT | grep -q '^PUT 201'; }
+is_uploaded() { answers_to "$1" PUT | grep '^PUT 201' >/dev/null; }
 
 ## The rest
 
