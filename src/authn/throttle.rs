@@ -41,8 +41,14 @@ impl Throttle {
     /// How long to wait, when there were too many failures.
     pub(super) fn admit(&self, peer: Client, user: &str, now: Instant) -> Result<Admission, Duration> {
         let name = self.hasher.hash_one(user);
-        let pair = self.pairs.get_with((peer, name), Default::default);
         let client = self.peers.get_with(peer, Default::default);
+        let wait = client.lock().wait(now, &CLIENT);
+        if !wait.is_zero() {
+            // No tally is made: a guesser would push out the one of the name that it guesses at by ever new names.
+            let pair = self.pairs.get(&(peer, name));
+            return Err(pair.map_or(wait, |pair| wait.max(pair.lock().wait(now, &PAIR))));
+        }
+        let pair = self.pairs.get_with((peer, name), Default::default);
         // Together, or many at once would all find room.
         let (mut of_pair, mut of_client) = (pair.lock(), client.lock());
         let wait = of_pair.wait(now, &PAIR).max(of_client.wait(now, &CLIENT));
@@ -213,6 +219,16 @@ mod tests {
             fail(&throttle, peer(1), &n.to_string(), now).unwrap();
         }
         assert_eq!(fail(&throttle, peer(1), "x", now), Err(SECOND));
+    }
+
+    #[test]
+    fn a_throttled_client_pushes_out_no_tally() {
+        let (throttle, now) = (Throttle::new(), clock::now());
+        for n in 0..1000 {
+            let _ = fail(&throttle, peer(1), &n.to_string(), now);
+        }
+        throttle.pairs.run_pending_tasks();
+        assert_eq!(throttle.pairs.entry_count(), 100);
     }
 
     #[test]
