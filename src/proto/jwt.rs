@@ -22,8 +22,13 @@ pub(crate) struct Header {
     #[serde(default)]
     pub(crate) kid: Option<String>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11). None is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "there")]
     pub(crate) crit: Option<Value>,
+}
+
+/// Reads a member that is there, also if it is null.
+fn there<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(value).map(Some)
 }
 
 /// The header that is written.
@@ -140,6 +145,7 @@ mod tests {
             &token(&json!({"typ": "JWT"}), &json!({})),
             &long,
             &critical,
+            &token(&json!({"alg": "ES256", "crit": null}), &json!({})),
             &double,
         ] {
             assert!(Unverified::parse(bad).is_none(), "{bad}");
