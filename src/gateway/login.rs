@@ -245,7 +245,9 @@ fn by_token(
             let reason = "its provider is not configured any more".to_owned();
             Err(Problem::refused_token(operation, Some(BearerError::InvalidToken), reason, false))
         }
-        Err(Refusal::Expired(Some(proof))) if goes_on(core, operation, &proof.identity) => {
+        Err(Refusal::Expired(Some(proof)))
+            if is_configured(core, &proof.identity) && goes_on(core, operation, &proof.identity) =>
+        {
             Ok(Requester::by_proof(proof))
         }
         Err(refusal) => {

@@ -8,7 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dockgate::internals::clock;
 use serde_json::{Value, json};
 
-use crate::harness::{Builder, EMPTY_INDEX, Gateway, IssuerKey, Reply, Request, Upstream};
+use crate::access_tokens::forged;
+use crate::harness::{Builder, EMPTY_INDEX, Gateway, IssuerKey, Reply, Request, Upstream, demo_registry};
 
 const MANIFEST: &str = "/v2/team/app/manifests/1.0";
 
@@ -146,6 +147,25 @@ async fn a_job_gets_an_access_token_that_ends_with_its_own() {
     // The provider is removed: so is what was got by it.
     gateway.reconfigure(&platform.provider(), "");
     gateway.ask(bearer(token)).await.is(401);
+}
+
+/// Uploads outlive the token by which they began, but not the provider of its holder.
+#[tokio::test]
+async fn uploads_of_a_removed_provider_do_not_go_on() {
+    let platform = Platform::start().await;
+    let (_registry, address) = demo_registry().await;
+    let gateway = platform.before("[auth.token]").upstream("up", "", address).start().await;
+    let ask = Request::get("/token?service=dockgate&scope=repository:team/app:pull,push");
+    let answer = gateway.ask(ask.login("github", &platform.token())).await.is(200).json();
+    let token = answer["token"].as_str().expect("a token").to_owned();
+    let dead = forged(&gateway, &token, |_, claims| claims["exp"] = json!(now() - 3600));
+    let with = |request: Request, token: &str| request.header("Authorization", format!("Bearer {token}"));
+    let begun = gateway.ask(with(Request::post("/v2/team/app/blobs/uploads/"), &token)).await.is(202);
+    let location = begun.header("location").expect("a location").to_owned();
+    let patched = gateway.ask(with(Request::patch(&location).body("x"), &dead)).await.is(202);
+    let location = patched.header("location").expect("a location").to_owned();
+    gateway.reconfigure(&platform.provider(), "");
+    gateway.ask(with(Request::patch(&location).body("y"), &dead)).await.is(401);
 }
 
 #[tokio::test]
