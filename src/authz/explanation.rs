@@ -1,5 +1,7 @@
 //! The explanation of a decision: the rule that made it, and what would have to be different.
 
+use std::fmt;
+
 use crate::authz::question::Question;
 use crate::authz::rule_list::Rule;
 use crate::authz::{Rules, Subject};
@@ -13,6 +15,36 @@ pub(crate) enum Wish {
     Do(Action),
     /// May a pull cause a first download?
     Fetch,
+}
+
+/// A decision in one sentence: `alice may not push team/app`. Operators and clients read the same. It has nothing that the
+/// client has not said itself: rules, and the names that only the configuration has, are the operator's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Verdict<'a> {
+    /// The name of the subject, as its reader knows it.
+    pub(crate) who: &'a str,
+    /// True if it is allowed.
+    pub(crate) allowed: bool,
+    /// The question.
+    pub(crate) wish: Wish,
+    /// The repository, as its reader names it; none for the catalog.
+    pub(crate) repository: Option<&'a RepositoryName>,
+}
+
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let action = match self.wish {
+            Wish::Do(Action::Catalog) => "list",
+            Wish::Do(action) => action.as_str(),
+            Wish::Fetch => "fetch",
+        };
+        let not = if self.allowed { "" } else { "not " };
+        write!(f, "{} may {not}{action} ", self.who)?;
+        match self.repository {
+            Some(name) => write!(f, "{name}"),
+            None => f.write_str("the catalog"),
+        }
+    }
 }
 
 /// A decision with its reasons.

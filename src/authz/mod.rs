@@ -18,7 +18,7 @@ use crate::config::{AccessRule, RepositoryPattern, UserPattern};
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
 
-pub(crate) use explanation::{Explanation, Obstacle, Wish};
+pub(crate) use explanation::{Explanation, Obstacle, Verdict, Wish};
 pub(crate) use limits::Limits;
 pub(crate) use region::Region;
 pub use subject::Subject;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::authz::{Explanation, Obstacle, Rules, Subject, Wish};
+use crate::authz::{Explanation, Obstacle, Rules, Subject, Verdict, Wish};
 use crate::config::{self, AccessRule, Config, ConfigErrors, Environment};
 use crate::gateway::{ImageResolver, Location};
 use crate::proto::identity::{Forwarded, Identity, ProvidedName, ROBOT, RobotName, UserName, UserNameError};
@@ -115,13 +115,13 @@ pub(crate) fn run(
         _ => None,
     };
     let repository = location.as_ref().map(|location| &location.canonical);
+    let wish = args.action.wish();
     let rules = Rules::new(config.access.clone(), true);
-    let explanation = rules.explain(&subject, repository, args.action.wish());
+    let explanation = rules.explain(&subject, repository, wish);
     let may_enter = location.as_ref().is_none_or(|location| location.admits(&subject.identity));
     let allowed = explanation.allowed && may_enter;
-    let place = repository.map_or_else(|| "the catalog".to_owned(), ToString::to_string);
-    let verdict = if allowed { "allowed" } else { "denied" };
-    writeln!(output, "{verdict}: {} {} {place}", subject.identity, args.action.phrase())?;
+    let verdict = Verdict { who: subject.identity.name(), allowed, wish, repository };
+    writeln!(output, "{}: {verdict}", if allowed { "allowed" } else { "denied" })?;
     if !may_enter {
         line(
             output,
@@ -134,16 +134,15 @@ pub(crate) fn run(
     if let Some(location) = &location {
         tell_upstream(output, location, &subject, args.action)?;
     }
-    if args.action == ActionArg::Push
-        && allowed
-        && !rules.explain(&subject, repository, Wish::Do(Action::Pull)).allowed
-    {
-        line(
-            output,
-            "note",
-            "without \"pull\" only HEAD is allowed there: helm and others read what they have pushed",
-        )?;
-    }
+    let pulls = || rules.explain(&subject, repository, Wish::Do(Action::Pull)).allowed && may_enter;
+    let note = match args.action {
+        ActionArg::Push if allowed && !pulls() => {
+            "without \"pull\" only HEAD is allowed there: helm and others read what they have pushed"
+        }
+        ActionArg::Fetch if !allowed && pulls() => "what is in the cache already may be pulled",
+        _ => return Ok(allowed),
+    };
+    line(output, "note", note)?;
     Ok(allowed)
 }
 
@@ -155,16 +154,6 @@ impl ActionArg {
             Self::Delete => Wish::Do(Action::Delete),
             Self::Catalog => Wish::Do(Action::Catalog),
             Self::Fetch => Wish::Fetch,
-        }
-    }
-
-    fn phrase(self) -> &'static str {
-        match self {
-            Self::Pull => "pulls",
-            Self::Push => "pushes to",
-            Self::Delete => "deletes from",
-            Self::Catalog => "lists",
-            Self::Fetch => "causes a first download of",
         }
     }
 

@@ -7,7 +7,7 @@ use crate::cache::UpstreamCache;
 use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
 use crate::gateway::route::{Addressing, ResolvedRepository};
-use crate::proto::Operation;
+use crate::proto::{Operation, RepositoryName};
 use crate::upstream::Upstream;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub(crate) struct AuthorizedRequest<'a> {
 pub(crate) struct AuthorizedRepository<'a> {
     pub(super) request: AuthorizedRequest<'a>,
     pub(super) repository: ResolvedRepository<'a>,
+    /// The repository's name in the client's target, below a prefix before `/v2/` or above `ns`.
+    pub(super) named: RepositoryName,
 }
 
 impl AuthorizedRepository<'_> {

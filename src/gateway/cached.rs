@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use crate::body::Body;
 use crate::cache::{CacheError, Requester, UpstreamCache};
 use crate::gateway::authorized::AuthorizedRepository;
+use crate::gateway::denial::fetch_denial;
 use crate::gateway::forward::set;
 use crate::gateway::respond::{Problem, code_for};
 use crate::gateway::rewrite;
@@ -53,13 +54,7 @@ impl AuthorizedRepository<'_> {
                 not_found,
                 "it is not in the cache, and the upstream is not asked (offline)",
             ),
-            CacheError::FetchForbidden => {
-                let (name, who) = (&self.repository.canonical, self.request.permit.identity());
-                Problem::Denied(format!(
-                    "requested access to the resource is denied: {who} may not fetch {name}, and has what is in the cache \
-                     already"
-                ))
-            }
+            CacheError::FetchForbidden => fetch_denial(self),
             CacheError::CircuitOpen => {
                 let cause = self.upstream_cache().and_then(|upstream_cache| upstream_cache.last_failure());
                 Problem::CircuitOpen { upstream: self.repository.route.name.clone(), cause }

@@ -10,6 +10,7 @@ mod challenge;
 mod client_locations;
 mod core;
 mod cors;
+mod denial;
 mod forward;
 mod forwarding;
 mod handle;

@@ -19,16 +19,16 @@ use crate::gateway::answer::{Answer, set_cache_status};
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
+use crate::gateway::denial::denial;
 use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
 use crate::gateway::login::Sender;
 use crate::gateway::record::{Logs, RequestRecord};
 use crate::gateway::respond::{Problem, Unauthorized, log_failure};
-use crate::gateway::route::{Addressing, ResolvedRepository, Route, RouteError};
+use crate::gateway::route::{Addressing, Route, RouteError};
 use crate::gateway::token::TokenEndpoint;
 use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, token, upload};
 use crate::net::Peer;
-use crate::proto::identity::Identity;
 use crate::proto::{Action, BearerError, Operation, RepositoryName, Scope, ScopeSet, Target, TargetError};
 use crate::telemetry::RequestId;
 use crate::watchdog::{Polled, noted};
@@ -269,7 +269,7 @@ impl IncomingRequest<'_> {
     fn canonical(&self, addressing: Addressing<'_>, name: &RepositoryName) -> RepositoryName {
         match self.core.routes.find(addressing, name, |_| false) {
             Ok(found) => found.canonical,
-            Err(_) => unrouted_name(addressing, name).unwrap_or_else(|| name.clone()),
+            Err(_) => addressing.full_name(name).unwrap_or_else(|| name.clone()),
         }
     }
 
@@ -281,7 +281,7 @@ impl IncomingRequest<'_> {
         subject: &Subject,
         operation: &Operation,
     ) -> Result<(), Denied> {
-        let Some(name) = operation.repository().and_then(|name| unrouted_name(addressing, name)) else {
+        let Some(name) = operation.repository().and_then(|name| addressing.full_name(name)) else {
             return Ok(());
         };
         let operation = operation.clone().with_repository(name);
@@ -340,43 +340,16 @@ impl IncomingRequest<'_> {
             Err(login::stranger(&canonical))
         };
         let permit = permit.map_err(|missing| {
-            let repository = Some(shown_name(addressing, name, &repository));
-            denied(Denied { repository, ..missing })
+            // The canonical name has the prefix of the upstream that a virtual host or `ns` means.
+            denied(Denied { repository: Some(addressing.shown_name(name)), ..missing })
         })?;
         let permit = permit.charged_to(Client::of(self.client));
         let locations = ClientLocations::new(addressing, Some((name, &repository)));
-        let operation = operation.clone().with_repository(repository.remote.clone());
+        let named = name.clone();
+        let operation = operation.with_repository(repository.remote.clone());
         let request = AuthorizedRequest { core, permit, operation, locations, addressing, headers };
-        Ok(Authorized::Repository(AuthorizedRepository { request, repository }))
+        Ok(Authorized::Repository(AuthorizedRepository { request, repository, named }))
     }
-}
-
-/// Returns the name by which rules would know a repository that no upstream has. It is made of the request alone.
-fn unrouted_name(addressing: Addressing<'_>, name: &RepositoryName) -> Option<RepositoryName> {
-    let full = full_name(addressing, name)?;
-    let below = |ns: &str| full.as_str().strip_prefix(ns).is_some_and(|rest| rest.starts_with('/'));
-    // Where `ns` is no path, the name alone is asked about.
-    let with_ns = addressing.ns.filter(|ns| !below(ns)).and_then(|ns| full.with_prefix(ns).ok());
-    Some(with_ns.unwrap_or(full))
-}
-
-/// Returns the name that a denial shows: the client's path, below `ns` if there is one. The canonical name has the prefix
-/// of the upstream that `ns` names, and `library/` where that is Docker Hub, which tells that there is one.
-fn shown_name(
-    addressing: Addressing<'_>,
-    name: &RepositoryName,
-    repository: &ResolvedRepository<'_>,
-) -> RepositoryName {
-    let prefix = repository.route.prefix();
-    let by_path = |full: &RepositoryName| {
-        addressing.ns.is_some() || prefix.is_empty() || full.strip_prefix(prefix).is_some()
-    };
-    let shown = unrouted_name(addressing, name).filter(by_path);
-    shown.unwrap_or_else(|| repository.canonical.clone())
-}
-
-fn full_name(addressing: Addressing<'_>, name: &RepositoryName) -> Option<RepositoryName> {
-    name.with_prefix(addressing.prefix.map_or("", RepositoryName::as_str)).ok()
 }
 
 async fn serve_registry(request: &AuthorizedRequest<'_>) -> Result<Answer, Problem> {
@@ -454,10 +427,4 @@ async fn handle(request: &AuthorizedRepository<'_>, body: &mut RequestBody) -> R
         }
         Operation::Version | Operation::Catalog { .. } => serve_registry(&request.request).await?,
     })
-}
-
-fn denial(identity: &Identity, denied: &Denied) -> Problem {
-    let action = denied.action.map_or("log in", |action| action.as_str());
-    let name = denied.repository.as_ref().map_or(String::new(), |name| format!(" {name}"));
-    Problem::Denied(format!("requested access to the resource is denied: {identity} may not {action}{name}"))
 }

@@ -45,6 +45,24 @@ pub(super) struct Addressing<'a> {
     pub(super) ns: Option<&'a str>,
 }
 
+impl Addressing<'_> {
+    /// Returns the name of a repository with what the request says besides: the prefix before `/v2/`, and `ns` where that
+    /// is no part of the path. It is made of the request alone: rules know a repository by it that no upstream has.
+    pub(super) fn full_name(&self, name: &RepositoryName) -> Option<RepositoryName> {
+        let full = name.with_prefix(self.prefix.map_or("", RepositoryName::as_str)).ok()?;
+        let below = |ns: &str| full.as_str().strip_prefix(ns).is_some_and(|rest| rest.starts_with('/'));
+        // Where `ns` is no path, the name alone is asked about.
+        let with_ns = self.ns.filter(|ns| !below(ns)).and_then(|ns| full.with_prefix(ns).ok());
+        Some(with_ns.unwrap_or(full))
+    }
+
+    /// Returns the name of a repository that a denial shows: as the client names it. The canonical name could have the
+    /// prefix of an upstream of which the client knows nothing, and `library/` where that is Docker Hub.
+    pub(super) fn shown_name(&self, name: &RepositoryName) -> RepositoryName {
+        self.full_name(name).unwrap_or_else(|| name.clone())
+    }
+}
+
 /// A repository that has been found.
 pub(super) struct ResolvedRepository<'a> {
     pub(super) route: &'a Route,

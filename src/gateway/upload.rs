@@ -124,7 +124,7 @@ fn is_refusal(problem: &Problem) -> bool {
 
 /// Returns the source's name at the upstream, if it is at the same one and the client may read it.
 fn mountable(request: &AuthorizedRepository<'_>, from: &RepositoryName) -> Option<RepositoryName> {
-    let AuthorizedRepository { request, repository } = request;
+    let AuthorizedRepository { request, repository, .. } = request;
     let sees =
         |route: &Route| login::may_see(request.core, request.permit.subject(), route, login::ANY_ACTION);
     let source = request.core.routes.find(request.addressing, from, sees).ok()?;
@@ -283,7 +283,7 @@ async fn send_own(
 
 /// Unseals a handle of this client, for this repository.
 fn unsealed(request: &AuthorizedRepository<'_>, session: &str) -> Result<Handle, Problem> {
-    let AuthorizedRepository { request: AuthorizedRequest { core, permit, .. }, repository } = request;
+    let AuthorizedRepository { request: AuthorizedRequest { core, permit, .. }, repository, .. } = request;
     let handle =
         Handle::open(&core.shared.sealer, session, permit.identity()).ok_or(Problem::UploadUnknown)?;
     let same = handle.u == *repository.route.name && handle.r == repository.canonical.as_str();

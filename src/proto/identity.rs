@@ -161,6 +161,16 @@ impl Identity {
         }
     }
 
+    /// Returns the name by which the client knows itself: not by which upstream knows it.
+    pub(crate) fn own_name(&self) -> &str {
+        match self {
+            Self::Forwarded(client) => client.shown_username(),
+            Self::Anonymous | Self::User(_) | Self::Robot(_) | Self::Workload(_) | Self::Certificate(_) => {
+                self.name()
+            }
+        }
+    }
+
     /// Returns the name as [`name`](Self::name) does, shared rather than copied.
     pub fn shared_name(&self) -> Arc<str> {
         static SHARED_ANONYMOUS: LazyLock<Arc<str>> = LazyLock::new(|| ANONYMOUS.into());

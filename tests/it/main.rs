@@ -16,6 +16,7 @@ mod certificates;
 mod client_certificates;
 mod clients;
 mod cors;
+mod denials;
 mod drain;
 mod forward;
 mod forwarded;

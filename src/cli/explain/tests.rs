@@ -22,6 +22,15 @@ actions = ["pull", "push"]
 users = ["bob", "carol"]
 repositories = ["docker.io/library/*"]
 actions = ["push"]
+[[access]]
+users = ["dave"]
+repositories = ["team/*"]
+actions = ["fetch"]
+effect = "deny"
+[[access]]
+users = ["dave"]
+repositories = ["team/*"]
+actions = ["pull", "catalog"]
 [[upstream]]
 name = "docker.io"
 url = "https://registry-1.docker.io"
@@ -60,7 +69,7 @@ fn an_allowance_names_rule_upstream_identity_and_scope() {
     assert!(allowed);
     assert_eq!(
         text,
-        "allowed: builder-7 pulls docker.io/library/alpine\n  \
+        "allowed: builder-7 may pull docker.io/library/alpine\n  \
          rule       d.toml:10 allows: group ci from 10.0.0.0/8: pull, push in docker.io/**, home/{user}/**\n  \
          upstream   docker.io (https://registry-1.docker.io), where it is library/alpine\n  \
          identity   the gateway's own credentials\n  \
@@ -100,6 +109,17 @@ fn a_group_that_a_provider_tells_counts() {
 }
 
 #[test]
+fn pull_without_fetch_is_noted() {
+    let (allowed, text) = explained("--user dave fetch team/app");
+    assert!(!allowed && text.starts_with("denied: dave may not fetch team/app\n"), "{text}");
+    assert!(text.contains("note       what is in the cache already may be pulled"), "{text}");
+    let (allowed, text) = explained("--user carol fetch team/app");
+    assert!(!allowed && !text.contains("note"), "{text}");
+    let (allowed, text) = explained("--user dave catalog");
+    assert!(allowed && text.starts_with("allowed: dave may list the catalog\n"), "{text}");
+}
+
+#[test]
 fn push_without_pull_is_noted() {
     let (allowed, text) = explained("--user carol push docker.io/library/alpine");
     assert!(allowed);
@@ -120,6 +140,9 @@ fn secrets_are_not_shown() {
 #[test]
 fn a_robot_is_explained_by_its_whole_name() {
     let (allowed, text) = explained("--user robot:bob push docker.io/library/alpine");
-    assert!(!allowed && text.starts_with("denied: robot:bob pushes to docker.io/library/alpine"), "{text}");
+    assert!(
+        !allowed && text.starts_with("denied: robot:bob may not push docker.io/library/alpine"),
+        "{text}"
+    );
     assert!(text.contains("would allow it to bob, carol"), "no rule denies it as bob: {text}");
 }
