@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use rustix::process::getuid;
 
 use crate::authn::{AccessTokens, KeyFileError, OpenError, rotate};
 use crate::authz::{Rules, Subject, Wish};
@@ -14,6 +15,7 @@ use crate::config::{Config, ConfigErrors, Environment, PatternError, RepositoryP
 use crate::proto::claims::ANY;
 use crate::proto::identity::{Identity, RobotName, UserNameError};
 use crate::proto::{Action, Grant, RepositoryName};
+use crate::telemetry::{self, AuditError, AuditKind, PrintedToken};
 
 /// Mint tokens for robots, and rotate the key of the token service
 #[derive(Args, Debug)]
@@ -27,7 +29,8 @@ pub(crate) struct TokenArgs {
 enum Command {
     /// Print a new token: a password, with any user name, for the access that is named and that the rules allow robot:NAME
     #[command(
-        after_help = "The id on standard error revokes it: write it to the file of auth.token.revoked.\n\n\
+        after_help = "The id on standard error revokes it: write it to the file of auth.token.revoked. Where log.audit is set, the \
+        token is printed only when it is in the audit log.\n\n\
         Examples:\n  dockgate token mint --user ci --access 'team/**:pull,push' --ttl 30d\n  \
         dockgate token mint --user backup --access '**:pull,catalog' --ttl 365d > robot.token\n  \
         docker login registry.example.com -u robot --password-stdin < robot.token"
@@ -96,6 +99,9 @@ pub(crate) enum TokenError {
     /// The machine gives no randomness.
     #[error("the system gave no random bytes")]
     Random,
+    /// The audit log can't be written. Then no token is printed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The output is closed.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
@@ -106,7 +112,7 @@ impl TokenError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::NoService | Self::Name(_) | Self::Access { .. } | Self::Ttl(_) => 2,
-            Self::Open(_) | Self::Rotate(_) | Self::Random | Self::Output(_) => 1,
+            Self::Open(_) | Self::Rotate(_) | Self::Random | Self::Audit(_) | Self::Output(_) => 1,
         }
     }
 }
@@ -145,10 +151,27 @@ fn mint(
     let config = Config::load(args.config.as_deref(), environment)?;
     let tokens = AccessTokens::open(config.auth.token.as_ref().ok_or(TokenError::NoService)?)?;
     let minted = tokens.mint(&robot, access.clone(), ttl).ok_or(TokenError::Random)?;
-    writeln!(output, "{}", minted.token.expose())?;
     let until = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default() + ttl;
     let until = i64::try_from(until.as_secs()).ok().and_then(|second| Timestamp::from_second(second).ok());
     let until = until.map_or_else(String::new, |until| until.to_string());
+    if let Some(path) = &config.log.audit {
+        let scope = access.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let event = PrintedToken {
+            event: AuditKind::TokenMinted,
+            user: robot.as_str(),
+            token: &minted.id,
+            scope: &scope,
+            expires: &until,
+            uid: getuid().as_raw(),
+        };
+        if !telemetry::append_to_audit_log(path, &event)? {
+            writeln!(
+                messages,
+                "log.audit is no file: only the gateway can write there, and this token is not in it"
+            )?;
+        }
+    }
+    writeln!(output, "{}", minted.token.expose())?;
     writeln!(messages, "{}, id {}, until {until}", robot.as_str(), minted.id)?;
     let subject = Subject::from(Identity::Robot(robot));
     let rules = Rules::new(config.access, true);
@@ -251,6 +274,25 @@ mod tests {
         assert!(token.starts_with("dgr_") && token.matches('.').count() == 2, "{token}");
         assert!(messages.starts_with("robot:ci, id ") && messages.contains(", until 2"), "{messages}");
         assert_eq!(messages.lines().count(), 1, "the default rule allows it all");
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_audited_is_not_printed() {
+        let unwritable = format!("{SERVICE}[log]\naudit = 'dockgate.toml/audit.log'\n");
+        let (result, output, messages) =
+            minted(&unwritable, &["--user", "ci", "--access", "a:pull", "--ttl", "1h"]);
+        let error = result.unwrap_err();
+        assert!(
+            error.to_string().starts_with("log.audit: cannot write to ") && error.exit_code() == 1,
+            "{error}"
+        );
+        assert_eq!((output.as_str(), messages.as_str()), ("", ""));
+
+        let stream = format!("{SERVICE}[log]\naudit = '/dev/null'\n");
+        let (result, output, messages) =
+            minted(&stream, &["--user", "ci", "--access", "a:pull", "--ttl", "1h"]);
+        result.unwrap();
+        assert!(output.starts_with("dgr_") && messages.starts_with("log.audit is no file"), "{messages}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The claims of the gateway's own tokens (token auth, jwt.md).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::proto::operation::Action;
@@ -107,6 +109,13 @@ impl Grant {
 
     fn has(&self, action: &str) -> bool {
         self.actions.iter().any(|own| own == action)
+    }
+}
+
+/// Writes the grant as the scope that asks for it.
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.kind, self.name, self.actions.join(","))
     }
 }
 

@@ -3,16 +3,18 @@
 //! Lines are written by a thread of their own. A request never waits for the disk: where the lines that wait are too many,
 //! further ones are dropped, and a line says how many were.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::mem;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::process::geteuid;
 use serde::Serialize;
 
 use crate::clock;
@@ -70,7 +72,7 @@ pub(crate) enum AuditKind {
     Delete,
     /// A manifest that was sent to a client.
     Pull,
-    /// An access token that was issued.
+    /// An access token that was issued, or a robot's token that was printed.
     TokenMinted,
 }
 
@@ -121,6 +123,23 @@ pub(crate) struct AuditEvent<'a> {
     pub(crate) reason: Option<&'a str>,
     /// The status of the answer.
     pub(crate) status: u16,
+}
+
+/// A robot's token that a command has printed. No request and no client is behind it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PrintedToken<'a> {
+    /// The kind.
+    pub(crate) event: AuditKind,
+    /// The robot.
+    pub(crate) user: &'a str,
+    /// The id of the token.
+    pub(crate) token: &'a str,
+    /// The grants of the token.
+    pub(crate) scope: &'a str,
+    /// When it dies, in RFC 3339.
+    pub(crate) expires: &'a str,
+    /// The system's user who has run the command.
+    pub(crate) uid: u32,
 }
 
 /// A line: the time, and an event.
@@ -276,6 +295,56 @@ impl Writer {
     }
 }
 
+/// Appends an event of a command to the log at `path`, where a gateway may be writing at the same time: one write to a file
+/// that is open for appending lands whole behind all others. Returns false if `path` is no file, but a pipe or the output of
+/// the process that opens it: only the gateway's own process can write to that log.
+///
+/// # Errors
+/// [`AuditError`] if the event can't be written.
+pub(crate) fn append_to_audit_log(path: &Path, event: &PrintedToken<'_>) -> Result<bool, AuditError> {
+    let failed = |source| AuditError { path: path.to_owned(), source };
+    if !is_for_all(path).map_err(failed)? {
+        return Ok(false);
+    }
+    let line = rendered(event).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+    open_beside(path).and_then(|mut file| file.write_all(&line)).map_err(failed)?;
+    Ok(true)
+}
+
+/// Returns true if a log is a file that every process finds at its path, or is not there yet.
+fn is_for_all(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.is_file() && !is_own_output(&found)?),
+        Err(_) => Ok(true),
+    }
+}
+
+/// Returns true if a file is this process's standard output or error, as `/dev/stdout` is.
+fn is_own_output(found: &Metadata) -> io::Result<bool> {
+    let same = |own: BorrowedFd<'_>| {
+        let own = File::from(own.try_clone_to_owned()?).metadata()?;
+        Ok::<_, io::Error>((own.dev(), own.ino()) == (found.dev(), found.ino()))
+    };
+    Ok(same(io::stdout().as_fd())? || same(io::stderr().as_fd())?)
+}
+
+/// Opens the log beside the gateway. Where root makes the file, it belongs to the owner of its folder: the gateway, which is
+/// another user, must be able to open it.
+fn open_beside(path: &Path) -> io::Result<File> {
+    let made = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path);
+    let file = match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return open(path),
+        made => made?,
+    };
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if geteuid().is_root() {
+        let owner = fs::metadata(folder)?;
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(file)
+}
+
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
@@ -290,7 +359,6 @@ fn rendered(event: &impl Serialize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -394,6 +462,63 @@ mod tests {
             error.starts_with("log.audit: cannot write to ") && error.contains("none/audit.log"),
             "{error}"
         );
+    }
+
+    fn printed(id: &str) -> PrintedToken<'_> {
+        let (scope, expires) = ("repository:a:pull", "2030-01-01T00:00:00Z");
+        PrintedToken { event: AuditKind::TokenMinted, user: "robot:ci", token: id, scope, expires, uid: 7 }
+    }
+
+    #[test]
+    fn a_command_appends_beside_the_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        assert!(append_to_audit_log(&path, &printed("first")).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let log = AuditLog::open(&path, false).unwrap();
+        let name = "n".repeat(1000);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..100).for_each(|_| assert!(append_to_audit_log(&path, &printed(&name)).unwrap()))
+            });
+            for _ in 0..100 {
+                log.write(&event(&name));
+                log.flush(LIMIT);
+            }
+        });
+        // Each line parses: none is inside another.
+        let lines = lines(&path);
+        assert_eq!((lines.len(), &lines[0]["token"]), (201, &"first".into()));
+        assert_eq!(lines.iter().filter(|line| line["event"] == "token_minted").count(), 101);
+    }
+
+    #[test]
+    fn a_command_makes_the_file_for_the_folders_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(65532), Some(65533)).unwrap();
+        }
+        let path = dir.path().join("audit.log");
+        assert!(append_to_audit_log(&path, &printed("x")).unwrap());
+        let (made, folder) = (fs::metadata(&path).unwrap(), fs::metadata(dir.path()).unwrap());
+        assert_eq!(made.uid(), folder.uid());
+        assert!(!geteuid().is_root() || made.gid() == 65533);
+    }
+
+    #[test]
+    fn a_log_that_is_no_file_is_the_gateways_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        // Opening it would wait for a reader.
+        assert!(!append_to_audit_log(&pipe, &printed("x")).unwrap());
+        assert!(!append_to_audit_log(Path::new("/dev/null"), &printed("x")).unwrap());
+        assert!(
+            !append_to_audit_log(Path::new("/dev/stdout"), &printed("x")).unwrap(),
+            "whatever that is here"
+        );
+        assert!(append_to_audit_log(&dir.path().join("none/audit.log"), &printed("x")).is_err());
     }
 
     #[test]

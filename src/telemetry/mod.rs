@@ -8,6 +8,6 @@ mod sink;
 mod time;
 
 pub(crate) use access::{AccessLog, AccessRecord, Subject, shortened};
-pub(crate) use audit::{AuditError, AuditEvent, AuditKind, AuditLog};
+pub(crate) use audit::{AuditError, AuditEvent, AuditKind, AuditLog, PrintedToken, append_to_audit_log};
 pub(crate) use log::{flush, start};
 pub(crate) use request_id::RequestId;

@@ -150,3 +150,55 @@ async fn tokens_are_audited_by_their_id_and_scope() {
         assert!(!text(&gateway).contains(secret), "{secret} was written");
     }
 }
+
+#[tokio::test]
+async fn a_robots_token_is_audited_beside_the_gateway() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().auth("challenge = \"bearer\"").user("alice", "t0psecret").audit(false);
+    let gateway = builder.upstream("up", "", upstream.address).start().await;
+    let fail = || gateway.ask(Request::get("/v2/").login("alice", "wr0ng"));
+    let mint = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dockgate"));
+        command.args([
+            "token",
+            "mint",
+            "--user",
+            "ci",
+            "--access",
+            "team/**:pull,push",
+            "--access",
+            "a:catalog",
+        ]);
+        command.args(["--ttl", "1h", "--config"]).arg(gateway.path("dockgate.toml"));
+        let output = command.env_clear().output().expect("a process");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.success(), "{said}");
+        (String::from_utf8(output.stdout).expect("text").trim_end().to_owned(), said)
+    };
+    fail().await.is(401);
+    events(&gateway, 1).await;
+    let (robot, said) = mint();
+    fail().await.is(401);
+    let lines = events(&gateway, 3).await;
+    let kinds: Vec<_> = lines.iter().map(|event| field(event, "event")).collect();
+    assert_eq!(kinds, ["login_failed", "token_minted", "login_failed"]);
+    let event = &lines[1];
+    assert_eq!(
+        (field(event, "user"), field(event, "scope")),
+        ("robot:ci", "repository:team/**:pull,push registry:catalog:*")
+    );
+    assert!(
+        said.contains(&format!("id {}, until {}", field(event, "token"), field(event, "expires"))),
+        "{said}"
+    );
+    assert!(event["uid"].is_u64() && event["timestamp"].is_string(), "{event}");
+    let signature = robot.rsplit('.').next().expect("a signature");
+    assert!(!text(&gateway).contains(signature), "the token was written");
+    // While the file is away to be rotated, the next one is made, and the gateway goes on in it.
+    std::fs::rename(gateway.path("audit.log"), gateway.path("audit.log.1")).unwrap();
+    mint();
+    gateway.app.reload();
+    fail().await.is(401);
+    let lines = events(&gateway, 2).await;
+    assert_eq!((field(&lines[0], "event"), field(&lines[1], "event")), ("token_minted", "login_failed"));
+}
