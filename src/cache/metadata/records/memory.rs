@@ -274,9 +274,17 @@ impl Default for Locks {
 impl Locks {
     /// Locks one record, and some others that happen to share its lock.
     pub(crate) fn one(&self, what: impl Hash) -> MutexGuard<'_, ()> {
+        self.lock_of(what).lock()
+    }
+
+    /// Locks one record likewise; none if another thread keeps the lock for long: it waits for the disk.
+    pub(crate) fn one_soon(&self, what: impl Hash) -> Option<MutexGuard<'_, ()>> {
+        self.lock_of(what).try_lock_for(PATIENCE)
+    }
+
+    fn lock_of(&self, what: impl Hash) -> &Mutex<()> {
         let hash = self.hasher.hash_one(what);
-        let index = usize::try_from(hash % LOCKS as u64).unwrap_or_default();
-        self.locks[index].lock()
+        &self.locks[usize::try_from(hash % LOCKS as u64).unwrap_or_default()]
     }
 
     /// Waits for each lock in turn, and keeps none.
@@ -294,3 +302,6 @@ const ENTRIES: u64 = 64 * 1024;
 const LOOKED: Duration = Duration::from_secs(60);
 
 const LOCKS: usize = 64;
+
+/// A disk that works writes a record within this time.
+const PATIENCE: Duration = Duration::from_millis(100);

@@ -411,13 +411,19 @@ impl Ledger {
             disk_pool::note_missed();
             return kept.and_then(|kept| kept.value);
         }
-        let _alone = self.shared.locks.one(look);
+        let alone = self.shared.locks.one_soon(look);
         // Another thread may have read it meanwhile.
         if let Some(kept) = memory.get(look).filter(Kept::is_fresh) {
             return kept.value;
         }
         match self.directory.read(look.repository, look.place, look.name) {
-            Ok(bytes) => self.take(memory, look, bytes.as_deref(), parse),
+            Ok(bytes) if alone.is_some() => self.take(memory, look, bytes.as_deref(), parse),
+            // A record with the same lock waits to be written, to a disk that may still be read. What another thread does
+            // to this one meanwhile is not seen, so it is not put into memory.
+            Ok(bytes) => match memory.get(look).filter(Kept::is_fresh) {
+                Some(kept) => kept.value,
+                None => bytes.as_deref().and_then(parse),
+            },
             // A failed read does not mean that the record is gone.
             Err(_) => memory.get(look).and_then(|kept| kept.value),
         }

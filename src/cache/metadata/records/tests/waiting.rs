@@ -55,6 +55,29 @@ fn changes_count_before_the_disk_has_them() {
 }
 
 #[test]
+fn records_are_read_while_others_wait_for_the_disk() {
+    let directory = TempDir::new().unwrap();
+    let (writer, alpine) = (open(&directory), repository("alpine"));
+    // So many that each lock has some.
+    for number in 0..=u8::MAX {
+        writer.hold(&alpine, Kind::Blob, &digest(number), &held(1));
+    }
+    let reader = open(&directory);
+    let fault = frozen(&directory);
+    on_worker(|| reader.hold(&repository("other"), Kind::Blob, &digest(1), &held(2)));
+    while fault.met() == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let begun = clock::now();
+    for number in 0..=u8::MAX {
+        assert_eq!(reader.held(&alpine, Kind::Blob, &digest(number)), Some(held(1)), "{number}");
+    }
+    assert!(clock::now() - begun < PATIENCE);
+    drop(fault);
+    assert!(reader.shared.disk.flush(PATIENCE));
+}
+
+#[test]
 fn the_newest_of_many_changes_is_what_stays() {
     let directory = TempDir::new().unwrap();
     let (ledger, alpine) = (open(&directory), repository("alpine"));
