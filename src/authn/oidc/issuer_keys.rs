@@ -48,6 +48,8 @@ struct State {
     fetched: Option<Instant>,
     /// When they were asked for last.
     asked: Option<Instant>,
+    /// True while the issuer is being asked for them.
+    is_asking: bool,
     /// Why they did not come.
     failure: Option<Arc<str>>,
 }
@@ -68,7 +70,7 @@ impl IssuerKeyring {
         algorithm: &str,
     ) -> Result<Candidates, Arc<str>> {
         let found = self.shared.find(kid, algorithm);
-        if (found.keys.is_empty() || self.shared.is_forgotten()) && self.shared.may_ask() {
+        if (found.keys.is_empty() || self.shared.is_forgotten()) && self.shared.may_wait() {
             self.refetch().await;
         } else {
             self.renew_if_old();
@@ -120,6 +122,11 @@ impl Shared {
         asked.is_none_or(|asked| clock::now().duration_since(asked) >= limits::OIDC_REFETCH_PAUSE)
     }
 
+    /// Returns true if they may be asked for, or are on their way.
+    fn may_wait(&self) -> bool {
+        self.state.lock().is_asking || self.may_ask()
+    }
+
     /// Returns true if they may be others by now, whatever their ids.
     fn is_forgotten(&self) -> bool {
         self.state.lock().fetched.is_none()
@@ -144,12 +151,16 @@ impl Shared {
         if !self.may_ask() {
             return;
         }
-        self.state.lock().asked = Some(clock::now());
+        {
+            let mut state = self.state.lock();
+            (state.asked, state.is_asking) = (Some(clock::now()), true);
+        }
         let answer = tokio::time::timeout(limits::OIDC_FETCH_DEADLINE, self.fetch.fetch()).await;
         let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let keys = answer
             .and_then(|text| PublicKey::parse_set(&text).map_err(|error| format!("its key set {error}")));
         let mut state = self.state.lock();
+        state.is_asking = false;
         match keys {
             Ok(keys) => {
                 state.generation += u64::from(*state.keys != *keys);
