@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use serde::Serialize;
 
@@ -307,7 +308,7 @@ pub(crate) fn append_to_audit_log(path: &Path, event: &PrintedToken<'_>) -> Resu
         return Ok(false);
     }
     let line = rendered(event).ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
-    open_beside(path).and_then(|mut file| file.write_all(&line)).map_err(failed)?;
+    open_beside(path, geteuid().is_root()).and_then(|mut file| file.write_all(&line)).map_err(failed)?;
     Ok(true)
 }
 
@@ -329,16 +330,19 @@ fn is_own_output(found: &Metadata) -> io::Result<bool> {
 }
 
 /// Opens the log beside the gateway. Where root makes the file, it belongs to the owner of its folder: the gateway, which is
-/// another user, must be able to open it.
-fn open_beside(path: &Path) -> io::Result<File> {
+/// another user, must be able to open it. Root follows no link there: that user could have it write to any file.
+fn open_beside(path: &Path, by_root: bool) -> io::Result<File> {
     let made = OpenOptions::new().append(true).create_new(true).mode(0o600).open(path);
     let file = match made {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return open(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let links = if by_root { OFlags::NOFOLLOW } else { OFlags::empty() };
+            return OpenOptions::new().append(true).custom_flags(links.bits().cast_signed()).open(path);
+        }
         made => made?,
     };
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    if geteuid().is_root() {
+    if by_root {
         let owner = fs::metadata(folder)?;
         fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
@@ -503,6 +507,18 @@ mod tests {
         let (made, folder) = (fs::metadata(&path).unwrap(), fs::metadata(dir.path()).unwrap());
         assert_eq!(made.uid(), folder.uid());
         assert!(!geteuid().is_root() || made.gid() == 65533);
+    }
+
+    #[test]
+    fn root_writes_to_no_file_that_a_link_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("audit.log"), dir.path().join("other"));
+        fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(open_beside(&path, true).is_err());
+        assert!(open_beside(&path, false).is_ok(), "a user may have the log elsewhere");
+        fs::remove_file(&other).unwrap();
+        assert!(open_beside(&path, true).is_err() && !other.exists());
     }
 
     #[test]
