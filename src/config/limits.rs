@@ -225,7 +225,7 @@ pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The idle time up to which a kept connection serves for a body, where the upstream knows nothing of `100 Continue`. The
 /// shortest keep-alive in use is 2 s (gunicorn).
 pub(crate) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Unused connections kept for one upstream.
+/// Unused connections that each worker keeps to one upstream.
 pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 64;
 /// Requests that share one HTTP/2 connection to an upstream, at most; a server may want fewer.
 pub(crate) const UPSTREAM_H2_STREAMS: u32 = 200;
