@@ -292,7 +292,7 @@ impl Budget {
     }
 }
 
-/// What is left of a tapering budget when a client has taken a part, in such parts.
+/// The parts that a client leaves of a tapering budget for each part that it takes.
 const PARTS_LEFT: u64 = 3;
 
 impl Lease {

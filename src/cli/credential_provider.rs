@@ -96,7 +96,7 @@ pub(crate) enum CredentialProviderError {
     Output(io::Error),
 }
 
-/// What counts of a `CredentialProviderRequest`. Later versions of the kubelet may send more.
+/// The members of a `CredentialProviderRequest` that the answer depends on. Later versions of the kubelet may send more.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Request {

@@ -343,7 +343,7 @@ fn fits(parts: &[Component], name: &Components<'_>, places: Range<usize>, user: 
     let (mut at, mut place, mut latest) = (0, places.start, None);
     loop {
         match parts.get(at) {
-            // It takes all that is left.
+            // The last run takes all components that are left.
             Some(Component::Run) if at + 1 == parts.len() => return true,
             Some(Component::Run) => {
                 at += 1;

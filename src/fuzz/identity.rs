@@ -1,4 +1,4 @@
-//! What others say of a client: the keys of an issuer, scopes, a client's certificate.
+//! Checks of what other parties send about a client: an issuer's keys, scopes, a client's certificate.
 
 use std::time::{Duration, UNIX_EPOCH};
 

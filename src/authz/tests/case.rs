@@ -57,7 +57,7 @@ pub(super) enum Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Yes,
-    /// What is cached already may be read.
+    /// Cached content may be read, and nothing fetched.
     Held,
     No,
     /// The rules allow it, the token does not.

@@ -64,7 +64,7 @@ pub(super) fn first(rules: &WrittenRules, subject: &WrittenSubject, action: &str
 fn is_who(rules: &WrittenRules, rule: &WrittenRule, subject: &WrittenSubject) -> bool {
     let mut is = false;
     for user in &rule.users {
-        // What anonymous clients are allowed, all are.
+        // A rule that allows anonymous clients allows every client.
         is |= user == "anonymous" && (rule.allows || subject.name == "anonymous");
         is |= is_user(user, &subject.name);
     }
@@ -116,7 +116,7 @@ fn is_what(rule: &WrittenRule, action: &str) -> bool {
 
 fn is_where(rule: &WrittenRule, subject: &WrittenSubject, action: &str, repository: &str) -> bool {
     if action == "catalog" {
-        // It is one list: what is denied of some repositories is not denied of the list.
+        // The catalog is one list: to deny some repositories does not deny the list.
         return rule.allows || rule.repositories.iter().any(|pattern| pattern == "**");
     }
     rule.repositories.iter().any(|pattern| is_repository(pattern, repository, &subject.name))
