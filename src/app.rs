@@ -11,13 +11,16 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use crate::admin::{AdminListener, AdminState};
+use crate::acme::{AcmeStatus, Renewal};
+use crate::admin::{AdminListener, AdminState, Observed, ObservedFleet, configuration};
 use crate::authn::htpasswd::LoadError;
 use crate::authn::{AccessTokens, Authenticator, HtpasswdFile, OpenError, Reload, Reread, Workloads};
 use crate::authz::Rules;
 use crate::body::Body;
+use crate::bucket::{self, BucketStore, SWEEPER};
 use crate::budget::plan::Plan;
-use crate::cache::{Cache, UpstreamCache};
+use crate::cache::maintenance::{self, Selection};
+use crate::cache::{Cache, Fleet, RemoteStore, UpstreamCache};
 use crate::config;
 use crate::config::{Address, Config, CredentialSource, Environment, limits};
 use crate::file_stamp::Stamp;
@@ -25,11 +28,16 @@ use crate::gateway::{Core, Gateway, KnownHosts, Logs, SealError, Settings, Share
 use crate::issuer;
 use crate::net::Peer;
 use crate::origin::attach;
+use crate::peers::identity::Identity;
+use crate::peers::{Caches, Membership, PeerAnswers, PeerFleet};
 use crate::proto::authority::scheme_port;
 use crate::proto::htpasswd::Warning;
 use crate::proto::{Authority, ErrorBody, ErrorCode, Secret};
-use crate::server::{CertificateError, Certificates, Handler, ListenError, Listener, Server, Service};
-use crate::telemetry::{AccessLog, AuditError, AuditLog};
+use crate::server::{
+    Audience, CertificateError, Certificates, FromReplica, Handler, ListenError, Listener, PassedSockets,
+    Server, Service, pinned,
+};
+use crate::telemetry::{AccessLog, AuditError, AuditLog, Traffic};
 use crate::upstream::{GatewayNames, TlsSettingsError, Upstream};
 
 /// A gateway that can't start.
@@ -41,6 +49,12 @@ pub enum StartError {
     /// The admin listener's address is taken.
     #[error("admin.address: {0}")]
     Admin(#[source] ListenError),
+    /// The address for other replicas is taken.
+    #[error("peers.address: {0}")]
+    Peers(#[source] ListenError),
+    /// The key of the replicas can't be made.
+    #[error("peers: {0}")]
+    PeerKey(#[from] rustls::Error),
     /// A certificate or key can't be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -53,6 +67,9 @@ pub enum StartError {
     /// The token service's files can't be used.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The object store's settings can't be used.
+    #[error("cache.store: {0}")]
+    Store(String),
     /// An upstream's TLS settings can't be used.
     #[error("upstream \"{name}\": {source}")]
     Upstream {
@@ -95,6 +112,13 @@ pub struct App {
     operators: Option<Arc<Authenticator>>,
     audit_log: Option<AuditLog>,
     workers: usize,
+    /// None if no ACME server issues the certificate.
+    renewal: Option<Renewal>,
+    /// The other replicas; None: it is alone.
+    fleet: Option<Arc<PeerFleet>>,
+    peer_answers: Option<PeerAnswers>,
+    /// The object store behind the cache; None: there is none.
+    bucket: Option<Arc<BucketStore>>,
 }
 
 /// The source of a configuration, to read it again.
@@ -106,9 +130,23 @@ pub struct Origin {
     pub environment: Environment,
 }
 
-impl Handler for Gateway {
+/// The answers to clients, and to the other replicas.
+#[derive(Clone)]
+struct Answers {
+    gateway: Gateway,
+    /// None without other replicas.
+    peers: Option<PeerAnswers>,
+}
+
+impl Handler for Answers {
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        self.clone().handle(request, peer).await
+        match &self.peers {
+            // Only their own listener marks a request so, behind a handshake that lets no other in.
+            Some(peers) if request.extensions().get::<FromReplica>().is_some() => {
+                Box::pin(peers.answer(request)).await
+            }
+            _ => self.gateway.clone().handle(request, peer).await,
+        }
     }
 }
 
@@ -122,6 +160,27 @@ impl App {
         origin: Option<Origin>,
         access_log: Option<AccessLog>,
     ) -> Result<Self, StartError> {
+        Self::start_on(PassedSockets::default(), config, origin, access_log).await
+    }
+
+    /// Starts a gateway on the sockets that the service manager has passed, as far as there are any. To be called once.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start), and a passed socket that is none of the configuration's.
+    pub async fn start_as_service(
+        config: Config,
+        origin: Option<Origin>,
+        access_log: Option<AccessLog>,
+    ) -> Result<Self, StartError> {
+        Self::start_on(PassedSockets::take()?, config, origin, access_log).await
+    }
+
+    async fn start_on(
+        mut sockets: PassedSockets,
+        config: Config,
+        origin: Option<Origin>,
+        access_log: Option<AccessLog>,
+    ) -> Result<Self, StartError> {
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let certificates = config.server.tls.as_ref().map(Certificates::open).transpose()?.map(Arc::new);
         let authenticator = Authenticator::new(open_htpasswd(&config)?)?.forwarding(forwards(&config));
@@ -131,33 +190,74 @@ impl App {
         let secret = config.server.secret.clone();
         let secret = secret.or_else(|| tokens.as_ref().and_then(|tokens| tokens.derived_secret()));
         let shared = SharedState::new(secret.as_ref(), Plan::held_bytes(&config.server).budget())?;
-        let cache = config.cache.as_ref().map(Cache::open);
+        let peers = config.peers.as_ref().map(|peers| PeerListener::open(peers, &mut sockets, workers));
+        let peers = peers.transpose()?;
+        let bucket = config.store.as_ref().map(|store| BucketStore::new(store, workers));
+        let bucket = bucket.transpose().map_err(|error| StartError::Store(error.to_string()))?;
+        let cache = open_cache(&config, peers.as_ref().map(|peers| &peers.fleet), bucket.as_ref());
         let upstream_caches = attach(upstream_caches(&config, &[], cache.as_ref()), &upstreams);
         let workloads = Arc::new(issuer::workloads(&config.auth.oidc)?);
         let logins = Logins { authenticator, tokens, workloads };
         let settings = settings(&config, logins, upstreams, upstream_caches, certificates.as_deref());
         let core = Arc::new(ArcSwap::from_pointee(Core::new(settings, shared)));
         tokio::spawn(maintain(Arc::downgrade(&core)));
+        if let Some(bucket) = &bucket {
+            tokio::spawn(follow_removals(Arc::downgrade(&core), bucket.clone()));
+        }
 
-        let listeners: Vec<_> =
-            config.server.addresses.iter().map(Listener::bind).collect::<Result<_, _>>()?;
+        let listeners: Vec<_> = config
+            .server
+            .addresses
+            .iter()
+            .map(|address| sockets.listen(address))
+            .collect::<Result<_, _>>()?;
+        let admin_socket = config.admin.as_ref().map(|admin| sockets.listen(&admin.address)).transpose();
+        let admin_socket = admin_socket.map_err(StartError::Admin)?;
+        sockets.finish()?;
         let addresses: Vec<_> = listeners.iter().filter_map(Listener::local_address).collect();
         tell_names(&config, &core.load().settings, &addresses);
         let audit_log = open_audit_log(&config)?;
-        let gateway = Gateway::new(core.clone(), Logs { access: access_log, audit: audit_log.clone() });
+        let traffic = Arc::new(Traffic::new(workers));
+        let logs = Logs { access: access_log, audit: audit_log.clone(), traffic: traffic.clone() };
+        let gateway = Gateway::new(core.clone(), logs);
         let connections = Plan::connections(&config.server).budget();
-        let server = Server::new(workers, connections.clone(), gateway)?;
-        let state = Arc::new(AdminState::new(core.clone(), connections, server.beats().cloned()));
-        let operators = operators(&config)?;
-        let admin_listener = config.admin.as_ref();
-        let admin_listener = admin_listener
-            .map(|admin| AdminListener::start(&admin.address, operators.clone(), state.clone()))
-            .transpose();
-        let admin_listener = admin_listener.map_err(StartError::Admin)?;
+        let peer_answers =
+            peers.as_ref().map(|peers| PeerAnswers::new(caches_of(&core), peers.fleet.membership().clone()));
+        let answers = Answers { gateway, peers: peer_answers.clone() };
+        let peer_connections = Plan::peer_connections().budget();
+        let observed_fleet = peers.as_ref().zip(peer_answers.clone()).map(|(peers, answers)| ObservedFleet {
+            membership: peers.fleet.membership().clone(),
+            answers,
+            connections: peer_connections.clone(),
+        });
+        let server = Server::new(workers, connections.clone(), answers)?;
         let service = service(&config, certificates.as_deref());
+        let acme = acme_status(&config);
+        let state = Arc::new(AdminState::new(Observed {
+            core: core.clone(),
+            connections,
+            connection_counters: service.counters.clone(),
+            beats: server.beats().cloned(),
+            traffic,
+            certificates: certificates.clone(),
+            acme: acme.clone(),
+            fleet: observed_fleet,
+            store: bucket.clone().map(|bucket| bucket as Arc<dyn RemoteStore>),
+        }));
+        state.set_configuration(configuration::lines(&config));
+        let operators = operators(&config)?;
+        let admin_listener =
+            admin_socket.map(|socket| AdminListener::start(socket, operators.clone(), state.clone()));
+        let fleet = peers.as_ref().map(|peers| peers.fleet.clone());
+        if let Some(PeerListener { socket, fleet, service }) = peers {
+            fleet.membership().clone().begin().await;
+            server.accept_apart(socket, service, peer_connections);
+        }
         for listener in listeners {
             server.accept(listener, service.clone());
         }
+        // Only now: the ACME server connects to the listeners.
+        let renewal = acme.and_then(|status| renewal(&config, certificates.as_ref(), status));
         let (config, cache) = (Mutex::new(config), Mutex::new(cache));
         Ok(Self {
             config,
@@ -172,6 +272,10 @@ impl App {
             operators,
             audit_log,
             workers,
+            renewal,
+            fleet,
+            peer_answers,
+            bucket,
         })
     }
 
@@ -183,6 +287,11 @@ impl App {
     /// Returns the address of the admin listener, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_listener.as_ref().and_then(AdminListener::address)
+    }
+
+    /// Returns true while a worker has been stuck for so long that only a restart helps.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.state.stall().is_some()
     }
 
     /// Checks all files every two seconds and reloads those that have changed. Never ends.
@@ -219,6 +328,9 @@ impl App {
             audit_log.reopen();
         }
         self.reload_certificates();
+        if let Some(renewal) = &self.renewal {
+            renewal.retry();
+        }
         self.note_htpasswd("htpasswd", self.core.load().settings.authenticator.reload());
         if let Some(tokens) = &self.core.load().settings.tokens {
             self.note_tokens(tokens.reload(true));
@@ -232,6 +344,9 @@ impl App {
     /// Stops accepting and waits for requests under way, up to `drain_timeout`. Returns true if all have ended.
     pub async fn drain(&self) -> bool {
         self.state.drain();
+        if let Some(peers) = &self.peer_answers {
+            peers.drain();
+        }
         let limit = self.config().server.drain_timeout;
         let drained = self.server.drain(limit).await;
         let cache = self.cache.lock().clone();
@@ -264,7 +379,8 @@ impl App {
                 tracing::info!("certificates reloaded");
                 self.state.note("certificates", None);
                 self.replace_core(|settings| {
-                    settings.hosts = known_hosts(&self.config(), Some(certificates))
+                    settings.hosts = known_hosts(&self.config(), Some(certificates));
+                    settings.client_authorities = certificates.client_authorities();
                 });
                 tell_names(&self.config(), &self.core.load().settings, &self.addresses);
             }
@@ -362,6 +478,7 @@ impl App {
             shared.forget_logins();
         }
         self.core.store(Arc::new(Core::new(settings, shared)));
+        self.state.set_configuration(configuration::lines(&config));
         *self.config() = config;
         Ok(())
     }
@@ -370,7 +487,7 @@ impl App {
     fn cache(&self, config: &Config) -> Option<Arc<Cache>> {
         let mut cache = self.cache.lock();
         if cache.is_none() {
-            *cache = config.cache.as_ref().map(Cache::open);
+            *cache = open_cache(config, self.fleet.as_ref(), self.bucket.as_ref());
         }
         cache.clone()
     }
@@ -383,6 +500,19 @@ impl App {
     }
 }
 
+/// Returns the state of a certificate that an ACME server is to issue.
+fn acme_status(config: &Config) -> Option<Arc<AcmeStatus>> {
+    config.server.tls.as_ref()?.acme.as_ref().map(|_| Arc::default())
+}
+
+fn renewal(
+    config: &Config,
+    certificates: Option<&Arc<Certificates>>,
+    status: Arc<AcmeStatus>,
+) -> Option<Renewal> {
+    Renewal::start(config.server.tls.as_ref()?, certificates?.clone(), status)
+}
+
 /// Maintains the upstreams, as long as there is a gateway.
 async fn maintain(core: Weak<ArcSwap<Core>>) {
     loop {
@@ -390,6 +520,40 @@ async fn maintain(core: Weak<ArcSwap<Core>>) {
         let Some(core) = core.upgrade() else { return };
         core.load().settings.upstreams.iter().for_each(|upstream| upstream.maintain());
     }
+}
+
+/// Removes from this replica's disk what operators have removed at others, as long as there is a gateway.
+async fn follow_removals(core: Weak<ArcSwap<Core>>, bucket: Arc<BucketStore>) {
+    while let Some(core) = core.upgrade() {
+        let caches = core.load().settings.upstream_caches.clone();
+        drop(core);
+        if let Some(cache) = caches.first().map(|first| first.cache().clone()) {
+            let dir = cache.path().clone();
+            let remove = move |selection: &str| match Selection::parse(selection) {
+                Ok(selection) => drop(maintenance::remove_here(&cache, &caches, &selection)),
+                Err(error) => tracing::warn!(selection, %error, "a note of a removal cannot be read"),
+            };
+            bucket::follow_removals(&bucket, &dir, remove).await;
+        }
+        tokio::time::sleep(limits::BUCKET_NOTES).await;
+    }
+}
+
+/// Opens the cache, if one is configured, and begins to store behind it what it gets.
+fn open_cache(
+    config: &Config,
+    fleet: Option<&Arc<PeerFleet>>,
+    bucket: Option<&Arc<BucketStore>>,
+) -> Option<Arc<Cache>> {
+    let settings = config.cache.as_ref()?;
+    let remote = bucket.map(|bucket| bucket.clone() as Arc<dyn RemoteStore>);
+    let cache = Cache::open(settings, fleet.map(|fleet| fleet.clone() as Arc<dyn Fleet>), remote);
+    if let (Some(bucket), Some(store)) = (bucket, &config.store) {
+        let members = fleet.map(|fleet| fleet.membership().clone());
+        let sweeps = move || members.as_ref().is_none_or(|members| members.owns(SWEEPER));
+        bucket.begin(store, &cache.store, sweeps);
+    }
+    Some(cache)
 }
 
 /// Warns of changed keys that need a restart.
@@ -412,6 +576,8 @@ fn warn_of_restart(before: &Config, now: &Config) {
         ("server.secret", !same_secret(old.secret.as_ref(), new.secret.as_ref())),
         ("admin", before.admin != now.admin),
         ("log", before.log != now.log),
+        ("peers", before.peers != now.peers),
+        ("cache.store", before.store != now.store),
         ("cache", before.cache.is_some() && before.cache != now.cache),
     ];
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
@@ -451,7 +617,53 @@ fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
         header_timeout: server.header_timeout,
         idle_timeout: server.idle_timeout,
         stall_timeout: server.stall_timeout,
+        audience: Audience::Clients,
+        counters: Arc::default(),
     }
+}
+
+/// The listener for the other replicas, before it accepts.
+struct PeerListener {
+    socket: Listener,
+    fleet: Arc<PeerFleet>,
+    service: Service,
+}
+
+impl PeerListener {
+    fn open(
+        settings: &config::Peers,
+        sockets: &mut PassedSockets,
+        workers: usize,
+    ) -> Result<Self, StartError> {
+        let socket = sockets.listen(&settings.address).map_err(StartError::Peers)?;
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let listening = socket.local_address().unwrap_or(nowhere);
+        let identity = Identity::derive(&settings.secret)?;
+        let membership = Arc::new(Membership::new(settings.clone(), listening));
+        let fleet = PeerFleet::new(settings, &identity, membership, workers)?;
+        let service = Service {
+            tls: Some(pinned(identity.server()?)),
+            // Nothing is said to those that are not let in.
+            not_tls: Bytes::new(),
+            proxies: [].into(),
+            trusted: [].into(),
+            header_timeout: limits::PEER_HEADER_TIMEOUT,
+            idle_timeout: limits::PEER_IDLE_TIMEOUT,
+            stall_timeout: limits::STALL_TIMEOUT,
+            audience: Audience::Replicas,
+            counters: Arc::default(),
+        };
+        Ok(Self { socket, fleet, service })
+    }
+}
+
+/// Returns a finder of the caches in force.
+fn caches_of(core: &Arc<ArcSwap<Core>>) -> Caches {
+    let core = Arc::downgrade(core);
+    Arc::new(move |name| {
+        let core = core.upgrade()?.load_full();
+        core.settings.upstream_caches.iter().find(|cache| *cache.fleet_name() == *name).cloned()
+    })
 }
 
 /// The ways to log in.
@@ -475,6 +687,7 @@ fn settings(
         authenticator,
         workloads,
         certificate_names,
+        client_authorities: certificates.and_then(Certificates::client_authorities),
         tokens,
         bearer: config.auth.bearer,
         external_url: config.server.external_url.as_ref().map(ToString::to_string),

@@ -41,3 +41,29 @@ pub mod registry {
 pub mod telemetry {
     pub use crate::telemetry::log::{flush, start};
 }
+
+/// Tries the object store of a configuration, as `dockgate check` does. Returns true if it keeps versions.
+///
+/// # Errors
+/// The reason why it cannot be used.
+pub async fn try_store(config: &Config) -> Result<bool, String> {
+    let settings = config.store.as_ref().ok_or("there is no [cache.store]")?;
+    crate::bucket::try_bucket(settings).await.map_err(|error| error.to_string())
+}
+
+/// Sweeps the object store of a configuration. Returns the objects that were deleted, and those that are left.
+///
+/// # Errors
+/// The reason why it was not swept.
+pub async fn sweep_store(config: &Config) -> Result<(u64, u64), String> {
+    let settings = config.store.as_ref().ok_or("there is no [cache.store]")?;
+    let sum = crate::bucket::sweep_bucket(settings).await.map_err(|error| error.to_string())?;
+    Ok((sum.deleted, sum.kept))
+}
+
+/// Returns the settings with which a replica with this `server.secret` connects to another, for tests of their listener.
+#[expect(clippy::expect_used, reason = "for tests")]
+pub fn peer_tls(secret: &Secret) -> std::sync::Arc<rustls::ClientConfig> {
+    let identity = crate::peers::identity::Identity::derive(secret).expect("a key");
+    identity.client().expect("settings")
+}

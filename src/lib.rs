@@ -35,8 +35,21 @@
 //!    resumes a broken stream by `Range`.
 //! 5. Bytes go into a partial file and a ring of recent frames. A thread hashes them; readers follow at their own pace,
 //!    from the ring or from the file.
-//! 6. The last frame is withheld from all readers until the digest is proved. Then the file is renamed into the store.
-//! 7. A wrong digest or length tears down every reader's response; nothing is kept.
+//! 6. A range waits for the download if its bytes will come soon. Else a download of that part alone puts them into the same file,
+//!    for all that want them; the download of the whole passes over parts that are there. Which parts are there is noted beside
+//!    the file, never guessed from it. Once half is there the rest is downloaded.
+//! 7. The digest is proved once, whole and in order. Until then the last frame is withheld from all readers of the whole; readers of
+//!    a part get theirs unproved. Then the file is renamed into the store.
+//! 8. A wrong digest or length tears down every reader's response; nothing is kept.
+//!
+//! # Several replicas
+//!
+//! 1. With `[peers]` a blob has an owner among the replicas, by its digest, and a repository by its name ([`peers`]).
+//! 2. Where the cache would ask the upstream, it asks the members before this one in that order first ([`cache`]'s gate). A
+//!    download, a tag's flight and a record are the ordinary ones: only their origin is another.
+//! 3. An asked replica answers from its cache, as it would a client, and may ask the upstream; it never asks another replica.
+//! 4. A stream that breaks off goes on from the next in order, at that byte, and at last from the upstream.
+//! 5. Times of confirmation travel along, and so does the registry's no. A write is told to all before its client has the answer.
 //!
 //! # A tag
 //!
@@ -85,14 +98,20 @@
 //!           authz      base                  what they may do; makes the Permit
 //! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
 //!           cache      base, Permit          content by digest, tags, who may read what; asks an Origin
+//!           peers      cache, Permit         the other replicas: whose an object is, asking them, answering them
+//!           bucket     upstream, cache       the object store behind the disks of all replicas
 //!           origin     upstream, cache       the adapter by which the cache asks an upstream
 //!           issuer     upstream, authn       the adapter by which issuers are asked for the keys of their tokens
 //! request   gateway    all above             the pipeline
 //! edge      server     base                  TCP, TLS, HTTP; knows nothing of registries
-//! top       admin      authn, cache, gateway, server    health, metrics, operators' commands
+//! top       acme       upstream, server      the certificate that an ACME server issues
+//!           admin      authn, upstream, cache, gateway, server, acme    health, metrics, dashboard, operators' commands
 //!           demo       base                  a registry in memory
 //!           app, cli   all                   the wiring; one file per command
 //! ```
+//!
+//! Behind the disks of all replicas there may be an object store ([`bucket`]): what one of them has proved it stores, and what is on
+//! no disk is read from there before the upstream is asked, and proved again.
 //!
 //! A [`budget`] gives out what clients could take without end: connections, requests to an upstream and for its tokens.
 //! A permit says which client is charged. Work whose last client has left is cancelled: a [`single_flight`], a download.
@@ -111,11 +130,13 @@
 //! Content that is passed on is never held whole, except manifests, tokens, error bodies, referrers and catalogs, each with a limit in
 //! `config/limits`.
 
+pub(crate) mod acme;
 pub(crate) mod admin;
 pub(crate) mod app;
 pub(crate) mod authn;
 pub(crate) mod authz;
 pub(crate) mod body;
+pub(crate) mod bucket;
 pub(crate) mod budget;
 pub(crate) mod cache;
 pub(crate) mod cli;
@@ -131,6 +152,7 @@ pub(crate) mod issuer;
 pub(crate) mod meaning;
 pub(crate) mod net;
 pub(crate) mod origin;
+pub(crate) mod peers;
 pub(crate) mod proto;
 pub(crate) mod read_size;
 pub(crate) mod server;

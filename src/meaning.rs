@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use crate::proto::{ErrorBody, ErrorCode, ErrorEntry};
 
+/// The message that a client gets for [`Meaning::RateLimited`]. The gateway's own limits have other messages.
+pub(crate) const RATE_LIMITED: &str = "the upstream limits the rate; try again later";
+
 /// The meaning of an exchange with an upstream.
 ///
 /// *Registry* is the upstream's own host; *storage* is any other host to which it redirects: a CDN, a bucket, a second
@@ -135,6 +138,27 @@ pub(crate) enum Circuit {
 }
 
 impl Meaning {
+    /// Returns the word in logs and metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Usable => "usable",
+            Self::NotFound | Self::Hidden => "not_found",
+            Self::Denied => "upstream_denied",
+            Self::LoginRefused => "login_refused",
+            Self::CredentialsRefused => "credentials_refused",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Busy { .. } => "busy",
+            Self::Unavailable { late: true, .. } => "upstream_timeout",
+            Self::Unavailable { late: false, .. } => "upstream_unavailable",
+            Self::StorageFailed => "storage_failed",
+            Self::Unusable => "upstream_unusable",
+            Self::NotOffered { .. } => "not_offered",
+            Self::Rejected { .. } => "upstream_rejected",
+            Self::ClientGone => "client_gone",
+            Self::Loop => "loop",
+        }
+    }
+
     /// Returns true if content that is held already may serve in spite of it: the registry itself has not said no.
     pub(crate) fn allows_stale(self) -> bool {
         match self {
@@ -371,6 +395,28 @@ impl Meaning {
         matches!(self, Self::Busy { .. })
     }
 
+    /// Returns true if it is the registry's own word on what was asked for, which it would give to another replica of this
+    /// gateway as well. What went wrong on the way there may go well on another.
+    pub(crate) fn is_the_registrys_word(self) -> bool {
+        match self {
+            Self::NotFound
+            | Self::Hidden
+            | Self::Denied
+            | Self::RateLimited { .. }
+            | Self::NotOffered { .. }
+            | Self::Rejected { .. } => true,
+            Self::Usable
+            | Self::LoginRefused
+            | Self::CredentialsRefused
+            | Self::Busy { .. }
+            | Self::Unavailable { .. }
+            | Self::StorageFailed
+            | Self::Unusable
+            | Self::ClientGone
+            | Self::Loop => false,
+        }
+    }
+
     /// Returns true if the registry itself gave no answer that means anything.
     pub(crate) fn is_silence(self) -> bool {
         self.circuit() == Circuit::Failure
@@ -396,6 +442,8 @@ pub(crate) struct UpstreamFailure {
     pub(crate) errors: Option<Arc<ErrorBody>>,
     /// True if HEAD failed, which GET may contradict.
     pub(crate) by_head: bool,
+    /// True if another replica of this gateway was told so, and remembers it.
+    pub(crate) by_replica: bool,
 }
 
 impl UpstreamFailure {
@@ -415,6 +463,7 @@ impl UpstreamFailure {
             key: None,
             errors: None,
             by_head: false,
+            by_replica: false,
         }
     }
 

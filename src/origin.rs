@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use crate::authz::Permit;
 use crate::body::{Body, RequestBody};
 use crate::cache;
-use crate::cache::{Asking, OriginRequest, OriginResponse, Resource, UpstreamCache};
+use crate::cache::{Asking, OriginRequest, OriginResponse, Provenance, Resource, UpstreamCache};
 use crate::meaning::{Meaning, OtherWay, Retry, UpstreamFailure};
 use crate::proto::media_type::FULL_ACCEPT;
 use crate::proto::{ByteRange, Digest, Operation, Reference, RepositoryName, Span};
@@ -171,11 +171,7 @@ impl UpstreamOrigin {
         let answer = match self.send(Purpose::Existence, &by_get, headers, account).await {
             // The empty blob has no first byte.
             Err(UpstreamFailure { unsatisfied: Some(0), .. }) => {
-                return Ok(OriginResponse {
-                    status: StatusCode::OK,
-                    headers: HeaderMap::new(),
-                    body: Body::empty(),
-                });
+                return Ok(nothing());
             }
             result => result?,
         };
@@ -219,9 +215,7 @@ impl UpstreamOrigin {
         let operation = Operation::Version;
         match self.send(Purpose::Other, &operation, HeaderMap::clone(&self.headers), Account::Requester).await
         {
-            Err(failure) if !failure.meaning.is_silence() => {
-                Ok(OriginResponse { status: StatusCode::OK, headers: HeaderMap::new(), body: Body::empty() })
-            }
+            Err(failure) if !failure.meaning.is_silence() => Ok(nothing()),
             result => result.map(of),
         }
     }
@@ -244,8 +238,19 @@ impl cache::Origin for UpstreamOrigin {
 /// The meaning of a HEAD that is not sent, since the registry refuses it.
 const USELESS_HEAD: Meaning = Meaning::NotOffered { status: 405 };
 
+/// Returns an answer whose status alone matters.
+fn nothing() -> OriginResponse {
+    let (status, from) = (StatusCode::OK, Provenance::Upstream);
+    OriginResponse { status, headers: HeaderMap::new(), body: Body::empty(), from }
+}
+
 fn of(answer: upstream::Response) -> OriginResponse {
-    OriginResponse { status: answer.status, headers: answer.headers, body: answer.body }
+    OriginResponse {
+        status: answer.status,
+        headers: answer.headers,
+        body: answer.body,
+        from: Provenance::Upstream,
+    }
 }
 
 fn set_range(headers: &mut HeaderMap, bytes: Option<cache::ByteSpan>, validator: Option<HeaderValue>) {

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::admin::state::AdminState;
-use crate::admin::{api, login, metrics, readiness, response};
+use crate::admin::state::{AdminState, keep_history};
+use crate::admin::{api, dashboard, login, metrics, readiness, response};
 use crate::authn::Authenticator;
 use crate::body::Body;
 use crate::budget::Budget;
-use crate::config::{Address, limits};
+use crate::config::limits;
 use crate::net::Peer;
-use crate::server::{Handler, ListenError, Listener, Server, Service};
+use crate::server::{Audience, Handler, Listener, Server, Service};
 use crate::watchdog::Stall;
 
 /// Connections that the admin listener has at a time.
@@ -34,19 +34,16 @@ pub(crate) struct AdminListener {
 }
 
 impl AdminListener {
-    /// Listens on `address`. All but health needs a login of `authenticator`, if there is one. Must be called within a
+    /// Answers on `listener`. All but health needs a login of `authenticator`, if there is one. Must be called within a
     /// runtime, on which it answers too: no worker's.
-    ///
-    /// # Errors
-    /// When the address can't be listened on.
     pub(crate) fn start(
-        address: &Address,
+        listener: Listener,
         authenticator: Option<Arc<Authenticator>>,
         state: Arc<AdminState>,
-    ) -> Result<Self, ListenError> {
-        let listener = Listener::bind(address)?;
+    ) -> Self {
         let address = listener.local_address();
         let budget = Budget::new("admin_connections", CONNECTIONS, CONNECTIONS, limits::CONNECTION_WAIT);
+        tokio::spawn(keep_history(Arc::downgrade(&state)));
         let server = Server::without_workers(budget, Admin { authenticator, state });
         let service = Service {
             tls: None,
@@ -56,9 +53,12 @@ impl AdminListener {
             header_timeout: limits::HEADER_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
             stall_timeout: STALL_TIMEOUT,
+            audience: Audience::Clients,
+            // Those of this listener are not the registry's.
+            counters: Arc::default(),
         };
         server.accept(listener, service);
-        Ok(Self { _server: server, address })
+        Self { _server: server, address }
     }
 
     /// Returns the address in use.
@@ -105,6 +105,7 @@ impl Handler for Admin {
             "/healthz" => health(state.stall()),
             "/readyz" => readiness::answer(state, is_allowed),
             "/metrics" => metrics::answer(&request, state),
+            path if dashboard::has(path) => dashboard::answer(&request, state).await,
             _ => response::text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }

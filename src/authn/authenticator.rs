@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::authn::htpasswd::{HtpasswdFile, Reload};
+use crate::authn::password_checks::PasswordChecks;
 use crate::authn::verifier::{Outcome, Verifier};
 use crate::budget::Usage;
-use crate::proto::Secret;
 use crate::proto::authorization::Authorization;
-use crate::proto::htpasswd::{Fingerprint, Line};
+use crate::proto::htpasswd::Line;
 use crate::proto::identity::{Forwarded, Identity, ROBOT_PREFIX};
+use crate::proto::{Fingerprint, Secret};
 
 /// Decides the identity of a request. Without an htpasswd file or an upstream that judges, no login succeeds.
 pub struct Authenticator {
@@ -82,6 +83,11 @@ impl Authenticator {
     /// Returns the state of the queue of passwords that are to be checked, where there is an htpasswd file.
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.verifier.as_ref().map(Verifier::usage)
+    }
+
+    /// Returns the counters of the checks of passwords, where there is an htpasswd file.
+    pub(crate) fn password_checks(&self) -> Option<&PasswordChecks> {
+        self.verifier.as_ref().map(Verifier::password_checks)
     }
 
     /// Returns the verifier of passwords, where there is one.

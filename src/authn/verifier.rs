@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::authn::bcrypt_pool::{Checks, Entry, Work};
 use crate::authn::htpasswd::{HtpasswdFile, Reload};
 use crate::authn::memory::{Fingerprint, Memory};
+use crate::authn::password_checks::{PasswordCheck, PasswordChecks};
 use crate::authn::rejection_floor::RejectionFloor;
 use crate::authn::throttle::{Admission, Throttle};
 use crate::budget::{Client, Usage};
@@ -24,6 +25,7 @@ pub struct Verifier {
     throttle: Throttle,
     checks: Checks<Verdict>,
     book: Arc<Book>,
+    counts: PasswordChecks,
 }
 
 /// The result of a verification.
@@ -54,7 +56,13 @@ impl Verifier {
             checks_run: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
         });
-        let verifier = Self { file, throttle: Throttle::new(), checks: Checks::start()?, book };
+        let verifier = Self {
+            file,
+            throttle: Throttle::new(),
+            checks: Checks::start()?,
+            book,
+            counts: PasswordChecks::default(),
+        };
         verifier.measure(costliest);
         Ok(verifier)
     }
@@ -66,7 +74,11 @@ impl Verifier {
         let line = table.line(user);
         let fingerprint = self.book.memory.fingerprint(user, password, line);
         let right = self.book.memory.is_right(&fingerprint);
-        line.filter(|_| right).map(|line| Identity::User(line.name().clone()))
+        let identity = line.filter(|_| right).map(|line| Identity::User(line.name().clone()));
+        if identity.is_some() {
+            self.counts.note(PasswordCheck::Remembered);
+        }
+        identity
     }
 
     /// Verifies a pair. Remembered results are used before any throttle; equal pairs under way are checked once; a check
@@ -106,6 +118,11 @@ impl Verifier {
         self.checks.usage()
     }
 
+    /// Returns the counters of the passwords that were judged.
+    pub(super) fn password_checks(&self) -> &PasswordChecks {
+        &self.counts
+    }
+
     /// Returns how many bcrypt computations were run for logins since the start.
     pub fn checks_run(&self) -> u64 {
         self.book.checks_run.load(Ordering::Relaxed)
@@ -125,15 +142,24 @@ impl Verifier {
     fn enter(&self, user: &str, password: &Secret, peer: Client, now: Instant) -> Entry<Verdict, Known> {
         let table = self.file.table();
         let fingerprint = self.book.memory.fingerprint(user, password, table.line(user));
-        self.checks.enter(fingerprint, peer, || {
+        let mut begins = false;
+        let entry = self.checks.enter(fingerprint, peer, || {
             self.known(&table, user, &fingerprint)?;
             let admission = self.throttle.admit(peer, user, now).map_err(Known::Throttled)?;
             if hopeless(user, password) {
                 self.book.settle(fingerprint, false, admission);
                 return Err(Known::Wrong);
             }
+            begins = true;
             Ok(self.check(&table, user, password, fingerprint, admission))
-        })
+        });
+        self.counts.note(match &entry {
+            Entry::Wait(_) if begins => PasswordCheck::Checked,
+            Entry::Wait(_) => PasswordCheck::Joined,
+            Entry::Settled(Known::Right(_) | Known::Wrong) => PasswordCheck::Remembered,
+            Entry::Settled(Known::Throttled(_)) | Entry::Full => PasswordCheck::Throttled,
+        });
+        entry
     }
 
     /// Returns a remembered decision, as an error: it ends [`enter`](Self::enter).

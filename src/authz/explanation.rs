@@ -4,18 +4,10 @@ use std::fmt;
 
 use crate::authz::question::Question;
 use crate::authz::rule_list::Rule;
+use crate::authz::wish::Wish;
 use crate::authz::{Rules, Subject};
 use crate::config::AccessRule;
 use crate::proto::{Action, RepositoryName};
-
-/// A question to the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
-    /// May this be done?
-    Do(Action),
-    /// May a pull cause a first download?
-    Fetch,
-}
 
 /// A decision in one sentence: `alice may not push team/app`. Operators and clients read the same. It has nothing that the
 /// client has not said itself: rules, and the names that only the configuration has, are the operator's.
@@ -83,7 +75,7 @@ impl Rules {
     ) -> Explanation<'a> {
         let question = Question::new(&self.rules, subject, repository);
         let rule = match wish {
-            Wish::Do(action) => self.first(&question, action),
+            Wish::Do(_) => self.first(&question, wish),
             Wish::Fetch => self.fetch_rule(&question),
         };
         let allowed = rule.is_some_and(|rule| rule.written.allows());
@@ -94,24 +86,18 @@ impl Rules {
 
     /// Returns the rule that decides about a first download: that about pulling, where it denies.
     fn fetch_rule(&self, question: &Question<'_>) -> Option<&Rule> {
-        let pull = self.first(question, Action::Pull)?;
-        let fetches = |rule: &&Rule| rule.written.actions.decide_fetch() && question.matches(rule);
-        if pull.written.allows() { self.rules.iter().find(fetches) } else { Some(pull) }
+        let pull = self.first(question, Wish::Do(Action::Pull))?;
+        if pull.written.allows() { self.first(question, Wish::Fetch) } else { Some(pull) }
     }
 }
 
 /// Returns what alone keeps `rule` from allowing the wish; none if it denies, or if two things do.
 fn obstacle(rule: &Rule, question: &Question<'_>, wish: Wish) -> Option<Obstacle> {
-    let covers = match wish {
-        Wish::Do(Action::Catalog) => rule.written.covers_catalog(),
-        Wish::Do(action) => rule.written.actions.contains(action),
-        Wish::Fetch => rule.written.actions.decide_fetch(),
-    };
     let checks = [
         (question.is_by_name(rule), Obstacle::Users),
         (question.is_from(rule), Obstacle::Networks),
         (question.is_at(rule), Obstacle::Repositories),
-        (covers, Obstacle::Actions),
+        (wish.is_decided_by(&rule.written), Obstacle::Actions),
     ];
     let mut failed = checks.into_iter().filter_map(|(holds, obstacle)| (!holds).then_some(obstacle));
     match (rule.written.allows(), failed.next(), failed.next()) {

@@ -4,12 +4,16 @@
 //! nowhere else, and whatever touches an upstream needs one: a route that forgot to ask does not compile.
 
 mod explanation;
+mod groups;
 mod limits;
 mod networks;
+mod ngrams;
 mod question;
 mod region;
 mod rule_list;
+mod screen;
 mod subject;
+mod wish;
 
 use crate::authz::question::Question;
 use crate::authz::rule_list::{Rule, RuleList};
@@ -18,10 +22,11 @@ use crate::config::{AccessRule, RepositoryPattern, UserPattern};
 use crate::proto::identity::Identity;
 use crate::proto::{Action, Operation, RepositoryName};
 
-pub(crate) use explanation::{Explanation, Obstacle, Verdict, Wish};
+pub(crate) use explanation::{Explanation, Obstacle, Verdict};
 pub(crate) use limits::Limits;
 pub(crate) use region::Region;
 pub use subject::Subject;
+pub(crate) use wish::Wish;
 
 /// The proof that an operation is allowed. Its fields are private and only [`Rules`] makes one,
 /// and [`Permit::operator`].
@@ -44,6 +49,12 @@ impl Permit {
     /// Creates an operator's permit for one repository, by its canonical name.
     pub fn operator_at(identity: Identity, repository: RepositoryName) -> Self {
         Self { repository: Some(repository), ..Self::operator(identity) }
+    }
+
+    /// Creates a permit for a question of another replica of this gateway, whose rules have decided. What is asked of the upstream
+    /// is charged to `client`. Never for a request of a client.
+    pub(crate) fn replica(client: Client, may_fetch: bool) -> Self {
+        Self { may_fetch, client, ..Self::operator(Identity::Anonymous) }
     }
 
     /// Returns this permit, with what it lets be done charged to `client`.
@@ -205,9 +216,9 @@ impl Rules {
             return false;
         }
         let question = Question::new(&self.rules, &permit.subject, None);
-        let mut decisive = self.rules.iter().filter(|rule| {
+        let mut decisive = self.candidates(&question, Wish::Do(Action::Pull)).filter(|rule| {
             let every = || rule.written.repositories.iter().any(RepositoryPattern::is_every);
-            rule.written.actions.contains(Action::Pull) && (!rule.written.allows() || every())
+            !rule.written.allows() || every()
         });
         decisive.find(|rule| question.is_by(rule)).is_some_and(|rule| rule.written.allows())
     }
@@ -219,7 +230,7 @@ impl Rules {
             return false;
         }
         let question = Question::new(&self.rules, subject, None);
-        let rules = self.rules.iter().filter(|rule| rule.written.actions.contains(action));
+        let rules = self.candidates(&question, Wish::Do(action));
         for rule in rules.filter(|rule| question.is_by(rule)).map(|rule| &rule.written) {
             let mut patterns = rule.repositories.iter();
             if rule.allows() && patterns.any(|pattern| region.may_match(pattern)) {
@@ -240,13 +251,10 @@ impl Rules {
             return None;
         }
         let mut may_fetch = None;
-        for rule in self.rules.iter() {
-            let actions = rule.written.actions;
-            if actions.decide_fetch() && question.matches(rule) {
-                let may_fetch = *may_fetch.get_or_insert_with(|| rule.written.allows());
-                if actions.pull {
-                    return rule.written.allows().then_some(may_fetch);
-                }
+        for rule in self.matching(question, Wish::Fetch) {
+            let may_fetch = *may_fetch.get_or_insert_with(|| rule.written.allows());
+            if rule.written.actions.pull {
+                return rule.written.allows().then_some(may_fetch);
             }
         }
         None
@@ -255,16 +263,22 @@ impl Rules {
     /// Returns true if the rules allow `action`, and the subject's own limits. Users and actions alone decide about the catalog.
     fn allows(&self, question: &Question<'_>, action: Action) -> bool {
         question.is_within_limits(action)
-            && self.first(question, action).is_some_and(|rule| rule.written.allows())
+            && self.first(question, Wish::Do(action)).is_some_and(|rule| rule.written.allows())
     }
 
-    /// Returns the first rule for `action` that matches.
-    fn first(&self, question: &Question<'_>, action: Action) -> Option<&Rule> {
-        let decides = |rule: &Rule| match action {
-            Action::Catalog => rule.written.covers_catalog(),
-            _ => rule.written.actions.contains(action),
-        };
-        self.rules.iter().find(|rule| decides(rule) && question.matches(rule))
+    /// Returns the first rule that decides about the wish and matches.
+    fn first(&self, question: &Question<'_>, wish: Wish) -> Option<&Rule> {
+        self.matching(question, wish).next()
+    }
+
+    /// Returns the rules that decide about the wish and match, in their order.
+    fn matching(&self, question: &Question<'_>, wish: Wish) -> impl Iterator<Item = &Rule> {
+        self.candidates(question, wish).filter(|rule| question.matches(rule))
+    }
+
+    /// Returns those that decide about the wish and may match. Only these need a closer look.
+    fn candidates(&self, question: &Question<'_>, wish: Wish) -> impl Iterator<Item = &Rule> {
+        self.rules.candidates(wish, question.ngrams(), |group| question.is_member(group))
     }
 }
 

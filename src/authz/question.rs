@@ -1,11 +1,14 @@
 //! The question that rules are asked.
 
-use std::cell::RefCell;
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use crate::authz::Subject;
+use crate::authz::groups::{Groups, Memberships};
+use crate::authz::ngrams::Ngrams;
 use crate::authz::rule_list::{Rule, RuleList};
-use crate::config::{Group, UserPattern};
+use crate::authz::screen::AskedNgrams;
+use crate::config::UserPattern;
 use crate::proto::{Action, Components, RepositoryName};
 
 /// A subject and a repository that rules are asked about, prepared once for all of them.
@@ -19,9 +22,10 @@ pub(super) struct Question<'a> {
     components: Option<Components<'a>>,
     /// The user's name, where a component of the repository is called so.
     home: Option<&'a str>,
-    groups: &'a [Group],
-    /// True for the groups that the subject is in, by their numbers: many rules name the same ones.
-    memberships: RefCell<Vec<Option<bool>>>,
+    ngrams: AskedNgrams,
+    groups: &'a Groups,
+    /// Found when the first rule asks, for all.
+    memberships: OnceCell<Memberships>,
 }
 
 impl<'a> Question<'a> {
@@ -33,21 +37,38 @@ impl<'a> Question<'a> {
     ) -> Self {
         let (user, components) = (subject.user(), repository.map(RepositoryName::indexed));
         let is_component = |user: &&str| components.as_ref().is_some_and(|name| name.contain(user));
+        let home = user.filter(is_component);
+        let ngrams = if rules.is_long() {
+            AskedNgrams {
+                user: user.map(Ngrams::of).unwrap_or_default(),
+                repository: repository
+                    .zip(components.as_ref())
+                    .map(|(name, components)| ngrams_at(name, home.is_some()).with_length(components.len())),
+            }
+        } else {
+            AskedNgrams { user: Ngrams::ALL, repository: repository.map(|_| Ngrams::ALL) }
+        };
         Self {
             subject,
             repository,
             user,
             address: subject.address.map(|address| address.to_canonical()),
-            home: user.filter(is_component),
+            home,
             components,
+            ngrams,
             groups: rules.groups(),
-            memberships: RefCell::default(),
+            memberships: OnceCell::new(),
         }
     }
 
     /// Returns the subject.
     pub(super) fn subject(&self) -> &Subject {
         self.subject
+    }
+
+    /// Returns the n-grams of the names in it.
+    pub(super) fn ngrams(&self) -> &AskedNgrams {
+        &self.ngrams
     }
 
     /// Returns true if the subject's access token, where it has one, grants the action.
@@ -93,14 +114,15 @@ impl<'a> Question<'a> {
         allows && matches!(pattern, UserPattern::Anonymous) || pattern.matches(self.user)
     }
 
-    fn is_member(&self, group: usize) -> bool {
-        let mut known = self.memberships.borrow_mut();
-        if known.is_empty() {
-            known.resize(self.groups.len(), None);
-        }
-        *known[group].get_or_insert_with(|| {
-            let Group { name, members } = &self.groups[group];
-            self.subject.is_in(name) || members.iter().any(|pattern| pattern.matches(self.user))
-        })
+    /// Returns true if the subject is in the group of this number.
+    pub(super) fn is_member(&self, group: usize) -> bool {
+        self.memberships.get_or_init(|| self.groups.of(self.subject)).contain(group)
     }
+}
+
+/// Returns the n-grams of a repository. Patterns write `{user}` for the component that is the name of the user who asks: where
+/// there is such a component, the repository has this word too.
+fn ngrams_at(name: &RepositoryName, is_home: bool) -> Ngrams {
+    let own = Ngrams::of(name.as_str());
+    if is_home { own.with(Ngrams::of("{user}")) } else { own }
 }

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use crate::authz::groups::Groups;
 use crate::authz::networks::Networks;
-use crate::config::{AccessRule, Group};
+use crate::authz::screen::{AskedNgrams, Screen};
+use crate::authz::wish::Wish;
+use crate::config::AccessRule;
 
 /// Access rules in their order, with the groups that they name. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct RuleList {
     rules: Arc<[Rule]>,
-    /// Each once, however many rules name it.
-    groups: Arc<[Group]>,
+    screen: Arc<Screen>,
+    groups: Arc<Groups>,
 }
 
 /// A rule.
@@ -24,22 +27,24 @@ pub(super) struct Rule {
     pub(super) groups: Box<[usize]>,
 }
 
+/// The length up to which it takes less time to match each rule than to find the n-grams of the names.
+const SHORT: usize = 8;
+
 impl RuleList {
     pub(super) fn new(written: Vec<AccessRule>) -> Self {
-        let mut groups: Vec<Group> = Vec::new();
-        let mut number = |group: &Group| {
-            groups.iter().position(|known| known == group).unwrap_or_else(|| {
-                groups.push(group.clone());
-                groups.len() - 1
-            })
-        };
-        let rules = written.into_iter().map(|written| Rule {
-            networks: Networks::new(&written.networks),
-            groups: written.groups.iter().map(&mut number).collect(),
-            written,
+        let (mut groups, mut screen) = (Groups::default(), Screen::default());
+        let rules = written.into_iter().map(|written| {
+            let numbers: Box<[usize]> = written.groups.iter().map(|group| groups.number(group)).collect();
+            screen.push(&written, &numbers);
+            Rule { networks: Networks::new(&written.networks), groups: numbers, written }
         });
         let rules = rules.collect();
-        Self { rules, groups: groups.into() }
+        Self { rules, screen: screen.into(), groups: groups.into() }
+    }
+
+    /// Returns true if n-grams save time.
+    pub(super) fn is_long(&self) -> bool {
+        self.rules.len() > SHORT
     }
 
     /// Returns the rules in their order.
@@ -47,8 +52,18 @@ impl RuleList {
         self.rules.iter()
     }
 
-    /// Returns the groups that rules name, by their numbers.
-    pub(super) fn groups(&self) -> &[Group] {
+    /// Returns the rules that decide about a wish and may match, in their order. The others do not match.
+    pub(super) fn candidates(
+        &self,
+        wish: Wish,
+        asked: &AskedNgrams,
+        is_member: impl Fn(usize) -> bool,
+    ) -> impl Iterator<Item = &Rule> {
+        self.screen.candidates(wish, asked, is_member).map(|number| &self.rules[number])
+    }
+
+    /// Returns the groups that rules name.
+    pub(super) fn groups(&self) -> &Groups {
         &self.groups
     }
 }

@@ -52,9 +52,4 @@ impl Subject {
     pub(super) fn is_within_limits(&self, repository: Option<&RepositoryName>, action: Action) -> bool {
         self.limits.as_ref().is_none_or(|limits| limits.allow(repository, action))
     }
-
-    /// Returns true if its identity provider says that it is in a group.
-    pub(super) fn is_in(&self, group: &str) -> bool {
-        self.groups.iter().any(|name| **name == *group)
-    }
 }

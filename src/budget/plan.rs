@@ -33,7 +33,8 @@ pub(crate) fn all(config: &Config) -> Vec<Plan> {
         .iter()
         .flat_map(|_| [Plan::manifest_reads(), Plan::fill_bytes(), Plan::spools()])
         .chain([Plan::token_requests()]);
-    own.into_iter().chain(upstreams).chain(fixed).collect()
+    let peers = config.peers.iter().map(|_| Plan::peer_connections());
+    own.into_iter().chain(upstreams).chain(fixed).chain(peers).collect()
 }
 
 impl Plan {
@@ -51,6 +52,21 @@ impl Plan {
             wait: limits::CONNECTION_WAIT,
             shown: number,
             key: "server.max_connections, server.max_connections_per_client",
+        }
+    }
+
+    /// Returns the budget of the connections of other replicas, each of which asks one question at a time. One replica has a half:
+    /// the others find room whatever it does.
+    pub(crate) fn peer_connections() -> Self {
+        Self {
+            name: "peer_connections",
+            upstream: None,
+            limit: limits::PEER_CONNECTIONS,
+            share: limits::PEER_CONNECTIONS / 2,
+            tapers: false,
+            wait: limits::CONNECTION_WAIT,
+            shown: number,
+            key: "fixed",
         }
     }
 

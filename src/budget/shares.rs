@@ -1,8 +1,6 @@
 //! The amounts that each client has taken of a budget.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, RandomState};
 
 use parking_lot::Mutex;
 
@@ -12,15 +10,17 @@ use crate::budget::client::Client;
 #[derive(Debug)]
 pub(super) struct Shares {
     parts: Box<[Mutex<HashMap<Client, u64>>]>,
-    hasher: RandomState,
 }
 
-/// Parts of the table: some times the number of cores.
+/// Parts of the table: some times the number of cores. A power of two.
 const PARTS: usize = 64;
+
+/// The length up to which a part keeps a client that has nothing: mostly its next request is near.
+const KEPT: usize = 64;
 
 impl Shares {
     pub(super) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect() }
     }
 
     /// Adds `amount` to what `client` has, if `admit` allows it, which is told what the client has then. `admit` runs under the
@@ -32,16 +32,13 @@ impl Shares {
         admit: impl FnOnce(u64) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut part = self.part(client).lock();
-        match part.entry(client) {
-            Entry::Occupied(mut own) => {
-                let sum = own.get().saturating_add(amount);
-                admit(sum)?;
-                own.insert(sum);
-            }
-            Entry::Vacant(own) => {
-                admit(amount)?;
-                own.insert(amount);
-            }
+        if let Some(own) = part.get_mut(&client) {
+            let sum = own.saturating_add(amount);
+            admit(sum)?;
+            *own = sum;
+        } else {
+            admit(amount)?;
+            part.insert(client, amount);
         }
         Ok(())
     }
@@ -49,12 +46,11 @@ impl Shares {
     /// Takes `amount` off what `client` has. `settle` runs under the lock.
     pub(super) fn remove(&self, client: Client, amount: u64, settle: impl FnOnce()) {
         let mut part = self.part(client).lock();
-        if let Entry::Occupied(mut own) = part.entry(client) {
-            let rest = own.get().saturating_sub(amount);
-            if rest == 0 {
-                own.remove();
-            } else {
-                own.insert(rest);
+        let is_long = part.len() > KEPT;
+        if let Some(own) = part.get_mut(&client) {
+            *own = own.saturating_sub(amount);
+            if is_long && *own == 0 {
+                part.remove(&client);
             }
         }
         settle();
@@ -68,11 +64,14 @@ impl Shares {
     /// Returns the number of clients that have something.
     #[cfg(test)]
     pub(super) fn clients(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().len()).sum()
+        self.parts.iter().map(|part| part.lock().values().filter(|own| **own > 0).count()).sum()
     }
 
+    /// Returns the part of a client. A client that chooses its address can choose its part, and makes no other wait by that for
+    /// longer than a look-up.
     fn part(&self, client: Client) -> &Mutex<HashMap<Client, u64>> {
-        let hash = self.hasher.hash_one(client);
-        &self.parts[usize::try_from(hash % PARTS as u64).unwrap_or_default()]
+        // Fibonacci hashing: the highest bits depend on all of the number's.
+        let highest = client.number().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PARTS.ilog2());
+        &self.parts[usize::try_from(highest).unwrap_or_default()]
     }
 }

@@ -13,6 +13,7 @@ use crate::cache::counters::Counters;
 use crate::cache::manifests::memory::ManifestMemory;
 use crate::cache::metadata::generation::Generations;
 use crate::cache::metadata::records::Records;
+use crate::cache::origin::{Fleet, RemoteStore};
 use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::space::Space;
 use crate::cache::store::{Amount, Store, Tending};
@@ -33,15 +34,24 @@ pub(crate) struct Cache {
     /// Manifests, in memory.
     pub(crate) manifests: Arc<ManifestMemory>,
     pub(crate) counters: Arc<Counters>,
+    /// The other replicas of this gateway; none if it is alone.
+    pub(crate) fleet: Option<Arc<dyn Fleet>>,
+    /// The object store behind the disk; none if there is none.
+    pub(crate) remote: Option<Arc<dyn RemoteStore>>,
 }
 
 impl Cache {
     /// Opens the cache in the settings' directory. Never fails: while the directory cannot be used, nothing is kept. Does not
-    /// wait until the files there have been counted.
-    pub(crate) fn open(settings: &config::Cache) -> Arc<Self> {
+    /// wait until the files there have been counted. What is not there is asked of `fleet`, the other replicas, first, and then of
+    /// `remote`.
+    pub(crate) fn open(
+        settings: &config::Cache,
+        fleet: Option<Arc<dyn Fleet>>,
+        remote: Option<Arc<dyn RemoteStore>>,
+    ) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open(settings, counters.clone());
-        let cache = Self::on(settings, store, counters);
+        let cache = Arc::new(Self { fleet, remote, ..Self::on(settings, store, counters) });
         let queue = cache.store.queue.clone();
         cache.records.call_when_full(move || queue.wake());
         cache.store.tend_by(Arc::new(RecordTending {
@@ -55,16 +65,16 @@ impl Cache {
     pub(crate) fn open_read_only(settings: &config::Cache) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open_read_only(settings, counters.clone());
-        Self::on(settings, store, counters)
+        Arc::new(Self::on(settings, store, counters))
     }
 
-    fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Arc<Self> {
+    fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Self {
         let (root, disk) = (settings.path.join("records"), store.disk().clone());
         let records = Records::on(root, store.access(), settings.max_size, disk);
         let pool = Arc::<HashPool>::default();
         let pushes = Arc::new(PushSpools::new(store.clone(), pool.clone()));
         let manifests = Arc::new(ManifestMemory::new(store.clone()));
-        Arc::new(Self {
+        Self {
             settings: settings.clone(),
             store,
             records: Arc::new(records),
@@ -75,7 +85,9 @@ impl Cache {
             small: Arc::new(SmallBlobs::new()),
             manifests,
             counters,
-        })
+            fleet: None,
+            remote: None,
+        }
     }
 
     /// Stops the downloads so that the next process can resume them, and waits until they are on the disk.

@@ -11,7 +11,7 @@ use crate::cache::outcome::CacheStatus;
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    outcomes: [AtomicU64; 5],
+    outcomes: [AtomicU64; CacheStatus::ALL.len()],
     bypasses: [AtomicU64; BypassReason::ALL.len()],
     /// Bytes given to clients that the upstream did not have to send.
     saved: AtomicU64,

@@ -70,6 +70,11 @@ impl CacheError {
         self.meaning().is_some_and(Meaning::is_busy)
     }
 
+    /// Returns true if another replica of this gateway was told so, and hands it on.
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self, Self::Origin(failure) if failure.by_replica)
+    }
+
     /// Returns the meaning of the upstream's answer, if the upstream was asked and gave nothing.
     pub(crate) fn meaning(&self) -> Option<Meaning> {
         match self {

@@ -29,9 +29,11 @@ pub(crate) use crate::cache::manifests::listing::{KeptList, ListHead, Listed};
 pub(crate) use crate::cache::manifests::manifest::Manifest;
 pub(crate) use crate::cache::origin::breaker::BreakerState;
 pub(crate) use crate::cache::origin::{
-    Asking, ByteSpan, Origin, OriginRequest, OriginResponse, Origins, Resource,
+    Asking, ByteSpan, Fleet, FleetAsking, FleetQuestion, FleetWrite, MeantRecords, Origin, OriginRequest,
+    OriginResponse, Origins, ProvedContent, Provenance, Reading, RecordSubject, RemoteStore, Resource,
+    StoreCounts, StoreStats, StoredContent,
 };
-pub(crate) use crate::cache::requester::Requester;
+pub(crate) use crate::cache::requester::{Requester, RequesterReach};
 pub(crate) use crate::cache::upstream_cache::UpstreamCache;
 pub(crate) use counters::{Cause, Counted, Counters, Damage};
 pub(crate) use outcome::CacheStatus;

@@ -14,12 +14,46 @@ pub(crate) struct Requester {
     permit: Permit,
     repository: RepositoryName,
     origin: Arc<dyn Origin>,
+    reach: RequesterReach,
+}
+
+/// Who is asked for a requester, besides this gateway's own cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequesterReach {
+    /// The other replicas, and then the upstream: for a client.
+    Fleet,
+    /// The upstream: for another replica, which may have this one ask.
+    Upstream,
+    /// None: for another replica, which is given what is held and what is on its way.
+    Joins,
+    /// None: for another replica, which is given what is held alone.
+    Held,
 }
 
 impl Requester {
     /// Returns the requester that holds `permit` and asks by `origin`. `repository` is the upstream's own name.
     pub(crate) fn new(permit: Permit, repository: RepositoryName, origin: Arc<dyn Origin>) -> Self {
-        Self { permit, repository, origin }
+        Self { permit, repository, origin, reach: RequesterReach::Fleet }
+    }
+
+    /// Returns the requester for which others are asked by `reach`.
+    pub(crate) fn reaching(self, reach: RequesterReach) -> Self {
+        Self { reach, ..self }
+    }
+
+    /// Returns who is asked for it.
+    pub(crate) fn reach(&self) -> RequesterReach {
+        self.reach
+    }
+
+    /// Returns true if it is another replica of this gateway: its own rules have decided that its client may read.
+    pub(crate) fn is_replica(&self) -> bool {
+        self.reach != RequesterReach::Fleet
+    }
+
+    /// Returns true if only what is here may serve it: nothing is asked for it.
+    pub(crate) fn is_for_held_content(&self) -> bool {
+        matches!(self.reach, RequesterReach::Joins | RequesterReach::Held)
     }
 
     /// Returns the repository, as the upstream calls it.

@@ -12,7 +12,7 @@ use crate::authz::Permit;
 use crate::body::Body;
 use crate::budget::Client;
 use crate::cache::metadata::record::{Membership, TagRecord};
-use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse};
+use crate::cache::origin::{Asking, Origin, OriginRequest, OriginResponse, Provenance};
 use crate::cache::store::Kind;
 use crate::cache::view::View;
 use crate::cache::{Cache, UpstreamCache};
@@ -133,7 +133,7 @@ impl Holding {
 }
 
 fn answer(headers: HeaderMap, bytes: Bytes) -> OriginResponse {
-    OriginResponse { status: StatusCode::OK, headers, body: Body::full(bytes) }
+    OriginResponse { status: StatusCode::OK, headers, body: Body::full(bytes), from: Provenance::Upstream }
 }
 
 pub(crate) fn failure(kind: Meaning) -> UpstreamFailure {
@@ -290,7 +290,7 @@ fn upstream_cache(
         keep: Vec::new(),
     };
     let upstream = config::Upstream::at("https://a.example", &Environment::default()).unwrap();
-    UpstreamCache::new(Cache::open(&cache), &upstream, settings)
+    UpstreamCache::new(Cache::open(&cache, None, None), &upstream, settings)
 }
 
 /// Lets everything that can go on go on.

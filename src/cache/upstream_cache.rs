@@ -1,9 +1,11 @@
 //! The part of the cache for one upstream: composes the components, and is the gateway's only door.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::task::JoinHandle;
 
 use crate::authz::Permit;
 use crate::budget::Client;
@@ -19,15 +21,19 @@ use crate::cache::manifests::manifest::Manifest;
 use crate::cache::manifests::pull::ManifestPulls;
 use crate::cache::metadata::grants::Grants;
 use crate::cache::metadata::membership::BlobMembership;
+use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::records::Ledger;
 use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
 use crate::cache::origin::breaker::BreakerState;
 use crate::cache::origin::gate::Gate;
-use crate::cache::origin::{Asking, Origin, OriginRequest, Origins};
+use crate::cache::origin::{Asking, FleetWrite, Origin, OriginRequest, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
-use crate::cache::requester::Requester;
+use crate::cache::requester::{Requester, RequesterReach};
+use crate::cache::store::Kind;
 use crate::cache::store::disk_pool::Use;
+use crate::clock;
 use crate::config;
+use crate::config::limits;
 use crate::meaning::{Ends, Meaning, UpstreamFailure};
 use crate::proto::{Accept, ByteRange, Digest, MediaType, Reference, RepositoryName, Tag};
 
@@ -74,7 +80,10 @@ impl UpstreamCache {
         }
         let name: Arc<str> = upstream.name.as_str().into();
         let grants = Arc::new(Grants::new(settings));
-        let gate = Arc::new(Gate::new(name.clone(), settings, grants.clone()));
+        let gate = Gate::new(name.clone(), settings, grants.clone());
+        let gate = gate.with_fleet(cache.fleet.clone(), fleet_name(upstream), patience(upstream));
+        let gate = gate.with_store(cache.remote.clone(), fleet_name(upstream), upstream.read_only);
+        let gate = Arc::new(gate);
         let membership = Arc::new(BlobMembership::new(gate.clone(), metadata.clone()));
         let authorizer = PullAuthorizer {
             mode: settings.pull_authorization,
@@ -101,7 +110,7 @@ impl UpstreamCache {
         };
         let blobs = Blobs::new(name.clone(), downloads, cache.small.clone(), authorizer.clone());
         let blobs = Arc::new(blobs);
-        let pushes = Pushes::new(name.clone(), cache.pushes.clone(), metadata.clone());
+        let pushes = Pushes::new(name.clone(), cache.pushes.clone(), metadata.clone(), gate.clone());
         Arc::new(Self {
             origins: Arc::new(Unattached),
             name,
@@ -163,6 +172,78 @@ impl UpstreamCache {
         Requester::new(permit.clone(), repository.clone(), origin)
     }
 
+    /// Returns another replica's requester of something in `repository`, as the upstream calls it.
+    pub(crate) fn replica_requester(
+        &self,
+        permit: &Permit,
+        repository: &RepositoryName,
+        reach: RequesterReach,
+    ) -> Requester {
+        self.requester(permit, repository, Arc::default()).reaching(reach)
+    }
+
+    /// Returns the name by which all replicas call the upstream.
+    pub(crate) fn fleet_name(&self) -> Arc<str> {
+        fleet_name(&self.upstream)
+    }
+
+    /// Notes that a repository has been written to through another replica: what was pushed or deleted there, as far as that is
+    /// known.
+    pub(crate) fn written_elsewhere(&self, repository: &RepositoryName, references: &[Reference]) {
+        self.written(repository);
+        references.iter().for_each(|reference| self.deleted(repository, reference));
+    }
+
+    /// Has content hashed again: another replica says that what came from here does not have its digest.
+    pub(crate) fn doubt_content(&self, digest: &Digest) {
+        self.cache.small.remove(digest);
+        self.cache.store.schedule_verify(Kind::Blob, digest);
+        self.cache.store.schedule_verify(Kind::Manifest, digest);
+    }
+
+    /// Tells the other replicas that a repository has been written to through this one, and waits for a moment until they know.
+    /// Goes on also where the caller leaves.
+    pub(crate) async fn tell(&self, repository: &RepositoryName, references: &[Reference]) {
+        if let Some(telling) = self.tell_besides(repository, references) {
+            let _ = telling.await;
+        }
+    }
+
+    /// As [`tell`](Self::tell), without waiting. `None` if there is none to tell.
+    pub(crate) fn tell_besides(
+        &self,
+        repository: &RepositoryName,
+        references: &[Reference],
+    ) -> Option<JoinHandle<()>> {
+        let (fleet, upstream) = self.gate.fleet()?.clone();
+        let (repository, references) = (repository.clone(), references.to_vec());
+        let believed = if references.iter().any(|reference| matches!(reference, Reference::Digest(_))) {
+            limits::RECORD_BELIEVED
+        } else {
+            self.settings.tag_ttl.max(self.settings.not_found_ttl)
+        };
+        let write = FleetWrite { upstream, repository, references, believed };
+        Some(tokio::spawn(fleet.tell(write)))
+    }
+
+    /// Returns the record of a blob that the requester's repository holds; see [`BlobMembership::holds`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn holds(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+    ) -> Result<Membership, CacheError> {
+        self.blobs.membership().holds(requester, digest).await
+    }
+
+    /// Returns when the upstream confirmed that a repository holds a blob, which has just been served from there.
+    pub(crate) fn blob_confirmed(&self, repository: &RepositoryName, digest: &Digest) -> SystemTime {
+        let held = self.blobs.membership().recorded(repository, digest);
+        held.map_or_else(clock::wall, |held| held.confirmed)
+    }
+
     /// Notes that something has been written to a repository through this gateway, or perhaps has.
     pub(crate) fn written(&self, repository: &RepositoryName) {
         self.metadata.advance(repository);
@@ -220,7 +301,8 @@ impl UpstreamCache {
         } else {
             Box::pin(self.manifests.accepted(requester, reference, manifest, accept, head)).await?
         };
-        if !head {
+        // A replica's own manifest has its own replica fetch ahead.
+        if !head && !requester.is_replica() {
             self.fetch_ahead(requester, &manifest);
         }
         Ok(manifest)
@@ -320,6 +402,22 @@ impl UpstreamCache {
     pub(crate) fn breaker_state(&self) -> BreakerState {
         self.gate.breaker_state()
     }
+
+    /// Calls [`Gate::breaker_history`].
+    pub(crate) fn breaker_history(&self) -> (Option<Duration>, u64) {
+        self.gate.breaker_history()
+    }
+}
+
+/// Returns the name by which all replicas call an upstream: the same name may stand for another registry elsewhere.
+fn fleet_name(upstream: &config::Upstream) -> Arc<str> {
+    format!("{} {}", upstream.name, upstream.url).into()
+}
+
+/// Returns how long the upstream may have a replica wait that was asked for something, with some time for itself.
+fn patience(upstream: &config::Upstream) -> Duration {
+    let once = upstream.connect_timeout + upstream.response_timeout;
+    once.saturating_mul(upstream.retries.saturating_add(1)).saturating_add(limits::PEER_ANSWER)
 }
 
 /// The way to an upstream that is not asked: as `dockgate cache list` opens a cache.

@@ -26,7 +26,8 @@ use crate::telemetry::RequestId;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  dockgate certificate certs --name registry.example.com --name 10.0.0.5\n\n\
-    DIR gets ca.crt and ca.key, domain.crt and domain.key. A CA that is there is used again."
+    DIR gets ca.crt and ca.key, domain.crt and domain.key, and client/ca.crt: a folder as clients take it, without a key\n\
+    (skopeo --cert-dir DIR/client). A CA that is there is used again."
 )]
 pub(crate) struct CertificateArgs {
     /// The directory for the files
@@ -51,6 +52,7 @@ pub(crate) fn run(args: &CertificateArgs, output: &mut dyn Write) -> Result<(), 
         files.write(CA_KEY, &authority.key_pem(), 0o600)?;
         files.write(CA_CERTIFICATE, &authority.certificate_pem, 0o644)?;
     }
+    files.write_for_clients(&authority.certificate_pem)?;
     files.write(KEY, &leaf.key_pem, 0o600)?;
     files.write(CERTIFICATE, &leaf.certificate_pem, 0o644)?;
     files.tell(new, renewed, &args.names, output).map_err(CertificateError::Output)
@@ -219,6 +221,14 @@ impl Files<'_> {
         }
     }
 
+    /// Writes the CA's certificate alone into a folder of its own. skopeo, podman and docker take the name of a folder and
+    /// stop at a key without a certificate of the same name, so the folder with `ca.key` cannot be given to them.
+    fn write_for_clients(&self, ca_pem: &str) -> Result<(), CertificateError> {
+        let folder = self.path(CLIENT);
+        std::fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
+        Files(&folder).write(CA_CERTIFICATE, ca_pem, 0o644)
+    }
+
     /// Writes beside and renames, so that a gateway that looks for changes never reads half a file.
     fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), CertificateError> {
         let (path, beside) =
@@ -239,6 +249,11 @@ impl Files<'_> {
         writeln!(output, "{}  {ca}", path(CA_CERTIFICATE))?;
         writeln!(output, "{}  {domain}, for {}", path(CERTIFICATE), names.join(", "))?;
         writeln!(output, "{}  its key", path(KEY))?;
+        writeln!(
+            output,
+            "{}  for clients that take a folder: skopeo --cert-dir, /etc/docker/certs.d",
+            path(CLIENT)
+        )?;
         writeln!(output, "\n[server.tls]\ncertificate = {:?}\nkey = {:?}", path(CERTIFICATE), path(KEY))
     }
 
@@ -319,6 +334,8 @@ const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "domain.crt";
 const KEY: &str = "domain.key";
+/// The folder with the CA's certificate and no key.
+const CLIENT: &str = "client";
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -371,8 +388,21 @@ mod tests {
         for (name, mode) in [(CA_CERTIFICATE, 0o644), (CA_KEY, 0o600), (CERTIFICATE, 0o644), (KEY, 0o600)] {
             assert_eq!(path.join(name).metadata().unwrap().mode() & 0o777 & !0o022, mode, "{name}");
         }
-        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 4);
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 5);
         verify(&read(&path, CA_CERTIFICATE), &read(&path, CERTIFICATE)).unwrap();
+    }
+
+    #[test]
+    fn clients_get_a_folder_with_the_ca_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        // Made by a release without that folder.
+        make(dir.path(), &[]).unwrap();
+        std::fs::remove_dir_all(dir.path().join(CLIENT)).unwrap();
+        let said = make(dir.path(), &[]).unwrap();
+        let client = dir.path().join(CLIENT);
+        assert!(said.contains(client.to_str().unwrap()), "{said}");
+        assert_eq!(read(&client, CA_CERTIFICATE), read(dir.path(), CA_CERTIFICATE));
+        assert_eq!(std::fs::read_dir(&client).unwrap().count(), 1);
     }
 
     #[test]

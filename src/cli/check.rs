@@ -3,11 +3,10 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::budget::plan;
-use crate::config::{
-    AccessRule, Address, Admin, Config, ConfigErrors, CredentialSource, Credentials, Environment, Proxy,
-    PullAuthorization, Upstream,
-};
+use crate::admin::configuration;
+use crate::bucket::try_bucket;
+use crate::config::{Bucket, Config, ConfigErrors, Environment, Peers};
+use crate::peers::try_members;
 
 /// Says on `out` what the configuration amounts to, or on `err` everything that is wrong with it.
 ///
@@ -41,88 +40,42 @@ fn summary(config: &Config, out: &mut dyn Write, err: &mut dyn Write) -> io::Res
         Some(file) => writeln!(out, "{} is valid", file.display())?,
         None => writeln!(out, "the variables are a valid configuration")?,
     }
-    for (what, how) in lines(config) {
+    for (what, how) in configuration::lines(config) {
         writeln!(out, "  {what:<12}{how}")?;
     }
-    Ok(())
+    config.store.as_ref().map_or(Ok(()), |bucket| store(bucket, out))?;
+    config.peers.as_ref().map_or(Ok(()), |peers| members(peers, out))
 }
 
-fn lines(config: &Config) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("listens on", listeners(config))];
-    lines.push(("admin", config.admin.as_ref().map_or_else(|| "off".to_owned(), admin)));
-    lines.push(("users", users(config)));
-    let effect = |rule: &AccessRule| if rule.allows() { "allows" } else { "denies" };
-    lines.extend(config.access.iter().map(|rule| (effect(rule), rule.to_string())));
-    lines.extend(config.upstreams.iter().map(|upstream| ("upstream", describe(upstream))));
-    lines.extend(config.cache.iter().map(|cache| ("cache", cache.to_string())));
-    lines.extend(plan::all(config).iter().map(|plan| ("budget", plan.to_string())));
-    lines
+/// Says whether the object store can be used. It may not run yet, so that none of it is a mistake.
+fn store(bucket: &Bucket, out: &mut dyn Write) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(try_bucket(bucket)) {
+        Err(problem) => writeln!(out, "  {:<12}cannot be used: {problem}", "store"),
+        Ok(is_versioned) => {
+            writeln!(out, "  {:<12}takes, lists, sends parts and deletes", "store")?;
+            if is_versioned {
+                let told = "keeps versions: what is deleted there goes on to take room; turn versioning off";
+                writeln!(out, "  {:<12}{told}", "store")?;
+            }
+            Ok(())
+        }
+    }
 }
 
-fn admin(admin: &Admin) -> String {
-    let mode = match &admin.address {
-        Address::Unix(socket) => socket.mode.map(|mode| format!(", mode {mode:04o}")).unwrap_or_default(),
-        Address::Tcp(_) | Address::Any(_) => String::new(),
-    };
-    let login = admin.htpasswd.as_ref().map(|path| format!(", for the users of {}", path.display()));
-    format!("{}{mode}{}", admin.address, login.unwrap_or_default())
-}
-
-fn listeners(config: &Config) -> String {
-    let addresses: Vec<String> = config.server.addresses.iter().map(Address::to_string).collect();
-    let how = if config.server.tls.is_some() { "TLS" } else { "plain HTTP" };
-    format!("{} ({how})", addresses.join(", "))
-}
-
-fn users(config: &Config) -> String {
-    let forwards = |upstream: &&Upstream| upstream.credentials.source == CredentialSource::Forward;
-    let known =
-        config.upstreams.iter().filter(forwards).map(|upstream| format!("who {} knows", upstream.name));
-    let file = config.auth.htpasswd.iter().map(|path| path.display().to_string());
-    let all: Vec<String> = file.chain(known).collect();
-    if all.is_empty() { "none: no user can log in".to_owned() } else { all.join(", ") }
-}
-
-fn describe(upstream: &Upstream) -> String {
-    let names = if upstream.prefix.is_empty() { "every other name" } else { &upstream.prefix };
-    let below = if upstream.prefix.is_empty() { "" } else { "/..." };
-    let mode = upstream.read_only.then(|| "read only".to_owned());
-    let proxy = upstream.proxy.as_ref().filter(|proxy| !is_direct(proxy, upstream)).map(through);
-    let how = mode.into_iter().chain(cache(upstream)).chain(credentials(&upstream.credentials)).chain(proxy);
-    let how: String = how.map(|how| format!(", {how}")).collect();
-    format!("{names}{below} -> {} ({}{how})", upstream.url, upstream.name)
-}
-
-fn cache(upstream: &Upstream) -> Option<String> {
-    let cache = upstream.cache.as_ref()?;
-    let each = match cache.pull_authorization {
-        PullAuthorization::Shared => "",
-        PullAuthorization::Each => " for each client alone",
-    };
-    Some(format!("{}{each}", if cache.offline { "from the cache alone" } else { "cached" }))
-}
-
-/// Returns the kind of credentials, without names: at some registries the name is the secret.
-fn credentials(credentials: &Credentials) -> Option<String> {
-    let own = match &credentials.source {
-        CredentialSource::Anonymous => None,
-        CredentialSource::Login(_) => Some("by password".to_owned()),
-        CredentialSource::Helper(name) => Some(format!("by docker-credential-{name}")),
-        CredentialSource::DockerConfig(path) => Some(format!("by {}", path.display())),
-        CredentialSource::Forward => Some("each client as itself".to_owned()),
-    };
-    let some = (!credentials.users.is_empty()).then(|| "some users as others".to_owned());
-    let all: Vec<String> = own.into_iter().chain(some).collect();
-    (!all.is_empty()).then(|| all.join(", "))
-}
-
-fn is_direct(proxy: &Proxy, upstream: &Upstream) -> bool {
-    proxy.except.covers(&upstream.url.host, upstream.url.port)
-}
-
-fn through(proxy: &Proxy) -> String {
-    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
-    format!("through the proxy {host}:{}", proxy.port)
+/// Says which of the other replicas answer: they may not run yet, so that none of it is a mistake.
+fn members(peers: &Peers, out: &mut dyn Write) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(try_members(peers)) {
+        Err(problem) => writeln!(out, "  {:<12}cannot be looked up: {problem}", "members"),
+        Ok(members) => members.iter().try_for_each(|(name, problem)| {
+            let answer = problem.as_deref().map_or_else(
+                || "answers, and has the same secret".to_owned(),
+                |problem| format!("does not answer: {problem}"),
+            );
+            writeln!(out, "  {:<12}{name} {answer}", "member")
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -400,6 +353,39 @@ mod tests {
         );
         let pair = "client_certificate = 'certs/domain.crt'\nclient_key = 'certs/domain.key'";
         assert_eq!(check_text(folder.path(), &format!("{LOGIN}{pair}")).0, 0);
+    }
+
+    #[test]
+    fn members_are_resolved_and_tried() {
+        let folder = folder();
+        let secret = "[server]\nsecret = '0123456789abcdef0123456789abcdef'\n";
+        // Taken, and silent.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = silent.local_addr().unwrap();
+        let text = format!("{secret}{LOGIN}[upstream.cache]\n[peers]\nmembers = ['{name}', '127.0.0.1:1']\n");
+        let (code, out, err) = check_text(folder.path(), &text);
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.contains(&format!("  peers       {name}, 127.0.0.1:1, at :5003\n")), "{out}");
+        assert!(out.contains(&format!("  member      {name} does not answer: no connection")), "{out}");
+        assert!(out.contains("  member      127.0.0.1:1 does not answer: cannot connect"), "{out}");
+        let unknown = "[peers]\nmembers = 'dns://none.invalid:5003'\n";
+        let (code, out, _) =
+            check_text(folder.path(), &format!("{secret}{LOGIN}[upstream.cache]\n{unknown}"));
+        assert!(code == 0 && out.contains("  members     cannot be looked up: "), "{out}");
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_told() {
+        let folder = folder();
+        let secret = "[server]\nsecret = '0123456789abcdef0123456789abcdef'\n";
+        let keys = "credentials = { access_key = 'me', secret_key = 'hunter2' }\ntimeout = '1s'\n";
+        let store = format!("[cache.store]\nurl = 's3://bucket/a'\nendpoint = 'http://127.0.0.1:1'\n{keys}");
+        let (code, out, err) =
+            check_text(folder.path(), &format!("{secret}{LOGIN}[upstream.cache]\n{store}"));
+        assert_eq!((code, err.as_str()), (0, ""));
+        assert!(out.contains("  store       s3://bucket/a at http://127.0.0.1:1\n"), "{out}");
+        assert!(out.contains("  store       cannot be used: "), "{out}");
+        assert!(!out.contains("hunter2"), "{out}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::authn::htpasswd::hash;
 use crate::cli::certificate;
 use crate::cli::exit::fail;
 use crate::cli::serve::{block_on, serve_until_signal};
+use crate::cli::service_manager::ServiceManager;
 use crate::config::{Config, Environment};
 use crate::demo::image;
 use crate::demo::registry::Registry;
@@ -90,7 +91,7 @@ async fn serve(listen: SocketAddr, dir: &Path) -> Result<(), Box<dyn std::error:
     let app = App::start(config, None, access_log).await?;
     let address = app.addresses().first().copied().unwrap_or(listen);
     io::stdout().write_all(greeting(address, dir).as_bytes())?;
-    serve_until_signal(&app).await?;
+    serve_until_signal(&app, &ServiceManager::of(&Environment::default())).await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cli::exit::fail;
 use crate::cli::plain_output::PlainOutput;
@@ -12,6 +12,8 @@ use crate::config::Environment;
 pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod check;
+pub(crate) mod client_config;
+pub(crate) mod completions;
 pub(crate) mod credential_provider;
 pub(crate) mod demo;
 mod exit;
@@ -22,12 +24,13 @@ mod plain_output;
 pub(crate) mod probe;
 pub(crate) mod secret;
 pub(crate) mod serve;
+mod service_manager;
 pub(crate) mod token;
 pub(crate) mod user;
 
 /// An authenticating gateway in front of container registries
 #[derive(Debug, Parser)]
-#[command(name = "dockgate", version, args_conflicts_with_subcommands = true)]
+#[command(name = "dockgate", version = env!("DOCKGATE_VERSION"), args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Examples:\n  dockgate demo                 everything in one process, to try it out\n  \
     dockgate check                is the configuration right?\n  dockgate --config FILE        run the gateway"
@@ -47,6 +50,7 @@ enum Command {
     User(user::UserArgs),
     Htpasswd(htpasswd::HtpasswdArgs),
     Certificate(certificate::CertificateArgs),
+    ClientConfig(client_config::ClientConfigArgs),
     Health(health::HealthArgs),
     Probe(probe::ProbeArgs),
     Explain(explain::ExplainArgs),
@@ -54,9 +58,7 @@ enum Command {
     Token(token::TokenArgs),
     Secret(secret::SecretArgs),
     CredentialProvider(credential_provider::CredentialProviderArgs),
-    /// Commands of a later version, which are refused by name.
-    #[command(external_subcommand)]
-    Other(Vec<OsString>),
+    Completions(completions::CompletionsArgs),
 }
 
 /// Validate a configuration: every mistake at once, each with its line and what to write
@@ -67,9 +69,6 @@ struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<std::path::PathBuf>,
 }
-
-/// Commands that are named in the documentation and come with a later version.
-const LATER: [&str; 2] = ["client-config", "completions"];
 
 /// Runs what the command line asks for. The answer is the exit code: 0 done, 1 it failed while running, 2 the command
 /// line or the configuration is wrong.
@@ -108,6 +107,10 @@ fn dispatch(cli: Cli) -> u8 {
         Command::Certificate(args) => {
             certificate::run(&args, &mut output).map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
         }
+        Command::ClientConfig(args) => {
+            let done = client_config::run(&args, &environment, &mut input, &mut output);
+            done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
+        }
         Command::Health(args) => {
             let done = health::run(&args, &environment, &mut output);
             done.map_or_else(|error| fail(&error, error.exit_code()), |()| 0)
@@ -139,14 +142,10 @@ fn dispatch(cli: Cli) -> u8 {
             let done = credential_provider::run(&args, &mut input, &mut io::stdout());
             done.map_or_else(|error| fail(&error, 1), |()| 0)
         }
-        Command::Other(words) => refuse(&words),
+        Command::Completions(args) => {
+            // A program for the shell: no character of it may be escaped in another way.
+            let done = completions::run(&args, &mut Cli::command(), &mut io::stdout());
+            done.map_or_else(|error| fail(&error, 1), |()| 0)
+        }
     }
-}
-
-fn refuse(words: &[OsString]) -> u8 {
-    let word = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
-    if LATER.contains(&&*word) {
-        return fail(&format!("\"{word}\" is not available in this version"), 2);
-    }
-    fail(&format!("there is no command \"{word}\"; dockgate --help lists them"), 2)
 }

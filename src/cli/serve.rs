@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, Origin};
 use crate::cli::exit::fail;
+use crate::cli::service_manager::ServiceManager;
 use crate::config::{Config, Environment};
 use crate::telemetry;
 use crate::worker_id;
@@ -42,7 +43,8 @@ async fn serve(config: Config, origin: Origin) -> Result<(), Box<dyn std::error:
         tracing::warn!("{warning}");
     }
     let admin = config.admin.as_ref().map(|admin| admin.address.clone());
-    let app = App::start(config, Some(origin), access_log).await?;
+    let manager = ServiceManager::of(&origin.environment);
+    let app = App::start_as_service(config, Some(origin), access_log).await?;
     // This thread accepts connections and answers the admin listener.
     worker_id::answer();
     for address in app.addresses() {
@@ -53,12 +55,12 @@ async fn serve(config: Config, origin: Origin) -> Result<(), Box<dyn std::error:
         (None, Some(address)) => tracing::info!(%address, "admin listener"),
         (None, None) => {}
     }
-    serve_until_signal(&app).await?;
+    serve_until_signal(&app, &manager).await?;
     Ok(())
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
-pub(super) async fn serve_until_signal(app: &App) -> std::io::Result<()> {
+pub(super) async fn serve_until_signal(app: &App, manager: &ServiceManager) -> std::io::Result<()> {
     let mut end = End::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let reloading = async {
@@ -67,12 +69,16 @@ pub(super) async fn serve_until_signal(app: &App) -> std::io::Result<()> {
             app.reload();
         }
     };
+    // Only now: a signal that comes at once drains, too.
+    manager.ready();
     tokio::select! {
         () = app.watch() => {}
         () = reloading => {}
+        () = manager.keep_alive(|| !app.is_stuck()) => {}
         () = end.recv() => {}
     }
     tracing::info!("draining");
+    manager.stopping();
     tokio::select! {
         finished = app.drain() => tracing::info!(finished, "drained"),
         () = end.recv() => tracing::info!("second signal: exiting without waiting for transfers"),

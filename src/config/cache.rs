@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::bucket_keys;
 use crate::config::credentials::{CredentialSource, Credentials};
 use crate::config::duration;
 use crate::config::limits;
@@ -102,6 +103,7 @@ pub(super) const KEYS: &[Key] = &[
     key("verify_after", Kind::Text),
     key("prefetch", Kind::Flag),
     key("keep", Kind::Texts),
+    key("store", Kind::Table(bucket_keys::KEYS)),
 ];
 
 pub(super) const UPSTREAM_KEYS: &[Key] = &[

@@ -117,6 +117,17 @@ fn check_path(path: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
+/// Returns true for a URL of a server whose answers are believed: an issuer's keys make tokens good, an ACME directory issues
+/// certificates. Plain HTTP stays on this machine.
+pub(super) fn is_dialled(url: &str) -> bool {
+    let plain_local = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
+    let rest =
+        url.strip_prefix("https://").or_else(|| plain_local.iter().find_map(|local| url.strip_prefix(local)));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && url.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

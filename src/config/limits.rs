@@ -55,6 +55,8 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default of `server.drain_timeout`: what is under way when SIGTERM comes has this long.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that was accepted before the drain has this long for its first request: a round trip or two.
+pub(crate) const DRAIN_FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// The longest that any timeout may be set to; no deadline computed from it overflows.
 pub(crate) const TIMEOUT_MOST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A request's whole header: bearer tokens are the largest thing in it and stay far below.
@@ -366,6 +368,84 @@ pub(crate) const CACHE_BYTES: u64 = 100 * 1024 * 1024 * 1024;
 /// Default of `cache.min_free`, in hundredths: what ext4 keeps for root, without which everything else slows down too.
 pub(crate) const CACHE_FREE_PERCENT: u8 = 5;
 
+// The other replicas.
+
+/// Default of `peers.refresh`: what changes in DNS is known to all replicas within seconds.
+pub(crate) const PEERS_REFRESH: Duration = Duration::from_secs(5);
+/// Default of `peers.connect_timeout`: a round trip or two within a site. A replica that is stopped takes no handshake.
+pub(crate) const PEER_CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+/// Default of `peers.resting`.
+pub(crate) const PEER_RESTING: Duration = Duration::from_secs(5);
+/// A replica that has been silent for this long while something is awaited of it is asked whether it lives.
+pub(crate) const PEER_SILENCE: Duration = Duration::from_millis(250);
+/// How often it is asked so, and how long it has to answer. Two that it does not answer end what is awaited.
+pub(crate) const PEER_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer to a client waits until the replicas know of a write.
+pub(crate) const PEER_NOTICE: Duration = Duration::from_secs(1);
+/// How long one of them has for it, each of the two times that it is told: one that hangs must not keep the others from it.
+pub(crate) const PEER_NOTICE_EACH: Duration = Duration::from_millis(400);
+/// How much longer than the upstream a replica may take until it answers. It lives, and the upstream may be fast: then it is asked
+/// from here.
+pub(crate) const PEER_ANSWER: Duration = Duration::from_secs(5);
+/// How often it is tried to tell a replica of a write that it has not heard of.
+pub(crate) const PEER_NOTICE_AGAIN: Duration = Duration::from_secs(1);
+/// Writes that replicas have not heard of.
+pub(crate) const PEER_NOTICES_UNHEARD: usize = 4096;
+/// How long replicas are not asked for content that did not have its digest.
+pub(crate) const PEER_DISTRUST: Duration = Duration::from_secs(600);
+/// Contents of which it is known which replicas have sent it.
+pub(crate) const PEER_CONTENTS: u64 = 4096;
+/// Replicas that are asked for bytes before the upstream is: the owner, and the next in order.
+pub(crate) const PEERS_ASKED: usize = 2;
+/// Replicas that are asked for what is held alone: each answers at once.
+pub(crate) const PEERS_ASKED_HELD: usize = 8;
+/// The members of a fleet. A name with more addresses than this is none of replicas.
+pub(crate) const PEERS_MOST: usize = 256;
+/// Connections of other replicas at a time: some for each stream that one takes.
+pub(crate) const PEER_CONNECTIONS: u64 = 4096;
+/// Connections to one replica that are kept open while nothing is asked on them, for each worker.
+pub(crate) const PEER_CONNECTIONS_IDLE: usize = 32;
+/// How long a connection to a replica is kept open: shorter than the other end keeps it, so that no question meets its end.
+pub(crate) const PEER_IDLE: Duration = Duration::from_secs(30);
+/// How long one lives on the listener's side.
+pub(crate) const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The head of a question of a replica: it comes in one packet.
+pub(crate) const PEER_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The body of a notice: names of one repository.
+pub(crate) const PEER_NOTICE_BYTES: usize = 64 * KIB;
+/// How long an answer of a name server is awaited, each of the two times that it is asked.
+pub(crate) const SRV_PATIENCE: Duration = Duration::from_secs(2);
+
+// The store behind the cache.
+
+/// Default of `cache.store.region`: AWS's own default, which most other servers take for any.
+pub(crate) const BUCKET_REGION: &str = "us-east-1";
+/// Default of `cache.store.keep_for`.
+pub(crate) const BUCKET_KEEP_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The least `cache.store.keep_for`: uses are noted each quarter of it, and a sweep comes once a day.
+pub(crate) const BUCKET_KEEP_FOR_LEAST: Duration = Duration::from_secs(2 * 24 * 3600);
+/// Default of `cache.store.max_size`.
+pub(crate) const BUCKET_BYTES: u64 = 2 * 1024 * 1024 * 1024 * 1024;
+/// Default of `cache.store.max_object`.
+pub(crate) const BUCKET_OBJECT: u64 = 20 * 1024 * 1024 * 1024;
+/// A part of a larger blob, and the length from which a blob is sent in parts. All parts but the last are equally long, since
+/// R2 wants that; two of them are in memory for each blob under way.
+pub(crate) const BUCKET_PART: u64 = 16 * MIB as u64;
+/// The longest object: S3 takes 10,000 parts.
+pub(crate) const BUCKET_OBJECT_MOST: u64 = 10_000 * BUCKET_PART;
+/// Content that waits to be stored at a time. What is more is dropped: it is stored when it is next got from an upstream.
+pub(crate) const BUCKET_WAITING: usize = 4096;
+/// The longest blob of which a part is served once the whole has come from the store, and has been proved: within a second or two.
+pub(crate) const BUCKET_PARTED: u64 = 256 * MIB as u64;
+/// How often the notes of removals by other replicas are looked for.
+pub(crate) const BUCKET_NOTES: Duration = Duration::from_secs(60);
+/// A tag's record is written anew when the upstream's word there is older, or when the tag has moved.
+pub(crate) const BUCKET_TAG_AGE: Duration = Duration::from_secs(3600);
+/// Default of `cache.store.hedge`: a store within the site begins to send within some ten milliseconds.
+pub(crate) const BUCKET_HEDGE: Duration = Duration::from_millis(250);
+/// Default of `cache.store.timeout`.
+pub(crate) const BUCKET_TIMEOUT: Duration = Duration::from_secs(3);
+
 // Files that the configuration names.
 
 /// The configuration file itself.
@@ -425,6 +505,12 @@ pub(crate) const RECORD_BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Content that is said to be damaged is hashed again at most so often: it is up to 10 GiB to read, for one wrong word
 /// of an upstream about its length.
 pub(crate) const CACHE_VERIFY_PAUSE: Duration = Duration::from_secs(10 * 60);
+/// The time for which a partial stays open after a part of it has come: the next is asked for soon.
+pub(crate) const PARTIAL_LINGERS: Duration = Duration::from_secs(10);
+/// The partials that stay open so at a time: each holds a file.
+pub(crate) const PARTIALS_LINGERING: usize = 256;
+/// The time for which a reader of a part waits for one of the streams of its blob, before one more is begun for it.
+pub(crate) const STREAM_WAIT: Duration = Duration::from_secs(10);
 /// The most partial blobs that are left at a time: each is read when the disk is scanned.
 pub(crate) const CACHE_PARTIALS: usize = 4096;
 
@@ -466,3 +552,23 @@ pub(crate) const KEY_SET_BYTES: u64 = 256 * KIB as u64;
 pub(crate) const OIDC_DOCUMENT_BYTES: usize = 256 * KIB;
 /// How long a login waits for them.
 pub(crate) const OIDC_FETCH_DEADLINE: Duration = Duration::from_secs(10);
+
+// Certificates by ACME.
+
+/// Default of `server.tls.acme.directory`: Let's Encrypt.
+pub(crate) const ACME_DIRECTORY: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// Default of `server.tls.acme.path`.
+pub(crate) const ACME_PATH: &str = "/var/lib/dockgate/acme";
+/// The pause after a failed order, which doubles with each further one: Let's Encrypt refuses names of which five validations
+/// have failed within an hour.
+pub(crate) const ACME_RETRY: Duration = Duration::from_secs(2 * 60);
+/// The longest such pause: of a certificate of six days, a third is two days.
+pub(crate) const ACME_RETRY_MOST: Duration = Duration::from_secs(3 * 3600);
+/// The pause after an order that succeeded: the certificate of a server whose clock is wrong may be due at once.
+pub(crate) const ACME_RENEWAL_LEAST: Duration = Duration::from_secs(30);
+/// Between two looks at the certificate: the clock may be set, and another process may have renewed it.
+pub(crate) const ACME_LOOK_INTERVAL: Duration = Duration::from_secs(3600);
+/// An order, from the first request to the certificate. Let's Encrypt takes some ten seconds.
+pub(crate) const ACME_ORDER_DEADLINE: Duration = Duration::from_secs(5 * 60);
+/// The wait for a server to validate the names, or to sign.
+pub(crate) const ACME_POLL_DEADLINE: Duration = Duration::from_secs(2 * 60);

@@ -5,9 +5,12 @@
 //! from the tree. Nothing stops at the first mistake.
 
 pub(crate) mod access;
+mod acme;
 mod address;
 mod admin;
 mod auth;
+mod bucket;
+mod bucket_keys;
 mod cache;
 mod context;
 mod cors;
@@ -20,11 +23,13 @@ mod group_list;
 mod host;
 mod host_pattern;
 mod interpolate;
+mod key_pair;
 pub(crate) mod limits;
 mod log;
 mod mistake;
 mod oidc;
 mod pattern;
+mod peers;
 pub(crate) mod private_folder;
 mod proxy;
 mod reader;
@@ -43,24 +48,28 @@ mod variables;
 use std::path::{Path, PathBuf};
 
 pub use access::AccessRule;
+pub(crate) use acme::Acme;
 pub(crate) use address::{Address, UnixSocket};
 pub(crate) use admin::{Admin, LocalAddress};
 pub(crate) use auth::{Auth, TokenService};
+pub(crate) use bucket::{Bucket, BucketCredentials};
 pub(crate) use cache::{Cache, MinFree, PullAuthorization, UpstreamCacheOptions};
 pub(crate) use cors::Cors;
 pub(crate) use credentials::{CredentialSource, Credentials, Login, UserCredentials};
 pub use environment::Environment;
 pub(crate) use group::Group;
 pub(crate) use host_pattern::HostPattern;
+pub(crate) use key_pair::KeyPair;
 pub(crate) use log::Log;
 pub(crate) use mistake::ConfigErrors;
 pub(crate) use oidc::{IssuerKeys, OidcProvider, RequiredClaim};
 pub use pattern::RepositoryPattern;
 pub(crate) use pattern::{Glob, PatternError, UserPattern};
+pub(crate) use peers::{Members, Peers};
 pub(crate) use proxy::{NoProxy, Proxy};
-pub(crate) use server::{Server, is_wide};
+pub(crate) use server::{ExternalUrl, Server, is_wide};
 pub(crate) use size::render as size_text;
-pub(crate) use tls::{KeyPair, Tls};
+pub(crate) use tls::Tls;
 pub(crate) use upstream::{Http2, Redirects, Upstream, UpstreamUrl};
 
 use context::Context;
@@ -85,6 +94,10 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// The cache's directory and size, where an upstream has a cache.
     pub cache: Option<Cache>,
+    /// The other replicas of this gateway; None: it is alone.
+    pub(crate) peers: Option<Peers>,
+    /// The store behind the cache, if there is one.
+    pub(crate) store: Option<Bucket>,
     /// Warnings: settings that are valid, but may be unintended. Never a secret.
     pub warnings: Vec<String>,
     /// The configuration file, if there is one.
@@ -103,6 +116,7 @@ const KEYS: &[Key] = &[
     key("access", Kind::Tables(access::KEYS)),
     key("upstream", Kind::Tables(upstream::KEYS)),
     key("cache", Kind::Table(cache::KEYS)),
+    key("peers", Kind::Table(peers::KEYS)),
 ];
 
 /// True if the files that a configuration names are looked at too.
@@ -148,6 +162,16 @@ pub(crate) fn parse_duration(written: &str) -> Result<std::time::Duration, Strin
     })
 }
 
+/// Reads the URL of the gateway, as `server.external_url` has it.
+///
+/// # Errors
+/// The end of a sentence about the text.
+pub(crate) fn parse_external_url(written: &str) -> Result<ExternalUrl, String> {
+    ExternalUrl::parse(written).map_err(|wrong| match wrong {
+        value_error::ValueError::Value(why) | value_error::ValueError::Hidden(why) => why,
+    })
+}
+
 fn assemble(source: Option<&Source>, environment: &Environment, look: Look) -> Result<Config, ConfigErrors> {
     let Some(source) = source else {
         return build("", Context::new(None, PathBuf::new()), environment, look);
@@ -177,6 +201,9 @@ fn build(
     let mut config = read(&Reader::root(&table, &context));
     upstream::take_proxy(&mut config.upstreams, environment, &context);
     oidc::take_proxy(&mut config.auth.oidc, environment, &context);
+    bucket::take_proxy(config.store.as_mut(), environment, &context);
+    let acme = config.server.tls.as_mut().and_then(|tls| tls.acme.as_mut());
+    acme::take_proxy(acme, environment, &context);
     if look == Look::AtFiles {
         files::check(&context);
     }
@@ -188,12 +215,18 @@ fn read(root: &Reader<'_>) -> Config {
     let rules = access::read(root);
     let auth = auth::read(root, &rules);
     let upstreams = upstream::read(root);
+    let has_cache = upstreams.iter().any(|upstream| upstream.cache.is_some());
+    let has_secret = root.section("server").has("secret");
+    let peers = root.optional("peers").and_then(|peers| peers::read(&peers, &server, has_secret, has_cache));
+    let store = bucket::read(root, &server, has_secret).filter(|_| has_cache);
     Config {
         admin: admin::read(&root.section("admin"), &server),
         log: log::read(&root.section("log")),
         auth,
         access: rules.or_default(root, &upstreams),
-        cache: cache::read(root, upstreams.iter().any(|upstream| upstream.cache.is_some())),
+        cache: cache::read(root, has_cache),
+        peers,
+        store,
         upstreams,
         server,
         warnings: Vec::new(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::context::Context;
 use crate::config::environment::Environment;
+use crate::config::host::is_dialled;
 use crate::config::pattern::Glob;
 use crate::config::reader::Reader;
 use crate::config::reference::Reference;
@@ -197,17 +198,6 @@ fn keys(table: &Reader<'_>, issuer: Option<&str>) -> Option<IssuerKeys> {
             Some(IssuerKeys::File(item.path()))
         }
     }
-}
-
-/// Returns true for a URL that keys are fetched from: who answers in their place makes every token. Plain HTTP stays on this
-/// machine.
-fn is_dialled(url: &str) -> bool {
-    let plain_local = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
-    let rest =
-        url.strip_prefix("https://").or_else(|| plain_local.iter().find_map(|local| url.strip_prefix(local)));
-    rest.is_some_and(|rest| {
-        !rest.is_empty() && !rest.starts_with('/') && url.bytes().all(|byte| byte.is_ascii_graphic())
-    })
 }
 
 fn plain(written: &str) -> Result<String, ValueError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::config::value_error::ValueError;
-use crate::proto::{Components, RepositoryName, mark};
+use crate::proto::{Components, RepositoryName};
 
 /// The users that a rule is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,16 @@ impl UserPattern {
     pub fn matches(&self, user: Option<&str>) -> bool {
         match (self, user) {
             (Self::Anonymous, None) | (Self::Anyone, Some(_)) => true,
-            (Self::Glob(glob), Some(user)) => glob.fits(user.as_bytes(), b":/"),
+            (Self::Glob(glob), Some(user)) => glob.fits(user.as_bytes(), |byte| !matches!(byte, b':' | b'/')),
             _ => false,
+        }
+    }
+
+    /// Returns the name or the pattern over names, if it is one.
+    pub(crate) fn as_glob(&self) -> Option<&Glob> {
+        match self {
+            Self::Glob(glob) => Some(glob),
+            Self::Anonymous | Self::Anyone => None,
         }
     }
 
@@ -85,17 +93,22 @@ impl Glob {
 
     /// Returns true if the pattern fits all of `text`.
     pub fn matches(&self, text: &str) -> bool {
-        self.fits(text.as_bytes(), b"")
+        self.fits(text.as_bytes(), |_| true)
+    }
+
+    /// Returns the pattern as written.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.written
     }
 
     /// Returns true if it has neither `*` nor `?`.
-    fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.head == self.written.len()
     }
 
-    /// Returns true if the pattern fits all of `text`, where `*` and `?` stand for none of the `separators`. The plain
+    /// Returns true if the pattern fits all of `text`, where `*` and `?` stand only for bytes that `may_stand`. The plain
     /// characters at both ends are compared first: most texts differ there.
-    fn fits(&self, text: &[u8], separators: &[u8]) -> bool {
+    fn fits(&self, text: &[u8], may_stand: impl Fn(&u8) -> bool) -> bool {
         let pattern = self.written.as_bytes();
         let Some((start, rest)) = text.split_at_checked(self.head) else { return false };
         if *start != pattern[..self.head] {
@@ -108,7 +121,7 @@ impl Glob {
         let Some((rest, end)) = rest.len().checked_sub(self.tail).map(|middle| rest.split_at(middle)) else {
             return false;
         };
-        *end == pattern[tail..] && fit(&pattern[self.head..tail], rest, separators)
+        *end == pattern[tail..] && fit(&pattern[self.head..tail], rest, may_stand)
     }
 }
 
@@ -119,23 +132,15 @@ impl fmt::Display for Glob {
 }
 
 /// Returns true if a pattern fits all of a text. Bytes stand for characters, since a pattern's are whole ones: only `*` and `?`
-/// must not end within one. On a mismatch only the latest `*` takes one more, which is enough, since what came before it
-/// has been found at its earliest.
-fn fit(pattern: &[u8], text: &[u8], separators: &[u8]) -> bool {
-    let plain = |byte: &u8| !separators.contains(byte);
-    if pattern == b"*" {
-        return text.iter().all(plain);
-    }
+/// must not end within one. On a mismatch only the latest `*` takes more, which is enough, since what came before it has
+/// been found at its earliest.
+fn fit(pattern: &[u8], text: &[u8], may_stand: impl Fn(&u8) -> bool) -> bool {
     let (mut at, mut place, mut latest) = (0, 0, None);
     loop {
-        match (pattern.get(at), text.get(place)) {
+        let (behind, from) = match (pattern.get(at), text.get(place)) {
             (None, None) => return true,
-            (Some(b'*'), _) => {
-                at += 1;
-                latest = Some((at, place));
-                continue;
-            }
-            (Some(b'?'), Some(byte)) if plain(byte) => {
+            (Some(b'*'), _) => (at + 1, place),
+            (Some(b'?'), Some(byte)) if may_stand(byte) => {
                 (at, place) = (at + 1, next_character(text, place));
                 continue;
             }
@@ -143,14 +148,27 @@ fn fit(pattern: &[u8], text: &[u8], separators: &[u8]) -> bool {
                 (at, place) = (at + 1, place + 1);
                 continue;
             }
-            _ => {}
-        }
-        let Some((behind, from)) = latest else { return false };
-        if !text.get(from).is_some_and(plain) {
-            return false;
-        }
-        let from = next_character(text, from);
+            _ => match latest {
+                Some((behind, from)) if text.get(from).is_some_and(&may_stand) => {
+                    (behind, next_character(text, from))
+                }
+                _ => return false,
+            },
+        };
+        let Some(from) = begin(&pattern[behind..], text, from, &may_stand) else { return false };
         (at, place, latest) = (behind, from, Some((behind, from)));
+    }
+}
+
+/// Returns the first place, at `from` or behind it, where what is left of a pattern behind a `*` may begin.
+fn begin(pattern: &[u8], text: &[u8], from: usize, may_stand: impl Fn(&u8) -> bool) -> Option<usize> {
+    match pattern.first() {
+        None => text[from..].iter().all(may_stand).then_some(text.len()),
+        Some(b'*' | b'?') => Some(from),
+        Some(first) => {
+            let taken = text[from..].iter().position(|byte| byte == first || !may_stand(byte))?;
+            (text[from + taken] == *first).then_some(from + taken)
+        }
     }
 }
 
@@ -169,8 +187,6 @@ pub struct RepositoryPattern {
     components: Box<[Component]>,
     /// How many components stand before the first run, and how many behind the last. `None` without a run.
     around: Option<(usize, usize)>,
-    /// The marks of its plain components: a name without one of them does not match.
-    marks: u64,
     needs_user: bool,
 }
 
@@ -201,9 +217,8 @@ impl RepositoryPattern {
         let run = |component: &Component| *component == Component::Run;
         let last = components.iter().rev().position(run);
         let around = components.iter().position(run).zip(last);
-        let marks = components.iter().filter_map(Component::mark).fold(0, |marks, mark| marks | mark);
         let needs_user = components.contains(&Component::User);
-        Ok(Self { written: written.into(), components: components.into(), around, marks, needs_user })
+        Ok(Self { written: written.into(), components: components.into(), around, needs_user })
     }
 
     /// Returns true if the repository is one of those that the pattern names, whichever user asks.
@@ -220,8 +235,7 @@ impl RepositoryPattern {
     /// Returns true as [`matches_for`](Self::matches_for) does. Components before the first run and behind the last one have their
     /// places in the name: only between two runs are several places tried.
     pub(crate) fn matches_components(&self, name: &Components<'_>, user: Option<&str>) -> bool {
-        // Most rules are for other repositories.
-        if self.marks & !name.marks() != 0 || self.needs_user && user.is_none() {
+        if self.needs_user && user.is_none() {
             return false;
         }
         let takes = |(part, number): (&Component, usize)| part.takes(name.at(number), user);
@@ -269,6 +283,11 @@ impl RepositoryPattern {
         components.next().is_some()
     }
 
+    /// Returns how many components the names have that it matches; none without a single number.
+    pub fn component_count(&self) -> Option<usize> {
+        self.around.is_none().then_some(self.components.len())
+    }
+
     /// Returns true if it is `**`, which every repository matches.
     pub fn is_every(&self) -> bool {
         self.as_str() == "**"
@@ -298,19 +317,11 @@ impl PatternError {
 }
 
 impl Component {
-    /// Returns the mark of the one component that it stands for, if it is plain.
-    fn mark(&self) -> Option<u64> {
-        match self {
-            Self::One(glob) if glob.is_plain() => Some(mark(glob.written.as_bytes())),
-            Self::Run | Self::One(_) | Self::User => None,
-        }
-    }
-
     /// Returns true if it stands for this component of a name, where `user` asks.
     fn takes(&self, component: &[u8], user: Option<&str>) -> bool {
         match self {
             Self::Run => false,
-            Self::One(glob) => glob.fits(component, b""),
+            Self::One(glob) => glob.fits(component, |_| true),
             Self::User => user.is_some_and(|user| user.as_bytes() == component),
         }
     }
@@ -566,7 +577,7 @@ mod tests {
         #[test]
         fn the_matcher_agrees_with_the_obvious_one(pattern in "[abé:*?]{0,8}", text in "[abéÃ:]{0,10}") {
             let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-            prop_assert_eq!(Glob::new(&pattern).fits(text.as_bytes(), b":"), naive(&p, &t));
+            prop_assert_eq!(Glob::new(&pattern).fits(text.as_bytes(), |byte| *byte != b':'), naive(&p, &t));
         }
 
         #[test]

@@ -12,6 +12,8 @@ use crate::config::value_error::ValueError;
 enum Meaning {
     /// The key at this path.
     Key(&'static [&'static str]),
+    /// The key at this path, whose value is a list.
+    List(&'static [&'static str]),
     /// The one upstream.
     Upstream,
     /// The credentials and the cache of that upstream, which need it.
@@ -24,7 +26,7 @@ enum Meaning {
     Foreign,
 }
 
-use Meaning::{Auth, Foreign, Key, Level, OfUpstream, Upstream};
+use Meaning::{Auth, Foreign, Key, Level, List, OfUpstream, Upstream};
 
 /// Begins the variables of header fields: `REGISTRY_HTTP_HEADERS_Access-Control-Allow-Origin`.
 const HEADERS: &str = "REGISTRY_HTTP_HEADERS_";
@@ -40,6 +42,10 @@ const MEANINGS: &[(&str, Meaning)] = &[
     ("REGISTRY_HTTP_SECRET", Key(&["server", "secret"])),
     ("REGISTRY_HTTP_TLS_CERTIFICATE", Key(&["server", "tls", "certificate"])),
     ("REGISTRY_HTTP_TLS_KEY", Key(&["server", "tls", "key"])),
+    ("REGISTRY_HTTP_TLS_LETSENCRYPT_CACHEFILE", Key(&["server", "tls", "acme", "path"])),
+    ("REGISTRY_HTTP_TLS_LETSENCRYPT_DIRECTORYURL", Key(&["server", "tls", "acme", "directory"])),
+    ("REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL", Key(&["server", "tls", "acme", "email"])),
+    ("REGISTRY_HTTP_TLS_LETSENCRYPT_HOSTS", List(&["server", "tls", "acme", "domains"])),
     ("REGISTRY_AUTH", Auth),
     // podman, skopeo and buildah: where they keep their logins (containers-auth.json(5)).
     ("REGISTRY_AUTH_FILE", Foreign),
@@ -68,7 +74,7 @@ pub(super) fn underlay(table: &mut Table, environment: &Environment, context: &C
 
 /// Returns the variable that sets the key at `path`.
 fn variable_of(path: &str) -> Option<&'static str> {
-    let is_it = |meaning: &Meaning| matches!(meaning, Key(keys) if keys.join(".") == path);
+    let is_it = |meaning: &Meaning| matches!(meaning, Key(keys) | List(keys) if keys.join(".") == path);
     MEANINGS.iter().find(|(_, meaning)| is_it(meaning)).map(|(name, _)| *name)
 }
 
@@ -87,6 +93,7 @@ impl Layer<'_> {
         let place = Place::variable(name);
         match meaning {
             Some(Key(path)) => self.set(path, literal(place, value)),
+            Some(List(path)) => self.set(path, list(&place, value)),
             Some(Upstream) => self.upstream(place, value),
             Some(OfUpstream) if self.value(REMOTE_URL).is_some() => {}
             Some(OfUpstream) => self.context.warn(format!("{name} has no meaning without {REMOTE_URL}")),
@@ -103,9 +110,7 @@ impl Layer<'_> {
         let field = field.to_ascii_lowercase().replace('_', "-");
         match field.strip_prefix("access-control-") {
             Some("allow-origin") => {
-                let place = Place::variable(name);
-                let origins = items_of(value).map(|origin| literal(place.clone(), origin)).collect();
-                self.set(&["server", "cors", "origins"], Node { place, value: Value::List(origins) });
+                self.set(&["server", "cors", "origins"], list(&Place::variable(name), value));
             }
             Some("allow-methods" | "allow-headers" | "allow-credentials" | "expose-headers" | "max-age") => {}
             _ => self.context.warn(format!("{name} has no meaning here")),
@@ -210,6 +215,12 @@ fn items_of(value: &str) -> impl Iterator<Item = &str> {
     let list = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(value);
     let items = list.split(',').map(|item| item.trim().trim_matches(['"', '\'']));
     items.filter(|item| !item.is_empty())
+}
+
+/// Returns the items as a list.
+fn list(place: &Place, value: &str) -> Node {
+    let items = items_of(value).map(|item| literal(place.clone(), item)).collect();
+    Node { place: place.clone(), value: Value::List(items) }
 }
 
 /// Adds a text. The registry knows no `${...}`, so there is none in it.

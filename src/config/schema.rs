@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Lists(&'static Self),
     /// A table that asks for something by being there, whatever is in it.
     Switch(&'static [Key]),
+    /// A word, or a table in its place.
+    TextOrTable(&'static [Key]),
 }
 
 /// Makes the constants of the sections short.
@@ -62,10 +64,12 @@ fn check_field(name: &str, node: &mut Node, keys: &[Key], path: &str, context: &
 fn check_kind(node: &mut Node, kind: &Kind, path: &str, context: &Context) {
     match (kind, &mut node.value) {
         (_, Value::Broken)
-        | (Kind::Text | Kind::OneOrMore, Value::Text(_))
+        | (Kind::Text | Kind::OneOrMore | Kind::TextOrTable(_), Value::Text(_))
         | (Kind::Flag, Value::Flag(_))
         | (Kind::Number, Value::Number(_)) => {}
-        (Kind::Table(keys) | Kind::Switch(keys), Value::Table(table)) => check(table, keys, path, context),
+        (Kind::Table(keys) | Kind::Switch(keys) | Kind::TextOrTable(keys), Value::Table(table)) => {
+            check(table, keys, path, context);
+        }
         (Kind::Tables(_) | Kind::Texts | Kind::OneOrMore, Value::List(items)) => {
             check_items(items, kind, path, context);
         }
@@ -111,6 +115,7 @@ impl Kind {
             Self::Flag => "true or false",
             Self::Number => "a whole number",
             Self::Table(_) | Self::Switch(_) | Self::Lists(_) => "it as a [table]",
+            Self::TextOrTable(_) => "a string in quotes, or a [table]",
             Self::Tables(_) => "it as [[tables]] in double brackets",
         }
     }

@@ -70,7 +70,7 @@ impl ExternalUrl {
         self.to_string()
     }
 
-    fn parse(written: &str) -> Result<Self, ValueError> {
+    pub(super) fn parse(written: &str) -> Result<Self, ValueError> {
         let url = Url::parse(written)?;
         if !url.path.is_empty() {
             return Err(ValueError::value(

@@ -2,76 +2,55 @@
 
 use std::path::PathBuf;
 
+use crate::config::acme;
+use crate::config::acme::Acme;
+use crate::config::key_pair;
+use crate::config::key_pair::KeyPair;
 use crate::config::reader::Reader;
-use crate::config::reference::{Located, Reference};
+use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, key};
 
 /// The gateway's certificate, and the CA of its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// For clients that name no server, or one that no other certificate is for.
+    /// For clients that name no server, or one that no other certificate is for. With `acme`, the file that it writes, which
+    /// may be missing.
     pub default: KeyPair,
+    /// The server that issues it; None: the operator does.
+    pub acme: Option<Acme>,
     /// Further certificates, chosen by server name.
     pub sni: Vec<KeyPair>,
     /// PEM of the authorities whose certificates clients may show; none: none are asked for.
     pub client_ca: Option<PathBuf>,
 }
 
-/// A certificate with the key that belongs to it, both PEM files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyPair {
-    /// The chain, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-}
-
 pub(super) const KEYS: &[Key] = &[
     key("certificate", Kind::Text),
     key("key", Kind::Text),
-    key("sni", Kind::Tables(PAIR_KEYS)),
+    key("acme", Kind::Table(acme::KEYS)),
+    key("sni", Kind::Tables(key_pair::KEYS)),
     key("client_ca", Kind::Text),
 ];
 
-const PAIR_KEYS: &[Key] = &[key("certificate", Kind::Text), key("key", Kind::Text)];
-
 pub(super) fn read(tls: &Reader<'_>) -> Option<Tls> {
-    let sni = tls.tables("sni").iter().filter_map(pair).collect();
+    let sni = tls.tables("sni").iter().filter_map(key_pair::of_listener).collect();
     let client_ca = tls.file("client_ca").map(|file| {
         let path = file.path.clone();
         tls.context.refer(Reference::ClientCa(file));
         path
     });
-    pair(tls).map(|default| Tls { default, sni, client_ca })
+    let (default, acme) = default(tls)?;
+    Some(Tls { default, acme, sni, client_ca })
 }
 
-fn pair(table: &Reader<'_>) -> Option<KeyPair> {
-    let certificate = required(table, "certificate", "certs/domain.crt");
-    let key = required(table, "key", "certs/domain.key");
-    let (certificate, key) = (certificate?, key?);
-    let pair = KeyPair { certificate: certificate.path.clone(), key: key.path.clone() };
-    table.context.refer(Reference::Pair { certificate, key });
-    Some(pair)
-}
-
-/// Reads the client certificate for an upstream, where both of its files are named.
-pub(super) fn client_pair(upstream: &Reader<'_>) -> Option<KeyPair> {
-    let names = ["client_certificate", "client_key"];
-    if names.iter().all(|name| upstream.text(name).is_none()) {
-        return None;
+/// Reads the certificate of clients that name no server.
+fn default(tls: &Reader<'_>) -> Option<(KeyPair, Option<Acme>)> {
+    let Some(table) = tls.optional("acme") else {
+        return key_pair::of_listener(tls).map(|pair| (pair, None));
+    };
+    let acme = acme::read(&table);
+    for name in ["certificate", "key"].into_iter().filter(|name| tls.text(name).is_some()) {
+        tls.wrong(name, "stands beside [server.tls.acme], which makes its own; remove one of them");
     }
-    let certificate = required(upstream, "client_certificate", "certs/client.crt");
-    let key = required(upstream, "client_key", "certs/client.key");
-    let (certificate, key) = (certificate?, key?);
-    let pair = KeyPair { certificate: certificate.path.clone(), key: key.path.clone() };
-    upstream.context.refer(Reference::ClientPair { certificate, key });
-    Some(pair)
-}
-
-fn required(table: &Reader<'_>, name: &str, example: &str) -> Option<Located> {
-    let file = table.file(name);
-    if file.is_none() && !table.is_broken(name) {
-        table.wrong(name, format!("a file is needed; {}", table.advice(&format!("{name} = \"{example}\""))));
-    }
-    file
+    acme.map(|acme| (acme.pair(), Some(acme)))
 }

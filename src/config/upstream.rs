@@ -13,14 +13,14 @@ use crate::config::credentials::Credentials;
 use crate::config::environment::Environment;
 use crate::config::host::{Url, parse_authority};
 use crate::config::host_pattern::HostPattern;
+use crate::config::key_pair;
+use crate::config::key_pair::KeyPair;
 use crate::config::limits;
 use crate::config::proxy;
 use crate::config::proxy::Proxy;
 use crate::config::reader::Reader;
 use crate::config::reference::Reference;
 use crate::config::schema::{Key, Kind, key};
-use crate::config::tls;
-use crate::config::tls::KeyPair;
 use crate::config::tree::EMPTY;
 use crate::config::value_error::ValueError;
 use crate::proto::authority::is_loopback;
@@ -87,6 +87,12 @@ impl Upstream {
         let mut upstream = Self::read(&Reader::root(&EMPTY, &context), name, parsed, String::new());
         take_proxy(std::slice::from_mut(&mut upstream), environment, &context);
         context.finish().map(|_| upstream).map_err(|errors| errors.to_string())
+    }
+
+    /// Returns a server that is no registry, with the default of every option.
+    pub(super) fn of_endpoint(url: Url, context: &Context) -> Self {
+        let name = url.authority();
+        Self::read(&Reader::root(&EMPTY, context), name, url, String::new())
     }
 
     /// Returns the host of `url`, which is no registry's, to fetch documents from. Reports a URL that has none.
@@ -257,7 +263,7 @@ impl Upstream {
             retries: u32::try_from(retries).unwrap_or(limits::RETRIES),
             max_connections: u32::try_from(connections).unwrap_or(limits::UPSTREAM_CONNECTIONS),
             read_only,
-            client_certificate: tls::client_pair(table),
+            client_certificate: key_pair::of_upstream(table),
             proxy: table.text("proxy").and_then(|item| item.parsed(Proxy::parse)),
             http2: http2(table),
             redirects: redirects(table),

@@ -67,6 +67,14 @@ impl Variable<'_> {
                 self.set_below(node, keys, rest)
             }
             (Kind::Switch(_), []) => self.switch(table, key.name),
+            (Kind::TextOrTable(keys), [_, ..]) => {
+                let node = table.entry(key.name.to_owned()).or_insert_with(|| self.empty());
+                // The word that a layer below has in the table's place.
+                if matches!(node.value, Value::Text(_)) {
+                    *node = self.empty();
+                }
+                self.set_below(node, keys, rest)
+            }
             (Kind::Lists(kind), [name]) => {
                 let node = table.entry(key.name.to_owned()).or_insert_with(|| self.empty());
                 if let Value::Table(lists) = &mut node.value {
@@ -127,9 +135,12 @@ impl Variable<'_> {
                 Value::Number(self.written.parse().map_err(|_| says("whole number; write for example 100"))?)
             }
             Kind::Texts | Kind::OneOrMore => Value::List(self.items()?),
-            Kind::Text | Kind::Table(_) | Kind::Tables(_) | Kind::Lists(_) | Kind::Switch(_) => {
-                text(self.written)
-            }
+            Kind::Text
+            | Kind::Table(_)
+            | Kind::Tables(_)
+            | Kind::Lists(_)
+            | Kind::Switch(_)
+            | Kind::TextOrTable(_) => text(self.written),
         };
         Ok(Node { place: self.place(), value })
     }
@@ -196,7 +207,7 @@ fn list(keys: &'static [Key], prefix: &str, index: &str, names: &mut Vec<String>
             Kind::Table(keys) => list(keys, &format!("{name}__"), index, names),
             Kind::Tables(keys) => list(keys, &format!("{name}__{index}__"), index, names),
             Kind::Lists(_) => names.push(format!("{name}__NAME")),
-            Kind::Switch(keys) => {
+            Kind::Switch(keys) | Kind::TextOrTable(keys) => {
                 list(keys, &format!("{name}__"), index, names);
                 names.push(name);
             }

@@ -167,6 +167,8 @@ pub(super) async fn delete(
     request: &AuthorizedRepository<'_>,
     digest: &Digest,
 ) -> Result<Response<Body>, Problem> {
-    let _guard = WriteGuard::new(request, Some(&Reference::Digest(digest.clone())));
-    Ok(deleted(request.ask().await?))
+    let guard = WriteGuard::new(request, &[Reference::Digest(digest.clone())]);
+    let answer = request.ask().await;
+    guard.end().await;
+    Ok(deleted(answer?))
 }

@@ -4,10 +4,7 @@
 //! Clients re-encode queries, and some registries' upload paths lie outside the grammar: a handle survives both. A client
 //! can neither make one up nor use another's.
 
-use std::num::NonZeroU32;
-
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::{hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -35,7 +32,7 @@ impl Sealer {
     /// random key that ends with the process.
     pub(super) fn new(secret: Option<&Secret>) -> Result<Self, SealError> {
         let key = match secret {
-            Some(secret) => derived(secret.expose()),
+            Some(secret) => secret.derive(PURPOSE),
             None => {
                 let mut key = [0u8; 32];
                 aws_lc_rs::rand::fill(&mut key).map_err(|_| SealError)?;
@@ -69,37 +66,12 @@ impl Sealer {
     }
 }
 
-/// Returns the key of a secret: at once of 32 random bytes, as `dockgate secret` prints them, and slowly of any other
-/// text. A handle is in the hands of clients, who can guess at the secret without asking the gateway: each guess at a text
-/// costs them what it costs here.
-fn derived(secret: &str) -> [u8; 32] {
-    let mut key = [0u8; 32];
-    if let Some(bytes) = random_bytes(secret) {
-        let own = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
-        key.copy_from_slice(hmac::sign(&own, PURPOSE).as_ref());
-    } else {
-        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ITERATIONS, PURPOSE, secret.as_bytes(), &mut key);
-    }
-    key
-}
-
-/// Returns the bytes of 64 hexadecimal digits.
-fn random_bytes(secret: &str) -> Option<Vec<u8>> {
-    let bytes = secret.as_bytes();
-    let is_hex = bytes.len() == 64 && bytes.iter().all(u8::is_ascii_hexdigit);
-    let pairs = (0..64).step_by(2).map(|at| u8::from_str_radix(secret.get(at..at + 2)?, 16).ok());
-    if is_hex { pairs.collect() } else { None }
-}
-
 /// Cursors are as long as a multiple of this, in bytes, with spaces behind the JSON: a cursor can hold a name that its holder
 /// may not see, and its length would tell that of the name.
 const CURSOR_BLOCK: usize = 512;
 
-/// The use of the derived key: other uses of the secret get other keys.
+/// The use of the derived key. Clients hold handles: they can guess at the secret without asking the gateway.
 const PURPOSE: &[u8] = b"dockgate handles v2";
-
-/// OWASP's count for PBKDF2-HMAC-SHA256 (Password Storage Cheat Sheet, 2023). Takes some 0.2 s, once at the start.
-const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(600_000 - 1);
 
 impl HandleKind {
     fn aad(self) -> Aad<&'static [u8]> {
@@ -147,9 +119,9 @@ mod tests {
     fn a_guess_at_a_text_is_slow() {
         // A single hash would take a microsecond.
         let began = crate::clock::now();
-        let key = derived(TEXT);
+        let key = Secret::new(TEXT).derive(PURPOSE);
         assert!(crate::clock::now() - began > std::time::Duration::from_millis(10));
-        assert_ne!(key, derived(&TEXT.to_uppercase()));
+        assert_ne!(key, Secret::new(TEXT.to_uppercase()).derive(PURPOSE));
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl TrustedProxies {
     ///
     /// A proxy that sends the PROXY protocol passes bytes on and writes no fields: those are of the client that it names, or
     /// of one that it does not know. They count only if that client is a further proxy, reached through the first.
-    fn may_forward(&self, peer: Peer) -> bool {
+    pub(super) fn may_forward(&self, peer: Peer) -> bool {
         match peer.source {
             AddressSource::Socket => !self.proxy_protocol && self.contains(peer.address),
             AddressSource::ProxyHeader => self.contains(peer.address),

@@ -18,7 +18,7 @@ use crate::gateway::respond::Problem;
 use crate::gateway::route::Route;
 use crate::gateway::upload_handle;
 use crate::proto::identity::{Forwarded, Identity, ProvidedName, ROBOT_PREFIX};
-use crate::proto::{Action, Authorization, BearerError, Operation, Secret};
+use crate::proto::{Action, Authorization, BearerError, Fingerprint, Operation, Secret};
 use crate::upstream;
 use crate::upstream::LoginAnswer;
 use crate::x509::{ClientCertificate, NameKind};
@@ -46,6 +46,8 @@ pub(super) struct Requester {
     pub(super) groups: Vec<Box<str>>,
     /// When its credential dies, in seconds since 1970, where it says so.
     pub(super) until: Option<u64>,
+    /// The fingerprint of what the login of a workload or a certificate rests upon.
+    pub(super) rests_upon: Option<Fingerprint>,
 }
 
 impl Requester {
@@ -59,18 +61,19 @@ impl Requester {
 
     fn by_proof(proof: Arc<Proof>) -> Self {
         let (identity, groups) = (proof.identity.clone(), proof.groups.clone());
-        Self { identity, proof: Some(proof), groups, until: None }
+        Self { proof: Some(proof), groups, ..Self::from(identity) }
     }
 
     fn by_workload(workload: &Workload) -> Self {
         let (identity, groups) = (Identity::Workload(workload.name.clone()), workload.groups.clone());
-        Self { identity, proof: None, groups, until: Some(workload.expires) }
+        let (until, rests_upon) = (Some(workload.expires), Some(workload.settings));
+        Self { groups, until, rests_upon, ..Self::from(identity) }
     }
 }
 
 impl From<Identity> for Requester {
     fn from(identity: Identity) -> Self {
-        Self { identity, proof: None, groups: Vec::new(), until: None }
+        Self { identity, proof: None, groups: Vec::new(), until: None, rests_upon: None }
     }
 }
 
@@ -110,7 +113,8 @@ pub(super) async fn authenticate(
     if let (None, Some(certificate)) = (field, sender.certificate)
         && let Some(kind) = core.settings.certificate_names
     {
-        return by_certificate(certificate, kind, operation);
+        let requester = by_certificate(certificate, kind, operation)?;
+        return Ok(Requester { rests_upon: core.settings.client_authorities, ..requester });
     }
     if let Some(judge) = core.routes.judge(&sender.host.name, sender.host.port)
         && let Some(client) = authenticator.for_upstream(field, &judge.name)
@@ -240,13 +244,13 @@ fn by_token(
     operation: Option<&Operation>,
 ) -> Result<Requester, Problem> {
     match tokens.verify(token, &core.settings.authenticator) {
-        Ok(proof) if is_configured(core, &proof.identity) => Ok(Requester::by_proof(proof)),
+        Ok(proof) if is_configured(core, &proof) => Ok(Requester::by_proof(proof)),
         Ok(_) => {
-            let reason = "its provider is not configured any more".to_owned();
+            let reason = "its provider is not configured any more, or is configured otherwise".to_owned();
             Err(Problem::refused_token(operation, Some(BearerError::InvalidToken), reason, false))
         }
         Err(Refusal::Expired(Some(proof)))
-            if is_configured(core, &proof.identity) && goes_on(core, operation, &proof.identity) =>
+            if is_configured(core, &proof) && goes_on(core, operation, &proof.identity) =>
         {
             Ok(Requester::by_proof(proof))
         }
@@ -262,12 +266,15 @@ fn by_token(
     }
 }
 
-/// Returns true if the provider of an identity is still configured: a token that it once got ends with it.
-fn is_configured(core: &Core, identity: &Identity) -> bool {
-    match identity {
-        Identity::Workload(name) => core.settings.workloads.give(name),
+/// Returns true if the provider of a token's identity is configured as it was: a token that it once got ends with it.
+fn is_configured(core: &Core, proof: &Proof) -> bool {
+    let settings = &core.settings;
+    match &proof.identity {
+        Identity::Workload(name) => settings.workloads.give(name, proof.rested_upon),
         Identity::Certificate(name) => {
-            core.settings.certificate_names.is_some_and(|kind| kind.word() == name.provider())
+            settings.certificate_names.is_some_and(|kind| kind.word() == name.provider())
+                && settings.client_authorities.is_some()
+                && settings.client_authorities == proof.rested_upon
         }
         Identity::Anonymous | Identity::User(_) | Identity::Forwarded(_) | Identity::Robot(_) => true,
     }

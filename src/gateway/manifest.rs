@@ -164,15 +164,21 @@ pub(super) async fn put(
     // A write that failed may have been done all the same.
     let tags = further_tags(request).iter().cloned().map(Reference::Tag);
     let written: Vec<_> = std::iter::once(reference.clone()).chain(tags).collect();
-    let guards: Vec<_> = written.iter().map(|written| WriteGuard::new(request, Some(written))).collect();
+    let guard = WriteGuard::new(request, &written);
     let sent = request.send(request.target(), &mut RequestBody::held(bytes.clone())).await;
     if let Some(upstream_cache) = upstream_cache
         && misses_content(&sent)
     {
         upstream_cache.doubt_blobs(remote).await;
     }
-    let mut response = sent?;
-    guards.into_iter().for_each(WriteGuard::settle);
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(problem) => {
+            guard.end().await;
+            return Err(problem);
+        }
+    };
+    guard.settle();
     let success = response.status().is_success();
     if let Some((upstream_cache, writing)) = writing {
         if success && is_named(&response, &digest) {
@@ -182,6 +188,8 @@ pub(super) async fn put(
         } else {
             upstream_cache.written(remote);
         }
+        // A write that failed may have been done all the same.
+        upstream_cache.tell(remote, &written).await;
     }
     if success {
         // 200, 202 and 204 are real (distribution#142, #744); some clients take 201 alone.
@@ -268,8 +276,10 @@ pub(super) async fn delete(
     request: &AuthorizedRepository<'_>,
     reference: &Reference,
 ) -> Result<Response<Body>, Problem> {
-    let _guard = WriteGuard::new(request, Some(reference));
-    Ok(deleted(request.ask().await?))
+    let guard = WriteGuard::new(request, std::slice::from_ref(reference));
+    let answer = request.ask().await;
+    guard.end().await;
+    Ok(deleted(answer?))
 }
 
 /// Turns an upstream's success into the answer to a client that has deleted something: some clients take 202 alone.

@@ -18,6 +18,7 @@ mod host;
 mod image_resolver;
 mod listing;
 mod login;
+mod login_count;
 mod manifest;
 mod pipeline;
 mod record;

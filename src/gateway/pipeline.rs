@@ -19,7 +19,7 @@ use crate::gateway::answer::{Answer, set_cache_status};
 use crate::gateway::authorized::{AuthorizedRepository, AuthorizedRequest};
 use crate::gateway::client_locations::ClientLocations;
 use crate::gateway::core::Core;
-use crate::gateway::denial::denial;
+use crate::gateway::denial::{deciding_rule, denial};
 use crate::gateway::forward::Refused;
 use crate::gateway::host::RequestHost;
 use crate::gateway::login::Sender;
@@ -27,7 +27,7 @@ use crate::gateway::record::{Logs, RequestRecord};
 use crate::gateway::respond::{Problem, Unauthorized, log_failure};
 use crate::gateway::route::{Addressing, Route, RouteError};
 use crate::gateway::token::TokenEndpoint;
-use crate::gateway::{blob, catalog, cors, listing, login, manifest, screen, token, upload};
+use crate::gateway::{blob, catalog, cors, listing, login, login_count, manifest, screen, token, upload};
 use crate::net::Peer;
 use crate::proto::{Action, BearerError, Operation, RepositoryName, Scope, ScopeSet, Target, TargetError};
 use crate::telemetry::RequestId;
@@ -56,7 +56,8 @@ impl Gateway {
         let head_request = parts.method == Method::HEAD;
         let mut body = RequestBody::new(incoming, http2, core.settings.stall_timeout);
         let client = core.settings.proxies.client(peer, &parts.headers);
-        let mut record = RequestRecord::new(self.logs, client, &parts);
+        let is_forwarded = core.settings.proxies.may_forward(peer);
+        let mut record = RequestRecord::new(self.logs, client, &parts, is_forwarded);
 
         let request = IncomingRequest { core: &core, parts: &parts, peer, client };
         let mut response = match request.answer(&mut body, &mut record).await {
@@ -91,6 +92,7 @@ fn answer_response(answer: Answer, record: &mut RequestRecord) -> Response<Body>
     let mut response = answer.response;
     if let Some(Refused { upstream, failure }) = response.extensions_mut().remove() {
         log_failure(record.id.as_str(), &upstream, &failure);
+        record.set_failure(&failure);
     }
     if let Some(cache_status) = answer.cache_status {
         set_cache_status(response.headers_mut(), cache_status, answer.bypass);
@@ -215,7 +217,11 @@ impl IncomingRequest<'_> {
         let field = login::authorization(headers)?;
         let sender = self.sender(host);
         let requester = login::authenticate(self.core, sender, field, operation).await;
-        let requester = requester.inspect_err(|_| record.set_failed_login(headers))?;
+        let requester = requester.inspect_err(|problem| {
+            record.set_failed_login(headers);
+            login_count::count_refused(record, login_count::method_of(field), problem);
+        })?;
+        login_count::count_accepted(record, &requester);
         record.set_identity(&requester.identity);
         let Target { prefix, ns, operation } = target.map_err(Problem::Target)?;
         let addressing =
@@ -340,6 +346,12 @@ impl IncomingRequest<'_> {
             Err(login::stranger(&canonical))
         };
         let permit = permit.map_err(|missing| {
+            if missing.by == Side::Rules
+                && !identity.is_anonymous()
+                && let Some(rule) = deciding_rule(&core.rules, subject, &canonical)
+            {
+                record.set_rule(rule);
+            }
             // The canonical name has the prefix of the upstream that a virtual host or `ns` means.
             denied(Denied { repository: Some(addressing.shown_name(name)), ..missing })
         })?;

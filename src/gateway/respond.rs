@@ -15,7 +15,7 @@ use crate::config::limits;
 use crate::gateway::handle::SealError;
 use crate::gateway::host::HostError;
 use crate::gateway::route::RouteError;
-use crate::meaning::{Meaning, UpstreamFailure, Words};
+use crate::meaning::{Meaning, RATE_LIMITED, UpstreamFailure, Words};
 use crate::proto::{Access, Action, BearerError, ContentRange, ErrorBody, ErrorCode, Operation, TargetError};
 
 /// A request that is not answered with what it asked for.
@@ -201,7 +201,9 @@ impl Problem {
             Self::ClientGone => {
                 (S::BAD_REQUEST, text(ErrorCode::BlobUploadInvalid, "the request's body broke off"))
             }
-            Self::RateLimited { .. } => (S::TOO_MANY_REQUESTS, ErrorBody::new(ErrorCode::TooManyRequests)),
+            Self::RateLimited { .. } => {
+                (S::TOO_MANY_REQUESTS, text(ErrorCode::TooManyRequests, RATE_LIMITED))
+            }
             Self::Upstream { failure, code, .. } => {
                 let status = failure.meaning.client_status().and_then(|status| S::from_u16(status).ok());
                 (status.unwrap_or(S::BAD_GATEWAY), body_of(failure, *code))
@@ -237,6 +239,61 @@ impl Problem {
         format!("{message} ({})", status.as_u16())
     }
 
+    /// Returns the word for the cause, in the access log.
+    #[deny(clippy::wildcard_enum_match_arm)]
+    pub(super) fn cause(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Host(HostError::Misdirected(_)) => "misdirected",
+            Self::Host(HostError::NotOne | HostError::Differ | HostError::Malformed) => "malformed",
+            Self::Loop => "loop",
+            Self::Target(_) => "no_such_resource",
+            Self::Unauthorized(refused) if refused.expired => "token_expired",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Throttled(_) => "throttled",
+            Self::Denied(_) => "denied",
+            Self::Route(_) => "no_such_upstream",
+            Self::ReadOnly => "read_only",
+            Self::UploadUnknown => "upload_unknown",
+            Self::ManifestTooLarge => "manifest_too_large",
+            Self::Spent(_) => "budget_spent",
+            Self::ClientGone => "client_gone",
+            Self::Upstream { failure, .. } => failure.meaning.word(),
+            Self::Unsatisfiable(_) => "range",
+            Self::NotCached(..) => "not_cached",
+            Self::NotListed => "not_listed",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::CircuitOpen { .. } => "circuit_open",
+            Self::Seal(_) => "internal",
+            Self::IssuerSilent { .. } => "issuer_silent",
+        }
+    }
+
+    /// Returns the cause in words, if the operator may have to do something about it: not for what clients do wrong, and
+    /// not for what is merely not there.
+    pub(super) fn shown(&self) -> Option<String> {
+        match self {
+            Self::Host(error @ HostError::Misdirected(_)) => Some(error.to_string()),
+            Self::Denied(reason) => Some(reason.clone()),
+            Self::Upstream { failure, .. } => is_shown(failure).then(|| failure.to_string()),
+            Self::CircuitOpen { cause: Some(cause), .. } => Some(format!("circuit open: {cause}")),
+            Self::IssuerSilent { provider, why } => {
+                Some(format!("the keys of {provider} cannot be had: {why}"))
+            }
+            Self::Spent(spent) => Some(spent.to_string()),
+            Self::Loop
+            | Self::Throttled(_)
+            | Self::ReadOnly
+            | Self::ManifestTooLarge
+            | Self::NotListed
+            | Self::RateLimited { .. }
+            | Self::CircuitOpen { cause: None, .. }
+            | Self::Seal(_) => Some(self.summary()),
+            _ => None,
+        }
+    }
+
     /// Logs what the operator needs to know and the client is not told: one line, which names the upstream where it is the
     /// cause.
     pub(super) fn log(&self, request_id: &str) {
@@ -269,6 +326,28 @@ impl Problem {
             }
             _ => tracing::debug!(request_id, problem = ?self, "refused"),
         }
+    }
+}
+
+/// Returns true if the operator may have to do something about an upstream's failure: not where something is merely not
+/// there, or the client has left.
+pub(super) fn is_shown(failure: &UpstreamFailure) -> bool {
+    match failure.meaning {
+        Meaning::Usable
+        | Meaning::NotFound
+        | Meaning::Hidden
+        | Meaning::NotOffered { .. }
+        | Meaning::Rejected { .. }
+        | Meaning::ClientGone => false,
+        Meaning::Denied
+        | Meaning::LoginRefused
+        | Meaning::CredentialsRefused
+        | Meaning::RateLimited { .. }
+        | Meaning::Busy { .. }
+        | Meaning::Unavailable { .. }
+        | Meaning::StorageFailed
+        | Meaning::Unusable
+        | Meaning::Loop => true,
     }
 }
 

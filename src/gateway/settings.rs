@@ -8,6 +8,7 @@ use crate::authz::Rules;
 use crate::cache::UpstreamCache;
 use crate::config::Cors;
 use crate::gateway::host::{KnownHosts, TrustedProxies};
+use crate::proto::Fingerprint;
 use crate::upstream::Upstream;
 use crate::x509::NameKind;
 
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub workloads: Arc<Workloads>,
     /// The names by which clients' certificates are logins; none: they are none.
     pub certificate_names: Option<NameKind>,
+    /// The fingerprint of the authorities of these certificates.
+    pub client_authorities: Option<Fingerprint>,
     /// The token service, if there is one.
     pub tokens: Option<Arc<AccessTokens>>,
     /// True if clients are to be asked for tokens.

@@ -17,18 +17,19 @@ use crate::clock;
 use crate::config::limits;
 use crate::gateway::core::Core;
 use crate::gateway::handle::SealError;
-use crate::gateway::login;
 use crate::gateway::login::{Requester, Sender};
 use crate::gateway::record::RequestRecord;
 use crate::gateway::respond::Problem;
 use crate::gateway::route::Addressing;
+use crate::gateway::{login, login_count};
 use crate::proto::claims::{ANY, CATALOG, REGISTRY, REPOSITORY};
-use crate::proto::htpasswd::Fingerprint;
 use crate::proto::identity::Identity;
 use crate::proto::token_request::{TokenForm, TokenRequest};
 use crate::proto::{
-    Action, Authority, Authorization, Grant, RepositoryName, ResourceScope, Scope, ScopeSet, TargetError,
+    Action, Authority, Authorization, Fingerprint, Grant, RepositoryName, ResourceScope, Scope, ScopeSet,
+    TargetError,
 };
+use crate::telemetry::metrics::LoginMethod;
 
 /// A resource of the token service.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,8 +66,8 @@ pub(super) struct Request<'a> {
 /// A login that gets a token.
 struct TokenLogin {
     requester: Requester,
-    /// The fingerprint of the user's line in the htpasswd file.
-    line: Option<Fingerprint>,
+    /// The fingerprint of what it rests upon: the user's line in the htpasswd file, the settings of its provider.
+    rests_upon: Option<Fingerprint>,
 }
 
 impl Request<'_> {
@@ -102,7 +103,10 @@ impl Request<'_> {
     ) -> Result<Response<Body>, Problem> {
         let field = login::authorization(self.sender.headers)?;
         let login = self.authenticate(field).await;
-        let login = login.inspect_err(|_| record.set_failed_login(self.sender.headers))?;
+        let login = login.inspect_err(|problem| {
+            record.set_failed_login(self.sender.headers);
+            login_count::count_refused(record, login_count::method_of(field), problem);
+        })?;
         self.admit(&login.requester, record)?;
         let asked =
             TokenRequest::parse(self.parts.uri.query().unwrap_or_default()).map_err(Problem::Target)?;
@@ -134,7 +138,10 @@ impl Request<'_> {
             let field = Authorization::Basic { user: username.clone(), password }.render();
             self.authenticate(field.as_ref().map(|field| field.expose().as_bytes())).await
         };
-        let login = login.inspect_err(|_| record.set_failed_name(&username))?;
+        let login = login.inspect_err(|problem| {
+            record.set_failed_name(&username);
+            login_count::count_refused(record, LoginMethod::Password, problem);
+        })?;
         self.admit(&login.requester, record)?;
         let (mut answer, granted) = self.issue(login, prefix, &asked.scopes, record)?;
         answer["scope"] = granted.into();
@@ -169,11 +176,13 @@ impl Request<'_> {
         if matches!(requester.identity, Identity::User(_)) && line.is_none() {
             return Err(Problem::unauthorized(None, None));
         }
-        Ok(TokenLogin { requester, line })
+        let rests_upon = requester.rests_upon.or(line);
+        Ok(TokenLogin { requester, rests_upon })
     }
 
     /// Refuses a requester that can have no token.
     fn admit(&self, requester: &Requester, record: &mut RequestRecord) -> Result<(), Problem> {
+        login_count::count_accepted(record, requester);
         record.set_identity(&requester.identity);
         match &requester.identity {
             Identity::Anonymous if !self.core.rules.know_anonymous() => {
@@ -188,7 +197,7 @@ impl Request<'_> {
     /// Issues a token for the scopes that are granted. Returns the answer, and these scopes in the client's names.
     fn issue(
         &self,
-        TokenLogin { requester, line }: TokenLogin,
+        TokenLogin { requester, rests_upon }: TokenLogin,
         prefix: Option<&RepositoryName>,
         asked: &ScopeSet,
         record: &mut RequestRecord,
@@ -205,7 +214,8 @@ impl Request<'_> {
                 access.push(grant);
             }
         }
-        let holder = Holder { identity: &identity, line, robot: robot.as_deref(), groups: &groups, until };
+        let holder =
+            Holder { identity: &identity, rests_upon, robot: robot.as_deref(), groups: &groups, until };
         let issued = self.tokens.issue(&holder, access);
         let (issued, granted) = (issued.ok_or(Problem::Seal(SealError))?, granted.to_string());
         record.set_minted(&issued.id, &granted);

@@ -51,7 +51,7 @@ pub(super) async fn start(
         return sealed(request, &target, None, response);
     };
     let push = new_copy(request).and_then(|id| request.upstream_cache()?.push(&id, Some(0)));
-    let guard = WriteGuard::new(request, None);
+    let guard = WriteGuard::new(request, &[]);
     let sent = send_copied(request, target.clone(), body, push).await;
     drop(guard);
     let (response, push) = sent?;
@@ -81,7 +81,7 @@ async fn mount(
     let start = UploadStart::Mount { digest: digest.clone(), from: Some(from) };
     let target = start_target(request, start);
     let access = RequiredScope::Mount(request.repository.remote.clone(), source);
-    let guard = WriteGuard::new(request, None);
+    let guard = WriteGuard::new(request, &[]);
     let answer = request.send_with(access, target.clone(), &mut RequestBody::empty()).await;
     drop(guard);
     match answer {
@@ -170,7 +170,7 @@ pub(super) async fn finish(
 ) -> Result<Response<Body>, Problem> {
     let handle = open(request, session).await?;
     let push = copy_of(request, &handle);
-    let guard = WriteGuard::new(request, None);
+    let guard = WriteGuard::new(request, &[]);
     let sent = send_copied(request, with_digest(&handle.l, digest), body, push).await;
     drop(guard);
     let (response, push) = sent?;

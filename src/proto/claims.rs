@@ -37,7 +37,8 @@ pub(crate) struct Login {
     /// The groups that the provider says the identity is in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) groups: Vec<Box<str>>,
-    /// The fingerprint of the htpasswd line: the token ends with the password.
+    /// The fingerprint of what the login rests upon: the htpasswd line, the settings of the platform, the authorities of
+    /// clients. The token ends when that changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) line: Option<String>,
     /// The id of the robot's token: this one ends with that.

@@ -4,12 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context as Sha256, SHA256};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use crate::proto::Secret;
+use crate::proto::fingerprint::Fingerprint;
 use crate::proto::identity::{UserName, UserNameError};
+use crate::proto::secret::Secret;
 
 /// The users of one htpasswd file, as read at one moment.
 #[derive(Debug)]
@@ -104,33 +101,6 @@ pub struct Line {
     fingerprint: Fingerprint,
 }
 
-/// The fingerprint of a line's hash: another one as soon as the password is set anew. It tells nothing of the hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fingerprint([u8; 16]);
-
-impl Fingerprint {
-    fn of(name: &UserName, hash: &str) -> Self {
-        let mut hasher = Sha256::new(&SHA256);
-        for part in ["dockgate htpasswd line", name.as_str(), hash] {
-            hasher.update(part.as_bytes());
-            hasher.update(&[0]);
-        }
-        let mut own = [0; 16];
-        own.copy_from_slice(&hasher.finish().as_ref()[..16]);
-        Self(own)
-    }
-
-    /// Returns it as tokens have it.
-    pub(crate) fn to_text(self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
-    }
-
-    /// Reads what [`to_text`](Self::to_text) wrote.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
-    }
-}
-
 impl Line {
     /// Parses the line `number` of a file.
     ///
@@ -143,7 +113,7 @@ impl Line {
         // nginx and Apache let a comment follow the hash, which has no colon itself.
         let hash = hash.split_once(':').map_or(hash, |(hash, _)| hash);
         let cost = bcrypt_cost(hash)?;
-        let fingerprint = Fingerprint::of(&name, hash);
+        let fingerprint = Fingerprint::of("htpasswd line", [name.as_str().as_bytes(), hash.as_bytes()]);
         Ok(Self { name, hash: hash.into(), cost, number, fingerprint })
     }
 

@@ -1,9 +1,9 @@
 //! The shape of manifests, which tells them from all else that comes with 200: a page, an error, half a manifest.
 
-use std::collections::HashMap;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::proto::media_type;
@@ -30,22 +30,69 @@ pub(crate) enum Family {
     Unknown,
 }
 
-/// The members of a JSON object, unread. Of two with the same name the last counts, as for most readers.
-struct Members<'a>(HashMap<String, &'a RawValue>);
+/// The names of the members that tell the families apart.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Member {
+    SchemaVersion,
+    MediaType,
+    Manifests,
+    Config,
+    Layers,
+    FsLayers,
+    Signatures,
+    Blobs,
+    #[serde(other)]
+    Other,
+}
 
-impl Members<'_> {
+/// The members of a JSON object, unread. Of two with the same name the last counts, as for most readers.
+#[derive(Default)]
+struct Members<'a>([Option<&'a RawValue>; Member::Other as usize]);
+
+impl<'a> Members<'a> {
+    fn get(&self, member: Member) -> Option<&'a str> {
+        self.0.get(member as usize).copied().flatten().map(RawValue::get)
+    }
+
     /// Returns the first character of a member, which tells what it is; none where there is no such member.
-    fn first(&self, name: &str) -> Option<u8> {
-        self.0.get(name).and_then(|value| value.get().bytes().next())
+    fn first(&self, member: Member) -> Option<u8> {
+        self.get(member).and_then(|value| value.bytes().next())
     }
 
     /// Returns true for a list, and for `null`, which Go writes for an empty one.
-    fn is_list(&self, name: &str) -> bool {
-        matches!(self.first(name), Some(b'[' | b'n'))
+    fn is_list(&self, member: Member) -> bool {
+        matches!(self.first(member), Some(b'[' | b'n'))
     }
 
-    fn read<'de, T: Deserialize<'de>>(&'de self, name: &str) -> Option<T> {
-        serde_json::from_str(self.0.get(name)?.get()).ok()
+    fn read<T: Deserialize<'a>>(&self, member: Member) -> Option<T> {
+        serde_json::from_str(self.get(member)?).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Members::default();
+        while let Some((member, value)) = map.next_entry::<Member, &RawValue>()? {
+            if let Some(place) = members.0.get_mut(member as usize) {
+                *place = Some(value);
+            }
+        }
+        Ok(members)
     }
 }
 
@@ -70,26 +117,28 @@ impl Family {
     /// not known yet.
     pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let members = Members(serde_json::from_slice(bytes).ok()?);
-        let own = members.read::<String>("mediaType").and_then(|own| MediaType::parse(&own).ok());
-        if members.is_list("manifests") {
-            let docker =
-                members.read::<Vec<Typed>>("manifests").is_some_and(|list| list.iter().any(Typed::is_docker));
+        let members: Members<'_> = serde_json::from_slice(bytes).ok()?;
+        let own = members.read::<String>(Member::MediaType).and_then(|own| MediaType::parse(&own).ok());
+        if members.is_list(Member::Manifests) {
+            let docker = members
+                .read::<Vec<Typed>>(Member::Manifests)
+                .is_some_and(|list| list.iter().any(Typed::is_docker));
             return Some(if docker { Self::DockerIndex } else { Self::Index });
         }
-        if members.first("config") == Some(b'{') && members.is_list("layers") {
-            let docker = members.read::<Typed>("config").is_some_and(|config| config.is_docker());
+        if members.first(Member::Config) == Some(b'{') && members.is_list(Member::Layers) {
+            let docker = members.read::<Typed>(Member::Config).is_some_and(|config| config.is_docker());
             return Some(if docker { Self::DockerImage } else { Self::Image });
         }
-        if members.first("fsLayers") == Some(b'[') {
-            let signed = members.read::<Vec<IgnoredAny>>("signatures").is_some_and(|list| !list.is_empty());
+        if members.first(Member::FsLayers) == Some(b'[') {
+            let signed =
+                members.read::<Vec<IgnoredAny>>(Member::Signatures).is_some_and(|list| !list.is_empty());
             return Some(if signed { Self::SignedSchema1 } else { Self::Schema1 });
         }
-        if members.is_list("blobs") || own.as_ref().is_some_and(MediaType::is_artifact_manifest) {
+        if members.is_list(Member::Blobs) || own.as_ref().is_some_and(MediaType::is_artifact_manifest) {
             return Some(Self::Artifact);
         }
         let unknown = own.is_some_and(|own| own.is_of_registries() && !own.is_manifest());
-        (unknown && members.read::<u64>("schemaVersion").is_some()).then_some(Self::Unknown)
+        (unknown && members.read::<u64>(Member::SchemaVersion).is_some()).then_some(Self::Unknown)
     }
 
     /// Returns the media type of a manifest of this family that does not say it; none where that can't be told.

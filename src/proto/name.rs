@@ -87,7 +87,6 @@ pub(crate) struct Components<'a> {
     /// The place behind each.
     ends: [u8; MAX_COMPONENTS],
     count: usize,
-    marks: u64,
 }
 
 /// The longest name has a slash between every two characters.
@@ -96,20 +95,14 @@ const MAX_COMPONENTS: usize = MAX_NAME_LENGTH / 2 + 1;
 impl<'a> Components<'a> {
     /// Finds the components of a name that has at most [`MAX_NAME_LENGTH`] bytes.
     fn of(name: &'a str) -> Self {
-        let mut found = Self { name: name.as_bytes(), ends: [0; MAX_COMPONENTS], count: 0, marks: 0 };
+        let mut found = Self { name: name.as_bytes(), ends: [0; MAX_COMPONENTS], count: 0 };
         for (place, byte) in (0..=u8::MAX).zip(name.bytes().chain([b'/'])) {
             if byte == b'/' {
                 found.ends[found.count] = place;
                 found.count += 1;
-                found.marks |= mark(found.at(found.count - 1));
             }
         }
         found
-    }
-
-    /// Returns the marks of all. A component whose mark is not among them is none of them.
-    pub(crate) fn marks(&self) -> u64 {
-        self.marks
     }
 
     /// Returns true if one of them is `component`.
@@ -127,13 +120,6 @@ impl<'a> Components<'a> {
         let start = number.checked_sub(1).map_or(0, |before| usize::from(self.ends[before]) + 1);
         &self.name[start..usize::from(self.ends[number])]
     }
-}
-
-/// Returns the mark of a component: one bit of 64, by its bytes.
-pub(crate) fn mark(component: &[u8]) -> u64 {
-    let sum = component.iter().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
-    // The upper six bits of the product (Knuth's multiplicative hashing).
-    1 << (sum.wrapping_mul(0x9e37_79b9) >> 26)
 }
 
 impl fmt::Display for RepositoryName {
@@ -250,7 +236,7 @@ mod tests {
             let found: Vec<_> = (0..indexed.len()).map(|number| indexed.at(number)).collect();
             assert_eq!(found, name.components().map(str::as_bytes).collect::<Vec<_>>());
             for component in name.components() {
-                assert!(indexed.contain(component) && indexed.marks() & mark(component.as_bytes()) != 0);
+                assert!(indexed.contain(component));
             }
             assert!(!indexed.contain("b") && !indexed.contain("") && !indexed.contain("a/a"));
         }

@@ -1,5 +1,7 @@
 //! From a request's method, path and query to an [`Operation`].
 
+use std::borrow::Cow;
+
 use crate::proto::authority::Authority;
 use crate::proto::digest::Digest;
 use crate::proto::name::RepositoryName;
@@ -208,8 +210,13 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@".contains(&byte)
 }
 
-fn decode_colon(segment: &str) -> String {
-    segment.replace("%3A", ":").replace("%3a", ":")
+fn decode_colon(segment: &str) -> Cow<'_, str> {
+    // Hardly a request encodes anything.
+    if segment.contains('%') {
+        segment.replace("%3A", ":").replace("%3a", ":").into()
+    } else {
+        segment.into()
+    }
 }
 
 fn repository(name: &str) -> Result<RepositoryName, TargetError> {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::budget::Budget;
@@ -20,6 +21,8 @@ pub(crate) struct Server {
     /// Takes a connection to where it is served. Must not wait.
     assign: Arc<dyn Fn(Accepted) + Send + Sync>,
     admission: Arc<Admission>,
+    /// Those of listeners that have a budget of their own.
+    others: Mutex<Vec<(Arc<Admission>, watch::Sender<bool>)>>,
     drain: watch::Sender<bool>,
     /// None without workers.
     beats: Option<Beats>,
@@ -51,7 +54,8 @@ impl Server {
         drain: watch::Sender<bool>,
         assign: impl Fn(Accepted) + Send + Sync + 'static,
     ) -> Self {
-        Self { assign: Arc::new(assign), admission: Arc::new(Admission::new(budget)), drain, beats: None }
+        let (assign, admission) = (Arc::new(assign), Arc::new(Admission::new(budget)));
+        Self { assign, admission, others: Mutex::default(), drain, beats: None }
     }
 
     /// Returns the beats of its workers.
@@ -61,20 +65,40 @@ impl Server {
 
     /// Begins to accept on `listener`.
     pub(crate) fn accept(&self, listener: Listener, service: Service) {
-        let (assign, admission) = (self.assign.clone(), self.admission.clone());
-        let mut drain = self.drain.subscribe();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = accept(listener, service, &*assign, &admission) => {}
-                _ = drain.wait_for(|drain| *drain) => {}
-            }
-        });
+        self.accept_within(listener, service, self.admission.clone(), self.drain.subscribe());
+    }
+
+    /// Begins to accept on `listener`, whose connections are taken from `budget` alone. It accepts also while the server is drained:
+    /// those whose streams go on ask there whether they do.
+    pub(crate) fn accept_apart(&self, listener: Listener, service: Service, budget: Arc<Budget>) {
+        let admission = Arc::new(Admission::new(budget));
+        let (ends, ended) = watch::channel(false);
+        self.others.lock().push((admission.clone(), ends));
+        self.accept_within(listener, service, admission, ended);
+    }
+
+    fn accept_within(
+        &self,
+        listener: Listener,
+        service: Service,
+        admission: Arc<Admission>,
+        drain: watch::Receiver<bool>,
+    ) {
+        let assign = self.assign.clone();
+        tokio::spawn(async move { accept(listener, service, &*assign, &admission, drain).await });
     }
 
     /// Stops accepting and waits until all connections have ended, for `limit` at most. Returns whether they have.
     pub(crate) async fn drain(&self, limit: Duration) -> bool {
         self.drain.send_replace(true);
-        tokio::time::timeout(limit, self.admission.until_unused()).await.is_ok()
+        let others: Vec<_> = self.others.lock().iter().map(|(other, _)| other.clone()).collect();
+        let unused = async {
+            self.admission.until_unused().await;
+            for other in others {
+                other.until_unused().await;
+            }
+        };
+        tokio::time::timeout(limit, unused).await.is_ok()
     }
 }
 
@@ -83,15 +107,25 @@ async fn accept(
     service: Service,
     assign: &(dyn Fn(Accepted) + Send + Sync),
     admission: &Admission,
+    mut drain: watch::Receiver<bool>,
 ) {
     let mut backoff = limits::ACCEPT_BACKOFF;
     loop {
-        match listener.accept().await {
+        // Not while a connection waits for its place: it would be lost, though it was accepted.
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = drain.wait_for(|drain| *drain) => return,
+        };
+        match accepted {
             Ok((socket, address)) => {
                 backoff = limits::ACCEPT_BACKOFF;
                 match admission.admit(service.payer(address)).await {
-                    Ok(seat) => assign(Accepted { socket, address, service: service.clone(), seat }),
+                    Ok(seat) => {
+                        service.counters.accept();
+                        assign(Accepted { socket, address, service: service.clone(), seat });
+                    }
                     Err(spent) => {
+                        service.counters.refuse();
                         let client = address.map(tracing::field::display);
                         tracing::debug!(client, reason = %spent, "connection refused");
                     }
@@ -128,6 +162,7 @@ mod tests {
     use crate::body::Body;
     use crate::config::Address;
     use crate::net::Peer;
+    use crate::server::connection::Audience;
 
     const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -154,6 +189,8 @@ mod tests {
             header_timeout: TIMEOUT,
             idle_timeout: TIMEOUT,
             stall_timeout: TIMEOUT,
+            audience: Audience::Clients,
+            counters: Arc::default(),
         };
         server.accept(listener, service);
         (server, address)

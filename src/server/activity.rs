@@ -23,6 +23,8 @@ pub(super) struct Activity(Arc<State>);
 struct State {
     /// Requests whose response has not ended.
     under_way: AtomicUsize,
+    /// A request has been read.
+    begun: AtomicBool,
     /// Bytes have arrived since the last request ended: the head of a next one.
     head_begun: AtomicBool,
     /// A head with both Transfer-Encoding and Content-Length has arrived.
@@ -44,6 +46,11 @@ struct State {
 impl Activity {
     pub(super) fn is_idle(&self) -> bool {
         self.0.under_way.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns true if a request has been read, ever.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::Relaxed)
     }
 
     pub(super) fn head_has_begun(&self) -> bool {
@@ -69,6 +76,7 @@ impl Activity {
     /// Notes that a request has been read. It is under way until the guard is dropped.
     pub(super) fn begin(&self) -> RequestGuard {
         self.0.under_way.fetch_add(1, Ordering::Relaxed);
+        self.0.begun.store(true, Ordering::Relaxed);
         self.0.head_begun.store(false, Ordering::Relaxed);
         RequestGuard { activity: self.clone(), held_back: false }
     }

@@ -1,5 +1,6 @@
 //! Admits connections: so many in all, so many of each client, and those first to go on which nothing was asked yet.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::io;
@@ -30,7 +31,7 @@ impl Admission {
     }
 
     /// Returns a place for a connection of `client`. Where there is none, the oldest half-open connection goes: of the same
-    /// client if that has its share, else of any.
+    /// client if that has its share, else of the client that has the most of them.
     ///
     /// # Errors
     /// [`Spent`] if the client has its share of connections that are in use, or if none of all ends in time.
@@ -86,6 +87,9 @@ struct Entries {
     next: u64,
     all: BTreeMap<u64, Waiting>,
     by_client: HashMap<Client, BTreeSet<u64>>,
+    /// For each client, how many it has and which is the oldest of them. The last goes first: of clients that have as many,
+    /// the one whose oldest is older than the others'.
+    ranks: BTreeSet<(usize, Reverse<u64>)>,
 }
 
 struct Waiting {
@@ -106,19 +110,18 @@ impl HalfOpen {
         let mut entries = self.0.lock();
         let number = entries.next;
         entries.next += 1;
-        entries.all.insert(number, Waiting { client, evict });
-        entries.by_client.entry(client).or_default().insert(number);
+        entries.insert(number, Waiting { client, evict });
         drop(entries);
         let entry = HalfOpenEntry { list: self.clone(), number, has_left: AtomicBool::new(false) };
         (Arc::new(entry), evicted)
     }
 
-    /// Tells the oldest connection, of `client` or of all, to go. False if there is none.
+    /// Tells the oldest connection of `client`, or else of the client that has the most, to go. False if there is none.
     fn evict(&self, client: Option<Client>) -> bool {
         let mut entries = self.0.lock();
         let oldest = match client {
             Some(client) => entries.by_client.get(&client).and_then(|own| own.first().copied()),
-            None => entries.all.first_key_value().map(|(number, _)| *number),
+            None => entries.ranks.last().map(|(_, Reverse(oldest))| *oldest),
         };
         let evicted = oldest.and_then(|number| entries.remove(number));
         drop(entries);
@@ -128,23 +131,43 @@ impl HalfOpen {
     fn move_to(&self, number: u64, client: Client) {
         let mut entries = self.0.lock();
         if let Some(waiting) = entries.remove(number) {
-            entries.all.insert(number, Waiting { client, ..waiting });
-            entries.by_client.entry(client).or_default().insert(number);
+            entries.insert(number, Waiting { client, ..waiting });
         }
     }
 }
 
 impl Entries {
+    fn insert(&mut self, number: u64, waiting: Waiting) {
+        self.change(waiting.client, |own| own.insert(number));
+        self.all.insert(number, waiting);
+    }
+
     fn remove(&mut self, number: u64) -> Option<Waiting> {
         let waiting = self.all.remove(&number)?;
-        if let Some(own) = self.by_client.get_mut(&waiting.client) {
-            own.remove(&number);
-            if own.is_empty() {
-                self.by_client.remove(&waiting.client);
-            }
-        }
+        self.change(waiting.client, |own| own.remove(&number));
         Some(waiting)
     }
+
+    /// Changes the numbers of a client, and its rank with them.
+    fn change(&mut self, client: Client, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let own = self.by_client.entry(client).or_default();
+        if let Some(rank) = rank(own) {
+            self.ranks.remove(&rank);
+        }
+        change(own);
+        match rank(own) {
+            Some(rank) => {
+                self.ranks.insert(rank);
+            }
+            None => {
+                self.by_client.remove(&client);
+            }
+        }
+    }
+}
+
+fn rank(own: &BTreeSet<u64>) -> Option<(usize, Reverse<u64>)> {
+    own.first().map(|oldest| (own.len(), Reverse(*oldest)))
 }
 
 impl HalfOpenEntry {
@@ -165,6 +188,8 @@ impl Drop for HalfOpenEntry {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -199,6 +224,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn half_open_connections_of_a_crowd_go_before_a_lone_one() {
+        let admission = admission(3, 3);
+        let mut lone = admission.admit(B).await.unwrap();
+        let (first, mut second) = (admission.admit(A).await.unwrap(), admission.admit(A).await.unwrap());
+        let _third = instead_of(&admission, A, first).await;
+        assert!(lone.evicted().now_or_never().is_none(), "it is the oldest, but A has two");
+        assert!(second.evicted().now_or_never().is_none());
+        second.entry().leave();
+        // Each has one now.
+        let _fourth = instead_of(&admission, C, lone).await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_with_its_share_loses_its_own_half_open_ones() {
         let admission = admission(10, 2);
         let _other = admission.admit(B).await.unwrap();
@@ -222,6 +260,7 @@ mod tests {
         assert!(second.charge_to(A).is_err());
         drop(second);
         let _third = instead_of(&admission, A, first).await;
-        assert_eq!(admission.half_open.0.lock().by_client.len(), 1);
+        let entries = admission.half_open.0.lock();
+        assert_eq!((entries.by_client.len(), entries.ranks.len(), entries.all.len()), (1, 1, 1));
     }
 }

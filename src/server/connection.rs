@@ -18,6 +18,7 @@ use hyper::{Request, Response, Version, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use ipnet::IpNet;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -29,15 +30,32 @@ use crate::config::limits;
 use crate::net::{Abortable, AddressSource, BothLengths, Peer, Socket, WriteStall};
 use crate::server::activity::{Activity, ActivityIo, TrackedBody};
 use crate::server::admission::{HalfOpenEntry, Seat};
+use crate::server::alpn_challenges::ACME_TLS;
+use crate::server::counters::{ConnectionCounters, HandshakeFailure};
 use crate::server::proxy_protocol;
 use crate::server::shown_certificate::ShownCertificate;
 use crate::server::tls::TlsSettings;
+use crate::server::turns::in_turn;
 
 /// A handler of requests. Cloned for each connection.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
     /// Answers `request`, which came from `peer`.
     fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 }
+
+/// Who a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Everyone.
+    Clients,
+    /// The other replicas of this gateway, which the handshake has let in by their key. Their requests are marked with
+    /// [`FromReplica`].
+    Replicas,
+}
+
+/// A mark in the extensions of a request that came from another replica.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FromReplica;
 
 /// The settings of all connections of one listener.
 #[derive(Clone, Debug)]
@@ -56,6 +74,10 @@ pub(crate) struct Service {
     pub idle_timeout: Duration,
     /// How long a client may take no byte of a response.
     pub stall_timeout: Duration,
+    /// Who is let in.
+    pub audience: Audience,
+    /// The counters of all listeners.
+    pub counters: Arc<ConnectionCounters>,
 }
 
 impl Service {
@@ -122,22 +144,41 @@ async fn serve_client(
     handler: impl Handler,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let timed_out = |_| io::Error::from(io::ErrorKind::TimedOut);
     let Some(tls) = &service.tls else {
         return http_1(socket, Remote { peer, certificate: None }, entry, &service, handler, drain).await;
     };
-    let deadline = Instant::now() + limits::HANDSHAKE_DEADLINE;
+    let counters = &service.counters;
+    let timed_out = |_| {
+        counters.fail_by(HandshakeFailure::Timeout);
+        io::Error::from(io::ErrorKind::TimedOut)
+    };
+    let began = Instant::now();
+    let deadline = began + limits::HANDSHAKE_DEADLINE;
     let plain = tokio::time::timeout_at(deadline, is_plain_http(&socket));
     if plain.await.map_err(timed_out)? {
+        counters.fail_by(HandshakeFailure::PlainHttp);
         return refuse_plain(socket, &service.not_tls).await;
     }
     let settings = tls.load_full();
-    let stream = tokio::time::timeout_at(deadline, TlsAcceptor::from(settings.config()).accept(socket));
-    let stream = stream.await.map_err(timed_out)??;
+    let handshake = in_turn(TlsAcceptor::from(settings.config()).accept(socket));
+    let stream = tokio::time::timeout_at(deadline, handshake);
+    let stream = stream.await.map_err(timed_out)?.inspect_err(|error| counters.fail(error))?;
+    let is_resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+    counters.shake_hands(began.elapsed(), is_resumed);
     peer.tls = true;
     let session = stream.get_ref().1;
-    let remote = Remote { peer, certificate: ShownCertificate::of(session, tls, settings)? };
+    // A replica's key has been compared, and is no certificate.
+    let certificate = match service.audience {
+        Audience::Clients => ShownCertificate::of(session, tls, settings)?,
+        Audience::Replicas if session.alpn_protocol().is_none() => {
+            return Err(io::Error::other("a replica that does not say which protocol it speaks"));
+        }
+        Audience::Replicas => None,
+    };
+    let remote = Remote { peer, certificate };
     match session.alpn_protocol() {
+        // The server has seen the certificate, and nothing else is to be sent (RFC 8737 section 3).
+        Some(ACME_TLS) => Ok(()),
         Some(b"h2") => http_2(stream, remote, entry, &service, handler, drain).await,
         _ => http_1(stream, remote, entry, &service, handler, drain).await,
     }
@@ -208,7 +249,10 @@ async fn http_1(
         .header_read_timeout(service.header_timeout.max(service.idle_timeout))
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::UPLOAD_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(io), answering(handler, remote, entry, activity.clone(), true));
+        .serve_connection(
+            TokioIo::new(io),
+            answering(handler, remote, entry, activity.clone(), (true, service.audience)),
+        );
     Guard::new(pin!(connection), activity, service, Some(service.header_timeout))
         .run(drain, certificate)
         .await
@@ -237,7 +281,10 @@ async fn http_2(
         .max_local_error_reset_streams(limits::H2_LOCAL_RESETS)
         .keep_alive_interval(limits::H2_KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(limits::H2_KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(io), answering(handler, remote, entry, activity.clone(), false));
+        .serve_connection(
+            TokioIo::new(io),
+            answering(handler, remote, entry, activity.clone(), (false, service.audience)),
+        );
     Guard::new(pin!(connection), activity, service, None).run(drain, certificate).await
 }
 
@@ -246,7 +293,7 @@ fn answering<H: Handler>(
     remote: Remote,
     entry: Arc<HalfOpenEntry>,
     activity: Activity,
-    paced: bool,
+    (paced, audience): (bool, Audience),
 ) -> impl hyper::service::HttpService<
     Incoming,
     ResBody = TrackedBody,
@@ -260,6 +307,9 @@ fn answering<H: Handler>(
         let is_old = request.version() < Version::HTTP_11;
         if activity.take_both_lengths() {
             request.extensions_mut().insert(BothLengths);
+        }
+        if audience == Audience::Replicas {
+            request.extensions_mut().insert(FromReplica);
         }
         if let Some(certificate) = &remote.certificate {
             request.extensions_mut().insert(certificate.for_request());
@@ -295,6 +345,8 @@ struct Guard<'a, C> {
     moved: usize,
     phase: Phase,
     timer: Pin<Box<Sleep>>,
+    /// The end of the wait for the first request, once the connection is to end.
+    first_request: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,6 +385,7 @@ where
             moved: 0,
             phase: Phase::Head,
             timer,
+            first_request: None,
         }
     }
 
@@ -344,13 +397,14 @@ where
         certificate: Option<Arc<ShownCertificate>>,
     ) -> io::Result<()> {
         let mut draining = pin!(async move { drain.wait_for(|drain| *drain).await.is_ok() });
-        let mut drained = false;
+        let (mut is_to_end, mut drained) = (false, false);
         poll_fn(move |cx| {
             if let Poll::Ready(result) = self.connection.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(io::Error::other));
             }
             let withdrawn = || certificate.as_ref().is_some_and(|certificate| certificate.is_withdrawn());
-            if !drained && (withdrawn() || draining.as_mut().poll(cx).is_ready()) {
+            is_to_end = is_to_end || withdrawn() || draining.as_mut().poll(cx).is_ready();
+            if is_to_end && !drained && !self.awaits_first_request(cx) {
                 drained = true;
                 self.end();
                 if let Poll::Ready(result) = self.connection.as_mut().poll(cx) {
@@ -360,6 +414,16 @@ where
             self.poll_limits(cx)
         })
         .await
+    }
+
+    /// Returns true on a new connection whose first request may be on its way: hyper ends one without a request at once, and the
+    /// client could not know whether its request was read.
+    fn awaits_first_request(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.activity.has_begun() {
+            return false;
+        }
+        let wait = || Box::pin(tokio::time::sleep(limits::DRAIN_FIRST_REQUEST));
+        self.first_request.get_or_insert_with(wait).as_mut().poll(cx).is_pending()
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -21,6 +21,12 @@ pub struct ListenError {
     source: io::Error,
 }
 
+impl ListenError {
+    pub(super) fn new(address: String, source: io::Error) -> Self {
+        Self { address, source }
+    }
+}
+
 /// A socket that listens.
 pub(crate) struct Listener {
     socket: Listening,
@@ -46,6 +52,24 @@ impl Listener {
             Address::Unix(socket) => bind_unix(socket),
         }
         .map_err(failed)
+    }
+
+    /// Returns a listener on a socket that was opened elsewhere. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn of_tcp(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Listening::Tcp(TcpListener::from_std(socket)?), path: None })
+    }
+
+    /// As [`of_tcp`](Self::of_tcp). The file of the socket stays when the listener goes.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn of_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Listening::Unix(UnixListener::from_std(socket)?), path: None })
     }
 
     /// Returns the address in use, with the port that the system chose where 0 was asked for. `None` for a unix socket.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ use rustls::{RootCertStore, ServerConfig};
 use crate::clock;
 use crate::config::{KeyPair, Tls};
 use crate::file_stamp::Stamp;
+use crate::proto::Fingerprint;
+use crate::server::alpn_challenges::{ACME_TLS, AlpnChallenges};
 use crate::x509::{Certificate, Chain, Keys, PairError, pair};
 
 /// A certificate or key that can't be used.
@@ -35,8 +38,21 @@ pub struct CertificateError {
 pub(crate) struct Certificates {
     files: Tls,
     stamps: Mutex<Stamps>,
+    /// An issued certificate has come into force that [`Certificates::reload_if_changed`] has not told of.
+    untold: AtomicBool,
     table: Arc<Table>,
     config: TlsSettings,
+}
+
+/// A certificate that is served.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateInForce {
+    /// Its file.
+    pub(crate) file: PathBuf,
+    /// The host names and addresses that it is for.
+    pub(crate) names: Vec<String>,
+    /// The end of its validity.
+    pub(crate) not_after: SystemTime,
 }
 
 /// The settings for handshakes, as they are in force.
@@ -46,7 +62,19 @@ pub(crate) type TlsSettings = Arc<ArcSwap<Handshakes>>;
 #[derive(Debug)]
 pub(crate) struct Handshakes {
     config: Arc<ServerConfig>,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+    clients: Option<Authorities>,
+}
+
+/// The authorities of clients.
+#[derive(Debug)]
+struct Authorities {
+    verifier: Arc<dyn ClientCertVerifier>,
+    fingerprint: Fingerprint,
+}
+
+/// Returns settings that never change, for a listener whose clients are let in by one key.
+pub(crate) fn pinned(config: Arc<ServerConfig>) -> TlsSettings {
+    Arc::new(ArcSwap::from_pointee(Handshakes { config, clients: None }))
 }
 
 impl Handshakes {
@@ -59,7 +87,7 @@ impl Handshakes {
     pub(super) fn trust(&self, chain: &[CertificateDer<'_>]) -> bool {
         let (Some(clients), Some((own, above))) = (&self.clients, chain.split_first()) else { return false };
         let Ok(since) = clock::wall().duration_since(UNIX_EPOCH) else { return false };
-        clients.verify_client_cert(own, above, UnixTime::since_unix_epoch(since)).is_ok()
+        clients.verifier.verify_client_cert(own, above, UnixTime::since_unix_epoch(since)).is_ok()
     }
 }
 
@@ -77,9 +105,12 @@ impl Certificates {
     /// Names the file that can't be read, or whose key does not fit.
     pub(crate) fn open(files: &Tls) -> Result<Self, CertificateError> {
         let stamps = Mutex::new(Stamps::of(files));
-        let table = Arc::new(Table(ArcSwap::from_pointee(Entries::load(files)?)));
+        let default = load_default(files).or_else(|error| reissued(files, error))?;
+        let entries = ArcSwap::from_pointee(Entries::load(files, default)?);
+        let untold = AtomicBool::new(false);
+        let table = Arc::new(Table { entries, challenges: AlpnChallenges::default() });
         let config = Arc::new(ArcSwap::from_pointee(settings(files, &table)?));
-        Ok(Self { files: files.clone(), stamps, table, config })
+        Ok(Self { files: files.clone(), stamps, untold, table, config })
     }
 
     /// Returns the settings for handshakes.
@@ -87,11 +118,36 @@ impl Certificates {
         self.config.clone()
     }
 
-    /// Returns the names of the certificates in force, which are the hosts that are served.
+    /// Returns the fingerprint of the authorities of clients, if clients are asked for certificates.
+    pub(crate) fn client_authorities(&self) -> Option<Fingerprint> {
+        self.config.load().clients.as_ref().map(|clients| clients.fingerprint)
+    }
+
+    /// Returns the certificates that are shown to a validating ACME server.
+    pub(crate) fn challenges(&self) -> AlpnChallenges {
+        self.table.challenges.clone()
+    }
+
+    /// Returns the names of the certificates in force, which are the hosts that are served, and those of the certificate that
+    /// is yet to be issued.
     pub(crate) fn names(&self) -> Vec<String> {
-        let entries = self.table.0.load();
-        let all = std::iter::once(&entries.default).chain(entries.named.iter().map(|entry| &entry.key));
-        all.filter_map(|key| key.cert.first()).flat_map(names).collect()
+        let entries = self.table.entries.load();
+        let all = entries.default.iter().chain(entries.named.iter().map(|entry| &entry.key));
+        let certified = all.filter_map(|key| key.cert.first()).flat_map(names);
+        let wanted = self.files.acme.iter().flat_map(|acme| acme.domains.iter().cloned());
+        certified.chain(wanted).collect()
+    }
+
+    /// Returns the certificates in force, each with its file, for the operator.
+    pub(crate) fn in_force(&self) -> Vec<CertificateInForce> {
+        let entries = self.table.entries.load();
+        let default = entries.default.iter().map(|key| (key, &self.files.default));
+        let named = entries.named.iter().map(|entry| &entry.key).zip(&self.files.sni);
+        let read = |(key, files): (&Arc<CertifiedKey>, &KeyPair)| {
+            let Certificate { names, not_after, .. } = Certificate::parse(key.cert.first()?)?;
+            Some(CertificateInForce { file: files.certificate.clone(), names, not_after })
+        };
+        default.chain(named).filter_map(read).collect()
     }
 
     /// Reads the files again if any has changed. Returns true if new certificates are now in force.
@@ -103,17 +159,38 @@ impl Certificates {
         let same_client_ca = {
             let mut known = self.stamps.lock();
             if *known == now {
-                return Ok(false);
+                return Ok(self.untold.swap(false, Ordering::Relaxed));
             }
             std::mem::replace(&mut *known, now).client_ca == known.client_ca
         };
-        let entries = Entries::load(&self.files)?;
+        // A file that was removed is no reason to serve none: another will be issued.
+        let default = load_default(&self.files)?.or_else(|| self.table.entries.load().default.clone());
+        let entries = Entries::load(&self.files, default)?;
         let settings = if same_client_ca { None } else { Some(settings(&self.files, &self.table)?) };
-        self.table.0.store(Arc::new(entries));
+        self.table.entries.store(Arc::new(entries));
         if let Some(settings) = settings {
             self.config.store(Arc::new(settings));
         }
+        self.untold.store(false, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Puts a certificate in force that was written just now. The next [`reload_if_changed`](Self::reload_if_changed) tells of
+    /// it too.
+    ///
+    /// # Errors
+    /// As there; it is tried again there.
+    pub(crate) fn take_issued(&self) -> Result<(), CertificateError> {
+        match self.reload_if_changed() {
+            Ok(is_new) => {
+                self.untold.store(is_new, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                *self.stamps.lock() = Stamps::none();
+                Err(error)
+            }
+        }
     }
 }
 
@@ -124,6 +201,11 @@ impl fmt::Debug for Certificates {
 }
 
 impl Stamps {
+    /// Returns the state of no files, which is never that of these.
+    fn none() -> Self {
+        Self { pairs: Vec::new(), client_ca: None }
+    }
+
     fn of(files: &Tls) -> Self {
         let pairs = std::iter::once(&files.default).chain(&files.sni);
         Self {
@@ -134,11 +216,16 @@ impl Stamps {
 }
 
 fn settings(files: &Tls, table: &Arc<Table>) -> Result<Handshakes, CertificateError> {
-    let clients = files.client_ca.as_ref().map(client_verifier).transpose()?;
-    let config = server_config(table.clone(), clients.clone()).map_err(|error| CertificateError {
+    let clients = files.client_ca.as_ref().map(authorities).transpose()?;
+    let verifier = clients.as_ref().map(|clients| clients.verifier.clone());
+    let mut config = server_config(table.clone(), verifier).map_err(|error| CertificateError {
         path: files.default.certificate.clone(),
         reason: format!("cannot be used: {error}"),
     })?;
+    if files.acme.is_some() {
+        // The last: a client that speaks HTTP as well gets HTTP.
+        config.alpn_protocols.push(ACME_TLS.to_vec());
+    }
     Ok(Handshakes { config: Arc::new(config), clients })
 }
 
@@ -161,26 +248,35 @@ fn server_config(
     Ok(config)
 }
 
-/// Returns the verifier of clients' certificates. A client may show none: then its requests say who it is.
-fn client_verifier(path: &PathBuf) -> Result<Arc<dyn ClientCertVerifier>, CertificateError> {
+/// Returns the authorities of clients' certificates. A client may show none: then its requests say who it is.
+fn authorities(path: &PathBuf) -> Result<Authorities, CertificateError> {
     let wrong = |reason: String| CertificateError { path: path.clone(), reason };
     let file = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let mut roots = RootCertStore::empty();
+    let mut all = Vec::new();
     for (line, certificate) in Chain::parse(&file).map_err(wrong)?.into_certificates() {
+        all.push(certificate.clone());
         roots.add(certificate).map_err(|error| wrong(format!("cannot be used: line {line}: {error}")))?;
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    builder.allow_unauthenticated().build().map_err(|error| wrong(format!("cannot be used: {error}")))
+    let verifier = builder.allow_unauthenticated().build();
+    let verifier = verifier.map_err(|error| wrong(format!("cannot be used: {error}")))?;
+    all.sort_unstable_by(|one: &CertificateDer<'_>, other| one[..].cmp(&other[..]));
+    Ok(Authorities { verifier, fingerprint: Fingerprint::of("authorities", all.iter().map(|der| &der[..])) })
 }
 
 /// The certificates, chosen by the name that the client asks for (RFC 6066 section 3).
 #[derive(Debug)]
-struct Table(ArcSwap<Entries>);
+struct Table {
+    entries: ArcSwap<Entries>,
+    challenges: AlpnChallenges,
+}
 
 #[derive(Debug)]
 struct Entries {
-    default: Arc<CertifiedKey>,
+    /// None until an ACME server has issued it.
+    default: Option<Arc<CertifiedKey>>,
     named: Vec<Entry>,
 }
 
@@ -192,15 +288,17 @@ struct Entry {
 
 impl ResolvesServerCert for Table {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let entries = self.0.load();
+        if AlpnChallenges::is_validation(&hello) {
+            return self.challenges.find(&hello);
+        }
+        let entries = self.entries.load();
         let named = hello.server_name().and_then(|name| entries.find(name));
-        Some(named.unwrap_or(&entries.default).clone())
+        named.or(entries.default.as_ref()).cloned()
     }
 }
 
 impl Entries {
-    fn load(files: &Tls) -> Result<Self, CertificateError> {
-        let default = Arc::new(load_pair(&files.default)?);
+    fn load(files: &Tls, default: Option<Arc<CertifiedKey>>) -> Result<Self, CertificateError> {
         let named = files.sni.iter().map(Entry::load).collect::<Result<_, _>>()?;
         Ok(Self { default, named })
     }
@@ -221,6 +319,23 @@ impl Entry {
         let names = key.cert.first().map(names).unwrap_or_default();
         Ok(Self { names, key: Arc::new(key) })
     }
+}
+
+/// Loads the certificate for clients that name no other. One that an ACME server is to issue may be missing.
+fn load_default(files: &Tls) -> Result<Option<Arc<CertifiedKey>>, CertificateError> {
+    if files.acme.is_some() && !files.default.certificate.try_exists().unwrap_or(true) {
+        return Ok(None);
+    }
+    load_pair(&files.default).map(|pair| Some(Arc::new(pair)))
+}
+
+/// Returns no certificate in place of a damaged one, if an ACME server will issue another.
+fn reissued(files: &Tls, error: CertificateError) -> Result<Option<Arc<CertifiedKey>>, CertificateError> {
+    if files.acme.is_none() {
+        return Err(error);
+    }
+    tracing::warn!(%error, "cannot use the certificate that was issued; another will be ordered");
+    Ok(None)
 }
 
 fn load_pair(files: &KeyPair) -> Result<CertifiedKey, CertificateError> {

@@ -7,23 +7,44 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
 use crate::body::{BodyError, Observer};
 use crate::clock;
-use crate::proto::{Digest, Reference, RepositoryName};
+use crate::proto::RepositoryName;
+use crate::telemetry::last_pulls::LastPull;
+use crate::telemetry::metrics::FinishedRequest;
+use crate::telemetry::recent_problems::RecentProblem;
 use crate::telemetry::request_id::RequestId;
 use crate::telemetry::sink::Sink;
+use crate::telemetry::subject::Subject;
 use crate::telemetry::time::Timestamp;
+use crate::telemetry::trace_parent::TraceParent;
+use crate::telemetry::traffic::Traffic;
+use crate::telemetry::transfers::{LEAST_TRANSFER, Transfer, TransferGuard};
 
-/// The record of one request. Nothing else is logged of it: no header that could hold a secret, and no path, since an
-/// upload's is a capability.
+/// The record of one request, for the access log and for all that the operator sees of it. Nothing else is logged of it: no
+/// header that could hold a secret, and no path, since an upload's is a capability.
 #[derive(Debug)]
-pub struct AccessRecord {
-    log: AccessLog,
+pub(crate) struct AccessRecord {
+    log: Option<AccessLog>,
+    traffic: Arc<Traffic>,
     started: Instant,
+    first_byte: Option<Instant>,
+    transfer: Option<TransferGuard>,
+    /// The request's place in a trace, if a trusted proxy names it.
+    pub trace_parent: Option<TraceParent>,
+    /// The word for the cause of a refusal or failure.
+    pub cause: Option<&'static str>,
+    /// The rule that denies the request, as the operator knows it.
+    pub rule: Option<String>,
+    /// The cause in words, and the rule that denies it, if the operator is to be shown the request.
+    pub shown: Option<(String, Option<String>)>,
+    /// Bytes that came with the request.
+    pub received: u64,
     /// The `X-Request-Id` of the answer.
     pub request_id: RequestId,
     /// The client's address, as trusted proxies give it.
@@ -32,6 +53,8 @@ pub struct AccessRecord {
     pub user: Option<Arc<str>>,
     /// The name that was shown, if authentication failed.
     pub failed_login: Option<String>,
+    /// The word for the kind of credential, of a request that has some.
+    pub login: Option<&'static str>,
     /// The operation's name, or the method of a request that is no operation.
     pub operation: &'static str,
     /// The repository's canonical name.
@@ -54,15 +77,6 @@ pub struct AccessRecord {
     error: Option<String>,
 }
 
-/// The subject of a request within its repository.
-#[derive(Debug)]
-pub enum Subject {
-    /// A manifest.
-    Manifest(Reference),
-    /// A blob, or the subject of referrers.
-    Digest(Digest),
-}
-
 /// The access log.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLog {
@@ -74,16 +88,53 @@ impl AccessLog {
     pub(super) fn new(sink: &'static Sink, json: bool) -> Self {
         Self { sink, json }
     }
+}
 
-    /// Returns the record of a request that begins now. Dropping it writes the line.
-    pub fn record(self, request_id: RequestId, client: IpAddr) -> Box<AccessRecord> {
-        Box::new(AccessRecord {
-            log: self,
+impl Observer for AccessRecord {
+    fn sent(&mut self, bytes: u64) {
+        if self.bytes == 0 {
+            self.first_byte = Some(clock::now());
+        }
+        self.bytes += bytes;
+        if let Some(transfer) = &self.transfer {
+            transfer.sent(bytes);
+        }
+    }
+
+    fn broke(&mut self, error: &BodyError) {
+        let reason = error.to_string();
+        self.cause = Some("broken_off");
+        self.shown = Some((reason.clone(), None));
+        self.error = Some(reason);
+    }
+}
+
+impl AccessRecord {
+    /// Returns the record of a request that begins now. Dropping it writes the line, if there is a log, and counts the
+    /// request.
+    pub(crate) fn begin(
+        log: Option<AccessLog>,
+        traffic: Arc<Traffic>,
+        request_id: RequestId,
+        client: IpAddr,
+    ) -> Box<Self> {
+        traffic.requests.begin();
+        Box::new(Self {
+            log,
+            traffic,
             started: clock::now(),
+            first_byte: None,
+            transfer: None,
+            trace_parent: None,
+            cause: None,
+            rule: None,
+            shown: None,
+            received: 0,
             request_id,
             client,
             user: None,
             failed_login: None,
+            login: None,
             operation: "",
             repository: None,
             subject: None,
@@ -97,37 +148,106 @@ impl AccessLog {
             error: None,
         })
     }
-}
 
-impl Observer for AccessRecord {
-    fn sent(&mut self, bytes: u64) {
-        self.bytes += bytes;
+    /// Returns the counters that the request counts in.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
-    fn broke(&mut self, error: &BodyError) {
-        self.error = Some(error.to_string());
+    /// Notes that the response begins, which has `length` bytes, if that is known. A blob that takes a while to send is a
+    /// transfer from now on.
+    pub(crate) fn begin_response(&mut self, length: Option<u64>) {
+        let takes_a_while = length.is_none_or(|length| length >= LEAST_TRANSFER);
+        if self.operation != "get_blob" || !takes_a_while {
+            return;
+        }
+        let Some(repository) = self.repository.clone() else { return };
+        self.transfer = Some(self.traffic.transfers.begin(Transfer {
+            repository,
+            subject: self.subject.clone(),
+            user: self.user.clone(),
+            client: self.client,
+            upstream: self.upstream.clone(),
+            cache: self.cache,
+            length,
+            began: self.started,
+            sent: AtomicU64::new(0),
+        }));
     }
-}
 
-impl AccessRecord {
-    fn write(&self, out: &mut String) {
-        let mut line = Line { out, json: self.log.json };
+    /// Counts the request, which has ended.
+    fn count(&mut self, duration: Duration, first_byte: Option<Duration>) {
+        self.traffic.requests.end(&FinishedRequest {
+            operation: self.operation,
+            status: self.status,
+            cache: self.cache,
+            duration,
+            first_byte,
+            received: self.received,
+            sent: self.bytes,
+        });
+        self.note_pull();
+        self.note_problem();
+    }
+
+    /// Remembers who pulled an image. Clients ask for a tag by HEAD, and for its manifest by digest.
+    fn note_pull(&self) {
+        let is_pull = matches!(self.operation, "get_manifest" | "head_manifest") && self.status == 200;
+        if let (true, Some(repository), Some(Subject::Manifest(reference)), Some(user)) =
+            (is_pull, &self.repository, &self.subject, &self.user)
+        {
+            let pull = LastPull { user: user.clone(), at: clock::wall() };
+            self.traffic.pulls.note(repository, reference, pull);
+        }
+    }
+
+    fn note_problem(&mut self) {
+        let Some((reason, rule)) = self.shown.take() else { return };
+        let failed = || self.failed_login.as_deref().map(|name| Arc::from(shortened(name)));
+        let repository = self.repository.as_ref().map(RepositoryName::as_str);
+        let subject = repository.map(|name| match &self.subject {
+            Some(subject) => format!("{name} {}", subject.as_str()),
+            None => name.to_owned(),
+        });
+        self.traffic.problems.note(RecentProblem {
+            at: clock::wall(),
+            request_id: self.request_id,
+            client: self.client,
+            user: self.user.clone().or_else(failed),
+            operation: self.operation,
+            subject,
+            upstream: self.upstream.clone(),
+            status: self.status,
+            cause: self.cause.unwrap_or("unknown"),
+            reason: shortened(&reason).to_owned(),
+            rule,
+        });
+    }
+
+    fn write(&self, out: &mut String, json: bool, duration: Duration, first_byte: Option<Duration>) {
+        let mut line = Line { out, json };
         line.begin(self.operation, self.status);
         line.text("repository", self.repository.as_ref().map(RepositoryName::as_str));
         line.text("reference", self.subject.as_ref().map(Subject::as_str));
         line.text("user", self.user.as_deref());
         line.text("failed_login", self.failed_login.as_deref().map(shortened));
         line.plain("client", self.client);
+        line.text("login", self.login);
         line.text("upstream", self.upstream.as_deref());
         line.text("cache", self.cache);
         line.text("bypass", self.bypass);
         line.text("host", self.misdirected.as_deref().map(shortened));
         line.text("agent", self.agent.as_ref().and_then(|agent| agent.to_str().ok()).map(shortened));
         line.text("request_id", Some(self.request_id.as_str()));
+        line.text("traceparent", self.trace_parent.as_ref().map(TraceParent::as_str));
+        line.text("cause", self.cause);
         line.text("error", self.error.as_deref());
+        line.some("received", self.received);
         line.number("bytes", self.bytes);
-        let elapsed = clock::now().duration_since(self.started);
-        line.number("micros", u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX));
+        line.number("micros", micros(duration));
+        if let Some(first_byte) = first_byte {
+            line.number("first_byte_micros", micros(first_byte));
+        }
         line.end();
     }
 }
@@ -137,21 +257,21 @@ impl Drop for AccessRecord {
         thread_local! {
             static LINE: RefCell<String> = const { RefCell::new(String::new()) };
         }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            self.write(line);
-            self.log.sink.write(line.as_bytes());
-        });
+        let duration = clock::now().saturating_duration_since(self.started);
+        let first_byte = self.first_byte.map(|at| at.saturating_duration_since(self.started));
+        if let Some(log) = self.log {
+            LINE.with_borrow_mut(|line| {
+                line.clear();
+                self.write(line, log.json, duration, first_byte);
+                log.sink.write(line.as_bytes());
+            });
+        }
+        self.count(duration, first_byte);
     }
 }
 
-impl Subject {
-    fn as_str(&self) -> &str {
-        match self {
-            Self::Manifest(reference) => reference.as_str(),
-            Self::Digest(digest) => digest.as_str(),
-        }
-    }
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Cuts what a client says off at 200 bytes, or up to three before.
@@ -220,6 +340,13 @@ impl Line<'_> {
         let _ = write!(self.out, "{quote}{value}{quote}");
     }
 
+    /// Writes a number that is not 0.
+    fn some(&mut self, name: &str, value: u64) {
+        if value > 0 {
+            self.number(name, value);
+        }
+    }
+
     fn number(&mut self, name: &str, value: u64) {
         self.name(name);
         self.digits(value);
@@ -243,14 +370,15 @@ fn is_plain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::Reference;
 
     fn line(json: bool, agent: &'static str) -> String {
         line_of(json, agent, |_| ())
     }
 
     fn line_of(json: bool, agent: &'static str, change: impl FnOnce(&mut AccessRecord)) -> String {
-        let log = AccessLog::new(Sink::global(), json);
-        let mut record = log.record(RequestId::next(), "192.0.2.1".parse().unwrap());
+        let traffic = Arc::new(Traffic::new(1));
+        let mut record = AccessRecord::begin(None, traffic, RequestId::next(), "192.0.2.1".parse().unwrap());
         record.operation = "get_blob";
         record.status = 200;
         record.user = Some("alice".into());
@@ -261,8 +389,86 @@ mod tests {
         record.sent(42);
         change(&mut record);
         let mut out = String::new();
-        record.write(&mut out);
+        record.write(&mut out, json, Duration::from_micros(25), Some(Duration::from_micros(9)));
         out
+    }
+
+    /// Returns the traffic after one request.
+    fn traffic_of(change: impl FnOnce(&mut AccessRecord)) -> Arc<Traffic> {
+        let traffic = Arc::new(Traffic::new(1));
+        let address = "192.0.2.1".parse().unwrap();
+        let mut record = AccessRecord::begin(None, traffic.clone(), RequestId::next(), address);
+        record.repository = Some(RepositoryName::parse("team/app").unwrap());
+        record.user = Some("alice".into());
+        change(&mut record);
+        traffic
+    }
+
+    #[test]
+    fn a_request_is_counted_when_its_response_ends() {
+        let traffic = traffic_of(|record| {
+            (record.operation, record.status, record.received) = ("get_blob", 200, 3);
+            record.begin_response(Some(LEAST_TRANSFER));
+            assert_eq!((record.traffic.requests.under_way(), record.traffic.transfers.count()), (1, 1));
+            record.sent(40);
+            record.sent(2);
+            let transfer = &record.traffic.transfers.all()[0];
+            assert_eq!(transfer.sent.load(std::sync::atomic::Ordering::Relaxed), 42);
+        });
+        let totals = traffic.requests.totals();
+        assert_eq!((totals.under_way, totals.received, totals.sent), (0, 3, 42));
+        assert_eq!((totals.first_bytes.len(), traffic.transfers.count()), (1, 0));
+    }
+
+    #[test]
+    fn small_responses_and_manifests_are_no_transfers() {
+        for (operation, length) in [("get_blob", LEAST_TRANSFER - 1), ("get_manifest", LEAST_TRANSFER)] {
+            traffic_of(|record| {
+                record.operation = operation;
+                record.begin_response(Some(length));
+                assert_eq!(record.traffic.transfers.count(), 0, "{operation}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_pull_is_remembered_and_a_refused_one_is_not() {
+        let tag = || Reference::parse("latest").unwrap();
+        let pulled = |status: u16| {
+            let traffic = traffic_of(|record| {
+                (record.operation, record.status) = ("head_manifest", status);
+                record.subject = Some(Subject::Manifest(tag()));
+            });
+            traffic.pulls.get(&RepositoryName::parse("team/app").unwrap(), &tag())
+        };
+        assert_eq!(&*pulled(200).unwrap().user, "alice");
+        assert_eq!(pulled(404), None);
+    }
+
+    #[test]
+    fn a_shown_problem_is_remembered_with_its_rule() {
+        let traffic = traffic_of(|record| {
+            (record.status, record.cause) = (403, Some("denied"));
+            record.shown = Some(("alice may not push team/app".to_owned(), Some("rule 1".to_owned())));
+        });
+        let problem = &traffic.problems.last(1)[0];
+        assert_eq!((problem.cause, problem.rule.as_deref()), ("denied", Some("rule 1")));
+        assert_eq!((problem.subject.as_deref(), problem.status), (Some("team/app"), 403));
+        assert!(traffic_of(|record| record.cause = Some("not_found")).problems.last(1).is_empty());
+    }
+
+    #[test]
+    fn a_failure_is_logged_with_its_cause_and_trace() {
+        const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let text = line_of(false, "docker/28", |record| {
+            (record.cause, record.trace_parent) = (Some("denied"), TraceParent::parse(TRACE.as_bytes()));
+            (record.received, record.login) = (7, Some("token"));
+        });
+        assert!(text.contains(" client=192.0.2.1 login=token upstream="), "{text}");
+        let end =
+            format!(" traceparent={TRACE} cause=denied received=7 bytes=42 micros=25 first_byte_micros=9");
+        assert!(text.trim_end().ends_with(&end), "{text}");
+        assert!(!line(false, "docker/28").contains("received"));
     }
 
     #[test]

@@ -438,6 +438,10 @@ mod tests {
         let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let log = AuditLog::open(&path, false).unwrap();
         let name = "n".repeat(64 * 1024);
+        log.write(&event(&name));
+        while !log.0.queue.waiting.lock().lines.is_empty() {
+            std::thread::yield_now();
+        }
         for _ in 0..200 {
             log.write(&event(&name));
         }

@@ -28,7 +28,7 @@ pub struct LevelError(#[from] tracing_subscriber::filter::ParseError);
 /// # Errors
 /// [`LevelError`] for anything else than levels by module, as RUST_LOG has them.
 pub fn start(log: &Log) -> Result<Option<AccessLog>, LevelError> {
-    let filter: Targets = log.level.parse()?;
+    let filter = filter(&log.level)?;
     let lines = tracing_subscriber::fmt().with_writer(Lines).with_timer(Wall);
     let lines = lines.with_max_level(LevelFilter::TRACE);
     // A second start in one process (the tests) keeps the first.
@@ -39,6 +39,15 @@ pub fn start(log: &Log) -> Result<Option<AccessLog>, LevelError> {
     };
     let wanted = log.access && tracing::enabled!(target: "access", tracing::Level::INFO);
     Ok(wanted.then(|| AccessLog::new(Sink::global(), log.json)))
+}
+
+/// Returns what is logged. Where the level does not name h2, that logs errors alone: its warnings are about clients that break
+/// the protocol, who would write as many lines as they like.
+fn filter(level: &str) -> Result<Targets, LevelError> {
+    let filter: Targets = level.parse()?;
+    let names_h2 = filter.iter().any(|(target, _)| target.starts_with("h2"));
+    let most = filter.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::ERROR);
+    Ok(if names_h2 { filter } else { filter.with_target("h2", most) })
 }
 
 /// Writes out the lines that still wait. To be called before the process ends.
@@ -214,6 +223,18 @@ mod tests {
         }
         let text = logged(|| tracing::warn!("told: {}", "a\nERROR b\u{1b}"));
         assert_eq!(text, " WARN told: a\\nERROR b\\u{1b}\n");
+    }
+
+    #[test]
+    fn clients_that_break_http_2_write_no_lines() {
+        use tracing::Level;
+        let enabled = |level: &str, target, at| filter(level).unwrap().would_enable(target, &at);
+        assert!(!enabled("info", "h2::proto", Level::WARN));
+        assert!(enabled("info", "h2::proto", Level::ERROR));
+        assert!(enabled("info", "dockgate", Level::INFO));
+        assert!(!enabled("info,hyper=debug", "h2::proto", Level::WARN));
+        assert!(enabled("info,h2=warn", "h2::proto", Level::WARN));
+        assert!(!enabled("off", "h2::proto", Level::ERROR));
     }
 
     #[test]

@@ -4,27 +4,46 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The longest id that is taken over from a proxy, in bytes.
+const LONGEST: usize = 64;
+
 /// A name for a request, in the logs and in its answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RequestId([u8; 16]);
+pub(crate) struct RequestId {
+    text: [u8; LONGEST],
+    length: u8,
+}
 
 impl RequestId {
-    /// Returns an id that no other request of this process has, and very likely none of another process.
-    pub fn next() -> Self {
+    /// Returns an id that no other request of this process has, and very likely none of another process: 16 hexadecimal
+    /// digits.
+    pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(start_number());
         // An odd multiplier is a bijection: ids do not repeat, and neighbours look nothing alike.
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut text = [0u8; 16];
-        for (place, digit) in text.iter_mut().enumerate() {
+        let mut text = [0u8; LONGEST];
+        for (place, digit) in text.iter_mut().take(16).enumerate() {
             *digit = b"0123456789abcdef"[(mixed >> (60 - 4 * place) & 15) as usize];
         }
-        Self(text)
+        Self { text, length: 16 }
     }
 
-    /// Returns 16 hexadecimal digits.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+    /// Returns the id that a proxy has given the request. `None` where it is longer than 64 bytes, or has others than
+    /// letters, digits and `-._:`.
+    pub(crate) fn given(id: &[u8]) -> Option<Self> {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:".contains(byte);
+        if id.is_empty() || id.len() > LONGEST || !id.iter().all(is_plain) {
+            return None;
+        }
+        let mut text = [0u8; LONGEST];
+        text[..id.len()].copy_from_slice(id);
+        Some(Self { text, length: u8::try_from(id.len()).ok()? })
+    }
+
+    /// Returns the text.
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.text[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 
@@ -54,5 +73,17 @@ mod tests {
             (0..1000).map(|_| RequestId::next().as_str().to_owned()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() == 16));
+    }
+
+    #[test]
+    fn a_given_id_is_taken_as_it_is_or_not_at_all() {
+        let longest = "a".repeat(LONGEST);
+        for id in ["1", "4bf92f35-77b3:4da6_x.Z", &*longest] {
+            assert_eq!(RequestId::given(id.as_bytes()).unwrap().as_str(), id);
+        }
+        let longer = "a".repeat(LONGEST + 1);
+        for id in ["", "a b", "a\n", "a\"b", "é", &*longer] {
+            assert_eq!(RequestId::given(id.as_bytes()), None, "{id}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::body::{Body, WholeError};
 use crate::budget::plan::Plan;
 use crate::budget::{Lease, Spent};
 use crate::config::{CredentialSource, limits};
-use crate::meaning::{Fault, Meaning, UpstreamFailure};
+use crate::meaning::{Fault, Meaning, RATE_LIMITED, UpstreamFailure};
 use crate::proto::identity::Identity;
 use crate::proto::{Algorithm, ContentRange, Digest, ErrorBody, Family, MediaType, Reference};
 use crate::upstream::error::StorageError;
@@ -56,6 +56,7 @@ impl Upstream {
         let message = match meaning {
             Meaning::Unavailable { late: true, .. } => Some("the upstream does not answer"),
             Meaning::Unavailable { late: false, .. } => Some("the upstream failed"),
+            Meaning::RateLimited { .. } => Some(RATE_LIMITED),
             Meaning::CredentialsRefused => Some(CREDENTIALS_REFUSED),
             _ => None,
         };
@@ -189,6 +190,7 @@ fn failure(meaning: Meaning, message: Option<&'static str>, cause: &str) -> Upst
         key: None,
         errors: None,
         by_head: false,
+        by_replica: false,
     }
 }
 
@@ -289,6 +291,7 @@ fn message(error: &Error, meaning: Meaning) -> Option<&'static str> {
         Meaning::NotFound | Meaning::Hidden => "not there, or not for this gateway's account at the registry",
         Meaning::Unavailable { late: true, .. } => "the upstream does not answer",
         Meaning::StorageFailed => "the upstream's storage failed",
+        Meaning::RateLimited { .. } => RATE_LIMITED,
         Meaning::Busy { .. } => "too many requests to the upstream at once; try again",
         _ => match error {
             Error::Dial(_) => "the upstream can't be reached",

@@ -1,6 +1,7 @@
 //! Memory of whether a registry answers HEAD of manifests, so that one that does not is not asked in vain for each pull.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -10,7 +11,11 @@ use crate::config::limits;
 
 /// The registry's way with HEAD of manifests.
 #[derive(Debug, Default)]
-pub(crate) struct ManifestHeads(Mutex<State>);
+pub(crate) struct ManifestHeads {
+    /// True if a target is remembered. Each manifest asks, of nearly all registries in vain.
+    any_refused: AtomicBool,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -23,24 +28,29 @@ struct State {
 impl ManifestHeads {
     /// Returns true if HEAD was refused lately where GET was answered.
     pub(crate) fn are_useless(&self) -> bool {
-        self.0.lock().useless_until.is_some_and(|until| clock::now() < until)
+        self.state.lock().useless_until.is_some_and(|until| clock::now() < until)
     }
 
     /// Notes that HEAD of `target` was refused.
     pub(crate) fn refused(&self, target: &str) {
-        let (mut state, now) = (self.0.lock(), clock::now());
+        let (mut state, now) = (self.state.lock(), clock::now());
         if state.refused.len() >= TARGETS {
             state.refused.retain(|_, at| now.duration_since(*at) < limits::HEAD_REFUSAL_FRESH);
         }
         if state.refused.len() < TARGETS {
             state.refused.insert(target.to_owned(), now);
         }
+        self.any_refused.store(true, Ordering::Relaxed);
     }
 
     /// Notes that GET of `target` was answered with a manifest. Returns true if it follows that HEAD is useless.
     pub(crate) fn got(&self, target: &str) -> bool {
-        let (mut state, now) = (self.0.lock(), clock::now());
+        if !self.any_refused.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (mut state, now) = (self.state.lock(), clock::now());
         let Some(at) = state.refused.remove(target) else { return false };
+        self.any_refused.store(!state.refused.is_empty(), Ordering::Relaxed);
         let follows = now.duration_since(at) < limits::HEAD_REFUSAL_FRESH;
         if follows {
             state.useless_until = Some(now + limits::HEAD_USELESS);

@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod auth;
+mod counters;
 mod documents;
 pub(crate) mod egress;
 pub(crate) mod error;

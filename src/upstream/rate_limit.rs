@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use crate::clock;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::exchange::Response;
 
@@ -43,10 +44,23 @@ impl RateLimit {
         Some(Self { limit: limit.map(|(limit, _)| limit), remaining, window, source, fields })
     }
 
+    /// Returns after how long the upstream says that the window begins anew. Docker Hub does not say: its window slides.
+    pub(crate) fn reset(&self) -> Option<Duration> {
+        let (_, value) = self.fields.iter().find(|(name, _)| name == "ratelimit-reset")?;
+        value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    }
+
     /// Returns true if less than a tenth is left.
-    fn is_low(&self) -> bool {
+    pub(crate) fn is_low(&self) -> bool {
         self.limit.is_some_and(|limit| self.remaining < limit.div_ceil(10))
     }
+}
+
+/// A rate limit, and when the upstream has told it.
+#[derive(Debug, Clone)]
+pub(crate) struct ToldRateLimit {
+    pub(crate) limit: RateLimit,
+    pub(crate) at: SystemTime,
 }
 
 /// Parses `20;w=21600`: a number, and the window in seconds.
@@ -90,7 +104,7 @@ impl fmt::Display for RateLimit {
 /// The rate limits of one upstream, by identity. The least recently used goes first.
 #[derive(Debug)]
 pub(crate) struct RateLimits {
-    limits: Cache<UpstreamIdentity, RateLimit>,
+    limits: Cache<UpstreamIdentity, ToldRateLimit>,
     /// True as soon as there is one: most registries never send any.
     any: AtomicBool,
 }
@@ -108,9 +122,10 @@ impl RateLimits {
     /// kept: a client may send any name.
     pub(crate) fn note(&self, upstream: &str, identity: &UpstreamIdentity, response: &Response) {
         let Some(now) = RateLimit::of(&response.headers) else { return };
-        let before = self.limits.get(identity);
+        let before = self.limits.get(identity).map(|told| told.limit);
         if is_known(identity, response.status) {
-            self.limits.insert(identity.clone(), now.clone());
+            let told = ToldRateLimit { limit: now.clone(), at: clock::wall() };
+            self.limits.insert(identity.clone(), told);
             self.any.store(true, Ordering::Relaxed);
         }
         let limited = response.status == StatusCode::TOO_MANY_REQUESTS;
@@ -127,13 +142,22 @@ impl RateLimits {
         if !self.any.load(Ordering::Relaxed) {
             return None;
         }
-        self.limits.get(&identity())
+        self.limits.get(&identity()).map(|told| told.limit)
+    }
+
+    /// Returns the rate limit of each account that is not a client's: a client may have any name.
+    pub(crate) fn own(&self) -> Vec<(String, ToldRateLimit)> {
+        let is_own = |identity: &UpstreamIdentity| !matches!(identity, UpstreamIdentity::Client(_));
+        let own = self.limits.iter().filter(|(identity, _)| is_own(identity));
+        let mut own: Vec<_> = own.map(|(identity, told)| (identity.to_string(), told)).collect();
+        own.sort_by(|(one, _), (other, _)| one.cmp(other));
+        own
     }
 
     /// Returns the rate limit of each identity.
     #[cfg(test)]
     pub(crate) fn all(&self) -> Vec<(String, RateLimit)> {
-        self.limits.iter().map(|(identity, limit)| (identity.to_string(), limit.clone())).collect()
+        self.limits.iter().map(|(identity, told)| (identity.to_string(), told.limit)).collect()
     }
 }
 
@@ -187,6 +211,20 @@ mod tests {
         all.sort();
         assert_eq!(all, [("anonymous".to_owned(), 5), ("gateway".to_owned(), 190)]);
     }
+
+    #[test]
+    fn a_client_name_is_no_own_account() {
+        let limits = RateLimits::default();
+        let told = answer(&[("ratelimit-remaining", "5;w=60"), ("ratelimit-reset", "30")]);
+        for identity in [client("alice"), UpstreamIdentity::User(0), UpstreamIdentity::Gateway] {
+            limits.note("up", &identity, &told);
+        }
+        let own = limits.own();
+        let names: Vec<_> = own.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["gateway", "users[0]"]);
+        assert_eq!(own[0].1.limit.reset(), Some(Duration::from_secs(30)));
+    }
+
     fn client(name: impl Into<String>) -> UpstreamIdentity {
         UpstreamIdentity::Client(Arc::new(Forwarded::new("up", name.into(), Secret::new("pw"))))
     }

@@ -17,11 +17,13 @@ use crate::upstream::auth::challenge::Authenticator;
 use crate::upstream::auth::credentials::Credentials;
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::login::{self, LoginAnswer};
+use crate::upstream::auth::token::KeptTokens;
+use crate::upstream::counters::UpstreamCounters;
 use crate::upstream::egress::{EgressPolicy, GatewayNames};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Purpose, Request, Response};
 use crate::upstream::manifest_heads::ManifestHeads;
-use crate::upstream::rate_limit::RateLimit;
+use crate::upstream::rate_limit::{RateLimit, ToldRateLimit};
 use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::resume::ResumingBody;
 use crate::upstream::transport::client::HttpClient;
@@ -82,6 +84,21 @@ impl Upstream {
         self.client.client().health()
     }
 
+    /// Returns the counters of its exchanges.
+    pub(crate) fn counters(&self) -> &UpstreamCounters {
+        self.client.client().counters()
+    }
+
+    /// Returns the tokens that are kept, and why there is none where the token endpoint gives none.
+    pub(crate) fn tokens(&self) -> KeptTokens {
+        self.client.authenticator().tokens()
+    }
+
+    /// Returns the last rate limit that the upstream has told each of the gateway's own accounts.
+    pub(crate) fn rate_limits(&self) -> Vec<(String, ToldRateLimit)> {
+        self.client.authenticator().rate_limits()
+    }
+
     /// Returns true if the certificate and key files of its settings are still those that it was made with.
     pub(crate) fn is_current(&self) -> bool {
         self.certificates.iter().all(|(path, stamp)| Stamp::of(path) == *stamp)
@@ -133,6 +150,9 @@ impl Upstream {
         request: Request<'_>,
         response: Result<Response, Error>,
     ) -> Result<Response, Error> {
+        if let Err(error) = &response {
+            self.client.client().counters().failed(error);
+        }
         if let Err(error) = &response
             && self.settings.credentials.source != CredentialSource::Forward
             && !matches!((&identity, error), (UpstreamIdentity::Anonymous, Error::Unauthorized(_)))

@@ -17,6 +17,7 @@ use crate::budget::{Client, payer};
 use crate::proto::{Coding, ContentRange};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::scope::RequiredScope;
+use crate::upstream::counters::ResumeResult;
 use crate::upstream::exchange::{Purpose, Request, Response};
 use crate::upstream::redirect::RedirectingClient;
 use crate::upstream::transport::backoff::Backoff;
@@ -141,11 +142,13 @@ impl Stream for ResumingBody {
                 },
                 State::Broken(rest) => match ready!(rest.as_mut().poll(cx)) {
                     Ok((resumed, attempts)) => {
+                        self.rest.client.client().counters().resumed(ResumeResult::Resumed);
                         self.attempts = attempts;
                         self.skipped = resumed.skipped;
                         self.state = State::Flowing(resumed.body);
                     }
                     Err(error) => {
+                        self.rest.client.client().counters().resumed(ResumeResult::Failed);
                         self.state = State::Ended;
                         return Poll::Ready(Some(Err(error)));
                     }

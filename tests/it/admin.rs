@@ -28,7 +28,7 @@ async fn health_is_served_on_the_admin_port_alone() {
 #[tokio::test]
 async fn a_dead_upstream_leaves_the_gateway_ready() {
     let (upstream, gateway) = both("retries = 0").await;
-    let state = async || gateway.admin("/readyz").await.is(200).json()["upstreams"]["up"].clone();
+    let state = async || gateway.admin("/readyz").await.is(200).json()["upstreams"]["up"]["state"].clone();
     let before = state().await;
     // One connection is served by one worker, which has upstream connections of its own.
     let mut client = gateway.connect().await;
@@ -114,7 +114,7 @@ async fn an_open_circuit_is_named_by_readyz_and_metrics() {
         for number in 0.. {
             gateway.get(&format!("/v2/a/manifests/{number}")).await.is(502);
             let ready = gateway.admin("/readyz").await.is(200).json();
-            if ready["upstreams"]["up"] == "failing, circuit open" {
+            if ready["upstreams"]["up"]["state"] == "failing, circuit open" {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -206,4 +206,80 @@ async fn the_admin_socket_is_for_its_owner() {
         client.ask(&Request::get("/metrics").header("Origin", "http://evil.example")).await.is(403);
         assert_eq!(gateway.app.admin_address(), None);
     }
+}
+
+/// Waits until the metrics have all of `lines`: a request is counted when its response has been sent.
+async fn counted(gateway: &Gateway, lines: &[&str]) {
+    let mut metrics = String::new();
+    let has = |metrics: &str, line: &str| metrics.lines().any(|known| known == line);
+    soon("the metrics to have all lines", async {
+        while !lines.iter().all(|line| has(&metrics, line)) {
+            metrics = gateway.admin("/metrics").await.is(200).text();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_and_answers_are_counted() {
+    let upstream = Upstream::start().await;
+    let builder = Gateway::builder().admin_listener().user("alice", "secret");
+    let gateway = builder.upstream_with("up", "", upstream.address, "retries = 1").start().await;
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
+    let get = Request::get("/v2/a/manifests/x").login("alice", "secret");
+    gateway.ask(get.clone()).await.is(200);
+    gateway.ask(Request::get("/v2/").login("alice", "wrong")).await.is(401);
+    counted(
+        &gateway,
+        &[
+            "dockgate_requests_total{operation=\"get_manifest\",status=\"2xx\",cache=\"none\"} 1",
+            "dockgate_requests_total{operation=\"version\",status=\"4xx\",cache=\"none\"} 1",
+            "dockgate_request_duration_seconds_count{operation=\"get_manifest\"} 1",
+            "dockgate_request_first_byte_seconds_count{operation=\"get_manifest\"} 1",
+            "dockgate_requests_under_way 0",
+            "dockgate_logins_total{method=\"password\",result=\"accepted\"} 1",
+            "dockgate_logins_total{method=\"password\",result=\"rejected\"} 1",
+            "dockgate_password_checks_total{result=\"checked\"} 2",
+            "dockgate_upstream_requests_total{upstream=\"up\",status=\"2xx\"} 1",
+            "dockgate_upstream_up{upstream=\"up\"} 1",
+        ],
+    )
+    .await;
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::close());
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::ok(EMPTY_INDEX));
+    gateway.ask(get).await.is(200);
+    counted(&gateway, &["dockgate_password_checks_total{result=\"remembered\"} 1"]).await;
+}
+
+#[tokio::test]
+async fn prometheus_is_told_the_whole_names_of_counters() {
+    let (_origin, gateway) = with_a_cache().await;
+    let metrics = gateway.admin("/metrics").await.is(200);
+    assert!(metrics.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = metrics.text();
+    assert!(
+        text.contains("# TYPE dockgate_cache_requests_total counter\n") && !text.contains("# EOF"),
+        "{text}"
+    );
+    let mut client = Client::tcp(gateway.app.admin_address().unwrap()).await;
+    let open = Request::get("/metrics").header("Accept", "application/openmetrics-text;version=1.0.0");
+    let text = client.ask(&open).await.is(200).text();
+    assert!(text.contains("# TYPE dockgate_cache_requests counter\n") && text.ends_with("# EOF\n"), "{text}");
+}
+
+#[tokio::test]
+async fn readyz_tells_since_when_and_the_last_reload() {
+    let (_origin, gateway) = with_a_cache().await;
+    gateway.reconfigure("[upstream.cache]", "[upstream.cache]\nunknown = 1");
+    let ready = gateway.admin("/readyz").await.is(200).json();
+    assert_eq!(ready["reloads"]["configuration"]["state"], "failed", "{ready}");
+    assert!(ready["problems"][0].as_str().unwrap().contains("unknown"), "{ready}");
+    gateway.reconfigure("unknown = 1", "");
+    let ready = gateway.admin("/readyz").await.is(200).json();
+    assert_eq!(ready["reloads"]["configuration"]["state"], "ok", "{ready}");
+    assert!(ready["reloads"]["configuration"]["since"].as_str().unwrap().ends_with('Z'), "{ready}");
+    assert_eq!((&ready["cache"]["state"], &ready["problems"]), (&"ok".into(), &serde_json::json!([])));
+    assert_eq!(ready["upstreams"]["up"]["circuit"]["state"], "closed", "{ready}");
+    assert_eq!(ready["upstreams"]["up"]["state"], "unknown", "{ready}");
 }

@@ -185,10 +185,15 @@ async fn a_certificate_that_expires_is_no_login_any_more() {
 
 #[tokio::test]
 async fn a_certificates_token_dies_with_it() {
-    let (upstream, authority) = (Upstream::start().await, Authority::new());
+    let (upstream, authority, next) = (Upstream::start().await, Authority::new(), Authority::new());
     let gateway = started(&upstream, &authority.pem).await;
     let brief = authority.issue_until(&[dns("node7.example")], Duration::from_secs(90));
     let mut connection = connect(&gateway, &client(&gateway, Some(brief))).await.unwrap();
     let answer = connection.ask(&Request::get("/token?scope=repository:team/app:pull")).await.is(200).json();
     assert!(answer["expires_in"].as_u64().unwrap() <= 90, "{answer}");
+    let shown = format!("Bearer {}", answer["token"].as_str().unwrap());
+    let by_token = || gateway.ask(Request::get(MANIFEST).header("Authorization", &shown));
+    by_token().await.is(200);
+    gateway.rewrite("clients.crt", &next.pem);
+    by_token().await.is(401);
 }

@@ -60,6 +60,46 @@ async fn a_running_upload_is_finished() {
     assert!(drained);
 }
 
+/// Waits until the gateway has so many connections.
+async fn has_connections(gateway: &Gateway, count: usize) {
+    let line = format!("dockgate_budget_in_use{{budget=\"connections\"}} {count}");
+    soon("the connection to be accepted", async {
+        while !gateway.admin("/metrics").await.is(200).text().lines().any(|known| known == line) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_first_request_that_is_on_its_way_is_answered() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().admin_listener().upstream("up", "", upstream.address).start().await;
+    let mut client = gateway.connect().await;
+    has_connections(&gateway, 1).await;
+    let asking = async {
+        is_deaf(&gateway).await;
+        client.send(Request::get("/v2/").bytes("localhost")).await;
+        client.answer().await.is(200);
+        client.ends().await;
+    };
+    let (drained, ()) = tokio::join!(gateway.app.drain(), asking);
+    assert!(drained);
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_is_not_waited_for() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::builder().admin_listener().upstream("up", "", upstream.address).start().await;
+    let mut client = gateway.connect().await;
+    has_connections(&gateway, 1).await;
+    let begun = tokio::time::Instant::now();
+    let (drained, _) = tokio::join!(gateway.app.drain(), client.ends());
+    assert!(drained);
+    // Less than the 10 s that a head may take.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn connections_with_nothing_to_do_are_closed_at_once() {
     let upstream = Upstream::start().await;

@@ -551,7 +551,7 @@ fn the_log_names_the_client_and_never_its_password() {
 #[ignore = "run by the test above, in a process of its own whose log it reads"]
 async fn what_is_logged() {
     let upstream = Upstream::start().await;
-    let gateway = in_front_of(&upstream).logging("trace").start().await;
+    let gateway = in_front_of(&upstream).logging("trace,h2=trace").start().await;
     let ask = |password: &str| gateway.ask(Request::get("/v2/").login("alice", password));
     upstream.expect("GET", "/v2/", Reply::ok("{}"));
     ask(RIGHT).await.is(502);

@@ -109,3 +109,28 @@ async fn a_proxy_that_speaks_http_1_0_gets_its_answers() {
         assert_eq!(answer.header("connection"), Some("keep-alive"), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_trusted_proxy_gives_requests_their_ids() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let (gateway, _own, _other) = behind_a_proxy().await;
+    let asked = async |fields: &[(&str, &str)]| {
+        let request = Request::get("/v2/").header("Host", "registry.example");
+        let request = fields.iter().fold(request, |request, field| request.header(field.0, field.1));
+        gateway.ask(request).await.header("x-request-id").unwrap().to_owned()
+    };
+    assert_eq!(asked(&[("X-Request-Id", "abc-1")]).await, "abc-1");
+    assert_eq!(asked(&[("traceparent", TRACE)]).await, "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(asked(&[("traceparent", TRACE), ("X-Request-Id", "abc-1")]).await, "abc-1");
+    for hostile in ["a b", "\"", "<script>", &*"a".repeat(65)] {
+        assert_eq!(asked(&[("X-Request-Id", hostile)]).await.len(), 16, "{hostile}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_does_not_choose_its_request_id() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::open(&upstream).await;
+    let answer = gateway.ask(Request::get("/v2/").header("X-Request-Id", "abc-1")).await;
+    assert_ne!(answer.header("x-request-id"), Some("abc-1"));
+}

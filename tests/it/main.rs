@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "these are tests")]
 
 mod access_tokens;
+mod acme;
 mod admin;
 mod audit;
+mod bucket;
 mod budgets;
 mod cache;
 mod cache_push;
@@ -16,7 +18,9 @@ mod certificates;
 mod client_certificates;
 mod clients;
 mod cors;
+mod dashboard;
 mod denials;
+mod deployment;
 mod drain;
 mod forward;
 mod forwarded;
@@ -30,6 +34,8 @@ mod limits;
 mod listing;
 mod login;
 mod manifests;
+mod passed_socket;
+mod peers;
 mod probe;
 mod proxy;
 mod pull;

@@ -462,6 +462,14 @@ async fn upstream_403_and_429_keep_their_meaning() {
 }
 
 #[tokio::test]
+async fn a_client_sees_whose_rate_limit_it_is() {
+    let (upstream, gateway) = both().await;
+    upstream.expect("GET", "/v2/a/manifests/x", Reply::status(429));
+    let answer = gateway.get("/v2/a/manifests/x").await.refuses(429, "TOOMANYREQUESTS");
+    assert_eq!(answer.json()["errors"][0]["message"], "the upstream limits the rate; try again later");
+}
+
+#[tokio::test]
 async fn a_404_page_becomes_a_json_body() {
     let (upstream, gateway) = both().await;
     let page = || Reply::status(404).body("<html>nginx</html>").header("Content-Type", "text/html");

@@ -54,7 +54,7 @@ fn neither_tokens_nor_keys_are_logged_at_any_level() {
             "refusal_times::",
             "--nocapture",
         ])
-        .env(LOGGING, "trace")
+        .env(LOGGING, "trace,h2=trace")
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
@@ -88,7 +88,7 @@ fn neither_tokens_nor_keys_are_logged_at_any_level() {
 fn no_upstream_secret_is_logged_at_any_level() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["tokens::", "redirects::", "resume::", "proxy::", "forward::", "--nocapture"])
-        .env(LOGGING, "trace")
+        .env(LOGGING, "trace,h2=trace")
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();
@@ -134,7 +134,7 @@ async fn everything_that_is_logged() {
         .tls(&["localhost"])
         .auth("challenge = \"basic\"\n[auth.token]")
         .server(&format!("secret = \"{SEALING}\""))
-        .logging("trace")
+        .logging("trace,h2=trace")
         .upstream_with("up", "", upstream.address, "retries = 1")
         .start()
         .await;

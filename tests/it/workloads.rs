@@ -144,6 +144,11 @@ async fn a_job_gets_an_access_token_that_ends_with_its_own() {
     assert_eq!(payload["access"][0]["actions"], json!(["pull", "push"]));
     assert!(payload["exp"].as_u64().expect("a time") <= now() + 91, "{payload}");
     gateway.ask(bearer(token)).await.is(200);
+    // What it demands is changed, and what was got by it ends.
+    gateway.reconfigure("require = { repository_owner = 'acme' }", "require = { repository_owner = 'acm?' }");
+    gateway.ask(bearer(token)).await.is(401);
+    gateway.reconfigure("require = { repository_owner = 'acm?' }", "require = { repository_owner = 'acme' }");
+    gateway.ask(bearer(token)).await.is(200);
     // The provider is removed: so is what was got by it.
     gateway.reconfigure(&platform.provider(), "");
     gateway.ask(bearer(token)).await.is(401);

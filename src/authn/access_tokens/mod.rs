@@ -26,10 +26,9 @@ use crate::clock;
 use crate::config::{TokenService, limits};
 use crate::file_stamp::Stamp;
 use crate::proto::claims::{Claims, Login, Provider};
-use crate::proto::htpasswd::Fingerprint;
 use crate::proto::identity::{Identity, ProvidedName, ROBOT_PREFIX, RobotName, UserName};
 use crate::proto::jwt::{self, OwnHeader, Unverified};
-use crate::proto::{Grant, Secret};
+use crate::proto::{Fingerprint, Grant, Secret};
 
 pub(crate) use key_file::{KeyFileError, rotate};
 
@@ -69,7 +68,8 @@ pub(crate) struct Proof {
     pub(crate) access: Option<Arc<[Grant]>>,
     /// The limits of a robot.
     pub(crate) limits: Option<Arc<[Grant]>>,
-    line: Option<Fingerprint>,
+    /// The fingerprint of what the login rested upon.
+    pub(crate) rested_upon: Option<Fingerprint>,
     id: Box<str>,
     robot: Option<Box<str>>,
     not_before: u64,
@@ -125,8 +125,9 @@ pub(crate) enum Refusal {
 pub(crate) struct Holder<'a> {
     /// The identity.
     pub(crate) identity: &'a Identity,
-    /// The fingerprint of a user's htpasswd line, as it was when the password was checked.
-    pub(crate) line: Option<Fingerprint>,
+    /// The fingerprint of what the login rests upon, as it was when it was checked: a user's htpasswd line, the settings of a
+    /// platform, the authorities of clients.
+    pub(crate) rests_upon: Option<Fingerprint>,
     /// The robot's token, if it is one.
     pub(crate) robot: Option<&'a Proof>,
     /// The groups that the provider says it is in.
@@ -217,7 +218,7 @@ impl AccessTokens {
         let proof = self.proof(token.expose(), Kind::Access)?;
         self.admit(&proof)?;
         // A user's token ends with the password.
-        if let (Identity::User(name), line) = (&proof.identity, proof.line)
+        if let (Identity::User(name), line) = (&proof.identity, proof.rested_upon)
             && (line.is_none() || authenticator.fingerprint(name.as_str()) != line)
         {
             return Err(Refusal::Password);
@@ -240,8 +241,10 @@ impl AccessTokens {
     pub(crate) fn issue(&self, holder: &Holder<'_>, access: Vec<Grant>) -> Option<Issued> {
         let (identity, now) = (holder.identity, now());
         let line = match identity {
-            Identity::User(_) => Some(holder.line?.to_text()),
-            _ => None,
+            Identity::User(_) | Identity::Workload(_) | Identity::Certificate(_) => {
+                Some(holder.rests_upon?.to_text())
+            }
+            Identity::Anonymous | Identity::Robot(_) | Identity::Forwarded(_) => None,
         };
         let login = Login {
             provider: provider(identity)?,
@@ -447,7 +450,7 @@ impl Proof {
         if matches!(identity, Identity::Robot(_)) && limits.is_none() {
             return None;
         }
-        let line = match line.as_deref() {
+        let rested_upon = match line.as_deref() {
             Some(line) => Some(Fingerprint::parse(line)?),
             None => None,
         };
@@ -456,7 +459,7 @@ impl Proof {
             groups,
             access,
             limits,
-            line,
+            rested_upon,
             id: claims.jti.into(),
             robot: robot.map(Into::into),
             not_before: claims.nbf,

@@ -24,8 +24,8 @@ impl Service {
 
     fn issue(&self, identity: &Identity) -> Secret {
         let grants = vec![Grant::repository("a", [Action::Pull])];
-        let line = self.authenticator.fingerprint(identity.name());
-        let holder = Holder { identity, line, robot: None, groups: &[], until: None };
+        let rests_upon = self.authenticator.fingerprint(identity.name());
+        let holder = Holder { identity, rests_upon, robot: None, groups: &[], until: None };
         self.tokens.issue(&holder, grants).unwrap().token
     }
 
@@ -180,7 +180,7 @@ fn revoking_ends_a_robot_and_the_tokens_that_it_got() {
     let proof = service.tokens.verify_robot(&minted.token).unwrap();
     assert_eq!((proof.identity.name(), proof.access.is_none()), ("robot:ci", true));
     let holder =
-        Holder { identity: &proof.identity, line: None, robot: Some(&proof), groups: &[], until: None };
+        Holder { identity: &proof.identity, rests_upon: None, robot: Some(&proof), groups: &[], until: None };
     let token = service.tokens.issue(&holder, Vec::new()).unwrap();
     assert_eq!(token.expires_in, 60, "clients rely on it, though the robot has less");
     let access = service.verify(&token.token).unwrap();
@@ -247,12 +247,12 @@ fn a_token_that_died_today_still_says_whose_it_was() {
 #[test]
 fn a_token_is_bound_to_the_password_that_was_checked() {
     let service = Service::start();
-    let line = service.authenticator.fingerprint("al");
+    let rests_upon = service.authenticator.fingerprint("al");
     // The password changes while the old one is being checked.
     write_user(service.dir.path(), "new");
     service.authenticator.reload();
     let user = user();
-    let holder = Holder { identity: &user, line, robot: None, groups: &[], until: None };
+    let holder = Holder { identity: &user, rests_upon, robot: None, groups: &[], until: None };
     let issued = service.tokens.issue(&holder, Vec::new()).unwrap();
     assert_eq!(service.refusal(&issued.token), "the user's password has changed");
     assert_eq!(service.refusal(&service.issue(&user)), "none");

@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 
 use crate::authn::oidc::issuer_keys::{Candidates, IssuerKeyring};
 use crate::clock;
-use crate::config::{OidcProvider, RequiredClaim, limits};
-use crate::proto::Secret;
+use crate::config::{IssuerKeys, OidcProvider, RequiredClaim, limits};
 use crate::proto::claim_template::{ClaimError, text_of};
 use crate::proto::identity::ProvidedName;
 use crate::proto::jwt::{Unverified, numeric_date};
+use crate::proto::{Fingerprint, Secret};
 
 pub(crate) use issuer_keys::FetchKeys;
 
@@ -51,9 +51,11 @@ impl Workloads {
         meant.or_else(|| self.0.iter().find(|provider| provider.settings.issuer == issuer))
     }
 
-    /// Returns true if one of them gives such names.
-    pub(crate) fn give(&self, name: &ProvidedName) -> bool {
-        self.0.iter().any(|provider| provider.settings.user.provider() == name.provider())
+    /// Returns true if the platform that gives such names has the settings of this fingerprint.
+    pub(crate) fn give(&self, name: &ProvidedName, settings: Option<Fingerprint>) -> bool {
+        let mut provider =
+            self.0.iter().filter(|provider| provider.settings.user.provider() == name.provider());
+        provider.any(|provider| settings == Some(provider.fingerprint))
     }
 
     /// Has all keys asked for anew, and all tokens checked again.
@@ -65,6 +67,8 @@ impl Workloads {
 /// A platform whose tokens are logins here.
 pub(crate) struct Provider {
     settings: OidcProvider,
+    /// The fingerprint of the settings.
+    fingerprint: Fingerprint,
     keys: IssuerKeyring,
     /// Tokens that were found right, by their hash, each with the generation of the keys.
     known: Cache<[u8; 32], (Arc<Workload>, u64)>,
@@ -79,6 +83,8 @@ pub(crate) struct Workload {
     pub(crate) groups: Vec<Box<str>>,
     /// When the token dies, in seconds since 1970.
     pub(crate) expires: u64,
+    /// The fingerprint of its platform's settings.
+    pub(crate) settings: Fingerprint,
 }
 
 /// The reason why a token is no login. The client is told only that it is none.
@@ -129,7 +135,7 @@ impl Provider {
             u32::try_from(256 + workload.name.as_str().len() + groups).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().weigher(weigh).max_capacity(limits::TOKEN_MEMORY_BYTES).build();
-        Self { keys: IssuerKeyring::new(fetch), settings, known }
+        Self { keys: IssuerKeyring::new(fetch), fingerprint: fingerprint(&settings), settings, known }
     }
 
     /// Returns its name.
@@ -212,7 +218,8 @@ impl Provider {
         let name = settings.user.render(claims)?;
         let groups = settings.groups.iter().map(|group| group.render(claims).map(String::into_boxed_str));
         let name = ProvidedName::new(&name).ok_or_else(|| ClaimError(settings.user.to_string()))?;
-        Ok(Workload { name, groups: groups.collect::<Result<_, _>>()?, expires })
+        let groups = groups.collect::<Result<_, _>>()?;
+        Ok(Workload { name, groups, expires, settings: self.fingerprint })
     }
 }
 
@@ -220,6 +227,23 @@ impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Provider").field("name", &self.settings.name).finish_non_exhaustive()
     }
+}
+
+/// Returns the fingerprint of all that decides who can log in, and under which name.
+fn fingerprint(settings: &OidcProvider) -> Fingerprint {
+    let keys = match &settings.keys {
+        IssuerKeys::Discovered { .. } => String::new(),
+        IssuerKeys::Url { url, .. } => url.clone(),
+        IssuerKeys::File(path) => path.display().to_string(),
+    };
+    let mut parts = vec![settings.issuer.clone(), settings.audience.clone(), keys, settings.user.to_string()];
+    parts.extend(settings.groups.iter().map(ToString::to_string));
+    for required in &settings.require {
+        // The number says where the patterns end.
+        parts.push(format!("{} {}", required.patterns.len(), required.path.join("/")));
+        parts.extend(required.patterns.iter().map(ToString::to_string));
+    }
+    Fingerprint::of("oidc", parts.iter().map(String::as_bytes))
 }
 
 /// The seconds by which clocks may differ.

@@ -50,15 +50,25 @@ fn yes(allowed: bool) -> Decision {
 
 /// Returns the decision of the first rule that matches; none matching: denied.
 pub(super) fn first(rules: &WrittenRules, subject: &WrittenSubject, action: &str, repository: &str) -> bool {
-    for rule in &rules.rules {
+    first_number(rules, subject, action, repository).is_some_and(|number| rules.rules[number].allows)
+}
+
+/// Returns the number of the first rule that matches.
+pub(super) fn first_number(
+    rules: &WrittenRules,
+    subject: &WrittenSubject,
+    action: &str,
+    repository: &str,
+) -> Option<usize> {
+    for (number, rule) in rules.rules.iter().enumerate() {
         if is_who(rules, rule, subject)
             && is_what(rule, action)
             && is_where(rule, subject, action, repository)
         {
-            return rule.allows;
+            return Some(number);
         }
     }
-    false
+    None
 }
 
 fn is_who(rules: &WrittenRules, rule: &WrittenRule, subject: &WrittenSubject) -> bool {

@@ -1,6 +1,7 @@
 //! Blobs: from memory, from disk, from a fill under way, or from a new one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -10,20 +11,25 @@ use moka::sync::Cache;
 use crate::body::Body;
 use crate::cache::blobs::credit::{Credit, Credited, Credits};
 use crate::cache::blobs::file_body::{FileBody, RestRequest};
-use crate::cache::blobs::fill::{Demand, Downloads, Fills, Head, Key, Reader, Subscription, rest};
+use crate::cache::blobs::fill::{
+    Demand, Downloads, Fills, Head, Key, Next, Reader, Subscription, Wanted, rest,
+};
 use crate::cache::blobs::multipart::{Multipart, Opening};
+use crate::cache::blobs::pieces;
+use crate::cache::blobs::pieces::{KeptBody, Piece, PiecesBody};
 use crate::cache::counters::Counters;
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::membership::BlobMembership;
 use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::records::Ledger;
-use crate::cache::origin::ByteSpan;
 use crate::cache::origin::gate::Gate;
+use crate::cache::origin::{ByteSpan, Provenance};
 use crate::cache::outcome::CacheStatus;
 use crate::cache::pull_authorization::PullAuthorizer;
-use crate::cache::requester::Requester;
+use crate::cache::requester::{Requester, RequesterReach};
 use crate::cache::store::disk_pool::Use;
-use crate::cache::store::{Content, Kind, Store, disk_pool};
+use crate::cache::store::{Content, Kind, Partial, Store, disk_pool};
+use crate::clock;
 use crate::config::limits;
 use crate::meaning::Meaning;
 use crate::proto::range::Resolved;
@@ -46,6 +52,8 @@ pub(crate) struct Blob {
     pub outcome: CacheStatus,
     /// Why it is not kept.
     pub bypass: Option<BypassReason>,
+    /// The object store sends it, and nothing has proved it yet.
+    pub is_unproved: bool,
 }
 
 /// Small blobs, in memory.
@@ -98,6 +106,17 @@ impl Here {
             }
         }
     }
+}
+
+/// The knowledge of a blob with which a piece of it is looked for.
+#[derive(Clone, Copy)]
+struct Looked {
+    /// No piece of the part has been served yet; later the blob may be here whole.
+    is_first: bool,
+    /// The requester's repository is known to hold it.
+    is_proved: bool,
+    /// The bytes that it is said to have.
+    size: Option<u64>,
 }
 
 /// The part of a blob that a range asks for, once the length is known.
@@ -246,7 +265,7 @@ impl Blobs {
 
     /// Returns the whole blob, or one part of it.
     async fn one(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         digest: &Digest,
         range: Option<&ByteRange>,
@@ -270,7 +289,7 @@ impl Blobs {
     }
 
     async fn look(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         digest: &Digest,
         range: Option<&ByteRange>,
@@ -308,8 +327,10 @@ impl Blobs {
                 return head_of(held, range, outcome);
             }
         }
+        let joins = || requester.reach() != RequesterReach::Held && self.fills().has(&key);
         if let Some(error) = held_only
-            && !(known.is_some() && self.fills().has(&key))
+            && !(known.is_some() && joins())
+            && !self.gate().has_others(requester)
         {
             return Err(error);
         }
@@ -417,7 +438,16 @@ impl Blobs {
             self.counters().saved(end - first);
             here.body(first, end, || (self.rest_of(requester, digest), self.credit(requester)))
         };
-        Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome, bypass: None })
+        Ok(Blob {
+            total: Some(total),
+            span,
+            multipart: None,
+            content_type,
+            body,
+            outcome,
+            bypass: None,
+            is_unproved: false,
+        })
     }
 
     /// Returns the request for what cannot be read of a blob that is here.
@@ -430,7 +460,7 @@ impl Blobs {
     async fn whole(&self, requester: &Requester, key: Key) -> Result<Blob, CacheError> {
         let (mut subscription, joined) = self.downloads.join(&key, requester, Demand::REQUIRED)?;
         let head = subscription.head().await?;
-        self.check_member(requester, &key.digest, joined).await?;
+        self.check_member(requester, &key.digest, joined || head.is_unasked).await?;
         self.count(joined, head.total);
         let reader = self.reader(subscription, requester, 0, head.total);
         Ok(self.noted(blob(&head, None, reader, joined)))
@@ -439,13 +469,13 @@ impl Blobs {
     /// Notes why a blob that came from the upstream is not kept.
     fn noted(&self, blob: Blob) -> Blob {
         let is_large = blob.total.is_some_and(|total| !self.store().may_keep(total));
-        let bypass = (is_large && blob.outcome == CacheStatus::Miss).then_some(BypassReason::TooLarge);
+        let bypass = (is_large && blob.outcome.is_fetched()).then_some(BypassReason::TooLarge);
         Blob { bypass, ..blob }
     }
 
-    /// Returns a part of a blob that is not here whole: from a fill that will soon have it, else passed through.
+    /// Returns a part of a blob that is not here whole: from the fill of the whole if that will soon have it, else piece by piece.
     async fn part(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         key: Key,
         range: &ByteRange,
@@ -456,12 +486,18 @@ impl Blobs {
             self.check_member(requester, &key.digest, true).await?;
             return self.part_of(subscription, requester, &head, range, true).await;
         }
+        if self.comes_from_store(requester, &key).await {
+            return self.part_of_new(requester, key, range).await;
+        }
         // A single range that does not count from the end can be asked for without knowing the length.
         let Some((first, last)) = range.as_plain() else {
             return match known.and_then(|held| held.size) {
                 Some(total) => match resolve(Some(range), total)? {
                     Asked::Whole => self.whole(requester, key).await,
-                    Asked::Part(span) => self.pass_or_join(requester, key, range, bytes_of(span)).await,
+                    Asked::Part(span) => {
+                        let looked = Looked { is_first: true, is_proved: true, size: Some(total) };
+                        self.pieces_or_join(requester, key, range, (bytes_of(span), looked)).await
+                    }
                 },
                 None => self.part_of_new(requester, key, range).await,
             };
@@ -470,44 +506,55 @@ impl Blobs {
         if part == (ByteSpan { first: 0, last: None }) {
             return self.part_of_new(requester, key, range).await;
         }
-        self.pass_or_join(requester, key, range, part).await
+        let looked =
+            Looked { is_first: true, is_proved: known.is_some(), size: known.and_then(|held| held.size) };
+        self.pieces_or_join(requester, key, range, (part, looked)).await
     }
 
-    /// Passes a part through, or takes it from a download of the whole where the upstream ignores ranges.
-    async fn pass_or_join(
-        &self,
+    /// Returns true if a part is to be taken from the whole, as the store has it: nothing else proves bytes of the store. A client
+    /// waits that long for a part, so that larger blobs are asked of the upstream, if that may be asked; and so are those of which
+    /// other parts come from there.
+    async fn comes_from_store(&self, requester: &Requester, key: &Key) -> bool {
+        let is_short = |length| length <= limits::BUCKET_PARTED || self.gate().held_only(requester).is_some();
+        self.fills().partials().get(key).is_none()
+            && self.gate().stored_length(requester, &key.digest).await.is_some_and(is_short)
+    }
+
+    /// Returns a part piece by piece, or from a download of the whole where the upstream ignores ranges.
+    async fn pieces_or_join(
+        self: &Arc<Self>,
         requester: &Requester,
         key: Key,
         range: &ByteRange,
-        part: ByteSpan,
+        (part, looked): (ByteSpan, Looked),
     ) -> Result<Blob, CacheError> {
         let ranges = &self.downloads.ranges;
         if ranges.are_ignored() {
             return self.part_of_new(requester, key, range).await;
         }
-        match self.pass(requester, key.clone(), part).await {
+        match self.pieces(requester, key.clone(), part, looked).await {
             // The upstream sends the whole, and the part lies far behind its first byte.
             Err(CacheError::Bypass(BypassReason::NoRanges)) if ranges.are_ignored() => {
                 self.part_of_new(requester, key, range).await
             }
-            passed => passed,
+            pieces => pieces,
         }
     }
 
     async fn part_of_new(
-        &self,
+        self: &Arc<Self>,
         requester: &Requester,
         key: Key,
         range: &ByteRange,
     ) -> Result<Blob, CacheError> {
         let (mut subscription, joined) = self.downloads.join(&key, requester, Demand::REQUIRED)?;
         let head = subscription.head().await?;
-        self.check_member(requester, &key.digest, joined).await?;
+        self.check_member(requester, &key.digest, joined || head.is_unasked).await?;
         self.part_of(subscription, requester, &head, range, joined).await
     }
 
     async fn part_of(
-        &self,
+        self: &Arc<Self>,
         subscription: Subscription,
         requester: &Requester,
         head: &Head,
@@ -534,11 +581,12 @@ impl Blobs {
                 return Ok(self.noted(blob(head, None, reader, joined)));
             }
         };
-        if !ignored && !subscription.is_near(span.first) {
+        if !ignored && !subscription.is_near(span.first) && !head.from.is_unproved() {
             let key = self.key(subscription.digest());
-            let passed = self.pass(requester, key, bytes_of(span)).await;
+            let looked = Looked { is_first: true, is_proved: true, size: head.total };
+            let pieces = self.pieces(requester, key, bytes_of(span), looked).await;
             drop(subscription);
-            return passed;
+            return pieces;
         }
         self.count(joined, Some(span.length()));
         let reader = self.reader(subscription, requester, span.first, Some(span.last + 1));
@@ -567,27 +615,172 @@ impl Blobs {
         true
     }
 
-    /// Returns some bytes, passed through to all who ask for the same. A small blob begins to fill besides.
-    async fn pass(&self, requester: &Requester, whole: Key, part: ByteSpan) -> Result<Blob, CacheError> {
-        let key = Key { part: Some(part), ..whole.clone() };
-        let (mut subscription, joined) = self.downloads.join(&key, requester, Demand::REQUIRED)?;
-        let head = match subscription.head().await {
-            Ok(head) => head,
+    /// Returns a part, piece by piece. What comes of it is kept; of a small blob the rest is fetched besides.
+    async fn pieces(
+        self: &Arc<Self>,
+        requester: &Requester,
+        whole: Key,
+        part: ByteSpan,
+        looked: Looked,
+    ) -> Result<Blob, CacheError> {
+        let end = part.last.map(|last| last.saturating_add(1));
+        let first = match self.piece(requester, &whole, (part.first, end), looked).await {
+            Ok(piece) => piece,
             Err(error) => return Err(self.unsatisfied(requester, &whole.digest, part, error).await),
         };
-        self.check_member(requester, &whole.digest, joined).await?;
-        if let Some(total) = head.total
-            && total <= limits::FILLED_BESIDES_BYTES
+        let (total, outcome, content_type) = (first.total, first.outcome, first.content_type.clone());
+        let span = Span::new(part.first, end.map_or(total, |end| end.min(total)).saturating_sub(1));
+        let span = span.filter(|span| span.last < total).ok_or(CacheError::Unsatisfiable(total))?;
+        if total <= limits::FILLED_BESIDES_BYTES
             && self.store().may_keep(total)
+            && outcome != CacheStatus::Hit
             && !self.fills().has(&whole)
             && self.credit(requester).pay(total)
         {
-            self.fill_besides(whole, requester, total);
+            self.fill_besides(whole.clone(), requester, total);
         }
-        let span = head.end.and_then(|end| Span::new(head.first, end.saturating_sub(1)));
-        self.count(joined, span.map(Span::length));
-        let reader = self.reader(subscription, requester, head.first, head.end);
-        Ok(self.noted(blob(&head, span, reader, joined)))
+        let (this, requester) = (self.clone(), requester.clone());
+        let open = move |at| -> pieces::Opening {
+            let (this, requester, whole) = (this.clone(), requester.clone(), whole.clone());
+            Box::pin(async move {
+                let looked = Looked { is_first: false, is_proved: true, size: Some(total) };
+                this.piece(&requester, &whole, (at, Some(span.last + 1)), looked).await
+            })
+        };
+        let body = Body::stream(PiecesBody::new(span, first, open));
+        let (total, span) = (Some(total), Some(span));
+        Ok(self.noted(Blob {
+            total,
+            span,
+            multipart: None,
+            content_type,
+            body,
+            outcome,
+            bypass: None,
+            is_unproved: false,
+        }))
+    }
+
+    /// Returns the next bytes of a part, from `at` on: as many as one source has of those up to `end`.
+    async fn piece(
+        self: &Arc<Self>,
+        requester: &Requester,
+        whole: &Key,
+        (at, end): (u64, Option<u64>),
+        looked: Looked,
+    ) -> Result<Piece, CacheError> {
+        let (begun, digest) = (clock::now(), &whole.digest);
+        let mut retries = 0..MOST_RETRIES;
+        let mut waiter = None;
+        loop {
+            let changed = self.fills().changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            // How long a refusal takes must not tell what is on the disk.
+            let partial = if looked.is_proved {
+                self.downloads.partial(whole).await
+            } else {
+                self.fills().partials().get(whole)
+            };
+            if partial.is_none()
+                && !looked.is_first
+                && let Some(here) = self.here(digest).await?
+            {
+                let held = self.proved(requester, digest).await?;
+                return Ok(self.piece_here(requester, digest, here, (at, end), &held));
+            }
+            let total = partial.as_ref().and_then(|partial| partial.head().0);
+            if let Some(total) = total.filter(|total| at >= *total) {
+                self.proved(requester, digest).await?;
+                return Err(CacheError::Unsatisfiable(total));
+            }
+            let keeps =
+                self.store().takes_new() && looked.size.is_none_or(|size| self.store().may_keep(size));
+            let urgent = clock::now() - begun >= limits::STREAM_WAIT;
+            let wanted = Wanted { at, end, partial: partial.as_ref(), total, urgent };
+            let pays = |bytes| keeps && self.credit(requester).pay(bytes);
+            match (self.downloads.next(whole, requester, &wanted, pays)?, &partial) {
+                (Next::There(until), Some(partial)) => {
+                    let held = self.proved(requester, digest).await?;
+                    self.downloads.complete(whole, partial, requester);
+                    return Ok(self.piece_kept(requester, partial, (at, end, until), &held));
+                }
+                (Next::Coming(subscription, joined, until), _) => {
+                    let until = [end, until].into_iter().flatten().min();
+                    match self.piece_coming(requester, subscription, joined, (at, until)).await {
+                        Err(CacheError::Retry) if retries.next().is_some() => {}
+                        piece => return piece,
+                    }
+                }
+                (Next::There(_), None) => {}
+                (Next::Waits(next), _) => {
+                    // It counts before the last one goes: there is no moment in which this reader does not wait.
+                    drop(waiter.replace(next));
+                    let _ = tokio::time::timeout(WAITS_LOOK, changed).await;
+                }
+            }
+        }
+    }
+
+    /// Returns the record of a blob of which something is here. Where there is none, the upstream is asked as it would be for a
+    /// blob of which nothing is.
+    async fn proved(&self, requester: &Requester, digest: &Digest) -> Result<Membership, CacheError> {
+        match self.known(requester, digest).await {
+            Some(held) => Ok(held),
+            None => self.membership().holds_by_get(requester, digest, None).await,
+        }
+    }
+
+    fn piece_here(
+        &self,
+        requester: &Requester,
+        digest: &Digest,
+        here: Here,
+        (at, end): (u64, Option<u64>),
+        held: &Membership,
+    ) -> Piece {
+        let total = here.length();
+        let end = end.map_or(total, |end| end.min(total));
+        self.counters().saved(end.saturating_sub(at));
+        let rest = || (self.rest_of(requester, digest), self.credit(requester));
+        let body = here.body(at.min(end), end, rest);
+        Piece { total, content_type: held.content_type(), body, outcome: CacheStatus::Hit, partial: None }
+    }
+
+    fn piece_kept(
+        &self,
+        requester: &Requester,
+        partial: &Arc<Partial>,
+        (at, end, until): (u64, Option<u64>, u64),
+        held: &Membership,
+    ) -> Piece {
+        let total = partial.head().0.unwrap_or(until);
+        let is_all = end.map_or(total, |end| end.min(total)) <= until;
+        let outcome = if is_all { CacheStatus::Hit } else { CacheStatus::Fill };
+        let end = end.map_or(until, |end| end.min(until));
+        self.counters().saved(end - at);
+        let body = KeptBody::new(partial.clone(), at, end);
+        let body = Body::stream(Credited::new(body, self.credit(requester)));
+        Piece { total, content_type: held.content_type(), body, outcome, partial: Some(partial.clone()) }
+    }
+
+    async fn piece_coming(
+        &self,
+        requester: &Requester,
+        mut subscription: Subscription,
+        joined: bool,
+        (at, end): (u64, Option<u64>),
+    ) -> Result<Piece, CacheError> {
+        let head = subscription.head().await?;
+        self.check_member(requester, subscription.digest(), joined || head.is_unasked).await?;
+        // A whole of unknown length is asked for otherwise.
+        let total = head.total.ok_or(CacheError::Retry)?;
+        let end = [end, head.end, Some(total)].into_iter().flatten().min();
+        self.count(joined, end.map(|end| end.saturating_sub(at)));
+        let outcome = came(&head, joined);
+        let partial = subscription.partial();
+        let body = self.reader(subscription, requester, at, end.map(|end| end.max(at)));
+        Ok(Piece { total, content_type: head.content_type.clone(), body, outcome, partial })
     }
 
     /// Returns the error for a part that the upstream refuses to give. A registry that says only that the range is behind the
@@ -724,10 +917,22 @@ fn is_unproved(refusal: &CacheError) -> bool {
     refusal.meaning() == Some(Meaning::Unusable)
 }
 
+/// Returns the cache's part in what a fill brings. `joined` is true if it was under way.
+fn came(head: &Head, joined: bool) -> CacheStatus {
+    match (joined, head.from) {
+        (true, _) => CacheStatus::Fill,
+        (false, Provenance::Replica { .. }) => CacheStatus::Peer,
+        (false, Provenance::Store { .. }) => CacheStatus::Store,
+        (false, Provenance::Upstream) => CacheStatus::Miss,
+    }
+}
+
 fn blob(head: &Head, span: Option<Span>, body: Body, joined: bool) -> Blob {
-    let outcome = if joined { CacheStatus::Fill } else { CacheStatus::Miss };
+    let outcome = came(head, joined);
+    // A part waits until the whole is proved.
+    let is_unproved = head.from.is_unproved() && span.is_none();
     let content_type = head.content_type.clone();
-    Blob { total: head.total, span, multipart: None, content_type, body, outcome, bypass: None }
+    Blob { total: head.total, span, multipart: None, content_type, body, outcome, bypass: None, is_unproved }
 }
 
 fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -> Result<Blob, CacheError> {
@@ -738,7 +943,16 @@ fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -
         Asked::Part(span) => Some(span),
     };
     let (content_type, body) = (held.content_type(), Body::empty());
-    Ok(Blob { total: Some(total), span, multipart: None, content_type, body, outcome, bypass: None })
+    Ok(Blob {
+        total: Some(total),
+        span,
+        multipart: None,
+        content_type,
+        body,
+        outcome,
+        bypass: None,
+        is_unproved: false,
+    })
 }
 
 /// Returns the part that `range` asks for. Of several ranges this is the span that covers them all, for the callers that know
@@ -757,6 +971,12 @@ fn resolve(range: Option<&ByteRange>, total: u64) -> Result<Asked, CacheError> {
     }
 }
 
+/// How often a part is looked for anew after a fill has ended that was to have it.
+const MOST_RETRIES: usize = 3;
+
+/// The time after which it is looked again whether a stream has become free: most wait for less.
+const WAITS_LOOK: Duration = Duration::from_millis(100);
+
 const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 fn bytes_of(span: Span) -> ByteSpan {
@@ -767,7 +987,6 @@ fn bytes_of(span: Span) -> ByteSpan {
 mod tests {
     use super::*;
     use crate::cache::scripted_origin::{Place, name};
-    use crate::clock;
 
     #[tokio::test]
     async fn a_blob_that_has_just_come_is_not_fetched_again() {

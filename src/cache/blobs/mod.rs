@@ -5,5 +5,6 @@ pub(crate) mod credit;
 pub(crate) mod file_body;
 pub(crate) mod fill;
 pub(crate) mod multipart;
+pub(crate) mod pieces;
 pub(crate) mod prefetch;
 pub(crate) mod push;

@@ -155,7 +155,7 @@ struct Runner {
 }
 
 enum Next {
-    Fetch(Waiting),
+    Fetch(Box<Waiting>),
     Pause,
     End,
 }
@@ -163,7 +163,7 @@ enum Next {
 async fn run(mut runner: Runner) {
     loop {
         match runner.next() {
-            Next::Fetch(waiting) => runner.fetch(waiting).await,
+            Next::Fetch(waiting) => runner.fetch(*waiting).await,
             Next::Pause => tokio::time::sleep(limits::PREFETCH_PAUSE).await,
             Next::End => return,
         }
@@ -182,7 +182,7 @@ impl Runner {
             return Next::End;
         }
         let next = if may_go_on { queue.take(&self.prefetch.blobs) } else { None };
-        next.map_or(Next::Pause, Next::Fetch)
+        next.map_or(Next::Pause, |waiting| Next::Fetch(Box::new(waiting)))
     }
 
     async fn fetch(&self, waiting: Waiting) {

@@ -11,7 +11,7 @@ use crate::cache::maintenance::reachable::Reach;
 use crate::cache::maintenance::selection::Selection;
 use crate::cache::origin::breaker::BreakerState;
 use crate::cache::store::{Amount, Kind};
-use crate::cache::{Cache, UpstreamCache};
+use crate::cache::{Cache, StoreStats, UpstreamCache};
 use crate::clock;
 use crate::proto::{Digest, RepositoryName};
 
@@ -34,6 +34,9 @@ pub(crate) struct Stats {
     pub upstreams: Vec<UpstreamStats>,
     /// The counters of a running gateway since its start.
     pub counted: Option<Counted>,
+    /// The object store behind it, as a running gateway knows it.
+    #[serde(default)]
+    pub store: Option<StoreStats>,
 }
 
 /// The part of a cache that belongs to one upstream, in numbers.
@@ -78,6 +81,7 @@ pub(crate) fn stats(cache: &Cache, upstreams: &[Arc<UpstreamCache>], runs: bool)
         degraded: cache.store().degraded_reason(),
         upstreams: upstreams.iter().map(|upstream| stats_of(upstream, runs)).collect(),
         counted: runs.then(|| cache.counters().counted()),
+        store: cache.remote.as_ref().filter(|_| runs).map(|remote| remote.stats()),
     }
 }
 

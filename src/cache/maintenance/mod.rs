@@ -13,7 +13,7 @@ pub(crate) mod warm;
 pub(crate) use event::{Event, Progress};
 pub(crate) use inventory::{Entry, Stats, UpstreamStats, list, stats};
 pub(crate) use platform::{PlatformError, Platforms};
-pub(crate) use removal::{Removed, remove};
+pub(crate) use removal::{Removed, remove, remove_here};
 pub(crate) use selection::Selection;
 pub(crate) use verification::{Verified, verify};
 pub(crate) use warm::{WarmTarget, warm};

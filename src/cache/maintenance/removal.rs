@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::maintenance::reachable::Reach;
 use crate::cache::maintenance::selection::Selection;
 use crate::cache::store::Kind;
-use crate::cache::{Cache, UpstreamCache};
+use crate::cache::{Cache, RecordSubject, UpstreamCache};
 use crate::proto::{Digest, RepositoryName, Tag};
 
 /// The result of a removal.
@@ -28,19 +28,48 @@ pub(crate) struct Removed {
     pub left: bool,
 }
 
-/// Forgets what `selection` means of `upstreams`, and removes the content that no repository holds after that.
+/// Forgets what `selection` means of `upstreams`, and removes the content that no repository holds after that: here and in the object
+/// store, where a note has the other replicas do the same.
 pub(crate) fn remove(cache: &Cache, upstreams: &[Arc<UpstreamCache>], selection: &Selection) -> Removed {
+    if let Some(remote) = &cache.remote {
+        remote.note_removal(selection.to_string());
+        for upstream in upstreams {
+            let (own, selection) = (upstream.clone(), selection.clone());
+            let meant = move |name: &RepositoryName, subject: &RecordSubject| {
+                own.canonical(name).is_some_and(|canonical| selection.has(&canonical))
+                    && match subject {
+                        RecordSubject::Tag(tag) => selection.names_tag(tag),
+                        RecordSubject::Content(digest) => selection.has_digest(digest),
+                    }
+            };
+            remote.remove_records(&upstream.fleet_name(), Box::new(meant));
+        }
+    }
+    remove_from(cache, upstreams, selection, true)
+}
+
+/// Removes the same from this replica's disk alone: another replica has removed it.
+pub(crate) fn remove_here(cache: &Cache, upstreams: &[Arc<UpstreamCache>], selection: &Selection) -> Removed {
+    remove_from(cache, upstreams, selection, false)
+}
+
+fn remove_from(
+    cache: &Cache,
+    upstreams: &[Arc<UpstreamCache>],
+    selection: &Selection,
+    everywhere: bool,
+) -> Removed {
     let mut removed = Removed::default();
     let mut released = BTreeSet::new();
     for upstream in upstreams {
         for name in upstream.ledger.repositories() {
             if upstream.canonical(&name).is_some_and(|canonical| selection.has(&canonical)) {
-                Removal { upstream, name: &name, removed: &mut removed, released: &mut released }
-                    .run(selection);
+                let (removed, released) = (&mut removed, &mut released);
+                Removal { upstream, name: &name, everywhere, removed, released }.run(selection);
             }
         }
     }
-    discard(cache, released, &mut removed);
+    discard(cache, released, everywhere, &mut removed);
     removed
 }
 
@@ -48,6 +77,8 @@ pub(crate) fn remove(cache: &Cache, upstreams: &[Arc<UpstreamCache>], selection:
 struct Removal<'a> {
     upstream: &'a UpstreamCache,
     name: &'a RepositoryName,
+    /// From the object store too.
+    everywhere: bool,
     removed: &'a mut Removed,
     released: &'a mut BTreeSet<(Kind, Digest)>,
 }
@@ -59,6 +90,9 @@ impl Removal<'_> {
         let doomed = self.doomed(selection);
         for tag in &doomed.tags {
             self.upstream.ledger.forget_tag(self.name, tag);
+            if self.everywhere {
+                self.upstream.gate.forget_stored_tag(self.name, tag);
+            }
             self.removed.tags += 1;
         }
         for content in held.into_iter().filter(|content| doomed.has(content)) {
@@ -109,6 +143,9 @@ impl Removal<'_> {
 
     fn release(&mut self, (kind, digest): (Kind, Digest)) {
         self.upstream.ledger.release(self.name, kind, &digest);
+        if self.everywhere {
+            self.upstream.gate.forget_stored(self.name, kind, &digest);
+        }
         self.removed.manifests += u64::from(kind == Kind::Manifest);
         self.released.insert((kind, digest));
     }
@@ -132,7 +169,7 @@ impl Doomed {
 }
 
 /// Removes those contents that no repository holds, be it behind an upstream that is not configured any more.
-fn discard(cache: &Cache, mut contents: BTreeSet<(Kind, Digest)>, removed: &mut Removed) {
+fn discard(cache: &Cache, mut contents: BTreeSet<(Kind, Digest)>, everywhere: bool, removed: &mut Removed) {
     for (upstream, url) in cache.records.upstreams() {
         let ledger = cache.records.ledger(&upstream, &url);
         for name in ledger.repositories() {
@@ -150,6 +187,9 @@ fn discard(cache: &Cache, mut contents: BTreeSet<(Kind, Digest)>, removed: &mut 
     for (kind, digest) in contents {
         let bytes = cache.store().length(kind, &digest);
         cache.small.remove(&digest);
+        if let Some(remote) = cache.remote.as_ref().filter(|_| everywhere) {
+            remote.remove(kind, &digest);
+        }
         if cache.store().remove(kind, &digest) {
             removed.contents += 1;
             removed.bytes += bytes.unwrap_or_default();

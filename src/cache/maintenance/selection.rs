@@ -75,6 +75,15 @@ impl Selection {
         }
     }
 
+    /// Returns true if it means this tag, wherever that points.
+    pub(crate) fn names_tag(&self, tag: &Tag) -> bool {
+        match &self.what {
+            What::All => true,
+            What::Tags(glob) => glob.matches(tag.as_str()),
+            What::Digest(_) => false,
+        }
+    }
+
     /// Returns true if it means this content, whatever points to it.
     pub(crate) fn has_digest(&self, digest: &Digest) -> bool {
         match &self.what {
@@ -121,6 +130,7 @@ mod tests {
         let some = Selection::parse("**:3.*").unwrap();
         let has = |tag| some.has_tag(&Tag::parse(tag).unwrap(), &digest("a"));
         assert!(has("3.20") && has("3.") && !has("3") && !has("13.1"));
+        assert!(some.names_tag(&Tag::parse("3.1").unwrap()) && !some.names_tag(&Tag::parse("4").unwrap()));
         assert!(!some.is_whole() && !some.has_digest(&digest("a")));
     }
 
@@ -129,7 +139,7 @@ mod tests {
         let one = Selection::parse(&format!("a/b@{}", digest("a"))).unwrap();
         let tag = Tag::parse("x").unwrap();
         assert!(one.has_digest(&digest("a")) && one.has_tag(&tag, &digest("a")));
-        assert!(!one.has_digest(&digest("b")) && !one.has_tag(&tag, &digest("b")));
+        assert!(!one.has_digest(&digest("b")) && !one.has_tag(&tag, &digest("b")) && !one.names_tag(&tag));
         for text in [one.to_string().as_str(), "a/**", "a/*:3.?"] {
             assert_eq!(Selection::parse(text).unwrap().to_string(), text);
         }

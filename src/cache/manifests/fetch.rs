@@ -1,6 +1,7 @@
 //! Fetching of manifests: serves the held ones, asks the upstream for others, checks and records them.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -8,7 +9,7 @@ use http::HeaderValue;
 use crate::budget::{Lease, Spent};
 use crate::cache::error::CacheError;
 use crate::cache::manifests::document::Document;
-use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type};
+use crate::cache::manifests::manifest::{Manifest, ManifestHead, content_type, named_digest};
 use crate::cache::manifests::memory::{Kept, ManifestMemory};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::negative_cache::NegativeCache;
@@ -16,7 +17,7 @@ use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::metadata::tags::{PendingTags, TagHead, life};
 use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
 use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{OriginRequest, OriginResponse};
+use crate::cache::origin::{OriginRequest, OriginResponse, Provenance};
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
 use crate::cache::store::{Kind, disk_pool};
@@ -129,12 +130,12 @@ impl ManifestFetcher {
         outcome: CacheStatus,
     ) -> Option<Manifest> {
         if let Some((kept, media_type)) = self.kept(digest, held.media_type.as_ref()) {
-            return Some(Manifest::of(digest, media_type, &kept, outcome));
+            return Some(Manifest::of(digest, media_type, &kept, outcome, held.confirmed));
         }
-        let (media_type, length) = held.media_type.clone().zip(held.size)?;
+        let ((media_type, length), confirmed) = (held.media_type.clone().zip(held.size)?, held.confirmed);
         // A GET that follows this HEAD must be able to fetch the manifest.
         let may_follow = outcome != CacheStatus::Stale && self.gate.held_only(requester).is_none();
-        let found = Manifest { digest: digest.clone(), media_type, length, bytes: None, outcome };
+        let found = Manifest { digest: digest.clone(), media_type, length, bytes: None, outcome, confirmed };
         (head && may_follow && !self.is_served(digest)).then_some(found)
     }
 
@@ -200,16 +201,27 @@ impl ManifestFetcher {
         manifest: &Manifest,
         generation: Generation,
     ) -> bool {
-        let Manifest { digest, media_type, length, .. } = manifest.clone();
-        let head = TagHead { digest, media_type, length, confirmed: clock::wall(), generation };
+        let Manifest { digest, media_type, length, confirmed, .. } = manifest.clone();
+        let head = TagHead { digest, media_type, length, confirmed, generation };
         if manifest.bytes.is_some() && self.is_served(&manifest.digest) {
             return self.point(repository, tag, &head);
         }
         let unchanged = self.metadata.generation(repository) == generation;
-        if unchanged {
+        if unchanged && !self.is_older(repository, tag, confirmed) {
             self.pending.insert(repository, tag, head);
         }
         unchanged
+    }
+
+    /// Returns true if the tag's record was confirmed after `confirmed`. Another replica may tell of an earlier time.
+    fn is_older(&self, repository: &RepositoryName, tag: &Tag, confirmed: SystemTime) -> bool {
+        // What lies in the future was written before the clock was set back.
+        self.recorded(repository, tag).is_some_and(|record| record.confirmed.min(clock::wall()) > confirmed)
+    }
+
+    /// Returns the record of a tag, if it is in memory: a pull has looked it up before.
+    fn recorded(&self, repository: &RepositoryName, tag: &Tag) -> Option<TagRecord> {
+        disk_pool::in_memory(|| self.metadata.ledger().tag(repository, tag)).0
     }
 
     /// Updates the record of `tag` to a manifest that has come, if that is the one to which the upstream says it points.
@@ -222,10 +234,14 @@ impl ManifestFetcher {
     }
 
     fn point(&self, repository: &RepositoryName, tag: &Tag, head: &TagHead) -> bool {
+        if self.is_older(repository, tag, head.confirmed) {
+            return self.metadata.generation(repository) == head.generation;
+        }
         let record = head.record();
         let pointed = self.metadata.point_since(head.generation, repository, tag, &record);
         if pointed {
             self.pending.remove(repository, tag);
+            self.gate.store_tag(repository, tag, &record);
         }
         pointed
     }
@@ -238,9 +254,52 @@ impl ManifestFetcher {
         priority: Priority,
     ) -> Result<ManifestHead, CacheError> {
         let generation = self.metadata.generation(requester.repository());
-        let answer =
-            self.gate.ask(requester, priority, OriginRequest::ManifestHead(reference.clone())).await?;
-        Ok(ManifestHead::of(&answer.headers, generation))
+        let request = OriginRequest::ManifestHead(reference.clone());
+        let answer = self.ask_any(requester, reference, priority, request).await?;
+        Ok(ManifestHead::of(&answer.headers, answer.from, generation))
+    }
+
+    /// Asks the other replicas and the upstream; the upstream itself where a replica's word is older than what is known here.
+    async fn ask_any(
+        &self,
+        requester: &Requester,
+        reference: &Reference,
+        priority: Priority,
+        request: OriginRequest,
+    ) -> Result<OriginResponse, CacheError> {
+        let answer = self.gate.ask(requester, priority, request.clone()).await;
+        if priority != Priority::Held && self.is_outdated(requester.repository(), reference, &answer) {
+            return self.gate.ask_upstream(requester, priority, request).await;
+        }
+        answer
+    }
+
+    /// Returns true if a replica gives an answer that was confirmed before the record of the tag that is here, or says that there is
+    /// nothing of which there is a record here: it may not have heard of a write, and remember what that has ended.
+    fn is_outdated(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        answer: &Result<OriginResponse, CacheError>,
+    ) -> bool {
+        match (answer, reference) {
+            (Ok(answer), Reference::Tag(tag)) => {
+                answer.from.is_replica() && self.is_older(repository, tag, answer.from.confirmed())
+            }
+            (Ok(_), Reference::Digest(_)) => false,
+            (Err(refusal), reference)
+                if refusal.is_told() && refusal.meaning() == Some(Meaning::NotFound) =>
+            {
+                match reference {
+                    Reference::Tag(tag) => self.recorded(repository, tag).is_some(),
+                    Reference::Digest(digest) => {
+                        let held = || self.metadata.ledger().held(repository, Kind::Manifest, digest);
+                        disk_pool::in_memory(held).0.is_some()
+                    }
+                }
+            }
+            (Err(_), _) => false,
+        }
     }
 
     /// Asks the upstream where a tag points. The result has the manifest's bytes if they are held already, or if the HEAD
@@ -299,10 +358,10 @@ impl ManifestFetcher {
         digest: &Digest,
         answer: ManifestHead,
     ) -> Option<Manifest> {
-        let ManifestHead { media_type, length, generation, .. } = answer;
+        let ManifestHead { media_type, length, generation, from, digest: _ } = answer;
         let repository = requester.repository();
         let (name, digest) = (repository.clone(), digest.clone());
-        let confirmed = move |this: &Self| this.confirmed(&name, &digest, media_type.clone(), length);
+        let confirmed = move |this: &Self| this.confirmed(&name, &digest, media_type.clone(), length, from);
         let found = self.look(requester, length, confirmed).await?;
         self.record(repository, &found, generation);
         Some(found)
@@ -315,19 +374,22 @@ impl ManifestFetcher {
         digest: &Digest,
         media_type: Option<MediaType>,
         length: Option<u64>,
+        from: Provenance,
     ) -> Option<Manifest> {
         let before = self.metadata.ledger().held(repository, Kind::Manifest, digest);
         let media_type = media_type.or_else(|| before?.media_type);
         match self.kept(digest, media_type.as_ref()) {
             Some((kept, media_type)) => {
-                Some(Manifest::of(digest, media_type, &kept, CacheStatus::Revalidated))
+                let outcome = came(from, CacheStatus::Revalidated);
+                Some(Manifest::of(digest, media_type, &kept, outcome, from.confirmed()))
             }
             None => Some(Manifest {
                 digest: digest.clone(),
                 media_type: media_type?,
                 length: length?,
                 bytes: None,
-                outcome: CacheStatus::Miss,
+                outcome: came(from, CacheStatus::Miss),
+                confirmed: from.confirmed(),
             }),
         }
     }
@@ -362,35 +424,40 @@ impl ManifestFetcher {
         priority: Priority,
     ) -> Result<Manifest, CacheError> {
         let generation = self.metadata.generation(requester.repository());
-        let answer = self.gate.ask(requester, priority, request).await;
-        let OriginResponse { headers, body, .. } =
-            answer.map_err(|refusal| self.refused(requester, reference, refusal, generation))?;
-        let bytes = body.whole(limits::MANIFEST_BYTES, limits::HELD_BODY_DEADLINE).await;
-        let bytes = bytes.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
-        let said = ManifestHead::of(&headers, generation);
-        let digest = match reference {
-            Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(_) => said.digest.unwrap_or_else(|| Digest::sha256_of(&bytes)),
+        let mut answer = self.ask_any(requester, reference, priority, request.clone()).await;
+        let come = loop {
+            let response =
+                answer.map_err(|refusal| self.refused(requester, reference, refusal, generation))?;
+            let is_told = response.from.is_replica();
+            match Come::whole(response, reference).await {
+                Ok(come) if !is_told || come.is_right() => break come,
+                Ok(wrong) => self.gate.distrust(&wrong.digest),
+                Err(failure) if !is_told => return Err(failure),
+                // It broke off.
+                Err(_) => {}
+            }
+            if priority == Priority::Held {
+                return Err(CacheError::unusable("no whole manifest"));
+            }
+            answer = self.gate.ask_upstream(requester, priority, request.clone()).await;
         };
-        let called = content_type(&headers);
-        if !digest.is_of(&bytes) {
-            return self.unproved(requester.repository(), digest, called, bytes);
+        if !come.digest.is_of(&come.bytes) {
+            return self.unproved(requester.repository(), come);
         }
+        let Come { digest, called, bytes, from } = come;
         let document = Document::read(&bytes, called.as_ref());
-        let found = self.keep(digest, Kept { bytes, document });
-        self.record(requester.repository(), &found, generation);
+        let found = self.keep(digest, Kept { bytes, document }, from);
+        let held = self.record(requester.repository(), &found, generation);
+        if from.is_upstream() {
+            self.gate.store_proved(Kind::Manifest, &found.digest, requester.repository(), Some(held));
+        }
         Ok(found)
     }
 
     /// Returns bytes that are not what the digest says, if that is so by right: the digest of a signed schema 1 does not cover
     /// its signatures. It is not kept.
-    fn unproved(
-        &self,
-        repository: &RepositoryName,
-        digest: Digest,
-        called: Option<MediaType>,
-        bytes: Bytes,
-    ) -> Result<Manifest, CacheError> {
+    fn unproved(&self, repository: &RepositoryName, come: Come) -> Result<Manifest, CacheError> {
+        let Come { digest, called, bytes, from } = come;
         if Family::of(&bytes) != Some(Family::SignedSchema1) {
             let (upstream, repository) = (&*self.upstream, repository.as_str());
             tracing::warn!(upstream, repository, %digest, "the upstream's manifest does not have its digest; it is not served");
@@ -399,16 +466,18 @@ impl ManifestFetcher {
         let signed = || MediaType::parse(media_type::DOCKER_SCHEMA1_SIGNED).ok();
         let media_type = called.filter(MediaType::is_manifest).or_else(signed);
         let media_type = media_type.unwrap_or_else(MediaType::unknown);
-        let (length, outcome) = (bytes.len() as u64, CacheStatus::Miss);
-        Ok(Manifest { digest, media_type, length, bytes: Some(bytes), outcome })
+        let (length, outcome) = (bytes.len() as u64, came(from, CacheStatus::Miss));
+        let confirmed = from.confirmed();
+        Ok(Manifest { digest, media_type, length, bytes: Some(bytes), outcome, confirmed })
     }
 
     /// Keeps a manifest whose digest has been verified.
-    fn keep(&self, digest: Digest, kept: Kept) -> Manifest {
+    fn keep(&self, digest: Digest, kept: Kept, from: Provenance) -> Manifest {
         self.memory.store().keep_manifest(&digest, &kept.bytes);
         self.metadata.ledger().note_served(&digest);
         let kept = self.memory.keep(&digest, kept);
-        Manifest::of(&digest, kept.document.media_type.clone(), &kept, CacheStatus::Miss)
+        let (media_type, outcome) = (kept.document.media_type.clone(), came(from, CacheStatus::Miss));
+        Manifest::of(&digest, media_type, &kept, outcome, from.confirmed())
     }
 
     /// Keeps a manifest that has been pushed through this gateway, and that the upstream has taken. Where something else was
@@ -436,6 +505,7 @@ impl ManifestFetcher {
         let held = Membership { media_type: Some(document.media_type), size, confirmed };
         self.memory.store().keep_manifest(digest, bytes);
         self.metadata.ledger().note_served(digest);
+        self.gate.store_proved(Kind::Manifest, digest, repository, None);
         self.metadata.hold_since(generation, repository, Kind::Manifest, digest, &held);
         let own = match reference {
             Reference::Tag(tag) => Some((tag, true)),
@@ -451,13 +521,14 @@ impl ManifestFetcher {
         }
     }
 
-    fn record(&self, repository: &RepositoryName, found: &Manifest, generation: Generation) {
+    fn record(&self, repository: &RepositoryName, found: &Manifest, generation: Generation) -> Membership {
         let held = Membership {
             media_type: Some(found.media_type.clone()),
             size: Some(found.length),
-            confirmed: clock::wall(),
+            confirmed: found.confirmed,
         };
         self.metadata.hold_since(generation, repository, Kind::Manifest, &found.digest, &held);
+        held
     }
 
     /// Forgets what the upstream's refusal ends, unless the repository has been written to since it was asked, at
@@ -487,10 +558,13 @@ impl ManifestFetcher {
         generation: Generation,
     ) {
         let repository = requester.repository();
-        if self.gate.ends(requester, Meaning::NotFound) == Ends::Entry {
+        let is_told = refusal.is_told();
+        // A replica may remember what a push has ended since.
+        if self.gate.ends(requester, Meaning::NotFound) == Ends::Entry && !is_told {
             self.forget(repository, reference, generation);
         }
-        if self.is_remembered(reference) {
+        // The replica that was told so remembers it: twice remembered, it would last twice as long.
+        if self.is_remembered(reference) && !is_told {
             let code = match refusal {
                 CacheError::Origin(failure) => failure.code(),
                 _ => None,
@@ -508,6 +582,7 @@ impl ManifestFetcher {
                     self.pending.remove(repository, tag);
                 };
                 self.metadata.unless_written(repository, generation, forget, || ());
+                self.gate.forget_stored_tag(repository, tag);
             }
             Reference::Digest(digest) => {
                 self.metadata.release_since(generation, repository, Kind::Manifest, digest);
@@ -528,6 +603,45 @@ impl ManifestFetcher {
         if let Some(tag) = self.pending.take_target(repository, digest) {
             self.arrived(repository, &tag, digest);
         }
+    }
+}
+
+/// A manifest that has come whole.
+struct Come {
+    /// Its digest, by what was asked for, or by the answer.
+    digest: Digest,
+    /// The type by which the answer calls it.
+    called: Option<MediaType>,
+    bytes: Bytes,
+    from: Provenance,
+}
+
+impl Come {
+    /// Reads an answer to the question for `reference`.
+    async fn whole(answer: OriginResponse, reference: &Reference) -> Result<Self, CacheError> {
+        let OriginResponse { headers, body, from, .. } = answer;
+        let bytes = body.whole(limits::MANIFEST_BYTES, limits::HELD_BODY_DEADLINE).await;
+        let bytes = bytes.map_err(|_| CacheError::unusable("a manifest that did not come whole"))?;
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(_) => named_digest(&headers).unwrap_or_else(|| Digest::sha256_of(&bytes)),
+        };
+        Ok(Self { digest, called: content_type(&headers), bytes, from })
+    }
+
+    /// Returns true if the bytes have the digest, or need not by right.
+    fn is_right(&self) -> bool {
+        self.digest.is_of(&self.bytes) || Family::of(&self.bytes) == Some(Family::SignedSchema1)
+    }
+}
+
+/// Returns the cache's part in an answer that would be `outcome` if the upstream itself had given it.
+fn came(from: Provenance, outcome: CacheStatus) -> CacheStatus {
+    match (from, outcome) {
+        (from, _) if from.is_stale() => CacheStatus::Stale,
+        (Provenance::Replica { .. }, CacheStatus::Miss) => CacheStatus::Peer,
+        (Provenance::Store { .. }, CacheStatus::Miss) => CacheStatus::Store,
+        (Provenance::Replica { .. } | Provenance::Store { .. } | Provenance::Upstream, outcome) => outcome,
     }
 }
 

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
 
@@ -37,6 +37,8 @@ pub(crate) struct ManifestPulls {
     digests: SingleFlight<Flight<(Digest, bool)>, Landed<Manifest>>,
     /// Manifests that are being asked for with a client's own `Accept`.
     accepted: SingleFlight<Flight<(Reference, HeaderValue)>, Landed<Manifest>>,
+    /// Manifests that other replicas are being asked for, which must hold them.
+    held: SingleFlight<Flight<Reference>, Landed<Manifest>>,
     variants: Variants,
 }
 
@@ -82,8 +84,8 @@ enum State {
     Remembered,
     /// The upstream is to be asked where the tag points.
     Resolve(Form),
-    /// The manifest to which the tag points is to be fetched.
-    Fetch(Digest, Generation),
+    /// The manifest to which the tag points is to be fetched. This is its head.
+    Fetch(Manifest, Generation),
     /// The manifest has come: the record of the tag is to be updated.
     Record(Manifest, Generation),
 }
@@ -106,8 +108,8 @@ struct Known {
     tag: Option<TagRecord>,
     /// The manifest's record.
     held: Option<Membership>,
-    /// The time since the upstream confirmed it.
-    age: Duration,
+    /// When the upstream confirmed it.
+    confirmed: SystemTime,
     /// The time for which it is used without asking the upstream.
     ttl: Duration,
 }
@@ -129,6 +131,7 @@ impl ManifestPulls {
             tags: SingleFlight::default(),
             digests: SingleFlight::default(),
             accepted: SingleFlight::default(),
+            held: SingleFlight::default(),
             variants: Variants::new(),
         }
     }
@@ -154,8 +157,17 @@ impl ManifestPulls {
         let Found { manifest, age, ttl, .. } = self.find(requester, reference, head).await;
         let old = match manifest {
             Some(manifest) if manifest.outcome == CacheStatus::Hit => return Ok(manifest),
+            // It must not begin what others would join.
+            _ if requester.is_for_held_content() => return Err(CacheError::FetchForbidden),
             manifest => manifest,
         };
+        if old.is_none() && gate.held_only(requester).is_some() && gate.has_others(requester) {
+            let priority = Priority::Held;
+            let pull = Pull { pulls: self, requester, accept, head, priority };
+            if let Ok(manifest) = Box::pin(pull.held_elsewhere(reference)).await {
+                return Ok(manifest);
+            }
+        }
         self.fetcher.check_askable(requester, reference, old.is_some())?;
         let old = old.filter(|_| gate.may_serve_stale(age, ttl));
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
@@ -223,12 +235,14 @@ impl ManifestPulls {
 
     fn look(&self, requester: &Requester, reference: &Reference, head: bool) -> Found {
         let known = self.known(requester.repository(), reference);
-        let is_young = known.age < known.ttl || self.fetcher.gate().is_offline();
+        let (age, confirmed) = (age(known.confirmed), known.confirmed);
+        let is_young = age < known.ttl || self.fetcher.gate().is_offline();
         let outcome = if is_young { CacheStatus::Hit } else { CacheStatus::Stale };
         let serve = |digest, held| self.fetcher.serve(requester, digest, held, head, outcome);
         let manifest = known.digest(reference).zip(known.held.as_ref());
         let manifest = manifest.and_then(|(digest, held)| serve(digest, held));
-        Found { manifest, size: known.held.and_then(|held| held.size), age: known.age, ttl: known.ttl }
+        let manifest = manifest.map(|manifest| Manifest { confirmed, ..manifest });
+        Found { manifest, size: known.held.and_then(|held| held.size), age, ttl: known.ttl }
     }
 
     fn known(&self, repository: &RepositoryName, reference: &Reference) -> Known {
@@ -239,15 +253,15 @@ impl ManifestPulls {
                 let record = ledger.tag(repository, tag);
                 Known {
                     held: record.as_ref().and_then(|record| held(&record.digest)),
-                    age: record.as_ref().map_or(Duration::MAX, |record| age(record.confirmed)),
+                    confirmed: record.as_ref().map_or(UNIX_EPOCH, |record| record.confirmed),
                     ttl: self.fetcher.life(tag),
                     tag: record,
                 }
             }
             Reference::Digest(digest) => {
                 let held = held(digest);
-                let age = held.as_ref().map_or(Duration::MAX, Membership::age);
-                Known { tag: None, held, age, ttl: limits::RECORD_BELIEVED }
+                let confirmed = held.as_ref().map_or(UNIX_EPOCH, |held| held.confirmed);
+                Known { tag: None, held, confirmed, ttl: limits::RECORD_BELIEVED }
             }
         }
     }
@@ -316,8 +330,13 @@ impl Pull<'_> {
                     }
                     // The manifest may have been pulled by digest since: docker asks for a tag with HEAD first.
                     Some(head) => match fetcher.believed(self.requester, &head.digest).await {
-                        Some(manifest) => State::Record(manifest, head.generation),
-                        None if may_fetch => State::Fetch(head.digest, head.generation),
+                        Some(manifest) => {
+                            State::Record(Manifest { confirmed: head.confirmed, ..manifest }, head.generation)
+                        }
+                        None if may_fetch => {
+                            let generation = head.generation;
+                            State::Fetch(Manifest::of_head(head, CacheStatus::Miss), generation)
+                        }
                         None => State::Resolve(Form::Head),
                     },
                     None => State::Resolve(Form::Head),
@@ -327,12 +346,12 @@ impl Pull<'_> {
                     Ok(Resolved { manifest, .. }) if self.head && may_fetch => return Ok(manifest),
                     // The tag has moved to a manifest that is not in the cache.
                     Ok(_) if !may_fetch => return Err(CacheError::FetchForbidden),
-                    Ok(Resolved { manifest, generation }) => State::Fetch(manifest.digest, generation),
+                    Ok(Resolved { manifest, generation }) => State::Fetch(manifest, generation),
                     Err(refusal) if self.may_be_got(&refusal) => State::Resolve(Form::Whole),
                     Err(refusal) => return Err(refusal),
                 },
-                State::Fetch(digest, generation) => match self.fetch(&digest).await {
-                    Ok(manifest) => State::Record(manifest, generation),
+                State::Fetch(head, generation) => match self.fetch(&head.digest).await {
+                    Ok(manifest) => State::Record(manifest.behind(&head), generation),
                     // The tag has moved meanwhile, or HEAD tells of another form than GET, or the registry does not give
                     // by digest what it has by tag (moby#41687).
                     Err(refusal) if is_worth_another_way(&refusal) => State::Resolve(Form::Whole),
@@ -416,6 +435,22 @@ impl Pull<'_> {
         fetched.map(|manifest| manifest.following(joined, self.head))
     }
 
+    /// Asks the other replicas for a manifest that one of them holds.
+    async fn held_elsewhere(&self, reference: &Reference) -> Result<Manifest, CacheError> {
+        let (found, joined) = self
+            .share(&self.pulls.held, reference.clone(), |pulls, requester, reference| async move {
+                let (fetcher, repository) = (&pulls.fetcher, requester.repository());
+                let generation = fetcher.metadata().generation(repository);
+                let manifest = fetcher.ask_whole(&requester, &reference, Priority::Held).await?;
+                if let Reference::Tag(tag) = &reference {
+                    fetcher.note_tag(repository, tag, &manifest, generation);
+                }
+                Ok(manifest)
+            })
+            .await;
+        found.map(|manifest| manifest.following(joined, self.head))
+    }
+
     /// Asks for a manifest with the client's own Accept.
     async fn fetch_for(&self, reference: &Reference, accept: HeaderValue) -> Result<Manifest, CacheError> {
         let priority = self.priority;
@@ -450,7 +485,7 @@ impl Pull<'_> {
         };
         // A refresh goes on without a client: the next one finds what it brought.
         let abandoned = match self.priority {
-            Priority::Required | Priority::Authorization => Abandoned::Ends,
+            Priority::Required | Priority::Authorization | Priority::Held => Abandoned::Ends,
             Priority::Refresh | Priority::Background => Abandoned::Lasts,
         };
         loop {

@@ -1,6 +1,7 @@
 //! Membership of blobs: whether a repository holds one, by its upstream's word there.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{StatusCode, header};
 
@@ -103,8 +104,16 @@ impl BlobMembership {
         old: Option<Membership>,
         proof: Proof,
     ) -> Result<Membership, CacheError> {
+        // It must not begin what others would join.
+        if requester.is_for_held_content() {
+            return Err(CacheError::FetchForbidden);
+        }
         // A requester that may not fetch learns nothing of what is not here; asking whether it still is there is no fetch.
         let old = match (self.gate.held_only(requester), old) {
+            // What another replica knows of it may be asked all the same.
+            (Some(_), None) if self.gate.has_others(requester) => {
+                return self.ask_once(requester, digest, Priority::Held, proof).await;
+            }
             (Some(refusal), None) => return Err(refusal),
             (Some(_), Some(old)) if self.gate.is_offline() => return Ok(old),
             (_, old) => old,
@@ -119,7 +128,7 @@ impl BlobMembership {
         }
     }
 
-    /// Records that the upstream has served or confirmed a blob; it was asked when the repository was at `generation`. Where
+    /// Records that the upstream has served or confirmed a blob, at `confirmed`; it was asked when the repository was at `generation`. Where
     /// the repository has been written to since, that may be out of date, and is for those who asked alone. What the upstream
     /// did not say this time is still as it was.
     pub(crate) fn confirm(
@@ -129,14 +138,13 @@ impl BlobMembership {
         digest: &Digest,
         media_type: Option<MediaType>,
         size: Option<u64>,
+        confirmed: SystemTime,
     ) -> Membership {
         let old = self.recorded(repository, digest);
+        // Another replica may tell of an earlier time than is known here.
+        let confirmed = old.as_ref().map_or(confirmed, |old| confirmed.max(old.confirmed.min(clock::wall())));
         let (old_type, old_size) = old.map_or((None, None), |old| (old.media_type, old.size));
-        let held = Membership {
-            media_type: media_type.or(old_type),
-            size: size.or(old_size),
-            confirmed: clock::wall(),
-        };
+        let held = Membership { media_type: media_type.or(old_type), size: size.or(old_size), confirmed };
         self.metadata.hold_since(generation, repository, Kind::Blob, digest, &held);
         held
     }
@@ -150,7 +158,7 @@ impl BlobMembership {
         generation: Generation,
     ) -> Membership {
         let (media_type, size) = described(digest, answer);
-        self.confirm(repository, generation, digest, media_type, size)
+        self.confirm(repository, generation, digest, media_type, size, answer.from.confirmed())
     }
 
     /// Forgets that the repository holds a blob: the upstream's bytes for it did not have its digest.
@@ -206,7 +214,7 @@ impl BlobMembership {
             async move { this.ask(&requester, &digest, priority, proof).await }
         };
         let abandoned = match priority {
-            Priority::Required | Priority::Authorization => Abandoned::Ends,
+            Priority::Required | Priority::Authorization | Priority::Held => Abandoned::Ends,
             Priority::Refresh | Priority::Background => Abandoned::Lasts,
         };
         loop {

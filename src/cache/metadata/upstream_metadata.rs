@@ -6,7 +6,7 @@ use crate::cache::metadata::generation::{Generation, Generations};
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::metadata::records::Ledger;
 use crate::cache::store::disk_pool::DiskPool;
-use crate::cache::store::{Kind, Store};
+use crate::cache::store::{Kind, Store, pace};
 use crate::clock;
 use crate::config;
 use crate::config::RepositoryPattern;
@@ -80,7 +80,10 @@ impl UpstreamMetadata {
             if self.is_kept(&repository) {
                 let held =
                     self.ledger.blobs(&repository).into_iter().chain(self.ledger.manifests(&repository));
-                held.for_each(|digest| self.store.keep(&digest));
+                held.for_each(|digest| {
+                    self.store.keep(&digest);
+                    pace::rest();
+                });
             }
         }
     }

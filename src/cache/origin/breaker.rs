@@ -36,6 +36,8 @@ struct Standing {
     is_confirmed: bool,
     /// The time before the next probe. Kept after closing, for an upstream that soon fails again.
     pause: Duration,
+    /// The time when the breaker opened last.
+    opened: Option<Instant>,
     /// The time when the breaker closed last.
     closed: Option<Instant>,
 }
@@ -49,6 +51,7 @@ impl Standing {
             _ => limits::BREAKER_PAUSE,
         };
         self.is_open = true;
+        self.opened = Some(clock::now());
         self.is_confirmed = false;
         self.openings += 1;
     }
@@ -157,6 +160,18 @@ impl Breaker {
     /// Returns the state, for metrics and `/readyz`.
     pub(crate) fn state(&self) -> BreakerState {
         if self.is_closed() { BreakerState::Closed } else { BreakerState::Open }
+    }
+
+    /// Returns for how long the state has been so; `None` for a breaker that has never opened.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let standing = self.standing();
+        let changed = if standing.is_open { standing.opened } else { standing.closed };
+        changed.map(|at| clock::now().saturating_duration_since(at))
+    }
+
+    /// Returns the number of times that it has opened.
+    pub(crate) fn openings(&self) -> u64 {
+        self.standing().openings
     }
 
     /// Returns the number of the current opening, if the breaker is open.

@@ -4,11 +4,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::authz::Permit;
 use crate::body::Body;
+use crate::clock;
 use crate::meaning::UpstreamFailure;
 use crate::proto::{Digest, Reference, RepositoryName};
 
@@ -114,4 +116,62 @@ pub(crate) struct OriginResponse {
     pub headers: HeaderMap,
     /// The body.
     pub body: Body,
+    /// The origin that has answered.
+    pub from: Provenance,
+}
+
+/// The source of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provenance {
+    /// The upstream itself, just now.
+    Upstream,
+    /// Another replica of this gateway.
+    Replica {
+        /// When the upstream confirmed it there; not later than now.
+        confirmed: SystemTime,
+        /// The answer is too old, and serves since the upstream fails.
+        is_stale: bool,
+        /// The object store sends it there, and nothing has proved it yet.
+        is_unproved: bool,
+    },
+    /// The object store behind the disks.
+    Store {
+        /// When the upstream confirmed that the repository holds it, or that the tag points to it; not later than now.
+        confirmed: SystemTime,
+        /// The answer is too old, and serves since the upstream fails.
+        is_stale: bool,
+    },
+}
+
+impl Provenance {
+    /// Returns when the upstream confirmed what the answer says.
+    pub(crate) fn confirmed(self) -> SystemTime {
+        match self {
+            Self::Upstream => clock::wall(),
+            Self::Replica { confirmed, .. } | Self::Store { confirmed, .. } => confirmed,
+        }
+    }
+
+    /// Returns true if it serves since the upstream fails, where another than the upstream has answered.
+    pub(crate) fn is_stale(self) -> bool {
+        matches!(self, Self::Replica { is_stale: true, .. } | Self::Store { is_stale: true, .. })
+    }
+
+    /// Returns true if its bytes come from the object store, here or at another replica, and nothing has proved them yet.
+    pub(crate) fn is_unproved(self) -> bool {
+        matches!(self, Self::Store { .. } | Self::Replica { is_unproved: true, .. })
+    }
+
+    /// Returns true if another replica has answered.
+    pub(crate) fn is_replica(self) -> bool {
+        matches!(self, Self::Replica { .. })
+    }
+
+    /// Returns true if the upstream itself has answered.
+    pub(crate) fn is_upstream(self) -> bool {
+        match self {
+            Self::Upstream => true,
+            Self::Replica { .. } | Self::Store { .. } => false,
+        }
+    }
 }

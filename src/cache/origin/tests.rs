@@ -96,7 +96,12 @@ fn name_of(question: &OriginRequest) -> String {
 
 fn answer(status: StatusCode, fields: Vec<(header::HeaderName, &'static str)>) -> OriginResponse {
     let fields = fields.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value)));
-    OriginResponse { status, headers: fields.collect::<HeaderMap>(), body: Body::empty() }
+    OriginResponse {
+        status,
+        headers: fields.collect::<HeaderMap>(),
+        body: Body::empty(),
+        from: Provenance::Upstream,
+    }
 }
 
 /// An upstream's cache in a directory of its own, at its defaults but for what `change` does.
@@ -105,7 +110,7 @@ pub(crate) fn upstream_cache(
 ) -> (TempDir, Arc<UpstreamCache>) {
     let directory = TempDir::new().unwrap();
     config::private_folder::make_private(directory.path());
-    let cache = Cache::open(&config::Cache {
+    let settings = config::Cache {
         path: directory.path().to_owned(),
         max_size: 1 << 30,
         min_free: config::MinFree::Bytes(0),
@@ -113,7 +118,8 @@ pub(crate) fn upstream_cache(
         verify_after: config::limits::VERIFY_AFTER,
         prefetch: false,
         keep: Vec::new(),
-    });
+    };
+    let cache = Cache::open(&settings, None, None);
     let upstream = config::Upstream::at("https://registry.example", &Environment::default()).unwrap();
     let mut settings = config::UpstreamCacheOptions {
         tag_ttl: Duration::from_secs(300),

@@ -231,6 +231,17 @@ pub(crate) fn allocate(file: &File, at: u64, bytes: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, at, bytes)?)
 }
 
+/// Gives back what the file system has allocated for the bytes from `first` up to `end`, which are not needed. Where it cannot,
+/// they stay allocated until the file goes.
+pub(crate) fn free(file: &File, first: u64, end: u64) -> io::Result<()> {
+    touch_open(file, Access::Write)?;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, flags, first, end - first) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
 /// Sets the times of an open file.
 pub(crate) fn set_times(file: &File, times: &Timestamps) -> io::Result<()> {
     touch_open(file, Access::Write)?;
@@ -265,11 +276,18 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
 
 /// Returns what is in a directory; nothing where there is none.
 pub(crate) fn entries(path: &Path) -> io::Result<Vec<DirEntry>> {
-    match entries_there(path) {
+    each_entry(path)?.collect()
+}
+
+/// Returns what is in a directory, read as it is asked for; nothing where there is none.
+pub(crate) fn each_entry(path: &Path) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>> {
+    touch(path, Access::Read)?;
+    match fs::read_dir(path) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(Vec::new())
+            Ok(None.into_iter().flatten())
         }
-        entries => entries,
+        Err(error) => Err(error),
     }
 }
 

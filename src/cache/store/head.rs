@@ -7,6 +7,7 @@ use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, ETAG};
 
 use crate::cache::store::layout::Layout;
+use crate::cache::store::segments::Segments;
 use crate::cache::store::{files, integrity};
 use crate::proto::Digest;
 
@@ -20,10 +21,21 @@ pub(crate) struct Head {
     pub(crate) total: Option<u64>,
     /// The upstream's strong validator.
     pub(crate) etag: Option<HeaderValue>,
-    /// Bytes that are written and synced.
+    /// Bytes from the first on that are written and synced.
     pub(crate) reached: u64,
     /// The boot of the machine in which it was written.
     pub(crate) boot: i64,
+    /// The parts that were written, of a blob that does not come in order; none as long as it does.
+    pub(crate) scattered: Option<Scattered>,
+}
+
+/// The parts of a blob that does not come in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scattered {
+    /// The parts that are written.
+    pub(crate) written: Segments,
+    /// The parts that are synced.
+    pub(crate) synced: Segments,
 }
 
 impl Head {
@@ -43,6 +55,7 @@ impl Head {
             etag,
             reached: 0,
             boot: integrity::boot(),
+            scattered: None,
         }
     }
 
@@ -51,20 +64,31 @@ impl Head {
         Self::parse(&files::read_small(&layout.partial(name, "head")).ok()?)
     }
 
-    /// Returns how many of the `length` bytes of a partial's file were written as they came: those that were synced. As long as
-    /// the machine has not booted since, the system has all that was written, whatever became of the process; but a kill may
-    /// have left one byte too many, see [`files::truncate`].
-    pub(crate) fn written(&self, length: u64) -> u64 {
+    /// Returns the parts of a partial's file of `length` bytes that were written as they came: those that were synced. As long
+    /// as the machine has not booted since, the system has all that was written, whatever became of the process.
+    ///
+    /// Of a blob that comes in order, the length of the file tells what was written, but a kill may have left one byte too many,
+    /// see [`files::truncate`]. Of others only what was noted after it had been written counts: before the first byte is
+    /// written out of order it is noted that the length tells nothing any more.
+    pub(crate) fn written(&self, length: u64) -> Segments {
         const BLOCK: u64 = 4096;
-        let synced = self.reached.min(length);
         let is_of_this_boot = self.boot != 0 && self.boot == integrity::boot();
-        if is_of_this_boot { synced.max(length.saturating_sub(1) / BLOCK * BLOCK) } else { synced }
+        if let Some(Scattered { written, synced }) = &self.scattered {
+            let mut segments = synced.clone();
+            if is_of_this_boot {
+                segments.add(written);
+            }
+            segments.truncate(length);
+            return segments;
+        }
+        let synced = self.reached.min(length);
+        let in_order = length.saturating_sub(1) / BLOCK * BLOCK;
+        Segments::prefix_of(if is_of_this_boot { synced.max(in_order) } else { synced })
     }
 
-    /// Returns how many of a partial's `bytes` can be resumed from. All but one of a whole blob: something must be left to ask
-    /// the upstream for, whose answer shows that it still serves the blob to this requester.
-    pub(crate) fn resumable(&self, bytes: u64) -> u64 {
-        self.total.map_or(bytes, |total| bytes.min(total.saturating_sub(1)))
+    /// Returns true if parts lie within the blob, as far as its length is known.
+    pub(crate) fn is_within(&self, segments: &Segments) -> bool {
+        self.total.is_none_or(|total| segments.end() <= total)
     }
 
     /// Writes it where [`put`](Self::put) will find it. `synced`: waits until it is on the disk.
@@ -96,7 +120,15 @@ impl Head {
         if let Some(etag) = &self.etag {
             text.extend([b"etag: ", etag.as_bytes(), b"\r\n"].concat());
         }
-        text.extend(format!("{REACHED}: {}\r\n{BOOT}: {}\r\n\r\n", self.reached, self.boot).into_bytes());
+        // A program that knows no scattered parts takes the length of a file of this boot for what was written.
+        let boot = if self.scattered.is_some() { 0 } else { self.boot };
+        text.extend(format!("{REACHED}: {}\r\n{BOOT}: {boot}\r\n", self.reached).into_bytes());
+        if let Some(Scattered { written, synced }) = &self.scattered {
+            let boot = self.boot;
+            let parts = format!("{WRITTEN}: {written}\r\n{SYNCED}: {synced}\r\n{WRITTEN_BOOT}: {boot}\r\n");
+            text.extend(parts.into_bytes());
+        }
+        text.extend(b"\r\n");
         text
     }
 
@@ -109,6 +141,14 @@ impl Head {
             fields.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
         };
         let text = |name| value(name).and_then(|value| std::str::from_utf8(value).ok());
+        let scattered = match text(WRITTEN) {
+            Some(written) => {
+                let (written, synced) = (Segments::parse(written)?, Segments::parse(text(SYNCED)?)?);
+                Some(Scattered { written, synced })
+            }
+            None => None,
+        };
+        let boot = if scattered.is_some() { WRITTEN_BOOT } else { BOOT };
         Some(Self {
             digest: Digest::parse(text(DIGEST)?).ok()?,
             upstream: text(UPSTREAM)?.to_owned(),
@@ -118,7 +158,8 @@ impl Head {
             },
             etag: value(ETAG.as_str()).and_then(|etag| HeaderValue::from_bytes(etag).ok()),
             reached: text(REACHED)?.parse().ok()?,
-            boot: text(BOOT).and_then(|boot| boot.parse().ok()).unwrap_or_default(),
+            boot: text(boot).and_then(|boot| boot.parse().ok()).unwrap_or_default(),
+            scattered,
         })
     }
 }
@@ -127,9 +168,12 @@ const DIGEST: &str = "docker-content-digest";
 const UPSTREAM: &str = "dockgate-upstream";
 const REACHED: &str = "dockgate-reached";
 const BOOT: &str = "dockgate-boot";
+const WRITTEN: &str = "dockgate-written";
+const SYNCED: &str = "dockgate-synced";
+const WRITTEN_BOOT: &str = "dockgate-written-boot";
 
-/// Six are written; a file with more than twice that is not a head.
-const FIELDS: usize = 12;
+/// Nine are written at most; a file with more than this is not a head.
+const FIELDS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -143,12 +187,19 @@ mod tests {
             etag: Some(HeaderValue::from_static("\"a:b\"")),
             reached: 3,
             boot: 7,
+            scattered: None,
         }
     }
 
     #[test]
     fn a_head_reads_back_as_it_was_written() {
-        for head in [head(), Head { total: None, etag: None, ..head() }] {
+        let segments = |text| Segments::parse(text).unwrap();
+        let scattered = Scattered { written: segments("0-4,6-9"), synced: segments("") };
+        for head in [
+            head(),
+            Head { total: None, etag: None, ..head() },
+            Head { scattered: Some(scattered), ..head() },
+        ] {
             assert_eq!(Head::parse(&head.render()), Some(head));
         }
     }
@@ -172,8 +223,30 @@ mod tests {
             (boot + 1, 10_000, 3),
             (0, 10_000, 3),
         ] {
-            assert_eq!(Head { boot, ..head() }.written(length), written, "{boot} {length}");
+            let prefix = Segments::prefix_of(written);
+            assert_eq!(Head { boot, ..head() }.written(length), prefix, "{boot} {length}");
         }
+    }
+
+    #[test]
+    fn of_scattered_parts_only_those_noted_count() {
+        let boot = integrity::boot();
+        let segments = |text| Segments::parse(text).unwrap();
+        let scattered = Scattered { written: segments("0-4,60-90"), synced: segments("60-80") };
+        for (boot, length, written) in [
+            (boot, 10_000, "0-4,60-90"),
+            (boot, 70, "0-4,60-70"),
+            (boot + 1, 10_000, "60-80"),
+            (0, 10_000, "60-80"),
+            (boot, 0, ""),
+        ] {
+            let head = Head { boot, scattered: Some(scattered.clone()), ..head() };
+            assert_eq!(head.written(length), segments(written), "{boot} {length}");
+        }
+        // A program that knows no scattered parts must not take the length for what was written.
+        let head = Head { boot, scattered: Some(scattered), ..head() };
+        let text = String::from_utf8(head.render()).unwrap();
+        assert!(text.contains("dockgate-boot: 0\r\n"), "{text}");
     }
 
     #[test]

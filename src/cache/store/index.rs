@@ -121,10 +121,10 @@ impl Index {
         self.shard(&key).partition(kind).saw(&key, self.scan())
     }
 
-    /// Returns the content that the scan has not seen, shard by shard.
-    pub(crate) fn unseen(&self, kind: Kind) -> impl Iterator<Item = Digest> + '_ {
+    /// Returns the content that the scan has not seen, for each shard when it is asked for.
+    pub(crate) fn unseen(&self, kind: Kind) -> impl Iterator<Item = Vec<Digest>> + '_ {
         let unseen = move |shard: &Mutex<Shard>| shard.lock().partition(kind).unseen(self.scan());
-        self.shards.iter().flat_map(unseen).map(|key| key.digest())
+        self.shards.iter().map(unseen).map(|keys| keys.iter().map(Key::digest).collect())
     }
 
     /// Removes content that is not there any more. Returns whether it was known.

@@ -324,16 +324,11 @@ impl Layout {
     ) -> Result<(), UnreadablePath> {
         let mut unreadable = None;
         for shard in self.shards(kind)? {
-            let content = match self.in_shard(&shard) {
-                Ok(content) => content,
+            match self.each_in_shard(&shard, &mut found) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
                 Err(error) => {
                     unreadable.get_or_insert(UnreadablePath { path: shard.path, error });
-                    continue;
-                }
-            };
-            for (digest, path) in content {
-                if !found(digest, &path) {
-                    return Ok(());
                 }
             }
         }
@@ -355,11 +350,20 @@ impl Layout {
         Ok(shards)
     }
 
-    /// Returns the content of a directory, and where it is.
-    pub(crate) fn in_shard(&self, shard: &Shard) -> io::Result<Vec<(Digest, PathBuf)>> {
-        let content = entries(&shard.path)?;
-        let named = |file: &DirEntry| Some((digest_of(shard, file)?, file.path()));
-        Ok(content.iter().filter_map(named).collect())
+    /// Calls `found` with the content of a directory, until that returns false. Returns false then.
+    pub(crate) fn each_in_shard(
+        &self,
+        shard: &Shard,
+        mut found: impl FnMut(Digest, &Path) -> bool,
+    ) -> io::Result<bool> {
+        for file in files::each_entry(&shard.path)? {
+            let file = file?;
+            let Some(digest) = digest_of(shard, &file) else { continue };
+            if !found(digest, &file.path()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns where content is that cannot be read.

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::store::content::Contents;
+use crate::cache::store::head::Head;
 use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::layout::{Kind, LayoutError, UnreadablePath};
 use crate::cache::store::partial::Partials;
 use crate::cache::store::space::Space;
 use crate::cache::store::sync::SyncJob;
-use crate::cache::store::{files, integrity};
+use crate::cache::store::{files, integrity, pace};
 use crate::clock;
 use crate::proto::Digest;
 
@@ -131,7 +132,9 @@ impl Maintenance {
         let Contents { layout, index, health, .. } = &*self.contents;
         for name in layout.partial_names().unwrap_or_default() {
             if let Ok(part) = files::metadata(&layout.partial(&name, "part")) {
-                index.found_partial(&name, part.len(), 0);
+                // Holes take no room.
+                let segments = Head::read(layout, &name).map(|head| head.written(part.len()));
+                index.found_partial(&name, segments.map_or(part.len(), |segments| segments.bytes()), 0);
             }
         }
         for kind in Kind::ALL {
@@ -155,16 +158,20 @@ impl Maintenance {
         if queue.is_closed() {
             return;
         }
-        for digest in index.unseen(kind) {
-            if queue.is_closed() {
-                return;
+        for unseen in index.unseen(kind) {
+            for digest in unseen {
+                if queue.is_closed() {
+                    return;
+                }
+                let gone = |path: PathBuf| {
+                    files::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+                };
+                if layout.content(kind, &digest).is_some_and(gone) {
+                    index.remove(kind, &digest);
+                }
+                pace::rest();
             }
-            let gone = |path: PathBuf| {
-                files::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-            };
-            if layout.content(kind, &digest).is_some_and(gone) {
-                index.remove(kind, &digest);
-            }
+            pace::rest();
         }
     }
 
@@ -218,6 +225,7 @@ impl Maintenance {
                 if let Err(error) = self.scan_one(kind, digest, path) {
                     unreadable.get_or_insert_with(|| UnreadablePath { path: path.to_owned(), error });
                 }
+                pace::rest();
                 !self.contents.maintenance.is_closed()
             });
             self.forget_vanished(kind);
@@ -231,6 +239,7 @@ impl Maintenance {
         let Contents { layout, index, maintenance: queue, .. } = &*self.contents;
         let names = layout.partial_names();
         for name in names.map_err(|error| UnreadablePath { path: layout.partial_directory(), error })? {
+            pace::rest();
             if queue.is_closed() {
                 return Ok(());
             }

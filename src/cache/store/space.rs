@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use crate::cache::Counters;
-use crate::cache::store::files;
 use crate::cache::store::health::Health;
 use crate::cache::store::index::{Held, Index, Victim};
 use crate::cache::store::layout::Layout;
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
+use crate::cache::store::{files, pace};
 use crate::config;
 use crate::config::{MinFree, limits};
 
@@ -31,6 +32,10 @@ pub(crate) struct Space {
     counters: Arc<Counters>,
     /// The operator has been told that too much is kept.
     told: AtomicBool,
+    /// The fills that wait for files to leave the disk.
+    waiting: AtomicUsize,
+    /// Held while some files are removed, so that the threads that do so take one core together.
+    removing: Mutex<()>,
 }
 
 /// Returns the free bytes of a path's file system, and its size.
@@ -53,10 +58,20 @@ impl Space {
         maintenance: Arc<MaintenanceQueue>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
-        let (max_size, min_free, told) = (settings.max_size, settings.min_free, AtomicBool::new(false));
-        let max_object = settings.max_object;
-        let space =
-            Self { max_size, max_object, min_free, free, layout, index, health, maintenance, counters, told };
+        let space = Self {
+            max_size: settings.max_size,
+            max_object: settings.max_object,
+            min_free: settings.min_free,
+            free,
+            layout,
+            index,
+            health,
+            maintenance,
+            counters,
+            told: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            removing: Mutex::default(),
+        };
         let (blobs, manifests) = (space.blob_limit() / 4 * 3, space.manifest_limit() / 4 * 3);
         space.index.limit_kept(blobs, manifests);
         Arc::new(space)
@@ -178,15 +193,21 @@ impl Space {
         !full
     }
 
-    /// Unlinks what is out of the index, except what came back into it meanwhile. Once the store closes, the rest stays for the
-    /// next process: a stop must not wait for it.
+    /// Unlinks what is out of the index, except what came back into it meanwhile, at a gentle pace unless a fill waits. Once the
+    /// store closes, the rest stays for the next process: a stop must not wait for it.
     pub(crate) fn remove_victims(&self, victims: Vec<Victim>) {
+        let turn = self.removing.lock();
+        self.remove_in_turn(victims, turn);
+    }
+
+    fn remove_in_turn(&self, victims: Vec<Victim>, _turn: MutexGuard<'_, ()>) {
         for victim in victims {
             let stays = self.index.is_back(&victim) || self.maintenance.is_closed();
             if !stays && let Err(error) = self.remove_victim(&victim) {
                 self.health.report(&error);
             }
             self.index.left(&victim);
+            if self.is_awaited() { pace::rest_briefly() } else { pace::rest() }
         }
     }
 
@@ -203,21 +224,36 @@ impl Space {
 
     /// Waits until so much has left the disk that `more` bytes can be written within its limit. Not for a worker's thread.
     fn wait_for_room(&self, more: u64) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.remove_for_room(more);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns true while a fill waits for files to leave the disk.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    fn remove_for_room(&self, more: u64) {
         let mut pauses = 0;
-        while !self.index.totals().has_room_for(more, self.blob_limit()) {
+        while pauses < WAITS && !self.index.totals().has_room_for(more, self.blob_limit()) {
+            // Takes turns with the maintenance thread, whose priority is low.
+            let Some(turn) = self.removing.try_lock_for(WAIT) else {
+                pauses += 1;
+                continue;
+            };
             let mut victims = self.maintenance.take_removals(SLICE);
             if victims.is_empty() {
                 victims = self.index.pay(self.blob_limit(), files::now(), SLICE);
             }
             if victims.is_empty() {
-                // Another thread is removing them.
+                // Another thread has chosen them, and removes them in its turn.
+                drop(turn);
                 std::thread::sleep(WAIT);
                 pauses += 1;
+            } else {
+                self.remove_in_turn(victims, turn);
             }
-            if pauses == WAITS {
-                return;
-            }
-            self.remove_victims(victims);
         }
     }
 
@@ -287,9 +323,14 @@ impl Reservation {
     /// Holds `bytes`, of which the first `present` are on the disk already, and evicts where that helps; none if there is no
     /// room. Blobs of `unknown_digest` together evict for a tenth of `max_size` alone: an upload may never be finished.
     pub(crate) fn new(space: &Arc<Space>, bytes: u64, present: u64, unknown_digest: bool) -> Option<Self> {
-        let mut none =
-            Self { space: space.clone(), bytes: 0, unallocated: 0, unknown_digest, asked: bytes == 0 };
+        let mut none = Self::nothing(space);
+        (none.unknown_digest, none.asked) = (unknown_digest, bytes == 0);
         none.take(bytes, bytes.saturating_sub(present)).then_some(none)
+    }
+
+    /// Returns a reservation that holds nothing.
+    pub(crate) fn nothing(space: &Arc<Space>) -> Self {
+        Self { space: space.clone(), bytes: 0, unallocated: 0, unknown_digest: false, asked: true }
     }
 
     /// Returns the bytes that are held.
@@ -307,7 +348,12 @@ impl Reservation {
         self.asked = false;
     }
 
-    /// Notes that the first `written` bytes are on the disk, which has not to keep room free for them any more.
+    /// Has the file system allocate nothing ahead from now on: the next bytes come at other places.
+    pub(crate) fn scatter(&mut self) {
+        self.asked = true;
+    }
+
+    /// Notes that `written` bytes are on the disk, which has not to keep room free for them any more.
     pub(crate) fn written(&mut self, written: u64) {
         if self.unallocated == 0 {
             return;

@@ -23,6 +23,7 @@ use crate::cache::store::integrity::Verdict;
 use crate::cache::store::layout::{Access, Kind, Layout};
 use crate::cache::store::maintenance::{Maintenance, Tending};
 use crate::cache::store::maintenance_queue::MaintenanceQueue;
+use crate::cache::store::pace;
 use crate::cache::store::partial::{Partial, Partials};
 use crate::cache::store::partial_file::LeftPartials;
 use crate::cache::store::quarantine::Quarantine;
@@ -188,8 +189,7 @@ impl Store {
 
     fn start(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // On Linux this sets the priority of the calling thread alone. If it fails, the thread runs at the usual priority.
-            let _ = rustix::process::nice(NICENESS);
+            pace::lower_priority();
             work();
         });
         thread
@@ -260,6 +260,7 @@ impl Store {
         self.index.hold_evictions();
         let hold = EvictionHold { index: self.index.clone(), queue: self.queue.clone() };
         let work = move || {
+            pace::lower_priority();
             sort();
             drop(hold);
         };
@@ -434,6 +435,3 @@ impl Drop for EvictionHold {
 
 /// The number of threads: verification, maintenance and sync.
 const THREADS: usize = 3;
-
-/// Half of the way to the lowest priority, so that a busy machine serves requests first.
-const NICENESS: i32 = 10;

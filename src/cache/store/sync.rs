@@ -136,7 +136,7 @@ impl Syncer {
                 file.sync(&self.layout)
             }
             SyncJob::Left(file) => {
-                let reached = file.reached.load(Ordering::Acquire);
+                let lefts = file.lefts();
                 let synced = file.sync(&self.layout);
                 if synced.is_err() && self.left.take(&file.name).is_some() {
                     // No fill has resumed it.
@@ -145,7 +145,7 @@ impl Syncer {
                 }
                 let noted = synced.and_then(|()| file.note_left(&self.layout));
                 // Where it has been resumed and left anew meanwhile, the job of that unlocks it: its head is not written yet.
-                if file.reached.load(Ordering::Acquire) == reached {
+                if file.lefts() == lefts {
                     self.left.unlock(&file);
                 }
                 noted

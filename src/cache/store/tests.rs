@@ -144,6 +144,7 @@ mod degraded;
 mod directory;
 mod eviction;
 mod leaving;
+mod pace;
 mod partials;
 mod two_processes;
 mod unsynced;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::store::content::Contents;
-use crate::cache::store::files;
 use crate::cache::store::integrity::{self, Verdict};
 use crate::cache::store::layout::{Kind, Shard};
+use crate::cache::store::{files, pace};
 use crate::config::limits;
 use crate::proto::Digest;
 
@@ -75,10 +75,15 @@ impl Verification {
     /// Returns the content of a directory that was last hashed too long ago.
     fn due(&self, kind: Kind, shard: &Shard) -> io::Result<Vec<(Kind, Digest)>> {
         let (layout, now) = (&self.contents.layout, files::now());
-        let content = layout.in_shard(shard)?.into_iter().filter(|(_, path)| {
-            files::metadata(path).is_ok_and(|metadata| self.contents.is_due(&metadata, now))
-        });
-        Ok(content.map(|(digest, _)| (kind, digest)).collect())
+        let mut due = Vec::new();
+        layout.each_in_shard(shard, |digest, path| {
+            if files::metadata(path).is_ok_and(|metadata| self.contents.is_due(&metadata, now)) {
+                due.push((kind, digest));
+            }
+            pace::rest();
+            !self.contents.verification.is_closed()
+        })?;
+        Ok(due)
     }
 
     /// Hashes content, and waits for `pace` after each piece of it. What is damaged is taken out of use.

@@ -1,7 +1,9 @@
 //! Writing and hashing the bytes of a blob, behind its stream and off the workers' threads.
 //!
-//! Each frame is hashed from memory as it is written, so that nothing is read a second time. Two things are hashed from the file:
-//! what an earlier fill left, and what has left memory since hashing fell behind a source that does not wait.
+//! Each frame is hashed from memory as it is written, so that nothing is read a second time. Three things are hashed from the
+//! file: what an earlier fill left, what others have written [in between](VerifyingWriter::pass), and what has left memory since
+//! hashing fell behind a source that does not wait. All is hashed in order, once, and by this writer alone. One for a part of a blob
+//! hashes nothing: the writer of the whole does, behind it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,7 +38,7 @@ pub(crate) struct WriterInput {
 /// The file of a writer.
 pub(crate) enum Target {
     /// A partial to go on with; none where the blob is hashed alone.
-    Begun(Option<Partial>),
+    Begun(Option<Arc<Partial>>),
     /// A partial that is begun on the pool, since that waits for the disk. Without it the blob is given up.
     Later(Box<dyn FnOnce() -> Option<Partial> + Send>),
 }
@@ -90,7 +92,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    frames: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// Memory of the frames, in bytes.
     weight: usize,
     /// Memory of the frames of this turn, which are being written.
@@ -108,6 +110,14 @@ struct Queue {
     hashed: Option<(Hasher, u64)>,
     /// The last step of the turn, when nothing else is left to do.
     last: Option<Last>,
+}
+
+/// A piece of the stream.
+enum Piece {
+    /// Bytes that have come.
+    Frame(Bytes),
+    /// The bytes up to this offset are in the file already.
+    There(u64),
 }
 
 /// The last that a writer does.
@@ -130,30 +140,32 @@ enum Close {
 /// The state that only the turn touches.
 struct Work {
     target: Target,
-    /// None if bytes are missing, so that the whole cannot be hashed any more.
+    /// None if bytes are missing, so that the whole cannot be hashed any more, or if this is a part.
     hasher: Option<Hasher>,
-    /// Bytes that have been written, or passed where there is no file.
+    /// The offset up to which all has been written, or passed where there is no file.
     written: u64,
+    /// Of those, the offset up to which that has been noted.
+    noted: u64,
     /// Of them, those that have been hashed.
     hashed: u64,
 }
 
 impl VerifyingWriter {
-    /// Returns a writer that goes on behind what `target` holds. `hasher` has seen nothing.
+    /// Returns a writer of what comes from `first` on. `hasher` has seen nothing; what comes before `first` is in the file of
+    /// `target`. Without one nothing is hashed.
     pub(crate) fn new(
         pool: &Arc<HashPool>,
-        hasher: Hasher,
+        hasher: Option<Hasher>,
+        first: u64,
         target: Target,
         source: Source,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let written = match &target {
-            Target::Begun(Some(partial)) => partial.resumed_at(),
-            Target::Begun(None) | Target::Later(_) => 0,
-        };
-        let work = Work { target, hasher: Some(hasher), written, hashed: 0 };
+        let hashed = if hasher.is_some() { 0 } else { first };
+        let work = Work { target, hasher, written: first, noted: first, hashed };
         let work = Mutex::new(Arc::new(Mutex::new(work)));
-        let shared = Arc::new(Shared { source, observer, queue: Mutex::default(), work });
+        let queue = Mutex::new(Queue { end: first, ..Queue::default() });
+        let shared = Arc::new(Shared { source, observer, queue, work });
         Self { input: WriterInput { pool: pool.clone(), shared } }
     }
 
@@ -166,6 +178,14 @@ impl VerifyingWriter {
     pub(crate) fn push(&self, frames: impl IntoIterator<Item = Bytes>) {
         let mut queue = self.input.shared.queue();
         frames.into_iter().for_each(|frame| queue.push(frame));
+        self.input.wake(queue);
+    }
+
+    /// Passes over bytes of a stream that waits, up to `end`: they are in the file already, written by another.
+    pub(crate) fn pass(&self, end: u64) {
+        let mut queue = self.input.shared.queue();
+        queue.pieces.push_back(Piece::There(end));
+        queue.end = end;
         self.input.wake(queue);
     }
 
@@ -239,8 +259,13 @@ impl WriterInput {
         }
         let (hasher, at) = queue.hashed.take().map_or((None, 0), |(hasher, at)| (Some(hasher), at));
         // The turn keeps its bytes until the disk answers.
-        *shared.work.lock() =
-            Arc::new(Mutex::new(Work { target: Target::Begun(None), hasher, written: at, hashed: at }));
+        *shared.work.lock() = Arc::new(Mutex::new(Work {
+            target: Target::Begun(None),
+            hasher,
+            written: at,
+            noted: at,
+            hashed: at,
+        }));
         (queue.taken, queue.waits_since) = (0, None);
         let last = queue.last.take();
         drop(queue);
@@ -265,13 +290,15 @@ impl Queue {
     fn push(&mut self, frame: Bytes) {
         self.weight += weight(&frame);
         self.end += frame.len() as u64;
-        self.frames.push_back(frame);
+        self.pieces.push_back(Piece::Frame(frame));
     }
 }
 
 /// Frames for one turn.
 struct Turn {
     frames: Vec<Bytes>,
+    /// The bytes behind them that are in the file already, up to this offset.
+    there: Option<u64>,
     given_up: bool,
     /// Little is left, so that there is time to hash.
     light: bool,
@@ -351,7 +378,7 @@ impl Shared {
         let mut queue = self.queue();
         let was_full = self.is_full(&queue);
         queue.taken = 0;
-        let more = !queue.frames.is_empty() || work.is_behind();
+        let more = !queue.pieces.is_empty() || work.is_behind();
         let close = if more { None } else { queue.close.take() };
         let again = matches!(&close, Some(Close::Whole(digest)) if work.begin_again(digest.algorithm()));
         if again {
@@ -373,7 +400,7 @@ impl Shared {
             Some(Close::Short) => {
                 self.begin_waiting(Some(Last::Leaves));
                 if let Target::Begun(Some(partial)) = work.take_target() {
-                    partial.leave(work.written);
+                    partial.keep();
                 }
                 if self.ends_waiting(&own, &mut work) {
                     self.observer.left();
@@ -405,24 +432,35 @@ impl Shared {
 
     fn take(&self) -> Turn {
         let mut queue = self.queue();
-        let (mut frames, mut taken) = (Vec::new(), 0);
+        let (mut frames, mut taken, mut there) = (Vec::new(), 0, None);
         while taken < self.turn_bytes()
-            && let Some(frame) = queue.frames.pop_front()
+            && there.is_none()
+            && let Some(piece) = queue.pieces.pop_front()
         {
-            taken += weight(&frame);
-            frames.push(frame);
+            match piece {
+                Piece::Frame(frame) => {
+                    taken += weight(&frame);
+                    frames.push(frame);
+                }
+                Piece::There(end) => there = Some(end),
+            }
         }
         queue.weight -= taken;
         queue.taken = taken;
         if let Source::Runs(backlog) = &self.source {
             backlog.fetch_sub(taken, Ordering::Relaxed);
         }
-        Turn { frames, given_up: queue.given_up, light: queue.weight <= limits::PUSH_BACKLOG_BYTES / 4 }
+        Turn {
+            frames,
+            there,
+            given_up: queue.given_up,
+            light: queue.weight <= limits::PUSH_BACKLOG_BYTES / 4,
+        }
     }
 
     fn write_and_hash(&self, own: &Arc<Mutex<Work>>, work: &mut Work, turn: &Turn) {
         if turn.frames.is_empty() && self.waits() {
-            return;
+            return self.pass_there(work, turn);
         }
         let follows = self.waits() || (turn.light && !work.is_behind());
         let end = work.written + turn.frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
@@ -452,8 +490,21 @@ impl Shared {
                 return self.abandon(work);
             }
         }
+        self.pass_there(work, turn);
         if !follows && turn.frames.is_empty() {
             self.catch_up(work);
+        }
+    }
+
+    /// Passes over what is in the file already; it is hashed in the next turn.
+    fn pass_there(&self, work: &mut Work, turn: &Turn) {
+        let Some(end) = turn.there else { return };
+        if let Target::Begun(Some(_)) = &work.target {
+            (work.written, work.noted) = (end, end);
+            self.observer.written(end);
+        } else {
+            // Where the file is, is lost.
+            (work.hasher, work.hashed, work.written) = (None, end, end);
         }
     }
 
@@ -464,7 +515,8 @@ impl Shared {
     fn note_written(&self, work: &mut Work) {
         let Target::Begun(Some(partial)) = &mut work.target else { return };
         if self.waits() {
-            partial.reached(work.written);
+            partial.reached(work.noted, work.written);
+            work.noted = work.written;
             self.observer.written(work.written);
         } else {
             partial.written(work.written);
@@ -496,6 +548,9 @@ impl Shared {
         };
         let Target::Begun(partial) = work.take_target() else { return Verified::Unknown };
         if hasher.finish() != *digest {
+            if let Some(partial) = partial {
+                partial.discard();
+            }
             return Verified::Wrong;
         }
         self.begin_waiting(Some(Last::Places));
@@ -511,7 +566,7 @@ impl Shared {
         if let Source::Runs(backlog) = &self.source {
             backlog.fetch_sub(weight, Ordering::Relaxed);
         }
-        queue.frames.clear();
+        queue.pieces.clear();
         queue.given_up = true;
     }
 }
@@ -542,7 +597,7 @@ impl Work {
     /// Writes frames behind what is written, if there is a file.
     fn write(&mut self, frames: &[Bytes], begin_waiting: impl Fn()) -> io::Result<()> {
         self.target = match self.take_target() {
-            Target::Later(begin) => Target::Begun(Some(begin().ok_or(io::ErrorKind::StorageFull)?)),
+            Target::Later(begin) => Target::Begun(Some(Arc::new(begin().ok_or(io::ErrorKind::StorageFull)?))),
             begun @ Target::Begun(_) => begun,
         };
         let Target::Begun(Some(partial)) = &self.target else { return Ok(()) };

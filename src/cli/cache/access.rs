@@ -41,7 +41,7 @@ impl CacheAccess {
     pub(super) fn remove(&self, selection: &Selection) -> Result<Removed, CacheError> {
         match self {
             Self::Gateway(remote) => Ok(remote.remove(selection)?),
-            Self::Local(local) => Ok(local.open(Intent::Remove)?.remove(selection)),
+            Self::Local(local) => Ok(local.open(Intent::Remove)?.remove(selection)?),
         }
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use indicatif::HumanBytes;
 
 use crate::cache::maintenance::{Entry, Removed, Stats, UpstreamStats};
-use crate::cache::{Amount, Counted};
+use crate::cache::{Amount, Counted, StoreStats};
 use crate::cli::probe::format::{duration, plain};
 
 /// Prints a cache in numbers.
@@ -22,6 +22,7 @@ pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
         row("degraded", &plain(reason), out)?;
     }
     stats.upstreams.iter().try_for_each(|upstream| of_upstream(upstream, out))?;
+    stats.store.as_ref().map_or(Ok(()), |store| of_store(store, out))?;
     match &stats.counted {
         Some(counted) => of_gateway(counted, out),
         None => writeln!(out, "\nNo gateway that runs has this directory, as far as can be seen from here."),
@@ -57,6 +58,26 @@ fn of_gateway(counted: &Counted, out: &mut dyn Write) -> io::Result<()> {
     row("failed", &with_parts(failures, &counted.fill_failures), out)?;
     let evicted = count(counted.evicted_blobs, "blob");
     row("evicted", &format!("{evicted}, {}", HumanBytes(counted.evicted_bytes)), out)
+}
+
+fn of_store(store: &StoreStats, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\n{}", plain(&store.name))?;
+    if let Some(reason) = &store.failure {
+        row("passed", &format!("over: {}", plain(reason)), out)?;
+    }
+    if let Some(swept) = store.swept {
+        let (objects, bytes) = (count(swept.count, "object"), HumanBytes(swept.bytes));
+        row("swept", &format!("{objects} left, {bytes}"), out)?;
+    }
+    let counts = &store.counts;
+    let read = format!("{}, {}", count(counts.hits, "object"), HumanBytes(counts.read_bytes));
+    row("read", &format!("{read}; {} not there", counts.misses), out)?;
+    let stored = format!("{}, {}", count(counts.stored, "object"), HumanBytes(counts.stored_bytes));
+    row("stored", &format!("{stored}; {} waiting, {} dropped", store.waiting, counts.dropped), out)?;
+    let (won, all) = (counts.hedges_won, counts.hedges_won + counts.hedges_lost);
+    row("hedges", &format!("{all}, the upstream was first in {won}"), out)?;
+    let (reads, writes, wrong) = (counts.failures, counts.store_failures, counts.wrong);
+    row("failed", &format!("{}: {reads} reads, {writes} writes, {wrong} wrong", reads + writes + wrong), out)
 }
 
 /// Formats a sum and its parts: `7: 5 hit, 2 miss`.
@@ -124,6 +145,7 @@ pub(super) fn count(count: u64, word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::StoreCounts;
     use crate::cli::probe::format::speaks_to_terminals;
 
     fn written(write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
@@ -148,6 +170,7 @@ mod tests {
                 offline: false,
             }],
             counted: None,
+            store: None,
         }
     }
 
@@ -181,6 +204,32 @@ mod tests {
             "  requests  8: 6 hit, 2 miss\n  hits      75.0 %\n  saved     3.00 MiB\n",
             "  failed    1: 1 digest\n  evicted   2 blobs, 0 B\n",
             "  degraded  no\\u{1b}room\n",
+        ] {
+            assert!(text.contains(part), "{part}\nis not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_told_in_numbers() {
+        let counts = StoreCounts {
+            hits: 3,
+            read_bytes: 3 << 20,
+            misses: 2,
+            stored: 1,
+            stored_bytes: 1 << 20,
+            hedges_won: 1,
+            hedges_lost: 4,
+            failures: 6,
+            wrong: 1,
+            ..StoreCounts::default()
+        };
+        let (swept, failure) = (Some(Amount { count: 9, bytes: 9 << 20 }), Some("503\u{1b}".to_owned()));
+        let store = StoreStats { name: "s3://a/b".to_owned(), failure, waiting: 5, swept, counts };
+        let text = written(|out| stats(&Stats { store: Some(store), ..sample() }, out));
+        for part in [
+            "\ns3://a/b\n  passed    over: 503\\u{1b}\n  swept     9 objects left, 9.00 MiB\n",
+            "  read      3 objects, 3.00 MiB; 2 not there\n  stored    1 object, 1.00 MiB; 5 waiting, 0 dropped\n",
+            "  hedges    5, the upstream was first in 1\n  failed    7: 6 reads, 0 writes, 1 wrong\n",
         ] {
             assert!(text.contains(part), "{part}\nis not in\n{text}");
         }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::bucket::BucketStore;
 use crate::cache::maintenance;
 use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
-use crate::cache::{Cache, UpstreamCache};
+use crate::cache::{Cache, RemoteStore, UpstreamCache};
 use crate::config;
 use crate::config::Config;
 use crate::gateway::ImageResolver;
@@ -27,6 +28,7 @@ pub(super) struct Opened<'a> {
     config: &'a Config,
     cache: Arc<Cache>,
     caches: Vec<Arc<UpstreamCache>>,
+    bucket: Option<Arc<BucketStore>>,
 }
 
 /// The use of a cache directory.
@@ -83,6 +85,9 @@ pub(crate) enum LocalCacheError {
         #[source]
         error: TlsSettingsError,
     },
+    /// The object store's settings can't be used.
+    #[error("cache.store: {0}")]
+    Store(String),
     /// The machine gives no runtime.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
@@ -102,10 +107,14 @@ impl LocalCache {
         let path = settings.path.as_path();
         let user = rustix::process::geteuid().as_raw();
         is_ours(path, intent, user)?;
+        // Images that are fetched ahead are stored by the gateway, once it serves them.
+        let store = config.store.as_ref().filter(|_| intent == Intent::Remove);
+        let bucket = store.map(|store| BucketStore::new(store, 0)).transpose();
+        let bucket = bucket.map_err(|error| LocalCacheError::Store(error.to_string()))?;
         let cache = if intent == Intent::Read || !owns(path, user) && intent == Intent::Verify {
             Cache::open_read_only(settings)
         } else {
-            Cache::open(settings)
+            Cache::open(settings, None, bucket.clone().map(|bucket| bucket as Arc<dyn RemoteStore>))
         };
         cache.store().flush();
         match cache.store().degraded_reason() {
@@ -118,7 +127,7 @@ impl LocalCache {
             upstream.cache.as_ref().map(|settings| UpstreamCache::new(cache.clone(), upstream, settings))
         });
         let caches = caches.collect();
-        Ok(Opened { config, cache, caches })
+        Ok(Opened { config, cache, caches, bucket })
     }
 }
 
@@ -131,8 +140,14 @@ impl Opened<'_> {
         maintenance::list(&self.caches, selection)
     }
 
-    pub(super) fn remove(&self, selection: &Selection) -> Removed {
-        maintenance::remove(&self.cache, &self.caches, selection)
+    /// Removes what `selection` means, from the object store too.
+    pub(super) fn remove(&self, selection: &Selection) -> Result<Removed, LocalCacheError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(LocalCacheError::Start)?;
+        let removed = maintenance::remove(&self.cache, &self.caches, selection);
+        let Some(bucket) = &self.bucket else { return Ok(removed) };
+        let all = runtime.block_on(bucket.finish(&self.cache.store));
+        Ok(Removed { left: removed.left || !all, ..removed })
     }
 
     pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) {

@@ -20,6 +20,9 @@ struct Line {
     args: CacheArgs,
 }
 
+/// Lets a cache work on a disk that other things have filled.
+const ROOM: &str = "min_free = \"1MiB\"\n";
+
 /// A configuration, and the registry that it names.
 struct CacheAccess {
     dir: tempfile::TempDir,
@@ -51,7 +54,7 @@ impl CacheAccess {
         let place = Self { dir: tempfile::tempdir().unwrap(), registry };
         let text = format!(
             "[admin]\naddress = \"\"\n[[access]]\nusers = [\"anonymous\"]\nrepositories = [\"**\"]\n\
-             actions = [\"*\"]\n[cache]\npath = \"cache\"\n[[upstream]]\nname = \"up\"\n\
+             actions = [\"*\"]\n[cache]\npath = \"cache\"\n{ROOM}[[upstream]]\nname = \"up\"\n\
              url = \"http://{address}\"\nretries = 0\n[upstream.cache]\n"
         );
         fs::write(place.config(), text).unwrap();
@@ -419,7 +422,7 @@ fn what_is_not_there_is_said_and_not_made() {
 fn without_a_cache_there_is_nothing_to_look_after() {
     let place = CacheAccess::new();
     let text = fs::read_to_string(place.config()).unwrap().replace("[upstream.cache]", "");
-    fs::write(place.config(), text.replace("[cache]\npath = \"cache\"\n", "")).unwrap();
+    fs::write(place.config(), text.replace(&format!("[cache]\npath = \"cache\"\n{ROOM}"), "")).unwrap();
     let error = place.try_run(&["stats"]).err().unwrap();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("[upstream.cache]"), "{error}");

@@ -1,7 +1,10 @@
 //! Tests of whole configurations.
 
 mod access;
+mod bucket;
 mod cache;
+mod documents;
+mod peers;
 mod upstream;
 
 use crate::config::access::Actions;
@@ -9,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::*;
-use crate::proto::RepositoryName;
+use crate::proto::{RepositoryName, Secret};
 
 /// The sections that most configurations need besides the tested one.
 const REST: &str =
@@ -243,6 +246,17 @@ const WRONG: &[(&str, &[&str])] = &[
         &[
             "dockgate.toml:1: server.tls.key: a file is needed; add `key = \"certs/domain.key\"` to [server.tls]",
             "dockgate.toml:4: server.tls.sni[0].certificate: a file is needed; add `certificate = \"certs/domain.crt\"` to [[server.tls.sni]]",
+        ],
+    ),
+    (
+        "[server.tls]\nkey = 'b.key'\n[server.tls.acme]\ndirectory = 'http://ca.example/dir'",
+        &[
+            "dockgate.toml:2: server.tls.key: stands beside [server.tls.acme], which makes its own; remove one of them",
+            "dockgate.toml:3: server.tls.acme.domains: a certificate needs a name; add `domains = [\"registry.example.com\"]` to [server.tls.acme]",
+            concat!(
+                r#"dockgate.toml:4: server.tls.acme.directory: "http://ca.example/dir" is no https:// URL; "#,
+                r#"write for example "https://acme-v02.api.letsencrypt.org/directory""#
+            ),
         ],
     ),
     (
@@ -643,6 +657,56 @@ fn what_the_registry_image_could_and_this_version_cannot_is_refused_by_name() {
             ),
         ]
     );
+}
+
+#[test]
+fn the_registry_images_variables_of_lets_encrypt_are_read() {
+    let config = from_variables([
+        ("REGISTRY_AUTH", "htpasswd"),
+        ("REGISTRY_AUTH_HTPASSWD_PATH", "/auth/htpasswd"),
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_CACHEFILE", "/cache"),
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_EMAIL", "ops@example.com"),
+        ("REGISTRY_HTTP_TLS_LETSENCRYPT_HOSTS", "[registry.example.com, 'Other.example.com']"),
+        ("REGISTRY_PROXY_REMOTEURL", "https://registry-1.docker.io"),
+    ])
+    .unwrap();
+    let tls = config.server.tls.unwrap();
+    let acme = tls.acme.unwrap();
+    assert_eq!(acme.domains, ["registry.example.com", "other.example.com"]);
+    assert_eq!(acme.email.as_deref(), Some("ops@example.com"));
+    assert_eq!(acme.path, PathBuf::from("/cache"));
+    assert_eq!(acme.directory, limits::ACME_DIRECTORY);
+    assert_eq!(tls.default.certificate, PathBuf::from("/cache/certificate.pem"));
+    assert_eq!(config.warnings, [""; 0]);
+}
+
+#[test]
+fn only_names_that_acme_can_validate_here_are_taken() {
+    let domains = |written: &str| {
+        let text = format!("[server.tls.acme]\ndomains = {written}\n{REST}");
+        read(&text).map(|config| config.server.tls.unwrap().acme.unwrap().domains)
+    };
+    assert_eq!(
+        domains("['Registry.Example.com.', 'b.example']").unwrap(),
+        ["registry.example.com", "b.example"]
+    );
+    let long = format!("['{}.example']", "a".repeat(64));
+    for (written, why) in [
+        ("['*.example.com']", "is a wildcard, for which an ACME server wants a DNS record"),
+        ("['192.0.2.1']", "is not a domain name"),
+        ("['2001:db8::1']", "is not a domain name"),
+        ("['localhost']", "is not a domain name"),
+        ("['a.example:443']", "is not a domain name"),
+        ("['https://a.example']", "is not a domain name"),
+        ("['a..example']", "is not a domain name"),
+        ("['-a.example']", "is not a domain name"),
+        ("['a.example', 'A.example']", "stands there twice"),
+        ("[]", "a certificate needs a name"),
+        (long.as_str(), "is not a domain name"),
+    ] {
+        let error = domains(written).expect_err(written).to_string();
+        assert!(error.contains(why), "{written}: {error}");
+    }
 }
 
 #[test]

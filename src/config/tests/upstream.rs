@@ -575,7 +575,9 @@ fn every_key_stands_in_the_sample_that_has_them_all() {
 
 fn missing_keys(keys: &[Key], sample: &str, missing: &mut Vec<&'static str>) {
     for key in keys {
-        if let Kind::Table(keys) | Kind::Tables(keys) | Kind::Switch(keys) = &key.kind {
+        if let Kind::Table(keys) | Kind::Tables(keys) | Kind::Switch(keys) | Kind::TextOrTable(keys) =
+            &key.kind
+        {
             missing_keys(keys, sample, missing);
         }
         let is_there = |line: &str| {

@@ -18,12 +18,13 @@ use crate::upstream::auth::scheme::{
 };
 use crate::upstream::auth::scope::RequiredScope;
 use crate::upstream::auth::token::{
-    AccessToken, Missing, TokenCache, TokenClient, TokenKey, TokenRequest, TokenSource, basic, bearer,
+    AccessToken, KeptTokens, Missing, TokenCache, TokenClient, TokenKey, TokenRequest, TokenSource, basic,
+    bearer,
 };
 use crate::upstream::egress::{Destination, EgressPolicy};
 use crate::upstream::error::{Error, TokenError, Unauthorized};
 use crate::upstream::exchange::{Outgoing, Purpose, Request, Response};
-use crate::upstream::rate_limit::{RateLimit, RateLimits};
+use crate::upstream::rate_limit::{RateLimit, RateLimits, ToldRateLimit};
 use crate::upstream::transport::client::HttpClient;
 
 /// Sends requests to one upstream's own host with the credentials that it asks for.
@@ -52,6 +53,7 @@ impl Authenticator {
         credentials: Arc<Credentials>,
     ) -> Self {
         let lockouts = Arc::new(Lockouts::new());
+        let counters = client.counters().clone();
         let token_client = TokenClient::new(client.clone(), egress.clone());
         let token_source =
             TokenSource::new(settings.name.clone(), token_client, credentials.clone(), lockouts.clone());
@@ -63,7 +65,7 @@ impl Authenticator {
             credentials,
             lockouts,
             scheme: KnownScheme::default(),
-            tokens: TokenCache::new(),
+            tokens: TokenCache::new(counters),
             token_source: Arc::new(token_source),
             rate_limits: RateLimits::default(),
             partial: Mutex::default(),
@@ -83,6 +85,16 @@ impl Authenticator {
     /// Returns the last rate limit that the upstream has told `identity`.
     pub(crate) fn rate_limit(&self, identity: impl FnOnce() -> UpstreamIdentity) -> Option<RateLimit> {
         self.rate_limits.last(identity)
+    }
+
+    /// Returns the last rate limit that the upstream has told each of the gateway's own accounts.
+    pub(crate) fn rate_limits(&self) -> Vec<(String, ToldRateLimit)> {
+        self.rate_limits.own()
+    }
+
+    /// Returns the tokens that are kept, and why there is none where the token endpoint gives none.
+    pub(crate) fn tokens(&self) -> KeptTokens {
+        self.tokens.kept()
     }
 
     /// Returns the budget of requests for tokens.

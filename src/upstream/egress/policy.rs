@@ -58,6 +58,18 @@ impl EgressPolicy {
         self.destination(Url { origin, target }, Addresses::Any)
     }
 
+    /// Returns the destination of a URL that the operator has named, in the configuration or in the environment: no answer of
+    /// a server is in it. Addresses of the own network are asked without the proxy, which is on the way to others.
+    ///
+    /// # Errors
+    /// Where it is no URL.
+    pub(crate) fn named_by_operator(&self, url: &str) -> Result<Destination, EgressError> {
+        let url = Url::parse(url).map_err(EgressError::Url)?;
+        let own = self.is_own_origin(&url.origin);
+        let proxied = self.is_proxied(&url.origin) && (own || !is_private(&url.origin.host));
+        Ok(Destination::new(url, Addresses::Any, own, proxied))
+    }
+
     /// Returns the destination of a request for a token: the realm of a challenge. It receives the credentials, so it
     /// must be the upstream itself, a name of its registrable domain, or in `realm_hosts`.
     ///

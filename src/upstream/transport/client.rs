@@ -10,8 +10,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::budget::plan::Plan;
 use crate::budget::{Budget, payer};
+use crate::clock;
 use crate::config;
 use crate::config::{Http2, limits};
+use crate::upstream::counters::UpstreamCounters;
 use crate::upstream::egress::{ConnectionKey, Destination};
 use crate::upstream::error::Error;
 use crate::upstream::exchange::{Outgoing, Response};
@@ -42,6 +44,7 @@ pub(crate) struct HttpClient {
     retries: u32,
     http2: Http2,
     health: Health,
+    counters: Arc<UpstreamCounters>,
     /// The upstream does not answer `Expect: 100-continue`.
     ignores_continue: AtomicBool,
 }
@@ -69,12 +72,18 @@ impl HttpClient {
             retries: settings.retries,
             http2: settings.http2,
             health: Health::default(),
+            counters: Arc::new(UpstreamCounters::new(workers)),
             ignores_continue: AtomicBool::new(false),
         })
     }
 
     pub(crate) fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Returns the counters of its exchanges.
+    pub(crate) fn counters(&self) -> &Arc<UpstreamCounters> {
+        &self.counters
     }
 
     /// Returns the budget of what is asked at a time.
@@ -113,6 +122,7 @@ impl HttpClient {
             };
             let Some(pause) = pause else { return result };
             tracing::debug!(upstream = self.name, ?pause, "trying the upstream again");
+            self.counters.retried();
             tokio::time::sleep(pause).await;
         }
     }
@@ -134,7 +144,9 @@ impl HttpClient {
         request: &mut Outgoing<'_>,
     ) -> Result<Response, Error> {
         let lease = self.budget.take(payer::current(), 1).await?;
+        let began = clock::now();
         let Response { status, headers, body } = self.exchange_with(destination, request).await?;
+        self.counters.answered(status, clock::now().saturating_duration_since(began));
         Ok(Response { status, headers, body: body.leased(lease) })
     }
 

@@ -1,7 +1,9 @@
 //! Parts of blobs: of what is kept, of what is on its way, of what is not here.
 
-use super::{asking, before, gives, started, until_kept, word};
-use crate::harness::{Answer, BodyEnd, Gate, Gateway, Origin, Reply, Request, blob_at, noise, sha256};
+use super::{asking, before, gives, started, until, until_kept, word};
+use crate::harness::{
+    Answer, BodyEnd, Gate, Gateway, Origin, Process, Reply, Request, blob_at, noise, sha256,
+};
 
 const MIB: usize = 1024 * 1024;
 const SIZE: usize = 300_000;
@@ -277,6 +279,7 @@ async fn equal_ranges_of_a_missing_blob_are_one_request() {
     let bytes = noise(70 * MIB);
     let target = origin.blob("a", &bytes);
     let gate = Gate::shut();
+    // The rest of its segment is asked for as well; an upstream may give less.
     origin.upstream.expect("GET", &*target, Origin::part(&bytes, MIB, 2 * MIB).held(&gate));
     let mut clients = Vec::new();
     for _ in 0..10 {
@@ -294,7 +297,7 @@ async fn equal_ranges_of_a_missing_blob_are_one_request() {
     let heard = origin.upstream.heard();
     let asked: Vec<_> = heard.iter().filter(|heard| heard.target == target).collect();
     assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].headers.get("range"), Some("bytes=1048576-2097151"));
+    assert_eq!(asked[0].headers.get("range"), Some("bytes=1048576-4194303"));
 }
 
 #[tokio::test]
@@ -372,7 +375,475 @@ async fn ranges_download_no_more_than_a_client_may_have() {
         let answer = gateway.ask(Request::get(&target).header("Range", "bytes=0-0")).await.is(206);
         assert!(answer.body == b"x");
     }
+    let whole = || {
+        let heard = origin.upstream.heard();
+        heard.into_iter().filter(|heard| heard.headers.get("range").is_none()).count()
+    };
+    crate::harness::soon("two downloads", async {
+        while whole() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     tokio::time::sleep(std::time::Duration::from_millis(400)).await;
-    let whole = origin.upstream.heard().into_iter().filter(|heard| heard.headers.get("range").is_none());
-    assert_eq!(whole.count(), 2);
+    assert_eq!(whole(), 2);
+}
+
+/// More than is fetched because a client has asked for some of it.
+const LARGE: usize = 66 * MIB;
+
+/// The parts of a blob that the upstream was asked for, in their order.
+fn parts_asked(origin: &Origin, target: &str, size: usize) -> Vec<(usize, usize)> {
+    let heard = origin.upstream.heard();
+    let of_it = heard.iter().filter(|heard| heard.method == "GET" && heard.target == target);
+    let part = |headers: &crate::harness::Headers| {
+        let Some(range) = headers.get("range") else { return (0, size) };
+        let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
+        let end = if last.is_empty() { size } else { last.parse::<usize>().unwrap() + 1 };
+        (first.parse().unwrap(), end.min(size))
+    };
+    of_it.map(|heard| part(&heard.headers)).collect()
+}
+
+/// Asserts that no byte of a blob was asked for twice. Returns how many were.
+#[track_caller]
+fn asked_once(origin: &Origin, target: &str, size: usize) -> usize {
+    let mut parts = parts_asked(origin, target, size);
+    parts.sort_unstable();
+    assert!(parts.is_sorted_by(|one, next| one.1 <= next.0), "{parts:?}");
+    parts.iter().map(|(first, end)| end - first).sum()
+}
+
+async fn part_of(gateway: &Gateway, target: &str, bytes: &[u8], at: usize, end: usize) -> Answer {
+    is_part(gateway.ask(ranged(target, &format!("bytes={at}-{}", end - 1))).await, bytes, at, end)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parallel_ranges_of_a_cold_blob_cost_it_once() {
+    const PART: usize = LARGE / 8;
+    for clients in [1, 2] {
+        let (origin, gateway) = started("").await;
+        let bytes = noise(LARGE);
+        let target = origin.blob("a", &bytes);
+        let all = (0..8 * clients).map(|number| {
+            let at = number % 8 * PART;
+            part_of(&gateway, &target, &bytes, at, at + PART)
+        });
+        futures_util::future::join_all(all).await;
+        gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+        assert_eq!(asked_once(&origin, &target, LARGE), LARGE, "{clients}");
+        let requests = parts_asked(&origin, &target, LARGE).len();
+        assert!(requests <= 8, "{clients}: {requests}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_ranges_anywhere_cost_no_byte_twice() {
+    const READ: usize = 64 * 1024;
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    let mut state = 7_u32;
+    let places: Vec<_> = (0..60)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as usize % (LARGE - READ)
+        })
+        .collect();
+    for at in &places {
+        part_of(&gateway, &target, &bytes, *at, at + READ).await;
+    }
+    // Half of it is there by then, and the rest follows.
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+    assert_eq!(asked_once(&origin, &target, LARGE), LARGE);
+    assert!(parts_asked(&origin, &target, LARGE).len() < 50, "{:?}", parts_asked(&origin, &target, LARGE));
+    origin.forgets_requests();
+    for at in places {
+        assert_eq!(word(&part_of(&gateway, &target, &bytes, at, at + READ).await), "HIT");
+    }
+    assert_eq!(origin.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_range_that_came_is_kept() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    let (at, end) = (20 * MIB, 24 * MIB);
+    assert_eq!(word(&part_of(&gateway, &target, &bytes, at, end).await), "MISS");
+    for (at, end) in [(at, end), (at + 5, at + 6), (end - 100, end)] {
+        let again = until(
+            "it to be written",
+            &gateway,
+            ranged(&target, &format!("bytes={at}-{}", end - 1)),
+            |answer| word(answer) == "HIT",
+        );
+        is_part(again.await, &bytes, at, end);
+    }
+    // What reaches over its end is asked for from there on.
+    part_of(&gateway, &target, &bytes, end - 100, end + 100).await;
+    assert_eq!(parts_asked(&origin, &target, LARGE), [(at, end), (end, end + 4 * MIB)]);
+    // Of the whole only what is missing is asked for.
+    gives(gateway.get(&target).await, &bytes, "MISS");
+    assert_eq!(asked_once(&origin, &target, LARGE), LARGE);
+}
+
+#[tokio::test]
+async fn a_range_of_the_rest_is_not_cut_short() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    for (range, at) in [("bytes=65000000-", 65_000_000), ("bytes=50000000-", 50_000_000)] {
+        is_part(gateway.ask(ranged(&target, range)).await, &bytes, at, LARGE);
+    }
+    let end = gateway.ask(ranged(&target, &format!("bytes={LARGE}-"))).await.is(416);
+    assert_eq!(end.header("content-range"), Some(format!("bytes */{LARGE}").as_str()));
+}
+
+#[tokio::test]
+async fn a_far_range_and_a_download_share_their_bytes() {
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(LARGE), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    origin.upstream.expect("GET", &*target, Origin::whole(&bytes).pause_after(MIB, &gate));
+    let mut whole = asking(&gateway, Request::get(&target)).await;
+    let head = whole.head().await.is(200);
+    let (at, end) = (40 * MIB, 44 * MIB);
+    part_of(&gateway, &target, &bytes, at, end).await;
+    gate.open();
+    let (answer, how) = whole.rest(head).await;
+    assert!(how == BodyEnd::Complete && answer.body == bytes);
+    // The download ends where the range begins, and goes on behind it.
+    assert_eq!(parts_asked(&origin, &target, LARGE), [(0, LARGE), (at, end), (end, LARGE)]);
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+}
+
+#[tokio::test]
+async fn a_download_waits_for_the_range_before_it() {
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(LARGE), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    let first = Origin::part(&bytes, 0, 8 * MIB).pause_after(MIB, &gate);
+    origin.upstream.expect("GET", &*target, first);
+    let mut part = asking(&gateway, ranged(&target, &format!("bytes=0-{}", 8 * MIB - 1))).await;
+    let part_head = part.head().await.is(206);
+    let mut whole = asking(&gateway, Request::get(&target)).await;
+    let head = whole.head().await.is(200);
+    assert!(whole.read_exactly(MIB / 2).await == bytes[..MIB / 2], "what has come goes on");
+    gate.open();
+    let (answer, how) = part.rest(part_head).await;
+    assert!(how == BodyEnd::Complete && answer.body == bytes[..8 * MIB]);
+    assert!(whole.read_exactly(LARGE - MIB / 2).await == bytes[MIB / 2..]);
+    drop(head);
+    assert_eq!(parts_asked(&origin, &target, LARGE), [(0, 8 * MIB), (8 * MIB, LARGE)]);
+}
+
+#[tokio::test]
+async fn a_range_whose_stream_breaks_comes_whole() {
+    for reset in [false, true] {
+        let (origin, gateway) = started("").await;
+        let bytes = noise(LARGE);
+        let target = origin.blob("a", &bytes);
+        let (at, end, gate) = (20 * MIB, 28 * MIB, Gate::shut());
+        gate.open();
+        let reply = Origin::part(&bytes, at, end);
+        let reply = if reset { reply.reset_after(MIB, &gate) } else { reply.cut_after(MIB, &gate) };
+        origin.upstream.expect("GET", &*target, reply);
+        part_of(&gateway, &target, &bytes, at, end).await;
+        gives(gateway.get(&target).await, &bytes, "MISS");
+        gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_part_tears_down_all() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let mut wrong = bytes.clone();
+    wrong[30 * MIB] ^= 1;
+    let target = origin.blob("a", &bytes);
+    let lie = wrong.clone();
+    origin.upstream.always("GET", &*target, move |headers| Origin::serve(&wrong, headers));
+    // A client that reads its part slowly, another's half of the blob, and one that wants the whole.
+    let mut slow = asking(&gateway, ranged(&target, &format!("bytes=0-{}", 36 * MIB - 1))).await;
+    let slow_head = slow.head().await.is(206);
+    slow.read_exactly(MIB).await;
+    let mut rest = asking(&gateway, ranged(&target, &format!("bytes={}-", 36 * MIB))).await;
+    let rest_head = rest.head().await.is(206);
+    assert!(rest.read_exactly(MIB).await == lie[36 * MIB..37 * MIB], "a part goes out unproved");
+    // It may come whole, or be torn down too.
+    rest.rest(rest_head).await;
+    asking(&gateway, Request::get(&target)).await.is_torn("").await;
+    let torn = slow.breaks_off(slow_head).await;
+    assert!(torn.body.len() < 36 * MIB, "{}", torn.body.len());
+    soon_empty(&gateway).await;
+    origin.upstream.forget("GET", &target);
+    gives(gateway.get(&target).await, &bytes, "MISS");
+}
+
+#[tokio::test]
+async fn equal_far_ranges_are_one_request() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    let (at, end, gate) = (20 * MIB, 24 * MIB, Gate::shut());
+    let mut asked = origin.upstream.expect("GET", &*target, Origin::part(&bytes, at, end).held(&gate));
+    let range = format!("bytes={at}-{}", end - 1);
+    let mut one = asking(&gateway, ranged(&target, &range)).await;
+    asked.arrived().await;
+    let mut other = asking(&gateway, ranged(&target, &range)).await;
+    let later = origin.blob("a", b"small");
+    for _ in 0..4 {
+        gateway.get(&later).await.is(200);
+    }
+    gate.open();
+    is_part(one.answer().await, &bytes, at, end);
+    is_part(other.answer().await, &bytes, at, end);
+    assert_eq!(parts_asked(&origin, &target, LARGE), [(at, end)]);
+}
+
+#[tokio::test]
+async fn a_download_passes_kept_ranges_on_a_full_disk() {
+    use dockgate::internals::disk::{Access, Fault, order};
+    const ENOSPC: i32 = 28;
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(LARGE), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    let (at, end) = (40 * MIB, 44 * MIB);
+    part_of(&gateway, &target, &bytes, at, end).await;
+    let range = ranged(&target, &format!("bytes={at}-{}", end - 1));
+    until("it to be written", &gateway, range, |answer| word(answer) == "HIT").await;
+    let hole = Origin::part(&bytes, 0, at).pause_after(8 * MIB, &gate);
+    origin.upstream.expect("GET", &*target, hole);
+    let mut whole = asking(&gateway, Request::get(&target)).await;
+    let head = whole.head().await.is(200);
+    whole.read_exactly(4 * MIB).await;
+    let full = order(&gateway.path("cache"), &[Access::Write, Access::Change], Fault::Fail(ENOSPC));
+    gate.open();
+    assert!(whole.read_exactly(LARGE - 4 * MIB).await == bytes[4 * MIB..]);
+    drop((head, full));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_not_written_again() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let builder = || super::cached_at(&origin, &store, "");
+    let (bytes, gate) = (noise(LARGE), Gate::shut());
+    let (target, other) = (origin.blob("a", &bytes), origin.blob("b", &bytes));
+    let (at, end) = (20 * MIB, 24 * MIB);
+    let range = format!("bytes={at}-{}", end - 1);
+    let ask = async |process: &Process, target: &str| {
+        let mut client = process.connect().await;
+        client.send(ranged(target, &range).bytes("localhost")).await;
+        client
+    };
+    let is_hit = async |process: &Process| {
+        let answer = ask(process, &target).await.answer().await;
+        let answer = is_part(answer, &bytes, at, end);
+        word(&answer) == "HIT"
+    };
+    let mut process = Process::start(builder(), dir.path()).await;
+    crate::harness::soon("it to be written", async {
+        while !is_hit(&process).await {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    process.kill();
+    // The first that asks has proved nothing, so that it does not matter to it what is on the disk.
+    let process = Process::start(builder(), dir.path()).await;
+    let wrong = vec![b'x'; LARGE];
+    let mut asked = origin.upstream.expect("GET", &*other, Origin::part(&wrong, at, end).held(&gate));
+    let mut unproved = ask(&process, &other).await;
+    asked.arrived().await;
+    assert!(is_hit(&process).await);
+    gate.open();
+    assert_eq!(unproved.answer().await.is(206).body.len(), end - at);
+    assert!(is_hit(&process).await);
+    let whole = process.get(&target).await.is(200);
+    assert!(whole.body == bytes);
+}
+
+/// Waits until nothing of a blob is there.
+async fn soon_empty(gateway: &Gateway) {
+    crate::harness::soon("all of it to be removed", async {
+        let is_blob = |path: &std::path::PathBuf| !path.ends_with("version") && !path.ends_with("owner");
+        let kept = || {
+            let cache = gateway.path("cache");
+            let folders = ["partial", "blobs"].map(|folder| super::files_in(&cache.join(folder)));
+            folders.concat().into_iter().any(|path| is_blob(&path))
+        };
+        while kept() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_loses_its_ranges_is_served_right() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    for at in [10 * MIB, 30 * MIB, 50 * MIB] {
+        part_of(&gateway, &target, &bytes, at, at + 100).await;
+    }
+    let all = bytes.clone();
+    origin.upstream.always("GET", &*target, move |_| Reply::ok(&all));
+    for at in [20 * MIB, 10 * MIB + 50, 60 * MIB] {
+        let answer = gateway.ask(ranged(&target, &format!("bytes={at}-{}", at + 99))).await;
+        match answer.status {
+            200 => assert!(answer.body == bytes),
+            _ => drop(is_part(answer, &bytes, at, at + 100)),
+        }
+    }
+    gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+}
+
+#[tokio::test]
+async fn a_range_that_its_clients_left_ends() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    let (at, end) = (20 * MIB, 40 * MIB);
+    let mut asked =
+        origin.upstream.expect("GET", &*target, Origin::part(&bytes, at, end).stall_after(4 * MIB));
+    let mut client = asking(&gateway, ranged(&target, &format!("bytes={at}-{}", end - 1))).await;
+    client.head().await.is(206);
+    client.read_exactly(2 * MIB).await;
+    drop(client);
+    asked.abandoned().await;
+    // What had come is kept.
+    let again = until("a hit", &gateway, ranged(&target, &format!("bytes={at}-{}", at + MIB)), |answer| {
+        word(answer) == "HIT"
+    });
+    is_part(again.await, &bytes, at, at + MIB + 1);
+    part_of(&gateway, &target, &bytes, at, end).await;
+    let asked = parts_asked(&origin, &target, LARGE);
+    assert!(asked.len() == 2 && asked[1].0 >= at + 2 * MIB && asked[1].1 == end, "{asked:?}");
+}
+
+#[tokio::test]
+async fn ranges_are_right_when_the_disk_is_full() {
+    use dockgate::internals::disk::{Access, Fault, order};
+    const ENOSPC: i32 = 28;
+    let (origin, gateway) = started("").await;
+    let (bytes, gate) = (noise(LARGE), Gate::shut());
+    let target = origin.blob("a", &bytes);
+    let (at, end) = (20 * MIB, 40 * MIB);
+    origin.upstream.expect("GET", &*target, Origin::part(&bytes, at, end).pause_after(8 * MIB, &gate));
+    let mut part = asking(&gateway, ranged(&target, &format!("bytes={at}-{}", end - 1))).await;
+    let head = part.head().await.is(206);
+    part.read_exactly(4 * MIB).await;
+    let full = order(&gateway.path("cache"), &[Access::Write, Access::Change], Fault::Fail(ENOSPC));
+    gate.open();
+    assert!(part.read_exactly(16 * MIB).await == bytes[at + 4 * MIB..end]);
+    drop(head);
+    for at in [0, 10 * MIB, 21 * MIB, 39 * MIB, 60 * MIB] {
+        part_of(&gateway, &target, &bytes, at, at + 1000).await;
+    }
+    assert!(gateway.get(&target).await.is(200).body == bytes);
+    drop(full);
+    until("it to be kept", &gateway, Request::get(&target), |answer| word(answer) == "HIT").await;
+}
+
+#[tokio::test]
+async fn a_killed_gateway_resumes_ranges_by_their_holes() {
+    let origin = Origin::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    let builder = || super::cached_at(&origin, &store, "");
+    let parts = [(8 * MIB, 12 * MIB), (40 * MIB, 44 * MIB)];
+    let mut process = Process::start(builder(), dir.path()).await;
+    let ask = async |process: &Process, at: usize, end: usize| {
+        let mut client = process.connect().await;
+        client.send(ranged(&target, &format!("bytes={at}-{}", end - 1)).bytes("localhost")).await;
+        is_part(client.answer().await, &bytes, at, end)
+    };
+    for (at, end) in parts {
+        ask(&process, at, end).await;
+        crate::harness::soon("it to be written", async {
+            while word(&ask(&process, at, end).await) != "HIT" {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    process.kill();
+    origin.forgets_requests();
+    let process = Process::start(builder(), dir.path()).await;
+    for (at, end) in parts {
+        assert_eq!(word(&ask(&process, at, end).await), "HIT");
+    }
+    let whole = process.get(&target).await.is(200);
+    assert!(whole.body == bytes);
+    let holes = [(0, 8 * MIB), (12 * MIB, 40 * MIB), (44 * MIB, LARGE)];
+    let asked: Vec<_> =
+        parts_asked(&origin, &target, LARGE).into_iter().filter(|(first, end)| end - first > 1).collect();
+    assert_eq!(asked, holes);
+}
+
+#[tokio::test]
+async fn a_repository_without_the_blob_gets_no_part_of_it() {
+    let (origin, gateway) = started("").await;
+    let bytes = noise(LARGE);
+    let target = origin.blob("a", &bytes);
+    part_of(&gateway, &target, &bytes, 0, 8 * MIB).await;
+    part_of(&gateway, &target, &bytes, 30 * MIB, 31 * MIB).await;
+    for range in ["bytes=0-9", "bytes=31457280-31457289", "bytes=60000000-60000009"] {
+        gateway.ask(ranged(&blob_at("b", &bytes), range)).await.is(404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_and_downloads_at_once_are_all_right() {
+    for size in [20 * MIB, LARGE] {
+        let (origin, gateway) = started("").await;
+        let bytes = noise(size);
+        let target = origin.blob("a", &bytes);
+        let (all, open) = (bytes.clone(), Gate::shut());
+        let answers = std::sync::atomic::AtomicUsize::new(0);
+        // Every seventh stream breaks off, at its beginning.
+        origin.upstream.always("GET", &*target, move |headers| {
+            open.open();
+            let reply = Origin::serve(&all, headers);
+            match answers.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 7 {
+                6 => reply.cut_after(1, &open),
+                _ => reply,
+            }
+        });
+        let mut state = 3_u32;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 3) as usize % below
+        };
+        let requests: Vec<_> = (0..30)
+            .map(|number| {
+                let at = random(size - 1);
+                let end = (at + 1 + random(if number % 3 == 0 { 12 * MIB } else { 100_000 })).min(size);
+                (number, at, end)
+            })
+            .collect();
+        let asking = requests.iter().map(async |(number, at, end)| {
+            match number % 10 {
+                7 => {
+                    let answer = gateway.get(&target).await.is(200);
+                    assert!(answer.body == bytes, "{number}");
+                }
+                // A client that leaves.
+                8 => {
+                    let range = format!("bytes={at}-{}", end - 1);
+                    let mut client = asking(&gateway, ranged(&target, &range)).await;
+                    client.head().await.is(206);
+                }
+                _ => drop(part_of(&gateway, &target, &bytes, *at, *end).await),
+            }
+        });
+        futures_util::future::join_all(asking).await;
+        gives(until_kept(&gateway, &target).await, &bytes, "HIT");
+    }
 }

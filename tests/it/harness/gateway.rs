@@ -34,6 +34,7 @@ pub(crate) struct Builder {
     rules: String,
     upstreams: String,
     cache: String,
+    peers: String,
 }
 
 pub(crate) struct Gateway {
@@ -74,6 +75,7 @@ impl Gateway {
             rules: String::new(),
             upstreams: String::new(),
             cache: String::new(),
+            peers: String::new(),
         }
     }
 
@@ -225,6 +227,15 @@ impl Builder {
         self.file("clients.crt", pem)
     }
 
+    /// Gets its certificate from an ACME server, for these names, and keeps it in `folder`.
+    pub(crate) fn acme(mut self, directory: &str, domains: &[&str], folder: &Path) -> Self {
+        let _ = write!(
+            self.upstreams,
+            "[server.tls.acme]\ndomains = {domains:?}\nemail = \"ops@example.com\"\ndirectory = {directory:?}\npath = {folder:?}\n\n"
+        );
+        self
+    }
+
     /// A further certificate, chosen by server name.
     pub(crate) fn sni(mut self, names: &[&str]) -> Self {
         self.sni.push(names.iter().map(ToString::to_string).collect());
@@ -313,6 +324,41 @@ impl Builder {
         self
     }
 
+    /// `[peers]` with these lines.
+    pub(crate) fn peers(mut self, lines: &str) -> Self {
+        self.peers = format!("[peers]\n{lines}\n\n");
+        self
+    }
+
+    /// Without other replicas.
+    pub(crate) fn peerless(mut self) -> Self {
+        self.peers.clear();
+        self
+    }
+
+    /// Replaces the secret.
+    pub(crate) fn secret(mut self, old: &str, new: &str) -> Self {
+        assert!(self.server.contains(old), "{}", self.server);
+        self.server = self.server.replace(old, new);
+        self
+    }
+
+    /// Lets clients write to the upstream called `name`, or not.
+    pub(crate) fn read_only(mut self, name: &str, read_only: bool) -> Self {
+        let line = format!("name = \"{name}\"\n");
+        assert!(self.upstreams.contains(&line), "{}", self.upstreams);
+        self.upstreams = self.upstreams.replace(&line, &format!("{line}read_only = {read_only}\n"));
+        self
+    }
+
+    /// A denial before all rules so far.
+    pub(crate) fn denial_first(mut self, users: &[&str], repositories: &[&str], actions: &[&str]) -> Self {
+        let after = std::mem::take(&mut self.rules);
+        self = self.denial(users, repositories, actions);
+        self.rules += &after;
+        self
+    }
+
     /// The configuration, for a process of its own on `address`.
     pub(crate) fn configuration(mut self, address: SocketAddr) -> String {
         self.addresses = vec![address.to_string()];
@@ -369,7 +415,7 @@ impl Builder {
         if rules.is_empty() && self.users.is_empty() {
             text += "[[access]]\nusers = [\"anonymous\"]\nrepositories = [\"**\"]\nactions = [\"*\"]\n\n";
         }
-        text + rules + &self.cache + upstreams
+        text + rules + &self.cache + &self.peers + upstreams
     }
 }
 

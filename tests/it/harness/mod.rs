@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+mod acme;
+mod bucket;
 mod client;
 mod gateway;
 mod guarded;
@@ -16,6 +18,8 @@ mod script;
 mod secret;
 mod upstream;
 
+pub(crate) use acme::{AcmeServer, Life, greet};
+pub(crate) use bucket::{Bucket, Mood};
 pub(crate) use client::{Client, Ending};
 pub(crate) use gateway::{Builder, Gateway, LOGGING, demo_registry, htpasswd, write_certificate};
 pub(crate) use guarded::{Guarded, account, asking, gift, refusal};

@@ -32,19 +32,32 @@ pub(super) const TABLE: &[Row] = &[
     row("authz", &[], &[]),
     row("upstream", &[], &["authz::Permit"]),
     row("cache", &[], &["authz::Permit"]),
+    row("peers", &["cache"], &["authz::Permit"]),
+    row("bucket", &["upstream", "cache"], &[]),
     row("origin", &["upstream", "cache"], &["authz::Permit"]),
     row("issuer", &["authn", "upstream"], &[]),
     row("gateway", &["authn", "authz", "upstream", "cache"], &[]),
     row("server", &[], &[]),
     row("demo", &[], &[]),
-    row("admin", &["authn", "cache", "gateway", "server"], &[]),
+    row("acme", &["upstream", "server"], &[]),
+    row("admin", &["authn", "upstream", "cache", "peers", "gateway", "server", "acme"], &[]),
     row(
         "app",
-        &["authn", "authz", "upstream", "cache", "origin", "issuer", "gateway", "server", "admin"],
+        &[
+            "authn", "authz", "upstream", "cache", "peers", "bucket", "origin", "issuer", "gateway",
+            "server", "acme", "admin",
+        ],
         &[],
     ),
-    row("cli", &["authn", "authz", "upstream", "cache", "origin", "gateway", "demo", "admin", "app"], &[]),
-    row("internals", &["authn", "authz", "cache", "demo", "app", "cli"], &[]),
+    row(
+        "cli",
+        &[
+            "authn", "authz", "upstream", "cache", "peers", "bucket", "origin", "gateway", "demo", "admin",
+            "app",
+        ],
+        &[],
+    ),
+    row("internals", &["authn", "authz", "cache", "demo", "peers", "bucket", "app", "cli"], &[]),
 ];
 
 /// Imports that contradict the design and must disappear. An entry that nothing needs any more is a failure.

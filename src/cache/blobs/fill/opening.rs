@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,9 +18,8 @@ use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
 use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse};
+use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse, Provenance};
 use crate::cache::requester::Requester;
-use crate::cache::store::Partial;
 use crate::clock;
 use crate::config::limits;
 use crate::meaning::Meaning;
@@ -46,18 +46,54 @@ pub(crate) struct Opener<'a> {
     pub(crate) gate: &'a Gate,
     pub(crate) metadata: &'a UpstreamMetadata,
     pub(crate) ranges: &'a Ranges,
+    /// The object store may be asked: for the whole alone, as nothing else proves its bytes.
+    pub(crate) may_store: AtomicBool,
+}
+
+/// The bytes of a whole blob that are asked for, and what is known of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rest {
+    /// The first byte.
+    pub(crate) at: u64,
+    /// The byte behind the last; none: all up to the end.
+    pub(crate) until: Option<u64>,
+    /// The blob's length.
+    pub(crate) total: Option<u64>,
+    /// The strong validator of what is here.
+    pub(crate) validator: Option<HeaderValue>,
+}
+
+impl Rest {
+    fn bytes(&self) -> Option<ByteSpan> {
+        let is_all = self.at == 0 && self.until.is_none();
+        let last = self.until.map(|until| until.saturating_sub(1));
+        (!is_all).then_some(ByteSpan { first: self.at, last })
+    }
 }
 
 /// Bytes on their way, and where they begin.
 pub(crate) struct Flow {
     pub(crate) body: Body,
     pub(crate) head: Head,
+    /// The upstream sends the whole, though a hole of it was asked for: all from there on is here.
+    pub(crate) runs_over: bool,
     /// The coding that the upstream says.
     pub(crate) coding: Coding,
     /// The requester as which the upstream was asked.
     pub(crate) requester: Requester,
     /// The repository's, when that was asked.
     pub(crate) generation: Generation,
+    /// Who sends them.
+    pub(crate) from: Provenance,
+    /// How often another replica, or the upstream behind the store, was asked to go on where one had broken off.
+    pub(crate) replicas: u32,
+}
+
+impl Flow {
+    /// Returns true if the object store sends it, here or to the replica that does.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.from.is_unproved()
+    }
 }
 
 /// The cause of an early end; none if that is no failure, or has been counted.
@@ -66,9 +102,9 @@ pub(crate) type Stopped = Option<Cause>;
 pub(crate) type Item = Option<Result<Bytes, BodyError>>;
 
 impl Opener<'_> {
-    /// Waits for the stream and its first item.
-    pub(crate) async fn begun(&self, resumed: Option<&Partial>) -> Result<(Flow, Item), Stopped> {
-        let opened = self.unless_stopping(self.open(resumed)).await;
+    /// Waits for the stream of `rest`, or of the fill's part, and its first item.
+    pub(crate) async fn begun(&self, rest: &Rest) -> Result<(Flow, Item), Stopped> {
+        let opened = self.unless_stopping(self.open(rest)).await;
         let mut flow = opened.flatten().ok_or(None)?;
         if self.close_too_long(&flow.head) {
             return Err(Some(self.too_long()));
@@ -117,7 +153,8 @@ impl Opener<'_> {
                 Some(Err(error)) => {
                     let Key { upstream, digest, .. } = &self.fill.key;
                     tracing::info!(upstream = &**upstream, %digest, %error, "a download broke off before its first byte; asking again");
-                    let next = self.reopen(&flow.requester, &flow.head, flow.head.first).await;
+                    let Head { first, end, total, .. } = flow.head;
+                    let next = self.reopen(flow, total, first, end).await;
                     *flow = next.ok_or_else(|| {
                         self.refuse(None, &CacheError::unusable("an answer, and then nothing"));
                         Some(Cause::Upstream)
@@ -128,17 +165,12 @@ impl Opener<'_> {
         }
     }
 
-    /// Asks for the stream, behind what `partial` has, as one subscriber after the other.
-    async fn open(&self, partial: Option<&Partial>) -> Option<Flow> {
-        let resumed = partial.map(|partial| (partial.resumed_at(), partial.head()));
-        let behind = resumed.as_ref().filter(|(at, _)| *at > 0);
-        let bytes = match (&self.fill.key.part, behind) {
-            (Some(part), _) => Some(*part),
-            (None, Some((at, _))) => Some(ByteSpan { first: *at, last: None }),
-            (None, None) => None,
-        };
-        let validator = behind.and_then(|(_, (_, etag))| etag.clone());
-        let total = behind.and_then(|(_, (total, _))| *total);
+    /// Asks for the stream of `rest`, or of the fill's part, as one subscriber after the other.
+    async fn open(&self, rest: &Rest) -> Option<Flow> {
+        let behind = rest.bytes().filter(|_| !self.is_part());
+        let bytes = self.fill.key.part.or(behind);
+        let validator = rest.validator.clone().filter(|_| behind.is_some());
+        let total = rest.total.filter(|_| behind.is_some());
         match self.ask(bytes, validator, total, &mut Vec::new()).await {
             Ok(flow) => Some(flow),
             Err(Unopened::Refused) => None,
@@ -153,11 +185,28 @@ impl Opener<'_> {
         }
     }
 
-    /// Asks for the rest from `at` on, as another subscriber than before.
-    pub(crate) async fn reopen(&self, before: &Requester, head: &Head, at: u64) -> Option<Flow> {
-        let part = ByteSpan { first: at, last: head.end.map(|end| end.saturating_sub(1)) };
-        let mut tried = vec![View::of(before)];
-        self.ask(Some(part), None, head.total, &mut tried).await.ok()
+    /// Asks for the rest of a stream from `at` up to `end`: as another subscriber than before, or as the same where another replica
+    /// was to send it. The upstream has been asked as often as that helps; of the replicas, the next in order is asked, and then the
+    /// upstream.
+    pub(crate) async fn reopen(
+        &self,
+        before: &mut Flow,
+        total: Option<u64>,
+        at: u64,
+        end: Option<u64>,
+    ) -> Option<Flow> {
+        let part = ByteSpan { first: at, last: end.map(|end| end.saturating_sub(1)) };
+        let by_other = !before.from.is_upstream() && before.replicas < REPLICAS;
+        self.may_store.store(false, Ordering::Relaxed);
+        let mut tried = if by_other { Vec::new() } else { vec![View::of(&before.requester)] };
+        let flow = self.ask(Some(part), None, total, &mut tried).await.ok()?;
+        Some(Flow { replicas: before.replicas + u32::from(by_other), ..flow })
+    }
+
+    /// Asks for a hole of a blob of which something is here already, as one subscriber after the other.
+    pub(crate) async fn hole(&self, rest: &Rest) -> Option<Flow> {
+        let hole = ByteSpan { first: rest.at, last: rest.until.map(|until| until.saturating_sub(1)) };
+        self.ask(Some(hole), rest.validator.clone(), rest.total, &mut Vec::new()).await.ok()
     }
 
     async fn ask(
@@ -174,15 +223,24 @@ impl Opener<'_> {
             let generation = self.metadata.generation(requester.repository());
             let asked = tokio::select! {
                 biased;
-                asked = self.gate.ask(&requester, priority, request) => asked,
+                asked = self.asked(&requester, priority, request) => asked,
                 () = self.abandoned() => return Err(Unopened::Refused),
             };
             let error = match asked {
-                Ok(answer) => match self.usable(answer, bytes, total, &requester, generation) {
-                    Ok(flow) => return Ok(flow),
-                    Err(Some(error)) => error,
-                    Err(None) => return Err(Unopened::OtherBytes),
-                },
+                Ok(answer) => {
+                    let is_stored = matches!(answer.from, Provenance::Store { .. });
+                    match self.usable(answer, bytes, total, &requester, generation) {
+                        Ok(flow) => return Ok(flow),
+                        // What is wrong in the store says nothing of what the upstream has.
+                        Err(_) if is_stored => {
+                            self.may_store.store(false, Ordering::Relaxed);
+                            self.gate.discard_stored(&self.fill.key.digest);
+                            continue;
+                        }
+                        Err(Some(error)) => error,
+                        Err(None) => return Err(Unopened::OtherBytes),
+                    }
+                }
                 Err(error) => error,
             };
             if bytes.is_some() && !self.is_part() && error.meaning().is_some_and(Meaning::is_about_the_form) {
@@ -201,6 +259,19 @@ impl Opener<'_> {
             }
             tried.push(view());
         }
+    }
+
+    /// Asks by the gate, and the store where that may be asked.
+    async fn asked(
+        &self,
+        requester: &Requester,
+        priority: Priority,
+        request: OriginRequest,
+    ) -> Result<OriginResponse, CacheError> {
+        if self.may_store.load(Ordering::Relaxed) {
+            return self.gate.ask_beside_store(requester, priority, request).await;
+        }
+        self.gate.ask(requester, priority, request).await
     }
 
     /// Returns the first subscriber that has not been tried. What a client waits for may be asked when background work may not.
@@ -272,27 +343,32 @@ impl Opener<'_> {
             self.fill.counters.fill_failed(Cause::Length);
             return Err(Some(CacheError::unusable("nothing for a blob that has bytes")));
         }
-        let coding = Coding::of(&answer.headers);
+        let (coding, from) = (Coding::of(&answer.headers), answer.from);
         let content_type = answer.headers.get(header::CONTENT_TYPE).cloned();
         let etag = answer.headers.get(header::ETAG).cloned();
+        let runs_over = bytes.is_some() && !self.is_part() && answer.status == StatusCode::OK;
         let (first, end) = match bytes {
             None => (0, whole),
             Some(part) => {
-                let end =
-                    whole.map(|whole| part.last.map_or(whole, |last| whole.min(last.saturating_add(1))));
-                (part.first, end)
+                let last = part.last.filter(|_| !runs_over);
+                let end = whole.map(|whole| last.map_or(whole, |last| whole.min(last.saturating_add(1))));
+                // Of a part the upstream may send less than was asked for (RFC 9110 section 14.2).
+                let reach =
+                    extent.filter(|(first, end, _)| self.is_part() && (*first..*end).contains(&part.first));
+                (part.first, end.map(|end| reach.map_or(end, |(_, reach, _)| end.min(reach))))
             }
         };
         let body = match bytes {
             None => answer.body,
             Some(_) => exactly(answer, first, end).ok_or(None)?,
         };
-        let head = Head { total: whole, first, end, content_type, etag };
-        Ok(Flow { body, head, coding, requester: requester.clone(), generation })
+        let head = Head { total: whole, first, end, content_type, etag, is_unasked: false, from };
+        let requester = requester.clone();
+        Ok(Flow { body, head, runs_over, coding, requester, generation, from, replicas: 0 })
     }
 
     /// Waits until no subscriber is left while nothing has come yet, and closes the fill.
-    async fn abandoned(&self) {
+    pub(crate) async fn abandoned(&self) {
         loop {
             {
                 let mut state = self.fill.state();
@@ -309,6 +385,9 @@ impl Opener<'_> {
         self.fill.key.part.is_some()
     }
 }
+
+/// How often the rest is asked of replicas that broke off: they come and go while a fleet is restarted.
+const REPLICAS: u32 = 32;
 
 /// The reason why there is no stream.
 enum Unopened {

@@ -11,7 +11,7 @@ use crate::body::{Body, BodyError, Stream};
 use crate::cache::blobs::file_body::{FileReader, Read};
 use crate::cache::blobs::fill::answer::exactly;
 use crate::cache::blobs::fill::ring::Place;
-use crate::cache::blobs::fill::state::{End, WITHHELD_BYTES};
+use crate::cache::blobs::fill::state::{End, FillState, WITHHELD_BYTES};
 use crate::cache::blobs::fill::subscription::Subscription;
 use crate::cache::origin::gate::{Gate, Priority};
 use crate::cache::origin::{ByteSpan, OriginRequest};
@@ -24,6 +24,8 @@ pub(crate) struct Reader {
     subscription: Subscription,
     requester: Requester,
     gate: Arc<Gate>,
+    /// The offset of the first byte.
+    first: u64,
     /// The offset of the next byte.
     at: u64,
     /// The offset behind the last byte; none: the reader goes on to the end of the stream.
@@ -70,7 +72,7 @@ impl Reader {
         };
         subscription.fill.wake.notify_one();
         let (file, alone) = (FileReader::new(disk), Alone::No);
-        Self { subscription, requester, gate, at, end, place, file, alone }
+        Self { subscription, requester, gate, first: at, at, end, place, file, alone }
     }
 
     fn step(&mut self, cx: &Context<'_>) -> Step {
@@ -80,11 +82,23 @@ impl Reader {
             (End::Verified { .. }, None) => state.ring.end(),
             (_, None) => u64::MAX,
         };
+        // A part whose stream ends earlier than it began to: another has the rest.
+        let end = if state.verifies { end } else { end.min(state.until) };
         if self.at >= end {
             return Step::End;
         }
-        if let End::Failed = state.end {
+        let is_wrong = || !state.verifies && state.partial.as_ref().is_some_and(|partial| partial.is_wrong());
+        if matches!(state.end, End::Failed) || is_wrong() {
             return Step::Failed(short(self.at, self.end));
+        }
+        if state.stored && self.is_of_part(&state) && !matches!(state.end, End::Verified { .. }) {
+            // Most of it would not be held back until the digest is proved, and the store is not believed as an upstream is. A fill
+            // without a file would wait for this reader.
+            if !state.kept {
+                return Step::Behind;
+            }
+            state.waiting.wait(self.place, cx.waker());
+            return Step::Wait;
         }
         let visible = state.visible().min(end);
         if self.at >= visible {
@@ -101,14 +115,21 @@ impl Reader {
                 }
                 Step::Data(frame)
             }
-            Place::Before if state.file.is_some() && self.at < state.written => {
-                if let (None, Some(file)) = (self.file.file(), &state.file) {
-                    self.file.set(file.clone());
+            Place::Before => {
+                let Some((file, to)) = state.in_file(self.at) else { return Step::Behind };
+                if self.file.file().is_none() {
+                    self.file.set(file);
                 }
-                Step::File(state.written.min(visible))
+                Step::File(to.min(visible))
             }
-            Place::Before | Place::Ahead => Step::Behind,
+            Place::Ahead => Step::Behind,
         }
+    }
+
+    /// Returns true if not all of the blob is read.
+    fn is_of_part(&self, state: &FillState) -> bool {
+        let total = state.head.as_ref().and_then(|head| head.total);
+        self.first > 0 || self.end.is_some_and(|end| total.is_none_or(|total| end < total))
     }
 
     fn take(&mut self, data: Bytes) -> Poll<Option<Result<Bytes, BodyError>>> {

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// Consecutive frames, each with the offset of its first byte.
+/// Consecutive frames, each with the offset of its first byte. Between two of them there may be a gap of bytes that others have
+/// put into the file.
 #[derive(Debug)]
 pub(crate) struct Ring {
     frames: VecDeque<(u64, Bytes)>,
     start: u64,
     end: u64,
+    /// Bytes of the frames.
+    held: u64,
 }
 
 /// The place of a byte relative to the ring.
@@ -17,7 +20,7 @@ pub(crate) struct Ring {
 pub(crate) enum Place {
     /// The byte is in the ring. Holds its frame, from the byte on.
     Here(Bytes),
-    /// The byte lies before the ring: it has been trimmed.
+    /// The byte lies before the ring, or in a gap: the file has it.
     Before,
     /// The byte lies behind the ring: it has not arrived yet.
     Ahead,
@@ -26,7 +29,7 @@ pub(crate) enum Place {
 impl Ring {
     /// Returns an empty ring that begins at `start`.
     pub(crate) fn at(start: u64) -> Self {
-        Self { frames: VecDeque::new(), start, end: start }
+        Self { frames: VecDeque::new(), start, end: start, held: 0 }
     }
 
     /// Returns the offset of the next byte to come.
@@ -43,22 +46,34 @@ impl Ring {
     pub(crate) fn push(&mut self, frame: Bytes) {
         let at = self.end;
         self.end += frame.len() as u64;
+        self.held += frame.len() as u64;
         match self.frames.back_mut() {
-            Some((_, last)) if last.len() + frame.len() <= SMALL_BYTES => {
+            Some((first, last))
+                if last.len() + frame.len() <= SMALL_BYTES && *first + last.len() as u64 == at =>
+            {
                 *last = [&**last, &*frame].concat().into();
             }
             _ => self.frames.push_back((at, frame)),
         }
     }
 
+    /// Goes on at `end`: the file has what comes before.
+    pub(crate) fn pass(&mut self, end: u64) {
+        self.end = end;
+        if self.frames.is_empty() {
+            self.start = end;
+        }
+    }
+
     /// Drops the first frames while the ring holds more than `most` bytes, but only frames that end at or before `safe`.
     pub(crate) fn trim(&mut self, most: u64, safe: u64) {
-        while self.end - self.start > most
+        while self.held > most
             && let Some((at, frame)) = self.frames.front()
             && at + frame.len() as u64 <= safe
         {
-            self.start = at + frame.len() as u64;
+            self.held -= frame.len() as u64;
             self.frames.pop_front();
+            self.start = self.frames.front().map_or(self.end, |(at, _)| *at);
         }
     }
 
@@ -72,8 +87,10 @@ impl Ring {
         }
         let behind = self.frames.partition_point(|(first, _)| *first <= at);
         match self.frames.get(behind.saturating_sub(1)) {
-            Some((first, frame)) => Place::Here(frame.slice(usize::try_from(at - first).unwrap_or(0)..)),
-            None => Place::Before,
+            Some((first, frame)) if (*first..*first + frame.len() as u64).contains(&at) => {
+                Place::Here(frame.slice(usize::try_from(at - first).unwrap_or(0)..))
+            }
+            _ => Place::Before,
         }
     }
 }
@@ -104,5 +121,31 @@ mod tests {
         assert_eq!((ring.look(5009), ring.end(), ring.last_length()), (Place::Before, 5015, 5));
         ring.trim(0, 5015);
         assert_eq!((ring.look(5014), ring.look(5015)), (Place::Before, Place::Ahead));
+    }
+
+    #[test]
+    fn a_gap_is_no_bytes_of_the_ring() {
+        let (mut ring, frame) = (Ring::at(0), Bytes::from_static(b"abc"));
+        ring.push(frame.clone());
+        ring.pass(10);
+        ring.push(frame.clone());
+        for (at, place) in [(2, Place::Here(frame.slice(2..))), (10, Place::Here(frame.clone()))] {
+            assert_eq!(ring.look(at), place, "{at}");
+        }
+        for at in [3, 9] {
+            assert_eq!(ring.look(at), Place::Before, "{at}");
+        }
+        assert_eq!((ring.look(13), ring.end()), (Place::Ahead, 13));
+        ring.trim(6, 13);
+        assert_eq!(ring.look(0), Place::Here(frame.clone()), "a gap takes no memory");
+        ring.trim(5, 13);
+        assert_eq!((ring.look(0), ring.look(5)), (Place::Before, Place::Before));
+        assert_eq!(ring.look(10), Place::Here(frame));
+        ring.trim(0, 13);
+        ring.pass(20);
+        assert_eq!(
+            (ring.look(12), ring.look(19), ring.look(20)),
+            (Place::Before, Place::Before, Place::Ahead)
+        );
     }
 }

@@ -14,11 +14,11 @@ use crate::cache::blobs::fill::memory::Share;
 use crate::cache::blobs::fill::ring::Ring;
 use crate::cache::counters::{Cause, Counters};
 use crate::cache::error::CacheError;
-use crate::cache::origin::ByteSpan;
 use crate::cache::origin::gate::Priority;
+use crate::cache::origin::{ByteSpan, Provenance};
 use crate::cache::requester::Requester;
-use crate::cache::store::Content;
 use crate::cache::store::verifying_writer::{Observer, Verified};
+use crate::cache::store::{Content, Partial};
 use crate::config::limits;
 use crate::proto::Digest;
 
@@ -27,8 +27,26 @@ use crate::proto::Digest;
 pub(crate) struct Key {
     pub(crate) upstream: Arc<str>,
     pub(crate) digest: Digest,
-    /// A part of the blob, if only that is wanted: passed on to all requesters of the same part, neither verified nor kept.
+    /// A part of the blob, if only that is wanted: passed on to all requesters of it, and kept, but not verified.
     pub(crate) part: Option<ByteSpan>,
+}
+
+impl Key {
+    /// Returns the key of the whole blob.
+    pub(crate) fn whole(&self) -> Self {
+        Self { part: None, ..self.clone() }
+    }
+
+    /// Returns true if this is a part of the blob `whole`.
+    pub(crate) fn is_part_of(&self, whole: &Self) -> bool {
+        self.part.is_some() && self.digest == whole.digest && self.upstream == whole.upstream
+    }
+
+    /// Returns the first byte, and the byte behind the last, of a part.
+    fn bounds(&self) -> Option<(u64, u64)> {
+        let part = self.part?;
+        Some((part.first, part.last.map_or(u64::MAX, |last| last.saturating_add(1))))
+    }
 }
 
 /// A download.
@@ -53,6 +71,10 @@ pub(crate) struct Head {
     pub(crate) content_type: Option<HeaderValue>,
     /// The upstream's validator.
     pub(crate) etag: Option<HeaderValue>,
+    /// The upstream was not asked: what is known comes from the fills of parts.
+    pub(crate) is_unasked: bool,
+    /// Who sends it.
+    pub(crate) from: Provenance,
 }
 
 pub(crate) struct FillState {
@@ -60,10 +82,16 @@ pub(crate) struct FillState {
     /// The memory that it may take.
     pub(crate) share: Share,
     pub(crate) ring: Ring,
-    /// The partial file, readable up to `written`.
-    pub(crate) file: Option<Arc<File>>,
+    /// The partial, whose file is readable from the stream's first byte up to `written`, and where its segments are.
+    pub(crate) partial: Option<Arc<Partial>>,
     pub(crate) written: u64,
     pub(crate) kept: bool,
+    /// The object store has sent some of it.
+    pub(crate) stored: bool,
+    /// The offset at which the stream under way ends, if it is kept: what follows is another's, or there.
+    pub(crate) until: u64,
+    /// Of a whole: it has a stream, or asks for one, and does not wait for others.
+    pub(crate) fetches: bool,
     pub(crate) end: End,
     pub(crate) waiting: Waiting,
     /// The bytes are compared with the digest.
@@ -81,6 +109,8 @@ pub(crate) struct FillState {
     /// The gateway is stopping: the partial is left for its next start.
     pub(crate) stopping: bool,
     pub(crate) left: bool,
+    /// The bytes do not have the digest.
+    pub(crate) is_wrong: bool,
 }
 
 /// The end of a fill.
@@ -130,12 +160,22 @@ pub(crate) struct Subscriber {
 impl Fill {
     /// Returns a fill that has not begun.
     pub(crate) fn new(key: Key, counters: Arc<Counters>, share: Share) -> Arc<Self> {
-        let state = Mutex::new(FillState::new(key.part.is_none(), share));
-        Arc::new(Self { key, counters, state, wake: Notify::new() })
+        let mut state = FillState::new(key.part.is_none(), share);
+        if let Some((first, end)) = key.bounds() {
+            (state.ring, state.until) = (Ring::at(first), end);
+        }
+        Arc::new(Self { key, counters, state: Mutex::new(state), wake: Notify::new() })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, FillState> {
         self.state.lock()
+    }
+
+    /// Returns the bytes that the stream of a part writes, or may be writing still: none of a whole, or of one that is not kept.
+    pub(crate) fn claim(&self) -> Option<(u64, u64)> {
+        let (first, _) = self.key.bounds()?;
+        let state = self.state();
+        state.may_write().then_some((first, state.until))
     }
 
     /// Wakes all readers that wait.
@@ -169,9 +209,12 @@ impl FillState {
             share,
             verifies,
             ring: Ring::at(0),
-            file: None,
+            partial: None,
             written: 0,
             kept: false,
+            stored: false,
+            until: u64::MAX,
+            fetches: false,
             end: End::NotYet,
             waiting: Waiting::default(),
             subscribers: Vec::new(),
@@ -182,7 +225,39 @@ impl FillState {
             unwatched: None,
             stopping: false,
             left: false,
+            is_wrong: false,
         }
+    }
+
+    /// Returns true if it writes to the partial, or will once it has begun.
+    pub(crate) fn may_write(&self) -> bool {
+        self.kept || self.head.is_none()
+    }
+
+    /// Returns true if a client waits for it.
+    pub(crate) fn is_required(&self) -> bool {
+        self.subscribers.iter().any(|subscriber| subscriber.demand.is_required())
+    }
+
+    /// Returns true if the byte at `at` has come, or will soon.
+    pub(crate) fn is_near(&self, at: u64) -> bool {
+        at <= self.ring.end().saturating_add(NEAR_BYTES)
+    }
+
+    /// Returns the file, if it has the byte at `at`, and the byte behind those that follow it there without a hole.
+    pub(crate) fn in_file(&self, at: u64) -> Option<(Arc<File>, u64)> {
+        let partial = self.partial.as_ref()?;
+        // Of a whole, all before its first byte is there.
+        let first = self.head.as_ref().filter(|_| !self.verifies).map_or(0, |head| head.first);
+        let is_written = first <= at && at < self.written;
+        let end = if is_written { self.written } else { partial.end_at(at)? };
+        Some((partial.file().clone(), end))
+    }
+
+    /// Returns how much of a blob that is kept is there.
+    pub(crate) fn there(&self) -> u64 {
+        let bytes = self.partial.as_ref().map_or(0, |partial| partial.bytes());
+        if self.verifies { bytes.max(self.ring.end()) } else { bytes }
     }
 
     /// Returns the offset up to which readers may read.
@@ -231,7 +306,7 @@ impl FillState {
 
     /// Returns true if the upstream trickles, and no client waits for the blob: the download would take a connection for ever.
     pub(crate) fn trickles_unwatched(&mut self, now: Instant) -> bool {
-        if self.subscribers.iter().any(|subscriber| subscriber.demand.is_required()) {
+        if self.is_required() {
             self.unwatched = None;
             return false;
         }
@@ -279,7 +354,14 @@ impl Observer for Fill {
             tracing::warn!(%digest, %error, "the cache's disk failed; the blob is passed on without being kept");
             self.counters.fill_failed(Cause::Disk);
         }
-        self.state().kept = false;
+        let mut state = self.state();
+        state.kept = false;
+        // Where the disk is full nothing is written any more; else a late write may come, over that of another.
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if let Some(partial) = state.partial.as_ref().filter(|_| !is_full) {
+            partial.abandon();
+        }
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -298,6 +380,7 @@ impl Observer for Fill {
             Verified::Wrong => {
                 let (upstream, digest) = (&*self.key.upstream, &self.key.digest);
                 tracing::error!(upstream, %digest, "the upstream sent bytes that do not have the digest; nothing is kept");
+                self.state().is_wrong = true;
                 self.fail(Cause::Digest);
             }
             Verified::Right(content) => {
@@ -365,6 +448,9 @@ impl Waiting {
         self.places.iter_mut().filter_map(Option::take).collect()
     }
 }
+
+/// How far ahead of a stream a range may begin to wait for it, in bytes; for one further ahead another stream is begun.
+pub(crate) const NEAR_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The last bytes of a blob, which no reader gets before the digest is verified.
 pub(crate) const WITHHELD_BYTES: u64 = 16 * 1024;

@@ -11,6 +11,7 @@ use crate::cache::blobs::fill::ring::Place;
 use crate::cache::blobs::fill::state::{Demand, End, Fill, FillState, Head, Subscriber};
 use crate::cache::error::CacheError;
 use crate::cache::requester::Requester;
+use crate::cache::store::Partial;
 use crate::proto::Digest;
 
 /// A requester's subscription to a fill. A fill goes on as long as it has subscriptions.
@@ -28,8 +29,8 @@ impl Subscription {
         let mut state = fill.state();
         let usable = !state.closed && !matches!(state.end, End::Failed);
         // A fill that is not kept in a file may have dropped its first bytes.
-        let begins = state.head.as_ref().map_or(0, |head| head.first);
-        let whole = state.kept || state.ring.look(begins) != Place::Before;
+        let is_dropped = |head: &Arc<Head>| state.ring.look(head.first) == Place::Before;
+        let whole = state.kept || !state.head.as_ref().is_some_and(is_dropped);
         (usable && whole).then(|| Self::enter(fill, &mut state, requester, demand))
     }
 
@@ -72,7 +73,12 @@ impl Subscription {
 
     /// Returns true if the byte at `at` has come, or will soon.
     pub(crate) fn is_near(&self, at: u64) -> bool {
-        at <= self.fill.state().ring.end().saturating_add(NEAR_BYTES)
+        self.fill.state().is_near(at)
+    }
+
+    /// Returns the partial into which what comes is written.
+    pub(crate) fn partial(&self) -> Option<Arc<Partial>> {
+        self.fill.state().partial.clone()
     }
 
     /// Returns true if what comes is kept in a file.
@@ -148,6 +154,3 @@ impl Drop for Change<'_> {
         self.fill.state().waiting.leave(self.place);
     }
 }
-
-/// How far ahead of the download a range may begin to wait for it, in bytes; one further ahead is requested separately.
-const NEAR_BYTES: u64 = 8 * 1024 * 1024;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::authz::Permit;
 use crate::body::{Body, BodyError, Stream};
 use crate::cache::error::CacheError;
-use crate::cache::origin::{Asking, ByteSpan, Origin, OriginRequest, OriginResponse};
+use crate::cache::origin::{Asking, ByteSpan, Origin, OriginRequest, OriginResponse, Provenance};
 use crate::cache::view::View;
 use crate::cache::{Blob, Cache, CacheStatus, UpstreamCache};
 use crate::config;
@@ -85,6 +85,7 @@ impl Given {
                 status: StatusCode::OK,
                 headers: HeaderMap::new(),
                 body: Body::empty(),
+                from: Provenance::Upstream,
             });
         };
         self.asked.lock().unwrap().push(bytes);
@@ -108,7 +109,7 @@ impl Given {
             Some(frames) => Body::stream(Paced { rest, frames }),
             None => Body::full(rest),
         };
-        Ok(OriginResponse { status, headers, body })
+        Ok(OriginResponse { status, headers, body, from: Provenance::Upstream })
     }
 }
 
@@ -165,7 +166,7 @@ fn upstream_cache(path: &std::path::Path) -> Arc<UpstreamCache> {
         pull_authorization: PullAuthorization::Shared,
         grant_stale: hour,
     };
-    UpstreamCache::new(Cache::open(&settings), &upstream, &cache)
+    UpstreamCache::new(Cache::open(&settings, None, None), &upstream, &cache)
 }
 
 fn blob(length: usize) -> (Bytes, Digest) {

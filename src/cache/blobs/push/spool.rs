@@ -59,7 +59,8 @@ impl Spool {
         let outcome = Arc::<Outcome>::default();
         let observer: Arc<dyn Observer> = outcome.clone();
         // Most digests are of this algorithm. If the last request names another, the file is hashed again as a whole.
-        let writer = VerifyingWriter::new(pool, Hasher::sha256(), target, Source::Runs(backlog), observer);
+        let writer =
+            VerifyingWriter::new(pool, Some(Hasher::sha256()), 0, target, Source::Runs(backlog), observer);
         Self { upstream, writer, outcome }
     }
 

@@ -35,7 +35,7 @@ fn upstream_cache() -> (TempDir, Arc<UpstreamCache>) {
         pull_authorization: PullAuthorization::Shared,
         grant_stale: hour,
     };
-    (dir, UpstreamCache::new(Cache::open(&settings), &configured, &cache))
+    (dir, UpstreamCache::new(Cache::open(&settings, None, None), &configured, &cache))
 }
 
 fn digest(bytes: &[u8]) -> Digest {

@@ -11,6 +11,7 @@ use crate::budget::{Budget, Client};
 use crate::cache::blobs::push::sessions::Sessions;
 use crate::cache::blobs::push::spool::{End, Spool};
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
+use crate::cache::origin::gate::Gate;
 use crate::cache::store::hash_pool::HashPool;
 use crate::cache::store::{Kind, Store};
 use crate::config::limits;
@@ -43,6 +44,7 @@ pub(crate) struct Pushes {
     upstream: Arc<str>,
     spools: Arc<PushSpools>,
     metadata: Arc<UpstreamMetadata>,
+    gate: Arc<Gate>,
 }
 
 /// The copy of one upload, held by the request that sends a part of it. The copy is given up if this is dropped.
@@ -54,9 +56,14 @@ pub(crate) struct Push {
 }
 
 impl Pushes {
-    /// Returns the copies of uploads to `upstream`, whose content `metadata` records.
-    pub(crate) fn new(upstream: Arc<str>, spools: Arc<PushSpools>, metadata: Arc<UpstreamMetadata>) -> Self {
-        Self { upstream, spools, metadata }
+    /// Returns the copies of uploads to `upstream`, whose content `metadata` records, and which the object store behind `gate` gets.
+    pub(crate) fn new(
+        upstream: Arc<str>,
+        spools: Arc<PushSpools>,
+        metadata: Arc<UpstreamMetadata>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        Self { upstream, spools, metadata, gate }
     }
 
     /// Begins the copy of an upload of `client`. Returns its id, by which later requests find it; none if there are too many copies.
@@ -81,17 +88,21 @@ impl Pushes {
     pub(crate) async fn finish(&self, repository: &RepositoryName, digest: &Digest, push: Push) {
         let Some(spool) = push.into_spool() else { return };
         let (sender, receiver) = oneshot::channel();
-        let (upstream, metadata) = (self.upstream.clone(), self.metadata.clone());
+        let (upstream, metadata, gate) = (self.upstream.clone(), self.metadata.clone(), self.gate.clone());
         let (repository, named) = (repository.clone(), digest.clone());
         spool.finish(digest.clone(), move |end| {
             match end {
-                End::Kept => metadata.ledger().note_served(&named),
+                End::Kept => {
+                    metadata.ledger().note_served(&named);
+                    gate.store_proved(Kind::Blob, &named, &repository, None);
+                }
                 End::Wrong => {
                     tracing::warn!(
                         upstream = &*upstream,
                         repository = repository.as_str(),
                         digest = %named,
-                        "the upstream accepted a pushed blob whose bytes do not match the digest; it is not cached"
+                        "the upstream accepted a pushed blob, and what passed here does not match its digest: another replica \
+                         had a part of the upload, or the content is wrong; it is not cached"
                     );
                     // The repository may not hold that blob, in spite of the upstream's answer.
                     metadata.ledger().release(&repository, Kind::Blob, &named);

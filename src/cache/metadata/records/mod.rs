@@ -204,8 +204,9 @@ impl Records {
         let (room, start) = (&self.shared.room, clock::now());
         for _ in 0..ROUNDS {
             let sweep = Sweep { root: &self.root, life, stop };
+            let added = room.added();
             let Some(sum) = sweep.count() else { return };
-            room.set(sum.all);
+            room.set(sum.all, added);
             self.counted.store(true, Ordering::Relaxed);
             let excess = room.excess();
             if excess > 0 {

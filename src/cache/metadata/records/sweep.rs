@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::cache::metadata::records::directory::{GONE, TEMPORARY, UPSTREAM, children, in_directory};
 use crate::cache::metadata::records::place::{Name, Place, SHARD};
 use crate::cache::metadata::records::room::amount;
-use crate::cache::store::{Amount, files};
+use crate::cache::store::{Amount, files, pace};
 use crate::clock;
 use crate::proto::{Digest, Tag};
 
@@ -91,6 +91,7 @@ impl Sweep<'_> {
             };
             waiting.push(Step::Leave(path.clone()));
             for (name, path) in children(&path) {
+                pace::rest();
                 match files::metadata(&path) {
                     Ok(metadata) if name == TEMPORARY || name == UPSTREAM => {
                         overhead += amount(&metadata).bytes

@@ -137,7 +137,7 @@ fn sums_hold_whatever_happens_at_once() {
         }
     });
     index.begin_scan();
-    let there: Vec<_> = index.unseen(Kind::Blob).collect();
+    let there: Vec<_> = index.unseen(Kind::Blob).flatten().collect();
     let totals = index.totals();
     assert_eq!(totals.blobs, Amount { count: there.len() as u64, bytes: 10 * there.len() as u64 });
     assert_eq!((totals.reserved, totals.leaving), (0, 0));

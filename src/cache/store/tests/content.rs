@@ -121,10 +121,10 @@ fn a_discarded_partial_leaves_nothing() {
         partial.write(0, &bytes).unwrap();
         assert_eq!((place.partials().len(), store.usage().reserved), (2, 100));
         if discard {
-            partial.discard()
-        } else {
-            drop(partial)
+            partial.keep();
+            partial.discard();
         }
+        drop(partial);
         assert_eq!((place.partials().len(), store.usage().reserved), (0, 0));
     }
     assert!(store.resume("hub", &digest).is_none());

@@ -66,7 +66,7 @@ fn a_partial_left_by_one_is_resumed_by_the_other() {
     second.queue.wake();
     second.flush();
     let taken = second.resume("hub", &digest).expect("it was left");
-    assert_eq!(taken.resumed_at(), 1000);
+    assert_eq!(taken.end_at(0), Some(1000));
 }
 
 #[test]

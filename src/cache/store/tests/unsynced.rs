@@ -4,6 +4,7 @@ use super::*;
 use crate::cache::counters::Damage;
 use crate::cache::store::integrity::LostWrites;
 use crate::cache::store::partial_file::PartialFile;
+use crate::cache::store::segments::Segments;
 use crate::cache::store::sync::SyncJob;
 
 #[test]
@@ -58,7 +59,12 @@ fn the_sync_thread_notes_its_failures() {
     let (digest, _) = content(1, 1000);
     // A file that cannot be synced: EINVAL.
     let broken = fs::File::open("/proc/self/mem").unwrap();
-    let file = PartialFile::new("broken".to_owned(), broken, Head::new("hub", &digest, None, None));
+    let file = PartialFile::new(
+        "broken".to_owned(),
+        broken,
+        Head::new("hub", &digest, None, None),
+        Segments::default(),
+    );
     store.contents.sync.push(SyncJob::Reached(file.clone()));
     store.flush();
     assert!(file.lost.check().is_err());

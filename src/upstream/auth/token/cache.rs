@@ -17,6 +17,7 @@ use crate::config::limits;
 use crate::single_flight::{Abandoned, SingleFlight};
 use crate::upstream::auth::identity::UpstreamIdentity;
 use crate::upstream::auth::token::access_token::AccessToken;
+use crate::upstream::counters::{TokenEvent, UpstreamCounters};
 use crate::upstream::error::TokenError;
 
 /// The key that a token is kept under. Two identities never share a token.
@@ -81,10 +82,20 @@ struct Shared<F> {
     flights: SingleFlight<TokenKey, Option<Outcome>>,
     /// Bounds the requests at a time.
     requests: Arc<Budget>,
+    counters: Arc<UpstreamCounters>,
+}
+
+/// The tokens of one upstream that are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeptTokens {
+    /// The number of valid tokens.
+    pub(crate) valid: usize,
+    /// The error of a request for a token that is not repeated yet.
+    pub(crate) failure: Option<String>,
 }
 
 impl<F: FetchToken> TokenCache<F> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(counters: Arc<UpstreamCounters>) -> Self {
         // Least recently used goes first: moka's default policy may refuse a fresh entry.
         let entries = Cache::builder()
             .max_capacity(limits::UPSTREAM_TOKEN_BYTES)
@@ -93,7 +104,7 @@ impl<F: FetchToken> TokenCache<F> {
             .time_to_idle(limits::UPSTREAM_TOKEN_IDLE)
             .build();
         let requests = Plan::token_requests().budget();
-        Self(Arc::new(Shared { entries, flights: SingleFlight::default(), requests }))
+        Self(Arc::new(Shared { entries, flights: SingleFlight::default(), requests, counters }))
     }
 
     /// Returns the token for `key`. A valid one costs a look-up; a missing one is asked for once for all who wait.
@@ -101,6 +112,7 @@ impl<F: FetchToken> TokenCache<F> {
         match self.known(&key) {
             Some(Ok(token)) => {
                 token.note_use();
+                self.0.counters.token(TokenEvent::Reused);
                 return Ok(token);
             }
             Some(Err(error)) => return Err(Missing { error, is_news: false }),
@@ -116,6 +128,9 @@ impl<F: FetchToken> TokenCache<F> {
             match outcome {
                 Ok(token) => {
                     token.note_use();
+                    if joined {
+                        self.0.counters.token(TokenEvent::Reused);
+                    }
                     return Ok(token);
                 }
                 // Another client's share was spent. This one may have some left.
@@ -155,6 +170,19 @@ impl<F: FetchToken> TokenCache<F> {
         self.0.entries.insert(key, Entry::Failed(Arc::new(error), until));
     }
 
+    /// Returns the tokens that are kept, for the operator.
+    pub(crate) fn kept(&self) -> KeptTokens {
+        let (now, mut tokens) = (clock::now(), KeptTokens::default());
+        for (_, entry) in &self.0.entries {
+            match entry {
+                Entry::Kept(kept) if !kept.token.is_expired(now) => tokens.valid += 1,
+                Entry::Failed(error, until) if now < until => tokens.failure = Some(error.to_string()),
+                Entry::Kept(_) | Entry::Failed(..) => {}
+            }
+        }
+        tokens
+    }
+
     /// Returns the budget of requests for tokens.
     pub(crate) fn requests(&self) -> &Budget {
         &self.0.requests
@@ -181,12 +209,14 @@ impl<F: FetchToken> TokenCache<F> {
         let Some(outcome) = self.ask(&kept.fetch).await else { return };
         match outcome {
             Ok(token) if self.holds(&key, &kept.token) => {
+                self.0.counters.token(TokenEvent::Renewed);
                 self.keep(TokenKey::clone(&key), Arc::new(token), kept.fetch.clone());
             }
             Ok(_) => {}
             // Repeated requests with a wrong password might lock the account.
-            Err(error) if error.is_refusal() => {}
+            Err(error) if error.is_refusal() => self.0.counters.token(TokenEvent::Failed),
             Err(error) => {
+                self.0.counters.token(TokenEvent::Failed);
                 tokio::time::sleep(error.pause().max(RENEWAL_PAUSE)).await;
                 kept.token.end_renewal();
             }
@@ -217,12 +247,14 @@ impl<F: FetchToken> TokenCache<F> {
         Some(match self.ask(&fetch).await? {
             Ok(token) => {
                 let token = Arc::new(token);
+                self.0.counters.token(TokenEvent::Fetched);
                 self.keep(key, token.clone(), fetch);
                 Ok(token)
             }
             // The endpoint was not asked.
             Err(error) if error.spent().is_some() => Err(Arc::new(error)),
             Err(error) => {
+                self.0.counters.token(TokenEvent::Failed);
                 let (error, until) = (Arc::new(error), clock::now());
                 let until = until + error.pause();
                 self.0.entries.insert(key, Entry::Failed(error.clone(), until));

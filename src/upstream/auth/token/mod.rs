@@ -7,6 +7,6 @@ mod lifetime;
 mod request;
 
 pub(crate) use access_token::AccessToken;
-pub(crate) use cache::{Missing, TokenCache, TokenKey};
+pub(crate) use cache::{KeptTokens, Missing, TokenCache, TokenKey};
 pub(crate) use client::{IssuedToken, TokenClient, basic, bearer, request_url};
 pub(crate) use request::{TokenRequest, TokenSource};

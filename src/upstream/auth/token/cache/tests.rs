@@ -5,6 +5,7 @@ use http::HeaderValue;
 use crate::proto::{ScopeSet, TokenAnswer};
 use crate::upstream::auth::token::cache::*;
 use crate::upstream::auth::token::lifetime::Lifetime;
+use crate::upstream::counters::UpstreamCounters;
 
 /// A token endpoint that takes its time, and counts.
 #[derive(Clone, Default)]
@@ -49,7 +50,7 @@ impl FetchToken for Endpoint {
 
 /// TokenCache that are looked at now and then; the gateway does so every two seconds.
 fn tokens() -> TokenCache<Endpoint> {
-    let tokens = TokenCache::new();
+    let tokens = TokenCache::new(Arc::new(UpstreamCounters::new(1)));
     let looked_at = tokens.clone();
     tokio::spawn(async move {
         loop {
