@@ -104,7 +104,7 @@ auth:
   token: {realm: "https://$HOST/token", service: $SERVICE, issuer: $ISSUER, $2}
 END
     OTEL_TRACES_EXPORTER=none start "$3" env -u REGISTRY_AUTH_FILE "$1" serve "$WORK/$3.yml"
-    started "$STARTED" 10 backend_answers
+    started "$STARTED" 30 backend_answers
 }
 
 backend_answers() { [ "$(curl -s -o /dev/null -w '%{http_code}' "http://$BACKEND/v2/")" = 401 ]; }

@@ -4,6 +4,8 @@
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 
+# Not "password", which the log calls the kind of login.
+PASSWORD=clients-own-2cV6
 LOGIN=$USER_NAME:$PASSWORD
 TAG_TTL=1h
 WEB=shop/web:1
@@ -61,7 +63,7 @@ start_mirror() {
     mirror_config >"$WORK/mirror.toml"
     start mirror "$DOCKGATE" serve --config "$WORK/mirror.toml"
     MIRROR_PID=$STARTED
-    started "$STARTED" 10 curl -fsS --cacert "$CA" "https://$MIRROR/v2/"
+    started "$STARTED" 30 curl -fsS --cacert "$CA" "https://$MIRROR/v2/"
 }
 
 mirror_config() {
@@ -91,10 +93,10 @@ restart_gateways() {
     sed -i "s/^tag_ttl = .*/tag_ttl = \"$TAG_TTL\"/" "$WORK/dockgate.toml" "$WORK/mirror.toml"
     start gateway "$DOCKGATE" serve --config "$WORK/dockgate.toml"
     GATEWAY=$STARTED
-    started "$STARTED" 10 answers
+    started "$STARTED" 30 answers
     start mirror "$DOCKGATE" serve --config "$WORK/mirror.toml"
     MIRROR_PID=$STARTED
-    started "$STARTED" 10 curl -fsS --cacert "$CA" "https://$MIRROR/v2/"
+    started "$STARTED" 30 curl -fsS --cacert "$CA" "https://$MIRROR/v2/"
 }
 
 fill_registry() {

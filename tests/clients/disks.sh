@@ -12,7 +12,7 @@ start_slow_way() {
     mkdir -p "$WORK/nginx"
     slow_way >"$WORK/slow.conf"
     start slow nginx -c "$WORK/slow.conf"
-    started "$STARTED" 10 curl -fsS "http://$UPSTREAM/v2/"
+    started "$STARTED" 30 curl -fsS "http://$UPSTREAM/v2/"
 }
 
 slow_way() {

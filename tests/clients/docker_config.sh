@@ -4,6 +4,8 @@
 source "$(dirname "$0")/lib.sh"
 source "$CLIENTS/upstreams.sh"
 
+# Not "password", which the log calls the kind of login.
+PASSWORD=clients-own-2cV6
 export PATH=$WORK/bin:$PATH HELPER_CALLS=$WORK/helper.calls HELPER_ANSWER=$WORK/helper.answer
 LOGIN=$USER_NAME:$PASSWORD
 

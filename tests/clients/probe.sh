@@ -11,7 +11,7 @@ SAME_ORIGIN=$REGISTRY
 REGISTRY=127.0.0.1:$(free_port)
 token_registry_config "https://$TOKENS/token" >"$WORK/registry.yml"
 start elsewhere env -u REGISTRY_AUTH_FILE docker-registry serve "$WORK/registry.yml"
-started "$STARTED" 10 registry_wants_login
+started "$STARTED" 30 registry_wants_login
 ELSEWHERE=$REGISTRY
 REGISTRY=$SAME_ORIGIN
 

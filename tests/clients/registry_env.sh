@@ -11,7 +11,7 @@ cd "$WORK" || exit
 start gateway env REGISTRY_HTTP_ADDR="$HOST" REGISTRY_HTTP_TLS_CERTIFICATE="$CERTIFICATE" REGISTRY_HTTP_TLS_KEY="$KEY" \
     REGISTRY_AUTH=htpasswd REGISTRY_AUTH_HTPASSWD_REALM='Registry Realm' REGISTRY_AUTH_HTPASSWD_PATH="$WORK/auth/htpasswd" \
     REGISTRY_PROXY_REMOTEURL="http://$REGISTRY" DOCKGATE_ADMIN__ADDRESS= "$DOCKGATE" serve
-started "$STARTED" 10 answers
+started "$STARTED" 30 answers
 start_dockerd
 head -c 3000000 /dev/urandom >payload
 tar -cf payload.tar payload

@@ -8,7 +8,7 @@ source "$CLIENTS/upstreams.sh"
 PASSWORD=clients-own-2cV6
 start_token_registry
 UPSTREAM_KEYS=$(robot)
-LOG_LEVEL=trace
+LOG_LEVEL=trace,h2=trace
 start_gateway
 start_tap
 make_image "$WORK/image" 8

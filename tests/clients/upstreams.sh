@@ -48,7 +48,7 @@ start_token_server() {
     start tokens python3 "$SUPPORT/token_server.py" --listen "$TOKENS" --key "$WORK/token.key" --certificate "$WORK/token.crt" \
         --issuer "$ISSUER" --service "$SERVICE" --accounts "$WORK/accounts" --access "$WORK/rights" \
         --tls-certificate "$UPSTREAM_CERTIFICATE" --tls-key "$UPSTREAM_KEY" "${TOKEN_OPTIONS[@]}"
-    started "$STARTED" 10 upstream_curl "https://$TOKENS/token?service=$SERVICE"
+    started "$STARTED" 30 upstream_curl "https://$TOKENS/token?service=$SERVICE"
     : >"$WORK/tokens.log"
 }
 
@@ -123,7 +123,7 @@ serve_registry() {
     start registry env -u REGISTRY_AUTH_FILE "$1" serve "$WORK/registry.yml"
     REGISTRY_PID=$STARTED
     UPSTREAM_URL=https://$REGISTRY
-    started "$STARTED" 10 registry_wants_login
+    started "$STARTED" 30 registry_wants_login
 }
 
 registry_wants_login() { [ "$(upstream_curl -o /dev/null -w '%{http_code}' "https://$REGISTRY/v2/")" = 401 ]; }
@@ -142,7 +142,7 @@ start_cdn() {
     mkdir -p "$storage"
     nginx_config "$(cdn_server "$storage")" >"$WORK/cdn.conf"
     start cdn nginx -c "$WORK/cdn.conf"
-    started "$STARTED" 10 upstream_curl "https://$CDN/"
+    started "$STARTED" 30 upstream_curl "https://$CDN/"
     : >"$WORK/cdn-access.log"
 }
 
@@ -207,7 +207,7 @@ start_front() {
     expired_certificate "$WORK/expired"
     nginx_config "$(front_server "$FRONT" '') $(front_server "$EXPIRED" "$(expired_lines)")" >"$WORK/front.conf"
     start front nginx -c "$WORK/front.conf"
-    started "$STARTED" 10 upstream_curl "https://$FRONT/v2/"
+    started "$STARTED" 30 upstream_curl "https://$FRONT/v2/"
 }
 
 expired_lines() { echo "ssl_certificate \"$WORK/expired/server.crt\"; ssl_certificate_key \"$UPSTREAM_KEY\";"; }
@@ -267,7 +267,7 @@ start_tap() {
     HOST=127.0.0.1:$(free_port)
     CAPTURE=$WORK/capture
     start tap python3 "$SUPPORT/tap.py" "$HOST" "$GATED" "$CERTIFICATE" "$KEY" "$CA" "$CAPTURE"
-    started "$STARTED" 10 answers
+    started "$STARTED" 30 answers
 }
 
 # credentials LINES...: what an upstream's table gets besides: its CA, where it may ask for tokens, and [upstream.credentials].
