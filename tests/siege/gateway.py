@@ -56,13 +56,13 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def within(seconds: float, condition) -> bool:
-    """Waits until the condition holds. Returns false if that takes too long."""
+def within(seconds: float, condition, pause: float = 0.02) -> bool:
+    """Waits until the condition holds, and looks after each pause. Returns false if that takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(pause)
     return True
 
 
@@ -200,7 +200,7 @@ read_only = false
 
 [cache]
 path = "cache"
-min_free = "1%"
+min_free = "1MiB"
 {cache}
 """
 

@@ -4,6 +4,7 @@ import base64
 import ipaddress
 import socket
 import ssl
+import time
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 
@@ -70,6 +71,8 @@ class Http1:
             raise
         self.host = f"{target[0]}:{target[1]}"
         self.held = bytearray()
+        # Seconds between two reads.
+        self.rest = 0.0
 
     def ask(self, method: str, path: str, fields: dict[str, str] | None = None, body: bytes = b"") -> Answer:
         self.send(method, path, fields, body)
@@ -114,6 +117,8 @@ class Http1:
         return taken
 
     def more(self) -> None:
+        if self.rest:
+            time.sleep(self.rest)
         piece = self.socket.recv(256 * 1024)
         if not piece:
             raise Broken("the gateway closed the connection")
