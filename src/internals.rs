@@ -61,6 +61,15 @@ pub async fn sweep_store(config: &Config) -> Result<(u64, u64), String> {
     Ok((sum.deleted, sum.kept))
 }
 
+/// Reads a blob from the object store of a configuration as a fill does, and returns how many bytes came. Hashed if `proves`.
+///
+/// # Errors
+/// The reason why it was not read, or is not what its digest says.
+pub async fn read_stored(config: &Config, digest: &Digest, proves: bool) -> Result<u64, String> {
+    let settings = config.store.as_ref().ok_or("there is no [cache.store]")?;
+    crate::bucket::read_blob(settings, digest, proves).await.map_err(|error| error.to_string())
+}
+
 /// Returns the settings with which a replica with this `server.secret` connects to another, for tests of their listener.
 #[expect(clippy::expect_used, reason = "for tests")]
 pub fn peer_tls(secret: &Secret) -> std::sync::Arc<rustls::ClientConfig> {

@@ -27,4 +27,4 @@ mod writer;
 pub(crate) use removals::follow_removals;
 pub(crate) use store::BucketStore;
 pub(crate) use sweeper::{SWEEPER, sweep_bucket};
-pub(crate) use trial::try_bucket;
+pub(crate) use trial::{read_blob, try_bucket};

@@ -8,7 +8,9 @@ use crate::bucket::client::BucketClient;
 use crate::bucket::error::BucketError;
 use crate::bucket::layout::ObjectNames;
 use crate::cache::ByteSpan;
+use crate::cache::store::Kind;
 use crate::config;
+use crate::proto::{Digest, Hasher};
 
 /// Tries the store with a small object, which is deleted again. Returns true if it keeps versions.
 ///
@@ -24,6 +26,32 @@ pub(crate) async fn try_bucket(settings: &config::Bucket) -> Result<bool, Bucket
     let tried = look(&client, &names, &path).await;
     client.delete(&path).await?;
     tried.map(|()| is_versioned)
+}
+
+/// Reads a blob whole and drops its bytes, hashed if `proves`. Returns how many there were.
+///
+/// # Errors
+/// The reason why it was not read, or is not what its digest says.
+pub(crate) async fn read_blob(
+    settings: &config::Bucket,
+    digest: &Digest,
+    proves: bool,
+) -> Result<u64, BucketError> {
+    let client = BucketClient::new(settings, 0)?;
+    let path = ObjectNames::new(&settings.prefix).content(Kind::Blob, digest);
+    let mut stream = client.get(&path, None, None).await?.into_stream();
+    let mut hasher = Hasher::new(digest.algorithm()).filter(|_| proves);
+    let mut bytes = 0;
+    while let Some(piece) = stream.try_next().await? {
+        bytes += piece.len() as u64;
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&piece);
+        }
+    }
+    match hasher.map(Hasher::finish) {
+        Some(found) if found != *digest => Err(BucketError::Other("other bytes than its digest says")),
+        _ => Ok(bytes),
+    }
 }
 
 /// Looks for the object that has been written.
