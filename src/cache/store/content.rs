@@ -245,7 +245,7 @@ impl Contents {
         if !self.takes_new() || self.is_there(Kind::Manifest, digest) {
             return;
         }
-        let written = self.layout.create_partial_for(&files::random_name("manifest"), |file, part| {
+        let written = self.layout.create_partial_for("manifest", |file, part| {
             files::write_all(file, bytes)?;
             integrity::mark(file)?;
             self.place(Kind::Manifest, digest, part, &path, LostWrites::default(), |index| {
@@ -255,7 +255,7 @@ impl Contents {
         match written {
             Err(error) if is_of_a_place(&error) => self.maintenance.schedule_probe(),
             Err(error) => self.health.report(&error),
-            Ok(()) => {}
+            Ok(_) => {}
         }
     }
 

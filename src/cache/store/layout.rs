@@ -242,34 +242,40 @@ impl Layout {
         self.partial_directory().join(format!("{name}.{suffix}"))
     }
 
-    /// Creates a new partial file, locked for the caller.
-    pub(crate) fn create_partial(&self, name: &str) -> io::Result<File> {
-        let path = self.partial(name, "part");
-        let file = files::create_new(&path)?;
-        match (self.lock)(&file) {
-            Ok(true) => Ok(file),
-            // Another process may have tidied it away: it was not locked for a moment.
-            Ok(false) => Err(io::ErrorKind::ResourceBusy.into()),
+    /// Creates a new partial file, locked for the caller, and returns it with its name, which begins with `stem`.
+    pub(crate) fn create_partial(&self, stem: &str) -> io::Result<(String, File)> {
+        for _ in 0..CREATE_TRIES {
+            let name = files::random_name(stem);
+            let path = self.partial(&name, "part");
+            let file = files::create_new(&path)?;
+            match (self.lock)(&file) {
+                Ok(true) => return Ok((name, file)),
+                // Whoever tidies up, here or in another process, came before the lock: it removes what has no bytes.
+                Ok(false) => {}
+                Err(error) => {
+                    // No other process can have locked it either.
+                    remove(&path)?;
+                    return Err(error);
+                }
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// Creates a file for `fill` to write and to rename, and returns its name, which begins with `stem`; removes it if that fails.
+    pub(crate) fn create_partial_for(
+        &self,
+        stem: &str,
+        fill: impl FnOnce(&File, &Path) -> io::Result<()>,
+    ) -> io::Result<String> {
+        let (name, file) = self.create_partial(stem)?;
+        match fill(&file, &self.partial(&name, "part")) {
+            Ok(()) => Ok(name),
             Err(error) => {
-                // No other process can have locked it either.
-                remove(&path)?;
+                self.remove_partial(&name)?;
                 Err(error)
             }
         }
-    }
-
-    /// Creates a file for `fill` to write and to rename; removes it if that fails.
-    pub(crate) fn create_partial_for(
-        &self,
-        name: &str,
-        fill: impl FnOnce(&File, &Path) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let file = self.create_partial(name)?;
-        let done = fill(&file, &self.partial(name, "part"));
-        if done.is_err() {
-            self.remove_partial(name)?;
-        }
-        done
     }
 
     /// Opens a partial file, locked for the caller; none while another has the lock, or if it is gone. A link is removed: it
@@ -420,3 +426,6 @@ pub(crate) const NOTE: &str = "left";
 
 /// The layout's version: it counts up when a program that knows only the number before could do harm.
 const VERSION: &str = "1";
+
+/// The attempts to create a partial: whoever tidies up goes through the names once, and does not meet all of them.
+const CREATE_TRIES: usize = 8;

@@ -181,10 +181,9 @@ impl Maintenance {
             return;
         }
         let Contents { layout, health, .. } = &*self.contents;
-        let name = files::random_name("test");
         let written = layout
-            .create_partial_for(&name, |file, _| files::write_and_sync(file, &[0; 4096]))
-            .and_then(|()| layout.remove_partial(&name));
+            .create_partial_for("test", |file, _| files::write_and_sync(file, &[0; 4096]))
+            .and_then(|name| layout.remove_partial(&name));
         match written {
             Ok(()) if self.uncounted.load(Ordering::Acquire) => {}
             Ok(()) => health.recover(),

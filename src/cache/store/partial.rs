@@ -340,7 +340,7 @@ impl Partials {
         }
         let first = head.total.unwrap_or_default().min(FIRST_STEP);
         let room = Reservation::new(&self.space, first, 0, unknown_digest)?;
-        match self.create(files::random_name(&head.stem()), head, room) {
+        match self.create(head, room) {
             Ok(partial) => Some(partial),
             Err(error) => {
                 self.report_of_begin(&error);
@@ -398,9 +398,10 @@ impl Partials {
         }
     }
 
-    fn create(self: &Arc<Self>, name: String, head: Head, room: Reservation) -> io::Result<Partial> {
+    fn create(self: &Arc<Self>, head: Head, room: Reservation) -> io::Result<Partial> {
         let layout = &self.contents.layout;
-        let file = PartialFile::new(name.clone(), layout.create_partial(&name)?, head, Segments::default());
+        let (name, file) = layout.create_partial(&head.stem())?;
+        let file = PartialFile::new(name.clone(), file, head, Segments::default());
         // From here on its files are removed when this fails.
         let partial = self.partial(file, room);
         partial.file.head.write(&layout.partial(&name, "new"), false)?;

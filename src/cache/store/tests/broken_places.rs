@@ -1,9 +1,15 @@
 //! Disks of which a part does not work.
 
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+
+use rustix::io::Errno;
+
 use super::*;
+use crate::cache::store::files;
 use crate::cache::store::health::Health;
 use crate::cache::store::layout::{Layout, LayoutError};
-use rustix::io::Errno;
 
 #[test]
 fn an_unreadable_shard_degrades_until_it_is_counted() {
@@ -57,8 +63,8 @@ fn a_disk_without_locks_is_reported_and_left_clean() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path().join("cache"), false).locking_by(|_| Err(Errno::NOLCK.into()));
     assert!(matches!(layout.prepare(), Err(LayoutError::Io(_))));
-    for name in ["a-1", "b-2"] {
-        let error = layout.create_partial(name).unwrap_err();
+    for stem in ["a", "b"] {
+        let error = layout.create_partial(stem).unwrap_err();
         assert_eq!(Errno::from_io_error(&error), Some(Errno::NOLCK));
     }
     assert_eq!(layout.partial_names().unwrap(), [""; 0]);
@@ -66,6 +72,29 @@ fn a_disk_without_locks_is_reported_and_left_clean() {
     health.report_at(dir.path(), &Errno::NOLCK.into());
     let reason = health.reason().unwrap();
     assert!(reason.contains("no file locks") && reason.contains(dir.path().to_str().unwrap()), "{reason}");
+}
+
+#[test]
+fn a_partial_that_is_tidied_away_before_its_lock_is_created_again() {
+    thread_local! {
+        static TIDIED: Cell<usize> = const { Cell::new(0) };
+    }
+    /// The first two are removed before they are locked.
+    fn lock(file: &File) -> io::Result<bool> {
+        TIDIED.set(TIDIED.get() + 1);
+        Ok(TIDIED.get() > 2 && files::lock(file)?)
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().join("cache"), false);
+    layout.prepare().unwrap();
+    let layout = layout.locking_by(lock);
+    let (name, file) = layout.create_partial("a").unwrap();
+    assert!(name.starts_with("a-") && layout.partial(&name, "part").exists());
+    assert!(!files::lock(&File::open(layout.partial(&name, "part")).unwrap()).unwrap(), "it is locked");
+    drop(file);
+    TIDIED.set(0);
+    let name = layout.create_partial_for("b", |file, _| files::write_all(file, b"bytes")).unwrap();
+    assert_eq!(fs::read(layout.partial(&name, "part")).unwrap(), b"bytes");
 }
 
 #[test]
