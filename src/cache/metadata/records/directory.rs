@@ -364,21 +364,25 @@ fn put(temporary: &Path, path: &Path) -> io::Result<()> {
 /// Does something with the file at `path`, for which its directory is made if need be. A count removes empty directories, so
 /// that it may have to be made again.
 pub(super) fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let is_missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
     let mut done = act();
     for _ in 0..MAKE_TRIES {
         match (&done, path.parent()) {
-            (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
-                files::make_dir(parent)?;
-                done = act();
-            }
+            (Err(error), Some(parent)) if is_missing(error) => match files::make_dir(parent) {
+                Err(error) if !is_missing(&error) => return Err(error),
+                // What was made first may be gone before the last is made.
+                Err(_) => {}
+                Ok(()) => done = act(),
+            },
             _ => break,
         }
     }
     done
 }
 
-/// How often the directory of a file is made. The file itself may be what is missing.
-const MAKE_TRIES: usize = 3;
+/// How often the directory of a file is made: a count may remove each of those above it once. The file itself may be what is
+/// missing.
+const MAKE_TRIES: usize = 8;
 
 /// Returns the names in a directory; none if it cannot be read.
 pub(super) fn children(path: &Path) -> Vec<(String, PathBuf)> {
