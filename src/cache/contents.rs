@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::budget::Budget;
-use crate::cache::blobs::blob::SmallBlobs;
 use crate::cache::blobs::fill::Fills;
+use crate::cache::blobs::places::SmallBlobs;
 use crate::cache::blobs::push::PushSpools;
 use crate::cache::counters::Counters;
 use crate::cache::manifests::memory::ManifestMemory;

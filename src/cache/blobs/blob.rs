@@ -3,20 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::HeaderValue;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 
 use crate::body::Body;
 use crate::cache::blobs::credit::{Credit, Credited, Credits};
-use crate::cache::blobs::file_body::{FileBody, RestRequest};
+use crate::cache::blobs::file_body::RestRequest;
 use crate::cache::blobs::fill::{
     Demand, Downloads, Fills, Head, Key, Next, Reader, Subscription, Wanted, rest,
 };
 use crate::cache::blobs::multipart::{Multipart, Opening};
 use crate::cache::blobs::pieces;
 use crate::cache::blobs::pieces::{KeptBody, Piece, PiecesBody};
+use crate::cache::blobs::places::{Here, Places, SmallBlobs};
 use crate::cache::counters::Counters;
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::membership::BlobMembership;
@@ -28,7 +26,7 @@ use crate::cache::outcome::CacheStatus;
 use crate::cache::pull_authorization::PullAuthorizer;
 use crate::cache::requester::{Requester, RequesterReach};
 use crate::cache::store::disk_pool::Use;
-use crate::cache::store::{Content, Kind, Partial, Store, disk_pool};
+use crate::cache::store::{Kind, Partial, Store, disk_pool};
 use crate::clock;
 use crate::config::limits;
 use crate::meaning::Meaning;
@@ -56,54 +54,18 @@ pub(crate) struct Blob {
     pub is_unproved: bool,
 }
 
-/// Small blobs, in memory.
-pub(crate) struct SmallBlobs(Cache<Digest, Bytes>);
-
-impl SmallBlobs {
-    pub(crate) fn new() -> Self {
-        let weigh = |_: &Digest, bytes: &Bytes| u32::try_from(bytes.len() + 256).unwrap_or(u32::MAX);
-        let cache = Cache::builder().max_capacity(limits::SMALL_BLOBS_BYTES).weigher(weigh);
-        Self(cache.eviction_policy(EvictionPolicy::lru()).build())
-    }
-
-    fn get(&self, digest: &Digest) -> Option<Bytes> {
-        self.0.get(digest)
-    }
-
-    fn keep(&self, digest: &Digest, bytes: &Bytes) {
-        self.0.insert(digest.clone(), bytes.clone());
-    }
-
-    pub(crate) fn remove(&self, digest: &Digest) {
-        self.0.invalidate(digest);
-    }
-}
-
-/// Bytes that are here.
-enum Here {
-    Memory(Bytes),
-    Disk(Arc<Content>),
-}
-
-impl Here {
-    fn length(&self) -> u64 {
-        match self {
-            Self::Memory(bytes) => bytes.len() as u64,
-            Self::Disk(content) => content.length,
-        }
-    }
-
-    /// Returns the bytes from `first` up to `end`. If the disk cannot be read, `rest` asks for those that are missing.
-    fn body(self, first: u64, end: u64, rest: impl FnOnce() -> (RestRequest, Credit)) -> Body {
-        match self {
-            Self::Memory(bytes) => {
-                let place = |at: u64| usize::try_from(at).unwrap_or(bytes.len());
-                Body::full(bytes.slice(place(first)..place(end)))
-            }
-            Self::Disk(content) => {
-                let (rest, credit) = rest();
-                Body::stream(Credited::new(FileBody::new(content, first, end, rest), credit))
-            }
+impl Blob {
+    /// Returns the whole of a blob that the repository holds by the record `held`.
+    fn held(held: &Membership, total: u64, body: Body, outcome: CacheStatus) -> Self {
+        Self {
+            total: Some(total),
+            span: None,
+            multipart: None,
+            content_type: held.content_type(),
+            body,
+            outcome,
+            bypass: None,
+            is_unproved: false,
         }
     }
 }
@@ -132,38 +94,6 @@ pub(crate) struct Blobs {
     places: Arc<Places>,
     authorizer: Arc<PullAuthorizer>,
     credits: Credits,
-}
-
-/// The places in which a blob may be that this upstream has served.
-struct Places {
-    ledger: Ledger,
-    small: Arc<SmallBlobs>,
-    store: Arc<Store>,
-}
-
-impl Places {
-    fn has(&self, digest: &Digest) -> bool {
-        // All is looked up, whatever the first says: the time that takes must not tell.
-        let served = self.ledger.served(digest);
-        let stored = self.small.get(digest).is_some() | self.store.has(Kind::Blob, digest);
-        served && stored
-    }
-
-    fn find(&self, digest: &Digest) -> Option<Here> {
-        if !self.ledger.served(digest) {
-            return None;
-        }
-        if let Some(bytes) = self.small.get(digest) {
-            return Some(Here::Memory(bytes));
-        }
-        let content = self.store.content(Kind::Blob, digest)?;
-        if content.length > limits::SMALL_BLOB_BYTES {
-            return Some(Here::Disk(Arc::new(content)));
-        }
-        let bytes = content.bytes()?;
-        self.small.keep(digest, &bytes);
-        Some(Here::Memory(bytes))
-    }
 }
 
 impl Blobs {
@@ -431,23 +361,13 @@ impl Blobs {
             Asked::Whole => (0, total, None),
             Asked::Part(span) => (span.first, span.last + 1, Some(span)),
         };
-        let content_type = held.content_type();
         let body = if head {
             Body::empty()
         } else {
             self.counters().saved(end - first);
             here.body(first, end, || (self.rest_of(requester, digest), self.credit(requester)))
         };
-        Ok(Blob {
-            total: Some(total),
-            span,
-            multipart: None,
-            content_type,
-            body,
-            outcome,
-            bypass: None,
-            is_unproved: false,
-        })
+        Ok(Blob { span, ..Blob::held(held, total, body, outcome) })
     }
 
     /// Returns the request for what cannot be read of a blob that is here.
@@ -942,17 +862,7 @@ fn head_of(held: &Membership, range: Option<&ByteRange>, outcome: CacheStatus) -
         Asked::Whole => None,
         Asked::Part(span) => Some(span),
     };
-    let (content_type, body) = (held.content_type(), Body::empty());
-    Ok(Blob {
-        total: Some(total),
-        span,
-        multipart: None,
-        content_type,
-        body,
-        outcome,
-        bypass: None,
-        is_unproved: false,
-    })
+    Ok(Blob { span, ..Blob::held(held, total, Body::empty(), outcome) })
 }
 
 /// Returns the part that `range` asks for. Of several ranges this is the span that covers them all, for the callers that know
@@ -985,6 +895,8 @@ fn bytes_of(span: Span) -> ByteSpan {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::cache::scripted_origin::{Place, name};
 
