@@ -1,7 +1,7 @@
 //! The identity of a requester.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use crate::proto::secret::Secret;
 
@@ -173,9 +173,12 @@ impl Identity {
 
     /// Returns the name as [`name`](Self::name) does, shared rather than copied.
     pub fn shared_name(&self) -> Arc<str> {
-        static SHARED_ANONYMOUS: LazyLock<Arc<str>> = LazyLock::new(|| ANONYMOUS.into());
+        // One for each thread: workers that count the references of one name wait for each other.
+        thread_local! {
+            static SHARED_ANONYMOUS: Arc<str> = ANONYMOUS.into();
+        }
         match self {
-            Self::Anonymous => SHARED_ANONYMOUS.clone(),
+            Self::Anonymous => SHARED_ANONYMOUS.with(Arc::clone),
             Self::User(name) => name.0.clone(),
             Self::Forwarded(client) => client.name.clone(),
             Self::Robot(name) => name.0.clone(),

@@ -15,7 +15,6 @@ use http::HeaderValue;
 use crate::body::{BodyError, Observer};
 use crate::clock;
 use crate::proto::RepositoryName;
-use crate::telemetry::last_pulls::LastPull;
 use crate::telemetry::metrics::FinishedRequest;
 use crate::telemetry::recent_problems::RecentProblem;
 use crate::telemetry::request_id::RequestId;
@@ -196,8 +195,7 @@ impl AccessRecord {
         if let (true, Some(repository), Some(Subject::Manifest(reference)), Some(user)) =
             (is_pull, &self.repository, &self.subject, &self.user)
         {
-            let pull = LastPull { user: user.clone(), at: clock::wall() };
-            self.traffic.pulls.note(repository, reference, pull);
+            self.traffic.pulls.note(repository, reference, user, clock::wall());
         }
     }
 

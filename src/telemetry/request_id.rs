@@ -1,6 +1,8 @@
 //! The id of a request.
 
+use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +20,7 @@ impl RequestId {
     /// Returns an id that no other request of this process has, and very likely none of another process: 16 hexadecimal
     /// digits.
     pub(crate) fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(start_number());
+        let number = next_number().wrapping_add(start_number());
         // An odd multiplier is a bijection: ids do not repeat, and neighbours look nothing alike.
         let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut text = [0u8; LONGEST];
@@ -53,6 +54,25 @@ impl fmt::Debug for RequestId {
     }
 }
 
+/// Returns a number that no other call returns. A thread takes many at once: workers that count together wait for one another.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static OWN: Cell<Range<u64>> = const { Cell::new(0..0) };
+    }
+    let mut own = OWN.take();
+    let number = own.next().unwrap_or_else(|| {
+        let first = NEXT.fetch_add(NUMBERS, Ordering::Relaxed);
+        own = first + 1..first + NUMBERS;
+        first
+    });
+    OWN.set(own);
+    number
+}
+
+/// The numbers that a thread takes at once.
+const NUMBERS: u64 = 1024;
+
 fn start_number() -> u64 {
     static START: OnceLock<u64> = OnceLock::new();
     *START.get_or_init(|| {
@@ -73,6 +93,16 @@ mod tests {
             (0..1000).map(|_| RequestId::next().as_str().to_owned()).collect();
         assert_eq!(ids.len(), 1000);
         assert!(ids.iter().all(|id| id.len() == 16));
+    }
+
+    #[test]
+    fn no_two_threads_have_a_number() {
+        let many = 3 * NUMBERS;
+        let count = || std::thread::spawn(move || (0..many).map(|_| next_number()).collect::<Vec<_>>());
+        let threads: Vec<_> = (0..4).map(|_| count()).collect();
+        let numbers: std::collections::HashSet<_> =
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(numbers.len() as u64, 4 * many);
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Traffic {
             logins: LoginMetrics::default(),
             transfers: Transfers::default(),
             problems: RecentProblems::default(),
-            pulls: LastPulls::default(),
+            pulls: LastPulls::new(workers),
         }
     }
 }
