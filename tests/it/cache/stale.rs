@@ -6,8 +6,8 @@ use dockgate::internals::clock;
 
 use super::{bare, before, cached_at, gives, started_without_retries, until, word};
 use crate::harness::{
-    Answer, Gateway, Guarded, Image, OCI_IMAGE, Origin, Reply, Request, gift, manifest_at, noise, sha256,
-    token,
+    Answer, Gateway, Guarded, Image, OCI_IMAGE, Origin, Reply, Request, blob_at, gift, manifest_at, noise,
+    sha256, token,
 };
 
 const TAG: &str = "/v2/a/manifests/x";
@@ -161,9 +161,7 @@ async fn offline_the_upstream_is_asked_nothing() {
     gateway.ask(Request::head(TAG)).await.is(200);
     gives(gateway.get(&blob).await, &bytes, "HIT");
     gives(gateway.get(&manifest_at("a", &image.digest)).await, &image.manifest, "HIT");
-    for missing in
-        ["/v2/a/manifests/y".to_owned(), manifest_at("a", &sha256(b"y")), crate::harness::blob_at("a", b"y")]
-    {
+    for missing in ["/v2/a/manifests/y".to_owned(), manifest_at("a", &sha256(b"y")), blob_at("a", b"y")] {
         for request in [Request::get(&missing), Request::head(&missing)] {
             let answer = gateway.ask(request).await;
             assert!(answer.status >= 400, "{answer:?}");
@@ -245,8 +243,11 @@ async fn while_the_upstream_limits_us_nothing_is_fetched_ahead() {
     let image = origin.image("a", "new", &Image::layers(&[1000]));
     gives(gateway.get("/v2/a/manifests/new").await, &image.manifest, "MISS");
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let blobs = origin.requests().into_iter().filter(|request| request.contains("/blobs/"));
-    assert_eq!(blobs.collect::<Vec<_>>(), [""; 0]);
+    // What the first manifest has was asked for before, and its request may come late.
+    let own: Vec<_> = image.layers.iter().chain([&image.config]).map(|blob| blob_at("a", blob)).collect();
+    let mut asked = origin.requests();
+    asked.retain(|request| own.iter().any(|blob| request.ends_with(blob)));
+    assert_eq!(asked, [""; 0]);
 }
 
 #[tokio::test]
@@ -274,7 +275,7 @@ async fn a_gateway_starts_and_serves_without_an_upstream() {
     gives(gateway.get(&manifest_at("a", &image.digest)).await, &image.manifest, "HIT");
     for _ in 0..4 {
         gateway.get("/v2/a/manifests/y").await.refuses(502, "UNAVAILABLE");
-        gateway.get(&crate::harness::blob_at("a", b"y")).await.refuses(502, "UNAVAILABLE");
+        gateway.get(&blob_at("a", b"y")).await.refuses(502, "UNAVAILABLE");
     }
     let ready = gateway.admin("/readyz").await.is(200).json();
     assert_ne!(ready["upstreams"]["up"]["state"], "ok", "{ready}");
