@@ -4,6 +4,8 @@
 //!
 //! Without a digest it ends after it has read the configuration: what a start costs.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what a program says")]
+
 use std::path::Path;
 use std::process::ExitCode;
 
