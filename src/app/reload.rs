@@ -1,5 +1,5 @@
-//! What is read again while the gateway runs: certificates, logins, keys and the configuration. What cannot be used leaves in force
-//! what was there before.
+//! Reads certificates, logins, keys and the configuration again while the gateway runs. A file that cannot be used leaves the one
+//! before in force.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The object store behind the disks of all replicas: an S3-compatible bucket (`[cache.store]`).
 //!
-//! What a replica has proved it stores in the background ([`writer`]), from its disk. What is on no disk is read from there
-//! before the upstream is asked, and proved again as it comes ([`store`]). Bytes have their digest for a name. That a repository
+//! A replica stores content in the background once it is proved ([`writer`]), from its disk. Content that is on no disk is read from
+//! there before the upstream is asked, and proved again as it comes ([`store`]). Bytes have their digest for a name. That a repository
 //! holds them says a record with a signature ([`seal`]), and else the upstream: the bucket is never believed.
 //!
 //! Objects in use are marked ([`marks`]), and those not used for long are swept ([`sweeper`]). What an operator removes from one

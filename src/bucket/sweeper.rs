@@ -1,7 +1,7 @@
 //! The sweeper: deletes from the store what was not used for long, the least used of what is too much, and uploads that nothing
 //! will complete.
 //!
-//! It runs once a day, at the replica to which the constant [`SWEEPER`] belongs; two that sweep at a time delete the same. Objects and
+//! Runs once a day, at the replica to which the constant [`SWEEPER`] belongs; two that sweep at a time delete the same. Objects and
 //! their markers are listed side by side, since stores list in the order of names. In memory is a page of each, and how many bytes were
 //! used last in which hour. In a store that lists otherwise some markers are passed over, and more is deleted than need be.
 

@@ -634,7 +634,7 @@ impl Blobs {
                 }
                 (Next::There(_), None) => {}
                 (Next::Waits(next), _) => {
-                    // It counts before the last one goes: there is no moment in which this reader does not wait.
+                    // The reader counts as waiting before the last wait ends: at no moment does it not.
                     drop(waiter.replace(next));
                     let _ = tokio::time::timeout(WAITS_LOOK, changed).await;
                 }

@@ -174,9 +174,9 @@ type Stream = (Flow, Item);
 
 /// The next step of the fill of a whole blob.
 enum Step {
-    /// It fetches what is missing up to this offset; none: to the end.
+    /// Fetch the missing bytes up to this offset; none: to the end.
     Fetches(Option<u64>),
-    /// It ends, as no requester wants it any more.
+    /// End, as no requester wants the blob any more.
     Ends,
     /// All is there.
     Proves,
@@ -295,8 +295,8 @@ impl Task<'_> {
         let repository = flow.requester.repository().clone();
         self.downloads.membership.load(&repository, &self.fill.key.digest).await;
         let first = flow.head.first;
-        // It may have been found since these bytes were given out. What is there already may have been hashed, or be on its way
-        // to a reader: it is not written again.
+        // A partial may have been found since these bytes were given out. Bytes in the file may have been hashed, or be on their way
+        // to a reader: they are not written again.
         let partial = self.partial_of_part(&flow.head).await.filter(|there| there.end_at(first).is_none());
         if let Some(next) = partial.as_ref().and_then(|partial| partial.next_after(first)) {
             let mut state = self.fill.state();

@@ -34,7 +34,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) at: u64,
     /// The byte behind the last; none: all up to the blob's end.
     pub(crate) end: Option<u64>,
-    /// What is there already.
+    /// The bytes that are in the file already.
     pub(crate) partial: Option<&'a Arc<Partial>>,
     /// The blob's length, where it is known.
     pub(crate) total: Option<u64>,
