@@ -17,7 +17,7 @@ pub(crate) struct Requester {
     reach: RequesterReach,
 }
 
-/// Who is asked for a requester, besides this gateway's own cache.
+/// The parties that are asked for a requester, besides this gateway's own cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequesterReach {
     /// The other replicas, and then the upstream: for a client.

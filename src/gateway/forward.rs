@@ -149,7 +149,7 @@ impl AuthorizedRepository<'_> {
                 Ok(assemble(answer))
             }
             Meaning::NotFound | Meaning::NotOffered { .. } | Meaning::Rejected { .. } => {
-                Ok(self.pass_refusal(answer).await)
+                Ok(Box::pin(self.pass_refusal(answer)).await)
             }
             Meaning::Hidden
             | Meaning::Denied
@@ -162,7 +162,7 @@ impl AuthorizedRepository<'_> {
             | Meaning::Unusable
             | Meaning::ClientGone
             | Meaning::Loop => {
-                let failure = self.upstream().refusal(answer).await;
+                let failure = Box::pin(self.upstream().refusal(answer)).await;
                 Err(self.request.failed(&self.upstream().settings().name, failure))
             }
         }

@@ -227,9 +227,10 @@ impl IncomingRequest<'_> {
         let addressing =
             Addressing { host: &host.name, port: host.port, prefix: prefix.as_ref(), ns: ns.as_deref() };
         let subject = requester.subject(self.client);
-        let mut answer = match self.authorize(addressing, &subject, operation, record)? {
-            Authorized::Registry(request) => serve_registry(&request).await?,
-            Authorized::Repository(request) => serve_repository(&request, body).await?,
+        let authorized = self.authorize(addressing, &subject, operation, record)?;
+        let mut answer = match &authorized {
+            Authorized::Registry(request) => serve_registry(request).await?,
+            Authorized::Repository(request) => serve_repository(request, body).await?,
         };
         if let Some(ns) = ns.as_deref().and_then(|ns| HeaderValue::from_str(ns).ok()) {
             answer.response.headers_mut().insert("oci-namespace", ns);
@@ -439,4 +440,19 @@ async fn handle(request: &AuthorizedRepository<'_>, body: &mut RequestBody) -> R
         }
         Operation::Version | Operation::Catalog { .. } => serve_registry(&request.request).await?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each connection has room for one, which each request writes: with 9 KiB a small manifest took a twentieth longer.
+    #[test]
+    fn the_future_of_a_request_is_small() {
+        fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(Gateway::handle);
+        assert!(size <= 4096, "{size} bytes");
+    }
 }

@@ -83,10 +83,11 @@ impl PeerFleet {
             Leave::Join | Leave::Hold => self.membership.all(&object, limits::PEERS_ASKED_HELD),
         };
         for Candidate { member, is_before } in candidates {
-            // What is on its way to one behind this replica may be on its way from here.
+            // A download that a replica behind this one has under way may come from here.
             question.leave = if wanted == Leave::Join && !is_before { Leave::Hold } else { wanted };
             let asked = tokio::time::timeout(patience, self.ask_member(&member, &question)).await;
-            // It lives. Should it wait for the upstream, that may answer here; should it wait for this replica, that ends it.
+            // A member that took too long lives. Should it wait for the upstream, this replica may get an answer there; should it
+            // wait for this replica, giving up ends that.
             match asked.unwrap_or(Ok(Told::Failed)) {
                 Ok(Told::Here(answer)) => return Some(Ok(answer)),
                 Ok(Told::Refused(failure)) if wanted == Leave::Ask => return Some(Err(failure)),

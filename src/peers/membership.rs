@@ -74,7 +74,7 @@ impl Membership {
         for member in &view.members {
             let old = before.members.iter().find(|old| old.name == member.name);
             if old.is_some_and(|old| old.addresses != member.addresses) {
-                // It may be as well as any, there.
+                // The member may be well at its new address.
                 member.wake();
             }
         }

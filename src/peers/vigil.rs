@@ -114,7 +114,7 @@ impl Watch {
             tokio::time::sleep(briefly.unwrap_or(resting)).await;
             loop {
                 let Some(watch) = watch.upgrade() else { return };
-                // It may be elsewhere by now, or gone.
+                // The member may have another address by now, or be gone.
                 let Some(member) = watch.membership.member(&member.name) else { return member.wake() };
                 if !member.rests() || watch.takes_questions(&member).await {
                     return member.wake();

@@ -43,7 +43,7 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// Who a listener is for.
+/// The clients that a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// Everyone.
@@ -74,7 +74,7 @@ pub(crate) struct Service {
     pub idle_timeout: Duration,
     /// How long a client may take no byte of a response.
     pub stall_timeout: Duration,
-    /// Who is let in.
+    /// The clients that are let in.
     pub audience: Audience,
     /// The counters of all listeners.
     pub counters: Arc<ConnectionCounters>,

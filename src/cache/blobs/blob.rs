@@ -127,7 +127,7 @@ impl Blobs {
         match range.filter(|range| range.is_several()) {
             // RFC 9110 section 14.2: only GET has ranges.
             Some(_) if head => self.one(requester, digest, None, true).await,
-            Some(range) => self.several(requester, digest, range).await,
+            Some(range) => Box::pin(self.several(requester, digest, range)).await,
             None => self.one(requester, digest, range, head).await,
         }
     }
@@ -218,6 +218,7 @@ impl Blobs {
         held_only.or_else(|| self.gate().refrains(requester)).unwrap_or(CacheError::Bypass(reason))
     }
 
+    /// Looks for the blob here, else has it downloaded. All but a hit is boxed: each connection has room for what is not.
     async fn look(
         self: &Arc<Self>,
         requester: &Requester,
@@ -233,9 +234,9 @@ impl Blobs {
         let mut asked = false;
         if known.is_none() {
             let proof = if head || held_only.is_some() {
-                Some(self.membership().holds(requester, digest).await)
+                Some(Box::pin(self.membership().holds(requester, digest)).await)
             } else {
-                self.prove(requester, &key, record).await?
+                Box::pin(self.prove(requester, &key, record)).await?
             };
             asked = proof.is_some();
             match proof {
@@ -265,8 +266,8 @@ impl Blobs {
             return Err(error);
         }
         match range {
-            Some(range) => self.part(requester, key, range, known.as_ref()).await,
-            None => self.whole(requester, key).await,
+            Some(range) => Box::pin(self.part(requester, key, range, known.as_ref())).await,
+            None => Box::pin(self.whole(requester, key)).await,
         }
     }
 

@@ -433,7 +433,7 @@ impl ManifestFetcher {
                 Ok(come) if !is_told || come.is_right() => break come,
                 Ok(wrong) => self.gate.distrust(&wrong.digest),
                 Err(failure) if !is_told => return Err(failure),
-                // It broke off.
+                // The answer of another replica broke off.
                 Err(_) => {}
             }
             if priority == Priority::Held {

@@ -75,7 +75,7 @@ pub(crate) struct ManifestHead {
     pub(crate) length: Option<u64>,
     /// The repository's, when the upstream was asked.
     pub(crate) generation: Generation,
-    /// Who says so.
+    /// The sender of the head.
     pub(crate) from: Provenance,
 }
 

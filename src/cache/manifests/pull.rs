@@ -157,7 +157,7 @@ impl ManifestPulls {
         let Found { manifest, age, ttl, .. } = self.find(requester, reference, head).await;
         let old = match manifest {
             Some(manifest) if manifest.outcome == CacheStatus::Hit => return Ok(manifest),
-            // It must not begin what others would join.
+            // A request for held content must not begin a pull that others would join.
             _ if requester.is_for_held_content() => return Err(CacheError::FetchForbidden),
             manifest => manifest,
         };
@@ -230,7 +230,7 @@ impl ManifestPulls {
         }
         let (this, own, reference) = (self.clone(), requester.clone(), reference.clone());
         let look = move |_: &ManifestFetcher| this.look(&own, &reference, head);
-        self.fetcher.look(requester, found.size, look).await
+        Box::pin(self.fetcher.look(requester, found.size, look)).await
     }
 
     fn look(&self, requester: &Requester, reference: &Reference, head: bool) -> Found {

@@ -104,13 +104,13 @@ impl BlobMembership {
         old: Option<Membership>,
         proof: Proof,
     ) -> Result<Membership, CacheError> {
-        // It must not begin what others would join.
+        // A request for held content must not begin a question that others would join.
         if requester.is_for_held_content() {
             return Err(CacheError::FetchForbidden);
         }
         // A requester that may not fetch learns nothing of what is not here; asking whether it still is there is no fetch.
         let old = match (self.gate.held_only(requester), old) {
-            // What another replica knows of it may be asked all the same.
+            // Another replica may be asked all the same.
             (Some(_), None) if self.gate.has_others(requester) => {
                 return self.ask_once(requester, digest, Priority::Held, proof).await;
             }

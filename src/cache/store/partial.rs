@@ -61,7 +61,7 @@ struct Room {
     held: Reservation,
     /// Bytes that are written, or being written.
     taken: u64,
-    /// Those in order; else it is only known how many there are.
+    /// The bytes were written in order; else only their number is known.
     in_order: bool,
 }
 
@@ -138,7 +138,7 @@ impl Partial {
         let mut room = self.room();
         let before = if room.in_order { at } else { room.taken };
         let taken = if room.in_order { end.max(room.taken) } else { room.taken.saturating_add(length) };
-        // What is there may be written once more.
+        // Bytes that are there may be written once more.
         let taken = self.file.head.total.map_or(taken, |total| taken.min(total.max(end)));
         let more = taken.saturating_sub(room.held.bytes());
         if more > 0 {
@@ -174,7 +174,7 @@ impl Partial {
     pub(crate) fn reached(&self, first: u64, end: u64) {
         let bytes = self.file.note_written(first, end);
         self.grown.notify_waiters();
-        // What is not noted is fetched again after a kill.
+        // Bytes that are not noted are fetched again after a kill.
         let _ = self.file.note(&self.partials.contents.layout, NOTE_EVERY);
         if bytes < self.next_sync.load(Ordering::Acquire) {
             return;

@@ -362,10 +362,10 @@ impl Task<'_> {
         let partial = match partial {
             Some(partial) if goes_on(&partial) => Some(partial),
             other => {
-                // Those who fetch parts of it have that file to themselves.
+                // The fills of parts keep the old file to themselves.
                 if let Some(other) = other {
                     other.abandon();
-                    // Those that have not begun will write to the next.
+                    // Fills of parts that have not begun will write to the next file.
                     self.downloads.fills.run_over(self.fill, flow.head.first);
                 }
                 if flow.head.first == 0 { self.begin_partial(&flow.head).await } else { None }

@@ -44,11 +44,11 @@ pub(crate) struct Wanted<'a> {
 
 /// The next bytes of a part, of which there are more than it may want.
 pub(crate) enum Next {
-    /// They are in the file, up to this offset.
+    /// The bytes are in the file, up to this offset.
     There(u64),
-    /// They come by a fill, up to this offset; second: true if it was under way.
+    /// A fill brings the bytes, up to this offset; second: true if the fill was under way.
     Coming(Subscription, bool, Option<u64>),
-    /// They would need one more stream than there may be, or come by one that is ending.
+    /// The bytes need one more stream than there may be, or the stream that brings them is ending.
     Waits(Waiter),
 }
 
@@ -116,7 +116,7 @@ impl Fills {
         if self.ending.lock().iter().any(|fill| fill.key == *whole && fill.state().stored) {
             return waits();
         }
-        // What the store had sent is given up with its fill.
+        // Bytes of the object store are given up together with the fill that read them.
         let partial = wanted.partial.filter(|partial| partial.is_usable());
         if let Some(end) = partial.and_then(|partial| partial.end_at(at)) {
             return Ok(Next::There(end));
@@ -142,7 +142,7 @@ impl Fills {
                 (state.is_near(at), state.closed)
             };
             if is_near || is_full || is_closed {
-                // One that is over has not written all yet.
+                // A fill that is over may not have written its last bytes yet.
                 let Some(subscription) = follow(fill) else { return waits() };
                 return Ok(Next::Coming(subscription, true, Some(*end)));
             }
@@ -158,7 +158,7 @@ impl Fills {
         for fill in main.iter().chain(&ending).chain(before.map(|(fill, _)| fill)) {
             let mut state = fill.state();
             if state.may_write() && state.ring.end() > at {
-                // It has come since, and is not written yet.
+                // The byte has come since, and is not written yet.
                 return waits();
             }
             state.until = state.until.min(at);
@@ -171,14 +171,14 @@ impl Fills {
         let end = wanted.end.map(|end| {
             let whole =
                 bound.map_or(u64::MAX, |bound| bound.max(end)).min(end.next_multiple_of(SEGMENT_BYTES));
-            // What follows a long one is asked for next.
+            // The bytes behind a long part are asked for next.
             let is_small = end.saturating_sub(at) < SEGMENT_BYTES;
             if is_small && whole > end && pays(whole - end) { whole } else { end }
         });
         let end = [end, bound.filter(|bound| *bound < u64::MAX)].into_iter().flatten().min();
         let part = ByteSpan { first: at, last: end.map(|end| end.saturating_sub(1)) };
         let key = Key { part: Some(part), ..whole.clone() };
-        // Those that are not kept are joined by requesters of the same part alone.
+        // A fill that is not kept is joined by requesters of the same part alone.
         if let Some(subscription) = fills.get(&key).and_then(follow) {
             return Ok(Next::Coming(subscription, true, end));
         }
@@ -222,7 +222,7 @@ impl Fills {
             (state.partial.clone(), state.may_write(), state.is_required())
         };
         if !may_write {
-            // It goes on without the file, and needs all itself.
+            // The fill goes on without the file, and so needs all bytes itself.
             return Hole::Until(None);
         }
         let parts = fills.values().filter(|fill| fill.key.is_part_of(&main.key));
@@ -243,8 +243,8 @@ impl Fills {
         }
         let next = claims.into_iter().map(|(first, _)| first).filter(|first| *first > at).min();
         let there = partial.as_ref().and_then(|partial| partial.next_after(at));
-        // What no client waits for is asked for in pieces, if others ask for parts: then one that wants some of these bytes
-        // finds them near, and no stream has to be cut for it.
+        // A blob that no client waits for is asked for in pieces, if others ask for parts: a client that wants some of these bytes
+        // finds them near then, and no stream has to be cut for it.
         let is_limited = !is_required && partial.is_some_and(|partial| partial.is_scattered());
         let limit = is_limited.then(|| at.saturating_add(NEAR_BYTES));
         Hole::Until([next, there, limit].into_iter().flatten().min())

@@ -83,7 +83,7 @@ pub(crate) struct Flow {
     pub(crate) requester: Requester,
     /// The repository's, when that was asked.
     pub(crate) generation: Generation,
-    /// Who sends them.
+    /// The sender of the bytes.
     pub(crate) from: Provenance,
     /// How often another replica, or the upstream behind the store, was asked to go on where one had broken off.
     pub(crate) replicas: u32,

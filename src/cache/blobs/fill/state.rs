@@ -73,7 +73,7 @@ pub(crate) struct Head {
     pub(crate) etag: Option<HeaderValue>,
     /// The upstream was not asked: what is known comes from the fills of parts.
     pub(crate) is_unasked: bool,
-    /// Who sends it.
+    /// The sender of the blob.
     pub(crate) from: Provenance,
 }
 
