@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -122,39 +125,32 @@ impl Connections {
         &self.idle[worker_id::place(self.idle.len())]
     }
 
-    /// Connects to the first address of a member that takes it. A machine that is busy, this one or that, is late once: passing its
-    /// member over would download all again.
+    /// Connects to the first address of a member that takes it. A machine that is busy, this one or that, is late: passing its
+    /// member over would download all again. So each address is tried once more; what was begun goes on meanwhile, since the
+    /// busier the machine, the more would be lost with it.
     async fn connect(&self, member: &Member) -> Result<Busy, ConnectionError> {
-        match self.connect_within(self.connect_timeout, &member.addresses).await {
-            Err(ConnectionError::Late(_)) => {
-                self.connect_within(SECOND_TRY * self.connect_timeout, &member.addresses).await
-            }
-            result => result,
-        }
-    }
-
-    /// Connects to one of the addresses, in turn. They share the time: each has an equal part of what the others have left of it.
-    async fn connect_within(
-        &self,
-        patience: Duration,
-        addresses: &[SocketAddr],
-    ) -> Result<Busy, ConnectionError> {
+        let addresses = &member.addresses;
+        let part = self.connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+        let longest = (1 + SECOND_TRY) * self.connect_timeout;
+        let end = clock::now() + longest;
+        let mut begun = FuturesUnordered::new();
         let mut failure = ConnectionError::Nowhere;
-        let mut is_late = false;
-        let end = clock::now() + patience;
-        for (place, address) in addresses.iter().enumerate() {
-            let left = u32::try_from(addresses.len() - place).unwrap_or(u32::MAX);
-            let part = end.saturating_duration_since(clock::now()) / left;
-            match tokio::time::timeout(part, self.connect_to(*address)).await {
-                Ok(Ok(sender)) => return Ok(Busy { address: *address, sender }),
-                Ok(Err(error)) => failure = error,
-                Err(_) => is_late = true,
+        for addresses in [addresses, addresses] {
+            for address in addresses.iter() {
+                begun.push(self.connect_to(*address));
+                if let Some(connected) = first_of(&mut begun, clock::now() + part, &mut failure).await {
+                    return Ok(connected);
+                }
+            }
+            if begun.is_empty() {
+                return Err(failure);
             }
         }
-        Err(if is_late { ConnectionError::Late(patience) } else { failure })
+        let connected = first_of(&mut begun, end, &mut failure).await;
+        connected.ok_or(if begun.is_empty() { failure } else { ConnectionError::Late(longest) })
     }
 
-    async fn connect_to(&self, address: SocketAddr) -> Result<Sender, ConnectionError> {
+    async fn connect_to(&self, address: SocketAddr) -> Result<Busy, ConnectionError> {
         let stream = TcpStream::connect(address).await.map_err(ConnectionError::Connect)?;
         let _ = stream.set_nodelay(true);
         // The key alone counts.
@@ -172,7 +168,23 @@ impl Connections {
         });
         // With TLS 1.3 a refusal of this end's key comes only now.
         sender.ready().await.map_err(ConnectionError::Broken)?;
-        Ok(sender)
+        Ok(Busy { address, sender })
+    }
+}
+
+/// Returns the first connection of those that were begun, if there is one before `end`; else the last failure of those that are
+/// over is in `failure`.
+async fn first_of(
+    begun: &mut FuturesUnordered<impl Future<Output = Result<Busy, ConnectionError>>>,
+    end: Instant,
+    failure: &mut ConnectionError,
+) -> Option<Busy> {
+    loop {
+        match tokio::time::timeout_at(end.into(), begun.next()).await {
+            Ok(Some(Ok(connected))) => return Some(connected),
+            Ok(Some(Err(error))) => *failure = error,
+            Ok(None) | Err(_) => return None,
+        }
     }
 }
 
@@ -216,26 +228,70 @@ mod tests {
     use crate::peers::member::MemberStates;
     use crate::proto::Secret;
 
+    async fn serve(stream: TcpStream, acceptor: TlsAcceptor) {
+        let stream = acceptor.accept(stream).await.unwrap();
+        let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
+        let _ =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+    }
+
+    fn identity() -> Identity {
+        Identity::derive(&Secret::new("0123456789abcdef".repeat(4))).unwrap()
+    }
+
+    async fn ask(
+        timeout: Duration,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Response<Incoming>, ConnectionError> {
+        let connections = Connections::new(identity().client().unwrap(), timeout, 0);
+        let member = MemberStates::default().member("it:1", addresses);
+        let request = Request::builder().uri("/").body(Full::default()).unwrap();
+        connections.send(&member, request).await.map(|(response, _)| response)
+    }
+
     #[tokio::test]
     async fn addresses_of_a_member_share_the_time_to_connect() {
-        let identity = Identity::derive(&Secret::new("0123456789abcdef".repeat(4))).unwrap();
         // A server that takes connections and says nothing.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = [&silent, &listener].map(|listener| listener.local_addr().unwrap());
-        let acceptor = TlsAcceptor::from(identity.server().unwrap());
-        tokio::spawn(async move {
-            let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
-            let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
-        });
-        let connections = Connections::new(identity.client().unwrap(), Duration::from_secs(2), 0);
-        let member = MemberStates::default().member("it:1", addresses.to_vec());
+        let acceptor = TlsAcceptor::from(identity().server().unwrap());
+        tokio::spawn(async move { serve(listener.accept().await.unwrap().0, acceptor).await });
         let began = clock::now();
-        let request = Request::builder().uri("/").body(Full::default()).unwrap();
-        let (response, _) = connections.send(&member, request).await.unwrap();
+        let response = ask(Duration::from_secs(2), addresses.to_vec()).await.unwrap();
         assert!(response.status().is_success() && began.elapsed() < Duration::from_millis(1900));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_is_late_goes_on_beside_the_second() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(identity().server().unwrap());
+        tokio::spawn(async move {
+            let first = listener.accept().await.unwrap().0;
+            let _second_stays_silent = listener.accept().await.unwrap();
+            serve(first, acceptor).await;
+        });
+        let response = ask(Duration::from_secs(2), vec![address]).await.unwrap();
+        assert!(response.status().is_success());
+    }
+
+    #[tokio::test]
+    async fn a_member_that_refuses_is_not_tried_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let began = clock::now();
+        let refused = ask(Duration::from_secs(20), vec![address]).await;
+        assert!(
+            matches!(refused, Err(ConnectionError::Connect(_))) && began.elapsed() < Duration::from_secs(10)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_silent_member_is_late_after_both_tries() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let asked = ask(Duration::from_millis(20), vec![silent.local_addr().unwrap()]).await;
+        assert!(matches!(asked, Err(ConnectionError::Late(longest)) if longest == Duration::from_millis(80)));
     }
 }
