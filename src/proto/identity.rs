@@ -173,7 +173,7 @@ impl Identity {
 
     /// Returns the name as [`name`](Self::name) does, shared rather than copied.
     pub fn shared_name(&self) -> Arc<str> {
-        // One for each thread: workers that count the references of one name wait for each other.
+        // Each thread has a name of its own: workers that count the references of one name wait for each other.
         thread_local! {
             static SHARED_ANONYMOUS: Arc<str> = ANONYMOUS.into();
         }

@@ -250,7 +250,7 @@ impl Layout {
             let file = files::create_new(&path)?;
             match (self.lock)(&file) {
                 Ok(true) => return Ok((name, file)),
-                // Whoever tidies up, here or in another process, came before the lock: it removes what has no bytes.
+                // A scan, here or in another process, locked the file first: it removes files without bytes.
                 Ok(false) => {}
                 Err(error) => {
                     // No other process can have locked it either.
@@ -427,5 +427,5 @@ pub(crate) const NOTE: &str = "left";
 /// The layout's version: it counts up when a program that knows only the number before could do harm.
 const VERSION: &str = "1";
 
-/// The attempts to create a partial: whoever tidies up goes through the names once, and does not meet all of them.
+/// Bounds the attempts to create a partial: a scan goes through the names once, and does not meet all of them.
 const CREATE_TRIES: usize = 8;

@@ -370,7 +370,7 @@ pub(super) fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> i
         match (&done, path.parent()) {
             (Err(error), Some(parent)) if is_missing(error) => match files::make_dir(parent) {
                 Err(error) if !is_missing(&error) => return Err(error),
-                // What was made first may be gone before the last is made.
+                // A count may remove the parent before its child is made.
                 Err(_) => {}
                 Ok(()) => done = act(),
             },
