@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::hash::Hash;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -233,6 +234,19 @@ impl ManifestPulls {
         Box::pin(self.fetcher.look(requester, found.size, look)).await
     }
 
+    /// Returns where a tag points, if the upstream has just said so: its answer is noted first, and recorded once the manifest
+    /// is here.
+    async fn resolved(self: &Arc<Self>, requester: &Requester, tag: &Tag) -> Option<Resolved> {
+        let repository = requester.repository();
+        if let Some(head) = self.fetcher.pending(repository, tag) {
+            let generation = head.generation;
+            return Some(Resolved { manifest: Manifest::of_head(head, CacheStatus::Miss), generation });
+        }
+        let generation = self.fetcher.metadata().generation(repository);
+        let manifest = self.find(requester, &Reference::Tag(tag.clone()), false).await.manifest?;
+        (manifest.outcome == CacheStatus::Hit).then_some(Resolved { manifest, generation })
+    }
+
     fn look(&self, requester: &Requester, reference: &Reference, head: bool) -> Found {
         let known = self.known(requester.repository(), reference);
         let (age, confirmed) = (age(known.confirmed), known.confirmed);
@@ -321,10 +335,13 @@ impl Pull<'_> {
         let (fetcher, repository) = (&self.pulls.fetcher, self.requester.repository());
         let may_fetch = self.requester.may_fetch();
         let mut may_restart = true;
+        let mut remembered = fetcher.pending(repository, tag);
+        // A remembered answer that has led nowhere is in doubt.
+        let mut is_first = remembered.is_none();
         let mut state = State::Remembered;
         loop {
             state = match state {
-                State::Remembered => match fetcher.pending(repository, tag) {
+                State::Remembered => match remembered.take() {
                     Some(head) if self.head && may_fetch => {
                         return Ok(Manifest::of_head(head, CacheStatus::Hit));
                     }
@@ -341,7 +358,7 @@ impl Pull<'_> {
                     },
                     None => State::Resolve(Form::Head),
                 },
-                State::Resolve(form) => match self.resolve(tag, form).await {
+                State::Resolve(form) => match self.resolve(tag, form, mem::take(&mut is_first)).await {
                     Ok(Resolved { manifest, .. }) if manifest.bytes.is_some() => return Ok(manifest),
                     Ok(Resolved { manifest, .. }) if self.head && may_fetch => return Ok(manifest),
                     // The tag has moved to a manifest that is not in the cache.
@@ -365,7 +382,7 @@ impl Pull<'_> {
                         fetcher.arrived(repository, tag, &manifest.digest);
                     }
                     let unchanged = fetcher.metadata().generation(repository) == generation;
-                    if unchanged || !std::mem::take(&mut may_restart) {
+                    if unchanged || !mem::take(&mut may_restart) {
                         return Ok(manifest);
                     }
                     State::Resolve(Form::Head)
@@ -387,13 +404,17 @@ impl Pull<'_> {
         self.fetch(digest).await
     }
 
-    /// Asks where a tag points, and notes the answer. Asks again once, if the repository is written to meanwhile.
-    async fn resolve(&self, tag: &Tag, form: Form) -> Result<Resolved, CacheError> {
+    /// Asks where a tag points, and notes the answer. Asks again once, if the repository is written to meanwhile. Asks nothing at
+    /// the `is_first` attempt if another flight has ended since this pull looked, which brought the answer.
+    async fn resolve(&self, tag: &Tag, form: Form, is_first: bool) -> Result<Resolved, CacheError> {
         let priority = self.priority;
         let (resolved, joined) = self
             .share(&self.pulls.tags, (tag.clone(), form), |pulls, requester, (tag, form)| async move {
                 let fetcher = &pulls.fetcher;
                 let (repository, reference) = (requester.repository(), Reference::Tag(tag.clone()));
+                if is_first && let Some(resolved) = pulls.resolved(&requester, &tag).await {
+                    return Ok(resolved);
+                }
                 let mut may_repeat = true;
                 loop {
                     let generation = fetcher.metadata().generation(repository);
@@ -402,7 +423,7 @@ impl Pull<'_> {
                         Form::Whole => fetcher.ask_whole(&requester, &reference, priority).await?,
                     };
                     if fetcher.note_tag(repository, &tag, &manifest, generation)
-                        || !std::mem::take(&mut may_repeat)
+                        || !mem::take(&mut may_repeat)
                     {
                         return Ok(Resolved { manifest, generation });
                     }

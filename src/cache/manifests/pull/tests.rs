@@ -98,6 +98,27 @@ async fn concurrent_pulls_ask_the_upstream_once() {
 }
 
 #[tokio::test]
+async fn a_pull_that_looked_before_a_flight_ended_asks_nothing() {
+    let place = Place::new();
+    let digest = place.registry.push("v1", &image("a"));
+    let (requester, tag, accept) =
+        (place.repository().requester, Tag::parse("v1").unwrap(), Accept::default());
+    let (pulls, priority) = (&place.upstream_cache.manifests, Priority::Required);
+    let late = Pull { pulls, requester: &requester, accept: &accept, head: false, priority };
+    head(&place, "v1").await.unwrap();
+    place.registry.asked();
+    let noted = late.resolve(&tag, Form::Head, true).await.unwrap().manifest;
+    assert_eq!((noted.digest, noted.bytes, place.registry.asked()), (digest.clone(), None, vec![]));
+    get(&place, "v1").await.unwrap();
+    place.registry.asked();
+    let recorded = late.resolve(&tag, Form::Head, true).await.unwrap().manifest;
+    assert_eq!((recorded.digest, place.registry.asked()), (digest, vec![]));
+    assert_eq!(recorded.bytes.unwrap(), image("a"));
+    late.resolve(&tag, Form::Head, false).await.unwrap();
+    assert_eq!(place.registry.asked(), ["HEAD v1"]);
+}
+
+#[tokio::test]
 async fn a_head_without_digest_is_followed_by_get() {
     let place = Place::with(|settings| settings.tag_ttl = Duration::ZERO);
     place.registry.push("v1", &image("a"));
