@@ -29,7 +29,7 @@ use crate::body::Body;
 use crate::bucket::{self, BucketStore, SWEEPER};
 use crate::budget::plan::Plan;
 use crate::cache::maintenance::{self, Selection};
-use crate::cache::{Cache, Fleet, RemoteStore};
+use crate::cache::{Cache, Fleet, RemoteStore, UpstreamCache};
 use crate::config::{Config, Environment, limits};
 use crate::gateway::{Core, Gateway, Logs, SharedState};
 use crate::issuer;
@@ -164,8 +164,9 @@ impl App {
         let logs = Logs { access: access_log, audit: audit_log.clone(), traffic: traffic.clone() };
         let gateway = Gateway::new(core.clone(), logs);
         let connections = Plan::connections(&config.server).budget();
+        let caches = Arc::new(CachesInForce(Arc::downgrade(&core)));
         let peer_answers =
-            peers.as_ref().map(|peers| PeerAnswers::new(caches_of(&core), peers.fleet.membership().clone()));
+            peers.as_ref().map(|peers| PeerAnswers::new(caches, peers.fleet.membership().clone()));
         let answers = Answers { gateway, peers: peer_answers.clone() };
         let peer_connections = Plan::peer_connections().budget();
         let observed_fleet = peers.as_ref().zip(peer_answers.clone()).map(|(peers, answers)| ObservedFleet {
@@ -359,11 +360,16 @@ fn service(config: &Config, certificates: Option<&Certificates>) -> Service {
     }
 }
 
-/// Returns a finder of the caches in force.
-fn caches_of(core: &Arc<ArcSwap<Core>>) -> Caches {
-    let core = Arc::downgrade(core);
-    Arc::new(move |name| {
-        let core = core.upgrade()?.load_full();
-        core.settings.upstream_caches.iter().find(|cache| *cache.fleet_name() == *name).cloned()
-    })
+/// The caches in force, as long as there is a gateway.
+struct CachesInForce(Weak<ArcSwap<Core>>);
+
+impl Caches for CachesInForce {
+    fn find(&self, upstream: &str) -> Option<Arc<UpstreamCache>> {
+        let core = self.0.upgrade()?.load_full();
+        core.settings.upstream_caches.iter().find(|cache| *cache.fleet_name() == *upstream).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<UpstreamCache>> {
+        self.0.upgrade().map(|core| core.load().settings.upstream_caches.clone()).unwrap_or_default()
+    }
 }

@@ -93,7 +93,7 @@
 //!
 //! ```text
 //! base      proto, x509, meaning, config, budget, clock, file_stamp, read_size, worker_id, watchdog, single_flight, body,
-//!           telemetry, net
+//!           json_lines, telemetry, net
 //! decide    authn      base                  who asks
 //!           authz      base                  what they may do; makes the Permit
 //! fetch     upstream   base, Permit          connections, tokens, egress policy, the meaning of answers
@@ -149,6 +149,7 @@ pub(crate) mod file_stamp;
 pub mod fuzz;
 pub(crate) mod gateway;
 pub(crate) mod issuer;
+pub(crate) mod json_lines;
 pub(crate) mod meaning;
 pub(crate) mod net;
 pub(crate) mod origin;

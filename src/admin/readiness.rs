@@ -10,9 +10,9 @@ use crate::admin::response;
 use crate::admin::state::{AdminState, Reloaded, cache};
 use crate::admin::upstream_state::UpstreamState;
 use crate::body::Body;
+use crate::cache::MemberReport;
 use crate::cache::StoreStats;
 use crate::gateway::Core;
-use crate::peers::MemberReport;
 
 /// Returns the readiness of the gateway. An upstream that fails does not make it unready, nor does a cache that can't
 /// store anything: it names their state and answers what it can. Nor does a certificate that is yet to be issued: the ACME
@@ -95,7 +95,7 @@ fn peers(state: &AdminState) -> Value {
             (None, false) => "ok",
             (Some(_), false) => "resting",
         };
-        (member.name.to_string(), json!({ "state": word, "error": member.resting.as_deref() }))
+        (member.name.clone(), json!({ "state": word, "error": member.resting.as_deref() }))
     };
     Value::Object(fleet.membership.report().iter().map(member).collect())
 }

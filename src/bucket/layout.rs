@@ -38,6 +38,12 @@ impl ObjectNames {
         self.path(&format!("{}/{}", kind.directory(), spread(digest)))
     }
 
+    /// Returns the digest of the content that has this name. `None` for other objects.
+    pub(super) fn digest_of(&self, kind: Kind, content: &Path) -> Option<Digest> {
+        let (folder, _) = self.folders(kind);
+        gathered(content.as_ref().strip_prefix(folder.as_ref())?.strip_prefix('/')?)
+    }
+
     /// Returns the folder of all content of a kind, and that of its markers.
     pub(super) fn folders(&self, kind: Kind) -> (Path, Path) {
         let below = kind.directory();
@@ -88,14 +94,10 @@ impl ObjectNames {
         let below = record.as_ref().strip_prefix(folder.as_ref())?.strip_prefix('/')?;
         let (repository, subject) = below.split_once("/_")?;
         let (list, name) = subject.split_once('/')?;
+        let content = |kind: Kind| Some(RecordSubject::Content(kind, gathered(name)?));
         let subject = match list {
             "tags" => RecordSubject::Tag(Tag::parse(name).ok()?),
-            "blobs" | "manifests" => {
-                let (algorithm, spread) = name.split_once('/')?;
-                let (_, encoded) = spread.split_once('/')?;
-                RecordSubject::Content(Digest::parse(&format!("{algorithm}:{encoded}")).ok()?)
-            }
-            _ => return None,
+            list => content(Kind::ALL.into_iter().find(|kind| kind.directory() == list)?)?,
         };
         Some((RepositoryName::parse(repository).ok()?, subject))
     }
@@ -150,6 +152,13 @@ fn spread(digest: &Digest) -> String {
     format!("{algorithm}/{}/{encoded}", encoded.get(..2).unwrap_or_default())
 }
 
+/// Returns the digest that [`spread`] made such a path.
+fn gathered(path: &str) -> Option<Digest> {
+    let (algorithm, spread) = path.split_once('/')?;
+    let (_, encoded) = spread.split_once('/')?;
+    Digest::parse(&format!("{algorithm}:{encoded}")).ok()
+}
+
 const VERSION: &str = "v1";
 
 /// Digits of the mark by which upstreams of one name and other URLs differ.
@@ -173,6 +182,8 @@ mod tests {
         let path = names.content(Kind::Blob, &digest());
         assert_eq!(path.as_ref(), format!("a/b/v1/blobs/sha256/ab/{hex}"));
         assert_eq!(names.below_prefix(&path), format!("v1/blobs/sha256/ab/{hex}"));
+        assert_eq!(names.digest_of(Kind::Blob, &path), Some(digest()));
+        assert_eq!(names.digest_of(Kind::Manifest, &path), None);
         let bare = ObjectNames::new("").content(Kind::Manifest, &digest());
         assert_eq!(bare.as_ref(), format!("v1/manifests/sha256/ab/{hex}"));
     }
@@ -199,7 +210,7 @@ mod tests {
         assert_eq!(of_tag, Some((b.clone(), RecordSubject::Tag(tag))));
         for kind in Kind::ALL {
             let content = read(&names.held(up, &b, kind, &digest()));
-            assert_eq!(content, Some((b.clone(), RecordSubject::Content(digest()))));
+            assert_eq!(content, Some((b.clone(), RecordSubject::Content(kind, digest()))));
         }
         assert_eq!(read(&names.served(up, &digest())), None);
         assert_eq!(read(&names.held("b https://b", &b, Kind::Blob, &digest())), None);

@@ -15,6 +15,8 @@ mod client;
 mod connector;
 mod counters;
 mod error;
+mod inspection;
+mod inventory;
 mod layout;
 mod marks;
 mod removals;

@@ -18,6 +18,8 @@ use crate::bucket::breaker::StoreBreaker;
 use crate::bucket::client::BucketClient;
 use crate::bucket::counters::BucketCounters;
 use crate::bucket::error::BucketError;
+use crate::bucket::inspection::{Inspection, WrongObject};
+use crate::bucket::inventory::Inventory;
 use crate::bucket::layout::ObjectNames;
 use crate::bucket::marks::UseMarks;
 use crate::bucket::seal::RecordSeal;
@@ -25,7 +27,10 @@ use crate::bucket::sweeper::{SweepSum, Sweeper};
 use crate::bucket::writer::{RECORD_BYTES, Writer, WriterQueue};
 use crate::cache::metadata::record::{Membership, TagRecord};
 use crate::cache::store::{Amount, Kind, Store};
-use crate::cache::{ByteSpan, MeantRecords, ProvedContent, Reading, RemoteStore, StoreStats, StoredContent};
+use crate::cache::{
+    ByteSpan, Inspected, Inspecting, LocalInspecting, MeantRecords, MeantRepositories, ProvedContent,
+    Reading, RemoteStore, StoreFailure, StoreStats, StoredContent, StoredImage,
+};
 use crate::clock;
 use crate::config;
 use crate::config::limits;
@@ -45,8 +50,8 @@ pub(crate) struct BucketStore {
     absent: moka::sync::Cache<Path, ()>,
     /// Where tags were written to point, so that they are not written again for a while.
     tags: moka::sync::Cache<Path, Digest>,
-    /// The notes of removals that this replica has left, and has done.
-    own_notes: Mutex<HashSet<String>>,
+    /// The notes of removals that this replica has done without being told by them.
+    done_notes: Mutex<HashSet<String>>,
     /// The objects and bytes that the last sweep has left.
     swept: Mutex<Option<Amount>>,
     /// The bucket's name, for operators.
@@ -80,7 +85,7 @@ impl BucketStore {
                 .max_capacity(limits::SEEN_TAGS)
                 .time_to_live(limits::BUCKET_TAG_AGE)
                 .build(),
-            own_notes: Mutex::default(),
+            done_notes: Mutex::default(),
             swept: Mutex::default(),
             name: settings.to_string(),
             lengths: settings.min_object..=settings.max_object,
@@ -141,8 +146,8 @@ impl BucketStore {
         self.writer(store).finish(store).await
     }
 
-    /// Returns the notes of removals in the order of time, each with what was removed. Those that this replica has left are done, and
-    /// have none, as has a note that no replica of this gateway has left.
+    /// Returns the notes of removals in the order of time, each with what was removed. Those that this replica has done have none, as
+    /// has a note that no replica of this gateway has left.
     ///
     /// # Errors
     /// [`BucketError`].
@@ -161,7 +166,7 @@ impl BucketStore {
                 break;
             }
             let name = note.location.filename().unwrap_or_default().to_owned();
-            let selection = if done.contains(&name) || self.own_notes.lock().contains(&name) {
+            let selection = if done.contains(&name) || self.done_notes.lock().contains(&name) {
                 None
             } else {
                 self.note(&note.location).await?
@@ -400,14 +405,45 @@ impl RemoteStore for BucketStore {
         self.queue.remove_records(self.names.records_of(upstream), meant);
     }
 
-    fn note_removal(&self, selection: String) {
+    fn note_removal(&self, selection: String) -> String {
         let mut number = [0; 8];
         // Where the machine has no randomness, two notes of one second are one.
         let _ = aws_lc_rs::rand::fill(&mut number);
         let seconds = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let path = self.names.note(seconds, u64::from_le_bytes(number));
-        self.own_notes.lock().extend(path.filename().map(str::to_owned));
+        let name = path.filename().unwrap_or_default().to_owned();
+        self.note_done(name.clone());
         self.queue.note(path, selection);
+        name
+    }
+
+    fn note_done(&self, name: String) {
+        self.done_notes.lock().insert(name);
+    }
+
+    fn images<'a>(
+        &'a self,
+        upstream: &'a str,
+        meant: MeantRepositories<'a>,
+    ) -> Inspecting<'a, Vec<StoredImage>> {
+        let (client, names, seal) = (self.client.clone(), self.names.clone(), self.seal.clone());
+        let inventory = Inventory { client, names, seal };
+        Box::pin(async move { inventory.images(upstream, meant).await.map_err(failure) })
+    }
+
+    fn inspect<'a>(&'a self, tell: &'a mut dyn FnMut(Inspected) -> bool) -> LocalInspecting<'a, ()> {
+        let (client, names, seal) = (self.client.clone(), self.names.clone(), self.seal.clone());
+        let mut inspection = Inspection { client, names, seal, tell };
+        Box::pin(async move {
+            let mut remove = |wrong| match wrong {
+                WrongObject::Content(kind, digest) => self.discard(kind, &digest),
+                WrongObject::Record(path) => {
+                    self.counters.wrong();
+                    self.queue.delete(path);
+                }
+            };
+            inspection.run(&mut remove).await.map_err(failure)
+        })
     }
 
     fn stats(&self) -> StoreStats {
@@ -427,6 +463,11 @@ impl RemoteStore for BucketStore {
     fn count_hedge(&self, upstream_was_first: bool) {
         self.counters.hedged(upstream_was_first);
     }
+}
+
+/// Returns why the store has not done what an operator wants.
+fn failure(error: BucketError) -> StoreFailure {
+    StoreFailure(error.to_string())
 }
 
 /// Returns a time of the store: of a clock that is ahead no more is believed than of this one.

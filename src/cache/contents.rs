@@ -62,10 +62,13 @@ impl Cache {
     }
 
     /// Opens the cache for reading alone: creates, writes and removes nothing below the directory.
-    pub(crate) fn open_read_only(settings: &config::Cache) -> Arc<Self> {
+    pub(crate) fn open_read_only(
+        settings: &config::Cache,
+        remote: Option<Arc<dyn RemoteStore>>,
+    ) -> Arc<Self> {
         let counters = Arc::new(Counters::default());
         let store = Store::open_read_only(settings, counters.clone());
-        Arc::new(Self::on(settings, store, counters))
+        Arc::new(Self { remote, ..Self::on(settings, store, counters) })
     }
 
     fn on(settings: &config::Cache, store: Arc<Store>, counters: Arc<Counters>) -> Self {

@@ -29,9 +29,10 @@ pub(crate) use crate::cache::manifests::listing::{KeptList, ListHead, Listed};
 pub(crate) use crate::cache::manifests::manifest::Manifest;
 pub(crate) use crate::cache::origin::breaker::BreakerState;
 pub(crate) use crate::cache::origin::{
-    Asking, ByteSpan, Fleet, FleetAsking, FleetQuestion, FleetWrite, MeantRecords, Origin, OriginRequest,
-    OriginResponse, Origins, ProvedContent, Provenance, Reading, RecordSubject, RemoteStore, Resource,
-    StoreCounts, StoreStats, StoredContent,
+    Asking, ByteSpan, Disobedience, Fleet, FleetAsking, FleetObeying, FleetOrder, FleetQuestion, FleetWrite,
+    Inspected, Inspecting, LocalInspecting, MeantRecords, MeantRepositories, MemberReport, Origin,
+    OriginRequest, OriginResponse, Origins, ProvedContent, Provenance, Reading, RecordSubject, RemoteStore,
+    Resource, StoreCounts, StoreFailure, StoreStats, StoredContent, StoredImage,
 };
 pub(crate) use crate::cache::requester::{Requester, RequesterReach};
 pub(crate) use crate::cache::upstream_cache::UpstreamCache;

@@ -413,6 +413,8 @@ pub(crate) const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const PEER_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The body of a notice: names of one repository.
 pub(crate) const PEER_NOTICE_BYTES: usize = 64 * KIB;
+/// Jobs of operators that are done for other replicas at a time.
+pub(crate) const PEER_ORDERS: usize = 4;
 /// How long an answer of a name server is awaited, each of the two times that it is asked.
 pub(crate) const SRV_PATIENCE: Duration = Duration::from_secs(2);
 

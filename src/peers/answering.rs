@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 
 use crate::authz::Permit;
 use crate::body::{Body, BodyError, Stream};
@@ -20,19 +21,27 @@ use crate::peers::membership::Membership;
 use crate::peers::message;
 use crate::peers::message::{Leave, Question, Subject};
 use crate::peers::notice::Notice;
+use crate::peers::orders::OrderJobs;
 use crate::peers::refusal::Refusal;
 use crate::proto::media_type::FULL_ACCEPT;
 use crate::proto::{Accept, Digest, ErrorBody, Reference};
 
-/// Finds the cache of an upstream by its name and URL.
-pub(crate) type Caches = Arc<dyn Fn(&str) -> Option<Arc<UpstreamCache>> + Send + Sync>;
+/// The caches of this replica, as they are in force.
+pub(crate) trait Caches: Send + Sync {
+    /// Returns the cache of an upstream by its name and URL.
+    fn find(&self, upstream: &str) -> Option<Arc<UpstreamCache>>;
+
+    /// Returns all of them.
+    fn all(&self) -> Vec<Arc<UpstreamCache>>;
+}
 
 /// The answers to other replicas.
 #[derive(Clone)]
 pub(crate) struct PeerAnswers(Arc<Inner>);
 
 struct Inner {
-    caches: Caches,
+    caches: Arc<dyn Caches>,
+    orders: OrderJobs,
     membership: Arc<Membership>,
     is_draining: AtomicBool,
     questions: AtomicU64,
@@ -41,10 +50,10 @@ struct Inner {
 
 impl PeerAnswers {
     /// Returns the answers out of `caches` to the replicas of `membership`.
-    pub(crate) fn new(caches: Caches, membership: Arc<Membership>) -> Self {
+    pub(crate) fn new(caches: Arc<dyn Caches>, membership: Arc<Membership>) -> Self {
         let (questions, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let is_draining = AtomicBool::new(false);
-        Self(Arc::new(Inner { caches, membership, is_draining, questions, bytes }))
+        let (is_draining, orders) = (AtomicBool::new(false), OrderJobs::new());
+        Self(Arc::new(Inner { caches, orders, membership, is_draining, questions, bytes }))
     }
 
     /// Answers no further question: the others ask the next in order. What is under way goes on.
@@ -68,6 +77,7 @@ impl PeerAnswers {
             (&Method::POST, message::WRITTEN) => self.hear(body).await,
             (&Method::POST, message::DOUBT) => self.doubt(&parts),
             _ if is_draining => draining(StatusCode::SERVICE_UNAVAILABLE),
+            (&Method::POST, message::ORDER) => self.obey(body).await,
             _ => match self.question(&parts) {
                 Ok((cache, question)) => {
                     self.0.questions.fetch_add(1, Ordering::Relaxed);
@@ -88,18 +98,22 @@ impl PeerAnswers {
             question.leave = Leave::Hold;
         }
         // Another configuration: this replica does not know the upstream.
-        let cache = (self.0.caches)(&question.upstream).ok_or(StatusCode::GATEWAY_TIMEOUT)?;
+        let cache = self.0.caches.find(&question.upstream).ok_or(StatusCode::GATEWAY_TIMEOUT)?;
         Ok((cache, question))
+    }
+
+    /// Does what an operator wants who has asked another replica.
+    async fn obey(&self, body: Incoming) -> Response<Body> {
+        let Some(order) = read(body).await else { return status(StatusCode::BAD_REQUEST) };
+        let obeyed = self.0.orders.obey(order, self.0.caches.all());
+        obeyed.map_or_else(status, Response::new)
     }
 
     /// Takes note of a write through another replica.
     async fn hear(&self, body: Incoming) -> Response<Body> {
-        let whole = Limited::new(body, limits::PEER_NOTICE_BYTES).collect();
-        let Ok(Ok(whole)) = tokio::time::timeout(limits::PEER_HEADER_TIMEOUT, whole).await else {
-            return status(StatusCode::BAD_REQUEST);
-        };
-        let notice = serde_json::from_slice::<Notice>(&whole.to_bytes()).ok().and_then(Notice::write);
-        let Some((FleetWrite { upstream, repository, references, believed }, unheard)) = notice else {
+        let Some((FleetWrite { upstream, repository, references, believed }, unheard)) =
+            read::<Notice>(body).await.and_then(Notice::write)
+        else {
             return status(StatusCode::BAD_REQUEST);
         };
         let object = message::repository_object(&upstream, &repository).into();
@@ -107,7 +121,7 @@ impl PeerAnswers {
         for member in unheard {
             self.0.membership.unheard().note(&member, &object, until, None);
         }
-        if let Some(cache) = (self.0.caches)(&upstream) {
+        if let Some(cache) = self.0.caches.find(&upstream) {
             cache.written_elsewhere(&repository, &references);
         }
         status(StatusCode::NO_CONTENT)
@@ -118,7 +132,7 @@ impl PeerAnswers {
         let Some((upstream, digest)) = message::parse_doubt(parts) else {
             return status(StatusCode::BAD_REQUEST);
         };
-        if let Some(cache) = (self.0.caches)(upstream) {
+        if let Some(cache) = self.0.caches.find(upstream) {
             tracing::warn!(upstream, %digest, "another replica was given bytes without their digest; they are hashed again");
             cache.doubt_content(&digest);
         }
@@ -128,6 +142,13 @@ impl PeerAnswers {
     fn counted(&self, response: Response<Body>) -> Response<Body> {
         response.map(|body| Body::stream(Counted { body, answers: self.0.clone() }))
     }
+}
+
+/// Reads a body of JSON. `None` if it is none, or does not come in time.
+async fn read<T: DeserializeOwned>(body: Incoming) -> Option<T> {
+    let whole = Limited::new(body, limits::PEER_NOTICE_BYTES).collect();
+    let whole = tokio::time::timeout(limits::PEER_HEADER_TIMEOUT, whole).await.ok()?.ok()?;
+    serde_json::from_slice(&whole.to_bytes()).ok()
 }
 
 /// A body whose bytes are counted.

@@ -11,7 +11,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::body::Body;
-use crate::cache::{Fleet, FleetAsking, FleetQuestion, FleetWrite, OriginResponse};
+use crate::cache::{
+    Disobedience, Fleet, FleetAsking, FleetObeying, FleetOrder, FleetQuestion, FleetWrite, MemberReport,
+    OriginResponse,
+};
 use crate::clock;
 use crate::config::{self, limits};
 use crate::meaning::UpstreamFailure;
@@ -228,6 +231,29 @@ impl PeerFleet {
         }
     }
 
+    /// Has a member do what an operator wants, also one that rests.
+    async fn order_member(&self, name: &str, order: &FleetOrder) -> Result<Body, Disobedience> {
+        let failed = |error: &dyn std::fmt::Display| Disobedience(error.to_string());
+        let member = self.membership.member(name).ok_or_else(|| failed(&"it is no member any more"))?;
+        let order = serde_json::to_vec(order).map_err(|error| failed(&error))?;
+        let request = message::request(Method::POST, message::ORDER)
+            .header(header::CONTENT_LENGTH, order.len())
+            .body(Full::new(order.into()))
+            .map_err(|error| failed(&error))?;
+        let asked = self.watch.over(&member, self.connections.send(&member, request)).await;
+        let (response, busy) = asked.map_err(|error| failed(&error))?;
+        let (parts, incoming) = response.into_parts();
+        match parts.status {
+            StatusCode::OK => {}
+            StatusCode::TOO_MANY_REQUESTS => return Err(failed(&"too many jobs are running there already")),
+            _ if parts.headers.contains_key(message::DRAINING) => return Err(failed(&"it is stopping")),
+            status => return Err(failed(&format_args!("it answers {status}"))),
+        }
+        let vigil = Vigil::new(self.watch.clone(), member.clone());
+        let connections = self.connections.clone();
+        Ok(Body::stream(PeerStream::new(&parts.headers, incoming, member, vigil, connections, busy)))
+    }
+
     /// Has a member hash content again that came from it without its digest.
     async fn tell_doubt(&self, name: &str, upstream: &str, digest: &Digest) {
         if let Some(member) = self.membership.member(name)
@@ -269,6 +295,18 @@ impl Fleet for PeerFleet {
                 tracing::debug!(%repository, "not all replicas know of a write in time");
             }
         })
+    }
+
+    fn others(&self) -> Vec<Arc<str>> {
+        self.membership.others().into_iter().map(|member| member.name).collect()
+    }
+
+    fn report(&self) -> Vec<MemberReport> {
+        self.membership.report()
+    }
+
+    fn order<'a>(&'a self, member: &'a str, order: &'a FleetOrder) -> FleetObeying<'a> {
+        Box::pin(self.order_member(member, order))
     }
 
     fn distrust(self: Arc<Self>, upstream: &Arc<str>, digest: &Digest) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::cache::MemberReport;
 use crate::clock;
 use crate::config::limits;
 
@@ -39,22 +40,6 @@ struct Rest {
     is_brief: bool,
     /// When it was last logged that it is.
     logged: Option<Instant>,
-}
-
-/// A member, as operators see it.
-#[derive(Clone, Debug)]
-pub(crate) struct MemberReport {
-    pub(crate) name: Arc<str>,
-    /// This replica itself.
-    pub(crate) is_own: bool,
-    /// Why it is passed over; none if it is not.
-    pub(crate) resting: Option<Arc<str>>,
-    /// Questions that it was asked.
-    pub(crate) asked: u64,
-    /// The questions that the member did not answer.
-    pub(crate) failed: u64,
-    /// Bytes of blobs and manifests that have come from it.
-    pub(crate) bytes: u64,
 }
 
 impl Member {
@@ -113,9 +98,9 @@ impl Member {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let MemberState { rest, asked, failed, bytes } = &*self.state;
         MemberReport {
-            name: self.name.clone(),
+            name: self.name.to_string(),
             is_own,
-            resting: rest.lock().reason.clone(),
+            resting: rest.lock().reason.as_deref().map(str::to_owned),
             asked: count(asked),
             failed: count(failed),
             bytes: count(bytes),

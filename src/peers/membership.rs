@@ -10,8 +10,9 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::net::lookup_host;
 
+use crate::cache::MemberReport;
 use crate::config::{self, limits};
-use crate::peers::member::{Member, MemberReport, MemberStates};
+use crate::peers::member::{Member, MemberStates};
 use crate::peers::unheard::Unheard;
 use crate::peers::{placement, srv};
 use crate::proto::Authority;

@@ -61,6 +61,7 @@ pub(super) const MANIFEST_HEAD: &str = "/v1/manifest-head";
 pub(super) const ALIVE: &str = "/alive";
 pub(super) const WRITTEN: &str = "/v1/written";
 pub(super) const DOUBT: &str = "/v1/doubt";
+pub(super) const ORDER: &str = "/v1/order";
 
 const UPSTREAM: HeaderName = HeaderName::from_static("dockgate-upstream");
 const REPOSITORY: HeaderName = HeaderName::from_static("dockgate-repository");

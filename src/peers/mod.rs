@@ -19,6 +19,7 @@ pub(crate) mod member;
 pub(crate) mod membership;
 pub(crate) mod message;
 pub(crate) mod notice;
+pub(crate) mod orders;
 pub(crate) mod placement;
 pub(crate) mod refusal;
 pub(crate) mod senders;
@@ -29,6 +30,5 @@ pub(crate) mod vigil;
 
 pub(crate) use answering::{Caches, PeerAnswers};
 pub(crate) use fleet::PeerFleet;
-pub(crate) use member::MemberReport;
 pub(crate) use membership::Membership;
 pub(crate) use trial::try_members;

@@ -7,16 +7,18 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinError;
 
-use crate::admin::api::lines;
-use crate::admin::api::lines::{LineSender, Lines};
 use crate::admin::state::{AdminState, cache};
 use crate::admin::{guard, response};
 use crate::body::Body;
 use crate::cache::maintenance;
-use crate::cache::maintenance::{Event, Platforms, Selection, WarmTarget};
+use crate::cache::maintenance::{Elsewhere, Event, Platforms, Selection, WarmTarget};
 use crate::cache::{Cache, UpstreamCache};
+use crate::json_lines;
+use crate::json_lines::LineSender;
 use crate::proto::query;
 
 /// The body of `POST /api/cache/warm`.
@@ -91,7 +93,7 @@ impl Call<'_> {
         match path {
             "" => self.stats().await,
             "/list" => self.list(&request).await,
-            "/verify" => self.verify(),
+            "/verify" => self.verify(&request),
             "/remove" => self.remove(&request).await,
             _ => self.warm(request).await,
         }
@@ -102,28 +104,31 @@ impl Call<'_> {
     }
 
     async fn list(self, request: &Request<Incoming>) -> Result {
-        let selection = selection(request, Some("**"))?;
-        aside(move || maintenance::list(&self.upstream_caches, &selection)).await
+        let (selection, elsewhere) = (selection(request, Some("**"))?, elsewhere(request)?);
+        let listing =
+            maintenance::list_everywhere(&self.cache, self.upstream_caches, selection, elsewhere).await;
+        json(&listing.map_err(failed)?)
     }
 
     async fn remove(self, request: &Request<Incoming>) -> Result {
         let selection = selection(request, None)?;
         let permit = self.job()?;
-        let (cache, upstream_caches) = (self.cache, self.upstream_caches);
-        aside(move || {
+        // Goes on to its end where the operator does not wait for it.
+        let removal = tokio::spawn(async move {
             let _permit = permit;
-            maintenance::remove(&cache, &upstream_caches, &selection)
-        })
-        .await
+            maintenance::remove_everywhere(self.cache, self.upstream_caches, selection).await
+        });
+        json(&removal.await.and_then(|removed| removed).map_err(failed)?)
     }
 
-    fn verify(self) -> Result {
-        let permit = self.job()?;
-        let (sender, lines) = lines::channel();
+    fn verify(self, request: &Request<Incoming>) -> Result {
+        let (elsewhere, permit) = (elsewhere(request)?, self.job()?);
+        let (sender, lines) = json_lines::channel();
         let cache = self.cache;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            maintenance::verify(&cache, &mut |event| sender.send_blocking(&event));
+            let mut tell = |event| sender.send_blocking(&event);
+            Handle::current().block_on(maintenance::verify_everywhere(&cache, elsewhere, &mut tell));
         });
         Ok(streamed(lines))
     }
@@ -138,7 +143,7 @@ impl Call<'_> {
         let body = body.map_err(|error| bad(error.to_string()))?.to_bytes();
         let wanted: WarmRequest = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
         let platforms = Platforms::parse(&wanted.platforms).map_err(|error| bad(error.to_string()))?;
-        let (sender, lines) = lines::channel();
+        let (sender, lines) = json_lines::channel();
         let state = self.state.clone();
         tokio::spawn(async move {
             let _permit = permit;
@@ -175,12 +180,24 @@ fn selection(request: &Request<Incoming>, default: Option<&str>) -> Result<Selec
     Selection::parse(pattern).map_err(|error| bad(&error))
 }
 
+/// Returns where else than here a call is to be done.
+fn elsewhere(request: &Request<Incoming>) -> Result<Elsewhere> {
+    let asks = |name| match query::parameter(request.uri().query().unwrap_or_default(), name) {
+        Ok(None) => Ok(false),
+        Ok(Some(value)) if value == "true" => Ok(true),
+        Ok(Some(_)) => Err(refused(StatusCode::BAD_REQUEST, format!("{name} can be true"))),
+        Err(error) => Err(refused(StatusCode::BAD_REQUEST, error.to_string())),
+    };
+    Ok(Elsewhere { fleet: asks("fleet")?, store: asks("store")? })
+}
+
+fn failed(_: JoinError) -> Refused {
+    refused(StatusCode::INTERNAL_SERVER_ERROR, "the job failed")
+}
+
 /// Runs `work` on a thread of its own.
 async fn aside<T: Serialize + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => json(&done),
-        Err(_) => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "the job failed")),
-    }
+    json(&tokio::task::spawn_blocking(work).await.map_err(failed)?)
 }
 
 fn json(value: &impl Serialize) -> Result {
@@ -205,6 +222,6 @@ impl Refused {
     }
 }
 
-fn streamed(lines: Lines) -> Response<Body> {
-    response::new(StatusCode::OK, "application/x-ndjson", Body::stream(lines))
+fn streamed(lines: Body) -> Response<Body> {
+    response::new(StatusCode::OK, "application/x-ndjson", lines)
 }

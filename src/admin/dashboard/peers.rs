@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::admin::dashboard::table::{Tone, badge, nothing, table};
 use crate::admin::dashboard::units;
 use crate::admin::state::AdminState;
-use crate::peers::MemberReport;
+use crate::cache::MemberReport;
 
 /// Renders the members of the fleet.
 pub(super) fn render(state: &AdminState) -> Markup {
@@ -26,12 +26,12 @@ fn rows(members: &[MemberReport]) -> Markup {
     html! {
         @for member in members {
             tr {
-                td { (&*member.name) }
+                td { (member.name) }
                 td {
                     @if member.is_own {
                         (badge("this one", Tone::Neutral))
                     } @else if let Some(reason) = &member.resting {
-                        (badge("passed over", Tone::Bad)) " " (&**reason)
+                        (badge("passed over", Tone::Bad)) " " (reason)
                     } @else {
                         (badge("ok", Tone::Good))
                     }

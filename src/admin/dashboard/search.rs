@@ -171,6 +171,7 @@ mod tests {
             digest: format!("sha256:{}", "a".repeat(64)),
             size: 3_000_000,
             age: 120,
+            places: Vec::new(),
         };
         let pull = LastPull { user: "alice".into(), at: clock::wall() };
         let text = row(&entry, Some(&pull)).into_string();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::admin::metrics::exposition::Exposition;
 use crate::admin::state::ObservedFleet;
-use crate::peers::MemberReport;
+use crate::cache::MemberReport;
 
 /// The fleet at one moment.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ impl PeersSnapshot {
     pub(super) fn encode(&self, out: &mut Exposition<'_>) -> fmt::Result {
         let (own, others): (Vec<_>, Vec<_>) = self.members.iter().partition(|member| member.is_own);
         let by_member = |value: fn(&MemberReport) -> u64| -> Vec<_> {
-            others.iter().map(|member| ([("member", member.name.to_string())], value(member))).collect()
+            others.iter().map(|member| ([("member", member.name.clone())], value(member))).collect()
         };
         out.one(
             "dockgate_peer_members",

@@ -11,7 +11,7 @@ use crate::cache::maintenance::reachable::Reach;
 use crate::cache::maintenance::selection::Selection;
 use crate::cache::origin::breaker::BreakerState;
 use crate::cache::store::{Amount, Kind};
-use crate::cache::{Cache, StoreStats, UpstreamCache};
+use crate::cache::{Cache, MemberReport, StoreStats, UpstreamCache};
 use crate::clock;
 use crate::proto::{Digest, RepositoryName};
 
@@ -37,6 +37,9 @@ pub(crate) struct Stats {
     /// The object store behind it, as a running gateway knows it.
     #[serde(default)]
     pub store: Option<StoreStats>,
+    /// All replicas, as a running gateway knows them; none where it is alone.
+    #[serde(default)]
+    pub fleet: Vec<MemberReport>,
 }
 
 /// The part of a cache that belongs to one upstream, in numbers.
@@ -67,6 +70,9 @@ pub(crate) struct Entry {
     pub size: u64,
     /// Seconds since the upstream said last that it is so.
     pub age: u64,
+    /// Where it is, if several places were asked: `here`, the names of other replicas, `store`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<String>,
 }
 
 /// Counts the contents. `runs` is true in the gateway itself, which alone has counters and breakers.
@@ -82,6 +88,7 @@ pub(crate) fn stats(cache: &Cache, upstreams: &[Arc<UpstreamCache>], runs: bool)
         upstreams: upstreams.iter().map(|upstream| stats_of(upstream, runs)).collect(),
         counted: runs.then(|| cache.counters().counted()),
         store: cache.remote.as_ref().filter(|_| runs).map(|remote| remote.stats()),
+        fleet: cache.fleet.as_ref().filter(|_| runs).map(|fleet| fleet.report()).unwrap_or_default(),
     }
 }
 
@@ -128,6 +135,7 @@ fn of_repository(
         digest: digest.to_string(),
         size: Reach::of(store, [digest.clone()]).bytes(store),
         age: clock::wall().duration_since(confirmed).unwrap_or_default().as_secs(),
+        places: Vec::new(),
     };
     let tags = ledger.tags(name).into_iter().filter_map(|tag| Some((ledger.tag(name, &tag)?, tag)));
     let tags: Vec<_> = tags.collect();

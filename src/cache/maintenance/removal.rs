@@ -12,7 +12,7 @@ use crate::cache::{Cache, RecordSubject, UpstreamCache};
 use crate::proto::{Digest, RepositoryName, Tag};
 
 /// The result of a removal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Removed {
     /// Repositories with records that were removed.
     pub repositories: u64,
@@ -26,20 +26,28 @@ pub(crate) struct Removed {
     pub bytes: u64,
     /// True if something could not be removed.
     pub left: bool,
+    /// Other replicas that have removed something.
+    #[serde(default)]
+    pub elsewhere: u64,
+    /// Other replicas that do not know of it, and why.
+    #[serde(default)]
+    pub untold: Vec<String>,
+    /// True if it is removed from an object store too, also what is on no disk.
+    #[serde(default)]
+    pub has_store: bool,
 }
 
 /// Forgets what `selection` means of `upstreams`, and removes the content that no repository holds after that: here and in the object
-/// store, where a note has the other replicas do the same.
+/// store.
 pub(crate) fn remove(cache: &Cache, upstreams: &[Arc<UpstreamCache>], selection: &Selection) -> Removed {
     if let Some(remote) = &cache.remote {
-        remote.note_removal(selection.to_string());
         for upstream in upstreams {
             let (own, selection) = (upstream.clone(), selection.clone());
             let meant = move |name: &RepositoryName, subject: &RecordSubject| {
                 own.canonical(name).is_some_and(|canonical| selection.has(&canonical))
                     && match subject {
                         RecordSubject::Tag(tag) => selection.names_tag(tag),
-                        RecordSubject::Content(digest) => selection.has_digest(digest),
+                        RecordSubject::Content(_, digest) => selection.has_digest(digest),
                     }
             };
             remote.remove_records(&upstream.fleet_name(), Box::new(meant));

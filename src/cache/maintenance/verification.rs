@@ -33,6 +33,15 @@ pub(crate) enum Verified {
         /// The reason.
         why: String,
     },
+    /// One of several places has been verified.
+    Place {
+        /// Its name.
+        place: String,
+        /// Files that were read there.
+        contents: u64,
+        /// Files that are wrong there.
+        wrong: u64,
+    },
     /// Nothing follows.
     Done {
         /// Files that were read.

@@ -6,6 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::body::Body;
 use crate::budget::Client;
 use crate::cache::origin::{OriginRequest, OriginResponse};
 use crate::meaning::UpstreamFailure;
@@ -24,6 +27,60 @@ pub(crate) trait Fleet: Send + Sync + 'static {
     /// Notes that content of the upstream does not have this digest. If replicas have sent it, they are told, and none is asked for
     /// it for a while.
     fn distrust(self: Arc<Self>, upstream: &Arc<str>, digest: &Digest);
+
+    /// Returns the names of the other replicas, also of those that do not answer.
+    fn others(&self) -> Vec<Arc<str>>;
+
+    /// Returns all replicas, this one among them, for operators.
+    fn report(&self) -> Vec<MemberReport>;
+
+    /// Has a replica do at its own disk what an operator wants. The answer is a line of JSON for each thing that happens there.
+    fn order<'a>(&'a self, member: &'a str, order: &'a FleetOrder) -> FleetObeying<'a>;
+}
+
+/// A replica, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberReport {
+    /// Its name.
+    pub name: String,
+    /// True for this replica itself.
+    pub is_own: bool,
+    /// Why it is passed over; none if it is not.
+    pub resting: Option<String>,
+    /// Questions that it was asked.
+    pub asked: u64,
+    /// The questions that it did not answer.
+    pub failed: u64,
+    /// Bytes of blobs and manifests that have come from it.
+    pub bytes: u64,
+}
+
+/// The answer to a [`FleetOrder`], under way.
+pub(crate) type FleetObeying<'a> = Pin<Box<dyn Future<Output = Result<Body, Disobedience>> + Send + 'a>>;
+
+/// The reason why a replica has not done what an operator wants.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Disobedience(pub(crate) String);
+
+/// Work of an operator that a replica does at its own disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub(crate) enum FleetOrder {
+    /// Lists the images that a pattern means.
+    List {
+        /// The pattern.
+        pattern: String,
+    },
+    /// Removes what a pattern means.
+    Remove {
+        /// The pattern.
+        pattern: String,
+        /// The note of it in the object store, which need not be followed after that.
+        note: Option<String>,
+    },
+    /// Hashes all content again.
+    Verify,
 }
 
 /// The answer to a [`FleetQuestion`], under way.

@@ -13,7 +13,10 @@ pub(crate) mod tests;
 pub(crate) use exchange::{
     Asking, ByteSpan, Origin, OriginRequest, OriginResponse, Origins, Provenance, Resource,
 };
-pub(crate) use fleet::{Fleet, FleetAsking, FleetQuestion, FleetWrite};
+pub(crate) use fleet::{
+    Disobedience, Fleet, FleetAsking, FleetObeying, FleetOrder, FleetQuestion, FleetWrite, MemberReport,
+};
 pub(crate) use remote_store::{
-    MeantRecords, ProvedContent, Reading, RecordSubject, RemoteStore, StoreCounts, StoreStats, StoredContent,
+    Inspected, Inspecting, LocalInspecting, MeantRecords, MeantRepositories, ProvedContent, Reading,
+    RecordSubject, RemoteStore, StoreCounts, StoreFailure, StoreStats, StoredContent, StoredImage,
 };

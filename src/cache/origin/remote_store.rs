@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,8 +82,22 @@ pub(crate) trait RemoteStore: Send + Sync + 'static {
     /// Removes those records of an upstream that an operator has removed from the cache, whichever replica has written them.
     fn remove_records(&self, upstream: &str, meant: MeantRecords);
 
-    /// Leaves a note of a removal, which the other replicas do after this one.
-    fn note_removal(&self, selection: String);
+    /// Leaves a note of a removal, which the other replicas do after this one, and returns its name.
+    fn note_removal(&self, selection: String) -> String;
+
+    /// Takes note that this replica has done what the note called `name` says.
+    fn note_done(&self, name: String);
+
+    /// Returns the images of an upstream by the records in the store, of those repositories that `meant` says.
+    fn images<'a>(
+        &'a self,
+        upstream: &'a str,
+        meant: MeantRepositories<'a>,
+    ) -> Inspecting<'a, Vec<StoredImage>>;
+
+    /// Reads all content and all records, and removes what is wrong. `tell` gets what is seen, and returns true to go on. Hashes on
+    /// the thread that drives it.
+    fn inspect<'a>(&'a self, tell: &'a mut dyn FnMut(Inspected) -> bool) -> LocalInspecting<'a, ()>;
 
     /// Returns what is known of the store, and what it has been asked.
     fn stats(&self) -> StoreStats;
@@ -95,13 +109,60 @@ pub(crate) trait RemoteStore: Send + Sync + 'static {
     fn count_hedge(&self, upstream_was_first: bool);
 }
 
+/// Work of an operator at the store, under way.
+pub(crate) type Inspecting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreFailure>> + Send + 'a>>;
+
+/// The same, on one thread.
+pub(crate) type LocalInspecting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreFailure>> + 'a>>;
+
+/// The reason why the store has not done what an operator wants.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct StoreFailure(pub(crate) String);
+
+/// The repositories that an operator means, by the upstream's own names.
+pub(crate) type MeantRepositories<'a> = &'a (dyn Fn(&RepositoryName) -> bool + Send + Sync);
+
+/// An image in the store: a tag, or a manifest that no tag leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredImage {
+    /// The repository, by the upstream's own name.
+    pub(crate) repository: RepositoryName,
+    /// The tag, where there is one.
+    pub(crate) tag: Option<Tag>,
+    /// The manifest.
+    pub(crate) digest: Digest,
+    /// The bytes that are there of all that it leads to.
+    pub(crate) size: u64,
+    /// When the upstream said last that it is so.
+    pub(crate) confirmed: SystemTime,
+}
+
+/// Something that is seen when all of the store is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Inspected {
+    /// The bytes of content that there is.
+    Total(u64),
+    /// So many bytes more have been read.
+    Read(u64),
+    /// An object is as it should be.
+    Good,
+    /// An object is not, and is removed.
+    Wrong {
+        /// Its name.
+        name: String,
+        /// What it has.
+        why: String,
+    },
+}
+
 /// The subject of a record in the store, within a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RecordSubject {
     /// Where a tag points.
     Tag(Tag),
     /// The record that a repository holds a blob or a manifest.
-    Content(Digest),
+    Content(Kind, Digest),
 }
 
 /// The records that a removal means.

@@ -1,6 +1,6 @@
 //! Access to the cache: through a running gateway, or in a directory that no gateway uses.
 
-use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
+use crate::cache::maintenance::{Elsewhere, Event, Listing, Platforms, Removed, Selection, Stats, Verified};
 use crate::cli::cache::error::CacheError;
 use crate::cli::cache::local::{Intent, LocalCache};
 use crate::cli::cache::remote::Remote;
@@ -27,32 +27,35 @@ impl CacheAccess {
     pub(super) fn stats(&self) -> Result<Stats, CacheError> {
         match self {
             Self::Gateway(remote) => Ok(remote.stats()?),
-            Self::Local(local) => Ok(local.open(Intent::Read)?.stats()),
+            Self::Local(local) => Ok(local.open(Intent::Read, false)?.stats()),
         }
     }
 
-    pub(super) fn list(&self, selection: &Selection) -> Result<Vec<Entry>, CacheError> {
+    pub(super) fn list(&self, selection: &Selection, elsewhere: Elsewhere) -> Result<Listing, CacheError> {
         match self {
-            Self::Gateway(remote) => Ok(remote.list(selection)?),
-            Self::Local(local) => Ok(local.open(Intent::Read)?.list(selection)),
+            Self::Gateway(remote) => Ok(remote.list(selection, elsewhere)?),
+            Self::Local(local) => {
+                Ok(local.open(Intent::Read, elsewhere.store)?.list(selection, elsewhere)?)
+            }
         }
     }
 
     pub(super) fn remove(&self, selection: &Selection) -> Result<Removed, CacheError> {
         match self {
             Self::Gateway(remote) => Ok(remote.remove(selection)?),
-            Self::Local(local) => Ok(local.open(Intent::Remove)?.remove(selection)?),
+            Self::Local(local) => Ok(local.open(Intent::Remove, true)?.remove(selection)?),
         }
     }
 
     /// Verifies the cache. `tell` returns false to stop.
-    pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) -> Result<(), CacheError> {
+    pub(super) fn verify(
+        &self,
+        elsewhere: Elsewhere,
+        tell: &mut dyn FnMut(Verified) -> bool,
+    ) -> Result<(), CacheError> {
         match self {
-            Self::Gateway(remote) => Ok(remote.verify(tell)?),
-            Self::Local(local) => {
-                local.open(Intent::Verify)?.verify(tell);
-                Ok(())
-            }
+            Self::Gateway(remote) => Ok(remote.verify(elsewhere, tell)?),
+            Self::Local(local) => Ok(local.open(Intent::Verify, elsewhere.store)?.verify(elsewhere, tell)?),
         }
     }
 
@@ -66,7 +69,8 @@ impl CacheAccess {
     ) -> Result<(), CacheError> {
         match self {
             Self::Gateway(remote) => Ok(remote.warm(images, written, tell)?),
-            Self::Local(local) => Ok(local.open(Intent::Write)?.warm(images, platforms, tell)?),
+            // Images that are fetched ahead are stored by the gateway, once it serves them.
+            Self::Local(local) => Ok(local.open(Intent::Write, false)?.warm(images, platforms, tell)?),
         }
     }
 }

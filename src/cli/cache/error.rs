@@ -17,6 +17,12 @@ pub(crate) enum CacheError {
     /// There is nothing to look after.
     #[error("no upstream has a cache; write [upstream.cache] below the [[upstream]] that is to have one")]
     None,
+    /// There are no other replicas.
+    #[error("there are no [peers]: leave out --fleet")]
+    NoFleet,
+    /// There is no object store.
+    #[error("there is no [cache.store]: leave out --store")]
+    NoStore,
     /// Not a platform.
     #[error(transparent)]
     Platform(#[from] PlatformError),
@@ -41,7 +47,7 @@ impl CacheError {
     /// Returns 2 for a mistake in what was written, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::None | Self::Platform(_) => 2,
+            Self::Config(_) | Self::None | Self::NoFleet | Self::NoStore | Self::Platform(_) => 2,
             Self::Local(_) | Self::Remote(_) | Self::Password(_) | Self::Output(_) | Self::Json(_) => 1,
         }
     }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use indicatif::HumanBytes;
 
 use crate::cache::maintenance::{Entry, Removed, Stats, UpstreamStats};
-use crate::cache::{Amount, Counted, StoreStats};
+use crate::cache::{Amount, Counted, MemberReport, StoreStats};
 use crate::cli::probe::format::{duration, plain};
 
 /// Prints a cache in numbers.
@@ -23,6 +23,9 @@ pub(super) fn stats(stats: &Stats, out: &mut dyn Write) -> io::Result<()> {
     }
     stats.upstreams.iter().try_for_each(|upstream| of_upstream(upstream, out))?;
     stats.store.as_ref().map_or(Ok(()), |store| of_store(store, out))?;
+    if !stats.fleet.is_empty() {
+        of_fleet(&stats.fleet, out)?;
+    }
     match &stats.counted {
         Some(counted) => of_gateway(counted, out),
         None => writeln!(out, "\nNo gateway that runs has this directory, as far as can be seen from here."),
@@ -80,6 +83,23 @@ fn of_store(store: &StoreStats, out: &mut dyn Write) -> io::Result<()> {
     row("failed", &format!("{}: {reads} reads, {writes} writes, {wrong} wrong", reads + writes + wrong), out)
 }
 
+fn of_fleet(members: &[MemberReport], out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\nreplicas")?;
+    let width = members.iter().map(|member| member.name.len()).max().unwrap_or_default();
+    for member in members {
+        let how = match (&member.resting, member.is_own) {
+            (_, true) => "this one".to_owned(),
+            (Some(reason), false) => format!("passed over: {reason}"),
+            (None, false) => {
+                let questions = count(member.asked, "question");
+                format!("{questions}, {} not answered; {} from it", member.failed, HumanBytes(member.bytes))
+            }
+        };
+        writeln!(out, "  {}  {}", plain(&format!("{:width$}", member.name)), plain(&how))?;
+    }
+    Ok(())
+}
+
 /// Formats a sum and its parts: `7: 5 hit, 2 miss`.
 fn with_parts(sum: u64, parts: &BTreeMap<String, u64>) -> String {
     let parts = parts.iter().filter(|(_, count)| **count > 0);
@@ -95,17 +115,18 @@ fn row(word: &str, text: &str, out: &mut dyn Write) -> io::Result<()> {
 pub(super) fn entries(entries: &[Entry], out: &mut dyn Write) -> io::Result<()> {
     let names: Vec<String> = entries.iter().map(name).collect();
     let width = names.iter().map(String::len).max().unwrap_or_default().max(IMAGE.len());
+    let ages: Vec<String> = entries.iter().map(|entry| duration(entry.age)).collect();
+    let age_width = ages.iter().map(String::len).max().unwrap_or_default();
+    let has_places = entries.iter().any(|entry| !entry.places.is_empty());
     if !entries.is_empty() {
-        writeln!(out, "{IMAGE:<width$}  {:<19}  {:>11}  AGE", "DIGEST", "SIZE")?;
+        let places = if has_places { format!("{:age_width$}  PLACES", "AGE") } else { "AGE".to_owned() };
+        writeln!(out, "{IMAGE:<width$}  {:<19}  {:>11}  {places}", "DIGEST", "SIZE")?;
     }
-    for (entry, name) in entries.iter().zip(&names) {
+    for ((entry, name), age) in entries.iter().zip(&names).zip(&ages) {
         let size = HumanBytes(entry.size).to_string();
-        writeln!(
-            out,
-            "{name:<width$}  {}  {size:>11}  {}",
-            plain(&short(&entry.digest)),
-            duration(entry.age)
-        )?;
+        let places = plain(&entry.places.join(", "));
+        let last = if has_places { format!("{age:age_width$}  {places}") } else { age.clone() };
+        writeln!(out, "{name:<width$}  {}  {size:>11}  {last}", plain(&short(&entry.digest)))?;
     }
     Ok(())
 }
@@ -127,10 +148,12 @@ pub(super) fn removed(removed: &Removed) -> String {
     let of = count(removed.repositories, "repository");
     let (tags, manifests) = (count(removed.tags, "tag"), count(removed.manifests, "manifest"));
     let space = HumanBytes(removed.bytes);
-    format!(
-        "removed {tags} and {manifests} of {of}; that gave back {space} in {}",
-        count(removed.contents, "file")
-    )
+    let files = count(removed.contents, "file");
+    let here = format!("removed {tags} and {manifests} of {of}; that gave back {space} in {files}");
+    match removed.elsewhere {
+        0 => here,
+        replicas => format!("{here}; {} removed it too", count(replicas, "other replica")),
+    }
 }
 
 /// Formats a count: `1 tag`, `2 repositories`.
@@ -171,6 +194,7 @@ mod tests {
             }],
             counted: None,
             store: None,
+            fleet: Vec::new(),
         }
     }
 
@@ -236,6 +260,27 @@ mod tests {
     }
 
     #[test]
+    fn replicas_are_told_with_what_came_from_them() {
+        let member = |name: &str, is_own, resting: Option<&str>| MemberReport {
+            name: name.to_owned(),
+            is_own,
+            resting: resting.map(str::to_owned),
+            asked: 3,
+            failed: 1,
+            bytes: 2 << 20,
+        };
+        let fleet = vec![
+            member("a:1", true, None),
+            member("bb:1", false, None),
+            member("c:1", false, Some("refused\u{1b}")),
+        ];
+        let text = written(|out| stats(&Stats { fleet, ..sample() }, out));
+        let expected = "\nreplicas\n  a:1   this one\n  bb:1  3 questions, 1 not answered; 2.00 MiB from it\n  \
+            c:1   passed over: refused\\u{1b}\n";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
     fn images_are_in_columns() {
         let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
         let entry = |repository: &str, tag: Option<&str>| Entry {
@@ -244,6 +289,7 @@ mod tests {
             digest: digest.clone(),
             size: 3 << 20,
             age: 90,
+            places: Vec::new(),
         };
         let text = written(|out| entries(&[entry("a/b", Some("x")), entry("a/bcd", None)], out));
         let lines: Vec<&str> = text.lines().collect();
@@ -251,6 +297,33 @@ mod tests {
         assert_eq!(lines[1], "a/b:x         sha256:0123456789ab     3.00 MiB  1 min 30 s");
         assert_eq!(lines[2], "a/bcd:<none>  sha256:0123456789ab     3.00 MiB  1 min 30 s");
         assert_eq!(written(|out| entries(&[], out)), "");
+    }
+
+    #[test]
+    fn places_are_in_a_column_where_they_are_said() {
+        let entry = |repository: &str, age, places: &[&str]| Entry {
+            repository: repository.into(),
+            tag: Some("x".to_owned()),
+            digest: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+            size: 3 << 20,
+            age,
+            places: places.iter().map(|place| (*place).to_owned()).collect(),
+        };
+        let listed = [entry("a", 90, &["here", "store"]), entry("b", 1, &["10.0.0.2:5003"])];
+        let text = written(|out| entries(&listed, out));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "IMAGE  DIGEST                      SIZE  AGE         PLACES");
+        assert_eq!(lines[1], "a:x    sha256:0123456789ab     3.00 MiB  1 min 30 s  here, store");
+        assert_eq!(lines[2], "b:x    sha256:0123456789ab     3.00 MiB  1 s         10.0.0.2:5003");
+    }
+
+    #[test]
+    fn a_removal_tells_of_other_replicas() {
+        let here = Removed { repositories: 1, tags: 2, ..Removed::default() };
+        assert_eq!(
+            removed(&Removed { elsewhere: 2, ..here }),
+            "removed 2 tags and 0 manifests of 1 repository; that gave back 0 B in 0 files; 2 other replicas removed it too"
+        );
     }
 
     #[test]
@@ -262,6 +335,7 @@ mod tests {
             digest: evil.to_owned(),
             size: 1,
             age: 1,
+            places: vec![evil.to_owned()],
         };
         let mut stats_of_evil = sample();
         stats_of_evil.path = evil.into();

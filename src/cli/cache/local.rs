@@ -8,11 +8,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 
 use crate::bucket::BucketStore;
 use crate::cache::maintenance;
-use crate::cache::maintenance::{Entry, Event, Platforms, Removed, Selection, Stats, Verified};
+use crate::cache::maintenance::{Elsewhere, Event, Listing, Platforms, Removed, Selection, Stats, Verified};
 use crate::cache::{Cache, RemoteStore, UpstreamCache};
 use crate::config;
 use crate::config::Config;
@@ -91,6 +93,9 @@ pub(crate) enum LocalCacheError {
     /// The machine gives no runtime.
     #[error("cannot start: {0}")]
     Start(#[source] io::Error),
+    /// The work at the directory has panicked.
+    #[error("it failed; this is a defect of dockgate: {0}")]
+    Panicked(#[source] JoinError),
 }
 
 impl LocalCache {
@@ -98,8 +103,8 @@ impl LocalCache {
         Self(config)
     }
 
-    /// Opens it, and waits until what is there has been counted.
-    pub(super) fn open(&self, intent: Intent) -> Result<Opened<'_>, LocalCacheError> {
+    /// Opens it, with the object store if `uses_store`, and waits until what is there has been counted.
+    pub(super) fn open(&self, intent: Intent, uses_store: bool) -> Result<Opened<'_>, LocalCacheError> {
         let config = &self.0;
         let Some(settings) = &config.cache else {
             return Err(failed(Path::new(""))(io::ErrorKind::NotFound.into()));
@@ -107,14 +112,14 @@ impl LocalCache {
         let path = settings.path.as_path();
         let user = rustix::process::geteuid().as_raw();
         is_ours(path, intent, user)?;
-        // Images that are fetched ahead are stored by the gateway, once it serves them.
-        let store = config.store.as_ref().filter(|_| intent == Intent::Remove);
+        let store = config.store.as_ref().filter(|_| uses_store);
         let bucket = store.map(|store| BucketStore::new(store, 0)).transpose();
         let bucket = bucket.map_err(|error| LocalCacheError::Store(error.to_string()))?;
+        let remote = bucket.clone().map(|bucket| bucket as Arc<dyn RemoteStore>);
         let cache = if intent == Intent::Read || !owns(path, user) && intent == Intent::Verify {
-            Cache::open_read_only(settings)
+            Cache::open_read_only(settings, remote)
         } else {
-            Cache::open(settings, None, bucket.clone().map(|bucket| bucket as Arc<dyn RemoteStore>))
+            Cache::open(settings, None, remote)
         };
         cache.store().flush();
         match cache.store().degraded_reason() {
@@ -136,22 +141,56 @@ impl Opened<'_> {
         maintenance::stats(&self.cache, &self.caches, false)
     }
 
-    pub(super) fn list(&self, selection: &Selection) -> Vec<Entry> {
-        maintenance::list(&self.caches, selection)
+    /// Lists what `selection` means, also what is in the object store.
+    pub(super) fn list(
+        &self,
+        selection: &Selection,
+        elsewhere: Elsewhere,
+    ) -> Result<Listing, LocalCacheError> {
+        let (caches, selection) = (self.caches.clone(), selection.clone());
+        let listing = maintenance::list_everywhere(&self.cache, caches, selection, elsewhere);
+        let mut listing = runtime()?.block_on(listing).map_err(LocalCacheError::Panicked)?;
+        if elsewhere.fleet {
+            listing.missing.push(UNTOLD.to_owned());
+        }
+        Ok(listing)
     }
 
     /// Removes what `selection` means, from the object store too.
     pub(super) fn remove(&self, selection: &Selection) -> Result<Removed, LocalCacheError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(LocalCacheError::Start)?;
-        let removed = maintenance::remove(&self.cache, &self.caches, selection);
-        let Some(bucket) = &self.bucket else { return Ok(removed) };
-        let all = runtime.block_on(bucket.finish(&self.cache.store));
-        Ok(Removed { left: removed.left || !all, ..removed })
+        let runtime = runtime()?;
+        let (cache, caches) = (self.cache.clone(), self.caches.clone());
+        let removal = maintenance::remove_everywhere(cache, caches, selection.clone());
+        let mut removed = runtime.block_on(removal).map_err(LocalCacheError::Panicked)?;
+        match &self.bucket {
+            Some(bucket) => removed.left |= !runtime.block_on(bucket.finish(&self.cache.store)),
+            None if self.config.peers.is_some() => removed.untold.push(UNTOLD.to_owned()),
+            None => {}
+        }
+        Ok(removed)
     }
 
-    pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) {
-        maintenance::verify(&self.cache, tell);
+    /// Verifies what is here, and what is in the object store.
+    pub(super) fn verify(
+        &self,
+        elsewhere: Elsewhere,
+        tell: &mut dyn FnMut(Verified) -> bool,
+    ) -> Result<(), LocalCacheError> {
+        let runtime = runtime()?;
+        let mut tell = |event| {
+            if let Verified::Done { contents, wrong } = event
+                && elsewhere.fleet
+            {
+                return tell(Verified::Unfinished { why: UNTOLD.to_owned() })
+                    && tell(Verified::Done { contents, wrong: wrong + 1 });
+            }
+            tell(event)
+        };
+        runtime.block_on(maintenance::verify_everywhere(&self.cache, elsewhere, &mut tell));
+        if let Some(bucket) = &self.bucket {
+            runtime.block_on(bucket.finish(&self.cache.store));
+        }
+        Ok(())
     }
 
     pub(super) fn warm(
@@ -160,8 +199,7 @@ impl Opened<'_> {
         platforms: &Platforms,
         tell: &mut dyn FnMut(Event) -> bool,
     ) -> Result<(), LocalCacheError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(LocalCacheError::Start)?;
+        let runtime = runtime()?;
         let upstreams = self.upstreams()?;
         let caches = attach(self.caches.iter().cloned(), &upstreams);
         let resolver = ImageResolver::new(&upstreams, &caches);
@@ -201,6 +239,13 @@ impl Opened<'_> {
         };
         self.config.upstreams.iter().map(make).collect()
     }
+}
+
+/// The other replicas, where only the gateway could ask them.
+const UNTOLD: &str = "the other replicas: no gateway runs here that could ask them";
+
+fn runtime() -> Result<Runtime, LocalCacheError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LocalCacheError::Start)
 }
 
 /// Returns true if `user` may do that there. A directory that is to be written to need not be there yet.

@@ -50,13 +50,12 @@ impl Look {
                 self.complain(&format!("{}: {}", plain(digest), plain(why)), err)?
             }
             Verified::Unfinished { why } => self.complain(&plain(why), err)?,
+            Verified::Place { place, contents, wrong } => {
+                self.say(&format!("{}: {}", plain(place), verdict(*contents, *wrong)), out)?;
+            }
             Verified::Done { contents, wrong } => {
                 self.end();
-                let files = count(*contents, "file");
-                match wrong {
-                    0 => writeln!(out, "{files}, all of them what their names say")?,
-                    wrong => writeln!(out, "{files}, {wrong} wrong")?,
-                }
+                writeln!(out, "{}", verdict(*contents, *wrong))?;
             }
         }
         Ok(())
@@ -151,6 +150,14 @@ impl Look {
     }
 }
 
+fn verdict(contents: u64, wrong: u64) -> String {
+    let files = count(contents, "file");
+    match wrong {
+        0 => format!("{files}, all of them what their names say"),
+        wrong => format!("{files}, {wrong} wrong"),
+    }
+}
+
 fn outcome(images: u64, failed: u64) -> String {
     let here = format!("{} {} here", count(images, "image"), if images == 1 { "is" } else { "are" });
     match failed {
@@ -226,11 +233,15 @@ mod tests {
         for event in [
             Verified::Progress { done: 1, total: 2 },
             Verified::Wrong { digest: "sha256:x".into(), why: "bad".into() },
+            Verified::Place { place: "here".into(), contents: 1, wrong: 0 },
             Verified::Done { contents: 2, wrong: 1 },
         ] {
             look.verified(&event, &mut out, &mut err).unwrap();
         }
-        assert_eq!(String::from_utf8(out).unwrap(), "2 files, 1 wrong\n");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "here: 1 file, all of them what their names say\n2 files, 1 wrong\n"
+        );
         assert_eq!(String::from_utf8(err).unwrap(), "sha256:x: bad\n");
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cache::maintenance::{Event, Platforms, Removed, Selection, Verified};
-use crate::cli::probe::format::plain_json;
+use crate::cache::maintenance::{Elsewhere, Event, Listing, Platforms, Removed, Selection, Verified};
+use crate::cli::probe::format::{plain, plain_json};
 use crate::cli::user::{ask_for_password, password_from};
 use crate::config::{Config, Environment, Login};
 
@@ -43,13 +43,14 @@ enum Command {
     /// The images that are here
     #[command(
         after_help = "Examples:\n  dockgate cache list\n  dockgate cache list 'docker.io/library/*'\n  \
-        dockgate cache list '**:latest'"
+        dockgate cache list '**:latest'\n  dockgate cache list --fleet --store"
     )]
     List(List),
     /// Hash everything again, and remove what is wrong: exit code 1 when something was
-    #[command(after_help = "Example:\n  dockgate cache verify")]
-    Verify(Of),
-    /// Remove images, and the content that nothing else needs
+    #[command(after_help = "Examples:\n  dockgate cache verify\n  dockgate cache verify --fleet --store\n\n\
+        --store reads all of the bucket, for which some stores take money.")]
+    Verify(Verify),
+    /// Remove images, and the content that nothing else needs: here, at all replicas and in the object store
     #[command(after_help = "Examples:\n  dockgate cache remove docker.io/library/alpine\n  \
         dockgate cache remove 'docker.io/me/**'\n  dockgate cache remove '**:nightly-*'\n\n\
         Repositories have their canonical names here, as dockgate cache list shows them.")]
@@ -82,11 +83,45 @@ struct Shown {
     of: Of,
 }
 
+/// Where else than on this machine's disk.
+#[derive(Debug, Args)]
+struct Places {
+    /// Also at the other replicas (peers.members)
+    #[arg(long)]
+    fleet: bool,
+    /// Also in the object store (cache.store)
+    #[arg(long)]
+    store: bool,
+}
+
+impl Places {
+    /// Returns the places, if they are configured.
+    fn elsewhere(&self, config: &Config) -> Result<Elsewhere, CacheError> {
+        if self.fleet && config.peers.is_none() {
+            return Err(CacheError::NoFleet);
+        }
+        if self.store && config.store.is_none() {
+            return Err(CacheError::NoStore);
+        }
+        Ok(Elsewhere { fleet: self.fleet, store: self.store })
+    }
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    #[command(flatten)]
+    places: Places,
+    #[command(flatten)]
+    of: Of,
+}
+
 #[derive(Debug, Args)]
 struct List {
     /// Repositories, with * and ** as in access rules; and perhaps :TAG or @DIGEST
     #[arg(value_name = "PATTERN", default_value = "**", value_parser = Selection::parse)]
     pattern: Selection,
+    #[command(flatten)]
+    places: Places,
     #[command(flatten)]
     shown: Shown,
 }
@@ -126,10 +161,12 @@ pub(crate) fn run(
     output: &mut dyn Write,
     messages: &mut dyn Write,
 ) -> Result<u8, CacheError> {
-    let mut place = |of: &Of| {
+    let mut place_of = |of: &Of, places: Option<&Places>| {
         let config = Config::load(of.config.as_deref(), environment)?;
-        CacheAccess::find(config, login(of, input)?.as_ref())
+        let elsewhere = places.map(|places| places.elsewhere(&config)).transpose()?.unwrap_or_default();
+        Ok::<_, CacheError>((CacheAccess::find(config, login(of, input)?.as_ref())?, elsewhere))
     };
+    let mut place = |of: &Of| place_of(of, None).map(|(place, _)| place);
     match &args.command {
         Command::Stats(shown) => {
             let stats = place(&shown.of)?.stats()?;
@@ -140,17 +177,24 @@ pub(crate) fn run(
             }
             Ok(0)
         }
-        Command::List(List { pattern, shown }) => {
-            let entries = place(&shown.of)?.list(pattern)?;
+        Command::List(List { pattern, places, shown }) => {
+            let (place, elsewhere) = place_of(&shown.of, Some(places))?;
+            let Listing { entries, missing } = place.list(pattern, elsewhere)?;
             if shown.json {
                 json(&entries, output)?
             } else {
                 lists::entries(&entries, output)?
             }
-            Ok(u8::from(entries.is_empty() && !pattern.is_everything()))
+            for place in &missing {
+                writeln!(messages, "{}", plain(place))?;
+            }
+            Ok(u8::from(!missing.is_empty() || entries.is_empty() && !pattern.is_everything()))
         }
-        Command::Verify(of) => verify(&place(of)?, terminal, output, messages),
-        Command::Remove(Remove { pattern, of }) => removed(&place(of)?.remove(pattern)?, output),
+        Command::Verify(Verify { places, of }) => {
+            let (place, elsewhere) = place_of(of, Some(places))?;
+            verify(&place, elsewhere, terminal, output, messages)
+        }
+        Command::Remove(Remove { pattern, of }) => removed(&place(of)?.remove(pattern)?, output, messages),
         Command::Warm(args) => {
             let platforms = Platforms::parse(&args.platforms)?;
             let place = place(&args.of)?;
@@ -175,6 +219,7 @@ fn json(value: &impl serde::Serialize, output: &mut dyn Write) -> Result<(), Cac
 
 fn verify(
     place: &CacheAccess,
+    elsewhere: Elsewhere,
     terminal: bool,
     output: &mut dyn Write,
     messages: &mut dyn Write,
@@ -182,7 +227,7 @@ fn verify(
     let mut look = Look::new(terminal);
     let mut wrong = None;
     let mut broken = Ok(());
-    place.verify(&mut |event| {
+    place.verify(elsewhere, &mut |event| {
         broken = look.verified(&event, output, messages);
         if let Verified::Done { wrong: count, .. } = event {
             wrong = Some(count);
@@ -216,16 +261,23 @@ fn warm(
 }
 
 /// Reports a removal. A pattern that matches nothing is most likely misspelt.
-fn removed(removed: &Removed, output: &mut dyn Write) -> Result<u8, CacheError> {
-    if removed.repositories == 0 {
-        writeln!(output, "nothing here is called so; dockgate cache list shows what there is")?;
-        return Ok(1);
+fn removed(removed: &Removed, output: &mut dyn Write, messages: &mut dyn Write) -> Result<u8, CacheError> {
+    for replica in &removed.untold {
+        writeln!(messages, "not removed there: {}", plain(replica))?;
     }
-    writeln!(output, "{}", lists::removed(removed))?;
+    let is_found = removed.repositories > 0 || removed.elsewhere > 0;
+    if is_found {
+        writeln!(output, "{}", lists::removed(removed))?;
+    } else if removed.has_store {
+        writeln!(output, "nothing here is called so; what the store has of it is removed there")?;
+    } else {
+        writeln!(output, "nothing here is called so; dockgate cache list shows what there is")?;
+    }
     if removed.left {
         writeln!(output, "not all of it could be removed")?;
     }
-    Ok(u8::from(removed.left))
+    let is_misspelt = !is_found && !removed.has_store;
+    Ok(u8::from(is_misspelt || removed.left || !removed.untold.is_empty()))
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 
 use crate::admin::api::{ApiError, WarmRequest};
-use crate::cache::maintenance::{Entry, Event, Removed, Selection, Stats, Verified};
+use crate::cache::maintenance::{Elsewhere, Event, Listing, Removed, Selection, Stats, Verified};
 use crate::config::{LocalAddress, Login};
+use crate::json_lines::LineBuffer;
 use crate::net::Socket;
 use crate::proto::query;
 
@@ -98,20 +99,27 @@ impl Remote {
         self.runtime.block_on(self.get("/api/cache"))
     }
 
-    pub(super) fn list(&self, selection: &Selection) -> Result<Vec<Entry>, RemoteError> {
-        self.runtime.block_on(self.get(&with_pattern("/api/cache/list", selection)))
+    pub(super) fn list(&self, selection: &Selection, elsewhere: Elsewhere) -> Result<Listing, RemoteError> {
+        let pattern = ("pattern", selection.to_string());
+        self.runtime.block_on(self.get(&target("/api/cache/list", Some(pattern), elsewhere)))
     }
 
     pub(super) fn remove(&self, selection: &Selection) -> Result<Removed, RemoteError> {
-        let target = with_pattern("/api/cache/remove", selection);
+        let pattern = ("pattern", selection.to_string());
+        let target = target("/api/cache/remove", Some(pattern), Elsewhere::default());
         self.runtime
             .block_on(async { self.whole(self.ask(Method::POST, &target, Bytes::new()).await?).await })
     }
 
-    pub(super) fn verify(&self, tell: &mut dyn FnMut(Verified) -> bool) -> Result<(), RemoteError> {
+    pub(super) fn verify(
+        &self,
+        elsewhere: Elsewhere,
+        tell: &mut dyn FnMut(Verified) -> bool,
+    ) -> Result<(), RemoteError> {
+        let target = target("/api/cache/verify", None, elsewhere);
         let is_last = |event: &Verified| matches!(event, Verified::Done { .. });
         self.runtime.block_on(async {
-            let answer = self.ask(Method::POST, "/api/cache/verify", Bytes::new()).await?;
+            let answer = self.ask(Method::POST, &target, Bytes::new()).await?;
             self.lines(answer, is_last, tell).await
         })
     }
@@ -187,18 +195,17 @@ impl Remote {
         tell: &mut dyn FnMut(T) -> bool,
     ) -> Result<(), RemoteError> {
         let strange = || RemoteError::Strange(self.address.clone());
-        let mut held = BytesMut::new();
+        let mut lines = LineBuffer::default();
         while let Some(more) = self.next(&mut body).await? {
-            held.extend_from_slice(&more);
-            while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
-                let line = held.split_to(end + 1);
+            lines.add(&more);
+            while let Some(line) = lines.next() {
                 let event: T = serde_json::from_slice(&line).map_err(|_| strange())?;
                 let last = is_last(&event);
                 if !tell(event) || last {
                     return Ok(());
                 }
             }
-            if held.len() > LINE_BYTES {
+            if lines.held() > LINE_BYTES {
                 return Err(strange());
             }
         }
@@ -227,8 +234,12 @@ fn basic(login: &Login) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn with_pattern(path: &str, selection: &Selection) -> String {
-    format!("{path}?{}", query::render([("pattern", selection.to_string())].into_iter()))
+/// Returns the target of a call that is to be done here and `elsewhere`.
+fn target(path: &str, parameter: Option<(&str, String)>, elsewhere: Elsewhere) -> String {
+    let places = [("fleet", elsewhere.fleet), ("store", elsewhere.store)].into_iter();
+    let places = places.filter(|(_, asks)| *asks).map(|(name, _)| (name, "true".to_owned()));
+    let parameters = query::render(parameter.into_iter().chain(places));
+    if parameters.is_empty() { path.to_owned() } else { format!("{path}?{parameters}") }
 }
 
 fn json(value: &impl Serialize) -> Bytes {

@@ -439,3 +439,35 @@ fn the_command_line_is_checked_before_anything_is_done() {
     let error = place.try_run(&["warm", "up/hello", "--platform", "linux"]).err().unwrap();
     assert_eq!(error.exit_code(), 2);
 }
+
+#[test]
+fn places_that_are_not_configured_are_refused() {
+    let place = CacheAccess::new();
+    for (words, told) in [
+        (&["list", "--fleet"][..], "there are no [peers]"),
+        (&["list", "--store"], "there is no [cache.store]"),
+        (&["verify", "--fleet"], "there are no [peers]"),
+        (&["verify", "--store"], "there is no [cache.store]"),
+    ] {
+        let error = place.try_run(words).err().unwrap();
+        assert!(error.to_string().contains(told) && error.exit_code() == 2, "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn a_command_without_a_gateway_says_that_it_cannot_ask_the_replicas() {
+    let place = CacheAccess::new();
+    assert_eq!(place.run(&["warm", "up/hello:multi"]).code, 0);
+    let text = fs::read_to_string(place.config()).unwrap();
+    let peers = "[peers]\naddress = \"127.0.0.1:0\"\nmembers = [\"127.0.0.1:1\"]\n";
+    let secret = "0123456789abcdef".repeat(4);
+    fs::write(place.config(), format!("[server]\nsecret = \"{secret}\"\n{text}\n{peers}")).unwrap();
+    for words in [&["list", "--fleet"][..], &["verify", "--fleet"], &["remove", "up/hello"]] {
+        let told = place.run(words);
+        assert!(told.code == 1 && told.err.contains("no gateway runs here"), "{words:?}: {}", told.err);
+    }
+    assert!(
+        place.json(&["list", "--json"]).as_array().unwrap().is_empty(),
+        "it is removed here all the same"
+    );
+}

@@ -14,6 +14,7 @@ pub(super) const BASE: &[&str] = &[
     "watchdog",
     "single_flight",
     "body",
+    "json_lines",
     "telemetry",
     "net",
 ];
