@@ -113,6 +113,36 @@ stats_show_it() {
     grep '  read .*objects' "$WORK/stats"
 }
 
+# By the gateway that runs.
+lists_the_store() {
+    "$DOCKGATE" cache list --store --config "$WORK/dockgate-$1.toml" >"$WORK/list"
+    cat "$WORK/list"
+    grep "^img:1 .*  here, store\$" "$WORK/list"
+}
+
+tag_record() { signed GET 'cache?list-type=2' | grep -o 'records/[^<]*/img/_tags/1'; }
+
+# spoil NAME: writes other bytes there.
+spoil() {
+    printf 'something else' >"$WORK/object"
+    SUM=$(sha256sum <"$WORK/object" | cut -d' ' -f1) s3 PUT "$1" -T "$WORK/object" -o /dev/null
+}
+
+# An object and a record are changed; both are found, and gone after it.
+verifies_the_store() {
+    local status=0 name=blobs/sha256/${2:0:2}/$2 record
+    "$DOCKGATE" cache verify --store --config "$WORK/dockgate-$1.toml" | tail -1 | grep 'all of them what their names say'
+    record=$(tag_record)
+    spoil "$name"
+    spoil "$record"
+    "$DOCKGATE" cache verify --store --config "$WORK/dockgate-$1.toml" >"$WORK/verified" 2>&1 || status=$?
+    cat "$WORK/verified"
+    same 1 "$status"
+    grep "^v1/$name: it was not what its name says" "$WORK/verified"
+    grep "^v1/$record: it has no signature" "$WORK/verified"
+    refused 404 stored "$2"
+}
+
 # By the command alone, while no gateway runs.
 removes_from_the_store() {
     "$DOCKGATE" cache remove --config "$WORK/dockgate-$1.toml" '**'
@@ -169,7 +199,9 @@ scenes() {
     check "$1: and the tag" pull_tag STORE
     check "$1: dockgate cache stats shows the store" stats_show_it "$1-b"
     check "$1: a changed byte reaches no client, and is replaced" changed_byte "$changed"
+    check "$1: dockgate cache list shows the disk and the store" lists_the_store "$1-b"
     stop "$GATEWAY"
+    check "$1: dockgate cache verify reads the store" verifies_the_store "$1-b" "$changed"
     check "$1: dockgate cache remove removes from it" removes_from_the_store "$1-b" "$small" "$image"
     gateway "$1-b"
     stop "$STORE_PROCESS"

@@ -13,6 +13,7 @@ mod failures;
 mod fleet;
 mod forgery;
 mod offline;
+mod operators;
 mod pushes;
 mod removal;
 mod sharing;

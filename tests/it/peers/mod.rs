@@ -7,6 +7,7 @@ use crate::harness::{Answer, Builder, Gateway, Origin, Request, soon};
 mod attacks;
 mod failures;
 mod herd;
+mod operators;
 mod rights;
 mod state;
 mod tags;
