@@ -77,8 +77,9 @@ pub struct Origin {
 #[derive(Clone)]
 struct Answers {
     gateway: Gateway,
-    /// None without other replicas.
+    /// None without other replicas, as the next.
     peers: Option<PeerAnswers>,
+    fleet: Option<Arc<PeerFleet>>,
 }
 
 impl Handler for Answers {
@@ -89,6 +90,12 @@ impl Handler for Answers {
                 Box::pin(peers.answer(request)).await
             }
             _ => self.gateway.clone().handle(request, peer).await,
+        }
+    }
+
+    async fn tend(&self) {
+        if let Some(fleet) = &self.fleet {
+            fleet.keep_ready().await;
         }
     }
 }
@@ -167,7 +174,8 @@ impl App {
         let caches = Arc::new(CachesInForce(Arc::downgrade(&core)));
         let peer_answers =
             peers.as_ref().map(|peers| PeerAnswers::new(caches, peers.fleet.membership().clone()));
-        let answers = Answers { gateway, peers: peer_answers.clone() };
+        let fleet = peers.as_ref().map(|peers| peers.fleet.clone());
+        let answers = Answers { gateway, peers: peer_answers.clone(), fleet: fleet.clone() };
         let peer_connections = Plan::peer_connections().budget();
         let observed_fleet = peers.as_ref().zip(peer_answers.clone()).map(|(peers, answers)| ObservedFleet {
             membership: peers.fleet.membership().clone(),
@@ -192,7 +200,6 @@ impl App {
         let operators = operators(&config)?;
         let admin_listener =
             admin_socket.map(|socket| AdminListener::start(socket, operators.clone(), state.clone()));
-        let fleet = peers.as_ref().map(|peers| peers.fleet.clone());
         if let Some(PeerListener { socket, fleet, service }) = peers {
             fleet.membership().clone().begin().await;
             server.accept_apart(socket, service, peer_connections);

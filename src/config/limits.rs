@@ -407,6 +407,12 @@ pub(crate) const PEER_CONNECTIONS: u64 = 4096;
 pub(crate) const PEER_CONNECTIONS_IDLE: usize = 32;
 /// How long a connection to a replica is kept open: shorter than the other end keeps it, so that no question meets its end.
 pub(crate) const PEER_IDLE: Duration = Duration::from_secs(30);
+/// How long ago a connection to a replica was used that is asked something again, so that it stays open.
+pub(crate) const PEER_READY_AGE: Duration = Duration::from_secs(15);
+/// The other replicas up to which each worker keeps a connection to each of them.
+pub(crate) const PEERS_READY: usize = 16;
+/// The longest pause before a replica that takes no connection is tried again, while nothing is asked of it.
+pub(crate) const PEER_REFUSED_MOST: Duration = Duration::from_secs(60);
 /// How long one lives on the listener's side.
 pub(crate) const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The head of a question of a replica: it comes in one packet.

@@ -106,6 +106,15 @@ impl Connections {
         }
     }
 
+    /// Returns true if there is a connection to a member, open and used not long ago.
+    pub(super) fn are_ready(&self, member: &Member) -> bool {
+        let (now, idle) = (clock::now(), self.idle().lock());
+        let is_ready =
+            |kept: &(Sender, Instant)| now - kept.1 < limits::PEER_READY_AGE && !kept.0.is_closed();
+        let mut kept = member.addresses.iter().filter_map(|address| idle.get(address)).flatten();
+        kept.any(is_ready)
+    }
+
     /// Takes the connection that was used last: the others grow old and go.
     fn take(&self, addresses: &[SocketAddr]) -> Option<Busy> {
         let now = clock::now();

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -27,6 +28,7 @@ use crate::peers::message;
 use crate::peers::message::{Leave, Question};
 use crate::peers::notice::Notice;
 use crate::peers::refusal::Refusal;
+use crate::peers::refusals::Refusals;
 use crate::peers::senders::Senders;
 use crate::peers::unheard::Again;
 use crate::peers::vigil::{Vigil, Watch};
@@ -38,6 +40,8 @@ pub(crate) struct PeerFleet {
     connections: Arc<Connections>,
     watch: Arc<Watch>,
     senders: Senders,
+    /// How often the members are looked up.
+    refresh: Duration,
 }
 
 /// An answer of a member.
@@ -65,12 +69,34 @@ impl PeerFleet {
     ) -> Result<Arc<Self>, rustls::Error> {
         let connections = Arc::new(Connections::new(identity.client()?, settings.connect_timeout, workers));
         let watch = Watch::new(connections.clone(), membership.clone(), settings.resting);
-        Ok(Arc::new(Self { membership, connections, watch, senders: Senders::new() }))
+        let (senders, refresh) = (Senders::new(), settings.refresh);
+        Ok(Arc::new(Self { membership, connections, watch, senders, refresh }))
     }
 
     /// Returns the members.
     pub(crate) fn membership(&self) -> &Arc<Membership> {
         &self.membership
+    }
+
+    /// Keeps a connection of this worker to each of the other replicas, as long as it is polled: the first question to one that a herd
+    /// waits for would else wait for a handshake. Of many replicas it keeps none.
+    pub(crate) async fn keep_ready(&self) {
+        let mut refusals = Refusals::new(self.refresh);
+        loop {
+            let changed = self.membership.changed();
+            let mut members = self.membership.others();
+            if members.len() > limits::PEERS_READY {
+                members.clear();
+            }
+            members.retain(|member| {
+                !member.rests() && !self.connections.are_ready(member) && refusals.may_try(&member.name)
+            });
+            let tried = join_all(members.iter().map(|member| self.watch.try_alive(member))).await;
+            for (member, tried) in members.iter().zip(tried) {
+                refusals.note(&member.name, tried.is_ok());
+            }
+            let _ = tokio::time::timeout(self.refresh, changed).await;
+        }
     }
 
     async fn answer(&self, question: FleetQuestion) -> Option<Result<OriginResponse, UpstreamFailure>> {

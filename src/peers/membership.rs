@@ -9,6 +9,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::net::lookup_host;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::cache::MemberReport;
 use crate::config::{self, limits};
@@ -25,6 +27,8 @@ pub(crate) struct Membership {
     listening: SocketAddr,
     states: MemberStates,
     view: ArcSwap<View>,
+    /// Told when there are other members than before.
+    changes: Notify,
     unheard: Unheard,
 }
 
@@ -51,7 +55,7 @@ impl Membership {
     /// Returns the members of `settings`, none yet. This replica listens for the others at `listening`.
     pub(crate) fn new(settings: config::Peers, listening: SocketAddr) -> Self {
         let (states, view, unheard) = (MemberStates::default(), ArcSwap::default(), Unheard::default());
-        Self { settings, listening, states, view, unheard }
+        Self { settings, listening, states, view, changes: Notify::new(), unheard }
     }
 
     /// Looks the members up once. A failed or empty answer keeps the last.
@@ -68,7 +72,8 @@ impl Membership {
         let members: Vec<Member> = found.iter().map(member).collect();
         let own = self.own_places(&found);
         let view = View { members, own, problem: None };
-        if view.names() != before.names() || view.own != before.own {
+        let is_news = view.names() != before.names() || view.own != before.own;
+        if is_news {
             let own = view.own.first().map_or("none of them", |own| &*view.members[*own].name);
             tracing::info!(members = view.names().join(", "), own, "the replicas of this gateway");
         }
@@ -80,6 +85,14 @@ impl Membership {
             }
         }
         self.view.store(Arc::new(view));
+        if is_news {
+            self.changes.notify_waiters();
+        }
+    }
+
+    /// Waits until there are other members than at the call.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changes.notified()
     }
 
     /// Keeps the members that were found last.

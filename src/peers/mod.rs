@@ -22,6 +22,7 @@ pub(crate) mod notice;
 pub(crate) mod orders;
 pub(crate) mod placement;
 pub(crate) mod refusal;
+pub(crate) mod refusals;
 pub(crate) mod senders;
 pub(crate) mod srv;
 pub(crate) mod trial;

@@ -41,6 +41,11 @@ use crate::server::turns::in_turn;
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
     /// Answers `request`, which came from `peer`.
     fn answer(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Does what each worker does beside its connections, for as long as the worker runs.
+    fn tend(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }
 
 /// The clients that a listener is for.

@@ -65,6 +65,8 @@ impl Worker {
             drop(beats);
             runtime.block_on(async move {
                 tokio::spawn(beat);
+                let tending = handler.clone();
+                tokio::spawn(async move { tending.tend().await });
                 while let Some(accepted) = accepted.recv().await {
                     let (load, handler, drain) = (Load(shared.clone()), handler.clone(), drain.clone());
                     let serving = async move {

@@ -114,3 +114,21 @@ async fn ranges_spread_over_replicas_are_one_download() {
         .sum();
     assert!(asked <= LARGE + LARGE / 20, "{asked} of {LARGE}: {:?}", fleet.origin.requests());
 }
+
+#[tokio::test]
+async fn each_worker_has_a_connection_to_each_replica_before_it_is_asked() {
+    let fleet = Fleet::with(2, "", |_, builder| builder.admin_listener()).await;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    // Each end counts those that the other has opened to it.
+    crate::harness::soon("the connections", async {
+        loop {
+            let metrics = fleet.gateways[0].admin("/metrics").await.is(200).text();
+            let open = format!("dockgate_budget_in_use{{budget=\"peer_connections\"}} {workers}");
+            if metrics.contains(&open) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
