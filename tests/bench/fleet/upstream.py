@@ -132,7 +132,8 @@ async def answer(writer, status: int, fields: dict, body: bytes, head: bool = Fa
 
 async def main() -> None:
     registry = Registry(int(sys.argv[2]))
-    server = await asyncio.start_server(registry.serve, "127.0.0.1", int(sys.argv[1]), limit=PIECE)
+    address, port = sys.argv[1].rsplit(":", 1)
+    server = await asyncio.start_server(registry.serve, address, int(port), limit=PIECE)
     await server.serve_forever()
 
 
