@@ -45,6 +45,23 @@ async fn a_key_of_another_secret_is_not_let_in() {
 }
 
 #[tokio::test]
+async fn another_version_of_the_protocol_is_not_let_in() {
+    let fleet = Fleet::start(1, "").await;
+    for protocols in
+        [vec![b"dockgate-peer/0".to_vec()], vec![b"http/1.1".to_vec(), b"h2".to_vec()], Vec::new()]
+    {
+        let mut config = ClientConfig::clone(&peer_tls(&Secret::new(SECRET)));
+        config.alpn_protocols = protocols.clone();
+        let mut answer = Vec::new();
+        if let Ok(mut stream) = connect(fleet.members[0], Arc::new(config)).await {
+            let _ = stream.write_all(b"GET /alive HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let _ = soon("the end", stream.read_to_end(&mut answer)).await;
+        }
+        assert!(answer.is_empty(), "{protocols:?}: {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
 async fn plain_http_gets_no_byte() {
     let fleet = Fleet::start(1, "").await;
     let mut stream = TcpStream::connect(fleet.members[0]).await.unwrap();
@@ -64,6 +81,8 @@ async fn the_registrys_own_api_is_not_there() {
         Request::get("/v1/blob"),
         Request::post("/v1/written"),
         Request::post("/v1/doubt"),
+        Request::post("/v1/order"),
+        Request::post("/v1/order").body("{\"order\":\"remove\",\"pattern\":\"//\"}"),
     ] {
         replica(&fleet).await.ask(&request).await.is(400);
     }
