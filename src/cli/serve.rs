@@ -90,11 +90,20 @@ pub(super) async fn serve_until_signal(app: &App, manager: &ServiceManager) -> s
 pub(super) fn block_on<T>(
     work: impl Future<Output = Result<T, Box<dyn std::error::Error>>>,
 ) -> Result<T, Box<dyn std::error::Error>> {
+    without_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(work);
     // Threads that wait for a disk that hangs must not keep the process from ending.
     runtime.shutdown_background();
     done
+}
+
+/// Has the process use small pages alone. The allocator asks for huge ones, and the first use of one clears 2 MiB before it goes on: a
+/// worker stands for milliseconds where the host of a virtual machine has to find the memory, and most of what is cleared is never
+/// used. Resident memory was twice as large, and no request was cheaper.
+fn without_huge_pages() {
+    // A kernel that has no such switch has no huge pages either.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// The signals that end the process.
