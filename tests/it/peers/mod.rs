@@ -1,6 +1,7 @@
 //! Several replicas of a gateway, which share their downloads.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::harness::{Answer, Builder, Gateway, Origin, Request, soon};
 
@@ -80,10 +81,16 @@ fn members_of(members: &[SocketAddr], number: usize) -> String {
     format!("address = \"{}\"\nmembers = {names:?}\nconnect_timeout = \"10s\"", members[number])
 }
 
-/// Returns addresses that nothing listens on. Another process may take one before it is used, which the gateway would report.
+/// Returns addresses that nothing listens on, of ports that the system gives to no connection: those of the many connections of
+/// other tests would take one before it is used.
 fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("an address")).collect()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 100).expect("a number below 100") * 100;
+    let port = || 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+    let free = std::iter::repeat_with(port).filter_map(|port| {
+        TcpListener::bind(("127.0.0.1", port)).ok().and_then(|listener| listener.local_addr().ok())
+    });
+    free.take(count).collect()
 }
 
 /// Returns the digest in a blob's target.
