@@ -81,12 +81,15 @@ impl Inspection<'_> {
             Err(error) => return Err(error),
         };
         let Some(mut hasher) = Hasher::new(named.algorithm()) else { return Ok(None) };
+        let mut left = object.meta.size;
         let mut pieces = object.into_stream();
         while let Some(piece) = pieces.try_next().await? {
             hasher.update(&piece);
+            left = left.checked_sub(piece.len() as u64).ok_or(OTHER_LENGTH)?;
             (self.tell)(Inspected::Read(piece.len() as u64));
         }
-        Ok(Some(hasher.finish()))
+        // An answer that ends early says nothing of the object, which is not to be removed for it.
+        if left > 0 { Err(OTHER_LENGTH) } else { Ok(Some(hasher.finish())) }
     }
 
     async fn records(&mut self, wrong: &mut dyn FnMut(WrongObject)) -> Result<(), BucketError> {
@@ -118,3 +121,5 @@ impl Inspection<'_> {
         (self.tell)(Inspected::Wrong { name, why: why.to_owned() })
     }
 }
+
+const OTHER_LENGTH: BucketError = BucketError::Other("sent another length than it said");

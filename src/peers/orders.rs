@@ -1,4 +1,4 @@
-//! What operators want who have asked another replica: done at this one's disk, on a thread of its own.
+//! Does at this replica's disk what an operator asks of another replica, on a thread of its own.
 
 use std::sync::Arc;
 

@@ -105,6 +105,8 @@ impl Call<'_> {
 
     async fn list(self, request: &Request<Incoming>) -> Result {
         let (selection, elsewhere) = (selection(request, Some("**"))?, elsewhere(request)?);
+        // The look at other places takes longer, and asks them.
+        let _permit = if elsewhere == Elsewhere::default() { None } else { Some(self.job()?) };
         let listing =
             maintenance::list_everywhere(&self.cache, self.upstream_caches, selection, elsewhere).await;
         json(&listing.map_err(failed)?)

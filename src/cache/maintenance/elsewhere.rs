@@ -44,7 +44,10 @@ const HERE: &str = "here";
 /// The object store, as a place.
 const STORE: &str = "store";
 
-/// The longest line of a replica.
+/// The longest answer of a replica: some hundred thousand images, which are held.
+const ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// The longest line of it.
 const LINE_BYTES: usize = 1024 * 1024;
 
 /// Returns the images that `selection` means, here and elsewhere. Their places are said where there can be several.
@@ -318,9 +321,11 @@ async fn heed<T: DeserializeOwned>(
 ) -> Result<(), Disobedience> {
     let strange = || Disobedience("that is no answer of a replica of this version".to_owned());
     let mut body = fleet.order(member, order).await?;
-    let mut lines = LineBuffer::default();
+    let (mut lines, mut left) = (LineBuffer::default(), ANSWER_BYTES);
     while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
-        lines.add(&piece.map_err(|error| Disobedience(error.to_string()))?);
+        let piece = piece.map_err(|error| Disobedience(error.to_string()))?;
+        left = left.checked_sub(piece.len()).ok_or_else(strange)?;
+        lines.add(&piece);
         while let Some(line) = lines.next() {
             if !each(serde_json::from_slice(&line).map_err(|_| strange())?) {
                 return Ok(());

@@ -33,7 +33,7 @@ pub(crate) enum Verified {
         /// The reason.
         why: String,
     },
-    /// One of several places has been verified.
+    /// Ends the verification of one of several places.
     Place {
         /// Its name.
         place: String,

@@ -112,7 +112,7 @@ pub(crate) trait RemoteStore: Send + Sync + 'static {
 /// Work of an operator at the store, under way.
 pub(crate) type Inspecting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreFailure>> + Send + 'a>>;
 
-/// The same, on one thread.
+/// Work of an operator at the store that stays on one thread, under way.
 pub(crate) type LocalInspecting<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreFailure>> + 'a>>;
 
 /// The reason why the store has not done what an operator wants.
@@ -151,7 +151,7 @@ pub(crate) enum Inspected {
     Wrong {
         /// Its name.
         name: String,
-        /// What it has.
+        /// The difference.
         why: String,
     },
 }

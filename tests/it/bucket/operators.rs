@@ -94,3 +94,15 @@ async fn a_store_that_does_not_answer_is_named() {
     let (wrong, done) = verified(&gateway).await;
     assert_eq!((wrong.len(), &done["wrong"]), (0, &1.into()));
 }
+
+#[tokio::test]
+async fn an_object_that_breaks_off_is_not_taken_for_a_wrong_one() {
+    let site = Site::start().await;
+    let image = site.with_stored_image().await;
+    let gateway = site.builder("hedge = \"20s\"\n").admin_listener().start().await;
+    site.bucket.is(Mood::Breaks(1000));
+    let (wrong, done) = verified(&gateway).await;
+    assert_eq!((wrong, &done["wrong"]), (Vec::new(), &1.into()));
+    let blob = object(&blob_at("a", &image.layers[0]));
+    assert!(site.bucket.names().contains(&blob), "it is there yet");
+}
