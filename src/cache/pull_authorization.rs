@@ -6,8 +6,8 @@ use crate::cache::error::CacheError;
 use crate::cache::metadata::grants::{Grant, Grants};
 use crate::cache::metadata::membership::BlobMembership;
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
-use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{OriginRequest, Resource};
+use crate::cache::origin::gate::Gate;
+use crate::cache::origin::{OriginRequest, Priority, Resource};
 use crate::cache::requester::Requester;
 use crate::config::PullAuthorization;
 use crate::meaning::{Ends, OtherWay};
@@ -88,8 +88,8 @@ impl PullAuthorizer {
         let abandoned = if bearable { Abandoned::Lasts } else { Abandoned::Ends };
         let renewal = Box::pin(self.renew(requester, &own, &public, &resource, abandoned));
         let result = match bearable {
-            _ if self.gate.is_offline() => Err(CacheError::Offline),
-            true => self.gate.patiently(renewal).await,
+            _ if self.gate.upstream().is_offline() => Err(CacheError::Offline),
+            true => self.gate.upstream().patiently(renewal).await,
             false => renewal.await,
         };
         match result {
@@ -166,7 +166,9 @@ impl PullAuthorizer {
 
     /// Returns true if the registry itself has refused the requester.
     fn is_no(&self, requester: &Requester, refusal: &CacheError) -> bool {
-        refusal.meaning().is_some_and(|meaning| self.gate.ends(requester, meaning) != Ends::Nothing)
+        refusal
+            .meaning()
+            .is_some_and(|meaning| self.gate.upstream().ends(requester, meaning) != Ends::Nothing)
     }
 
     async fn ask(&self, requester: &Requester, grant: &Grant, resource: &Resource) -> Result<(), CacheError> {

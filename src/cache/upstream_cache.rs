@@ -25,7 +25,9 @@ use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::records::Ledger;
 use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
 use crate::cache::origin::breaker::BreakerState;
-use crate::cache::origin::gate::Gate;
+use crate::cache::origin::gate::{FleetAccess, Gate};
+use crate::cache::origin::store_access::StoreAccess;
+use crate::cache::origin::upstream_gate::UpstreamGate;
 use crate::cache::origin::{Asking, FleetWrite, Origin, OriginRequest, Origins};
 use crate::cache::pull_authorization::{Lookups, PullAuthorizer};
 use crate::cache::requester::{Requester, RequesterReach};
@@ -80,10 +82,7 @@ impl UpstreamCache {
         }
         let name: Arc<str> = upstream.name.as_str().into();
         let grants = Arc::new(Grants::new(settings));
-        let gate = Gate::new(name.clone(), settings, grants.clone());
-        let gate = gate.with_fleet(cache.fleet.clone(), fleet_name(upstream), patience(upstream));
-        let gate = gate.with_store(cache.remote.clone(), fleet_name(upstream), upstream.read_only);
-        let gate = Arc::new(gate);
+        let gate = Arc::new(gate(&cache, upstream, settings, grants.clone()));
         let membership = Arc::new(BlobMembership::new(gate.clone(), metadata.clone()));
         let authorizer = PullAuthorizer {
             mode: settings.pull_authorization,
@@ -215,15 +214,15 @@ impl UpstreamCache {
         repository: &RepositoryName,
         references: &[Reference],
     ) -> Option<JoinHandle<()>> {
-        let (fleet, upstream) = self.gate.fleet()?.clone();
+        let FleetAccess { fleet, upstream, .. } = self.gate.fleet()?;
         let (repository, references) = (repository.clone(), references.to_vec());
         let believed = if references.iter().any(|reference| matches!(reference, Reference::Digest(_))) {
             limits::RECORD_BELIEVED
         } else {
             self.settings.tag_ttl.max(self.settings.not_found_ttl)
         };
-        let write = FleetWrite { upstream, repository, references, believed };
-        Some(tokio::spawn(fleet.tell(write)))
+        let write = FleetWrite { upstream: upstream.clone(), repository, references, believed };
+        Some(tokio::spawn(fleet.clone().tell(write)))
     }
 
     /// Returns the record of a blob that the requester's repository holds; see [`BlobMembership::holds`].
@@ -378,35 +377,52 @@ impl UpstreamCache {
         let _ = self.cache.store.disk().run(Use::Write, "forgetting records", release).await;
     }
 
-    /// Calls [`Gate::refrains`].
+    /// Calls [`UpstreamGate::refrains`].
     pub(crate) fn refrains(&self, requester: &Requester) -> Option<CacheError> {
-        self.gate.refrains(requester)
+        self.gate.upstream().refrains(requester)
     }
 
-    /// Calls [`Gate::learn_of`].
+    /// Calls [`UpstreamGate::learn_of`].
     pub(crate) fn learn_of(&self, requester: &Requester, meaning: Meaning, object: &str) {
-        self.gate.learn_of(requester, meaning, object);
+        self.gate.upstream().learn_of(requester, meaning, object);
     }
 
     /// Returns why the upstream gave no answer the last time that it did not.
     pub(crate) fn last_failure(&self) -> Option<Arc<str>> {
-        self.gate.last_failure()
+        self.gate.upstream().last_failure()
     }
 
-    /// Calls [`Gate::ends`].
+    /// Calls [`UpstreamGate::ends`].
     pub(crate) fn ends(&self, requester: &Requester, meaning: Meaning) -> Ends {
-        self.gate.ends(requester, meaning)
+        self.gate.upstream().ends(requester, meaning)
     }
 
     /// Returns the state of the upstream's breaker.
     pub(crate) fn breaker_state(&self) -> BreakerState {
-        self.gate.breaker_state()
+        self.gate.upstream().breaker_state()
     }
 
-    /// Calls [`Gate::breaker_history`].
+    /// Calls [`UpstreamGate::breaker_history`].
     pub(crate) fn breaker_history(&self) -> (Option<Duration>, u64) {
-        self.gate.breaker_history()
+        self.gate.upstream().breaker_history()
     }
+}
+
+/// Returns the gate to what is behind the cache of `upstream`.
+fn gate(
+    cache: &Cache,
+    upstream: &config::Upstream,
+    settings: &config::UpstreamCacheOptions,
+    grants: Arc<Grants>,
+) -> Gate {
+    let name = fleet_name(upstream);
+    let fleet = cache.fleet.clone().map(|fleet| FleetAccess {
+        fleet,
+        upstream: name.clone(),
+        patience: patience(upstream),
+    });
+    let store = cache.remote.clone().map(|store| StoreAccess::new(store, name, upstream.read_only));
+    Gate::new(fleet, store, UpstreamGate::new(upstream.name.as_str().into(), settings, grants))
 }
 
 /// Returns the name by which all replicas call an upstream: the same name may stand for another registry elsewhere.

@@ -214,8 +214,8 @@ impl Blobs {
 
     /// Returns the error for a blob that is not for the cache: the upstream answers, if it may be asked.
     fn bypass(&self, requester: &Requester, reason: BypassReason) -> CacheError {
-        let held_only = self.gate().held_only(requester);
-        held_only.or_else(|| self.gate().refrains(requester)).unwrap_or(CacheError::Bypass(reason))
+        let held_only = self.gate().upstream().held_only(requester);
+        held_only.or_else(|| self.gate().upstream().refrains(requester)).unwrap_or(CacheError::Bypass(reason))
     }
 
     /// Looks for the blob here, else has it downloaded. All but a hit is boxed: each connection has room for what is not.
@@ -227,7 +227,7 @@ impl Blobs {
         head: bool,
     ) -> Result<Blob, CacheError> {
         let key = self.key(digest);
-        let held_only = self.gate().held_only(requester);
+        let held_only = self.gate().upstream().held_only(requester);
         self.membership().load(requester.repository(), digest).await;
         let record = self.membership().recorded(requester.repository(), digest);
         let mut known = record.clone().filter(BlobMembership::is_believed);
@@ -436,7 +436,8 @@ impl Blobs {
     /// waits that long for a part, so that larger blobs are asked of the upstream, if that may be asked; and so are those of which
     /// other parts come from there.
     async fn comes_from_store(&self, requester: &Requester, key: &Key) -> bool {
-        let is_short = |length| length <= limits::BUCKET_PARTED || self.gate().held_only(requester).is_some();
+        let is_short =
+            |length| length <= limits::BUCKET_PARTED || self.gate().upstream().held_only(requester).is_some();
         self.fills().partials().get(key).is_none()
             && self.gate().stored_length(requester, &key.digest).await.is_some_and(is_short)
     }

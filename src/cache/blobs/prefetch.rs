@@ -83,7 +83,7 @@ impl Queue {
     /// Takes the first whose account the upstream does not limit, and whose client pays for it.
     fn take(&mut self, blobs: &Blobs) -> Option<Waiting> {
         let is_next = |Waiting { requester, price, .. }: &Waiting| {
-            !blobs.gate().is_limited(requester) && blobs.credit(requester).pay(*price)
+            !blobs.gate().upstream().is_limited(requester) && blobs.credit(requester).pay(*price)
         };
         let position = self.waiting.iter().position(is_next)?;
         self.remove(position)
@@ -121,7 +121,7 @@ impl Prefetch {
 
     /// Begins to fetch the first blobs of an image that the requester has pulled, in its order, behind what clients ask for.
     pub(crate) fn begin(self: &Arc<Self>, requester: &Requester, parts: &[Part]) {
-        if self.blobs.gate().held_only(requester).is_some() {
+        if self.blobs.gate().upstream().held_only(requester).is_some() {
             return;
         }
         let untried = |part: &&Part| {
@@ -143,7 +143,7 @@ impl Prefetch {
 
     /// Returns true if the upstream answers, and not too many clients wait for it.
     fn may_go_on(&self) -> bool {
-        self.blobs.gate().breaker_state() == BreakerState::Closed
+        self.blobs.gate().upstream().breaker_state() == BreakerState::Closed
             && self.blobs.wanted() < limits::PREFETCH_YIELDS
     }
 }
@@ -301,7 +301,7 @@ mod tests {
         let place = Place::prefetching();
         place.registry.push("v1", &image(0));
         pull(&place, "v1", false).await;
-        place.upstream_cache.gate.rate_limits().note(&"".into(), Some(2 * SECOND)).unwrap();
+        place.upstream_cache.gate.upstream().rate_limits().note(&"".into(), Some(2 * SECOND)).unwrap();
         tokio::time::sleep(SECOND).await;
         assert!(place.registry.asked().is_empty());
         tokio::time::sleep(2 * SECOND).await;
@@ -314,7 +314,7 @@ mod tests {
         place.registry.push("v1", &image(3));
         pull(&place, "v1", false).await;
         for object in 0..3 {
-            let _ = place.upstream_cache.gate.breaker().note(UNAVAILABLE, object);
+            let _ = place.upstream_cache.gate.upstream().breaker().note(UNAVAILABLE, object);
         }
         tokio::time::sleep(HOUR).await;
         let queue = place.upstream_cache.prefetch.queue();

@@ -98,8 +98,10 @@ impl Removal<'_> {
         let doomed = self.doomed(selection);
         for tag in &doomed.tags {
             self.upstream.ledger.forget_tag(self.name, tag);
-            if self.everywhere {
-                self.upstream.gate.forget_stored_tag(self.name, tag);
+            if self.everywhere
+                && let Some(store) = self.upstream.gate.store()
+            {
+                store.forget_tag(self.name, tag);
             }
             self.removed.tags += 1;
         }
@@ -151,8 +153,10 @@ impl Removal<'_> {
 
     fn release(&mut self, (kind, digest): (Kind, Digest)) {
         self.upstream.ledger.release(self.name, kind, &digest);
-        if self.everywhere {
-            self.upstream.gate.forget_stored(self.name, kind, &digest);
+        if self.everywhere
+            && let Some(store) = self.upstream.gate.store()
+        {
+            store.forget(self.name, kind, &digest);
         }
         self.removed.manifests += u64::from(kind == Kind::Manifest);
         self.released.insert((kind, digest));

@@ -16,8 +16,8 @@ use crate::cache::metadata::negative_cache::NegativeCache;
 use crate::cache::metadata::record::{Membership, TagRecord, age};
 use crate::cache::metadata::tags::{PendingTags, TagHead, life};
 use crate::cache::metadata::upstream_metadata::{UpstreamMetadata, Writing};
-use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{OriginRequest, OriginResponse, Provenance};
+use crate::cache::origin::gate::Gate;
+use crate::cache::origin::{OriginRequest, OriginResponse, Priority, Provenance};
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
 use crate::cache::store::{Kind, disk_pool};
@@ -134,7 +134,7 @@ impl ManifestFetcher {
         }
         let ((media_type, length), confirmed) = (held.media_type.clone().zip(held.size)?, held.confirmed);
         // A GET that follows this HEAD must be able to fetch the manifest.
-        let may_follow = outcome != CacheStatus::Stale && self.gate.held_only(requester).is_none();
+        let may_follow = outcome != CacheStatus::Stale && self.gate.upstream().held_only(requester).is_none();
         let found = Manifest { digest: digest.clone(), media_type, length, bytes: None, outcome, confirmed };
         (head && may_follow && !self.is_served(digest)).then_some(found)
     }
@@ -172,7 +172,7 @@ impl ManifestFetcher {
         reference: &Reference,
         here: bool,
     ) -> Result<(), CacheError> {
-        match self.gate.held_only(requester) {
+        match self.gate.upstream().held_only(requester) {
             Some(CacheError::FetchForbidden) if here => {}
             Some(refusal) => return Err(refusal),
             None => {}
@@ -241,7 +241,9 @@ impl ManifestFetcher {
         let pointed = self.metadata.point_since(head.generation, repository, tag, &record);
         if pointed {
             self.pending.remove(repository, tag);
-            self.gate.store_tag(repository, tag, &record);
+            if let Some(store) = self.gate.store() {
+                store.keep_tag(repository, tag, &record);
+            }
         }
         pointed
     }
@@ -269,7 +271,7 @@ impl ManifestFetcher {
     ) -> Result<OriginResponse, CacheError> {
         let answer = self.gate.ask(requester, priority, request.clone()).await;
         if priority != Priority::Held && self.is_outdated(requester.repository(), reference, &answer) {
-            return self.gate.ask_upstream(requester, priority, request).await;
+            return self.gate.upstream().ask(requester, priority, request).await;
         }
         answer
     }
@@ -439,7 +441,7 @@ impl ManifestFetcher {
             if priority == Priority::Held {
                 return Err(CacheError::unusable("no whole manifest"));
             }
-            answer = self.gate.ask_upstream(requester, priority, request.clone()).await;
+            answer = self.gate.upstream().ask(requester, priority, request.clone()).await;
         };
         if !come.digest.is_of(&come.bytes) {
             return self.unproved(requester.repository(), come);
@@ -448,8 +450,8 @@ impl ManifestFetcher {
         let document = Document::read(&bytes, called.as_ref());
         let found = self.keep(digest, Kept { bytes, document }, from);
         let held = self.record(requester.repository(), &found, generation);
-        if from.is_upstream() {
-            self.gate.store_proved(Kind::Manifest, &found.digest, requester.repository(), Some(held));
+        if let Some(store) = self.gate.store().filter(|_| from.is_upstream()) {
+            store.keep_proved(Kind::Manifest, &found.digest, requester.repository(), Some(held));
         }
         Ok(found)
     }
@@ -505,7 +507,9 @@ impl ManifestFetcher {
         let held = Membership { media_type: Some(document.media_type), size, confirmed };
         self.memory.store().keep_manifest(digest, bytes);
         self.metadata.ledger().note_served(digest);
-        self.gate.store_proved(Kind::Manifest, digest, repository, None);
+        if let Some(store) = self.gate.store() {
+            store.keep_proved(Kind::Manifest, digest, repository, None);
+        }
         self.metadata.hold_since(generation, repository, Kind::Manifest, digest, &held);
         let own = match reference {
             Reference::Tag(tag) => Some((tag, true)),
@@ -541,7 +545,8 @@ impl ManifestFetcher {
         refusal: CacheError,
         generation: Generation,
     ) -> CacheError {
-        let ends = refusal.meaning().map_or(Ends::Nothing, |meaning| self.gate.ends(requester, meaning));
+        let ends =
+            refusal.meaning().map_or(Ends::Nothing, |meaning| self.gate.upstream().ends(requester, meaning));
         if ends == Ends::Entry && refusal.meaning() != Some(Meaning::NotFound) {
             self.forget(requester.repository(), reference, generation);
         }
@@ -560,7 +565,7 @@ impl ManifestFetcher {
         let repository = requester.repository();
         let is_told = refusal.is_told();
         // A replica may remember what a push has ended since.
-        if self.gate.ends(requester, Meaning::NotFound) == Ends::Entry && !is_told {
+        if self.gate.upstream().ends(requester, Meaning::NotFound) == Ends::Entry && !is_told {
             self.forget(repository, reference, generation);
         }
         // The replica that was told so remembers it: twice remembered, it would last twice as long.
@@ -582,7 +587,9 @@ impl ManifestFetcher {
                     self.pending.remove(repository, tag);
                 };
                 self.metadata.unless_written(repository, generation, forget, || ());
-                self.gate.forget_stored_tag(repository, tag);
+                if let Some(store) = self.gate.store() {
+                    store.forget_tag(repository, tag);
+                }
             }
             Reference::Digest(digest) => {
                 self.metadata.release_since(generation, repository, Kind::Manifest, digest);

@@ -127,7 +127,7 @@ impl Listings {
     fn read(&self, listed: &Listed) -> Option<KeptList> {
         let (list, confirmed) = parse(self.metadata.ledger().list(&listed.repository, &listed.name)?)?;
         let age = clock::wall().duration_since(confirmed).unwrap_or_default();
-        self.gate.may_serve_stale(age, Duration::ZERO).then_some(list)
+        self.gate.upstream().may_serve_stale(age, Duration::ZERO).then_some(list)
     }
 }
 

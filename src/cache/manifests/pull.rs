@@ -19,7 +19,7 @@ use crate::cache::manifests::manifest::Manifest;
 use crate::cache::manifests::variants::{VariantKey, Variants};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::{Membership, TagRecord, age};
-use crate::cache::origin::gate::Priority;
+use crate::cache::origin::Priority;
 use crate::cache::outcome::CacheStatus;
 use crate::cache::requester::Requester;
 use crate::cache::store::{Kind, disk_pool};
@@ -162,7 +162,7 @@ impl ManifestPulls {
             _ if requester.is_for_held_content() => return Err(CacheError::FetchForbidden),
             manifest => manifest,
         };
-        if old.is_none() && gate.held_only(requester).is_some() && gate.has_others(requester) {
+        if old.is_none() && gate.upstream().held_only(requester).is_some() && gate.has_others(requester) {
             let priority = Priority::Held;
             let pull = Pull { pulls: self, requester, accept, head, priority };
             if let Ok(manifest) = Box::pin(pull.held_elsewhere(reference)).await {
@@ -170,16 +170,16 @@ impl ManifestPulls {
             }
         }
         self.fetcher.check_askable(requester, reference, old.is_some())?;
-        let old = old.filter(|_| gate.may_serve_stale(age, ttl));
+        let old = old.filter(|_| gate.upstream().may_serve_stale(age, ttl));
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
         let pull = Pull { pulls: self, requester, accept, head, priority };
         // Boxed, so that a hit does not copy room for it.
         let pulling = Box::pin(pull.run(reference));
         let Some(old) = old else { return pulling.await };
-        let pulled = gate.patiently(pulling).await;
+        let pulled = gate.upstream().patiently(pulling).await;
         pulled.or_else(|refusal| {
             if refusal.allows_stale() {
-                gate.log_stale(requester, reference, &refusal);
+                gate.upstream().log_stale(requester, reference, &refusal);
                 return Ok(old);
             }
             Err(refusal)
@@ -206,17 +206,17 @@ impl ManifestPulls {
         match self.variants.get(&key) {
             Some(digest) if digest == held.digest => return Ok(held),
             Some(digest) => return self.pull(requester, &Reference::Digest(digest), accept, head).await,
-            None if gate.held_only(requester).is_some() => return Ok(held),
+            None if gate.upstream().held_only(requester).is_some() => return Ok(held),
             None => {}
         }
         let pull = Pull { pulls: self, requester, accept, head, priority: Priority::Refresh };
-        match gate.patiently(pull.fetch_for(reference, line)).await {
+        match gate.upstream().patiently(pull.fetch_for(reference, line)).await {
             Ok(manifest) => {
                 self.variants.keep(key, manifest.digest.clone());
                 Ok(manifest)
             }
             Err(refusal) if refusal.allows_stale() => {
-                gate.log_stale(requester, reference, &refusal);
+                gate.upstream().log_stale(requester, reference, &refusal);
                 Ok(Manifest { outcome: CacheStatus::Stale, ..held })
             }
             Err(refusal) => Err(refusal),
@@ -250,7 +250,7 @@ impl ManifestPulls {
     fn look(&self, requester: &Requester, reference: &Reference, head: bool) -> Found {
         let known = self.known(requester.repository(), reference);
         let (age, confirmed) = (age(known.confirmed), known.confirmed);
-        let is_young = age < known.ttl || self.fetcher.gate().is_offline();
+        let is_young = age < known.ttl || self.fetcher.gate().upstream().is_offline();
         let outcome = if is_young { CacheStatus::Hit } else { CacheStatus::Stale };
         let serve = |digest, held| self.fetcher.serve(requester, digest, held, head, outcome);
         let manifest = known.digest(reference).zip(known.held.as_ref());
@@ -502,7 +502,7 @@ impl Pull<'_> {
             repository: self.requester.repository().clone(),
             name,
             may_fetch: self.requester.may_fetch(),
-            account: self.pulls.fetcher.gate().shared_account(self.requester),
+            account: self.pulls.fetcher.gate().upstream().shared_account(self.requester),
         };
         // A refresh goes on without a client: the next one finds what it brought.
         let abandoned = match self.priority {

@@ -9,8 +9,8 @@ use crate::cache::error::CacheError;
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::record::Membership;
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
-use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{OriginRequest, OriginResponse};
+use crate::cache::origin::gate::Gate;
+use crate::cache::origin::{OriginRequest, OriginResponse, Priority};
 use crate::cache::requester::Requester;
 use crate::cache::store::disk_pool::Use;
 use crate::cache::store::{Kind, disk_pool};
@@ -109,20 +109,21 @@ impl BlobMembership {
             return Err(CacheError::FetchForbidden);
         }
         // A requester that may not fetch learns nothing of what is not here; asking whether it still is there is no fetch.
-        let old = match (self.gate.held_only(requester), old) {
+        let old = match (self.gate.upstream().held_only(requester), old) {
             // Another replica may be asked all the same.
             (Some(_), None) if self.gate.has_others(requester) => {
                 return self.ask_once(requester, digest, Priority::Held, proof).await;
             }
             (Some(refusal), None) => return Err(refusal),
-            (Some(_), Some(old)) if self.gate.is_offline() => return Ok(old),
+            (Some(_), Some(old)) if self.gate.upstream().is_offline() => return Ok(old),
             (_, old) => old,
         };
-        let old = old.filter(|held| self.gate.may_serve_stale(held.age(), limits::RECORD_BELIEVED));
+        let old =
+            old.filter(|held| self.gate.upstream().may_serve_stale(held.age(), limits::RECORD_BELIEVED));
         let priority = if old.is_some() { Priority::Refresh } else { Priority::Required };
         let asking = Box::pin(self.ask_once(requester, digest, priority, proof));
         let Some(old) = old else { return asking.await };
-        match self.gate.patiently(asking).await {
+        match self.gate.upstream().patiently(asking).await {
             Err(refusal) if refusal.allows_stale() => Ok(old),
             result => result,
         }
@@ -186,8 +187,9 @@ impl BlobMembership {
         proof: Proof,
     ) -> Result<Membership, CacheError> {
         let account = requester.account();
-        let lookup =
-            self.look_up(requester, digest, priority, proof, self.gate.shared_account(requester)).await;
+        let lookup = self
+            .look_up(requester, digest, priority, proof, self.gate.upstream().shared_account(requester))
+            .await;
         match lookup {
             Some(Lookup { account: other, result: Err(_) }) if other != account => {
                 self.look_up(requester, digest, priority, proof, account).await
@@ -241,7 +243,7 @@ impl BlobMembership {
             Err(refusal) => {
                 // Where nothing was believed, a refused download looks for no record either.
                 let is_recorded = proof == Proof::Head || priority == Priority::Refresh;
-                let ends = |meaning| self.gate.ends(requester, meaning) == Ends::Entry;
+                let ends = |meaning| self.gate.upstream().ends(requester, meaning) == Ends::Entry;
                 if is_recorded && refusal.meaning().is_some_and(ends) {
                     self.metadata.release_since(generation, repository, Kind::Blob, digest);
                 }

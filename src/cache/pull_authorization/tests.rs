@@ -268,11 +268,11 @@ async fn opening_the_breaker_keeps_no_grant() {
     advance(TTL).await;
     all_fail(&script, Meaning::Denied);
     for object in 0..3 {
-        let _ = upstream_cache.gate.breaker().note(UNAVAILABLE, object);
+        let _ = upstream_cache.gate.upstream().breaker().note(UNAVAILABLE, object);
     }
-    assert!(!upstream_cache.gate.breaker().is_closed());
+    assert!(!upstream_cache.gate.upstream().breaker().is_closed());
     assert_eq!(kind(alpine.entitled(&latest()).await), Meaning::Denied, "it is asked all the same");
-    assert!(upstream_cache.gate.breaker().is_closed(), "the upstream answers");
+    assert!(upstream_cache.gate.upstream().breaker().is_closed(), "the upstream answers");
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,7 +288,7 @@ async fn a_silent_probe_extends_grants_without_asking() {
         upstream_cache.learn_of(&alpine.requester, UNAVAILABLE, &object.to_string());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(upstream_cache.gate.breaker().is_confirmed());
+    assert!(upstream_cache.gate.upstream().breaker().is_confirmed());
     script.asked();
     assert!(alpine.entitled(&latest()).await.is_ok());
     assert!(script.asked().is_empty());

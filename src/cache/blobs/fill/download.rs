@@ -247,7 +247,9 @@ impl Task<'_> {
         }
         if self.is_stored {
             // Which of them has sent the wrong bytes is not known, but the store is the one that can be mended.
-            self.downloads.gate.discard_stored(digest);
+            if let Some(store) = self.downloads.gate.store() {
+                store.discard_blob(digest);
+            }
             if !self.by_replica {
                 return finished;
             }
@@ -273,9 +275,9 @@ impl Task<'_> {
             return;
         }
         let (Downloads { membership, gate, .. }, digest) = (self.downloads, &self.fill.key.digest);
-        if let Some(requester) = self.requester() {
+        if let (Some(store), Some(requester)) = (gate.store(), self.requester()) {
             let repository = requester.repository();
-            gate.store_proved(Kind::Blob, digest, repository, membership.recorded(repository, digest));
+            store.keep_proved(Kind::Blob, digest, repository, membership.recorded(repository, digest));
         }
     }
 

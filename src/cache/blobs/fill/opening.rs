@@ -17,8 +17,8 @@ use crate::cache::counters::Cause;
 use crate::cache::error::{BypassReason, CacheError};
 use crate::cache::metadata::generation::Generation;
 use crate::cache::metadata::upstream_metadata::UpstreamMetadata;
-use crate::cache::origin::gate::{Gate, Priority};
-use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse, Provenance};
+use crate::cache::origin::gate::Gate;
+use crate::cache::origin::{ByteSpan, OriginRequest, OriginResponse, Priority, Provenance};
 use crate::cache::requester::Requester;
 use crate::clock;
 use crate::config::limits;
@@ -234,7 +234,9 @@ impl Opener<'_> {
                         // What is wrong in the store says nothing of what the upstream has.
                         Err(_) if is_stored => {
                             self.may_store.store(false, Ordering::Relaxed);
-                            self.gate.discard_stored(&self.fill.key.digest);
+                            if let Some(store) = self.gate.store() {
+                                store.discard_blob(&self.fill.key.digest);
+                            }
                             continue;
                         }
                         Err(Some(error)) => error,

@@ -94,7 +94,9 @@ impl Pushes {
             match end {
                 End::Kept => {
                     metadata.ledger().note_served(&named);
-                    gate.store_proved(Kind::Blob, &named, &repository, None);
+                    if let Some(store) = gate.store() {
+                        store.keep_proved(Kind::Blob, &named, &repository, None);
+                    }
                 }
                 End::Wrong => {
                     tracing::warn!(
