@@ -216,6 +216,14 @@ impl BucketClient {
         Box::pin(self.plain.list(Some(below)).map_err(BucketError::from))
     }
 
+    /// Returns the folders that are in a folder.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub(super) async fn folders(&self, folder: &Path) -> Result<Vec<Path>, BucketError> {
+        Ok(self.plain.list_with_delimiter(Some(folder)).await?.common_prefixes)
+    }
+
     /// Returns the uploads below `prefix` that were begun before `before` and are not complete, up to a thousand. `object_store` has
     /// no such request, but signs one.
     ///

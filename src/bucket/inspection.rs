@@ -1,8 +1,9 @@
 //! The inspection of the bucket: reads all content and all records, for operators.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 
 use crate::bucket::client::BucketClient;
@@ -20,7 +21,7 @@ pub(super) struct Inspection<'a> {
     pub(super) names: ObjectNames,
     pub(super) seal: Arc<RecordSeal>,
     /// Gets what is seen, and returns true to go on.
-    pub(super) tell: &'a mut dyn FnMut(Inspected) -> bool,
+    pub(super) tell: RefCell<&'a mut dyn FnMut(Inspected) -> bool>,
 }
 
 /// An object that is not what it should be.
@@ -37,28 +38,22 @@ impl Inspection<'_> {
     ///
     /// # Errors
     /// [`BucketError`]: what follows has not been read.
-    pub(super) async fn run(&mut self, wrong: &mut dyn FnMut(WrongObject)) -> Result<(), BucketError> {
+    pub(super) async fn run(&self, wrong: &mut dyn FnMut(WrongObject)) -> Result<(), BucketError> {
         let total = self.total().await?;
-        if !(self.tell)(Inspected::Total(total)) {
+        if !self.tell(Inspected::Total(total)) {
             return Ok(());
         }
         for kind in Kind::ALL {
-            let mut objects = self.client.list(&self.names.folders(kind).0);
-            while let Some(object) = objects.try_next().await? {
-                let Some(digest) = self.names.digest_of(kind, &object.location) else { continue };
-                let Some(found) = self.hash(&object.location, &digest).await? else { continue };
-                let goes_on = if found == digest {
-                    (self.tell)(Inspected::Good)
-                } else {
-                    wrong(WrongObject::Content(kind, digest));
-                    self.complain(&object.location, "it was not what its name says, and is removed")
-                };
-                if !goes_on {
-                    return Ok(());
-                }
+            if !self.contents(kind, wrong).await? {
+                return Ok(());
             }
         }
         self.records(wrong).await
+    }
+
+    fn tell(&self, seen: Inspected) -> bool {
+        let mut tell = self.tell.borrow_mut();
+        tell(seen)
     }
 
     /// Returns the bytes of all content.
@@ -73,8 +68,35 @@ impl Inspection<'_> {
         Ok(total)
     }
 
+    /// Reads all content of a kind, some at a time. Returns false if nothing more is wanted.
+    async fn contents(&self, kind: Kind, wrong: &mut dyn FnMut(WrongObject)) -> Result<bool, BucketError> {
+        let objects = self.client.list(&self.names.folders(kind).0);
+        let read = objects.map(async |object| {
+            let path = object?.location;
+            let Some(digest) = self.names.digest_of(kind, &path) else { return Ok(None) };
+            let found = self.hash(&path, &digest).await?;
+            Ok::<_, BucketError>(found.map(|found| (path, found == digest, digest)))
+        });
+        let read = read.buffered(CONTENTS_AT_A_TIME);
+        tokio::pin!(read);
+        while let Some(read) = read.try_next().await? {
+            let goes_on = match read {
+                None => true,
+                Some((_, true, _)) => self.tell(Inspected::Good),
+                Some((path, false, digest)) => {
+                    wrong(WrongObject::Content(kind, digest));
+                    self.complain(&path, "it was not what its name says, and is removed")
+                }
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Returns the digest that an object has; none if it is gone.
-    async fn hash(&mut self, path: &Path, named: &Digest) -> Result<Option<Digest>, BucketError> {
+    async fn hash(&self, path: &Path, named: &Digest) -> Result<Option<Digest>, BucketError> {
         let object = match self.client.get(path, None, None).await {
             Ok(object) => object,
             Err(BucketError::Absent) => return Ok(None),
@@ -86,28 +108,31 @@ impl Inspection<'_> {
         while let Some(piece) = pieces.try_next().await? {
             hasher.update(&piece);
             left = left.checked_sub(piece.len() as u64).ok_or(OTHER_LENGTH)?;
-            (self.tell)(Inspected::Read(piece.len() as u64));
+            self.tell(Inspected::Read(piece.len() as u64));
         }
         // An answer that ends early says nothing of the object, which is not to be removed for it.
         if left > 0 { Err(OTHER_LENGTH) } else { Ok(Some(hasher.finish())) }
     }
 
-    async fn records(&mut self, wrong: &mut dyn FnMut(WrongObject)) -> Result<(), BucketError> {
-        let mut objects = self.client.list(&self.names.records());
-        while let Some(object) = objects.try_next().await? {
-            let is_signed = match self.client.get_small(&object.location, RECORD_BYTES).await {
-                Ok((record, _)) => {
-                    self.seal.open(self.names.below_prefix(&object.location), &record).is_some()
+    /// Reads all records, some at a time.
+    async fn records(&self, wrong: &mut dyn FnMut(WrongObject)) -> Result<(), BucketError> {
+        let objects = self.client.list(&self.names.records());
+        let read = objects.map(async |object| {
+            let path = object?.location;
+            let is_signed = self.is_signed(&path).await?;
+            Ok::<_, BucketError>(is_signed.map(|is_signed| (path, is_signed)))
+        });
+        let read = read.buffered(RECORDS_AT_A_TIME);
+        tokio::pin!(read);
+        while let Some(read) = read.try_next().await? {
+            let goes_on = match read {
+                None => true,
+                Some((_, true)) => self.tell(Inspected::Good),
+                Some((path, false)) => {
+                    let goes_on = self.complain(&path, "it has no signature of this gateway, and is removed");
+                    wrong(WrongObject::Record(path));
+                    goes_on
                 }
-                Err(BucketError::Absent) => continue,
-                Err(BucketError::Other(_)) => false,
-                Err(error) => return Err(error),
-            };
-            let goes_on = if is_signed {
-                (self.tell)(Inspected::Good)
-            } else {
-                wrong(WrongObject::Record(object.location.clone()));
-                self.complain(&object.location, "it has no signature of this gateway, and is removed")
             };
             if !goes_on {
                 return Ok(());
@@ -116,10 +141,26 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    fn complain(&mut self, path: &Path, why: &str) -> bool {
+    /// Returns true if a replica of this gateway has written a record; none if it is gone.
+    async fn is_signed(&self, path: &Path) -> Result<Option<bool>, BucketError> {
+        match self.client.get_small(path, RECORD_BYTES).await {
+            Ok((record, _)) => Ok(Some(self.seal.open(self.names.below_prefix(path), &record).is_some())),
+            Err(BucketError::Absent) => Ok(None),
+            Err(BucketError::Other(_)) => Ok(Some(false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn complain(&self, path: &Path, why: &str) -> bool {
         let name = self.names.below_prefix(path).to_owned();
-        (self.tell)(Inspected::Wrong { name, why: why.to_owned() })
+        self.tell(Inspected::Wrong { name, why: why.to_owned() })
     }
 }
+
+/// Contents that are read at a time: one waits for the store while another is hashed.
+const CONTENTS_AT_A_TIME: usize = 4;
+
+/// Records that are read at a time, of some hundred bytes each.
+const RECORDS_AT_A_TIME: usize = 16;
 
 const OTHER_LENGTH: BucketError = BucketError::Other("sent another length than it said");

@@ -1,6 +1,6 @@
 //! The images in the bucket, by its records: for operators.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -64,35 +64,43 @@ impl Inventory {
         meant: MeantRepositories<'_>,
     ) -> Result<Vec<StoredImage>, BucketError> {
         let (mut images, mut known) = (Vec::new(), Known::default());
-        for (repository, records) in self.records(upstream, meant).await? {
-            images.extend(self.of_repository(upstream, &repository, &records, &mut known).await?);
+        let root = self.names.records_of(upstream);
+        let mut ahead = vec![root.clone()];
+        while let Some(folder) = ahead.pop() {
+            let (lists, mut parts): (Vec<_>, Vec<_>) =
+                self.client.folders(&folder).await?.into_iter().partition(ObjectNames::is_list);
+            // The first is at the end.
+            parts.sort_by(|one, other| other.cmp(one));
+            ahead.append(&mut parts);
+            if let Some(repository) = ObjectNames::repository_of(&root, &folder)
+                && meant(&repository)
+            {
+                let records = self.records(&root, lists).await?;
+                images.extend(self.of_repository(upstream, &repository, &records, &mut known).await?);
+            }
         }
         Ok(images)
     }
 
-    async fn records(
-        &self,
-        upstream: &str,
-        meant: MeantRepositories<'_>,
-    ) -> Result<BTreeMap<RepositoryName, Records>, BucketError> {
-        let folder = self.names.records_of(upstream);
-        let mut repositories = BTreeMap::<_, Records>::new();
-        let mut listed = self.client.list(&folder);
-        while let Some(object) = listed.try_next().await? {
-            let Some((repository, subject)) = ObjectNames::record_in(&folder, &object.location) else {
-                continue;
-            };
-            if !meant(&repository) {
-                continue;
-            }
-            let records = repositories.entry(repository).or_default();
-            match subject {
-                RecordSubject::Tag(tag) => records.tags.push(tag),
-                RecordSubject::Content(Kind::Manifest, digest) => drop(records.manifests.insert(digest)),
-                RecordSubject::Content(Kind::Blob, digest) => drop(records.blobs.insert(digest)),
+    /// Returns the records of one repository, which are in these folders.
+    async fn records(&self, root: &Path, lists: Vec<Path>) -> Result<Records, BucketError> {
+        let mut records = Records::default();
+        for list in lists {
+            let mut listed = self.client.list(&list);
+            while let Some(object) = listed.try_next().await? {
+                match ObjectNames::record_in(root, &object.location) {
+                    Some((_, RecordSubject::Tag(tag))) => records.tags.push(tag),
+                    Some((_, RecordSubject::Content(Kind::Manifest, digest))) => {
+                        records.manifests.insert(digest);
+                    }
+                    Some((_, RecordSubject::Content(Kind::Blob, digest))) => {
+                        records.blobs.insert(digest);
+                    }
+                    None => {}
+                }
             }
         }
-        Ok(repositories)
+        Ok(records)
     }
 
     async fn of_repository(

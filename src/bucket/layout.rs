@@ -89,6 +89,17 @@ impl ObjectNames {
         self.path(&format!("records/{}", place(upstream)))
     }
 
+    /// Returns true for a folder that is a list of a repository's records, and is not a part of a repository's name.
+    pub(super) fn is_list(folder: &Path) -> bool {
+        folder.filename().is_some_and(|name| name.starts_with('_'))
+    }
+
+    /// Returns the repository whose records `folder` is, below that of all of its upstream.
+    pub(super) fn repository_of(upstream: &Path, folder: &Path) -> Option<RepositoryName> {
+        let name = folder.as_ref().strip_prefix(upstream.as_ref())?.strip_prefix('/')?;
+        RepositoryName::parse(name).ok()
+    }
+
     /// Returns the repository that a record below `folder` is about, and what of it. `None` for other objects.
     pub(super) fn record_in(folder: &Path, record: &Path) -> Option<(RepositoryName, RecordSubject)> {
         let below = record.as_ref().strip_prefix(folder.as_ref())?.strip_prefix('/')?;

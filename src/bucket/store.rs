@@ -1,5 +1,6 @@
 //! The bucket as the cache uses it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -433,7 +434,7 @@ impl RemoteStore for BucketStore {
 
     fn inspect<'a>(&'a self, tell: &'a mut dyn FnMut(Inspected) -> bool) -> LocalInspecting<'a, ()> {
         let (client, names, seal) = (self.client.clone(), self.names.clone(), self.seal.clone());
-        let mut inspection = Inspection { client, names, seal, tell };
+        let inspection = Inspection { client, names, seal, tell: RefCell::new(tell) };
         Box::pin(async move {
             let mut remove = |wrong| match wrong {
                 WrongObject::Content(kind, digest) => self.discard(kind, &digest),

@@ -61,6 +61,24 @@ async fn a_manifest_without_a_tag_is_listed_as_well() {
 }
 
 #[tokio::test]
+async fn repositories_within_others_are_listed() {
+    let site = Site::start().await;
+    let gateway = site.builder("hedge = \"20s\"\n").admin_listener().start().await;
+    for repository in ["a", "a/b/c", "a/b"] {
+        let image = site.origin.image(repository, "1", &Image::layers(&[10]));
+        gateway.ask(Request::get(format!("/v2/{repository}/manifests/1"))).await.is(200);
+        site.until_stored(&manifest_at(repository, &image.digest)).await;
+        site.until_there(&format!("/{repository}/_tags/1")).await;
+    }
+    let all = call(&gateway, "/api/cache/list?store=true").await.json();
+    let entries = all["entries"].as_array().expect("entries");
+    let names: Vec<_> = entries.iter().map(|entry| entry["repository"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["a", "a/b", "a/b/c"]);
+    let one = call(&gateway, "/api/cache/list?store=true&pattern=a/b").await.json();
+    assert_eq!(one["entries"].as_array().map(Vec::len), Some(1), "{one}");
+}
+
+#[tokio::test]
 async fn what_is_wrong_in_the_store_is_found_and_removed() {
     let site = Site::start().await;
     let image = site.with_stored_image().await;
@@ -93,6 +111,18 @@ async fn a_store_that_does_not_answer_is_named() {
     assert!(missing.starts_with("store: "), "{missing}");
     let (wrong, done) = verified(&gateway).await;
     assert_eq!((wrong.len(), &done["wrong"]), (0, &1.into()));
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_waited_for_no_longer_than_its_timeout() {
+    let site = Site::start().await;
+    let gateway = site.builder("hedge = \"20s\"\n").admin_listener().start().await;
+    site.bucket.is(Mood::Hangs);
+    let begun = tokio::time::Instant::now();
+    let listed = call(&gateway, "/api/cache/list?store=true").await.json();
+    let missing = listed["missing"][0].as_str().expect("a place").to_owned();
+    assert!(missing.starts_with("store: "), "{missing}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! An S3-compatible store in this process, that behaves otherwise where it is told to. It checks what a real one checks of a body,
 //! and that each request is signed by the key; the signature itself is checked by the real ones of tests/clients.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -194,7 +194,9 @@ async fn answer(shelf: Arc<Mutex<Shelf>>, request: Request<Incoming>) -> Result<
             shelf.lock().objects.remove(&name);
             plain(StatusCode::NO_CONTENT, "")
         }
-        (&Method::GET, None) if query.contains_key("list-type") => list(&shelf, &query["prefix"]),
+        (&Method::GET, None) if query.contains_key("list-type") => {
+            list(&shelf, &query["prefix"], query.contains_key("delimiter"))
+        }
         (&Method::GET, None) if query.contains_key("uploads") => list_uploads(&shelf),
         (&Method::GET | &Method::HEAD, None) => {
             let object = shelf.lock().objects.get(&name).cloned();
@@ -271,19 +273,26 @@ fn complete(shelf: &Mutex<Shelf>, id: &str, name: &str) -> Response<Body> {
 }
 
 /// Lists the objects whose names begin so.
-fn list(shelf: &Mutex<Shelf>, prefix: &str) -> Response<Body> {
+/// Lists the objects whose names begin so; with `in_folders` those in that folder alone, and the folders that are in it.
+fn list(shelf: &Mutex<Shelf>, prefix: &str, in_folders: bool) -> Response<Body> {
     let shelf = shelf.lock();
-    let of = shelf.objects.iter().filter(|(name, _)| name.starts_with(prefix));
-    let entries: String = of
-        .map(|(name, (bytes, written))| {
-            format!(
+    let (mut entries, mut folders) = (String::new(), BTreeSet::new());
+    for (name, (bytes, written)) in &shelf.objects {
+        let Some(below) = name.strip_prefix(prefix) else { continue };
+        match below.split_once('/') {
+            Some((folder, _)) if in_folders => drop(folders.insert(format!("{prefix}{folder}/"))),
+            _ => entries.push_str(&format!(
                 "<Contents><Key>{name}</Key><LastModified>{}</LastModified><ETag>\"tag\"</ETag><Size>{}</Size></Contents>",
                 iso(*written),
                 bytes.len()
-            )
-        })
+            )),
+        }
+    }
+    let folders: String = folders
+        .into_iter()
+        .map(|folder| format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>"))
         .collect();
-    plain(StatusCode::OK, &format!("<ListBucketResult>{entries}</ListBucketResult>"))
+    plain(StatusCode::OK, &format!("<ListBucketResult>{entries}{folders}</ListBucketResult>"))
 }
 
 fn list_uploads(shelf: &Mutex<Shelf>) -> Response<Body> {
