@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -114,8 +114,11 @@ fn is_held_up(since: Instant) -> bool {
     clock::now().duration_since(since) >= limits::DISK_DEADLINE
 }
 
+/// Returns the jobs of any urgency that may run at a time: one for each core. They are counted once, since that reads files of
+/// the cgroup, which would cost a job as much as its smaller writes.
 fn most() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 fn start(shared: &Arc<Shared>, number: usize) -> io::Result<()> {

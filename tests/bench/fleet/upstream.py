@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A registry whose line is limited, in a process of its own, so that its load is not that of the clients.
 
-    upstream.py PORT BYTES_PER_SECOND    listens on 127.0.0.1:PORT until it is killed; 0: no limit
+    upstream.py ADDRESS:PORT BYTES_PER_SECOND    listens there until it is killed; 0: no limit
 
 `/_fleet/blob?seed=S&size=N` makes a blob and answers with its digest; `/_fleet/tag?name=T` makes a manifest of a tag.
 `/_fleet/counters` has the bytes of blobs that were sent, and the requests by method and kind; `/_fleet/forget` sets them to 0.
