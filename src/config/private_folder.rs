@@ -4,6 +4,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+
 /// The reason why a folder is not private. It goes behind the folder's path, and ends with the command that helps.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
@@ -48,7 +50,7 @@ pub(crate) enum FolderError {
 }
 
 /// Checks that only `user` (any one user where none is given) can put something into the folder `path`, which need not exist
-/// yet, and that no user can replace it.
+/// yet, and that no user can replace it, but where it is on a volume that was mounted for all.
 pub(crate) fn check(path: &Path, user: Option<u32>) -> Result<(), FolderError> {
     let exists = path.try_exists().unwrap_or(false);
     if exists {
@@ -57,11 +59,19 @@ pub(crate) fn check(path: &Path, user: Option<u32>) -> Result<(), FolderError> {
     let existing = path.ancestors().find_map(|parent| parent.canonicalize().ok());
     for parent in existing.iter().flat_map(|real| real.ancestors().skip(usize::from(exists))) {
         let mode = parent.metadata()?.mode() & PERMISSIONS;
-        if mode & WRITABLE_BY_ALL != 0 && mode & STICKY == 0 {
+        if mode & WRITABLE_BY_ALL != 0 && mode & STICKY == 0 && !is_volume(parent) {
             return Err(FolderError::Replaceable { parent: parent.to_owned(), mode });
         }
     }
     Ok(())
+}
+
+/// Returns true for the root of a volume that is mounted below `/`: whoever mounted it has said who may write to it. Kubernetes' volumes
+/// for a pod are writable by all (emptyDir: mode 0777, or 2777 with fsGroup), and the pod's user may not change that.
+fn is_volume(folder: &Path) -> bool {
+    let asked = rustix::fs::statx(rustix::fs::CWD, folder, AtFlags::empty(), StatxFlags::empty());
+    folder.parent().is_some()
+        && asked.is_ok_and(|told| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 fn check_folder(path: &Path, user: Option<u32>) -> Result<(), FolderError> {
@@ -119,6 +129,14 @@ mod tests {
         assert!(check(&path, None).is_ok());
         let error = check(&path, Some(user + 1)).unwrap_err().to_string();
         assert!(error.ends_with(&format!("run `chown -R {} {}`", user + 1, path.display())), "{error}");
+    }
+
+    #[test]
+    fn volumes_are_the_roots_of_mounts() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, expected) in [(Path::new("/proc"), true), (Path::new("/"), false), (dir.path(), false)] {
+            assert_eq!(is_volume(path), expected, "{}", path.display());
+        }
     }
 
     #[test]

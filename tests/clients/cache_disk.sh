@@ -8,7 +8,8 @@ MIB=1048576
 
 mount_disk() {
     mkdir -p "$DISK"
-    mount -t tmpfs -o size=24m none "$DISK" || { echo "  a tmpfs cannot be mounted here, and a full disk is not to be had without"; exit 1; }
+    # Writable by all, as Kubernetes makes its volumes for a pod.
+    mount -t tmpfs -o size=24m,mode=2777 none "$DISK" || { echo "  a tmpfs cannot be mounted here, and a full disk is not to be had without"; exit 1; }
     on_exit+=("umount -q '$DISK'")
 }
 
