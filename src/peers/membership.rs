@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::cache::MemberReport;
+use crate::clock;
 use crate::config::{self, limits};
 use crate::peers::member::{Member, MemberStates};
 use crate::peers::unheard::Unheard;
@@ -58,8 +59,8 @@ impl Membership {
         Self { settings, listening, states, view, changes: Notify::new(), unheard }
     }
 
-    /// Looks the members up once. A failed or empty answer keeps the last.
-    pub(crate) async fn refresh(&self) {
+    /// Looks the members up once. A failed or empty answer keeps the last. Returns true if there are others than before.
+    pub(crate) async fn refresh(&self) -> bool {
         let found = self.look_up().await;
         let before = self.view.load_full();
         let found = match found {
@@ -88,6 +89,7 @@ impl Membership {
         if is_news {
             self.changes.notify_waiters();
         }
+        is_news
     }
 
     /// Waits until there are other members than at the call.
@@ -95,14 +97,15 @@ impl Membership {
         self.changes.notified()
     }
 
-    /// Keeps the members that were found last.
-    fn keep(&self, before: &View, problem: &str) {
+    /// Keeps the members that were found last. Returns false: there are no others than before.
+    fn keep(&self, before: &View, problem: &str) -> bool {
         if before.problem.as_deref() != Some(problem) {
             let members = &self.settings.members;
             tracing::warn!(%members, error = problem, "cannot look up the replicas; those that were found last are used");
         }
         let (members, own) = (before.members.clone(), before.own.clone());
         self.view.store(Arc::new(View { members, own, problem: Some(problem.into()) }));
+        false
     }
 
     /// Looks the members up again and again, as long as this is used elsewhere. Returns once they have been found first, or after
@@ -111,10 +114,13 @@ impl Membership {
         let _ = tokio::time::timeout(FIRST_LOOK, self.refresh()).await;
         let (refresh, this) = (self.settings.refresh, Arc::downgrade(&self));
         tokio::spawn(async move {
+            let mut changed = clock::now();
             loop {
-                tokio::time::sleep(refresh).await;
+                tokio::time::sleep(pause(refresh, changed.elapsed())).await;
                 let Some(this) = this.upgrade() else { return };
-                this.refresh().await;
+                if this.refresh().await {
+                    changed = clock::now();
+                }
             }
         });
     }
@@ -262,6 +268,18 @@ impl View {
     }
 }
 
+/// Returns the time until the next look at the members, which have been the same for `same`. Replicas that start together, or one after
+/// another, have to find each other soon: until then each asks the upstream by itself.
+fn pause(refresh: Duration, same: Duration) -> Duration {
+    if same < SETTLING { refresh.min(REFRESH_WHILE_SETTLING) } else { refresh }
+}
+
+/// How long the members must have been the same before they are looked up no more often than is configured.
+const SETTLING: Duration = Duration::from_secs(30);
+
+/// The time between two looks until then.
+const REFRESH_WHILE_SETTLING: Duration = Duration::from_secs(1);
+
 /// How long the addresses of one name are looked up.
 const LOOKUP: Duration = Duration::from_secs(2);
 
@@ -322,6 +340,15 @@ mod tests {
     /// Returns the owner that the replica sees for an object; none where it is that itself.
     fn owner(membership: &Membership, object: &str) -> Option<String> {
         membership.before(object, 1).first().map(|candidate| candidate.member.name.to_string())
+    }
+
+    #[test]
+    fn members_are_looked_up_more_often_while_they_change() {
+        for (refresh, same, expected) in [(5, 0, 1), (5, 29, 1), (5, 30, 5), (60, 31, 60)] {
+            let pause = pause(refresh * SECOND, same * SECOND);
+            assert_eq!(pause, expected * SECOND, "{refresh} {same}");
+        }
+        assert_eq!(pause(SECOND / 10, Duration::ZERO), SECOND / 10);
     }
 
     #[tokio::test]
