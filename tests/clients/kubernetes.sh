@@ -17,6 +17,9 @@ API=$NODE:6443
 STORE_KEY=0123456789abcdef
 IMAGES=$WORK/images
 
+# noted WORDS...: what was seen; SEEN names a file that keeps it.
+noted() { echo "$*" | tee -a "${SEEN:-/dev/null}"; }
+
 ## Programs
 
 need_kubernetes() { [ -x "$PROGRAMS/kube-proxy" ] || alone kubernetes_is_built; }
@@ -340,9 +343,17 @@ address() { kubectl -n "$1" get service "$2" -o jsonpath='{.spec.clusterIP}'; }
 secrets_are_made() {
     "$DOCKGATE" certificate "$WORK/certs" --name localhost --name registry.example.com >"$WORK/certificate.log" 2>&1
     make_htpasswd "$WORK/htpasswd"
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$WORK/token-key.pem"
+    openssl rand -hex 32 | tr -d '\n' >"$WORK/secret"
     kubectl create secret tls dockgate-tls --cert="$WORK/certs/domain.crt" --key="$WORK/certs/domain.key"
-    kubectl create secret generic dockgate --from-literal=secret="$(openssl rand -hex 32)" --from-file=htpasswd="$WORK/htpasswd" \
-        --from-literal=store-access-key=dockgate --from-literal=store-secret-key="$STORE_KEY"
+    secret_with "$WORK/htpasswd"
+}
+
+# secret_with HTPASSWD: what the pods read.
+secret_with() {
+    kubectl create secret generic dockgate --dry-run=client -o yaml --from-file=secret="$WORK/secret" --from-file=htpasswd="$1" \
+        --from-file=operators="$WORK/htpasswd" --from-file=token-key.pem="$WORK/token-key.pem" \
+        --from-literal=store-access-key=dockgate --from-literal=store-secret-key="$STORE_KEY" | kubectl apply -f -
 }
 
 # The example as it is, but for what is elsewhere here: the upstream, the store, and the name of the image.
@@ -396,6 +407,7 @@ sees() {
 
 # x_cache ADDRESS:PORT PATH: what the cache did; the whole has come.
 x_cache() {
+    rm -f "$WORK/body"
     curl -sS --max-time 60 --fail --cacert "$WORK/certs/ca.crt" --connect-to "registry.example.com:443:$1" -u "$USER_NAME:$PASSWORD" \
         -o "$WORK/body" -D - "https://registry.example.com$2" | tr -d '\r' | sed -n 's/^x-cache: //ip'
 }
@@ -431,7 +443,7 @@ an_image_is_downloaded_once() {
         words+=("$(x_cache "$pod:5000" "$(blob_path "$(large)")")")
         is_layer
     done
-    echo "${words[*]}"
+    noted "one pod after another is asked for a cold layer: ${words[*]}"
     same 1 "$(asked_for "$(large)")"
     [[ " ${words[*]} " = *" MISS "* && " ${words[*]} " = *" PEER "* ]]
 }
@@ -454,10 +466,12 @@ stored_all() {
 
 # A pod that is killed without a word is replaced; the others go on, and find the new one.
 a_killed_pod_is_replaced() {
+    local begun=$SECONDS
     kubectl delete pod "$(first_pod)" --grace-period=0 --force
     same HIT "$(x_cache "$(service)" "$(blob_path "$(layers | head -n 1)")" | sed 's/PEER/HIT/;s/STORE/HIT/')"
     rolled_out deployment
     within 30 all_see 3
+    noted "a pod is killed: a pull goes on at once; three replicas see each other again after $((SECONDS - begun)) s"
 }
 
 new_replicas_are_found() {
@@ -472,15 +486,17 @@ only() { same "$1" "$(pods | wc -w)"; }
 
 # Pulls go on while each pod is replaced by a new one, which waits until it is ready and drains the old.
 a_rolling_restart_breaks_nothing() {
-    local pulls=0
+    local pulls=0 rollout
     kubectl rollout restart deployment/dockgate
-    until kubectl rollout status deployment/dockgate --timeout=1s; do
+    kubectl rollout status deployment/dockgate --timeout=180s &
+    rollout=$!
+    while kill -0 $rollout 2>/dev/null; do
         x_cache "$(service)" "$(blob_path "$(layers | sed -n 2p)")"
         pulls=$((pulls + 1))
-        [ $pulls -lt 600 ]
     done
-    echo "$pulls pulls"
-    [ $pulls -gt 3 ]
+    wait $rollout
+    noted "a rolling restart: $pulls pulls one after another, none failed"
+    [ $pulls -gt 20 ]
 }
 
 # All pods and their disks are gone, and so is the registry: what was downloaded comes from the bucket.
@@ -493,7 +509,7 @@ the_store_outlives_the_disks() {
     rolled_out deployment
     for digest in $(layers); do
         word=$(x_cache "$(service)" "$(blob_path "$digest")")
-        echo "$digest: $word"
+        noted "disks and registry are gone: $digest: $word"
         [ "$word" = STORE ] || [ "$word" = PEER ]
         same "$digest" "sha256:$(sha256sum "$WORK/body" | cut -d' ' -f1)"
     done
@@ -502,9 +518,12 @@ the_store_outlives_the_disks() {
 
 # The bucket is gone too: what the disks have is served.
 the_disks_outlive_the_store() {
+    local word
     kubectl -n others scale deployment/seaweedfs --replicas=0
     within 60 store_is_gone
-    x_cache "$(service)" "$(blob_path "$(large)")"
+    word=$(x_cache "$(service)" "$(blob_path "$(large)")")
+    noted "the bucket is gone as well: $word"
+    has '^(HIT|PEER)$' "$word"
     is_layer
     crane_pulls
 }
@@ -524,16 +543,15 @@ the_upstream_outlives_both() {
 
 # Kubernetes renews the files, and dockgate reads them again: no pod starts anew.
 a_changed_configuration_is_taken() {
-    local before
+    local before begun
     before=$(pods)
-    kubectl create secret generic dockgate --dry-run=client -o yaml --from-literal=secret="$(kubectl get secret dockgate -o jsonpath='{.data.secret}' | base64 -d)" \
-        --from-literal=htpasswd="$(htpasswd -Bbn somebody else)" --from-literal=store-access-key=dockgate --from-literal=store-secret-key="$STORE_KEY" |
-        kubectl apply -f -
+    htpasswd -Bbn somebody else >"$WORK/other"
+    secret_with "$WORK/other"
+    begun=$SECONDS
     within 120 another_user_may_log_in
+    noted "a user of a changed secret may log in at each pod after $((SECONDS - begun)) s"
     same "$before" "$(pods)"
-    kubectl create secret generic dockgate --dry-run=client -o yaml --from-literal=secret="$(kubectl get secret dockgate -o jsonpath='{.data.secret}' | base64 -d)" \
-        --from-file=htpasswd="$WORK/htpasswd" --from-literal=store-access-key=dockgate --from-literal=store-secret-key="$STORE_KEY" |
-        kubectl apply -f -
+    secret_with "$WORK/htpasswd"
     within 120 x_cache "$(service)" /v2/
 }
 another_user_may_log_in() {
@@ -545,7 +563,7 @@ another_user_may_log_in() {
 
 # With a volume for each: what a pod has downloaded is there when it comes again.
 volumes_outlive_their_pods() {
-    local number
+    local number word
     helm uninstall dockgate
     within 120 only 0
     for number in 0 1 2; do
@@ -572,8 +590,30 @@ END
     kubectl delete pods -l app.kubernetes.io/name=dockgate
     rolled_out statefulset
     within 30 all_see 3
-    x_cache "$(service)" "$(blob_path "$(large)")" | grep -E 'HIT|PEER|STALE'
+    word=$(x_cache "$(service)" "$(blob_path "$(large)")")
+    noted "pods come again with their volumes, without a registry: $word"
+    has '^(HIT|PEER)$' "$word"
     is_layer
+}
+
+# an_example_starts NAME: as it is, but for the image, the sizes, and what operators would do that are not here.
+an_example_starts() {
+    helm uninstall dockgate
+    within 120 only 0
+    helm install dockgate "$CHART" -f "$CHART/examples/$1.yaml" --set image.repository=docker.io/library/dockgate --set image.tag=1 \
+        --set image.pullPolicy=Never --set resources.requests.cpu=10m --set cache.maxSize=1GiB --set cache.volumeSize=2Gi \
+        --set cache.storageClass=by-hand --set tls.certManager.enabled=false --set metrics.serviceMonitor.enabled=false \
+        --set metrics.rules.enabled=false
+    kubectl rollout status "$(kubectl get deployment,statefulset -l app.kubernetes.io/name=dockgate -o name)" --timeout=180s
+    within 30 x_cache "$(service)" /v2/
+}
+
+the_sample_starts() {
+    helm uninstall dockgate
+    within 120 only 0
+    sed 's|image: dockgate:.*|image: docker.io/library/dockgate:1|' "$ROOT/deploy/kubernetes/dockgate.yaml" | kubectl apply -f -
+    kubectl rollout status deployment/dockgate --timeout=180s
+    within 30 x_cache "$(service)" /v2/
 }
 
 need_packages
@@ -611,5 +651,9 @@ check "the disks outlive the bucket" the_disks_outlive_the_store
 check "the registry is asked where both are gone" the_upstream_outlives_both
 check "a changed secret is taken without a restart" a_changed_configuration_is_taken
 check "volumes outlive their pods" volumes_outlive_their_pods
+for example in internal-registry docker-hub-cache build-farm; do
+    check "the example $example starts" an_example_starts "$example"
+done
+check "the sample without Helm starts" the_sample_starts
 
 done_checking
